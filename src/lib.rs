@@ -1,0 +1,5 @@
+//! mlxrt: large language models on Apple's MLX behind a C ABI. ARCHITECTURE.md is the map.
+
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
+mod error;
