@@ -1,0 +1,56 @@
+//! Compiles the C++ shim of `src/mlx` and sets how the shared library is linked.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/mlx/shim.cpp");
+    println!("cargo:rerun-if-changed=src/mlx/shim.h");
+    let macos = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "macos");
+    let include = env::var_os(if macos { "DEP_MLX_INCLUDE" } else { "DEP_MLX_LINUX_INCLUDE" })
+        .expect("the mlx-sys crates publish their include folders");
+
+    let mut shim = cc::Build::new();
+    shim.cpp(true).std("c++20").pic(true).flag_if_supported("-fvisibility=hidden");
+    shim.includes(env::split_paths(&include)).file("src/mlx/shim.cpp").compile("mlxrt_shim");
+
+    if macos {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libmlxrt.dylib");
+        return;
+    }
+    for arg in [
+        "-Wl,-soname,libmlxrt.so.1",
+        // Thread-locals and MLX's own threads outlive a dlclose: never unmap.
+        "-Wl,-z,nodelete",
+        "-Wl,-z,defs",
+        // libmlx.so and its BLAS lie beside the library. RPATH, not RUNPATH: it also serves libmlx.so's own needs.
+        "-Wl,--disable-new-dtags",
+        "-Wl,-rpath,$ORIGIN",
+        "-Wl,--exclude-libs,ALL",
+    ] {
+        println!("cargo:rustc-cdylib-link-arg={arg}");
+    }
+    place_beside(&env::var_os("DEP_MLX_LINUX_LIBS").expect("mlx-sys-linux publishes its libraries"));
+}
+
+/// Puts libmlx.so and its BLAS beside the library that cargo writes, so that it runs from there.
+fn place_beside(libs: &std::ffi::OsStr) {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    // OUT_DIR is <target>/<profile>/build/mlxrt-<hash>/out.
+    let Some(profile) = out.ancestors().nth(3) else { return };
+    for lib in env::split_paths(libs) {
+        let Some(name) = lib.file_name() else { continue };
+        let to = profile.join(name);
+        if !same_length(&lib, &to) {
+            let _ = fs::remove_file(&to);
+            fs::copy(&lib, &to).unwrap_or_else(|error| panic!("{}: {error}", to.display()));
+        }
+        println!("cargo:rerun-if-changed={}", to.display());
+    }
+}
+
+fn same_length(a: &Path, b: &Path) -> bool {
+    matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.len() == b.len())
+}

@@ -1,0 +1,53 @@
+#include "shim.h"
+
+#include <exception>
+
+#include "mlx/allocator.h"
+#include "mlx/c/array.h"
+#include "mlx/c/error.h"
+#include "mlx/c/private/array.h"
+#include "mlx/c/private/enums.h"
+#include "mlx/mlx.h"
+
+namespace mx = mlx::core;
+
+namespace {
+// Runs `body`; whatever C++ throws reaches mlx-c's error handler as text, never the caller.
+template <typename Body>
+int guarded(Body body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& error) {
+    mlx_error("%s", error.what());
+  } catch (...) {
+    mlx_error("an exception of an unknown kind");
+  }
+  return 1;
+}
+} // namespace
+
+int mlxrt_shim_buffer_new(void** buffer, void** data, size_t bytes) {
+  return guarded([&] {
+    mx::allocator::Buffer made = mx::allocator::malloc(bytes);
+    *buffer = made.ptr();
+    *data = made.raw_ptr();
+  });
+}
+
+void mlxrt_shim_buffer_free(void* buffer) {
+  guarded([&] { mx::allocator::free(mx::allocator::Buffer(buffer)); });
+}
+
+int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, int rank, int dtype) {
+  return guarded([&] {
+    mx::allocator::Buffer owned(buffer);
+    try {
+      mx::array made(owned, mx::Shape(shape, shape + rank), mlx_dtype_to_cpp(static_cast<mlx_dtype>(dtype)));
+      mlx_array_set_(*static_cast<mlx_array*>(array), std::move(made));
+    } catch (...) {
+      mx::allocator::free(owned);
+      throw;
+    }
+  });
+}
