@@ -1,0 +1,141 @@
+//! The device and the engine thread's stream.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
+
+use super::error::check;
+use crate::error::Result;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+    Gpu,
+}
+
+impl Device {
+    pub fn name(self) -> &'static str {
+        match self {
+            Device::Cpu => "cpu",
+            Device::Gpu => "gpu",
+        }
+    }
+
+    fn raw(self) -> RawDevice {
+        let kind = match self {
+            Device::Cpu => mlx_sys::mlx_device_type__MLX_CPU,
+            Device::Gpu => mlx_sys::mlx_device_type__MLX_GPU,
+        };
+        // SAFETY: plain values; the object is freed by RawDevice.
+        RawDevice(unsafe { mlx_sys::mlx_device_new_type(kind, 0) })
+    }
+}
+
+struct RawDevice(mlx_sys::mlx_device);
+
+impl Drop for RawDevice {
+    fn drop(&mut self) {
+        // SAFETY: made by mlx_device_new_type and freed once.
+        unsafe { mlx_sys::mlx_device_free(self.0) };
+    }
+}
+
+struct RawStream(mlx_sys::mlx_stream);
+
+impl Drop for RawStream {
+    fn drop(&mut self) {
+        // SAFETY: made by mlx_stream_new_device and freed once, on its own thread.
+        unsafe { mlx_sys::mlx_stream_free(self.0) };
+    }
+}
+
+thread_local! {
+    static STREAM: RefCell<Option<RawStream>> = const { RefCell::new(None) };
+}
+
+/// Whether this MLX has such a device on this machine.
+pub fn device_available(device: Device) -> bool {
+    let raw = device.raw();
+    let mut available = false;
+    // SAFETY: the device is alive and the flag is ours.
+    let status = unsafe { mlx_sys::mlx_device_is_available(&mut available, raw.0) };
+    check(status).is_ok() && available
+}
+
+/// Gives the calling thread a new stream on `device`. Called once by the engine thread, and again after an error: work
+/// queued on a stream that failed fails later, unrelated work.
+pub fn enter(device: Device) -> Result<()> {
+    let raw = device.raw();
+    // SAFETY: the device is alive; the stream belongs to this thread and is kept in its STREAM.
+    let stream = unsafe {
+        check(mlx_sys::mlx_set_default_device(raw.0))?;
+        RawStream(mlx_sys::mlx_stream_new_device(raw.0))
+    };
+    // SAFETY: the stream is alive.
+    check(unsafe { mlx_sys::mlx_set_default_stream(stream.0) })?;
+    STREAM.with(|current| current.replace(Some(stream)));
+    Ok(())
+}
+
+/// Ends the calling thread's streams: what MLX still holds at process exit dies in a static destructor on CUDA.
+pub fn leave() {
+    let _ = synchronize();
+    STREAM.with(|current| current.take());
+    // SAFETY: no stream of this thread is used after this.
+    let _ = check(unsafe { mlx_sys::mlx_clear_streams() });
+}
+
+/// Waits until the engine's stream has done all that was queued.
+pub fn synchronize() -> Result<()> {
+    // SAFETY: the stream belongs to this thread.
+    check(unsafe { mlx_sys::mlx_synchronize(stream()) })
+}
+
+/// The calling thread's stream; an empty one (which every operation refuses) where `enter` was not called.
+pub(super) fn stream() -> mlx_sys::mlx_stream {
+    STREAM.with(|current| match current.borrow().as_ref() {
+        Some(stream) => stream.0,
+        None => mlx_sys::mlx_stream { ctx: std::ptr::null_mut() },
+    })
+}
+
+/// What MLX tells of the device: names, sizes in bytes, versions.
+pub fn device_info(device: Device) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let raw = device.raw();
+    let mut map = serde_json::Map::new();
+    // SAFETY: every object is made and freed here; keys and strings are copied before that.
+    unsafe {
+        let mut info = mlx_sys::mlx_device_info_new();
+        let mut keys = mlx_sys::mlx_vector_string_new();
+        let got = check(mlx_sys::mlx_device_info_get(&mut info, raw.0))
+            .and_then(|()| check(mlx_sys::mlx_device_info_get_keys(&mut keys, info)));
+        if got.is_ok() {
+            for index in 0..mlx_sys::mlx_vector_string_size(keys) {
+                let mut text = std::ptr::null_mut();
+                if mlx_sys::mlx_vector_string_get(&mut text, keys, index) != 0 || text.is_null() {
+                    continue;
+                }
+                let key = CStr::from_ptr(text).to_string_lossy().into_owned();
+                let Ok(c_key) = CString::new(key.as_str()) else { continue };
+                let mut is_string = false;
+                mlx_sys::mlx_device_info_is_string(&mut is_string, info, c_key.as_ptr());
+                let value = if is_string {
+                    let mut value = std::ptr::null();
+                    mlx_sys::mlx_device_info_get_string(&mut value, info, c_key.as_ptr());
+                    if value.is_null() {
+                        continue;
+                    }
+                    CStr::from_ptr(value).to_string_lossy().into_owned().into()
+                } else {
+                    let mut value = 0;
+                    mlx_sys::mlx_device_info_get_size(&mut value, info, c_key.as_ptr());
+                    value.into()
+                };
+                map.insert(key, value);
+            }
+        }
+        mlx_sys::mlx_vector_string_free(keys);
+        mlx_sys::mlx_device_info_free(info);
+        got?;
+    }
+    Ok(map)
+}

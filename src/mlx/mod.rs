@@ -1,0 +1,33 @@
+//! The only code that touches `mlx_sys`: arrays, operations, streams, errors and memory, as safe Rust.
+//!
+//! MLX's streams belong to the thread that made them, so everything that takes or makes an [`Array`] runs on the
+//! engine thread; `Array` is neither `Send` nor `Sync`. The memory figures, [`HostBuffer`] and [`device_available`]
+//! work on any thread. A C++ exception arrives here as an [`Error`](crate::error::Error) value.
+
+mod array;
+mod buffer;
+mod device;
+mod error;
+#[cfg(test)]
+pub mod fault;
+pub mod memory;
+pub mod ops;
+
+pub use array::{Array, Dtype};
+pub use buffer::HostBuffer;
+pub use device::{device_available, device_info, enter, leave, synchronize, Device};
+pub use error::install_error_handler;
+
+/// Queues the computation of `arrays` and returns at once.
+pub fn async_eval(arrays: &[&Array]) -> crate::error::Result<()> {
+    let list = array::VectorArray::new(arrays)?;
+    // SAFETY: the vector is alive; this is the engine thread (Array is not Send).
+    error::check(unsafe { mlx_sys::mlx_async_eval(list.raw()) })
+}
+
+/// Computes `arrays` and waits for them.
+pub fn eval(arrays: &[&Array]) -> crate::error::Result<()> {
+    let list = array::VectorArray::new(arrays)?;
+    // SAFETY: as in `async_eval`.
+    error::check(unsafe { mlx_sys::mlx_eval(list.raw()) })
+}

@@ -1,0 +1,56 @@
+//! Self-attention with grouped queries over a cache.
+
+use super::cache::{AttentionMask, Cache};
+use super::config::AttentionConfig;
+use super::layers::Linear;
+use super::rope::RotaryEmbedding;
+use crate::error::Result;
+use crate::mlx::ops::{self, Mask};
+use crate::mlx::Array;
+
+pub struct Attention {
+    pub q_proj: Linear,
+    pub k_proj: Linear,
+    pub v_proj: Linear,
+    pub o_proj: Linear,
+    /// `[head_dim]`
+    pub q_norm: Option<Array>,
+    /// `[head_dim]`
+    pub k_norm: Option<Array>,
+    pub norm_eps: f32,
+    pub rope: RotaryEmbedding,
+    pub config: AttentionConfig,
+}
+
+impl Attention {
+    /// x `[1, n, hidden]` → the same shape; the cache takes the n keys and values.
+    pub fn forward(&self, x: &Array, mask: &AttentionMask, cache: &mut Cache) -> Result<Array> {
+        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
+        let offset = cache.offset();
+        let queries = self.heads(&self.q_proj.forward(x)?, heads, self.q_norm.as_ref())?;
+        let keys = self.heads(&self.k_proj.forward(x)?, kv_heads, self.k_norm.as_ref())?;
+        let values = self.heads(&self.v_proj.forward(x)?, kv_heads, None)?;
+        let queries = self.rope.forward(&queries, offset)?;
+        let keys = self.rope.forward(&keys, offset)?;
+        // Both `[1, kv_heads, tokens in the cache, head_dim]`.
+        let (keys, values) = cache.update_and_fetch(keys, values)?;
+        let mask = match mask {
+            AttentionMask::None => Mask::All,
+            AttentionMask::Causal => Mask::Causal,
+            AttentionMask::Array(array) => Mask::Array(array),
+        };
+        let output = ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
+        // [1, heads, n, head_dim] → [1, n, heads * head_dim]
+        let output = ops::transpose(&output, &[0, 2, 1, 3])?;
+        self.o_proj.forward(&ops::reshape(&output, &[1, x.dim(1), heads * self.config.head_dim])?)
+    }
+
+    /// `[1, n, heads * head_dim]` → `[1, heads, n, head_dim]`, each head normed where there is a norm
+    fn heads(&self, x: &Array, heads: i32, norm: Option<&Array>) -> Result<Array> {
+        let mut split = ops::reshape(x, &[1, x.dim(1), heads, self.config.head_dim])?;
+        if let Some(weight) = norm {
+            split = ops::rms_norm(&split, Some(weight), self.norm_eps)?;
+        }
+        ops::transpose(&split, &[0, 2, 1, 3])
+    }
+}

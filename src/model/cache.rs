@@ -1,0 +1,255 @@
+//! Caches of keys and values: one that keeps every token, and one that rotates over a window.
+
+use crate::error::Result;
+use crate::mlx::ops;
+use crate::mlx::Array;
+
+/// Tokens by which a cache grows.
+const STEP: i32 = 256;
+
+/// What the queries of one pass may look at in one cache.
+pub enum AttentionMask {
+    None,
+    Causal,
+    /// bool `[queries, keys]`
+    Array(Array),
+}
+
+/// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
+pub struct Cache {
+    /// Tokens seen, which is the position of the next one.
+    offset: i32,
+    tensors: Option<(Array, Array)>,
+    window: Option<Window>,
+}
+
+/// Keeps the first `keep` tokens and the newest of the rest, `size` in all.
+struct Window {
+    size: i32,
+    keep: i32,
+    /// Where the next token is written.
+    index: i32,
+}
+
+impl Cache {
+    /// Every token is kept.
+    pub fn full() -> Self {
+        Cache { offset: 0, tensors: None, window: None }
+    }
+
+    /// `size` tokens at most (at least 1), the first `keep` (fewer than `size`) for ever.
+    pub fn rotating(size: i32, keep: i32) -> Self {
+        Cache { offset: 0, tensors: None, window: Some(Window { size, keep, index: 0 }) }
+    }
+
+    pub fn offset(&self) -> i32 {
+        self.offset
+    }
+
+    /// Bytes that the cache holds, its spare room included.
+    pub fn nbytes(&self) -> u64 {
+        self.tensors.as_ref().map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
+    }
+
+    pub fn clear(&mut self) {
+        self.offset = 0;
+        self.tensors = None;
+        if let Some(window) = &mut self.window {
+            window.index = 0;
+        }
+    }
+
+    /// Whether the last tokens can be cut: a window that has dropped tokens cannot get them back.
+    pub fn is_trimmable(&self) -> bool {
+        self.window.as_ref().is_none_or(|window| self.offset < window.size)
+    }
+
+    /// Cuts the last `n` tokens; only where `is_trimmable`.
+    pub fn trim(&mut self, n: i32) {
+        self.offset -= n;
+        if let Some(window) = &mut self.window {
+            window.index -= n;
+        }
+    }
+
+    /// What has to be evaluated for the cache to be.
+    pub fn state(&self) -> impl Iterator<Item = &Array> {
+        self.tensors.iter().flat_map(|(keys, values)| [keys, values])
+    }
+
+    /// The mask for `n` new tokens, before they are put in.
+    pub fn mask(&self, n: i32) -> Result<AttentionMask> {
+        if n == 1 {
+            return Ok(AttentionMask::None);
+        }
+        let Some(window) = &self.window else { return Ok(AttentionMask::Causal) };
+        let held = self.offset.min(window.size - 1);
+        if held + n <= window.size {
+            return Ok(AttentionMask::Causal);
+        }
+        windowed_mask(n, held, window.size).map(AttentionMask::Array)
+    }
+
+    /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
+    pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
+        let n = keys.dim(2);
+        match &mut self.window {
+            None => append(&mut self.tensors, self.offset, &keys, &values)?,
+            Some(window) if n == 1 => window.rotate_in(&mut self.tensors, self.offset, &keys, &values)?,
+            Some(window) => window.concatenate(&mut self.tensors, self.offset, keys, values)?,
+        }
+        self.offset += n;
+        let (keys, values) = self.tensors.as_ref().expect("just written");
+        if self.offset < keys.dim(2) {
+            Ok((take_tokens(keys, 0, self.offset)?, take_tokens(values, 0, self.offset)?))
+        } else {
+            Ok((keys.clone(), values.clone()))
+        }
+    }
+}
+
+/// true where `key <= query` and the query is less than `window` after the key; the queries follow `held` keys.
+/// `[n, held + n]`
+fn windowed_mask(n: i32, held: i32, window: i32) -> Result<Array> {
+    let keys = ops::arange(0, held + n)?;
+    let queries = ops::reshape(&ops::arange(held, held + n)?, &[n, 1])?;
+    let causal = ops::greater_equal(&queries, &keys)?;
+    let near = ops::less(&queries, &ops::add(&keys, &Array::from_i32(&[window])?)?)?;
+    ops::logical_and(&causal, &near)
+}
+
+/// Tokens `from..to` of `[1, heads, tokens, head_dim]`.
+fn take_tokens(x: &Array, from: i32, to: i32) -> Result<Array> {
+    ops::slice(x, &[0, 0, from, 0], &[1, x.dim(1), to, x.dim(3)])
+}
+
+/// `x` with `update` written over its tokens from `at` on; in place, as `x` is given away.
+fn write_tokens(x: Array, update: &Array, at: i32) -> Result<Array> {
+    let (heads, n, dim) = (x.dim(1), update.dim(2), x.dim(3));
+    ops::slice_update(&x, update, &[0, 0, at, 0], &[1, heads, at + n, dim])
+}
+
+/// Room for `tokens` more, like `like`.
+fn grown(old: Option<Array>, tokens: i32, like: &Array) -> Result<Array> {
+    let room = ops::zeros(&[1, like.dim(1), tokens, like.dim(3)], like.dtype())?;
+    match old {
+        Some(old) => ops::concatenate(&[&old, &room], 2),
+        None => Ok(room),
+    }
+}
+
+/// Writes behind `offset`, growing by whole steps.
+fn append(tensors: &mut Option<(Array, Array)>, offset: i32, keys: &Array, values: &Array) -> Result<()> {
+    let n = keys.dim(2);
+    let (mut all_keys, mut all_values) = match tensors.take() {
+        Some((old_keys, old_values)) if offset + n > old_keys.dim(2) => {
+            let room = (n + STEP - 1) / STEP * STEP;
+            let old_keys = take_tokens(&old_keys, 0, offset)?;
+            let old_values = take_tokens(&old_values, 0, offset)?;
+            (grown(Some(old_keys), room, keys)?, grown(Some(old_values), room, values)?)
+        }
+        Some(enough) => enough,
+        None => {
+            let room = (n + STEP - 1) / STEP * STEP;
+            (grown(None, room, keys)?, grown(None, room, values)?)
+        }
+    };
+    all_keys = write_tokens(all_keys, keys, offset)?;
+    all_values = write_tokens(all_values, values, offset)?;
+    *tensors = Some((all_keys, all_values));
+    Ok(())
+}
+
+impl Window {
+    /// One token: over the oldest that may go, once the window is full.
+    fn rotate_in(
+        &mut self,
+        tensors: &mut Option<(Array, Array)>,
+        offset: i32,
+        keys: &Array,
+        values: &Array,
+    ) -> Result<()> {
+        let (mut all_keys, mut all_values) = match tensors.take() {
+            Some((old_keys, old_values)) => {
+                let capacity = old_keys.dim(2);
+                if offset >= capacity && capacity < self.size {
+                    let room = STEP.min(self.size - offset);
+                    self.index = offset;
+                    (grown(Some(old_keys), room, keys)?, grown(Some(old_values), room, values)?)
+                } else if capacity > self.size {
+                    // A prefill left more than the window; from here on exactly the window is kept.
+                    self.index = self.size;
+                    let drop = capacity - self.size;
+                    (self.without(&old_keys, drop, None)?, self.without(&old_values, drop, None)?)
+                } else {
+                    (old_keys, old_values)
+                }
+            }
+            None => {
+                let room = STEP.min(self.size - offset);
+                self.index = offset;
+                (grown(None, room, keys)?, grown(None, room, values)?)
+            }
+        };
+        if self.index == self.size {
+            self.index = self.keep;
+        }
+        all_keys = write_tokens(all_keys, keys, self.index)?;
+        all_values = write_tokens(all_values, values, self.index)?;
+        self.index += 1;
+        *tensors = Some((all_keys, all_values));
+        Ok(())
+    }
+
+    /// Several tokens: in order of time behind what is left, of which each of them sees a full window.
+    fn concatenate(
+        &mut self,
+        tensors: &mut Option<(Array, Array)>,
+        offset: i32,
+        keys: Array,
+        values: Array,
+    ) -> Result<()> {
+        let joined = match tensors.take() {
+            None => (keys, values),
+            Some((old_keys, old_values)) => {
+                let old_keys = self.in_order(old_keys, offset)?;
+                let old_values = self.in_order(old_values, offset)?;
+                let drop = old_keys.dim(2) - self.size + 1;
+                (self.without(&old_keys, drop, Some(&keys))?, self.without(&old_values, drop, Some(&values))?)
+            }
+        };
+        self.index = joined.0.dim(2);
+        *tensors = Some(joined);
+        Ok(())
+    }
+
+    /// Undoes the rotation and leaves out unused room.
+    fn in_order(&self, x: Array, offset: i32) -> Result<Array> {
+        let capacity = x.dim(2);
+        if self.index == capacity {
+            Ok(x)
+        } else if self.index < offset {
+            let parts = [
+                take_tokens(&x, 0, self.keep)?,
+                take_tokens(&x, self.index, capacity)?,
+                take_tokens(&x, self.keep, self.index)?,
+            ];
+            ops::concatenate(&parts.each_ref(), 2)
+        } else {
+            take_tokens(&x, 0, self.index)
+        }
+    }
+
+    /// `x` without the `drop` tokens after the kept ones (none when `drop` is not positive), then `more`.
+    fn without(&self, x: &Array, drop: i32, more: Option<&Array>) -> Result<Array> {
+        let mut parts = Vec::with_capacity(3);
+        if drop > 0 {
+            parts.push(take_tokens(x, 0, self.keep)?);
+            parts.push(take_tokens(x, drop + self.keep, x.dim(2))?);
+        } else {
+            parts.push(x.clone());
+        }
+        parts.extend(more.cloned());
+        ops::concatenate(&parts.iter().collect::<Vec<_>>(), 2)
+    }
+}

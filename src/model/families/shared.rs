@@ -1,0 +1,185 @@
+//! What the families read in the same way. Every size is checked against the limits and against its neighbours before
+//! it is used: the config is untrusted.
+
+use crate::error::{Error, Result};
+use crate::load::{Limits, Object};
+use crate::model::config::{AttentionConfig, Layer, Names, Rope, RopeScaling};
+
+const LIMITS: Limits = Limits::DEFAULT;
+
+/// Tensor names of a text model.
+pub const TEXT_NAMES: &[Names] = &[Names { body: "model.", head: "" }];
+
+/// A size that must be given, or has the family's default.
+pub fn size(config: &Object, key: &str, max: u32, default: Option<u32>) -> Result<i32> {
+    let value = match default {
+        Some(default) => config.opt_u32(key, 1..=max)?.unwrap_or(default),
+        None => config.u32(key, 1..=max)?,
+    };
+    i32::try_from(value).map_err(|_| config.wrong(key, "a smaller number"))
+}
+
+pub fn hidden_size(config: &Object, default: Option<u32>) -> Result<i32> {
+    size(config, "hidden_size", LIMITS.hidden, default)
+}
+
+pub fn vocab_size(config: &Object, default: Option<u32>) -> Result<i32> {
+    size(config, "vocab_size", LIMITS.vocab, default)
+}
+
+pub fn intermediate_size(config: &Object, default: Option<u32>) -> Result<i32> {
+    size(config, "intermediate_size", LIMITS.intermediate, default)
+}
+
+pub fn layer_count(config: &Object, default: Option<u32>) -> Result<usize> {
+    Ok(size(config, "num_hidden_layers", LIMITS.layers, default)? as usize)
+}
+
+pub fn norm_eps(config: &Object, default: Option<f32>) -> Result<f32> {
+    match default {
+        Some(default) => Ok(config.opt_f32("rms_norm_eps", 0.0..=1.0)?.unwrap_or(default)),
+        None => config.f32("rms_norm_eps", 0.0..=1.0),
+    }
+}
+
+/// `max_position_embeddings`; a config without one gets `default`.
+pub fn context(config: &Object, default: u32) -> Result<u32> {
+    Ok(config.opt_u32("max_position_embeddings", 1..=LIMITS.context)?.unwrap_or(default))
+}
+
+/// Heads and their size. `head_dim` is the config's, or hidden / heads where the family has no default of its own.
+pub fn attention(
+    config: &Object,
+    hidden_size: i32,
+    defaults: (Option<u32>, Option<u32>, Option<u32>),
+) -> Result<AttentionConfig> {
+    let (default_heads, default_kv_heads, default_head_dim) = defaults;
+    let heads = size(config, "num_attention_heads", LIMITS.heads, default_heads)?;
+    let kv_heads = size(config, "num_key_value_heads", LIMITS.heads, default_kv_heads.or(Some(heads as u32)))?;
+    if heads % kv_heads != 0 {
+        return Err(config.wrong("num_key_value_heads", &format!("a divisor of num_attention_heads, {heads}")));
+    }
+    let head_dim = match (config.opt_u32("head_dim", 1..=LIMITS.head_dim)?, default_head_dim) {
+        (Some(given), _) | (None, Some(given)) => given as i32,
+        (None, None) if hidden_size % heads == 0 => hidden_size / heads,
+        (None, None) => {
+            return Err(config.wrong("num_attention_heads", &format!("a divisor of hidden_size, {hidden_size}")))
+        }
+    };
+    if head_dim % 2 != 0 {
+        return Err(Error::bad_model(format!(
+            "{}: head_dim must be even for rotary positions, is {head_dim}",
+            config.file()
+        )));
+    }
+    Ok(AttentionConfig {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: (head_dim as f32).powf(-0.5),
+        qkv_bias: false,
+        o_bias: false,
+        qk_norm: false,
+    })
+}
+
+/// Refuses an activation that the family does not have, where the config names one.
+pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
+    for key in ["hidden_act", "hidden_activation"] {
+        if let Some(name) = config.opt_str(key)? {
+            if !known.contains(&name) {
+                return Err(Error::unsupported(format!(
+                    "{}: {} is not a supported activation here ({})",
+                    config.file(),
+                    config.place(key),
+                    known.join(", ")
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rope in both spellings: `rope_theta` + `rope_scaling`, or `rope_parameters` (transformers 5).
+pub fn rope(config: &Object, default_theta: Option<f32>) -> Result<Rope> {
+    let parameters = config.opt_object("rope_parameters")?;
+    let theta = match (theta(config)?, &parameters) {
+        (None, Some(parameters)) => self::theta(parameters)?,
+        (theta, _) => theta,
+    };
+    let base = match theta.or(default_theta) {
+        Some(base) => base,
+        None => config.f32("rope_theta", THETA)?,
+    };
+    let scaling = match config.opt_object("rope_scaling")?.or(parameters) {
+        Some(scaling) => rope_scaling(&scaling)?,
+        None => RopeScaling::None,
+    };
+    Ok(Rope { base, traditional: config.opt_bool("rope_traditional")?.unwrap_or(false), scaling })
+}
+
+const THETA: std::ops::RangeInclusive<f32> = 1.0..=1e12;
+
+pub fn theta(config: &Object) -> Result<Option<f32>> {
+    config.opt_f32("rope_theta", THETA)
+}
+
+pub fn rope_scaling(scaling: &Object) -> Result<RopeScaling> {
+    let kind = match scaling.opt_str("rope_type")? {
+        Some(kind) => kind,
+        None => scaling.opt_str("type")?.unwrap_or("default"),
+    };
+    let factor = || scaling.f32("factor", 1e-3..=1e6);
+    match kind {
+        // Positions in three dimensions are the plain ones for text.
+        "default" | "mrope" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear(factor()?)),
+        "llama3" => {
+            let low_freq_factor = scaling.opt_f32("low_freq_factor", 1e-3..=1e6)?.unwrap_or(1.0);
+            let high_freq_factor = scaling.opt_f32("high_freq_factor", 1e-3..=1e6)?.unwrap_or(4.0);
+            if high_freq_factor <= low_freq_factor {
+                return Err(scaling.wrong("high_freq_factor", "larger than low_freq_factor"));
+            }
+            let original = scaling.opt_u32("original_max_position_embeddings", 1..=LIMITS.context)?.unwrap_or(8192);
+            Ok(RopeScaling::Llama3 {
+                factor: factor()?,
+                low_freq_factor,
+                high_freq_factor,
+                original_context: original as f32,
+            })
+        }
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            Err(Error::unsupported(format!(
+                "{}: the rope type \"{shown}\" is not supported; supported are default, linear and llama3",
+                scaling.file()
+            )))
+        }
+    }
+}
+
+/// For each layer whether it slides, from `layer_types` where the config has it.
+pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(types) = config.opt_strs("layer_types", LIMITS.layers as usize)? else { return Ok(None) };
+    if types.len() != layers {
+        return Err(config.wrong("layer_types", &format!("a list of num_hidden_layers ({layers}) names")));
+    }
+    types
+        .into_iter()
+        .map(|name| match name {
+            "full_attention" => Ok(false),
+            "sliding_attention" => Ok(true),
+            _ => Err(config.wrong("layer_types", "a list of \"full_attention\" and \"sliding_attention\"")),
+        })
+        .collect::<Result<_>>()
+        .map(Some)
+}
+
+pub fn window(config: &Object, default: Option<u32>) -> Result<i32> {
+    size(config, "sliding_window", LIMITS.context, default)
+}
+
+/// The same rope and no window in every layer.
+pub fn uniform_layers(layers: usize, rope: Rope) -> Vec<Layer> {
+    vec![Layer { rope, window: None }; layers]
+}

@@ -1,0 +1,18 @@
+//! What a model computes: a family reads `config.json` into one [`DecoderConfig`], the decoder is written once.
+//!
+//! The order of things: [`families::read`] → [`Weights::plan`] (every tensor that the config implies, checked against
+//! the files' headers) → the loader reads them → [`Decoder::new`] on the engine thread → [`Decoder::forward`].
+
+mod attention;
+pub mod cache;
+mod config;
+mod decoder;
+pub mod families;
+mod layers;
+mod rope;
+mod weights;
+
+pub use cache::Cache;
+pub use config::{Activation, AttentionConfig, DecoderConfig, Layer, MlpConfig, NormPlacement, Rope, RopeScaling};
+pub use decoder::Decoder;
+pub use weights::Weights;

@@ -1,0 +1,324 @@
+//! The tensors of a decoder, generic over what a tensor is: first a header entry that the config implies
+//! (`Weights<Tensor>`), then bytes in MLX's memory, then an [`Array`](crate::mlx::Array). One walk, `try_map`, turns
+//! each stage into the next.
+
+use super::config::{DecoderConfig, Names, NormPlacement};
+use crate::error::{Error, Result};
+use crate::load::{Catalog, Dtype, Mode, Quantization, Scheme, Tensor};
+use crate::mlx::ops::{QuantMode, QuantScheme};
+
+pub struct Weights<T> {
+    /// `[vocab, hidden]`
+    pub embed_tokens: Weight<T>,
+    pub layers: Vec<Block<T>>,
+    /// `[hidden]`
+    pub norm: T,
+    /// `[vocab, hidden]`; absent when tied
+    pub lm_head: Option<Linear<T>>,
+}
+
+pub struct Block<T> {
+    /// `[heads * head_dim, hidden]`
+    pub q_proj: Linear<T>,
+    /// `[kv_heads * head_dim, hidden]`
+    pub k_proj: Linear<T>,
+    /// `[kv_heads * head_dim, hidden]`
+    pub v_proj: Linear<T>,
+    /// `[hidden, heads * head_dim]`
+    pub o_proj: Linear<T>,
+    /// `[head_dim]`
+    pub q_norm: Option<T>,
+    /// `[head_dim]`
+    pub k_norm: Option<T>,
+    /// `[intermediate, hidden]`
+    pub gate_proj: Linear<T>,
+    /// `[intermediate, hidden]`
+    pub up_proj: Linear<T>,
+    /// `[hidden, intermediate]`
+    pub down_proj: Linear<T>,
+    // Norms, each `[hidden]`.
+    pub input_layernorm: T,
+    pub post_attention_layernorm: T,
+    pub pre_feedforward_layernorm: Option<T>,
+    pub post_feedforward_layernorm: Option<T>,
+}
+
+pub struct Linear<T> {
+    pub weight: Weight<T>,
+    /// `[out]`
+    pub bias: Option<T>,
+}
+
+pub enum Weight<T> {
+    /// `[out, in]`
+    Dense(T),
+    Quantized {
+        /// `[out, in * bits / 32]`, u32
+        weight: T,
+        /// `[out, in / group_size]`
+        scales: T,
+        /// `[out, in / group_size]`; affine only
+        biases: Option<T>,
+        scheme: QuantScheme,
+    },
+}
+
+impl<T> Weight<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(T) -> std::result::Result<U, E>) -> std::result::Result<Weight<U>, E> {
+        Ok(match self {
+            Weight::Dense(weight) => Weight::Dense(f(weight)?),
+            Weight::Quantized { weight, scales, biases, scheme } => Weight::Quantized {
+                weight: f(weight)?,
+                scales: f(scales)?,
+                biases: biases.map(f).transpose()?,
+                scheme,
+            },
+        })
+    }
+}
+
+impl<T> Linear<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(T) -> std::result::Result<U, E>) -> std::result::Result<Linear<U>, E> {
+        Ok(Linear { weight: self.weight.try_map(f)?, bias: self.bias.map(f).transpose()? })
+    }
+}
+
+impl<T> Weights<T> {
+    /// Every tensor through `f`, in the order of computation; the first error ends it.
+    pub fn try_map<U, E>(
+        self,
+        mut f: impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Weights<U>, E> {
+        let f = &mut f;
+        Ok(Weights {
+            embed_tokens: self.embed_tokens.try_map(f)?,
+            layers: self.layers.into_iter().map(|block| block.try_map(f)).collect::<std::result::Result<_, E>>()?,
+            norm: f(self.norm)?,
+            lm_head: self.lm_head.map(|head| head.try_map(f)).transpose()?,
+        })
+    }
+}
+
+impl<T> Block<T> {
+    fn try_map<U, E>(self, f: &mut impl FnMut(T) -> std::result::Result<U, E>) -> std::result::Result<Block<U>, E> {
+        Ok(Block {
+            input_layernorm: f(self.input_layernorm)?,
+            q_proj: self.q_proj.try_map(f)?,
+            k_proj: self.k_proj.try_map(f)?,
+            v_proj: self.v_proj.try_map(f)?,
+            q_norm: self.q_norm.map(&mut *f).transpose()?,
+            k_norm: self.k_norm.map(&mut *f).transpose()?,
+            o_proj: self.o_proj.try_map(f)?,
+            post_attention_layernorm: f(self.post_attention_layernorm)?,
+            pre_feedforward_layernorm: self.pre_feedforward_layernorm.map(&mut *f).transpose()?,
+            gate_proj: self.gate_proj.try_map(f)?,
+            up_proj: self.up_proj.try_map(f)?,
+            down_proj: self.down_proj.try_map(f)?,
+            post_feedforward_layernorm: self.post_feedforward_layernorm.map(&mut *f).transpose()?,
+        })
+    }
+}
+
+impl Weights<Tensor> {
+    /// Finds every tensor that `config` implies in the files and compares its shape and type; what is missing, of
+    /// another shape, or left over is an error. Reads no data.
+    pub fn plan(config: &DecoderConfig, catalog: &Catalog, quantization: &Quantization) -> Result<Self> {
+        let names = config
+            .names
+            .iter()
+            .find(|names| catalog.tensors.contains_key(&format!("{}embed_tokens.weight", names.body)))
+            .ok_or_else(|| {
+                let body = config.names.first().map_or("", |names| names.body);
+                Error::bad_model(format!("the weights hold no tensor \"{body}embed_tokens.weight\""))
+            })?;
+        let mut planner = Planner { catalog, quantization, used: 0 };
+        let weights = planner.weights(config, names)?;
+        planner.nothing_left(config, names, &weights)?;
+        Ok(weights)
+    }
+}
+
+struct Planner<'a> {
+    catalog: &'a Catalog,
+    quantization: &'a Quantization,
+    used: usize,
+}
+
+impl Planner<'_> {
+    fn weights(&mut self, config: &DecoderConfig, names: &Names) -> Result<Weights<Tensor>> {
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let head = format!("{}lm_head", names.head);
+        let tied = config
+            .tie_word_embeddings
+            .unwrap_or_else(|| !self.catalog.tensors.contains_key(&format!("{head}.weight")));
+        Ok(Weights {
+            embed_tokens: self.weight(&format!("{}embed_tokens", names.body), vocab, hidden)?,
+            layers: (0..config.layers.len())
+                .map(|index| self.block(config, &format!("{}layers.{index}.", names.body)))
+                .collect::<Result<_>>()?,
+            norm: self.norm(&format!("{}norm", names.body), hidden)?,
+            lm_head: if tied { None } else { Some(self.linear(&head, vocab, hidden, false)?) },
+        })
+    }
+
+    fn block(&mut self, config: &DecoderConfig, at: &str) -> Result<Block<Tensor>> {
+        let (hidden, intermediate) = (config.hidden_size, config.mlp.intermediate_size);
+        let attention = &config.attention;
+        let (q, kv) = (attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim);
+        let (bias, sandwich) = (attention.qkv_bias, config.norm_placement == NormPlacement::Sandwich);
+        let path = |leaf: &str| format!("{at}{leaf}");
+        Ok(Block {
+            q_proj: self.linear(&path("self_attn.q_proj"), q, hidden, bias)?,
+            k_proj: self.linear(&path("self_attn.k_proj"), kv, hidden, bias)?,
+            v_proj: self.linear(&path("self_attn.v_proj"), kv, hidden, bias)?,
+            o_proj: self.linear(&path("self_attn.o_proj"), hidden, q, attention.o_bias)?,
+            q_norm: self.norm_if(attention.qk_norm, &path("self_attn.q_norm"), attention.head_dim)?,
+            k_norm: self.norm_if(attention.qk_norm, &path("self_attn.k_norm"), attention.head_dim)?,
+            gate_proj: self.linear(&path("mlp.gate_proj"), intermediate, hidden, config.mlp.bias)?,
+            up_proj: self.linear(&path("mlp.up_proj"), intermediate, hidden, config.mlp.bias)?,
+            down_proj: self.linear(&path("mlp.down_proj"), hidden, intermediate, config.mlp.bias)?,
+            input_layernorm: self.norm(&path("input_layernorm"), hidden)?,
+            post_attention_layernorm: self.norm(&path("post_attention_layernorm"), hidden)?,
+            pre_feedforward_layernorm: self.norm_if(sandwich, &path("pre_feedforward_layernorm"), hidden)?,
+            post_feedforward_layernorm: self.norm_if(sandwich, &path("post_feedforward_layernorm"), hidden)?,
+        })
+    }
+
+    fn linear(&mut self, path: &str, out: i32, input: i32, bias: bool) -> Result<Linear<Tensor>> {
+        let weight = self.weight(path, out, input)?;
+        let bias = if bias { Some(self.float(&format!("{path}.bias"), &[out])?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// `[out, input]`, dense or packed: packed where the settings or the scales beside it say so.
+    fn weight(&mut self, path: &str, out: i32, input: i32) -> Result<Weight<Tensor>> {
+        let has_scales = self.catalog.tensors.contains_key(&format!("{path}.scales"));
+        let Some(scheme) = self.quantization.scheme(path, has_scales) else {
+            if has_scales {
+                return Err(Error::bad_model(format!(
+                    "\"{path}\" has scales, but config.json says it is not quantised or has no \"quantization\""
+                )));
+            }
+            return Ok(Weight::Dense(self.float(&format!("{path}.weight"), &[out, input])?));
+        };
+        let Scheme { mode, bits, group_size } = scheme;
+        if input % group_size != 0 {
+            return Err(Error::bad_model(format!(
+                "\"{path}\" cannot be quantised in groups of {group_size}: its rows have {input} elements"
+            )));
+        }
+        let groups = [out, input / group_size];
+        // Legal combinations of bits and group size make this a whole number.
+        let packed = [out, input / group_size * (group_size * bits / 32)];
+        let weight = self.tensor(&format!("{path}.weight"), &packed, &[Dtype::U32])?;
+        let (scales, biases) = if mode == Mode::Affine {
+            let scales = self.float(&format!("{path}.scales"), &groups)?;
+            (scales, Some(self.float(&format!("{path}.biases"), &groups)?))
+        } else {
+            (self.tensor(&format!("{path}.scales"), &groups, &[Dtype::U8])?, None)
+        };
+        let mode = match mode {
+            Mode::Affine => QuantMode::Affine,
+            Mode::Mxfp4 => QuantMode::Mxfp4,
+            Mode::Mxfp8 => QuantMode::Mxfp8,
+            Mode::Nvfp4 => QuantMode::Nvfp4,
+        };
+        Ok(Weight::Quantized { weight, scales, biases, scheme: QuantScheme { mode, bits, group_size } })
+    }
+
+    fn norm(&mut self, path: &str, size: i32) -> Result<Tensor> {
+        self.float(&format!("{path}.weight"), &[size])
+    }
+
+    fn norm_if(&mut self, wanted: bool, path: &str, size: i32) -> Result<Option<Tensor>> {
+        wanted.then(|| self.norm(path, size)).transpose()
+    }
+
+    fn float(&mut self, name: &str, shape: &[i32]) -> Result<Tensor> {
+        self.tensor(name, shape, &[Dtype::F32, Dtype::F16, Dtype::Bf16])
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[i32], dtypes: &[Dtype]) -> Result<Tensor> {
+        let tensor = self
+            .catalog
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::bad_model(format!("the weights hold no tensor \"{name}\"")))?;
+        if tensor.shape != shape {
+            return Err(Error::bad_model(format!(
+                "tensor \"{name}\" has the shape {:?}, and config.json implies {shape:?}",
+                tensor.shape
+            )));
+        }
+        if !dtypes.contains(&tensor.dtype) {
+            return Err(Error::bad_model(format!(
+                "tensor \"{name}\" is of type {:?}; it must be one of {dtypes:?}",
+                tensor.dtype
+            )));
+        }
+        self.used += 1;
+        Ok(tensor.clone())
+    }
+
+    /// A tensor that nothing uses means that the config and the weights are of two models.
+    fn nothing_left(&self, config: &DecoderConfig, names: &Names, weights: &Weights<Tensor>) -> Result<()> {
+        if self.used == self.catalog.tensors.len() {
+            return Ok(());
+        }
+        let mut planned = std::collections::HashSet::new();
+        weights.for_each(&mut |tensor| planned.insert(tensor.name.clone()));
+        let head = format!("{}lm_head.", names.head);
+        let mut left = self.catalog.tensors.keys().filter(|name| {
+            !planned.contains(*name)
+                // Tables that old exporters wrote out, and the copy of a tied embedding.
+                && !name.ends_with("rotary_emb.inv_freq")
+                && !(weights.lm_head.is_none() && name.starts_with(&head))
+                && !config.ignored.iter().any(|word| name.contains(word))
+        });
+        match (left.next(), left.count()) {
+            (None, _) => Ok(()),
+            (Some(name), more) => Err(Error::bad_model(format!(
+                "the weights hold {} that config.json does not imply, such as \"{name}\"",
+                if more == 0 { "a tensor".to_owned() } else { format!("{} tensors", more + 1) }
+            ))),
+        }
+    }
+}
+
+impl<T> Weights<T> {
+    pub fn for_each<'a, R>(&'a self, f: &mut impl FnMut(&'a T) -> R) {
+        let mut weight = |weight: &'a Weight<T>, f: &mut dyn FnMut(&'a T)| match weight {
+            Weight::Dense(weight) => f(weight),
+            Weight::Quantized { weight, scales, biases, .. } => {
+                f(weight);
+                f(scales);
+                biases.iter().for_each(f);
+            }
+        };
+        let f: &mut dyn FnMut(&'a T) = &mut |tensor| {
+            f(tensor);
+        };
+        weight(&self.embed_tokens, f);
+        for block in &self.layers {
+            let linears = [
+                &block.q_proj, &block.k_proj, &block.v_proj, &block.o_proj, &block.gate_proj, &block.up_proj,
+                &block.down_proj,
+            ];
+            for linear in linears {
+                weight(&linear.weight, f);
+                linear.bias.iter().for_each(&mut *f);
+            }
+            let norms = [
+                &block.q_norm, &block.k_norm, &block.pre_feedforward_layernorm, &block.post_feedforward_layernorm,
+            ];
+            norms.into_iter().flatten().for_each(&mut *f);
+            f(&block.input_layernorm);
+            f(&block.post_attention_layernorm);
+        }
+        f(&self.norm);
+        if let Some(head) = &self.lm_head {
+            weight(&head.weight, f);
+            head.bias.iter().for_each(f);
+        }
+    }
+}

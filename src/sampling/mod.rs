@@ -1,0 +1,152 @@
+//! From logits to the next token, on the device: processors, filters and the draw are lazy operations, so the next
+//! step can be queued before this step's token is known.
+//!
+//! Order and arithmetic are mlx-lm's: bias, then repetition, presence and frequency penalties on the logits; then
+//! top-p, min-p, XTC and top-k on the log-probabilities before temperature; then the draw from log-probabilities
+//! divided by temperature. Greedy takes the largest logit and computes none of that.
+
+mod filters;
+mod penalties;
+#[cfg(test)]
+mod tests;
+
+use crate::error::Result;
+use crate::mlx::{ops, Array, Dtype};
+use penalties::Penalties;
+
+/// Checked settings; a filter that is off is `None`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// `None`: greedy.
+    pub temperature: Option<f32>,
+    /// in (0, 1)
+    pub top_p: Option<f32>,
+    /// in (0, 1]
+    pub min_p: Option<f32>,
+    /// at least 1
+    pub top_k: Option<u32>,
+    pub xtc: Option<Xtc>,
+    /// > 0
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: Option<f32>,
+    pub frequency_penalty: Option<f32>,
+    /// Tokens that the penalties look back on; `None` = all.
+    pub penalty_window: Option<usize>,
+    /// Added to the logits of these ids; -infinity bans.
+    pub bias: Vec<(i32, f32)>,
+    pub seed: u64,
+    /// Log-probabilities wanted: of the drawn token and of this many most likely ones.
+    pub logprobs: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Xtc {
+    /// in (0, 1]
+    pub probability: f32,
+    /// in [0, 0.5]
+    pub threshold: f32,
+    /// Never removed: the end of the answer.
+    pub spared: Vec<i32>,
+}
+
+/// One drawn token, not yet computed.
+pub struct Draw {
+    /// u32 `[1]`
+    pub token: Array,
+    pub logprobs: Option<DrawLogprobs>,
+}
+
+/// Of the model's own distribution, before penalties, bias and temperature.
+pub struct DrawLogprobs {
+    /// f32 `[1]`
+    pub token: Array,
+    /// u32 ids and f32 values, `[top_logprobs]` each, in no order
+    pub top: Option<(Array, Array)>,
+}
+
+pub struct Sampler {
+    sampling: Sampling,
+    penalties: Penalties,
+    /// i32 `[n]` and f32 `[n]`
+    bias: Option<(Array, Array)>,
+    /// Tokens drawn so far in this request; with the seed it names the random key.
+    drawn: u64,
+}
+
+impl Sampler {
+    /// `history`: every token before the first draw. `drawn`: tokens of this request among them, not 0 only when a
+    /// request is taken up again.
+    pub fn new(sampling: Sampling, history: &[i32], drawn: u64) -> Result<Self> {
+        let bias = match sampling.bias.as_slice() {
+            [] => None,
+            pairs => {
+                let (ids, values): (Vec<i32>, Vec<f32>) = pairs.iter().copied().unzip();
+                Some((Array::from_i32(&ids)?, Array::from_f32(&values)?))
+            }
+        };
+        Ok(Sampler { penalties: Penalties::new(&sampling, history)?, bias, drawn, sampling })
+    }
+
+    /// logits `[vocab]`, of any float type.
+    pub fn draw(&mut self, logits: &Array) -> Result<Draw> {
+        let processed = match &self.bias {
+            Some((ids, values)) => {
+                ops::scatter_add_axis(logits, ids, &ops::astype(values, logits.dtype())?, 0)?
+            }
+            None => logits.clone(),
+        };
+        let processed = self.penalties.apply(&processed)?;
+        let token = match self.sampling.temperature {
+            None => ops::argmax(&processed, -1)?,
+            Some(temperature) => self.draw_random(&processed, temperature)?,
+        };
+        let token = ops::reshape(&token, &[1])?;
+        let logprobs = self.sampling.logprobs.map(|top| logprobs(logits, &token, top)).transpose()?;
+        self.penalties.push(&token)?;
+        self.drawn += 1;
+        Ok(Draw { token, logprobs })
+    }
+
+    fn draw_random(&self, logits: &Array, temperature: f32) -> Result<Array> {
+        let sampling = &self.sampling;
+        let mut logprobs = ops::subtract(logits, &ops::logsumexp(logits, -1, true)?)?;
+        if let Some(p) = sampling.top_p {
+            logprobs = filters::top_p(&logprobs, p)?;
+        }
+        if let Some(p) = sampling.min_p {
+            logprobs = filters::min_p(&logprobs, p)?;
+        }
+        if let Some(xtc) = &sampling.xtc {
+            let key = ops::random_key(mix(sampling.seed, 2 * self.drawn + 1))?;
+            logprobs = filters::xtc(&logprobs, xtc, &key)?;
+        }
+        if let Some(k) = sampling.top_k {
+            logprobs = filters::top_k(&logprobs, k)?;
+        }
+        let scaled = ops::multiply(&logprobs, &Array::scalar(1.0 / temperature, logprobs.dtype())?)?;
+        ops::random_categorical(&scaled, -1, &ops::random_key(mix(sampling.seed, 2 * self.drawn))?)
+    }
+}
+
+/// A key of its own for every draw of a seed (splitmix64), so that a draw depends on nothing but the two.
+fn mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn logprobs(logits: &Array, token: &Array, top: u32) -> Result<DrawLogprobs> {
+    let logits = ops::astype(logits, Dtype::F32)?;
+    let all = ops::subtract(&logits, &ops::logsumexp(&logits, -1, true)?)?;
+    let vocab = all.dim(0);
+    let top = match i32::try_from(top).unwrap_or(i32::MAX).min(vocab) {
+        0 => None,
+        k => {
+            let ids = filters::top_ids(&all, k)?;
+            let values = ops::take_along_axis(&all, &ids, 0)?;
+            Some((ids, values))
+        }
+    };
+    Ok(DrawLogprobs { token: ops::take_along_axis(&all, token, 0)?, top })
+}
