@@ -3,4 +3,8 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod error;
+mod load;
 mod mlx;
+mod model;
+mod sampling;
+mod text;

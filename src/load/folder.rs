@@ -1,0 +1,318 @@
+//! The model folder: found by path or in the local Hugging Face cache, and read without leaving it.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::json::quoted;
+use crate::error::{Code, Error, Result};
+
+/// A folder whose files can be read by name. A name is one plain component; links are followed, but only
+/// to files inside the folder, or, for a snapshot of the Hugging Face cache, inside that model's part of it.
+#[derive(Clone, Debug)]
+pub struct ModelFolder {
+    dir: PathBuf,
+    /// What links may not leave: `dir` itself, or the cache's `models--org--name` above it.
+    root: PathBuf,
+}
+
+impl ModelFolder {
+    /// Finds the folder. `path` names a folder or, where there is none, a model `org/name` that is already
+    /// in the local cache (`HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`).
+    ///
+    /// Errors: `InvalidArgument` for an empty path or a file, `NotFound` where there is nothing.
+    pub fn open(path: &str) -> Result<ModelFolder> {
+        Self::open_in(path, hub_cache(|name| std::env::var_os(name)))
+    }
+
+    fn open_in(path: &str, cache: Option<PathBuf>) -> Result<ModelFolder> {
+        if path.is_empty() {
+            return Err(Error::invalid("the model path is empty"));
+        }
+        if path.contains('\0') {
+            return Err(Error::invalid("the model path holds a NUL character"));
+        }
+        let shown = quoted(path, 400);
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                Self::at(Path::new(path)).map_err(|e| no_folder(&shown, &e))
+            }
+            Ok(metadata) if metadata.is_file() => Err(Error::invalid(format!(
+                "the model path {shown} is a file, not a folder"
+            ))),
+            Ok(_) => Err(Error::invalid(format!(
+                "the model path {shown} is not a folder"
+            ))),
+            Err(error) if is_absent(&error) => match hub_entry_name(path) {
+                Some(entry) => Self::in_cache(&shown, &entry, cache),
+                None => Err(Error::new(
+                    Code::NotFound,
+                    format!("there is no folder {shown}"),
+                )),
+            },
+            Err(error) => Err(no_folder(&shown, &error)),
+        }
+    }
+
+    /// The snapshot that `refs/main` of a cached model names.
+    fn in_cache(shown: &str, entry: &str, cache: Option<PathBuf>) -> Result<ModelFolder> {
+        let Some(cache) = cache else {
+            let message = format!("there is no folder {shown}, and no home folder to look for a Hugging Face cache in");
+            return Err(Error::new(Code::NotFound, message));
+        };
+        let base = cache.join(entry);
+        let looked_at = quoted(&base.to_string_lossy(), 400);
+        let absent = |what: &str| {
+            Error::new(Code::NotFound, format!("there is no folder {shown}, and {what} in the Hugging Face cache at {looked_at}"))
+        };
+        if !base.is_dir() {
+            return Err(absent("no such model"));
+        }
+        let refs = Self::at(&base.join("refs")).map_err(|_| absent("no refs/main"))?;
+        let commit = refs
+            .read("main", 256)?
+            .ok_or_else(|| absent("no refs/main"))?;
+        let commit = String::from_utf8_lossy(&commit);
+        let commit = commit.trim();
+        check_name(commit).map_err(|why| {
+            Error::bad_model(format!(
+                "refs/main in the Hugging Face cache at {looked_at}: the commit {why}"
+            ))
+        })?;
+        let snapshot = base.join("snapshots").join(commit);
+        if !snapshot.is_dir() {
+            return Err(absent(&format!("no snapshot {}", quoted(commit, 80))));
+        }
+        let folder = Self::at(&snapshot).map_err(|e| no_folder(shown, &e))?;
+        match fs::canonicalize(&base) {
+            Ok(base) if folder.dir.starts_with(&base) => Ok(folder),
+            _ => Err(Error::bad_model(format!(
+                "the snapshot of {shown} in the Hugging Face cache at {looked_at} is a link that leaves it"
+            ))),
+        }
+    }
+
+    fn at(path: &Path) -> io::Result<ModelFolder> {
+        let dir = fs::canonicalize(path)?;
+        let root = hub_root(&dir).unwrap_or(&dir).to_path_buf();
+        Ok(ModelFolder { dir, root })
+    }
+
+    /// Where the folder is, links resolved.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The whole of a file of at most `cap` bytes; None when there is none of that name.
+    pub fn read(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.open_present(name)? else {
+            return Ok(None);
+        };
+        let size = file.metadata().map_err(|e| cannot_read(name, &e))?.len();
+        if size > cap {
+            return Err(Error::bad_model(format!(
+                "{name}: is {size} bytes, more than the {cap} that are accepted"
+            )));
+        }
+        let too_large = || {
+            Error::new(
+                Code::OutOfMemory,
+                format!("{name}: no memory for its {size} bytes"),
+            )
+        };
+        let length = usize::try_from(size).map_err(|_| too_large())?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(|_| too_large())?;
+        bytes.resize(length, 0);
+        file.read_exact(&mut bytes)
+            .map_err(|e| cannot_read(name, &e))?;
+        Ok(Some(bytes))
+    }
+
+    /// [`Self::read`] for a file that a model cannot do without.
+    pub fn read_required(&self, name: &str, cap: u64) -> Result<Vec<u8>> {
+        self.read(name, cap)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// Opens a file that must be there.
+    pub fn open_file(&self, name: &str) -> Result<File> {
+        self.open_present(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// The names that start and end so, sorted; an error when there are more than `max`.
+    pub fn list(&self, prefix: &str, suffix: &str, max: usize) -> Result<Vec<String>> {
+        let failed = |e: io::Error| {
+            Error::new(
+                Code::Io,
+                format!("cannot list the folder {}: {e}", self.shown()),
+            )
+        };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            // A name that is not Unicode shows replacement characters here, and is not found when opened.
+            let name = entry
+                .map_err(failed)?
+                .file_name()
+                .to_string_lossy()
+                .into_owned();
+            if !name.starts_with(prefix) || !name.ends_with(suffix) {
+                continue;
+            }
+            if names.len() >= max {
+                let what = format!("holds more than {max} files {prefix}*{suffix}");
+                return Err(Error::bad_model(format!(
+                    "the folder {} {what}",
+                    self.shown()
+                )));
+            }
+            names.push(name);
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The folder's path in quotes, for errors.
+    pub(super) fn shown(&self) -> String {
+        quoted(&self.dir.to_string_lossy(), 400)
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::bad_model(format!(
+            "{name}: is missing from the folder {}",
+            self.shown()
+        ))
+    }
+
+    fn open_present(&self, name: &str) -> Result<Option<File>> {
+        check_name(name).map_err(|why| Error::bad_model(format!("the file name {why}")))?;
+        let path = self.dir.join(name);
+        match fs::symlink_metadata(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(cannot_read(name, &error)),
+        }
+        let real = match fs::canonicalize(&path) {
+            Ok(real) => real,
+            Err(error) if is_absent(&error) => {
+                return Err(Error::bad_model(format!(
+                    "{name}: is a link to a file that is not there"
+                )));
+            }
+            Err(error) => return Err(cannot_read(name, &error)),
+        };
+        if !real.starts_with(&self.root) {
+            return Err(Error::bad_model(format!(
+                "{name}: is a link that leaves the model folder"
+            )));
+        }
+        // Looked at before it is opened, since opening a device can do something and a FIFO can block; and
+        // again after, since it may have been exchanged.
+        let before = fs::metadata(&real).map_err(|e| cannot_read(name, &e))?;
+        check_regular(name, &before)?;
+        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&real);
+        let file = file.map_err(|e| cannot_read(name, &e))?;
+        check_regular(name, &file.metadata().map_err(|e| cannot_read(name, &e))?)?;
+        Ok(Some(file))
+    }
+}
+
+/// A name that stays inside its folder: one normal component. The error continues a sentence.
+pub(super) fn check_name(name: &str) -> std::result::Result<(), String> {
+    let why = match name {
+        "" => "is empty",
+        "." | ".." => "is not a plain file name",
+        _ if name.contains('/') || name.contains('\\') => "is a path, not a plain file name",
+        _ if name.contains('\0') => "holds a NUL character",
+        _ if name.len() > 255 => "is longer than 255 bytes",
+        _ => return Ok(()),
+    };
+    Err(format!("{} {why}", quoted(name, 80)))
+}
+
+fn check_regular(name: &str, metadata: &fs::Metadata) -> Result<()> {
+    let kind = metadata.file_type();
+    let what = match () {
+        _ if kind.is_file() => return Ok(()),
+        _ if kind.is_dir() => "a folder",
+        _ if kind.is_fifo() => "a FIFO",
+        _ if kind.is_socket() => "a socket",
+        _ => "a device",
+    };
+    Err(Error::bad_model(format!(
+        "{name}: is {what}, not a regular file"
+    )))
+}
+
+pub(super) fn cannot_read(name: &str, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Error::bad_model(format!("{name}: became shorter while it was read"));
+    }
+    Error::new(Code::Io, format!("{name}: cannot be read: {error}"))
+}
+
+fn no_folder(shown: &str, error: &io::Error) -> Error {
+    Error::new(
+        Code::Io,
+        format!("the folder {shown} cannot be opened: {error}"),
+    )
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename
+    )
+}
+
+/// `models--org--name` above a folder `models--org--name/snapshots/<commit>`.
+fn hub_root(dir: &Path) -> Option<&Path> {
+    let snapshots = dir.parent()?;
+    let model = snapshots.parent()?;
+    let is_hub = snapshots.file_name()? == "snapshots"
+        && model.file_name()?.to_str()?.starts_with("models--");
+    is_hub.then_some(model)
+}
+
+/// The cache's folder name for a Hugging Face id; None for what is not `org/name`.
+fn hub_entry_name(id: &str) -> Option<String> {
+    let (org, name) = id.split_once('/')?;
+    let plain = |part: &str| {
+        let ends_plain = !part.starts_with(['-', '.']) && !part.ends_with(['-', '.']);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        (1..=96).contains(&part.len()) && ends_plain && part.chars().all(allowed)
+    };
+    // The hub forbids "--" and ".." in names, which keeps the cache's names unambiguous.
+    let clear = !id.contains("--") && !id.contains("..");
+    (plain(org) && plain(name) && clear).then(|| format!("models--{org}--{name}"))
+}
+
+/// Where the Hugging Face libraries keep their files.
+fn hub_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let home = || set("HOME").map(PathBuf::from).or_else(std::env::home_dir);
+    let expand = |value: OsString| match Path::new(&value).strip_prefix("~") {
+        Ok(rest) => home().map(|home| home.join(rest)),
+        Err(_) => Some(PathBuf::from(value)),
+    };
+    if let Some(cache) = set("HF_HUB_CACHE") {
+        return expand(cache);
+    }
+    if let Some(base) = set("HF_HOME") {
+        return Some(expand(base)?.join("hub"));
+    }
+    let base = match set("XDG_CACHE_HOME") {
+        Some(base) => expand(base)?,
+        None => home()?.join(".cache"),
+    };
+    Some(base.join("huggingface").join("hub"))
+}
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;

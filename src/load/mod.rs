@@ -1,0 +1,40 @@
+//! Untrusted bytes of a model folder, turned into validated values. Nothing here knows of MLX or of threads.
+//!
+//! - `folder`: which folder a path or a Hugging Face id means, and how its files are opened;
+//! - `limits`: every bound, in one struct;
+//! - `scan`, `json`: JSON with bounds, and a reader whose errors name file and key;
+//! - `quantization`: which scheme each module's weights have;
+//! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
+//! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens.
+//!
+//! The rules: a size is compared with its limit before anything of that size is read or allocated, numbers
+//! are calculated with checks, a name from a file never leaves the folder, and what is refused is refused
+//! with an error that names the file and the key.
+
+#![deny(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod folder;
+mod generation_config;
+mod json;
+mod limits;
+mod quantization;
+mod safetensors;
+mod scan;
+mod weights;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use folder::ModelFolder;
+pub use generation_config::GenerationConfig;
+pub use json::{parse_object, Object};
+pub use limits::Limits;
+pub use quantization::{Mode, Quantization, Scheme};
+pub use weights::{Catalog, Dtype, Tensor, WeightFile};
