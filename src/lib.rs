@@ -3,3 +3,5 @@
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod error;
+#[allow(dead_code, unused_imports)]
+mod text;
