@@ -1,0 +1,586 @@
+//! The built-in chat formats, for models that bring no template of their own.
+
+use serde_json::Value;
+
+use super::messages::{Message, ToolCall};
+use super::pyjson;
+use super::tokenizer::{Origin, Piece};
+use crate::error::{Error, Result};
+
+/// How a family writes a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChatFormat {
+    /// ChatML with Qwen's layout of tools: `<|im_start|>user\n…<|im_end|>\n`. No default system prompt.
+    Qwen,
+    /// `<start_of_turn>user\n…<end_of_turn>\n`; the system message opens the first user turn.
+    Gemma,
+    /// Llama 3: `<|start_header_id|>user<|end_header_id|>\n\n…<|eot_id|>`.
+    Llama,
+    /// Mistral v0.3: `[INST] …[/INST] …</s>`; the system message opens the last user turn.
+    Mistral,
+    /// Llama 2: `<s>[INST] <<SYS>>\n…\n<</SYS>>\n\n… [/INST] … </s>`.
+    Llama2,
+}
+
+/// What goes into a prompt beside the messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RenderOptions<'a> {
+    /// The tokenizer's own tokens; where absent, the format's usual ones.
+    pub bos: Option<&'a str>,
+    pub eos: Option<&'a str>,
+    /// A list of tools in OpenAI's form.
+    pub tools: Option<&'a Value>,
+    /// Ends with the opening of an assistant turn.
+    pub add_generation_prompt: bool,
+    /// The last message is an assistant's and stays open: its text, unchanged, ends the prompt.
+    pub continue_last: bool,
+}
+
+const TOOLS_HEAD: &str =
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n\
+    You are provided with function signatures within <tools></tools> XML tags:\n<tools>";
+const TOOLS_TAIL: &str =
+    "\n</tools>\n\nFor each function call, return a json object with function name and \
+    arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n\
+    {\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>";
+
+impl ChatFormat {
+    fn name(self) -> &'static str {
+        match self {
+            ChatFormat::Qwen => "ChatML",
+            ChatFormat::Gemma => "Gemma",
+            ChatFormat::Llama => "Llama 3",
+            ChatFormat::Mistral => "Mistral",
+            ChatFormat::Llama2 => "Llama 2",
+        }
+    }
+
+    /// Writes the conversation as pieces that know who wrote them.
+    ///
+    /// Errors: `InvalidArgument` naming the message whose role does not fit; `Unsupported` for tools in a
+    /// format that has none.
+    pub fn render(self, messages: &[Message], options: RenderOptions) -> Result<Vec<Piece>> {
+        if options.continue_last {
+            check_continued(messages)?;
+        }
+        let tools = match options.tools {
+            None | Some(Value::Null) => None,
+            Some(Value::Array(list)) if list.is_empty() => None,
+            Some(Value::Array(list)) => Some(list.as_slice()),
+            Some(_) => return Err(Error::invalid("tools must be a list")),
+        };
+        if self != ChatFormat::Qwen {
+            let calls = messages
+                .iter()
+                .position(|m| !m.tool_calls.is_empty() || m.role == "tool");
+            if tools.is_some() || calls.is_some() {
+                let place = calls.map_or("tools".to_string(), |i| format!("messages[{i}]: tools"));
+                return Err(Error::unsupported(format!(
+                    "{place}: the {} chat format has none",
+                    self.name()
+                )));
+            }
+        }
+        let mut out = Pieces::default();
+        let render = Render {
+            format: self,
+            messages,
+            options,
+            tools,
+        };
+        match self {
+            ChatFormat::Qwen => render.qwen(&mut out)?,
+            ChatFormat::Gemma => render.gemma(&mut out)?,
+            ChatFormat::Llama => render.llama(&mut out)?,
+            ChatFormat::Mistral => render.mistral(&mut out)?,
+            ChatFormat::Llama2 => render.llama2(&mut out)?,
+        }
+        Ok(out.0)
+    }
+}
+
+fn check_continued(messages: &[Message]) -> Result<()> {
+    let Some(last) = messages.last() else {
+        return Err(Error::invalid("messages must not be empty"));
+    };
+    let index = messages.len().saturating_sub(1);
+    if last.role != "assistant" {
+        return Err(Error::invalid(format!(
+            "messages[{index}].role must be \"assistant\" for its text to be continued, not {:?}",
+            short(&last.role)
+        )));
+    }
+    if !last.tool_calls.is_empty() {
+        return Err(Error::invalid(format!(
+            "messages[{index}].tool_calls: a message with tool calls cannot be continued"
+        )));
+    }
+    Ok(())
+}
+
+fn short(role: &str) -> String {
+    role.chars().take(40).collect()
+}
+
+/// Adjacent text of one origin becomes one piece.
+#[derive(Default)]
+struct Pieces(Vec<Piece>);
+
+impl Pieces {
+    fn add(&mut self, text: &str, origin: Origin) {
+        match self.0.last_mut() {
+            _ if text.is_empty() => {}
+            Some(last) if last.origin == origin => last.text.push_str(text),
+            _ => self.0.push(Piece::new(text, origin)),
+        }
+    }
+
+    fn template(&mut self, text: &str) {
+        self.add(text, Origin::Template);
+    }
+
+    fn content(&mut self, text: &str) {
+        self.add(text, Origin::Content);
+    }
+
+    fn assistant(&mut self, text: &str) {
+        self.add(text, Origin::Assistant);
+    }
+}
+
+struct Render<'a> {
+    format: ChatFormat,
+    messages: &'a [Message],
+    options: RenderOptions<'a>,
+    tools: Option<&'a [Value]>,
+}
+
+impl<'a> Render<'a> {
+    fn unknown_role(&self, index: usize, message: &Message) -> Error {
+        Error::invalid(format!(
+            "messages[{index}].role is {:?}, which the {} chat format does not know here",
+            short(&message.role),
+            self.format.name()
+        ))
+    }
+
+    /// The message is the last one and stays open.
+    fn is_open(&self, index: usize) -> bool {
+        self.options.continue_last && index.saturating_add(1) == self.messages.len()
+    }
+
+    fn opens_answer(&self) -> bool {
+        self.options.add_generation_prompt && !self.options.continue_last
+    }
+
+    fn role(&self, index: usize) -> Option<&'a str> {
+        self.messages.get(index).map(|m| m.role.as_str())
+    }
+
+    fn qwen(&self, out: &mut Pieces) -> Result<()> {
+        let leading = self.messages.first().filter(|m| m.role == "system");
+        if let Some(tools) = self.tools {
+            out.template("<|im_start|>system\n");
+            if let Some(system) = leading {
+                out.content(&system.content);
+                out.template("\n\n");
+            }
+            out.template(TOOLS_HEAD);
+            for tool in tools {
+                out.template("\n");
+                out.content(&pyjson::to_string(tool));
+            }
+            out.template(TOOLS_TAIL);
+            out.template("<|im_end|>\n");
+        }
+        let said = usize::from(self.tools.is_some() && leading.is_some());
+        for (index, message) in self.messages.iter().enumerate().skip(said) {
+            match message.role.as_str() {
+                role @ ("system" | "user") => {
+                    out.template(&format!("<|im_start|>{role}\n"));
+                    out.content(&message.content);
+                    out.template("<|im_end|>\n");
+                }
+                "assistant" => {
+                    out.template("<|im_start|>assistant\n");
+                    out.assistant(&message.content);
+                    for (nth, call) in message.tool_calls.iter().enumerate() {
+                        if nth > 0 || !message.content.is_empty() {
+                            out.template("\n");
+                        }
+                        qwen_call(call, out);
+                    }
+                    if !self.is_open(index) {
+                        out.template("<|im_end|>\n");
+                    }
+                }
+                "tool" => {
+                    if index == 0 || self.role(index.saturating_sub(1)) != Some("tool") {
+                        out.template("<|im_start|>user");
+                    }
+                    out.template("\n<tool_response>\n");
+                    out.content(&message.content);
+                    out.template("\n</tool_response>");
+                    if self.role(index.saturating_add(1)) != Some("tool") {
+                        out.template("<|im_end|>\n");
+                    }
+                }
+                _ => return Err(self.unknown_role(index, message)),
+            }
+        }
+        if self.opens_answer() {
+            out.template("<|im_start|>assistant\n");
+        }
+        Ok(())
+    }
+
+    /// Turns of user and assistant in strict alternation, after an optional system message.
+    fn turns(&self) -> Result<(Option<&'a str>, &'a [Message], usize)> {
+        let system = self.messages.first().filter(|m| m.role == "system");
+        let first = usize::from(system.is_some());
+        let turns = self.messages.get(first..).unwrap_or(&[]);
+        for (nth, message) in turns.iter().enumerate() {
+            let index = nth.saturating_add(first);
+            let wanted = if nth % 2 == 0 { "user" } else { "assistant" };
+            match message.role.as_str() {
+                role if role == wanted => {}
+                "user" | "assistant" => {
+                    return Err(Error::invalid(format!(
+                        "messages[{index}].role must be {wanted:?}: in the {} chat format user and assistant alternate",
+                        self.format.name()
+                    )))
+                }
+                _ => return Err(self.unknown_role(index, message)),
+            }
+        }
+        if turns.is_empty() {
+            return Err(Error::invalid(format!(
+                "messages: the {} chat format needs a user message",
+                self.format.name()
+            )));
+        }
+        Ok((system.map(|m| m.content.as_str()), turns, first))
+    }
+
+    fn gemma(&self, out: &mut Pieces) -> Result<()> {
+        let (system, turns, first) = self.turns()?;
+        out.template(self.options.bos.unwrap_or("<bos>"));
+        for (nth, message) in turns.iter().enumerate() {
+            let open = self.is_open(nth.saturating_add(first));
+            if message.role == "user" {
+                out.template("<start_of_turn>user\n");
+                if let (Some(system), 0) = (system, nth) {
+                    out.content(system);
+                    out.template("\n\n");
+                }
+                out.content(message.content.trim());
+            } else {
+                out.template("<start_of_turn>model\n");
+                out.assistant(answer(message, open));
+            }
+            if !open {
+                out.template("<end_of_turn>\n");
+            }
+        }
+        if self.opens_answer() {
+            out.template("<start_of_turn>model\n");
+        }
+        Ok(())
+    }
+
+    fn llama(&self, out: &mut Pieces) -> Result<()> {
+        out.template(self.options.bos.unwrap_or("<|begin_of_text|>"));
+        for (index, message) in self.messages.iter().enumerate() {
+            let role = message.role.as_str();
+            if !matches!(role, "system" | "user" | "assistant") {
+                return Err(self.unknown_role(index, message));
+            }
+            out.template(&format!("<|start_header_id|>{role}<|end_header_id|>\n\n"));
+            let open = self.is_open(index);
+            if role == "assistant" {
+                out.assistant(answer(message, open));
+            } else {
+                out.content(message.content.trim());
+            }
+            if !open {
+                out.template("<|eot_id|>");
+            }
+        }
+        if self.opens_answer() {
+            out.template("<|start_header_id|>assistant<|end_header_id|>\n\n");
+        }
+        Ok(())
+    }
+
+    fn mistral(&self, out: &mut Pieces) -> Result<()> {
+        let (system, turns, first) = self.turns()?;
+        out.template(self.options.bos.unwrap_or("<s>"));
+        let last_user = turns.iter().rposition(|m| m.role == "user");
+        for (nth, message) in turns.iter().enumerate() {
+            if message.role == "user" {
+                out.template("[INST] ");
+                if let Some(system) = system.filter(|_| Some(nth) == last_user) {
+                    out.content(system);
+                    out.template("\n\n");
+                }
+                out.content(&message.content);
+                out.template("[/INST]");
+            } else {
+                let open = self.is_open(nth.saturating_add(first));
+                out.template(" ");
+                out.assistant(answer(message, open));
+                if !open {
+                    out.template(self.options.eos.unwrap_or("</s>"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn llama2(&self, out: &mut Pieces) -> Result<()> {
+        let (system, turns, first) = self.turns()?;
+        for (nth, message) in turns.iter().enumerate() {
+            if message.role == "user" {
+                out.template(self.options.bos.unwrap_or("<s>"));
+                out.template("[INST] ");
+                match system.filter(|_| nth == 0) {
+                    Some(system) => {
+                        out.template("<<SYS>>\n");
+                        out.content(system.trim());
+                        out.template("\n<</SYS>>\n\n");
+                        out.content(message.content.trim_end());
+                    }
+                    None => out.content(message.content.trim()),
+                }
+                out.template(" [/INST]");
+            } else {
+                let open = self.is_open(nth.saturating_add(first));
+                out.template(" ");
+                out.assistant(answer(message, open));
+                if !open {
+                    out.template(" ");
+                    out.template(self.options.eos.unwrap_or("</s>"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// These formats trim an answer; one that goes on keeps its text to the character.
+fn answer(message: &Message, open: bool) -> &str {
+    if open {
+        &message.content
+    } else {
+        message.content.trim()
+    }
+}
+
+fn qwen_call(call: &ToolCall, out: &mut Pieces) {
+    out.template("<tool_call>\n{\"name\": \"");
+    out.assistant(&call.name);
+    out.template("\", \"arguments\": ");
+    match &call.arguments {
+        Value::String(text) => out.assistant(text),
+        arguments => out.assistant(&pyjson::to_string(arguments)),
+    }
+    out.template("}\n</tool_call>");
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use crate::text::tests::shared;
+    use serde_json::json;
+
+    fn render(format: ChatFormat, messages: &Value, options: RenderOptions) -> Result<String> {
+        let messages = Message::parse_list(messages.to_string().as_bytes())?;
+        let pieces = format.render(&messages, options)?;
+        Ok(pieces.into_iter().map(|p| p.text).collect())
+    }
+
+    /// transformers' renders of the families' own templates.
+    #[test]
+    fn prints_what_the_families_templates_print() {
+        let Some(folder) = shared("renders") else {
+            return;
+        };
+        let read = |name: &str| -> Value {
+            serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
+        };
+        let inputs = read("_inputs.json");
+        let all = ["basic", "system", "tools", "toolcall", "toolcall_strargs"];
+        let plain = &all[..2];
+        for (name, format, cases) in [
+            ("qwen3-0.6b", ChatFormat::Qwen, &all[..]),
+            // Without a system message Qwen2.5 adds its own, which ChatML has not; its string arguments differ too.
+            ("qwen2.5-0.5b-instruct", ChatFormat::Qwen, &all[1..2]),
+            ("gemma-3-4b-it", ChatFormat::Gemma, plain),
+            ("gemma-2-9b-it", ChatFormat::Gemma, &all[..1]),
+            ("llama-3-instruct", ChatFormat::Llama, plain),
+            ("mistral-7b-instruct-v0.3", ChatFormat::Mistral, plain),
+        ] {
+            let renders = read(&format!("{name}.json"));
+            for case in cases {
+                let input = &inputs["cases"][case];
+                let bos = (format != ChatFormat::Llama).then_some("<s>");
+                let tools = input.get("tools");
+                let options = RenderOptions {
+                    bos,
+                    tools,
+                    add_generation_prompt: true,
+                    ..RenderOptions::default()
+                };
+                let got = render(format, &input["messages"], options).unwrap();
+                assert_eq!(Value::from(got), renders[case]["text"], "{name} {case}");
+            }
+        }
+        // This adaptation of Llama 2's template lets line breaks and indentation through.
+        for case in plain {
+            let bare = |text: &str| {
+                text.split('\n')
+                    .map(str::trim)
+                    .filter(|l| !l.is_empty())
+                    .collect::<String>()
+            };
+            let got = render(
+                ChatFormat::Llama2,
+                &inputs["cases"][case]["messages"],
+                RenderOptions::default(),
+            )
+            .unwrap();
+            let text = &read("cz-llama-2-chat.json")[case]["text"];
+            assert_eq!(
+                bare(&got.replace("[/INST] ", "[/INST]")),
+                bare(text.as_str().unwrap()),
+                "{case}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_continued_answer_ends_the_prompt_unchanged() {
+        let messages =
+            json!([{"role":"user","content":" q "},{"role":"assistant","content":" so \n"}]);
+        let options = RenderOptions {
+            continue_last: true,
+            add_generation_prompt: true,
+            ..RenderOptions::default()
+        };
+        for (format, wanted) in [
+            (
+                ChatFormat::Qwen,
+                "<|im_start|>user\n q <|im_end|>\n<|im_start|>assistant\n so \n",
+            ),
+            (
+                ChatFormat::Gemma,
+                "<bos><start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\n so \n",
+            ),
+            (ChatFormat::Mistral, "<s>[INST]  q [/INST]  so \n"),
+            (ChatFormat::Llama2, "<s>[INST] q [/INST]  so \n"),
+        ] {
+            assert_eq!(render(format, &messages, options).unwrap(), wanted);
+        }
+        let e = render(
+            ChatFormat::Qwen,
+            &json!([{"role":"user","content":"q"}]),
+            options,
+        )
+        .unwrap_err();
+        assert!(
+            e.message
+                .starts_with("messages[0].role must be \"assistant\""),
+            "{e}"
+        );
+    }
+
+    #[test]
+    fn every_piece_knows_who_wrote_it() {
+        let messages = json!([{"role":"system","content":"S"},{"role":"user","content":"U"},
+            {"role":"assistant","content":"A","tool_calls":[{"name":"N","arguments":{"k":"V"}}]},
+            {"role":"tool","content":"T"}]);
+        let messages = Message::parse_list(messages.to_string().as_bytes()).unwrap();
+        let tools = json!([{"name":"X"}]);
+        let options = RenderOptions {
+            tools: Some(&tools),
+            ..RenderOptions::default()
+        };
+        let pieces = ChatFormat::Qwen.render(&messages, options).unwrap();
+        let of = |origin| -> Vec<&str> {
+            pieces
+                .iter()
+                .filter(|p| p.origin == origin)
+                .map(|p| p.text.as_str())
+                .collect()
+        };
+        assert_eq!(of(Origin::Content), ["S", "{\"name\": \"X\"}", "U", "T"]);
+        assert_eq!(of(Origin::Assistant), ["A", "N", "{\"k\": \"V\"}"]);
+        assert!(pieces.windows(2).all(|w| w[0].origin != w[1].origin));
+    }
+
+    #[test]
+    fn what_a_format_lacks_is_named() {
+        let user = json!({"role":"user","content":"q"});
+        let tools = json!([{"type":"function"}]);
+        for (format, messages, tools, code, message) in [
+            (
+                ChatFormat::Qwen,
+                json!([{"role":"developer","content":""}]),
+                None,
+                Code::InvalidArgument,
+                "messages[0].role is \"developer\", which the ChatML",
+            ),
+            (
+                ChatFormat::Gemma,
+                json!([user, {"role":"system","content":""}]),
+                None,
+                Code::InvalidArgument,
+                "messages[1].role is \"system\"",
+            ),
+            (
+                ChatFormat::Gemma,
+                json!([user, user]),
+                None,
+                Code::InvalidArgument,
+                "messages[1].role must be \"assistant\"",
+            ),
+            (
+                ChatFormat::Mistral,
+                json!([{"role":"system","content":""}]),
+                None,
+                Code::InvalidArgument,
+                "messages: the Mistral chat format needs",
+            ),
+            (
+                ChatFormat::Llama,
+                json!([user, {"role":"tool","content":""}]),
+                None,
+                Code::Unsupported,
+                "messages[1]: tools",
+            ),
+            (
+                ChatFormat::Gemma,
+                json!([user]),
+                Some(&tools),
+                Code::Unsupported,
+                "tools: the Gemma chat format has none",
+            ),
+            (
+                ChatFormat::Qwen,
+                json!([user]),
+                Some(&user),
+                Code::InvalidArgument,
+                "tools must be a list",
+            ),
+        ] {
+            let options = RenderOptions {
+                tools,
+                ..RenderOptions::default()
+            };
+            let e = render(format, &messages, options).unwrap_err();
+            assert!(e.code == code && e.message.starts_with(message), "{e:?}");
+        }
+    }
+}

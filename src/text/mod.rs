@@ -1,0 +1,31 @@
+//! Text on both sides of the model: messages to prompt pieces, text to token ids, token ids to text.
+//!
+//! Everything here treats its input as hostile: sizes are capped, arithmetic is checked, and the `tokenizers`
+//! crate is called only behind [`guarded`]. Nothing here knows of arrays or threads.
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod added;
+mod chat;
+mod detokenize;
+mod messages;
+mod pyjson;
+mod sanitise;
+mod stop;
+mod stream;
+mod tokenizer;
+
+#[cfg(test)]
+mod tests;
+
+pub use chat::{ChatFormat, RenderOptions};
+pub use detokenize::Detokenizer;
+pub use messages::{Message, ToolCall};
+pub use stop::{StopMatch, StopMatcher, StopStrings};
+pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};
+pub use tokenizer::{guarded, Origin, Piece, Specials, Tokenizer};

@@ -1,0 +1,109 @@
+//! JSON as Python's `json.dumps(value, ensure_ascii=False)` prints it, which is what chat templates do.
+
+use serde_json::{Number, Value};
+
+pub(super) fn to_string(value: &Value) -> String {
+    let mut out = String::new();
+    write(&mut out, value);
+    out
+}
+
+/// The depth of a parsed value is bounded by the JSON parser.
+fn write(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(true) => out.push_str("true"),
+        Value::Bool(false) => out.push_str("false"),
+        Value::Number(number) => write_number(out, number),
+        Value::String(text) => write_string(out, text),
+        Value::Array(list) => {
+            out.push('[');
+            for (index, item) in list.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            out.push('{');
+            for (index, (key, item)) in map.iter().enumerate() {
+                if index > 0 {
+                    out.push_str(", ");
+                }
+                write_string(out, key);
+                out.push_str(": ");
+                write(out, item);
+            }
+            out.push('}');
+        }
+    }
+}
+
+fn write_string(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\0'..='\u{1f}' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// Whole numbers as they are, floats as Python's `repr`: the shortest digits, scientific below 1e-4 and from 1e16 on.
+fn write_number(out: &mut String, number: &Number) {
+    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
+        out.push_str(&number.to_string());
+        return;
+    };
+    let shortest = format!("{float:e}");
+    let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if float != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        out.push_str(&format!("{digits}e{sign}{:02}", exponent.unsigned_abs()));
+    } else {
+        let plain = format!("{float}");
+        out.push_str(&plain);
+        if !plain.contains('.') {
+            out.push_str(".0");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    #[test]
+    fn prints_as_python_does() {
+        // The right side is what Python 3.11 prints.
+        for (json, python) in [
+            (
+                r#"{"a":[1,2.5,null],"é\u0001\"":true}"#,
+                "{\"a\": [1, 2.5, null], \"é\\u0001\\\"\": true}",
+            ),
+            (
+                "[1e22,1e16,1e15,0.0001,0.00001,-0.0,100.0]",
+                "[1e+22, 1e+16, 1000000000000000.0, 0.0001, 1e-05, -0.0, 100.0]",
+            ),
+            (
+                r#"[18446744073709551615,-5,1.25e-7,"\u007f/\n\f"]"#,
+                "[18446744073709551615, -5, 1.25e-07, \"\u{7f}/\\n\\f\"]",
+            ),
+        ] {
+            assert_eq!(
+                super::to_string(&serde_json::from_str(json).unwrap()),
+                python
+            );
+        }
+    }
+}

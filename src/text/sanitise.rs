@@ -1,0 +1,339 @@
+//! tokenizer.json before the `tokenizers` crate sees it: what would abort the process, or let a few bytes
+//! of text become gigabytes, is refused by name; what has no business in encoding is dropped.
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+const MAX_FILE: usize = 256 << 20;
+/// Ids stay under this, as do the vocabulary's entries.
+pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
+const MAX_ADDED_TOKEN: usize = 1024;
+const MAX_GROWTH: u64 = 64;
+const MAX_TEMPLATE_IDS: usize = 4096;
+const MAX_WORD: u64 = 10_000;
+
+/// The parts of a checked file: what the crate loads, and the decoder, which is ours.
+pub(super) struct Checked {
+    pub tokenizer: Value,
+    pub decoder: Value,
+    /// Content and declared id of every added token.
+    pub added: Vec<(String, u64)>,
+}
+
+pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
+    if bytes.len() > MAX_FILE {
+        return Err(refuse(format!(
+            "has {} bytes, at most {MAX_FILE} are read",
+            bytes.len()
+        )));
+    }
+    let parsed: Value =
+        serde_json::from_slice(bytes).map_err(|e| refuse(format!("is not valid JSON: {e}")))?;
+    let Value::Object(mut file) = parsed else {
+        return Err(refuse("must be a JSON object"));
+    };
+    file.remove("truncation");
+    file.remove("padding");
+    let decoder = file.remove("decoder").unwrap_or(Value::Null);
+
+    let entries = check_model(&mut file)?;
+    let added = check_added(&file, entries)?;
+    if let Some(normalizer) = file.get("normalizer") {
+        if growth(normalizer)? > MAX_GROWTH {
+            return Err(refuse(format!(
+                "normalizer may multiply a text's length by more than {MAX_GROWTH}"
+            )));
+        }
+    }
+    if let Some(pre_tokenizer) = file.get("pre_tokenizer") {
+        check_pre_tokenizer(pre_tokenizer)?;
+    }
+    if let Some(processor) = file.get("post_processor") {
+        check_post_processor(processor)?;
+    }
+    Ok(Checked {
+        tokenizer: Value::Object(file),
+        decoder,
+        added,
+    })
+}
+
+fn refuse(what: impl std::fmt::Display) -> Error {
+    Error::bad_model(format!("tokenizer.json: {what}"))
+}
+
+/// Returns how many entries the vocabulary has.
+fn check_model(file: &mut Map<String, Value>) -> Result<u64> {
+    let model = file
+        .get_mut("model")
+        .and_then(Value::as_object_mut)
+        .ok_or_else(|| refuse("model must be an object"))?;
+    // Dropout would make the same text give different ids.
+    if model.contains_key("dropout") {
+        model.insert("dropout".into(), Value::Null);
+    }
+    if let Some(n) = model
+        .get("max_input_chars_per_word")
+        .and_then(Value::as_u64)
+    {
+        if n > MAX_WORD {
+            return Err(refuse(format!(
+                "model.max_input_chars_per_word is {n}, at most {MAX_WORD} is allowed"
+            )));
+        }
+    }
+    let entries = match model.get("vocab") {
+        Some(Value::Object(vocab)) => {
+            let limit = sparse_limit(vocab.len() as u64);
+            for (token, id) in vocab {
+                let id = id.as_u64().ok_or_else(|| {
+                    refuse(format!(
+                        "model.vocab: the id of {token:?} must be a whole number"
+                    ))
+                })?;
+                check_id("model.vocab", token, id, limit)?;
+            }
+            vocab.len()
+        }
+        Some(Value::Array(vocab)) => vocab.len(),
+        _ => return Err(refuse("model.vocab must be an object or a list")),
+    } as u64;
+    if entries > MAX_VOCABULARY {
+        return Err(refuse(format!(
+            "model.vocab has {entries} entries, at most {MAX_VOCABULARY} are allowed"
+        )));
+    }
+    Ok(entries)
+}
+
+/// Ids may have holes, but not so many that a table by id dwarfs the file.
+fn sparse_limit(entries: u64) -> u64 {
+    entries
+        .saturating_mul(4)
+        .saturating_add(65_536)
+        .min(MAX_VOCABULARY)
+}
+
+fn check_id(place: &str, token: &str, id: u64, limit: u64) -> Result<()> {
+    if id < limit {
+        return Ok(());
+    }
+    let shown: String = token.chars().take(40).collect();
+    Err(refuse(format!(
+        "{place}: the id {id} of {shown:?} is too large for this vocabulary (limit {limit})"
+    )))
+}
+
+fn check_added(file: &Map<String, Value>, entries: u64) -> Result<Vec<(String, u64)>> {
+    let list = match file.get("added_tokens") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(refuse("added_tokens must be a list")),
+    };
+    let limit = sparse_limit(entries.saturating_add(list.len() as u64));
+    let mut added = Vec::new();
+    for (index, token) in list.iter().enumerate() {
+        let content = token.get("content").and_then(Value::as_str);
+        let id = token.get("id").and_then(Value::as_u64);
+        let (Some(content), Some(id)) = (content, id) else {
+            return Err(refuse(format!(
+                "added_tokens[{index}] must have a content and an id"
+            )));
+        };
+        if content.len() > MAX_ADDED_TOKEN {
+            return Err(refuse(format!(
+                "added_tokens[{index}] is longer than {MAX_ADDED_TOKEN} bytes"
+            )));
+        }
+        check_id("added_tokens", content, id, limit)?;
+        if !content.is_empty() {
+            added.push((content.to_string(), id));
+        }
+    }
+    Ok(added)
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("type").and_then(Value::as_str).unwrap_or("")
+}
+
+/// By how much a normalizer can multiply a text's length, at worst. Unicode's own forms count as one.
+fn growth(normalizer: &Value) -> Result<u64> {
+    match kind(normalizer) {
+        "Sequence" => {
+            let mut product = 1u64;
+            for part in normalizer
+                .get("normalizers")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                product = product.saturating_mul(growth(part)?);
+            }
+            Ok(product)
+        }
+        "Replace" => {
+            let content = normalizer
+                .get("content")
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .len() as u64;
+            match normalizer
+                .get("pattern")
+                .and_then(|p| p.get("String"))
+                .and_then(Value::as_str)
+            {
+                Some(from) => Ok(content.div_ceil(from.len().max(1) as u64).max(1)),
+                // A regular expression may match the empty string between any two characters.
+                None => Ok(content.saturating_add(1)),
+            }
+        }
+        // Once per run of text, and runs can be as short as one character.
+        "Prepend" => {
+            let prepend = normalizer
+                .get("prepend")
+                .and_then(Value::as_str)
+                .unwrap_or("")
+                .len() as u64;
+            Ok(prepend.div_ceil(4).max(1))
+        }
+        "Precompiled" => {
+            let map = normalizer
+                .get("precompiled_charsmap")
+                .and_then(Value::as_str)
+                .unwrap_or("");
+            charsmap_growth(map)
+        }
+        _ => Ok(1),
+    }
+}
+
+/// A charsmap is a little-endian length, a trie of that many bytes, then NUL-terminated replacements.
+/// The longest replacement in Unicode's own NFKC has 33 bytes: up to 36 counts as no growth.
+fn charsmap_growth(encoded: &str) -> Result<u64> {
+    let bytes = base64(encoded)
+        .ok_or_else(|| refuse("normalizer.precompiled_charsmap is not valid base64"))?;
+    let short =
+        || refuse("normalizer.precompiled_charsmap is shorter than the length that it declares");
+    let (head, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
+    let length = u32::from_le_bytes(*head) as usize;
+    let replacements = rest.get(length..).ok_or_else(short)?;
+    let longest = replacements
+        .split(|b| *b == 0)
+        .map(<[u8]>::len)
+        .max()
+        .unwrap_or(0);
+    Ok((longest as u64).div_ceil(36).max(1))
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=').as_bytes();
+    let mut out = Vec::new();
+    out.try_reserve(digits.len()).ok()?;
+    let (mut bits, mut count) = (0u32, 0u32);
+    for &digit in digits {
+        let value = match digit {
+            b'A'..=b'Z' => digit.checked_sub(b'A')?,
+            b'a'..=b'z' => digit.checked_sub(b'a')?.checked_add(26)?,
+            b'0'..=b'9' => digit.checked_sub(b'0')?.checked_add(52)?,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = ((bits & 0xffff) << 6) | u32::from(value);
+        count = count.checked_add(6)?;
+        if count >= 8 {
+            count = count.checked_sub(8)?;
+            out.push((bits >> count) as u8);
+        }
+    }
+    Some(out)
+}
+
+fn check_pre_tokenizer(value: &Value) -> Result<()> {
+    match kind(value) {
+        "Sequence" => {
+            for part in value
+                .get("pretokenizers")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                check_pre_tokenizer(part)?;
+            }
+            Ok(())
+        }
+        "FixedLength" if value.get("length").and_then(Value::as_u64) == Some(0) => Err(refuse(
+            "pre_tokenizer FixedLength must have a length of at least 1",
+        )),
+        // Written in front of every run, so it grows the text like a normalizer.
+        "Metaspace"
+            if value
+                .get("replacement")
+                .and_then(Value::as_str)
+                .is_some_and(|r| r.len() > 4) =>
+        {
+            Err(refuse(
+                "pre_tokenizer Metaspace must have a replacement of one character",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The text may appear once, and only a few ids around it.
+fn check_post_processor(value: &Value) -> Result<()> {
+    match kind(value) {
+        "Sequence" => {
+            for part in value
+                .get("processors")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
+                check_post_processor(part)?;
+            }
+            Ok(())
+        }
+        "TemplateProcessing" => {
+            for key in ["single", "pair"] {
+                check_template(key, value)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_template(key: &str, processor: &Value) -> Result<()> {
+    let Some(list) = processor.get(key).and_then(Value::as_array) else {
+        return Ok(());
+    };
+    let (mut texts, mut ids) = (0usize, 0usize);
+    for entry in list {
+        let special = entry
+            .get("SpecialToken")
+            .and_then(|t| t.get("id"))
+            .and_then(Value::as_str);
+        match special.or_else(|| entry.as_str().filter(|s| !s.starts_with('$'))) {
+            Some(name) => {
+                let declared = processor.get("special_tokens").and_then(|t| t.get(name));
+                let list = declared
+                    .and_then(|t| t.get("ids"))
+                    .and_then(Value::as_array);
+                let list = list.ok_or_else(|| {
+                    refuse(format!("post_processor's template names {name:?}, which special_tokens does not have"))
+                })?;
+                ids = ids.saturating_add(list.len());
+            }
+            None => texts = texts.saturating_add(1),
+        }
+    }
+    if texts > 2 || (key == "single" && texts > 1) || ids > MAX_TEMPLATE_IDS {
+        return Err(refuse(format!(
+            "post_processor's template {key} repeats the text or adds too many tokens"
+        )));
+    }
+    Ok(())
+}
