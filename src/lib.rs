@@ -2,6 +2,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod dtype;
 mod error;
 mod load;
 mod mlx;

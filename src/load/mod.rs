@@ -36,5 +36,5 @@ pub use folder::ModelFolder;
 pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
-pub use quantization::{Mode, Quantization, Scheme};
-pub use weights::{Catalog, Dtype, Tensor, WeightFile};
+pub use quantization::Quantization;
+pub use weights::{Catalog, Tensor, WeightFile};

@@ -5,34 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::json::{quoted, Object};
+use crate::dtype::{Mode, Scheme};
 use crate::error::{Error, Result};
 
-/// MLX's quantisation modes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// `w = q * scale + bias`, scales and biases in the model's float type.
-    Affine,
-    /// 4-bit floats with one E8M0 scale per 32.
-    Mxfp4,
-    /// 8-bit floats with one E8M0 scale per 32.
-    Mxfp8,
-    /// 4-bit floats with one E4M3 scale per 16.
-    Nvfp4,
-}
-
 impl Mode {
-    const ALL: [Mode; 4] = [Mode::Affine, Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4];
-
-    /// The name that configs and MLX's `mode` argument use.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Affine => "affine",
-            Mode::Mxfp4 => "mxfp4",
-            Mode::Mxfp8 => "mxfp8",
-            Mode::Nvfp4 => "nvfp4",
-        }
-    }
-
     /// The legal bits and group sizes.
     fn legal(self) -> (&'static [i32], &'static [i32]) {
         match self {
@@ -57,14 +33,6 @@ impl Mode {
             group_size,
         }
     }
-}
-
-/// One legal combination of mode, bits per weight and weights per scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scheme {
-    pub mode: Mode,
-    pub bits: i32,
-    pub group_size: i32,
 }
 
 /// What `config.json` says about quantisation; empty for a folder of plain weights.

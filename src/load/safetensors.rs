@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::folder::cannot_read;
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
-use super::weights::Dtype;
+use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 
 /// One tensor of a header.

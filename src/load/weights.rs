@@ -7,77 +7,10 @@ use super::folder::{check_name, ModelFolder};
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
 use super::safetensors::read_header;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-/// The element types that safetensors files and MLX share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    Bool,
-    U8,
-    U16,
-    U32,
-    U64,
-    I8,
-    I16,
-    I32,
-    I64,
-    F16,
-    BF16,
-    F32,
-}
-
 impl Dtype {
-    const ALL: [Dtype; 12] = [
-        Dtype::Bool,
-        Dtype::U8,
-        Dtype::U16,
-        Dtype::U32,
-        Dtype::U64,
-        Dtype::I8,
-        Dtype::I16,
-        Dtype::I32,
-        Dtype::I64,
-        Dtype::F16,
-        Dtype::BF16,
-        Dtype::F32,
-    ];
-
-    /// As a safetensors header spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::Bool => "BOOL",
-            Dtype::U8 => "U8",
-            Dtype::U16 => "U16",
-            Dtype::U32 => "U32",
-            Dtype::U64 => "U64",
-            Dtype::I8 => "I8",
-            Dtype::I16 => "I16",
-            Dtype::I32 => "I32",
-            Dtype::I64 => "I64",
-            Dtype::F16 => "F16",
-            Dtype::BF16 => "BF16",
-            Dtype::F32 => "F32",
-        }
-    }
-
-    pub(super) fn parse(name: &str) -> Option<Dtype> {
-        Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
-    }
-
-    /// Bytes of one element.
-    pub fn size(self) -> i64 {
-        match self {
-            Dtype::Bool | Dtype::U8 | Dtype::I8 => 1,
-            Dtype::U16 | Dtype::I16 | Dtype::F16 | Dtype::BF16 => 2,
-            Dtype::U32 | Dtype::I32 | Dtype::F32 => 4,
-            Dtype::U64 | Dtype::I64 => 8,
-        }
-    }
-
-    pub fn is_float(self) -> bool {
-        matches!(self, Dtype::F16 | Dtype::BF16 | Dtype::F32)
-    }
-
     /// The safetensors crate's own word for it.
     pub(super) fn in_file(self) -> safetensors::Dtype {
         match self {

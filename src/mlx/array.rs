@@ -3,52 +3,32 @@
 use std::marker::PhantomData;
 
 use super::error::check;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-/// Element types of the arrays that mlxrt uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    Bool,
-    U8,
-    U16,
-    U32,
-    U64,
-    I8,
-    I16,
-    I32,
-    I64,
-    F16,
-    F32,
-    Bf16,
-}
-
 impl Dtype {
-    const TABLE: [(Dtype, mlx_sys::mlx_dtype, usize); 12] = [
-        (Dtype::Bool, mlx_sys::mlx_dtype__MLX_BOOL, 1),
-        (Dtype::U8, mlx_sys::mlx_dtype__MLX_UINT8, 1),
-        (Dtype::U16, mlx_sys::mlx_dtype__MLX_UINT16, 2),
-        (Dtype::U32, mlx_sys::mlx_dtype__MLX_UINT32, 4),
-        (Dtype::U64, mlx_sys::mlx_dtype__MLX_UINT64, 8),
-        (Dtype::I8, mlx_sys::mlx_dtype__MLX_INT8, 1),
-        (Dtype::I16, mlx_sys::mlx_dtype__MLX_INT16, 2),
-        (Dtype::I32, mlx_sys::mlx_dtype__MLX_INT32, 4),
-        (Dtype::I64, mlx_sys::mlx_dtype__MLX_INT64, 8),
-        (Dtype::F16, mlx_sys::mlx_dtype__MLX_FLOAT16, 2),
-        (Dtype::F32, mlx_sys::mlx_dtype__MLX_FLOAT32, 4),
-        (Dtype::Bf16, mlx_sys::mlx_dtype__MLX_BFLOAT16, 2),
+    const MLX: [(Dtype, mlx_sys::mlx_dtype); 12] = [
+        (Dtype::Bool, mlx_sys::mlx_dtype__MLX_BOOL),
+        (Dtype::U8, mlx_sys::mlx_dtype__MLX_UINT8),
+        (Dtype::U16, mlx_sys::mlx_dtype__MLX_UINT16),
+        (Dtype::U32, mlx_sys::mlx_dtype__MLX_UINT32),
+        (Dtype::U64, mlx_sys::mlx_dtype__MLX_UINT64),
+        (Dtype::I8, mlx_sys::mlx_dtype__MLX_INT8),
+        (Dtype::I16, mlx_sys::mlx_dtype__MLX_INT16),
+        (Dtype::I32, mlx_sys::mlx_dtype__MLX_INT32),
+        (Dtype::I64, mlx_sys::mlx_dtype__MLX_INT64),
+        (Dtype::F16, mlx_sys::mlx_dtype__MLX_FLOAT16),
+        (Dtype::BF16, mlx_sys::mlx_dtype__MLX_BFLOAT16),
+        (Dtype::F32, mlx_sys::mlx_dtype__MLX_FLOAT32),
     ];
 
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        Self::TABLE[self as usize].2
-    }
-
     pub(super) fn raw(self) -> mlx_sys::mlx_dtype {
-        Self::TABLE[self as usize].1
+        Self::MLX[self as usize].1
     }
 
+    /// `None` for what mlxrt never makes (f64, complex).
     fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Dtype> {
-        Self::TABLE.iter().find(|row| row.1 == raw).map(|row| row.0)
+        Self::MLX.iter().find(|row| row.1 == raw).map(|row| row.0)
     }
 }
 
@@ -111,7 +91,7 @@ impl Array {
     pub fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
         match dtype {
             Dtype::F16 => Self::from_bytes((&half::f16::from_f32(value) as *const half::f16).cast(), &[], dtype),
-            Dtype::Bf16 => Self::from_bytes((&half::bf16::from_f32(value) as *const half::bf16).cast(), &[], dtype),
+            Dtype::BF16 => Self::from_bytes((&half::bf16::from_f32(value) as *const half::bf16).cast(), &[], dtype),
             _ => Self::from_bytes((&value as *const f32).cast(), &[], Dtype::F32),
         }
     }

@@ -5,8 +5,9 @@ use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use super::array::{Array, Dtype};
+use super::array::Array;
 use super::error::check;
+use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 
 extern "C" {
@@ -73,7 +74,7 @@ impl HostBuffer {
     /// Makes it an array of `shape`, row-major. The engine thread only.
     pub fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let elements: usize = shape.iter().map(|&n| n.max(0) as usize).product();
-        if elements.checked_mul(dtype.size()) != Some(self.len) || self.filled != self.len {
+        if elements.checked_mul(dtype.size() as usize) != Some(self.len) || self.filled != self.len {
             return Err(Error::internal(format!("{} bytes do not make an array of {shape:?}", self.len)));
         }
         let mut array = Array::empty();

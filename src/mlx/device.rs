@@ -139,3 +139,17 @@ pub fn device_info(device: Device) -> Result<serde_json::Map<String, serde_json:
     }
     Ok(map)
 }
+
+/// Where `mlx.metallib` lies. Before the first use of a Metal device; elsewhere there is no such file.
+#[cfg(target_os = "macos")]
+pub fn set_resource_dir(dir: &str) -> Result<()> {
+    let path = CString::new(format!("{dir}/mlx.metallib"))
+        .map_err(|_| crate::error::Error::invalid("options.resource_dir holds a NUL"))?;
+    // SAFETY: the path is NUL-terminated and copied.
+    check(unsafe { mlx_sys::mlx_metal_set_metallib_path(path.as_ptr()) })
+}
+
+#[cfg(not(target_os = "macos"))]
+pub fn set_resource_dir(_dir: &str) -> Result<()> {
+    Ok(())
+}

@@ -13,9 +13,9 @@ pub mod fault;
 pub mod memory;
 pub mod ops;
 
-pub use array::{Array, Dtype};
+pub use array::Array;
 pub use buffer::HostBuffer;
-pub use device::{device_available, device_info, enter, leave, synchronize, Device};
+pub use device::{device_available, device_info, enter, leave, set_resource_dir, synchronize, Device};
 pub use error::install_error_handler;
 
 /// Queues the computation of `arrays` and returns at once.

@@ -5,34 +5,19 @@ use std::ffi::{c_int, CStr};
 
 use mlx_sys::{mlx_array, mlx_stream};
 
-use super::array::{Array, Dtype, VectorArray};
+use super::array::{Array, VectorArray};
 use super::device::stream;
 use super::error::check;
+use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::Result;
 
-/// How packed weights are stored: mlx-lm's `quantization` settings of one module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QuantScheme {
-    pub mode: QuantMode,
-    pub bits: i32,
-    pub group_size: i32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QuantMode {
-    Affine,
-    Mxfp4,
-    Mxfp8,
-    Nvfp4,
-}
-
-impl QuantMode {
-    fn name(self) -> &'static CStr {
+impl Mode {
+    fn c_name(self) -> &'static CStr {
         match self {
-            QuantMode::Affine => c"affine",
-            QuantMode::Mxfp4 => c"mxfp4",
-            QuantMode::Mxfp8 => c"mxfp8",
-            QuantMode::Nvfp4 => c"nvfp4",
+            Mode::Affine => c"affine",
+            Mode::Mxfp4 => c"mxfp4",
+            Mode::Mxfp8 => c"mxfp8",
+            Mode::Nvfp4 => c"nvfp4",
         }
     }
 }
@@ -250,10 +235,10 @@ pub fn quantized_matmul(
     w: &Array,
     scales: &Array,
     biases: Option<&Array>,
-    scheme: QuantScheme,
+    scheme: Scheme,
 ) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
-    let mode = scheme.mode.name().as_ptr();
+    let mode = scheme.mode.c_name().as_ptr();
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {
         mlx_sys::mlx_quantized_matmul(
@@ -263,9 +248,9 @@ pub fn quantized_matmul(
 }
 
 /// The float rows of packed `w`, in the scales' type (bf16 where the scales are no floats).
-pub fn dequantize(w: &Array, scales: &Array, biases: Option<&Array>, scheme: QuantScheme) -> Result<Array> {
+pub fn dequantize(w: &Array, scales: &Array, biases: Option<&Array>, scheme: Scheme) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
-    let mode = scheme.mode.name().as_ptr();
+    let mode = scheme.mode.c_name().as_ptr();
     let dtype = mlx_sys::mlx_optional_dtype { value: scales.dtype().raw(), has_value: false };
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {

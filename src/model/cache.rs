@@ -93,18 +93,21 @@ impl Cache {
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
     pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
         let n = keys.dim(2);
-        match &mut self.window {
-            None => append(&mut self.tensors, self.offset, &keys, &values)?,
-            Some(window) if n == 1 => window.rotate_in(&mut self.tensors, self.offset, &keys, &values)?,
-            Some(window) => window.concatenate(&mut self.tensors, self.offset, keys, values)?,
-        }
+        // Taken, so that the old buffers have no other owner and can be written in place.
+        let old = self.tensors.take();
+        let (keys, values) = match &mut self.window {
+            None => append(old, self.offset, &keys, &values)?,
+            Some(window) if n == 1 => window.rotate_in(old, self.offset, &keys, &values)?,
+            Some(window) => window.concatenate(old, self.offset, keys, values)?,
+        };
         self.offset += n;
-        let (keys, values) = self.tensors.as_ref().expect("just written");
-        if self.offset < keys.dim(2) {
-            Ok((take_tokens(keys, 0, self.offset)?, take_tokens(values, 0, self.offset)?))
+        let seen = if self.offset < keys.dim(2) {
+            (take_tokens(&keys, 0, self.offset)?, take_tokens(&values, 0, self.offset)?)
         } else {
-            Ok((keys.clone(), values.clone()))
-        }
+            (keys.clone(), values.clone())
+        };
+        self.tensors = Some((keys, values));
+        Ok(seen)
     }
 }
 
@@ -139,9 +142,9 @@ fn grown(old: Option<Array>, tokens: i32, like: &Array) -> Result<Array> {
 }
 
 /// Writes behind `offset`, growing by whole steps.
-fn append(tensors: &mut Option<(Array, Array)>, offset: i32, keys: &Array, values: &Array) -> Result<()> {
+fn append(old: Option<(Array, Array)>, offset: i32, keys: &Array, values: &Array) -> Result<(Array, Array)> {
     let n = keys.dim(2);
-    let (mut all_keys, mut all_values) = match tensors.take() {
+    let (all_keys, all_values) = match old {
         Some((old_keys, old_values)) if offset + n > old_keys.dim(2) => {
             let room = (n + STEP - 1) / STEP * STEP;
             let old_keys = take_tokens(&old_keys, 0, offset)?;
@@ -154,22 +157,19 @@ fn append(tensors: &mut Option<(Array, Array)>, offset: i32, keys: &Array, value
             (grown(None, room, keys)?, grown(None, room, values)?)
         }
     };
-    all_keys = write_tokens(all_keys, keys, offset)?;
-    all_values = write_tokens(all_values, values, offset)?;
-    *tensors = Some((all_keys, all_values));
-    Ok(())
+    Ok((write_tokens(all_keys, keys, offset)?, write_tokens(all_values, values, offset)?))
 }
 
 impl Window {
     /// One token: over the oldest that may go, once the window is full.
     fn rotate_in(
         &mut self,
-        tensors: &mut Option<(Array, Array)>,
+        old: Option<(Array, Array)>,
         offset: i32,
         keys: &Array,
         values: &Array,
-    ) -> Result<()> {
-        let (mut all_keys, mut all_values) = match tensors.take() {
+    ) -> Result<(Array, Array)> {
+        let (all_keys, all_values) = match old {
             Some((old_keys, old_values)) => {
                 let capacity = old_keys.dim(2);
                 if offset >= capacity && capacity < self.size {
@@ -194,22 +194,20 @@ impl Window {
         if self.index == self.size {
             self.index = self.keep;
         }
-        all_keys = write_tokens(all_keys, keys, self.index)?;
-        all_values = write_tokens(all_values, values, self.index)?;
+        let at = self.index;
         self.index += 1;
-        *tensors = Some((all_keys, all_values));
-        Ok(())
+        Ok((write_tokens(all_keys, keys, at)?, write_tokens(all_values, values, at)?))
     }
 
     /// Several tokens: in order of time behind what is left, of which each of them sees a full window.
     fn concatenate(
         &mut self,
-        tensors: &mut Option<(Array, Array)>,
+        old: Option<(Array, Array)>,
         offset: i32,
         keys: Array,
         values: Array,
-    ) -> Result<()> {
-        let joined = match tensors.take() {
+    ) -> Result<(Array, Array)> {
+        let joined = match old {
             None => (keys, values),
             Some((old_keys, old_values)) => {
                 let old_keys = self.in_order(old_keys, offset)?;
@@ -219,8 +217,7 @@ impl Window {
             }
         };
         self.index = joined.0.dim(2);
-        *tensors = Some(joined);
-        Ok(())
+        Ok(joined)
     }
 
     /// Undoes the rotation and leaves out unused room.

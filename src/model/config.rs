@@ -91,9 +91,13 @@ pub enum RopeScaling {
 }
 
 impl DecoderConfig {
-    /// Bytes of keys and values for one token in all layers that keep every token.
-    pub fn kv_bytes_per_token(&self, element: u64) -> u64 {
-        let per_layer = 2 * self.attention.kv_heads as u64 * self.attention.head_dim as u64 * element;
-        self.layers.iter().filter(|layer| layer.window.is_none()).count() as u64 * per_layer
+    /// Bytes of keys and values after `tokens` tokens, each number of `element` bytes; `window` as a session has it.
+    pub fn kv_bytes(&self, tokens: u32, window: Option<u32>, element: u64) -> u64 {
+        let one = 2 * self.attention.kv_heads as u64 * self.attention.head_dim as u64 * element;
+        let held = |layer: &Layer| match layer.window.and_then(|own| u32::try_from(own).ok()).or(window) {
+            Some(window) => tokens.min(window),
+            None => tokens,
+        };
+        self.layers.iter().map(|layer| u64::from(held(layer)) * one).sum()
     }
 }

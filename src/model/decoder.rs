@@ -6,8 +6,9 @@ use super::config::{DecoderConfig, NormPlacement};
 use super::layers::{add_residual, Embedding, Linear, Mlp};
 use super::rope::RotaryEmbedding;
 use super::weights::{self, Weights};
+use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::{ops, Array, Dtype};
+use crate::mlx::{ops, Array};
 
 pub struct Decoder {
     config: DecoderConfig,

@@ -2,9 +2,9 @@
 
 use super::config::Activation;
 use super::weights::{self, Weight};
+use crate::dtype::{Dtype, Scheme};
 use crate::error::Result;
-use crate::mlx::ops::{self, QuantScheme};
-use crate::mlx::{Array, Dtype};
+use crate::mlx::{ops, Array};
 
 pub struct Linear {
     matrix: Matrix,
@@ -25,7 +25,7 @@ struct Quantized {
     /// `[out, in / group_size]`
     scales: Array,
     biases: Option<Array>,
-    scheme: QuantScheme,
+    scheme: Scheme,
 }
 
 impl Matrix {

@@ -13,6 +13,6 @@ mod rope;
 mod weights;
 
 pub use cache::Cache;
-pub use config::{Activation, AttentionConfig, DecoderConfig, Layer, MlpConfig, NormPlacement, Rope, RopeScaling};
+pub use config::DecoderConfig;
 pub use decoder::Decoder;
-pub use weights::Weights;
+pub use weights::{Weight, Weights};

@@ -3,9 +3,9 @@
 //! each stage into the next.
 
 use super::config::{DecoderConfig, Names, NormPlacement};
+use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Dtype, Mode, Quantization, Scheme, Tensor};
-use crate::mlx::ops::{QuantMode, QuantScheme};
+use crate::load::{Catalog, Quantization, Tensor};
 
 pub struct Weights<T> {
     /// `[vocab, hidden]`
@@ -59,7 +59,7 @@ pub enum Weight<T> {
         scales: T,
         /// `[out, in / group_size]`; affine only
         biases: Option<T>,
-        scheme: QuantScheme,
+        scheme: Scheme,
     },
 }
 
@@ -217,13 +217,7 @@ impl Planner<'_> {
         } else {
             (self.tensor(&format!("{path}.scales"), &groups, &[Dtype::U8])?, None)
         };
-        let mode = match mode {
-            Mode::Affine => QuantMode::Affine,
-            Mode::Mxfp4 => QuantMode::Mxfp4,
-            Mode::Mxfp8 => QuantMode::Mxfp8,
-            Mode::Nvfp4 => QuantMode::Nvfp4,
-        };
-        Ok(Weight::Quantized { weight, scales, biases, scheme: QuantScheme { mode, bits, group_size } })
+        Ok(Weight::Quantized { weight, scales, biases, scheme })
     }
 
     fn norm(&mut self, path: &str, size: i32) -> Result<Tensor> {
@@ -235,7 +229,7 @@ impl Planner<'_> {
     }
 
     fn float(&mut self, name: &str, shape: &[i32]) -> Result<Tensor> {
-        self.tensor(name, shape, &[Dtype::F32, Dtype::F16, Dtype::Bf16])
+        self.tensor(name, shape, &[Dtype::F32, Dtype::F16, Dtype::BF16])
     }
 
     fn tensor(&mut self, name: &str, shape: &[i32], dtypes: &[Dtype]) -> Result<Tensor> {
@@ -266,7 +260,9 @@ impl Planner<'_> {
             return Ok(());
         }
         let mut planned = std::collections::HashSet::new();
-        weights.for_each(&mut |tensor| planned.insert(tensor.name.clone()));
+        weights.for_each(&mut |tensor| {
+            planned.insert(tensor.name.clone());
+        });
         let head = format!("{}lm_head.", names.head);
         let mut left = self.catalog.tensors.keys().filter(|name| {
             !planned.contains(*name)
@@ -286,39 +282,46 @@ impl Planner<'_> {
 }
 
 impl<T> Weights<T> {
-    pub fn for_each<'a, R>(&'a self, f: &mut impl FnMut(&'a T) -> R) {
-        let mut weight = |weight: &'a Weight<T>, f: &mut dyn FnMut(&'a T)| match weight {
-            Weight::Dense(weight) => f(weight),
-            Weight::Quantized { weight, scales, biases, .. } => {
-                f(weight);
-                f(scales);
-                biases.iter().for_each(f);
-            }
-        };
-        let f: &mut dyn FnMut(&'a T) = &mut |tensor| {
-            f(tensor);
-        };
-        weight(&self.embed_tokens, f);
+    /// Every matrix.
+    pub fn for_each_weight<'a>(&'a self, f: &mut dyn FnMut(&'a Weight<T>)) {
+        f(&self.embed_tokens);
         for block in &self.layers {
-            let linears = [
-                &block.q_proj, &block.k_proj, &block.v_proj, &block.o_proj, &block.gate_proj, &block.up_proj,
-                &block.down_proj,
-            ];
-            for linear in linears {
-                weight(&linear.weight, f);
-                linear.bias.iter().for_each(&mut *f);
-            }
-            let norms = [
+            block.linears().into_iter().for_each(|linear| f(&linear.weight));
+        }
+        self.lm_head.iter().for_each(|head| f(&head.weight));
+    }
+
+    /// Every bias and norm.
+    pub fn for_each_vector<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
+        for block in &self.layers {
+            block.linears().into_iter().filter_map(|linear| linear.bias.as_ref()).for_each(&mut *f);
+            let optional = [
                 &block.q_norm, &block.k_norm, &block.pre_feedforward_layernorm, &block.post_feedforward_layernorm,
             ];
-            norms.into_iter().flatten().for_each(&mut *f);
+            optional.into_iter().flatten().for_each(&mut *f);
             f(&block.input_layernorm);
             f(&block.post_attention_layernorm);
         }
         f(&self.norm);
-        if let Some(head) = &self.lm_head {
-            weight(&head.weight, f);
-            head.bias.iter().for_each(f);
-        }
+        self.lm_head.iter().filter_map(|head| head.bias.as_ref()).for_each(f);
+    }
+
+    /// Every tensor.
+    pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
+        self.for_each_weight(&mut |weight| match weight {
+            Weight::Dense(weight) => f(weight),
+            Weight::Quantized { weight, scales, biases, .. } => {
+                f(weight);
+                f(scales);
+                biases.iter().for_each(&mut *f);
+            }
+        });
+        self.for_each_vector(f);
+    }
+}
+
+impl<T> Block<T> {
+    fn linears(&self) -> [&Linear<T>; 7] {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
     }
 }

@@ -1,8 +1,9 @@
 //! Filters over log-probabilities `[vocab]`: what is cut becomes -infinity. Each is mlx-lm's of the same name.
 
 use super::Xtc;
+use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::{ops, Array, Dtype};
+use crate::mlx::{ops, Array};
 
 fn minus_infinity(like: &Array) -> Result<Array> {
     Array::scalar(f32::NEG_INFINITY, like.dtype())

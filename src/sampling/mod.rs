@@ -10,8 +10,9 @@ mod penalties;
 #[cfg(test)]
 mod tests;
 
+use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::{ops, Array, Dtype};
+use crate::mlx::{ops, Array};
 use penalties::Penalties;
 
 /// Checked settings; a filter that is off is `None`.

@@ -2,8 +2,9 @@
 //! not known yet when the next step is queued.
 
 use super::Sampling;
+use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::{ops, Array, Dtype};
+use crate::mlx::{ops, Array};
 
 pub struct Penalties {
     repetition: Option<f32>,
@@ -51,7 +52,7 @@ impl Penalties {
             logits = ops::put_along_axis(&logits, history, &ops::subtract(&selected, &number(penalty)?)?, 0)?;
         }
         if let Some(penalty) = self.frequency {
-            let each = ops::multiply(&number(-penalty)?, &ops::astype(&ops::greater_equal(history, history)?, logits.dtype())?)?;
+            let each = ops::add(&ops::zeros(history.shape(), logits.dtype())?, &number(-penalty)?)?;
             logits = ops::scatter_add_axis(&logits, history, &each, 0)?;
         }
         Ok(logits)

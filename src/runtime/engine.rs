@@ -1,0 +1,272 @@
+//! The process's one engine: a thread that owns MLX, started by the first `init` or model and ended with the last.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{channel, Sender};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use once_cell::sync::Lazy;
+
+use super::job::Job;
+use super::worker::Worker;
+use crate::error::{Code, Error, Result};
+use crate::mlx::{self, Device};
+
+/// Bytes of freed buffers that MLX keeps for reuse, unless `init` says otherwise: enough for a step's intermediates.
+const DEFAULT_CACHE_LIMIT: u64 = 256 << 20;
+/// Model code does not recurse; MLX's graph walk may.
+const STACK: usize = 8 << 20;
+
+/// What `init` may say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EngineOptions {
+    /// `None`: the GPU where MLX has one.
+    pub device: Option<Device>,
+    /// 0 = physical cores.
+    pub cpu_threads: u32,
+    /// Where `mlx.metallib` lies.
+    pub resource_dir: Option<String>,
+    pub limits: MemoryLimits,
+}
+
+/// Bytes; `None` = the default, `u64::MAX` = unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MemoryLimits {
+    pub memory: Option<u64>,
+    pub cache: Option<u64>,
+    pub wired: Option<u64>,
+}
+
+pub(super) enum Command {
+    Start(Box<Job>),
+    /// A reader caught up, or a request was cancelled: look again.
+    Wake,
+    Do(Box<dyn FnOnce(&mut Worker) + Send>),
+    Stop,
+}
+
+pub struct Engine {
+    commands: Sender<Command>,
+    device: Device,
+    options: EngineOptions,
+    /// Cleared when the thread ends; from then on every call fails.
+    alive: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    next_id: AtomicU64,
+    pub models: AtomicUsize,
+    pub sessions: AtomicUsize,
+}
+
+/// Who holds the engine.
+#[derive(Default)]
+struct Holders {
+    inits: usize,
+    /// Held while `inits` is not 0.
+    held: Option<Arc<Engine>>,
+    /// Models hold it too.
+    engine: Weak<Engine>,
+    options: EngineOptions,
+}
+
+static HOLDERS: Lazy<Mutex<Holders>> = Lazy::new(Mutex::default);
+
+fn holders() -> std::sync::MutexGuard<'static, Holders> {
+    HOLDERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Holders {
+    fn running(&self) -> Option<Arc<Engine>> {
+        self.engine.upgrade().filter(|engine| engine.is_alive())
+    }
+
+    fn start(&mut self) -> Result<Arc<Engine>> {
+        if let Some(engine) = self.running() {
+            return Ok(engine);
+        }
+        let engine = Engine::start(self.options.clone())?;
+        self.engine = Arc::downgrade(&engine);
+        Ok(engine)
+    }
+}
+
+/// Adds one holder and starts the engine if it does not run.
+pub fn init(options: EngineOptions) -> Result<()> {
+    let mut holders = holders();
+    match holders.running() {
+        Some(engine) => {
+            if let Some(wanted) = options.device.filter(|&wanted| wanted != engine.device) {
+                return Err(Error::new(
+                    Code::Incompatible,
+                    format!(
+                        "init asks for the device {}, but the engine of this process runs on {}",
+                        wanted.name(),
+                        engine.device.name()
+                    ),
+                ));
+            }
+            holders.held = Some(engine);
+        }
+        None => {
+            holders.options = options;
+            let engine = holders.start()?;
+            holders.held = Some(engine);
+        }
+    }
+    holders.inits += 1;
+    Ok(())
+}
+
+/// Drops one holder. When models are left it says so (BUSY) and the last of them ends the engine; `force` ends it now.
+pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
+    let mut holders = holders();
+    holders.inits = if force { 0 } else { holders.inits.saturating_sub(1) };
+    if holders.inits > 0 {
+        return Ok(());
+    }
+    holders.held = None;
+    holders.options = EngineOptions::default();
+    let Some(engine) = holders.running() else { return Ok(()) };
+    let (models, sessions) = (engine.models.load(Ordering::Acquire), engine.sessions.load(Ordering::Acquire));
+    if !force && models > 0 {
+        return Err(Error::new(
+            Code::Busy,
+            format!("{models} model(s) and {sessions} session(s) are still open; the engine ends with the last of them"),
+        ));
+    }
+    holders.engine = Weak::new();
+    drop(holders);
+    engine.stop(timeout)
+}
+
+/// The running engine, or a new one.
+pub fn acquire() -> Result<Arc<Engine>> {
+    holders().start()
+}
+
+/// The running engine, if there is one.
+pub fn current() -> Option<Arc<Engine>> {
+    holders().running()
+}
+
+impl Engine {
+    fn start(options: EngineOptions) -> Result<Arc<Engine>> {
+        mlx::install_error_handler();
+        if let Some(dir) = &options.resource_dir {
+            mlx::set_resource_dir(dir)?;
+        }
+        let device = choose_device(options.device)?;
+        let limits = options.limits;
+        apply_limits(&MemoryLimits { cache: limits.cache.or(Some(DEFAULT_CACHE_LIMIT)), ..limits })?;
+        let (commands, receiver) = channel();
+        let alive = Arc::new(AtomicBool::new(true));
+        let (ready, started) = channel();
+        let flag = alive.clone();
+        let thread = std::thread::Builder::new()
+            .name("mlxrt-engine".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                let entered = mlx::enter(device);
+                let failed = entered.is_err();
+                let _ = ready.send(entered);
+                if !failed {
+                    Worker::new(device, receiver).run();
+                }
+                // Whoever calls from now on is told; what was queued is dropped, which its callers notice.
+                flag.store(false, Ordering::Release);
+                mlx::leave();
+            })
+            .map_err(|error| Error::new(Code::Resources, format!("the engine thread cannot be started: {error}")))?;
+        started.recv().unwrap_or_else(|_| Err(Error::internal("the engine thread ended while it started")))?;
+        Ok(Arc::new(Engine {
+            commands,
+            device,
+            options,
+            alive,
+            thread: Mutex::new(Some(thread)),
+            next_id: AtomicU64::new(1),
+            models: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
+        }))
+    }
+
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Numbers for models, sessions and requests; never 0, never twice.
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| ended())
+    }
+
+    /// Runs `work` on the engine thread and waits for what it gives.
+    pub(super) fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = channel();
+        self.send(Command::Do(Box::new(move |worker| {
+            let _ = reply.send(work(worker));
+        })))?;
+        answer.recv().unwrap_or_else(|_| {
+            Err(if self.is_alive() { Error::internal("the engine failed inside this call") } else { ended() })
+        })
+    }
+
+    /// Ends the thread, which ends every request as cancelled, and waits for it.
+    fn stop(&self, timeout: Option<Duration>) -> Result<()> {
+        let _ = self.commands.send(Command::Stop);
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        while !thread.is_finished() {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+                return Err(Error::new(Code::Timeout, "the engine did not end in time; it ends after its running step"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = thread.join();
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.stop(None);
+    }
+}
+
+pub(super) fn ended() -> Error {
+    Error::new(Code::Cancelled, "the engine was shut down")
+}
+
+fn choose_device(wanted: Option<Device>) -> Result<Device> {
+    match wanted {
+        Some(device) if mlx::device_available(device) => Ok(device),
+        Some(device) => Err(Error::new(
+            Code::Unsupported,
+            format!("this MLX has no {} device on this machine", device.name()),
+        )),
+        None if mlx::device_available(Device::Gpu) => Ok(Device::Gpu),
+        None => Ok(Device::Cpu),
+    }
+}
+
+fn apply_limits(limits: &MemoryLimits) -> Result<()> {
+    limits.memory.map(mlx::memory::set_limit).transpose()?;
+    limits.cache.map(mlx::memory::set_cache_limit).transpose()?;
+    limits.wired.map(mlx::memory::set_wired_limit).transpose()?;
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! Everything between the C ABI and the model: the engine thread that owns MLX, loaded models, sessions and their
+//! requests, metrics.
+//!
+//! The caller's thread does the text (rendering, tokenising, detokenising, stop strings, callbacks); the engine thread
+//! does the arrays. Between them go a [`Job`](job::Job) one way and its [`Output`](job::Output)s the other.
+
+pub mod engine;
+pub mod generate;
+mod job;
+pub mod metrics;
+pub mod model;
+mod prompt;
+pub mod session;
+mod worker;
+
+#[cfg(test)]
+mod tests;

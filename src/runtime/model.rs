@@ -1,0 +1,270 @@
+//! A loaded model as callers see it, and how it is loaded: headers checked first, then the weights read on the caller's
+//! thread straight into MLX's memory, then handed to the engine.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{json, Map, Value};
+
+use super::engine::{self, Command, Engine};
+use super::metrics::{self, Counters};
+use crate::dtype::Scheme;
+use crate::error::{Code, Error, Result};
+use crate::load::{parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor};
+use crate::mlx::{Array, HostBuffer};
+use crate::model::families::{self, Family};
+use crate::model::{Decoder, DecoderConfig, Weight, Weights};
+use crate::text::{ChatFormat, Tokenizer};
+
+/// Bytes read between two looks at progress and deadline.
+const READ_STEP: usize = 8 << 20;
+
+pub struct Model {
+    pub(super) id: u64,
+    pub(super) engine: Arc<Engine>,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) chat: ChatFormat,
+    pub(super) defaults: GenerationConfig,
+    pub(super) vocab_size: usize,
+    /// The most tokens a session may ask for.
+    pub(super) context: u32,
+    pub counters: Counters,
+    info: String,
+    weight_bytes: u64,
+}
+
+pub struct LoadOptions<'a> {
+    /// 0 = the model's.
+    pub context: u32,
+    pub deadline: Option<Instant>,
+    /// Bytes done, of how many; false stops.
+    pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
+}
+
+/// What a folder says of its model, every header checked, no weights read.
+struct Description {
+    folder: ModelFolder,
+    family: &'static Family,
+    config: DecoderConfig,
+    quantization: Quantization,
+    generation: GenerationConfig,
+    catalog: Catalog,
+    weights: Weights<Tensor>,
+}
+
+impl Description {
+    fn read(path: &str) -> Result<Self> {
+        let folder = ModelFolder::open(path)?;
+        let bytes = folder.read_required("config.json", Limits::DEFAULT.config_bytes)?;
+        let map = parse_object("config.json", &bytes)?;
+        let object = Object::new("config.json", &map);
+        let family = families::find(&object)?;
+        let config = (family.read)(&object)?;
+        let quantization = Quantization::parse(&object)?;
+        let generation = GenerationConfig::read(&folder, &object)?;
+        let catalog = Catalog::open(&folder)?;
+        let weights = Weights::plan(&config, &catalog, &quantization)?;
+        Ok(Description { folder, family, config, quantization, generation, catalog, weights })
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        let limits = Limits::DEFAULT;
+        let json = self.folder.read_required("tokenizer.json", limits.tokenizer_bytes)?;
+        let config = self.folder.read("tokenizer_config.json", limits.config_bytes)?;
+        let mut tokenizer = Tokenizer::from_bytes(&json, config.as_deref())?;
+        let (ids, rows) = (tokenizer.vocab_size(), self.config.vocab_size as usize);
+        if ids > rows {
+            return Err(Error::bad_model(format!(
+                "tokenizer.json has token ids up to {}, and config.json's vocab_size is {rows}",
+                ids - 1
+            )));
+        }
+        tokenizer.set_model_vocabulary(rows);
+        Ok(tokenizer)
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        let mut bytes = 0;
+        self.weights.for_each(&mut |tensor| bytes += tensor.bytes);
+        bytes
+    }
+
+    /// Weights of the model, as they were before packing.
+    fn parameters(&self) -> u64 {
+        let elements = |tensor: &Tensor| tensor.shape.iter().map(|&n| n as u64).product::<u64>();
+        let mut count = 0;
+        self.weights.for_each_weight(&mut |weight| {
+            count += match weight {
+                Weight::Dense(tensor) => elements(tensor),
+                Weight::Quantized { scales, scheme, .. } => elements(scales) * scheme.group_size as u64,
+            };
+        });
+        self.weights.for_each_vector(&mut |tensor| count += elements(tensor));
+        count
+    }
+
+    /// Bytes of one cached number: the type that the norms have, which activations take on.
+    fn kv_element(&self) -> u64 {
+        self.weights.norm.dtype.size() as u64
+    }
+
+    fn to_json(&self, context: u32) -> Map<String, Value> {
+        let config = &self.config;
+        let json = json!({
+            "model_type": self.family.model_type,
+            "parameters": self.parameters(),
+            "weight_bytes": self.weight_bytes(),
+            "quantization": self.quantization.default.map(scheme_json),
+            "context": context,
+            "model_context": config.context,
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "layers": config.layers.len(),
+            "heads": config.attention.heads,
+            "kv_heads": config.attention.kv_heads,
+            "head_dim": config.attention.head_dim,
+            "sliding_window": config.layers.iter().find_map(|layer| layer.window),
+            "eos_token_ids": self.generation.eos_token_ids,
+        });
+        match json {
+            Value::Object(map) => map,
+            _ => Map::new(),
+        }
+    }
+}
+
+fn scheme_json(scheme: Scheme) -> Value {
+    json!({ "mode": scheme.mode.name(), "bits": scheme.bits, "group_size": scheme.group_size })
+}
+
+/// The tokens a session may have: what was asked for, at most what the model was made for.
+fn checked_context(wanted: u32, config: &DecoderConfig) -> Result<u32> {
+    match wanted {
+        0 => Ok(config.context),
+        wanted if wanted <= config.context => Ok(wanted),
+        wanted => Err(Error::invalid(format!(
+            "a context of {wanted} tokens was asked for, and the model's is {}",
+            config.context
+        ))),
+    }
+}
+
+/// What a model is and what it would need, as JSON, without reading its weights.
+pub fn inspect(path: &str, context: u32, session_context: u32, window: u32) -> Result<String> {
+    let description = Description::read(path)?;
+    let context = checked_context(context, &description.config)?;
+    let session = if session_context == 0 { context } else { session_context.min(context) };
+    let kv_bytes = description.config.kv_bytes(session, (window > 0).then_some(window), description.kv_element());
+    let mut json = description.to_json(context);
+    json.insert("session_context".into(), session.into());
+    json.insert("kv_bytes".into(), kv_bytes.into());
+    json.insert("estimated_bytes".into(), (description.weight_bytes() + kv_bytes).into());
+    Ok(Value::Object(json).to_string())
+}
+
+pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
+    let LoadOptions { context, deadline, progress } = options;
+    let description = Description::read(path)?;
+    let context = checked_context(context, &description.config)?;
+    let tokenizer = description.tokenizer()?;
+    let weight_bytes = description.weight_bytes();
+    let mut info = description.to_json(context);
+    info.insert("chat_format".into(), format!("{:?}", description.family.chat).to_lowercase().into());
+    let Description { family, config, generation, catalog, weights, .. } = description;
+    let engine = engine::acquire()?;
+
+    let mut reader = Reader { catalog: &catalog, deadline, progress, done: 0, total: weight_bytes };
+    let weights = weights.try_map(|tensor| reader.read(tensor))?;
+    let id = engine.next_id();
+    let (vocab_size, for_engine) = (config.vocab_size as usize, config);
+    engine.call(move |worker| {
+        let weights: Weights<Array> = weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
+        worker.add_model(id, Decoder::new(for_engine, weights)?);
+        Ok(())
+    })?;
+    engine.models.fetch_add(1, Ordering::AcqRel);
+    let model = Model {
+        id,
+        engine,
+        tokenizer,
+        chat: family.chat,
+        defaults: generation,
+        vocab_size,
+        context,
+        counters: Counters::new(),
+        info: Value::Object(info).to_string(),
+        weight_bytes,
+    };
+    model.counters.weights_changed(0, weight_bytes);
+    metrics::PROCESS.weights_changed(0, weight_bytes);
+    Ok(model)
+}
+
+struct Reader<'a> {
+    catalog: &'a Catalog,
+    deadline: Option<Instant>,
+    progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    done: u64,
+    total: u64,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, tensor: Tensor) -> Result<(Tensor, HostBuffer)> {
+        let file = self
+            .catalog
+            .files
+            .get(tensor.file)
+            .ok_or_else(|| Error::internal("a tensor of a file that is not open"))?;
+        let bytes = usize::try_from(tensor.bytes)
+            .map_err(|_| Error::new(Code::OutOfMemory, format!("tensor \"{}\" is too large", tensor.name)))?;
+        let mut buffer = HostBuffer::new(bytes)?;
+        loop {
+            let read = buffer.read_some(&file.file, tensor.offset, READ_STEP).map_err(|error| {
+                Error::new(Code::Io, format!("{}: tensor \"{}\" cannot be read: {error}", file.name, tensor.name))
+            })?;
+            if read == 0 {
+                return Ok((tensor, buffer));
+            }
+            self.done += read as u64;
+            if !(self.progress)(self.done, self.total) {
+                return Err(Error::new(Code::Cancelled, "loading was stopped by the progress callback"));
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::new(Code::Timeout, "loading took longer than timeout_ms"));
+            }
+        }
+    }
+}
+
+impl Model {
+    /// What `mlxrt_model_info` gives: JSON.
+    pub fn info(&self) -> &str {
+        &self.info
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Refuses ids that the model has no row for.
+    pub(super) fn check_ids(&self, ids: &[i32], what: &str) -> Result<()> {
+        match ids.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < self.vocab_size)) {
+            None => Ok(()),
+            Some(index) => Err(Error::invalid(format!(
+                "{what}[{index}] is {}, outside the vocabulary of {} tokens",
+                ids[index], self.vocab_size
+            ))),
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        let id = self.id;
+        // Fails only when the engine ended, and then the arrays went with it.
+        let _ = self.engine.send(Command::Do(Box::new(move |worker| worker.drop_model(id))));
+        self.engine.models.fetch_sub(1, Ordering::AcqRel);
+        metrics::PROCESS.weights_changed(self.weight_bytes, 0);
+    }
+}

@@ -1,0 +1,99 @@
+//! From an input to the tokens of a request.
+
+use serde_json::Value;
+
+use super::model::Model;
+use crate::error::{Error, Result};
+use crate::text::{Message, Piece, RenderOptions, Specials};
+
+/// Exactly one of the three, copied from the caller.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Continues the session.
+    Text { text: String, no_bos: bool, special_as_text: bool },
+    /// Continues the session.
+    Tokens(Vec<i32>),
+    /// The whole history.
+    Messages(Conversation),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    /// JSON: a list of messages.
+    pub messages: String,
+    /// JSON: a list of tools.
+    pub tools: Option<String>,
+    /// JSON: an object of variables for the template.
+    pub template_args: Option<String>,
+    pub trust_content: bool,
+    pub no_generation_prompt: bool,
+    pub continue_last: bool,
+}
+
+/// The sequence that a request starts from: the session's tokens and the input's, or the input's alone.
+pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>> {
+    let continued = |new: Vec<i32>| [ledger, &new].concat();
+    let tokens = match input {
+        Input::Text { text, no_bos, special_as_text } => {
+            let specials = if *special_as_text { Specials::AsText } else { Specials::Recognise };
+            let new = model.tokenizer.encode(text, specials, false)?;
+            let bos = model.tokenizer.bos_prefix();
+            if ledger.is_empty() && !no_bos && !new.starts_with(&bos) {
+                [bos, new].concat()
+            } else {
+                continued(new)
+            }
+        }
+        Input::Tokens(new) => {
+            model.check_ids(new, "input.tokens")?;
+            continued(new.clone())
+        }
+        Input::Messages(conversation) => {
+            model.tokenizer.encode_pieces(&pieces(model, conversation)?, conversation.trust_content)?
+        }
+    };
+    if tokens.is_empty() {
+        return Err(Error::invalid("the input has no tokens and the session is empty: there is nothing to go on from"));
+    }
+    Ok(tokens)
+}
+
+/// The prompt as text, for `mlxrt_render`.
+pub fn render(model: &Model, input: &Input) -> Result<String> {
+    match input {
+        Input::Messages(conversation) => {
+            Ok(pieces(model, conversation)?.into_iter().map(|piece| piece.text).collect())
+        }
+        _ => Err(Error::invalid("input.messages is missing: only messages can be rendered")),
+    }
+}
+
+fn pieces(model: &Model, conversation: &Conversation) -> Result<Vec<Piece>> {
+    let messages = Message::parse_list(conversation.messages.as_bytes())?;
+    let parse = |name: &str, json: &Option<String>| -> Result<Option<Value>> {
+        let parsed = json.as_ref().map(|json| serde_json::from_str(json)).transpose();
+        parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
+    };
+    let tools = parse("tools", &conversation.tools)?;
+    match parse("template_args", &conversation.template_args)? {
+        None | Some(Value::Null) => {}
+        Some(Value::Object(args)) if args.is_empty() => {}
+        Some(Value::Object(args)) => {
+            let name = args.keys().next().map_or("", String::as_str);
+            return Err(Error::unsupported(format!(
+                "input.template_args: the model's built-in chat format has no variable \"{name}\""
+            )));
+        }
+        Some(_) => return Err(Error::invalid("input.template_args must be a JSON object")),
+    }
+    model.chat.render(
+        &messages,
+        RenderOptions {
+            bos: model.tokenizer.bos_token(),
+            eos: model.tokenizer.eos_token(),
+            tools: tools.as_ref(),
+            add_generation_prompt: !conversation.no_generation_prompt && !conversation.continue_last,
+            continue_last: conversation.continue_last,
+        },
+    )
+}
