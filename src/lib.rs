@@ -2,4 +2,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+pub mod capi;
 mod error;
+mod guard;
+mod log;
