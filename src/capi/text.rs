@@ -307,6 +307,10 @@ impl<C> HandleOut<C> {
     }
 
     /// Hands the handle out.
+    #[allow(
+        clippy::not_unsafe_ptr_arg_deref,
+        reason = "the handle is stored, not dereferenced"
+    )]
     pub fn put(self, handle: *mut C) {
         // SAFETY: `clear` found it not NULL and was promised that it is writable.
         unsafe { self.out.write_unaligned(handle) };
