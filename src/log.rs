@@ -1,5 +1,7 @@
 //! The library's log: one sink and one level for the whole process, silent until somebody sets them.
 
+#![allow(unused_macros, reason = "a complete set, whichever of them are in use")]
+
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicI32, Ordering};

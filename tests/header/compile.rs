@@ -121,7 +121,10 @@ fn the_layout_is_the_agreed_one() {
         run(&mut Command::new(out))
     });
     assert!(layouts[0].lines().count() > 100, "{}", layouts[0]);
-    assert_eq!(layouts[0], layouts[1]);
+    assert_eq!(layouts[0].lines().count(), layouts[1].lines().count());
+    for (ours, agreed) in layouts[0].lines().zip(layouts[1].lines()) {
+        assert_eq!(ours, agreed, "name, offset, size");
+    }
 }
 
 /// The program in the header's opening.
