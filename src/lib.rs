@@ -2,10 +2,15 @@
 
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+pub mod capi;
+
 mod dtype;
 mod error;
+mod guard;
 mod load;
+mod log;
 mod mlx;
 mod model;
+mod runtime;
 mod sampling;
 mod text;

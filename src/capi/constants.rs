@@ -1,0 +1,141 @@
+//! The constants of the header. The numbers are frozen; a suffix here (`8u32`) becomes the suffix in C (`8u`).
+//! `MLXRT_NTS` and `MLXRT_HAS` are C macros and live in cbindgen.toml.
+
+/// The version of this surface. It rises with every release that adds a function.
+pub const MLXRT_ABI: u32 = 1u32;
+
+/// For every timeout argument: wait without a limit. 0 does not wait at all.
+pub const MLXRT_FOREVER: u32 = 4294967295u32;
+
+/// No error; what mlxrt_error_code gives for NULL.
+pub const MLXRT_OK: i32 = 0;
+/// An argument is wrong; the message names it, and the fix where there is one.
+pub const MLXRT_E_INVALID_ARGUMENT: i32 = 1;
+/// A handle is NULL, freed, of another type or not from this library.
+pub const MLXRT_E_INVALID_HANDLE: i32 = 2;
+/// A file, folder or named thing does not exist.
+pub const MLXRT_E_NOT_FOUND: i32 = 3;
+/// A file exists and cannot be read or written.
+pub const MLXRT_E_IO: i32 = 4;
+/// A model folder is damaged or contradicts itself.
+pub const MLXRT_E_BAD_MODEL: i32 = 5;
+/// Two things are valid, but not together.
+pub const MLXRT_E_INCOMPATIBLE: i32 = 6;
+/// Valid perhaps, but not known to this version of the library.
+pub const MLXRT_E_UNSUPPORTED: i32 = 7;
+/// Memory, or the budget set for it, does not suffice.
+pub const MLXRT_E_OUT_OF_MEMORY: i32 = 8;
+/// The prompt does not fit into the session's context.
+pub const MLXRT_E_CONTEXT_FULL: i32 = 9;
+/// Something else uses the object just now; try again later.
+pub const MLXRT_E_BUSY: i32 = 10;
+/// The call was ended by a cancel, a callback or the free of its object.
+pub const MLXRT_E_CANCELLED: i32 = 11;
+/// The time given was not enough.
+pub const MLXRT_E_TIMEOUT: i32 = 12;
+/// The library is suspended and the call needs the device.
+pub const MLXRT_E_SUSPENDED: i32 = 13;
+/// The device or its driver failed.
+pub const MLXRT_E_DEVICE: i32 = 14;
+/// A file that belongs to the library was not found.
+pub const MLXRT_E_RESOURCES: i32 = 15;
+/// A grammar cannot be compiled.
+pub const MLXRT_E_BAD_GRAMMAR: i32 = 16;
+/// The function may not be called from inside this callback.
+pub const MLXRT_E_REENTRANT: i32 = 17;
+/// The process has forked since its first call; only the parent may use the library.
+pub const MLXRT_E_FORKED: i32 = 18;
+/// A bug in the library, caught; the message says where.
+pub const MLXRT_E_INTERNAL: i32 = 19;
+
+/// The GPU where there is one, else the CPU.
+pub const MLXRT_DEVICE_AUTO: i32 = 0;
+/// The CPU.
+pub const MLXRT_DEVICE_CPU: i32 = 1;
+/// The GPU.
+pub const MLXRT_DEVICE_GPU: i32 = 2;
+
+/// Something failed.
+pub const MLXRT_LOG_ERROR: i32 = 1;
+/// Something is odd, and the library went on.
+pub const MLXRT_LOG_WARN: i32 = 2;
+/// What an operator wants to know.
+pub const MLXRT_LOG_INFO: i32 = 3;
+/// What a developer wants to know.
+pub const MLXRT_LOG_DEBUG: i32 = 4;
+
+/// An event or progress callback returns this to go on.
+pub const MLXRT_RETURN_CONTINUE: i32 = 0;
+/// An event or progress callback returns this to end the call.
+pub const MLXRT_RETURN_STOP: i32 = 1;
+
+/// mlxrt_shutdown: also end what other users of the library in this process still hold.
+pub const MLXRT_SHUTDOWN_FORCE: u32 = 1u32;
+
+/// mlxrt_tokenize: add what the tokenizer's post-processor adds (BOS, EOS).
+pub const MLXRT_TOKENIZE_ADD_SPECIAL: u32 = 1u32;
+/// mlxrt_tokenize: special tokens written in the text, such as <|im_start|>, are just text.
+pub const MLXRT_TOKENIZE_SPECIAL_AS_TEXT: u32 = 2u32;
+/// mlxrt_detokenize: leave special tokens out of the text.
+pub const MLXRT_DETOKENIZE_SKIP_SPECIAL: u32 = 1u32;
+
+/// Text at token 0 gets no BOS. Without this it gets the tokenizer's, unless it is there.
+pub const MLXRT_INPUT_NO_BOS: u32 = 1u32;
+/// Text: special tokens are not recognised.
+pub const MLXRT_INPUT_SPECIAL_AS_TEXT: u32 = 2u32;
+/// Messages: special tokens inside message content are recognised. By default they never are, so content
+/// cannot forge a turn.
+pub const MLXRT_INPUT_TRUST_CONTENT: u32 = 4u32;
+/// Messages: do not open the assistant's turn.
+pub const MLXRT_INPUT_NO_GENERATION_PROMPT: u32 = 8u32;
+/// Messages: continue the last message, which must be the assistant's.
+pub const MLXRT_INPUT_CONTINUE_LAST: u32 = 16u32;
+
+/// Always the most likely token.
+pub const MLXRT_GEN_GREEDY: u32 = 1u32;
+/// Do not stop at an end-of-sequence token.
+pub const MLXRT_GEN_IGNORE_EOS: u32 = 2u32;
+/// Events without text: nothing is detokenised, and stop strings are not looked for.
+pub const MLXRT_GEN_TOKENS_ONLY: u32 = 4u32;
+/// Take the input in and generate nothing.
+pub const MLXRT_GEN_PREFILL_ONLY: u32 = 8u32;
+/// Do not use or fill the cache of prefixes that sessions share.
+pub const MLXRT_GEN_NO_PREFIX_CACHE: u32 = 16u32;
+/// Zeros mean neutral (temperature 1), not what the model's generation_config.json says.
+pub const MLXRT_GEN_NO_MODEL_DEFAULTS: u32 = 32u32;
+/// Log-probabilities of the model's own distribution: before penalties, bias, temperature and masks.
+pub const MLXRT_GEN_LOGPROBS: u32 = 64u32;
+/// No channels: everything is an event of text, markers included.
+pub const MLXRT_GEN_RAW_TEXT: u32 = 128u32;
+
+/// The input is being taken in: done of total tokens.
+pub const MLXRT_EVENT_PROGRESS: i32 = 1;
+/// A piece of the answer.
+pub const MLXRT_EVENT_TEXT: i32 = 2;
+/// A piece of the model's thinking.
+pub const MLXRT_EVENT_THINKING: i32 = 3;
+/// The text is one {"id","name","arguments":{...}}. What does not parse arrives as text.
+pub const MLXRT_EVENT_TOOL_CALL: i32 = 4;
+
+/// The model ended its answer.
+pub const MLXRT_STOPPED_EOS: i32 = 1;
+/// A stop string appeared; stop_index says which.
+pub const MLXRT_STOPPED_STRING: i32 = 2;
+/// A stop token appeared; stop_index says which.
+pub const MLXRT_STOPPED_TOKEN: i32 = 3;
+/// max_tokens were generated.
+pub const MLXRT_STOPPED_LENGTH: i32 = 4;
+/// The session's context is full.
+pub const MLXRT_STOPPED_CONTEXT: i32 = 5;
+/// The event callback asked for it.
+pub const MLXRT_STOPPED_CALLBACK: i32 = 6;
+/// A cancel, or the free of the session or model.
+pub const MLXRT_STOPPED_CANCELLED: i32 = 7;
+/// timeout_ms passed.
+pub const MLXRT_STOPPED_TIMEOUT: i32 = 8;
+/// The model called a tool and waits for its answer.
+pub const MLXRT_STOPPED_TOOL_CALL: i32 = 9;
+/// The grammar allows nothing more.
+pub const MLXRT_STOPPED_GRAMMAR: i32 = 10;
+/// The call failed; error_code says how, and the call returned the error.
+pub const MLXRT_STOPPED_ERROR: i32 = 11;

@@ -1,0 +1,387 @@
+//! The types of the header: opaque handles, callbacks and structs.
+//!
+//! A handle type has no `#[repr(C)]`, so that cbindgen leaves it incomplete. A struct has `#[repr(C)]`, starts
+//! with `struct_size`, and has its rules registered in `structs.rs`. Fields are only ever appended.
+
+use std::ffi::{c_char, c_void};
+
+/// A loaded model. It is an id in the shape of a pointer: never dereference it. Any thread may use it, several
+/// at once. Sessions keep what they need of it alive, so it may be freed in any order.
+pub struct mlxrt_model {
+    _private: [u8; 0],
+}
+
+/// A conversation or text in progress on one model. It is an id in the shape of a pointer: never dereference
+/// it. Any thread may use it; it does one blocking call at a time, a second one gets MLXRT_E_BUSY.
+pub struct mlxrt_session {
+    _private: [u8; 0],
+}
+
+/// A compiled grammar. It is an id in the shape of a pointer: never dereference it.
+pub struct mlxrt_grammar {
+    _private: [u8; 0],
+}
+
+/// Receives what a generation produces, on the thread of the blocking call. The event and all it points to
+/// live until the callback returns. Inside it, queries, cancel and free functions work; blocking calls give
+/// MLXRT_E_REENTRANT. Returns MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. It must not throw or longjmp.
+pub type mlxrt_event_fn =
+    Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const mlxrt_event) -> i32>;
+
+/// Hears how far a long call is: done of total (bytes while loading), on the thread of that call. Returns
+/// MLXRT_RETURN_CONTINUE, or MLXRT_RETURN_STOP to end the call with MLXRT_E_CANCELLED. It must not throw or
+/// longjmp.
+pub type mlxrt_progress_fn =
+    Option<unsafe extern "C" fn(user_data: *mut c_void, done: u64, total: u64) -> i32>;
+
+/// Called on any thread, concurrently, when something became available. It may only signal something (an
+/// event, a semaphore, a pipe) and must not throw or longjmp.
+pub type mlxrt_notify_fn = Option<unsafe extern "C" fn(user_data: *mut c_void)>;
+
+/// Receives one log line (UTF-8, without a newline, a NUL behind it), on any thread, concurrently. Inside it
+/// only error, free, version and cancel functions may be called. It must not throw or longjmp.
+pub type mlxrt_log_fn = Option<
+    unsafe extern "C" fn(user_data: *mut c_void, level: i32, message: *const c_char, len: usize),
+>;
+
+/// How the library starts. All zero behind struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_init_options {
+    /// sizeof(mlxrt_init_options).
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// MLXRT_DEVICE_*.
+    pub device: i32,
+    /// Threads for work on the CPU; 0 = one per physical core.
+    pub cpu_threads: u32,
+    /// The folder in which mlx.metallib lies; NULL = beside the library.
+    pub resource_dir: *const c_char,
+    /// Bytes the library may use; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    pub memory_limit: u64,
+    /// Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    pub cache_limit: u64,
+    /// Bytes kept resident for the GPU; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    pub wired_limit: u64,
+}
+
+/// How a model is loaded. All zero behind struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_load_options {
+    /// sizeof(mlxrt_load_options).
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// The most tokens a session may ask for; 0 = the model's own limit.
+    pub context: u32,
+    /// Milliseconds after which loading ends with MLXRT_E_TIMEOUT; 0 = none.
+    pub timeout_ms: u32,
+    /// Hears the bytes read of the bytes to read; NULL = nobody does.
+    pub progress: mlxrt_progress_fn,
+    /// Handed to progress.
+    pub progress_data: *mut c_void,
+    /// The folder of a draft model for speculation; NULL = none.
+    pub draft_path: *const c_char,
+}
+
+/// What a session is like. All zero behind struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_session_options {
+    /// sizeof(mlxrt_session_options).
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// The most tokens the session holds; 0 = the model's limit.
+    pub context: u32,
+    /// Keep keys and values of only so many of the latest tokens; 0 = of all.
+    pub window: u32,
+    /// With window: the first tokens that are never dropped; 0 = 4, -1 = none.
+    pub keep: i32,
+    /// Bits per cached key and value, 4 or 8; 0 = unquantised.
+    pub kv_bits: u32,
+    /// With kv_bits: values per quantisation group; 0 = default.
+    pub kv_group_size: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Bytes of keys and values that this session may use; 0 = what the budget has left.
+    pub kv_limit: u64,
+}
+
+/// What goes into a session: exactly one of text, tokens and messages. Lengths are in bytes, or MLXRT_NTS.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_input {
+    /// sizeof(mlxrt_input).
+    pub struct_size: u32,
+    /// MLXRT_INPUT_*.
+    pub flags: u32,
+    /// Text that continues the session; NULL = none.
+    pub text: *const c_char,
+    /// Bytes of text.
+    pub text_len: usize,
+    /// Token ids that continue the session; NULL = none.
+    pub tokens: *const i32,
+    /// How many tokens.
+    pub token_count: usize,
+    /// A JSON array of messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
+    /// of it is reused. NULL = none.
+    pub messages: *const c_char,
+    /// Bytes of messages.
+    pub messages_len: usize,
+    /// With messages: a JSON array of tools; NULL = none.
+    pub tools: *const c_char,
+    /// Bytes of tools.
+    pub tools_len: usize,
+    /// With messages: a JSON object for the chat template, such as {"enable_thinking":false}; NULL = none.
+    pub template_args: *const c_char,
+    /// Bytes of template_args.
+    pub template_args_len: usize,
+}
+
+/// How to generate. All zero behind struct_size: the defaults, which are the model's own where its
+/// generation_config.json has them (and neutral with MLXRT_GEN_NO_MODEL_DEFAULTS). NaN and infinities are
+/// MLXRT_E_INVALID_ARGUMENT, but for -INFINITY as a bias.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_generate_options {
+    /// sizeof(mlxrt_generate_options).
+    pub struct_size: u32,
+    /// MLXRT_GEN_*.
+    pub flags: u32,
+    /// The most tokens to generate; 0 = until the model ends or the context is full.
+    pub max_tokens: u32,
+    /// Milliseconds for the whole call, queueing and callbacks included; 0 = none. The end is
+    /// MLXRT_STOPPED_TIMEOUT.
+    pub timeout_ms: u32,
+    /// Greater than 0; 0 = the model's (greedy where the model does not ask for sampling).
+    pub temperature: f32,
+    /// The smallest set of likely tokens with this probability, up to 1 = off; 0 = the model's, else off.
+    pub top_p: f32,
+    /// Tokens at least this share of the likeliest one's probability, up to 1; 0 = the model's, else off;
+    /// -1 = off.
+    pub min_p: f32,
+    /// The so many likeliest tokens; 0 = the model's, else off; -1 = off.
+    pub top_k: i32,
+    /// Probability with which the likeliest tokens are left out, up to 1; 0 = the model's, else off; -1 = off.
+    pub xtc_probability: f32,
+    /// With xtc_probability: tokens above this probability are left out, but for the least likely of them.
+    pub xtc_threshold: f32,
+    /// Divides the logits of tokens seen, greater than 0, 1 = off; 0 = the model's, else off.
+    pub repetition_penalty: f32,
+    /// Taken from the logits of tokens seen, -2 to 2; 0 = off.
+    pub presence_penalty: f32,
+    /// Taken from the logits of tokens seen, per occurrence, -2 to 2; 0 = off.
+    pub frequency_penalty: f32,
+    /// How many of the latest tokens the penalties look at; 0 = 20, UINT32_MAX = all.
+    pub penalty_window: u32,
+    /// The same seed gives the same text; 0 = a random one, which the result reports.
+    pub seed: u64,
+    /// With MLXRT_GEN_LOGPROBS: likeliest alternatives reported per token; 0 = none.
+    pub top_logprobs: u32,
+    /// The most tokens of thinking; 0 = no limit, -1 = no thinking.
+    pub thinking_budget: i32,
+    /// Strings that end the generation; none of their bytes is ever delivered. NULL = none.
+    pub stop: *const *const c_char,
+    /// Bytes of each stop string; NULL = all are NUL-terminated.
+    pub stop_lens: *const usize,
+    /// How many stop strings.
+    pub stop_count: usize,
+    /// Tokens that end the generation, besides the model's own; NULL = none.
+    pub stop_tokens: *const i32,
+    /// How many stop tokens.
+    pub stop_token_count: usize,
+    /// Tokens whose logits get bias_values added; NULL = none.
+    pub bias_tokens: *const i32,
+    /// What each of bias_tokens gets; -INFINITY bans it.
+    pub bias_values: *const f32,
+    /// How many biases.
+    pub bias_count: usize,
+    /// What the answer must match; NULL = anything.
+    pub grammar: *mut mlxrt_grammar,
+    /// An event of progress every so many tokens taken in; 0 = none.
+    pub progress_tokens: u32,
+    /// Tokens that the draft model guesses at a time; 0 = default, -1 = no speculation.
+    pub draft_tokens: i32,
+    /// For requests that are submitted: called when events or the end become available; NULL = nobody is.
+    pub notify: mlxrt_notify_fn,
+    /// Handed to notify.
+    pub notify_data: *mut c_void,
+}
+
+/// What the memory is used for, in bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_memory {
+    /// sizeof(mlxrt_memory) before the call; the bytes that were filled after it.
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// In use now.
+    pub active_bytes: u64,
+    /// Freed buffers kept for reuse.
+    pub cache_bytes: u64,
+    /// The most that was in use at once.
+    pub peak_bytes: u64,
+    /// Of active_bytes: weights of models.
+    pub weight_bytes: u64,
+    /// Of active_bytes: keys and values of sessions.
+    pub kv_bytes: u64,
+    /// What the library may use; UINT64_MAX = unlimited.
+    pub limit_bytes: u64,
+}
+
+/// Where a session is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_session_state {
+    /// sizeof(mlxrt_session_state) before the call; the bytes that were filled after it.
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// Tokens that the session holds.
+    pub tokens: u64,
+    /// The most tokens it can hold.
+    pub context: u64,
+    /// Tokens whose keys and values are computed.
+    pub kv_tokens: u64,
+    /// Bytes of these keys and values.
+    pub kv_bytes: u64,
+    /// 1 while a call or request runs on it, else 0.
+    pub busy: u32,
+    /// Adapters applied.
+    pub adapters: u32,
+}
+
+/// How a generation ended and what it cost. It is filled on failure too: then stop is MLXRT_STOPPED_ERROR.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_result {
+    /// sizeof(mlxrt_result) before the call; the bytes that were filled after it.
+    pub struct_size: u32,
+    /// MLXRT_STOPPED_*; ignore values you do not know.
+    pub stop: i32,
+    /// Which stop string or stop token ended it; else 0.
+    pub stop_index: u32,
+    /// With MLXRT_STOPPED_ERROR: MLXRT_E_*; else MLXRT_OK.
+    pub error_code: i32,
+    /// The seed that was used.
+    pub seed: u64,
+    /// Tokens of the input.
+    pub prompt_tokens: u64,
+    /// Of prompt_tokens: those not computed now, since the session or a cache had them.
+    pub cached_tokens: u64,
+    /// Tokens delivered, thinking included.
+    pub generated_tokens: u64,
+    /// Of generated_tokens: those of thinking.
+    pub thinking_tokens: u64,
+    /// Tokens that the draft model guessed.
+    pub drafted: u64,
+    /// Of drafted: those that were right.
+    pub accepted: u64,
+    /// Nanoseconds from the call until the engine began.
+    pub queue_ns: u64,
+    /// Nanoseconds in which the input was taken in.
+    pub prefill_ns: u64,
+    /// Nanoseconds from the call until the first token; 0 = there was none.
+    pub first_token_ns: u64,
+    /// Nanoseconds from the first token to the last one.
+    pub decode_ns: u64,
+    /// Nanoseconds from the call to its end.
+    pub total_ns: u64,
+    /// The most bytes in use at once during the call.
+    pub peak_bytes: u64,
+    /// Bytes in use at its end.
+    pub active_bytes: u64,
+    /// Bytes of the session's keys and values at its end.
+    pub kv_bytes: u64,
+}
+
+/// Counters since the start, and the last request that ended.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_metrics_data {
+    /// sizeof(mlxrt_metrics_data) before the call; the bytes that were filled after it.
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// Requests that began.
+    pub requests_started: u64,
+    /// Requests that run now.
+    pub requests_running: u64,
+    /// Requests that ended by themselves, by a limit or by a stop.
+    pub requests_completed: u64,
+    /// Requests that were cancelled.
+    pub requests_cancelled: u64,
+    /// Requests that ended with an error.
+    pub requests_failed: u64,
+    /// Tokens of all inputs.
+    pub prompt_tokens: u64,
+    /// Of prompt_tokens: those that did not have to be computed.
+    pub cached_tokens: u64,
+    /// Tokens delivered.
+    pub generated_tokens: u64,
+    /// Nanoseconds in which inputs were taken in.
+    pub prefill_ns: u64,
+    /// Nanoseconds from first tokens to last ones.
+    pub decode_ns: u64,
+    /// Bytes in use now.
+    pub active_bytes: u64,
+    /// Bytes of freed buffers kept for reuse.
+    pub cache_bytes: u64,
+    /// The most bytes that were in use at once.
+    pub peak_bytes: u64,
+    /// Bytes of weights.
+    pub weight_bytes: u64,
+    /// Bytes of keys and values.
+    pub kv_bytes: u64,
+    /// prompt_tokens of the last request.
+    pub last_prompt_tokens: u64,
+    /// cached_tokens of the last request.
+    pub last_cached_tokens: u64,
+    /// generated_tokens of the last request.
+    pub last_generated_tokens: u64,
+    /// prefill_ns of the last request.
+    pub last_prefill_ns: u64,
+    /// first_token_ns of the last request.
+    pub last_first_token_ns: u64,
+    /// decode_ns of the last request.
+    pub last_decode_ns: u64,
+    /// total_ns of the last request.
+    pub last_total_ns: u64,
+    /// peak_bytes of the last request.
+    pub last_peak_bytes: u64,
+}
+
+/// A piece of what a generation produces. struct_size is the library's: ask MLXRT_HAS for fields that later
+/// versions added.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_event {
+    /// Bytes of the struct that the library filled.
+    pub struct_size: u32,
+    /// MLXRT_EVENT_*; ignore values you do not know.
+    pub kind: i32,
+    /// Whole code points with a NUL behind them, never NULL; may hold U+0000.
+    pub text: *const c_char,
+    /// Bytes of text.
+    pub text_len: usize,
+    /// Exactly the tokens that this event completes; those of all events joined are all generated tokens.
+    pub tokens: *const i32,
+    /// How many tokens.
+    pub token_count: usize,
+    /// With MLXRT_GEN_LOGPROBS: one for each token; else NULL.
+    pub logprobs: *const f32,
+    /// With top_logprobs: token_count times top_count ids; else NULL.
+    pub top_tokens: *const i32,
+    /// The log-probabilities of top_tokens; else NULL.
+    pub top_logprobs: *const f32,
+    /// Alternatives per token.
+    pub top_count: usize,
+    /// MLXRT_EVENT_PROGRESS: tokens taken in.
+    pub done: u64,
+    /// MLXRT_EVENT_PROGRESS: tokens to take in.
+    pub total: u64,
+}
