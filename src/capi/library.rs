@@ -1,13 +1,18 @@
 //! The library itself: versions, the log, freeing buffers.
 
 use std::ffi::{c_char, c_void, CStr};
+use std::time::Duration;
 
 use super::boundary::{call, quietly, Use};
 use super::constants::*;
 use super::error::{c_text, mlxrt_error};
-use super::types::mlxrt_log_fn;
+use super::structs::{check_flags, read_options};
+use super::text::TextOut;
+use super::types::{mlxrt_init_options, mlxrt_log_fn};
 use super::{handle, text};
 use crate::error::{Error, Result};
+use crate::mlx::Device;
+use crate::runtime::engine::{self, EngineOptions, MemoryLimits};
 use crate::{guard, log};
 
 const VERSION: &CStr =
@@ -37,6 +42,84 @@ pub unsafe extern "C" fn mlxrt_abi_version() -> u32 {
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_version() -> *const c_char {
     VERSION.as_ptr()
+}
+
+/// Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
+/// loading a model starts the engine with the defaults.
+///
+/// Threads: any.
+/// Blocks: while the engine starts.
+/// Errors: INCOMPATIBLE when the engine runs on another device than the one asked for; UNSUPPORTED when there is no
+/// such device; RESOURCES; DEVICE.
+/// Owns: nothing.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_init(options: *const mlxrt_init_options) -> *mut mlxrt_error {
+    call("mlxrt_init", Use::Blocking, || {
+        // SAFETY: the caller's options are NULL or as large as their struct_size says.
+        let options = unsafe { read_options(options, "options")? };
+        let device = match options.device {
+            MLXRT_DEVICE_AUTO => None,
+            MLXRT_DEVICE_CPU => Some(Device::Cpu),
+            MLXRT_DEVICE_GPU => Some(Device::Gpu),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "options.device is {other}; known are 0 (auto), 1 (CPU) and 2 (GPU)"
+                )))
+            }
+        };
+        // SAFETY: the field is NULL or NUL-terminated.
+        let dir = unsafe { text::opt_path_arg(options.resource_dir, "options.resource_dir")? };
+        engine::init(EngineOptions {
+            device,
+            cpu_threads: options.cpu_threads,
+            resource_dir: dir.map(|dir| dir.to_string_lossy().into_owned()),
+            limits: MemoryLimits {
+                memory: limit(options.memory_limit),
+                cache: limit(options.cache_limit),
+                wired: limit(options.wired_limit),
+            },
+        })
+    })
+}
+
+/// 0 = the default, 1 = none, else bytes.
+fn limit(bytes: u64) -> Option<u64> {
+    match bytes {
+        0 => None,
+        1 => Some(0),
+        bytes => Some(bytes),
+    }
+}
+
+/// Drops one init. The engine ends when no init and no model is left; with MLXRT_SHUTDOWN_FORCE it ends now, running
+/// requests as cancelled, and what other users of the library in this process still hold fails from then on. After
+/// it, init or loading a model starts a new engine.
+///
+/// Threads: any.
+/// Blocks: until the engine's running step is done, at most timeout_ms.
+/// Errors: BUSY names what is left (the init is dropped, the last model ends the engine); TIMEOUT: call again.
+/// Owns: nothing; handles of models and sessions stay yours to free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_shutdown(flags: u32, timeout_ms: u32) -> *mut mlxrt_error {
+    call("mlxrt_shutdown", Use::Blocking, || {
+        check_flags(flags, MLXRT_SHUTDOWN_FORCE, "flags")?;
+        let timeout = (timeout_ms != MLXRT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()));
+        engine::shutdown(flags & MLXRT_SHUTDOWN_FORCE != 0, timeout)
+    })
+}
+
+/// Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
+/// are), "mlx_version", "cpu_threads", and "info", what MLX tells of the device.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: DEVICE.
+/// Owns: json is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_device_info(json: *mut *mut c_char, len: *mut usize) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { TextOut::clear(json, len, "json") };
+    call("mlxrt_device_info", Use::Query, || out?.put(&engine::device_json()?))
 }
 
 /// Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the

@@ -44,8 +44,13 @@
 pub mod boundary;
 pub mod constants;
 pub mod error;
+pub mod generate;
 pub mod handle;
 pub mod library;
+pub mod memory;
+pub mod metrics;
+pub mod model;
+pub mod session;
 pub mod structs;
 pub mod text;
 pub mod types;

@@ -167,7 +167,8 @@ pub struct mlxrt_generate_options {
     pub top_k: i32,
     /// Probability with which the likeliest tokens are left out, up to 1; 0 = the model's, else off; -1 = off.
     pub xtc_probability: f32,
-    /// With xtc_probability: tokens above this probability are left out, but for the least likely of them.
+    /// With xtc_probability: tokens above this probability are left out, but for the least likely of them; up to 0.5,
+    /// 0 = 0.1.
     pub xtc_threshold: f32,
     /// Divides the logits of tokens seen, greater than 0, 1 = off; 0 = the model's, else off.
     pub repetition_penalty: f32,
@@ -269,7 +270,7 @@ pub struct mlxrt_result {
     pub error_code: i32,
     /// The seed that was used.
     pub seed: u64,
-    /// Tokens of the input.
+    /// Tokens before the first generated one: what the session held, or the part of it that stays, and the input.
     pub prompt_tokens: u64,
     /// Of prompt_tokens: those not computed now, since the session or a cache had them.
     pub cached_tokens: u64,

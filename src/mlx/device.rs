@@ -153,3 +153,26 @@ pub fn set_resource_dir(dir: &str) -> Result<()> {
 pub fn set_resource_dir(_dir: &str) -> Result<()> {
     Ok(())
 }
+
+/// MLX's version, such as "0.32.2".
+pub fn version() -> Result<String> {
+    let mut text = RawString(mlx_sys::mlx_string { ctx: std::ptr::null_mut() });
+    // SAFETY: the string is ours; its text is copied before it is freed.
+    unsafe {
+        check(mlx_sys::mlx_version(&mut text.0))?;
+        let data = mlx_sys::mlx_string_data(text.0);
+        if data.is_null() {
+            return Ok(String::new());
+        }
+        Ok(CStr::from_ptr(data).to_string_lossy().into_owned())
+    }
+}
+
+struct RawString(mlx_sys::mlx_string);
+
+impl Drop for RawString {
+    fn drop(&mut self) {
+        // SAFETY: owned and freed once.
+        unsafe { mlx_sys::mlx_string_free(self.0) };
+    }
+}

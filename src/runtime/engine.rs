@@ -149,6 +149,48 @@ pub fn current() -> Option<Arc<Engine>> {
     holders().running()
 }
 
+/// Makes MLX's functions safe to call before any engine runs.
+pub fn prepare() {
+    mlx::install_error_handler();
+}
+
+/// The highest use of MLX's memory since the process started, in bytes.
+pub fn peak_bytes() -> u64 {
+    PAST_PEAK.load(Ordering::Relaxed).max(mlx::memory::peak())
+}
+
+/// Starts a new measurement of the peak and keeps the old one for `peak_bytes`.
+pub(super) fn reset_peak() {
+    PAST_PEAK.fetch_max(mlx::memory::peak(), Ordering::Relaxed);
+    mlx::memory::reset_peak();
+}
+
+static PAST_PEAK: AtomicU64 = AtomicU64::new(0);
+
+/// The device that runs, or would, as `mlxrt_device_info` tells it.
+pub fn device_json() -> Result<String> {
+    prepare();
+    let engine = current();
+    let (device, threads) = match &engine {
+        Some(engine) => (engine.device, engine.options.cpu_threads),
+        None => (choose_device(None)?, 0),
+    };
+    let devices: Vec<_> =
+        [Device::Cpu, Device::Gpu].into_iter().filter(|&device| mlx::device_available(device)).map(Device::name).collect();
+    let json = serde_json::json!({
+        "device": device.name(),
+        "devices": devices,
+        "mlx_version": mlx::version()?,
+        "cpu_threads": if threads == 0 { physical_cores() } else { threads },
+        "info": mlx::device_info(device)?,
+    });
+    Ok(json.to_string())
+}
+
+fn physical_cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
 impl Engine {
     fn start(options: EngineOptions) -> Result<Arc<Engine>> {
         mlx::install_error_handler();
@@ -188,14 +230,6 @@ impl Engine {
             models: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
         }))
-    }
-
-    pub fn device(&self) -> Device {
-        self.device
-    }
-
-    pub fn options(&self) -> &EngineOptions {
-        &self.options
     }
 
     pub fn is_alive(&self) -> bool {

@@ -126,8 +126,8 @@ impl Report {
     }
 
     /// What is reported of a call that failed before it was a request.
-    pub fn refused(error: &Error) -> Self {
-        Report { error_code: error.code as i32, ..Report::new(0) }
+    pub fn refused(error_code: i32) -> Self {
+        Report { error_code, ..Report::new(0) }
     }
 }
 
@@ -144,7 +144,7 @@ pub fn generate(
     let mut report = Report::new(if options.seed == 0 { random_seed() } else { options.seed });
     let held = match session.begin(options.timeout.map(|timeout| called + timeout)) {
         Ok(held) => held,
-        Err(error) => return (Report::refused(&error), Err(error)),
+        Err(error) => return (Report::refused(error.code as i32), Err(error)),
     };
     counters.iter().for_each(|counters| counters.request_started());
     let result = Request { session, options, held: &held, called, report: &mut report }.run(input, on_event);

@@ -39,8 +39,6 @@ pub struct Worker {
     /// Counts queued steps; a step is known to be good once a token of it or of a later one was read.
     steps: u64,
     good_steps: u64,
-    /// The highest peak that MLX reported before it was last reset.
-    past_peak: u64,
 }
 
 /// The caches of one session and the tokens whose keys and values they hold.
@@ -89,7 +87,6 @@ impl Worker {
             turn: 0,
             steps: 0,
             good_steps: 0,
-            past_peak: 0,
         }
     }
 
@@ -178,8 +175,7 @@ impl Worker {
         if running.started.is_none() {
             running.started = Some(Instant::now());
             if alone {
-                self.past_peak = self.past_peak.max(mlx::memory::peak());
-                mlx::memory::reset_peak();
+                super::engine::reset_peak();
             }
         }
         let CacheSpec { session, model, window, keep } = running.job.cache;
@@ -368,11 +364,6 @@ impl Worker {
 
     pub(super) fn drop_session(&mut self, id: u64) {
         self.caches.remove(&id);
-    }
-
-    /// The highest peak since the start, in bytes.
-    pub(super) fn peak_bytes(&self) -> u64 {
-        self.past_peak.max(mlx::memory::peak())
     }
 }
 

@@ -1,0 +1,220 @@
+//! Models: looking at a folder, loading it, tokens and prompts.
+
+use std::ffi::{c_char, c_void};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::boundary::{call, quietly, with_callback_mark, Callback, Use};
+use super::constants::*;
+use super::error::mlxrt_error;
+use super::generate::read_input;
+use super::handle::{table, Handle, Kind};
+use super::structs::{check_flags, read_options};
+use super::text::{opt_path_arg, path_arg, slice_arg, str_arg, ArrayOut, HandleOut, TextOut};
+use super::types::{
+    mlxrt_input, mlxrt_load_options, mlxrt_model, mlxrt_progress_fn, mlxrt_session_options,
+};
+use crate::error::{Error, Result};
+use crate::runtime::generate::render;
+use crate::runtime::model::{self, LoadOptions, Model};
+use crate::text::Specials;
+
+impl Handle for Model {
+    type C = mlxrt_model;
+    const KIND: Kind = Kind::Model;
+}
+
+/// What is not there yet is refused, never ignored.
+fn check_load_options(options: &mlxrt_load_options) -> Result<()> {
+    // SAFETY: the field is NULL or NUL-terminated.
+    match unsafe { opt_path_arg(options.draft_path, "options.draft_path")? } {
+        None => Ok(()),
+        Some(_) => Err(Error::unsupported("options.draft_path: this version has no speculation with a draft model")),
+    }
+}
+
+/// Calls the host's progress function, if there is one; false stops.
+fn report(progress: mlxrt_progress_fn, user_data: *mut c_void, done: u64, total: u64) -> bool {
+    let Some(progress) = progress else { return true };
+    // SAFETY: the host gave the function for calls with this user_data during this call.
+    let answer = with_callback_mark(Callback::Event, || unsafe { progress(user_data, done, total) });
+    answer != MLXRT_RETURN_STOP
+}
+
+/// Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
+/// "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
+/// "session_context", "kv_bytes" (of one full session), "estimated_bytes". The headers of all files are checked.
+/// path is a folder, or the id of a model that is in the local Hugging Face cache.
+///
+/// Threads: any.
+/// Blocks: while it reads headers.
+/// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
+/// Owns: json is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_model_inspect(
+    path: *const c_char,
+    load: *const mlxrt_load_options,
+    session: *const mlxrt_session_options,
+    json: *mut *mut c_char,
+    len: *mut usize,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { TextOut::clear(json, len, "json") };
+    call("mlxrt_model_inspect", Use::Blocking, || {
+        let out = out?;
+        // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
+        let (path, load, session) =
+            unsafe { (path_arg(path, "path")?, read_options(load, "load")?, read_options(session, "session")?) };
+        check_load_options(&load)?;
+        super::session::check_options(&session)?;
+        out.put(&model::inspect(&path.to_string_lossy(), load.context, session.context, session.window)?)
+    })
+}
+
+/// Loads a model: its config, tokenizer and weights, each checked before it is used. path is a folder in mlx-lm's
+/// form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run.
+///
+/// Threads: any; progress runs on this one.
+/// Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+/// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
+/// DEVICE.
+/// Owns: out is yours: mlxrt_model_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_model_load(
+    path: *const c_char,
+    options: *const mlxrt_load_options,
+    out: *mut *mut mlxrt_model,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's output is NULL or writable.
+    let out = unsafe { HandleOut::clear(out, "out") };
+    call("mlxrt_model_load", Use::Blocking, || {
+        let out = out?;
+        // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
+        let (path, options) = unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
+        check_load_options(&options)?;
+        let timeout = options.timeout_ms;
+        let loaded = model::load(
+            &path.to_string_lossy(),
+            LoadOptions {
+                context: options.context,
+                deadline: (timeout != 0).then(|| Instant::now() + Duration::from_millis(timeout.into())),
+                progress: &mut |done, total| report(options.progress, options.progress_data, done, total),
+            },
+        )?;
+        out.put(table().insert(Arc::new(loaded))?);
+        Ok(())
+    })
+}
+
+/// Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part, and "chat_format".
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: none but those of every function.
+/// Owns: json is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_model_info(
+    model: *const mlxrt_model,
+    json: *mut *mut c_char,
+    len: *mut usize,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { TextOut::clear(json, len, "json") };
+    call("mlxrt_model_info", Use::Query, || out?.put(table().get::<Model>(model, "model")?.info()))
+}
+
+/// Gives a model up. What sessions still need of it lives until the last of them is freed. NULL does nothing.
+///
+/// Threads: any.
+/// Blocks: no; when it was the last thing that held the engine, until the engine has ended.
+/// Errors: none; a handle that is not a live model is logged.
+/// Owns: takes the handle.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_model_free(model: *mut mlxrt_model) {
+    if !model.is_null() {
+        quietly("mlxrt_model_free", Use::Query, || table().remove::<Model>(model, "model").map(drop));
+    }
+}
+
+/// Turns text into token ids. flags are MLXRT_TOKENIZE_*.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: INVALID_ARGUMENT for text that is not UTF-8.
+/// Owns: ids is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_tokenize(
+    model: *const mlxrt_model,
+    text: *const c_char,
+    len: usize,
+    flags: u32,
+    ids: *mut *mut i32,
+    count: *mut usize,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { ArrayOut::clear(ids, count, "ids") };
+    call("mlxrt_tokenize", Use::Query, || {
+        let out = out?;
+        check_flags(flags, MLXRT_TOKENIZE_ADD_SPECIAL | MLXRT_TOKENIZE_SPECIAL_AS_TEXT, "flags")?;
+        let model = table().get::<Model>(model, "model")?;
+        // SAFETY: the caller's text has `len` bytes, or a NUL.
+        let text = unsafe { str_arg(text, len, "text")? };
+        let specials = match flags & MLXRT_TOKENIZE_SPECIAL_AS_TEXT {
+            0 => Specials::Recognise,
+            _ => Specials::AsText,
+        };
+        let add_special = flags & MLXRT_TOKENIZE_ADD_SPECIAL != 0;
+        out.put(&model.tokenizer().encode(&text, specials, add_special)?)
+    })
+}
+
+/// Turns token ids into text; bytes that are no character come out as U+FFFD. flags are MLXRT_DETOKENIZE_*.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: INVALID_ARGUMENT names an id outside the vocabulary.
+/// Owns: text is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_detokenize(
+    model: *const mlxrt_model,
+    ids: *const i32,
+    count: usize,
+    flags: u32,
+    text: *mut *mut c_char,
+    len: *mut usize,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { TextOut::clear(text, len, "text") };
+    call("mlxrt_detokenize", Use::Query, || {
+        let out = out?;
+        check_flags(flags, MLXRT_DETOKENIZE_SKIP_SPECIAL, "flags")?;
+        let model = table().get::<Model>(model, "model")?;
+        // SAFETY: the caller's array has `count` ids.
+        let ids = unsafe { slice_arg(ids, count, "ids")? };
+        out.put(&model.tokenizer().detokenize(&ids, flags & MLXRT_DETOKENIZE_SKIP_SPECIAL != 0)?)
+    })
+}
+
+/// Writes a conversation as the prompt that the model sees. input must have messages.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: INVALID_ARGUMENT names the message and key; UNSUPPORTED for what the model's chat format does not have.
+/// Owns: text is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_render(
+    model: *const mlxrt_model,
+    input: *const mlxrt_input,
+    text: *mut *mut c_char,
+    len: *mut usize,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { TextOut::clear(text, len, "text") };
+    call("mlxrt_render", Use::Query, || {
+        let out = out?;
+        let model = table().get::<Model>(model, "model")?;
+        // SAFETY: the caller's input and what it points to are readable.
+        let input = unsafe { read_input(input)? };
+        out.put(&render(&model, &input)?)
+    })
+}
