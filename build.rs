@@ -14,7 +14,11 @@ fn main() {
 
     let mut shim = cc::Build::new();
     shim.cpp(true).std("c++20").pic(true).flag_if_supported("-fvisibility=hidden");
-    shim.includes(env::split_paths(&include)).file("src/mlx/shim.cpp").compile("mlxrt_shim");
+    for folder in env::split_paths(&include) {
+        // As system headers: their warnings are not ours.
+        shim.flag("-isystem").flag(folder);
+    }
+    shim.file("src/mlx/shim.cpp").compile("mlxrt_shim");
 
     if macos {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libmlxrt.dylib");

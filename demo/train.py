@@ -295,7 +295,7 @@ def main():
     jobs = [(str(out / "tokenizer.json"), args.seed, s, min(step, args.documents - s)) for s in range(0, args.documents, step)]
     with mp.get_context("spawn").Pool(args.workers) as pool:
         rows, total = build_rows(pool.map(encode_part, jobs, chunksize=1))
-        held_out, _ = build_rows(pool.map(encode_part, [(str(out / "tokenizer.json"), args.seed + 1000, 0, 2000)]))
+        held_out, _ = build_rows(pool.map(encode_part, [(str(out / "tokenizer.json"), args.seed + 1000, 0, min(2000, args.documents // 50 + 1))]))
     print(f"text: {args.documents} documents, {total / 1e6:.1f} M tokens, rows {({t: len(r[0]) for t, r in rows.items()})}, {time.time() - began:.0f} s", flush=True)
 
     model = Model(CONFIG).to(device)

@@ -276,11 +276,16 @@ typedef struct mlxrt_error mlxrt_error;
 typedef struct mlxrt_grammar mlxrt_grammar;
 
 /**
- * Receives one log line (UTF-8, without a newline, a NUL behind it), on any thread, concurrently. Inside it
- * only error, free, version and cancel functions may be called. It must not throw or longjmp.
+ * A loaded model. It is an id in the shape of a pointer: never dereference it. Any thread may use it, several
+ * at once. Sessions keep what they need of it alive, so it may be freed in any order.
  */
-typedef void (*mlxrt_log_fn)(
-    void *MLXRT_NULLABLE user_data, int32_t level, const char *MLXRT_NONNULL message, size_t len);
+typedef struct mlxrt_model mlxrt_model;
+
+/**
+ * A conversation or text in progress on one model. It is an id in the shape of a pointer: never dereference
+ * it. Any thread may use it; it does one blocking call at a time, a second one gets MLXRT_E_BUSY.
+ */
+typedef struct mlxrt_session mlxrt_session;
 
 /** How the library starts. All zero behind struct_size: the defaults. */
 typedef struct mlxrt_init_options {
@@ -301,6 +306,33 @@ typedef struct mlxrt_init_options {
   /** Bytes kept resident for the GPU; 0 = default, UINT64_MAX = unlimited, 1 = none. */
   uint64_t wired_limit;
 } mlxrt_init_options;
+
+/**
+ * Receives one log line (UTF-8, without a newline, a NUL behind it), on any thread, concurrently. Inside it
+ * only error, free, version and cancel functions may be called. It must not throw or longjmp.
+ */
+typedef void (*mlxrt_log_fn)(
+    void *MLXRT_NULLABLE user_data, int32_t level, const char *MLXRT_NONNULL message, size_t len);
+
+/** What the memory is used for, in bytes. */
+typedef struct mlxrt_memory {
+  /** sizeof(mlxrt_memory) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** In use now. */
+  uint64_t active_bytes;
+  /** Freed buffers kept for reuse. */
+  uint64_t cache_bytes;
+  /** The most that was in use at once. */
+  uint64_t peak_bytes;
+  /** Of active_bytes: weights of models. */
+  uint64_t weight_bytes;
+  /** Of active_bytes: keys and values of sessions. */
+  uint64_t kv_bytes;
+  /** What the library may use; UINT64_MAX = unlimited. */
+  uint64_t limit_bytes;
+} mlxrt_memory;
 
 /**
  * Hears how far a long call is: done of total (bytes while loading), on the thread of that call. Returns
@@ -380,6 +412,26 @@ typedef struct mlxrt_input {
   size_t template_args_len;
 } mlxrt_input;
 
+/** Where a session is. */
+typedef struct mlxrt_session_state {
+  /** sizeof(mlxrt_session_state) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Tokens that the session holds. */
+  uint64_t tokens;
+  /** The most tokens it can hold. */
+  uint64_t context;
+  /** Tokens whose keys and values are computed. */
+  uint64_t kv_tokens;
+  /** Bytes of these keys and values. */
+  uint64_t kv_bytes;
+  /** 1 while a call or request runs on it, else 0. */
+  uint32_t busy;
+  /** Adapters applied. */
+  uint32_t adapters;
+} mlxrt_session_state;
+
 /**
  * Called on any thread, concurrently, when something became available. It may only signal something (an
  * event, a semaphore, a pipe) and must not throw or longjmp.
@@ -416,7 +468,10 @@ typedef struct mlxrt_generate_options {
   int32_t top_k;
   /** Probability with which the likeliest tokens are left out, up to 1; 0 = the model's, else off; -1 = off. */
   float xtc_probability;
-  /** With xtc_probability: tokens above this probability are left out, but for the least likely of them. */
+  /**
+   * With xtc_probability: tokens above this probability are left out, but for the least likely of them; up to 0.5,
+   * 0 = 0.1.
+   */
   float xtc_threshold;
   /** Divides the logits of tokens seen, greater than 0, 1 = off; 0 = the model's, else off. */
   float repetition_penalty;
@@ -460,45 +515,43 @@ typedef struct mlxrt_generate_options {
   void *MLXRT_NULLABLE notify_data;
 } mlxrt_generate_options;
 
-/** What the memory is used for, in bytes. */
-typedef struct mlxrt_memory {
-  /** sizeof(mlxrt_memory) before the call; the bytes that were filled after it. */
+/**
+ * A piece of what a generation produces. struct_size is the library's: ask MLXRT_HAS for fields that later
+ * versions added.
+ */
+typedef struct mlxrt_event {
+  /** Bytes of the struct that the library filled. */
   uint32_t struct_size;
-  /** 0; none are defined. */
-  uint32_t flags;
-  /** In use now. */
-  uint64_t active_bytes;
-  /** Freed buffers kept for reuse. */
-  uint64_t cache_bytes;
-  /** The most that was in use at once. */
-  uint64_t peak_bytes;
-  /** Of active_bytes: weights of models. */
-  uint64_t weight_bytes;
-  /** Of active_bytes: keys and values of sessions. */
-  uint64_t kv_bytes;
-  /** What the library may use; UINT64_MAX = unlimited. */
-  uint64_t limit_bytes;
-} mlxrt_memory;
+  /** MLXRT_EVENT_*; ignore values you do not know. */
+  int32_t kind;
+  /** Whole code points with a NUL behind them, never NULL; may hold U+0000. */
+  const char *MLXRT_NONNULL text;
+  /** Bytes of text. */
+  size_t text_len;
+  /** Exactly the tokens that this event completes; those of all events joined are all generated tokens. */
+  const int32_t *MLXRT_NULLABLE tokens;
+  /** How many tokens. */
+  size_t token_count;
+  /** With MLXRT_GEN_LOGPROBS: one for each token; else NULL. */
+  const float *MLXRT_NULLABLE logprobs;
+  /** With top_logprobs: token_count times top_count ids; else NULL. */
+  const int32_t *MLXRT_NULLABLE top_tokens;
+  /** The log-probabilities of top_tokens; else NULL. */
+  const float *MLXRT_NULLABLE top_logprobs;
+  /** Alternatives per token. */
+  size_t top_count;
+  /** MLXRT_EVENT_PROGRESS: tokens taken in. */
+  uint64_t done;
+  /** MLXRT_EVENT_PROGRESS: tokens to take in. */
+  uint64_t total;
+} mlxrt_event;
 
-/** Where a session is. */
-typedef struct mlxrt_session_state {
-  /** sizeof(mlxrt_session_state) before the call; the bytes that were filled after it. */
-  uint32_t struct_size;
-  /** 0; none are defined. */
-  uint32_t flags;
-  /** Tokens that the session holds. */
-  uint64_t tokens;
-  /** The most tokens it can hold. */
-  uint64_t context;
-  /** Tokens whose keys and values are computed. */
-  uint64_t kv_tokens;
-  /** Bytes of these keys and values. */
-  uint64_t kv_bytes;
-  /** 1 while a call or request runs on it, else 0. */
-  uint32_t busy;
-  /** Adapters applied. */
-  uint32_t adapters;
-} mlxrt_session_state;
+/**
+ * Receives what a generation produces, on the thread of the blocking call. The event and all it points to
+ * live until the callback returns. Inside it, queries, cancel and free functions work; blocking calls give
+ * MLXRT_E_REENTRANT. Returns MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. It must not throw or longjmp.
+ */
+typedef int32_t (*mlxrt_event_fn)(void *MLXRT_NULLABLE user_data, const mlxrt_event *MLXRT_NONNULL event);
 
 /** How a generation ended and what it cost. It is filled on failure too: then stop is MLXRT_STOPPED_ERROR. */
 typedef struct mlxrt_result {
@@ -512,7 +565,7 @@ typedef struct mlxrt_result {
   int32_t error_code;
   /** The seed that was used. */
   uint64_t seed;
-  /** Tokens of the input. */
+  /** Tokens before the first generated one: what the session held, or the part of it that stays, and the input. */
   uint64_t prompt_tokens;
   /** Of prompt_tokens: those not computed now, since the session or a cache had them. */
   uint64_t cached_tokens;
@@ -596,37 +649,6 @@ typedef struct mlxrt_metrics_data {
   uint64_t last_peak_bytes;
 } mlxrt_metrics_data;
 
-/**
- * A piece of what a generation produces. struct_size is the library's: ask MLXRT_HAS for fields that later
- * versions added.
- */
-typedef struct mlxrt_event {
-  /** Bytes of the struct that the library filled. */
-  uint32_t struct_size;
-  /** MLXRT_EVENT_*; ignore values you do not know. */
-  int32_t kind;
-  /** Whole code points with a NUL behind them, never NULL; may hold U+0000. */
-  const char *MLXRT_NONNULL text;
-  /** Bytes of text. */
-  size_t text_len;
-  /** Exactly the tokens that this event completes; those of all events joined are all generated tokens. */
-  const int32_t *MLXRT_NULLABLE tokens;
-  /** How many tokens. */
-  size_t token_count;
-  /** With MLXRT_GEN_LOGPROBS: one for each token; else NULL. */
-  const float *MLXRT_NULLABLE logprobs;
-  /** With top_logprobs: token_count times top_count ids; else NULL. */
-  const int32_t *MLXRT_NULLABLE top_tokens;
-  /** The log-probabilities of top_tokens; else NULL. */
-  const float *MLXRT_NULLABLE top_logprobs;
-  /** Alternatives per token. */
-  size_t top_count;
-  /** MLXRT_EVENT_PROGRESS: tokens taken in. */
-  uint64_t done;
-  /** MLXRT_EVENT_PROGRESS: tokens to take in. */
-  uint64_t total;
-} mlxrt_event;
-
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -653,6 +675,42 @@ uint32_t mlxrt_abi_version(void);
  * Owns: nothing; the text lives as long as the process.
  */
 const char *MLXRT_NONNULL mlxrt_version(void);
+
+/**
+ * Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
+ * loading a model starts the engine with the defaults.
+ *
+ * Threads: any.
+ * Blocks: while the engine starts.
+ * Errors: INCOMPATIBLE when the engine runs on another device than the one asked for; UNSUPPORTED when there is no
+ * such device; RESOURCES; DEVICE.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_init(const mlxrt_init_options *MLXRT_NULLABLE options);
+
+/**
+ * Drops one init. The engine ends when no init and no model is left; with MLXRT_SHUTDOWN_FORCE it ends now, running
+ * requests as cancelled, and what other users of the library in this process still hold fails from then on. After
+ * it, init or loading a model starts a new engine.
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done, at most timeout_ms.
+ * Errors: BUSY names what is left (the init is dropped, the last model ends the engine); TIMEOUT: call again.
+ * Owns: nothing; handles of models and sessions stay yours to free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_shutdown(uint32_t flags, uint32_t timeout_ms);
+
+/**
+ * Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
+ * are), "mlx_version", "cpu_threads", and "info", what MLX tells of the device.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: DEVICE.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_device_info(
+    char *MLXRT_NULLABLE *MLXRT_NONNULL json, size_t *MLXRT_NULLABLE len);
 
 /**
  * Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the
@@ -718,6 +776,213 @@ void mlxrt_error_free(mlxrt_error *MLXRT_NULLABLE error);
  * Owns: nothing; the text lives as long as the process.
  */
 const char *MLXRT_NONNULL mlxrt_code_name(int32_t code);
+
+/* ---- Memory ---- */
+
+/**
+ * Tells what the whole process uses of MLX's memory.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_NONNULL out);
+
+/* ---- Models ---- */
+
+/**
+ * Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
+ * "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
+ * "session_context", "kv_bytes" (of one full session), "estimated_bytes". The headers of all files are checked.
+ * path is a folder, or the id of a model that is in the local Hugging Face cache.
+ *
+ * Threads: any.
+ * Blocks: while it reads headers.
+ * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
+    const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE load,
+    const mlxrt_session_options *MLXRT_NULLABLE session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Loads a model: its config, tokenizer and weights, each checked before it is used. path is a folder in mlx-lm's
+ * form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
+ * DEVICE.
+ * Owns: out is yours: mlxrt_model_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_load(
+    const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE options,
+    mlxrt_model *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part, and "chat_format".
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_info(
+    const mlxrt_model *MLXRT_NONNULL model, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Gives a model up. What sessions still need of it lives until the last of them is freed. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no; when it was the last thing that held the engine, until the engine has ended.
+ * Errors: none; a handle that is not a live model is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_model_free(mlxrt_model *MLXRT_NULLABLE model);
+
+/**
+ * Turns text into token ids. flags are MLXRT_TOKENIZE_*.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT for text that is not UTF-8.
+ * Owns: ids is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_tokenize(
+    const mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NULLABLE text, size_t len, uint32_t flags,
+    int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids, size_t *MLXRT_NONNULL count);
+
+/**
+ * Turns token ids into text; bytes that are no character come out as U+FFFD. flags are MLXRT_DETOKENIZE_*.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT names an id outside the vocabulary.
+ * Owns: text is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_detokenize(
+    const mlxrt_model *MLXRT_NONNULL model, const int32_t *MLXRT_NULLABLE ids, size_t count, uint32_t flags,
+    char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+
+/**
+ * Writes a conversation as the prompt that the model sees. input must have messages.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT names the message and key; UNSUPPORTED for what the model's chat format does not have.
+ * Owns: text is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_render(
+    const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
+    char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+
+/* ---- Sessions ---- */
+
+/**
+ * Starts a session on a model. It holds no memory to speak of before its first request.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT names the option; CANCELLED when the engine was shut down by force.
+ * Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_create(
+    mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
+    mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Gives a session up. A call that runs on it ends as cancelled. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no; when it was the last thing that held the engine, until the engine has ended.
+ * Errors: none; a handle that is not a live session is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_session_free(mlxrt_session *MLXRT_NULLABLE session);
+
+/**
+ * Tells where a session is: tokens held, room, keys and values computed, whether it is busy.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_info(
+    const mlxrt_session *MLXRT_NONNULL session, mlxrt_session_state *MLXRT_NONNULL out);
+
+/**
+ * Gives the tokens that the session holds: its ledger. It ends with the last token that was delivered.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: ids is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_tokens(
+    const mlxrt_session *MLXRT_NONNULL session, int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids,
+    size_t *MLXRT_NONNULL count);
+
+/**
+ * Gives the last answer in the form that messages takes, as JSON: {"role":"assistant","content":"..."}. A chat is:
+ * append it to the messages, append the user's next one, generate.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: NOT_FOUND when there is no answer yet.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_message(
+    const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Ends what runs on the session now, within one decode step or one chunk of the prompt; a later request is not
+ * touched. The session stays usable and keeps what was delivered.
+ *
+ * Threads: any, also from inside every callback.
+ * Blocks: no.
+ * Errors: none; a handle that is not a live session is logged.
+ * Owns: nothing.
+ */
+void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
+
+/* ---- Generation ---- */
+
+/**
+ * Runs one request on the session and hands what it produces to fn, on this thread, until it ends: by the model's
+ * end of text, a stop string or token, max_tokens, the context's end, fn, a cancel, or timeout_ms. All of these are
+ * results and no errors; out says which, and what it cost. Messages are the whole history: what the session already
+ * holds of it is not computed again. Text and tokens continue the session; when the request fails or is cancelled
+ * before its first token, the session stays as it was. fn may be NULL, and out may be.
+ *
+ * Threads: any; fn runs on this one. A session does one blocking call at a time.
+ * Blocks: until the request has ended.
+ * Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY; DEVICE; OUT_OF_MEMORY; CANCELLED when the engine
+ * was shut down by force.
+ * Owns: nothing; events live until fn returns.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_generate(
+    mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+    const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
+    void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NONNULL out);
+
+/* ---- Metrics ---- */
+
+/**
+ * Gives the counters of one model, or with NULL those of the whole process. active_bytes, cache_bytes and peak_bytes
+ * are the process's either way.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_metrics(
+    const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
 
 #ifdef __cplusplus
 }
