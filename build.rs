@@ -53,6 +53,11 @@ fn place_beside(libs: &std::ffi::OsStr) {
         }
         println!("cargo:rerun-if-changed={}", to.display());
     }
+    // Programs ask for the library by its SONAME.
+    let soname = profile.join("libmlxrt.so.1");
+    if fs::symlink_metadata(&soname).is_err() {
+        let _ = std::os::unix::fs::symlink("libmlxrt.so", soname);
+    }
 }
 
 fn same_length(a: &Path, b: &Path) -> bool {

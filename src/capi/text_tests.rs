@@ -107,11 +107,8 @@ fn arrays_need_no_alignment() {
 fn arrays_of_absurd_length_are_refused_unread() {
     // SAFETY: nothing is read: a count of 0, NULL, or a count that is refused.
     unsafe {
-        assert_eq!(slice_arg::<i32>(ptr::null(), 0, "ids").unwrap(), []);
-        assert_eq!(
-            slice_arg::<i32>(ptr::without_provenance(3), 0, "ids").unwrap(),
-            []
-        );
+        assert!(slice_arg::<i32>(ptr::null(), 0, "ids").unwrap().is_empty());
+        assert!(slice_arg::<i32>(ptr::without_provenance(3), 0, "ids").unwrap().is_empty());
         assert_eq!(
             refused(slice_arg::<i32>(ptr::null(), 4, "ids")),
             "ids is NULL, but its length is 4"

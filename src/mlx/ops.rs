@@ -58,7 +58,6 @@ unary! {
     sigmoid = mlx_sigmoid;
     tanh = mlx_tanh;
     exp = mlx_exp;
-    square = mlx_square;
     negative = mlx_negative;
     sort = mlx_sort;
     logical_not = mlx_logical_not;
@@ -74,7 +73,7 @@ binary! {
     greater = mlx_greater;
     greater_equal = mlx_greater_equal;
     logical_and = mlx_logical_and;
-    maximum = mlx_maximum;
+    power = mlx_power;
 }
 
 pub fn contiguous(a: &Array) -> Result<Array> {

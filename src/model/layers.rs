@@ -118,7 +118,7 @@ impl Mlp {
 /// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
 fn gelu_tanh(x: &Array) -> Result<Array> {
     let number = |value: f32| Array::scalar(value, x.dtype());
-    let cube = ops::multiply(&ops::multiply(x, x)?, x)?;
+    let cube = ops::power(x, &number(3.0)?)?;
     let inner = ops::add(x, &ops::multiply(&number(0.044715)?, &cube)?)?;
     let tanh = ops::tanh(&ops::multiply(&number((2.0 / std::f32::consts::PI).sqrt())?, &inner)?)?;
     let half = ops::multiply(&number(0.5)?, x)?;

@@ -268,3 +268,16 @@ impl Drop for Model {
         metrics::PROCESS.weights_changed(self.weight_bytes, 0);
     }
 }
+
+/// A decoder on the calling thread, without an engine, and the size of its vocabulary.
+#[cfg(test)]
+pub(super) fn decoder_for_tests(path: &str) -> Result<(Decoder, usize)> {
+    let description = Description::read(path)?;
+    let total = description.weight_bytes();
+    let Description { config, catalog, weights, .. } = description;
+    let mut reader = Reader { catalog: &catalog, deadline: None, progress: &mut |_, _| true, done: 0, total };
+    let weights = weights.try_map(|tensor| reader.read(tensor))?;
+    let weights = weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
+    let vocab = config.vocab_size as usize;
+    Ok((Decoder::new(config, weights)?, vocab))
+}

@@ -44,7 +44,8 @@ fn read_text(config: &Object, (heads, kv_heads): (u32, u32), vocab_size: i32) ->
     let hidden_size = shared::hidden_size(config, Some(1152))?;
     let mut attention = shared::attention(config, hidden_size, (Some(heads), Some(kv_heads), Some(256)))?;
     attention.qk_norm = true;
-    attention.scale = config.opt_f32("query_pre_attn_scalar", 1e-3..=1e6)?.unwrap_or(256.0).powf(-0.5);
+    let scalar = config.opt_f32("query_pre_attn_scalar", 1e-3..=1e6)?.unwrap_or(256.0);
+    attention.scale = shared::inverse_root(scalar.into());
     Ok(DecoderConfig {
         hidden_size,
         vocab_size,

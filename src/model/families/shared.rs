@@ -76,11 +76,16 @@ pub fn attention(
         heads,
         kv_heads,
         head_dim,
-        scale: (head_dim as f32).powf(-0.5),
+        scale: inverse_root(head_dim.into()),
         qkv_bias: false,
         o_bias: false,
         qk_norm: false,
     })
+}
+
+/// What the attention scores are multiplied by, rounded once.
+pub fn inverse_root(size: f64) -> f32 {
+    (1.0 / size.sqrt()) as f32
 }
 
 /// Refuses an activation that the family does not have, where the config names one.
