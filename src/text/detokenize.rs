@@ -115,7 +115,7 @@ impl Table {
             .unwrap_or(Standing::Unknown)
     }
 
-    fn bytes(&self, id: i32, first: bool) -> &[u8] {
+    pub(super) fn bytes(&self, id: i32, first: bool) -> &[u8] {
         let Ok(id) = usize::try_from(id) else {
             return &[];
         };

@@ -65,7 +65,7 @@ pub struct Tokenizer {
     added: AddedTokens,
     /// Ids that the model itself must never make out of text.
     control: HashSet<u32>,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     model_vocabulary: usize,
     bos_prefix: Vec<i32>,
     bos_token: Option<String>,

@@ -1,1 +1,352 @@
+//! Files that abort or panic the stock crate: each gives a named error, or works.
 
+use serde_json::{json, Value};
+
+use super::shared;
+use crate::text::{Specials, Tokenizer};
+
+fn bpe(change: impl FnOnce(&mut Value)) -> Value {
+    let mut file = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "vocab": {"a": 0, "b": 1, "ab": 2, "é": 3}, "merges": ["a b"]}
+    });
+    change(&mut file);
+    file
+}
+
+fn with(key: &str, value: Value) -> Value {
+    bpe(|f| f[key] = value)
+}
+
+fn model(key: &str, value: Value) -> Value {
+    bpe(|f| f["model"][key] = value)
+}
+
+fn added(key: &str, value: Value) -> Value {
+    let mut token = json!({"id": 4, "content": "<z>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    token[key] = value;
+    with("added_tokens", json!([token]))
+}
+
+fn charsmap(encoded: &str) -> Value {
+    with(
+        "normalizer",
+        json!({"type": "Precompiled", "precompiled_charsmap": encoded}),
+    )
+}
+
+fn padding(strategy: Value, multiple: Value) -> Value {
+    with(
+        "padding",
+        json!({"strategy": strategy, "direction": "Right", "pad_to_multiple_of": multiple, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "a"}),
+    )
+}
+
+fn split(regex: &str) -> Value {
+    with(
+        "pre_tokenizer",
+        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}),
+    )
+}
+
+fn template(single: Value, specials: Value) -> Value {
+    with(
+        "post_processor",
+        json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": specials}),
+    )
+}
+
+/// Loads a file, and uses what loads, on a thread with a small stack.
+fn outcome(file: Vec<u8>) -> Result<(), String> {
+    let run = move || -> Result<(), String> {
+        let tokenizer = Tokenizer::from_bytes(&file, None).map_err(|e| e.message)?;
+        let text = "ab é aaaaaaaaaaaaaaaaaaaaaaaaaaaaac <z> \u{ff0f}".repeat(20);
+        for specials in [Specials::Recognise, Specials::AsText] {
+            for special in [true, false] {
+                let ids = tokenizer
+                    .encode(&text, specials, special)
+                    .map_err(|e| e.message)?;
+                tokenizer.detokenize(&ids, true).map_err(|e| e.message)?;
+            }
+        }
+        let all: Vec<i32> = (0..tokenizer.vocab_size() as i32).collect();
+        tokenizer
+            .detokenize(&all, false)
+            .map_err(|e| e.message)
+            .map(drop)
+    };
+    std::thread::Builder::new()
+        .stack_size(512 << 10)
+        .spawn(run)
+        .unwrap()
+        .join()
+        .expect("no panic gets out")
+}
+
+#[test]
+fn hostile_files_give_a_named_error_or_work() {
+    let replace = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let deep = format!(
+        "{{\"normalizer\":{}{}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
+    let a = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let x = json!({"SpecialToken": {"id": "[X]", "type_id": 0}});
+    let ids = |ids: Value| json!({"[X]": {"id": "[X]", "ids": ids, "tokens": ["[X]"]}});
+    // An empty wish means that the file works.
+    let cases: Vec<(&str, Value, &str)> = vec![
+        (
+            "merge-result-missing",
+            model("vocab", json!({"a": 0, "b": 1})),
+            "tokenizer.json: ",
+        ),
+        (
+            "merge-prefix",
+            model("continuing_subword_prefix", json!("####")),
+            "tokenizer.json: ",
+        ),
+        (
+            "id-4e9",
+            model("vocab", json!({"a": 0, "b": 4294967295u32, "ab": 2})),
+            "the id 4294967295 of \"b\" is too large",
+        ),
+        (
+            "id-1e18",
+            model(
+                "vocab",
+                json!({"a": 0, "b": 1000000000000000000u64, "ab": 2}),
+            ),
+            "the id 1000000000000000000 of",
+        ),
+        (
+            "id-negative",
+            model("vocab", json!({"a": -1})),
+            "the id of \"a\" must be a whole number",
+        ),
+        (
+            "duplicate-ids",
+            model("vocab", json!({"a": 0, "b": 0, "ab": 0})),
+            "",
+        ),
+        ("dropout", model("dropout", json!(2.0)), ""),
+        (
+            "unk-missing",
+            model("unk_token", json!("<unk>")),
+            "tokenizer.json: ",
+        ),
+        (
+            "stride",
+            with(
+                "truncation",
+                json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}),
+            ),
+            "",
+        ),
+        (
+            "padding-1e10",
+            padding(json!({"Fixed": 10_000_000_000u64}), Value::Null),
+            "",
+        ),
+        (
+            "padding-multiple-0",
+            padding(json!("BatchLongest"), json!(0)),
+            "",
+        ),
+        (
+            "fixed-length-0",
+            with("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+            "FixedLength must have a length",
+        ),
+        (
+            "template-token-missing",
+            template(json!([x, a]), json!({})),
+            "names \"[X]\", which special_tokens does not have",
+        ),
+        (
+            "template-many-texts",
+            template(json!(vec![a.clone(); 1000]), json!({})),
+            "repeats the text",
+        ),
+        (
+            "template-many-ids",
+            template(json!([x, a]), ids(json!(vec![1; 5000]))),
+            "adds too many tokens",
+        ),
+        (
+            "template-id-outside",
+            template(json!([x, a]), ids(json!([77]))),
+            "adds an id that the vocabulary lacks",
+        ),
+        (
+            "strip-decoder",
+            with(
+                "decoder",
+                json!({"type": "Strip", "content": "a", "start": 100, "stop": 100}),
+            ),
+            "",
+        ),
+        ("regex-bad", split("(("), "tokenizer.json: "),
+        ("regex-backtracking", split("(a|a)*(?=c)(a+)+$"), ""),
+        (
+            "charsmap-short",
+            charsmap("AAAA"),
+            "shorter than the length that it declares",
+        ),
+        (
+            "charsmap-4gb",
+            charsmap("//////8AAAAA"),
+            "shorter than the length that it declares",
+        ),
+        ("charsmap-not-base64", charsmap("§"), "not valid base64"),
+        (
+            "charsmap-offsets",
+            charsmap("BAAAAAD///8="),
+            "tokenizer.json: ",
+        ),
+        (
+            "replace-growth",
+            with(
+                "normalizer",
+                json!({"type": "Sequence", "normalizers": vec![replace; 34]}),
+            ),
+            "multiply a text's length by more than 64",
+        ),
+        (
+            "prepend-growth",
+            with(
+                "normalizer",
+                json!({"type": "Prepend", "prepend": "a".repeat(1000)}),
+            ),
+            "multiply a text's length",
+        ),
+        (
+            "added-gap",
+            added("id", json!(4_000_000_000u32)),
+            "the id 4000000000 of \"<z>\" is too large",
+        ),
+        (
+            "added-mismatch",
+            added("id", json!(5)),
+            "\"<z>\" has id 5, but the vocabulary leads to Some(4)",
+        ),
+        (
+            "added-long",
+            added("content", json!("z".repeat(2000))),
+            "added_tokens[0] is longer than 1024 bytes",
+        ),
+        ("added-empty", added("content", json!("")), ""),
+        (
+            "added-no-id",
+            added("id", Value::Null),
+            "added_tokens[0] must have a content and an id",
+        ),
+        (
+            "unigram-empty",
+            json!({"version": "1.0", "added_tokens": [], "model": {"type": "Unigram", "unk_id": 0, "vocab": []}}),
+            "tokenizer.json: ",
+        ),
+        (
+            "unigram-unk",
+            json!({"version": "1.0", "added_tokens": [], "model": {"type": "Unigram", "unk_id": 99, "vocab": [["a", -1.0]]}}),
+            "tokenizer.json: ",
+        ),
+        (
+            "wordpiece-unk",
+            json!({"version": "1.0", "added_tokens": [], "model": {"type": "WordPiece", "unk_token": "[UNK]",
+            "continuing_subword_prefix": "", "max_input_chars_per_word": 100, "vocab": {"a": 0}}}),
+            "tokenizer.json: ",
+        ),
+        ("no-model", json!({}), "model must be an object"),
+        ("a-list", json!([]), "must be a JSON object"),
+        (
+            "version",
+            with("version", json!("9")),
+            "Unknown tokenizer version",
+        ),
+        (
+            "decoder-ctc",
+            with("decoder", json!({"type": "CTC"})),
+            "decoder CTC is not supported",
+        ),
+        (
+            "decoder-keys",
+            with("decoder", json!({"type": "Strip"})),
+            "decoder's content must be a string",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (name, file, wish) in cases {
+        match outcome(serde_json::to_vec(&file).unwrap()) {
+            Ok(()) if wish.is_empty() => {}
+            Err(message)
+                if !wish.is_empty()
+                    && message.starts_with("tokenizer.json: ")
+                    && message.contains(wish) => {}
+            other => wrong.push(format!("{name}: {other:?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(outcome(deep.into_bytes())
+        .unwrap_err()
+        .contains("recursion limit exceeded"));
+    assert!(outcome(b"{".to_vec())
+        .unwrap_err()
+        .contains("is not valid JSON"));
+    assert!(outcome(Vec::new())
+        .unwrap_err()
+        .contains("is not valid JSON"));
+}
+
+#[test]
+fn files_that_are_not_tokenizers_are_refused() {
+    let Some(folder) = shared("tokenizers/_nonloading") else {
+        return;
+    };
+    for name in ["added-tokens-ortx", "llama2-ortx"] {
+        let file = std::fs::read(folder.join(name).join("tokenizer.json")).unwrap();
+        assert!(
+            outcome(file).unwrap_err().starts_with("tokenizer.json: "),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_bad_config_is_named() {
+    let file = serde_json::to_vec(&bpe(|_| ())).unwrap();
+    let load = |config: &[u8]| Tokenizer::from_bytes(&file, Some(config));
+    assert!(load(b"{")
+        .unwrap_err()
+        .message
+        .starts_with("tokenizer_config.json: is not valid JSON"));
+    assert_eq!(
+        load(b"3").unwrap_err().message,
+        "tokenizer_config.json: must be a JSON object"
+    );
+    let tokenizer =
+        load(r#"{"eos_token": {"content": "é"}, "bos_token": "a"}"#.as_bytes()).unwrap();
+    assert_eq!(
+        (tokenizer.eos_from_config(), tokenizer.bos_token()),
+        (Some(3), Some("a"))
+    );
+    assert_eq!(
+        load(br#"{"eos_token": "gone"}"#).unwrap().eos_from_config(),
+        None
+    );
+}
+
+#[test]
+fn a_text_over_the_cap_is_refused() {
+    let tokenizer =
+        Tokenizer::from_bytes(&serde_json::to_vec(&bpe(|_| ())).unwrap(), None).unwrap();
+    let error = tokenizer
+        .encode(&"a".repeat((64 << 20) + 1), Specials::Recognise, false)
+        .unwrap_err();
+    assert_eq!(error.code, crate::error::Code::InvalidArgument);
+}
