@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::sanitise::brief;
 use crate::error::{Error, Result};
 
 /// What a file's decoder section may multiply a token's bytes by.
@@ -351,7 +352,10 @@ fn bad(key: &str, wanted: &str) -> Error {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::unsupported(format!("tokenizer.json: decoder {what} is not supported"))
+    Error::unsupported(format!(
+        "tokenizer.json: decoder {} is not supported",
+        brief(&what)
+    ))
 }
 
 /// `<0x41>` is the byte 0x41.
