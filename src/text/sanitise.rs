@@ -6,13 +6,13 @@ use tokenizers::{
     AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
+use super::growth;
 use crate::error::{Error, Result};
 
 const MAX_FILE: usize = 256 << 20;
 /// Ids stay under this, as do the vocabulary's entries.
 pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
 const MAX_ADDED_TOKEN: usize = 1024;
-const MAX_GROWTH: u64 = 64;
 const MAX_TEMPLATE_IDS: usize = 4096;
 const MAX_WORD: u64 = 10_000;
 
@@ -51,16 +51,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
     if size == 0 {
         return Err(refuse("the vocabulary is empty"));
     }
-    if let Some(normalizer) = file.get("normalizer") {
-        if growth(normalizer)? > MAX_GROWTH {
-            return Err(refuse(format!(
-                "normalizer may multiply a text's length by more than {MAX_GROWTH}"
-            )));
-        }
-    }
-    if let Some(pre_tokenizer) = file.get("pre_tokenizer") {
-        check_pre_tokenizer(pre_tokenizer)?;
-    }
+    growth::check(file.get("normalizer"), file.get("pre_tokenizer"))?;
     if let Some(processor) = file.get("post_processor") {
         check_post_processor(processor)?;
     }
@@ -203,132 +194,8 @@ fn check_added(file: &Map<String, Value>, entries: u64) -> Result<Vec<(String, u
     Ok(added)
 }
 
-fn kind(value: &Value) -> &str {
+pub(super) fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or("")
-}
-
-/// By how much a normalizer can multiply a text's length, at worst. Unicode's own forms count as one.
-fn growth(normalizer: &Value) -> Result<u64> {
-    match kind(normalizer) {
-        "Sequence" => {
-            let mut product = 1u64;
-            for part in normalizer
-                .get("normalizers")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                product = product.saturating_mul(growth(part)?);
-            }
-            Ok(product)
-        }
-        "Replace" => {
-            let content = normalizer
-                .get("content")
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .len() as u64;
-            match normalizer
-                .get("pattern")
-                .and_then(|p| p.get("String"))
-                .and_then(Value::as_str)
-            {
-                Some(from) => Ok(content.div_ceil(from.len().max(1) as u64).max(1)),
-                // A regular expression may match the empty string between any two characters.
-                None => Ok(content.saturating_add(1)),
-            }
-        }
-        // Once per run of text, and runs can be as short as one character.
-        "Prepend" => {
-            let prepend = normalizer
-                .get("prepend")
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .len() as u64;
-            Ok(prepend.div_ceil(4).max(1))
-        }
-        "Precompiled" => {
-            let map = normalizer
-                .get("precompiled_charsmap")
-                .and_then(Value::as_str)
-                .unwrap_or("");
-            charsmap_growth(map)
-        }
-        _ => Ok(1),
-    }
-}
-
-/// A charsmap is a little-endian length, a trie of that many bytes, then NUL-terminated replacements.
-/// The longest replacement in Unicode's own NFKC has 33 bytes: up to 36 counts as no growth.
-fn charsmap_growth(encoded: &str) -> Result<u64> {
-    let bytes = base64(encoded)
-        .ok_or_else(|| refuse("normalizer.precompiled_charsmap is not valid base64"))?;
-    let short =
-        || refuse("normalizer.precompiled_charsmap is shorter than the length that it declares");
-    let (head, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
-    let length = u32::from_le_bytes(*head) as usize;
-    let replacements = rest.get(length..).ok_or_else(short)?;
-    let longest = replacements
-        .split(|b| *b == 0)
-        .map(<[u8]>::len)
-        .max()
-        .unwrap_or(0);
-    Ok((longest as u64).div_ceil(36).max(1))
-}
-
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=').as_bytes();
-    let mut out = Vec::new();
-    out.try_reserve(digits.len()).ok()?;
-    let (mut bits, mut count) = (0u32, 0u32);
-    for &digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit.checked_sub(b'A')?,
-            b'a'..=b'z' => digit.checked_sub(b'a')?.checked_add(26)?,
-            b'0'..=b'9' => digit.checked_sub(b'0')?.checked_add(52)?,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = ((bits & 0xffff) << 6) | u32::from(value);
-        count = count.checked_add(6)?;
-        if count >= 8 {
-            count = count.checked_sub(8)?;
-            out.push((bits >> count) as u8);
-        }
-    }
-    Some(out)
-}
-
-fn check_pre_tokenizer(value: &Value) -> Result<()> {
-    match kind(value) {
-        "Sequence" => {
-            for part in value
-                .get("pretokenizers")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                check_pre_tokenizer(part)?;
-            }
-            Ok(())
-        }
-        "FixedLength" if value.get("length").and_then(Value::as_u64) == Some(0) => Err(refuse(
-            "pre_tokenizer FixedLength must have a length of at least 1",
-        )),
-        // Written in front of every run, so it grows the text like a normalizer.
-        "Metaspace"
-            if value
-                .get("replacement")
-                .and_then(Value::as_str)
-                .is_some_and(|r| r.len() > 4) =>
-        {
-            Err(refuse(
-                "pre_tokenizer Metaspace must have a replacement of one character",
-            ))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The text may appear once, and only a few ids around it.

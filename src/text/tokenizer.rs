@@ -8,8 +8,9 @@ use serde_json::Value;
 use tokenizers::{Encoding, Model, OffsetType, PreTokenizer, Token as CrateToken};
 
 use super::added::{AddedTokens, Origins};
-use super::detokenize::{Detokenizer, Table};
+use super::detokenize::Detokenizer;
 use super::sanitise::{self, brief};
+use super::table::Table;
 use crate::error::{Error, Result};
 
 /// Longer texts are refused.

@@ -218,6 +218,22 @@ fn hostile_files_give_a_named_error_or_work() {
             "multiply a text's length by more than 64",
         ),
         (
+            "byte-level-growth",
+            with(
+                "pre_tokenizer",
+                json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true}); 40]}),
+            ),
+            "multiply a text's length by more than 64",
+        ),
+        (
+            "many-normalizers",
+            with(
+                "normalizer",
+                json!({"type": "Sequence", "normalizers": vec![json!({"type": "NFC"}); 1000]}),
+            ),
+            "have more than 64 steps",
+        ),
+        (
             "prepend-growth",
             with(
                 "normalizer",
