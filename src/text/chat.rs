@@ -273,7 +273,7 @@ impl<'a> Render<'a> {
                     out.content(system);
                     out.template("\n\n");
                 }
-                out.content(message.content.trim());
+                out.content(strip(&message.content));
             } else {
                 out.template("<start_of_turn>model\n");
                 out.assistant(answer(message, open));
@@ -300,7 +300,7 @@ impl<'a> Render<'a> {
             if role == "assistant" {
                 out.assistant(answer(message, open));
             } else {
-                out.content(message.content.trim());
+                out.content(strip(&message.content));
             }
             if !open {
                 out.template("<|eot_id|>");
@@ -346,11 +346,11 @@ impl<'a> Render<'a> {
                 match system.filter(|_| nth == 0) {
                     Some(system) => {
                         out.template("<<SYS>>\n");
-                        out.content(system.trim());
+                        out.content(strip(system));
                         out.template("\n<</SYS>>\n\n");
-                        out.content(message.content.trim_end());
+                        out.content(strip_end(&message.content));
                     }
-                    None => out.content(message.content.trim()),
+                    None => out.content(strip(&message.content)),
                 }
                 out.template(" [/INST]");
             } else {
@@ -372,8 +372,21 @@ fn answer(message: &Message, open: bool) -> &str {
     if open {
         &message.content
     } else {
-        message.content.trim()
+        strip(&message.content)
     }
+}
+
+/// What Python's `str.strip` takes for white space.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+fn strip(text: &str) -> &str {
+    text.trim_matches(is_space)
+}
+
+fn strip_end(text: &str) -> &str {
+    text.trim_end_matches(is_space)
 }
 
 fn qwen_call(call: &ToolCall, out: &mut Pieces) {

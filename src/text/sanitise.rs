@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 const MAX_FILE: usize = 256 << 20;
 /// Ids stay under this, as do the vocabulary's entries.
 pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
-const MAX_ADDED_TOKEN: usize = 1024;
+/// Recognising added tokens costs at most so many steps per byte of a text.
+const MAX_ADDED_TOKEN: usize = 256;
 const MAX_TEMPLATE_IDS: usize = 4096;
 const MAX_WORD: u64 = 10_000;
 

@@ -108,6 +108,14 @@ fn a_continued_answer_ends_the_prompt_unchanged() {
     );
 }
 
+/// Python strips the four information separators too.
+#[test]
+fn trims_as_python_does() {
+    let messages = json!([{"role":"user","content":"\u{1c}\u{a0} q\u{200b}\u{1f}\n"}]);
+    let got = render(ChatFormat::Gemma, &messages, RenderOptions::default()).unwrap();
+    assert_eq!(got, "<bos><start_of_turn>user\nq\u{200b}<end_of_turn>\n");
+}
+
 #[test]
 fn every_piece_knows_who_wrote_it() {
     let messages = json!([{"role":"system","content":"S"},{"role":"user","content":"U"},

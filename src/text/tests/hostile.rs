@@ -254,7 +254,7 @@ fn hostile_files_give_a_named_error_or_work() {
         (
             "added-long",
             added("content", json!("z".repeat(2000))),
-            "added_tokens[0] is longer than 1024 bytes",
+            "added_tokens[0] is longer than 256 bytes",
         ),
         ("added-empty", added("content", json!("")), ""),
         (
@@ -392,7 +392,7 @@ fn find<'a>(value: &'a mut Value, path: &[String]) -> Option<&'a mut Value> {
 }
 
 /// Files of each kind of model, with as many of the optional parts as fit.
-fn seeds() -> Vec<Value> {
+pub fn seeds() -> Vec<Value> {
     let token = json!({"id": 0, "content": "<unk>", "single_word": true, "lstrip": true, "rstrip": true, "normalized": true, "special": true});
     let post = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<unk>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [], "special_tokens": {"<unk>": {"id": "<unk>", "ids": [0], "tokens": ["<unk>"]}}});
