@@ -208,11 +208,11 @@ impl Trie {
         }
         if let Some(node) = self.nodes.get_mut(at) {
             // Two tokens that normalise alike: the stricter one holds.
-            let weaker = node
+            let stricter = node
                 .token
                 .as_ref()
                 .is_some_and(|old| old.writers == Writers::Template);
-            if !weaker {
+            if !stricter {
                 node.token = Some(token);
             }
         }

@@ -13,11 +13,13 @@
 mod added;
 mod chat;
 mod detokenize;
+mod growth;
 mod messages;
 mod pyjson;
 mod sanitise;
 mod stop;
 mod stream;
+mod table;
 mod tokenizer;
 
 #[cfg(test)]

@@ -1,24 +1,30 @@
 //! tokenizer.json before the `tokenizers` crate sees it: what would abort the process, or let a few bytes
 //! of text become gigabytes, is refused by name; what has no business in encoding is dropped.
 
-use serde_json::{Map, Value};
+use serde_json::{from_value, Map, Value};
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
 
+use super::growth;
 use crate::error::{Error, Result};
 
 const MAX_FILE: usize = 256 << 20;
 /// Ids stay under this, as do the vocabulary's entries.
 pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
-const MAX_ADDED_TOKEN: usize = 1024;
-const MAX_GROWTH: u64 = 64;
+/// Recognising added tokens costs at most so many steps per byte of a text.
+const MAX_ADDED_TOKEN: usize = 256;
 const MAX_TEMPLATE_IDS: usize = 4096;
 const MAX_WORD: u64 = 10_000;
 
 /// The parts of a checked file: what the crate loads, and the decoder, which is ours.
 pub(super) struct Checked {
-    pub tokenizer: Value,
+    pub file: Map<String, Value>,
     pub decoder: Value,
     /// Content and declared id of every added token.
     pub added: Vec<(String, u64)>,
+    /// The largest id plus one.
+    pub size: u64,
 }
 
 pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
@@ -37,34 +43,33 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
     file.remove("padding");
     let decoder = file.remove("decoder").unwrap_or(Value::Null);
 
-    let entries = check_model(&mut file)?;
+    let (entries, model_size) = check_model(&mut file)?;
     let added = check_added(&file, entries)?;
-    if let Some(normalizer) = file.get("normalizer") {
-        if growth(normalizer)? > MAX_GROWTH {
-            return Err(refuse(format!(
-                "normalizer may multiply a text's length by more than {MAX_GROWTH}"
-            )));
-        }
+    let size = added
+        .iter()
+        .map(|(_, id)| id.saturating_add(1))
+        .fold(model_size, u64::max);
+    if size == 0 {
+        return Err(refuse("the vocabulary is empty"));
     }
-    if let Some(pre_tokenizer) = file.get("pre_tokenizer") {
-        check_pre_tokenizer(pre_tokenizer)?;
-    }
+    growth::check(file.get("normalizer"), file.get("pre_tokenizer"))?;
     if let Some(processor) = file.get("post_processor") {
         check_post_processor(processor)?;
     }
     Ok(Checked {
-        tokenizer: Value::Object(file),
+        file,
         decoder,
         added,
+        size,
     })
 }
 
-fn refuse(what: impl std::fmt::Display) -> Error {
-    Error::bad_model(format!("tokenizer.json: {what}"))
+pub(super) fn refuse(what: impl std::fmt::Display) -> Error {
+    Error::bad_model(format!("tokenizer.json: {}", brief(&what)))
 }
 
-/// Returns how many entries the vocabulary has.
-fn check_model(file: &mut Map<String, Value>) -> Result<u64> {
+/// Returns how many entries the model's vocabulary has, and its largest id plus one.
+fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64)> {
     let model = file
         .get_mut("model")
         .and_then(Value::as_object_mut)
@@ -83,6 +88,8 @@ fn check_model(file: &mut Map<String, Value>) -> Result<u64> {
             )));
         }
     }
+    check_merges(model)?;
+    let mut size = 0u64;
     let entries = match model.get("vocab") {
         Some(Value::Object(vocab)) => {
             let limit = sparse_limit(vocab.len() as u64);
@@ -93,10 +100,14 @@ fn check_model(file: &mut Map<String, Value>) -> Result<u64> {
                     ))
                 })?;
                 check_id("model.vocab", token, id, limit)?;
+                size = size.max(id.saturating_add(1));
             }
             vocab.len()
         }
-        Some(Value::Array(vocab)) => vocab.len(),
+        Some(Value::Array(vocab)) => {
+            size = vocab.len() as u64;
+            vocab.len()
+        }
         _ => return Err(refuse("model.vocab must be an object or a list")),
     } as u64;
     if entries > MAX_VOCABULARY {
@@ -104,7 +115,37 @@ fn check_model(file: &mut Map<String, Value>) -> Result<u64> {
             "model.vocab has {entries} entries, at most {MAX_VOCABULARY} are allowed"
         )));
     }
-    Ok(entries)
+    Ok((entries, size))
+}
+
+/// The crate cuts the prefix off a merge's second part without looking whether it is there, and takes what
+/// remains for valid UTF-8.
+fn check_merges(model: &Map<String, Value>) -> Result<()> {
+    let prefix = model
+        .get("continuing_subword_prefix")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    for (index, merge) in model
+        .get("merges")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        let second = match merge {
+            Value::String(pair) => pair.split_once(' ').map(|(_, second)| second),
+            pair => pair.get(1).and_then(Value::as_str),
+        };
+        if !second.is_some_and(|second| second.starts_with(prefix)) {
+            return Err(refuse(format!(
+                "model.merges[{index}] lacks the continuing_subword_prefix {prefix:?}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Ids may have holes, but not so many that a table by id dwarfs the file.
@@ -154,132 +195,8 @@ fn check_added(file: &Map<String, Value>, entries: u64) -> Result<Vec<(String, u
     Ok(added)
 }
 
-fn kind(value: &Value) -> &str {
+pub(super) fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or("")
-}
-
-/// By how much a normalizer can multiply a text's length, at worst. Unicode's own forms count as one.
-fn growth(normalizer: &Value) -> Result<u64> {
-    match kind(normalizer) {
-        "Sequence" => {
-            let mut product = 1u64;
-            for part in normalizer
-                .get("normalizers")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                product = product.saturating_mul(growth(part)?);
-            }
-            Ok(product)
-        }
-        "Replace" => {
-            let content = normalizer
-                .get("content")
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .len() as u64;
-            match normalizer
-                .get("pattern")
-                .and_then(|p| p.get("String"))
-                .and_then(Value::as_str)
-            {
-                Some(from) => Ok(content.div_ceil(from.len().max(1) as u64).max(1)),
-                // A regular expression may match the empty string between any two characters.
-                None => Ok(content.saturating_add(1)),
-            }
-        }
-        // Once per run of text, and runs can be as short as one character.
-        "Prepend" => {
-            let prepend = normalizer
-                .get("prepend")
-                .and_then(Value::as_str)
-                .unwrap_or("")
-                .len() as u64;
-            Ok(prepend.div_ceil(4).max(1))
-        }
-        "Precompiled" => {
-            let map = normalizer
-                .get("precompiled_charsmap")
-                .and_then(Value::as_str)
-                .unwrap_or("");
-            charsmap_growth(map)
-        }
-        _ => Ok(1),
-    }
-}
-
-/// A charsmap is a little-endian length, a trie of that many bytes, then NUL-terminated replacements.
-/// The longest replacement in Unicode's own NFKC has 33 bytes: up to 36 counts as no growth.
-fn charsmap_growth(encoded: &str) -> Result<u64> {
-    let bytes = base64(encoded)
-        .ok_or_else(|| refuse("normalizer.precompiled_charsmap is not valid base64"))?;
-    let short =
-        || refuse("normalizer.precompiled_charsmap is shorter than the length that it declares");
-    let (head, rest) = bytes.split_first_chunk::<4>().ok_or_else(short)?;
-    let length = u32::from_le_bytes(*head) as usize;
-    let replacements = rest.get(length..).ok_or_else(short)?;
-    let longest = replacements
-        .split(|b| *b == 0)
-        .map(<[u8]>::len)
-        .max()
-        .unwrap_or(0);
-    Ok((longest as u64).div_ceil(36).max(1))
-}
-
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=').as_bytes();
-    let mut out = Vec::new();
-    out.try_reserve(digits.len()).ok()?;
-    let (mut bits, mut count) = (0u32, 0u32);
-    for &digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit.checked_sub(b'A')?,
-            b'a'..=b'z' => digit.checked_sub(b'a')?.checked_add(26)?,
-            b'0'..=b'9' => digit.checked_sub(b'0')?.checked_add(52)?,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = ((bits & 0xffff) << 6) | u32::from(value);
-        count = count.checked_add(6)?;
-        if count >= 8 {
-            count = count.checked_sub(8)?;
-            out.push((bits >> count) as u8);
-        }
-    }
-    Some(out)
-}
-
-fn check_pre_tokenizer(value: &Value) -> Result<()> {
-    match kind(value) {
-        "Sequence" => {
-            for part in value
-                .get("pretokenizers")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                check_pre_tokenizer(part)?;
-            }
-            Ok(())
-        }
-        "FixedLength" if value.get("length").and_then(Value::as_u64) == Some(0) => Err(refuse(
-            "pre_tokenizer FixedLength must have a length of at least 1",
-        )),
-        // Written in front of every run, so it grows the text like a normalizer.
-        "Metaspace"
-            if value
-                .get("replacement")
-                .and_then(Value::as_str)
-                .is_some_and(|r| r.len() > 4) =>
-        {
-            Err(refuse(
-                "pre_tokenizer Metaspace must have a replacement of one character",
-            ))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The text may appear once, and only a few ids around it.
@@ -336,4 +253,59 @@ fn check_template(key: &str, processor: &Value) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Builds the crate's tokenizer from the checked parts. The crate's own way copies the vocabulary three times.
+pub(super) fn build(mut file: Map<String, Value>) -> Result<tokenizers::Tokenizer> {
+    fn part<T>(place: &str, parsed: serde_json::Result<T>) -> Result<T> {
+        parsed.map_err(|e| refuse(format!("{place}: {}", brief(&e))))
+    }
+    match file.get("version") {
+        None => {}
+        Some(Value::String(version)) if version == "1.0" => {}
+        Some(other) => return Err(refuse(format!("version must be \"1.0\", not {other}"))),
+    }
+
+    let mut take = |key: &str| file.remove(key).unwrap_or(Value::Null);
+    let mut model = take("model");
+    // Old files name no type: the crate then tries one after the other.
+    let named = model.as_object_mut().and_then(|m| m.remove("type"));
+    let model = match named.as_ref().and_then(Value::as_str).unwrap_or("") {
+        "BPE" => ModelWrapper::BPE(part("model", from_value(model))?),
+        "WordPiece" => ModelWrapper::WordPiece(part("model", from_value(model))?),
+        "WordLevel" => ModelWrapper::WordLevel(part("model", from_value(model))?),
+        "Unigram" => ModelWrapper::Unigram(part("model", from_value(model))?),
+        other if !other.is_empty() => {
+            return Err(refuse(format!("model.type {other:?} is not known")))
+        }
+        _ => part("model", from_value(model))?,
+    };
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    let normalizer: Option<NormalizerWrapper> = part("normalizer", from_value(take("normalizer")))?;
+    tokenizer
+        .with_normalizer(normalizer)
+        .map_err(|e| refuse(format!("normalizer: {}", brief(&e))))?;
+    let pre_tokenizer: Option<PreTokenizerWrapper> =
+        part("pre_tokenizer", from_value(take("pre_tokenizer")))?;
+    tokenizer.with_pre_tokenizer(pre_tokenizer);
+    let post_processor: Option<PostProcessorWrapper> =
+        part("post_processor", from_value(take("post_processor")))?;
+    tokenizer.with_post_processor(post_processor);
+    let added: Option<Vec<AddedToken>> = part("added_tokens", from_value(take("added_tokens")))?;
+    tokenizer
+        .add_tokens(added.unwrap_or_default())
+        .map_err(|e| refuse(format!("added_tokens: {}", brief(&e))))?;
+    Ok(tokenizer)
+}
+
+/// The first line of a message from below, cut to a readable length.
+pub(super) fn brief(error: &impl std::fmt::Display) -> String {
+    error
+        .to_string()
+        .lines()
+        .next()
+        .unwrap_or("")
+        .chars()
+        .take(200)
+        .collect()
 }

@@ -60,7 +60,8 @@ impl Chunk {
 }
 
 /// A token that is not delivered yet. `bytes` is its place in the stream of bytes, `end` where the last
-/// character that it has a part of ends in the stream of text, once that is decoded.
+/// character that it has a part of ends in the stream of text, once that is decoded; `start` is where the first
+/// one begins.
 #[derive(Debug)]
 struct Waiting {
     token: Token,
@@ -205,9 +206,9 @@ impl TextStream {
             .rev()
             .take_while(|w| !w.has_bytes() || w.end.is_none());
         for token in unresolved.filter(|w| w.has_bytes()) {
+            // A token begins where a unit does, or inside the character that the unit begins with.
             if token.start.is_none() && bytes.contains(&token.bytes.start) {
-                let offset = token.bytes.start.saturating_sub(bytes.start);
-                token.start = Some(base.saturating_add(floor_border(text, offset)));
+                token.start = Some(base);
             }
             if bytes.start < token.bytes.end && token.bytes.end <= bytes.end {
                 let offset = token.bytes.end.saturating_sub(bytes.start);
@@ -278,13 +279,6 @@ impl TextStream {
             self.ready.push_back(chunk);
         }
     }
-}
-
-fn floor_border(text: &str, offset: usize) -> usize {
-    (0..=offset.min(text.len()))
-        .rev()
-        .find(|at| text.is_char_boundary(*at))
-        .unwrap_or(0)
 }
 
 fn ceil_border(text: &str, offset: usize) -> usize {

@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+mod chat;
 mod hostile;
 mod stream;
 mod tokens;

@@ -8,8 +8,9 @@ use serde_json::Value;
 use tokenizers::{Encoding, Model, OffsetType, PreTokenizer, Token as CrateToken};
 
 use super::added::{AddedTokens, Origins};
-use super::detokenize::{Detokenizer, Table};
-use super::sanitise;
+use super::detokenize::Detokenizer;
+use super::sanitise::{self, brief};
+use super::table::Table;
 use crate::error::{Error, Result};
 
 /// Longer texts are refused.
@@ -65,7 +66,7 @@ pub struct Tokenizer {
     added: AddedTokens,
     /// Ids that the model itself must never make out of text.
     control: HashSet<u32>,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
     model_vocabulary: usize,
     bos_prefix: Vec<i32>,
     bos_token: Option<String>,
@@ -82,29 +83,17 @@ impl Tokenizer {
             .transpose()?
             .unwrap_or(Value::Null);
         let checked = sanitise::check(tokenizer_json)?;
-        let file = checked.tokenizer;
-        let inner = guarded(move || serde_json::from_value::<tokenizers::Tokenizer>(file))?
-            .map_err(|e| Error::bad_model(format!("tokenizer.json: {}", brief(&e))))?;
+        let file = checked.file;
+        let inner = guarded(move || sanitise::build(file))??;
         for (content, id) in &checked.added {
             let loaded = inner.token_to_id(content);
             if loaded.map(u64::from) != Some(*id) {
-                return Err(Error::bad_model(format!(
-                    "tokenizer.json: added_tokens: {content:?} has id {id}, but the vocabulary leads to {loaded:?}"
+                return Err(sanitise::refuse(format!(
+                    "added_tokens: id {id} of {content:?} is not what the vocabulary leads to, {loaded:?}"
                 )));
             }
         }
-        let vocabulary = guarded(|| inner.get_vocab(true))?;
-        let size = vocabulary
-            .values()
-            .max()
-            .map_or(0, |max| u64::from(*max).saturating_add(1));
-        if size == 0 || size > sanitise::MAX_VOCABULARY {
-            return Err(Error::bad_model(format!(
-                "tokenizer.json: a vocabulary of {size} ids cannot be used"
-            )));
-        }
-        drop(vocabulary);
-        let size = size as u32;
+        let size = checked.size as u32;
         let specials = inner.get_added_vocabulary().get_added_tokens_decoder();
         let strings = (0..size).map(|id| {
             let special = specials.get(&id).is_some_and(|t| t.special);
@@ -355,16 +344,4 @@ fn config_token(config: &Value, key: &str) -> Option<String> {
         .as_str()
         .or_else(|| token.get("content").and_then(Value::as_str))
         .map(str::to_string)
-}
-
-/// The first line of a message from below, cut to a readable length.
-fn brief(error: &impl std::fmt::Display) -> String {
-    error
-        .to_string()
-        .lines()
-        .next()
-        .unwrap_or("")
-        .chars()
-        .take(200)
-        .collect()
 }
