@@ -1,0 +1,59 @@
+# mlxrt: what a person and CI run. `make demo` and `make test` are the two to know.
+
+CARGO ?= cargo
+CC ?= cc
+BUILD := build
+LIB := target/release
+CFLAGS ?= -O2
+WARNINGS := -std=c99 -Wall -Wextra -Wpedantic -Werror
+# Finds the library where cargo puts it.
+LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
+
+PROMPT ?= Tell me a short story about a fox.
+MODEL ?= demo/model
+
+.PHONY: build demo test test-rust test-c check-apple header lint fmt bench clean
+
+build:
+	$(CARGO) build --release
+
+## Builds what is missing, then chats with the demo model once.
+demo: build $(BUILD)/chat
+	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
+
+## The whole suite.
+test: build test-rust test-c
+	@echo "make test: everything passed"
+
+test-rust:
+	$(CARGO) test --release
+
+test-c: build
+	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
+
+## Type-checks the macOS side on Linux. Nothing of it is run.
+check-apple:
+	scripts/check-apple.sh
+
+## Writes include/mlxrt.h from src/capi.
+header:
+	MLXRT_WRITE_HEADER=1 $(CARGO) test --release --test header committed
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt
+
+## Side by side with mlx-lm; see benches/README.md.
+bench: build
+	benches/run.sh
+
+$(BUILD)/%: bindings/c/examples/%.c include/mlxrt.h | build
+	@mkdir -p $(BUILD)
+	$(CC) $(CFLAGS) $(WARNINGS) -Iinclude $< -o $@ $(LINK)
+
+clean:
+	rm -rf $(BUILD)
+	$(CARGO) clean
