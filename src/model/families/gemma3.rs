@@ -55,8 +55,7 @@ fn read_text(
     for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if config.has(key) {
             return Err(Error::unsupported(format!(
-                "{}: {} is not supported",
-                config.file(),
+                "{} is not supported",
                 config.place(key)
             )));
         }

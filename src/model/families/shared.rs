@@ -114,9 +114,9 @@ pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
     for key in ["hidden_act", "hidden_activation"] {
         if let Some(name) = config.opt_str(key)? {
             if !known.contains(&name) {
+                let shown: String = name.chars().take(40).collect();
                 return Err(Error::unsupported(format!(
-                    "{}: {} is not a supported activation here ({})",
-                    config.file(),
+                    "{} is \"{shown}\"; supported here is {}",
                     config.place(key),
                     known.join(", ")
                 )));
