@@ -168,3 +168,25 @@ fn everything_is_documented() {
         continued = code.ends_with('(') || (continued && code.ends_with(','));
     }
 }
+
+/// Nothing of Rust's, mlx-c's or a dependency's leaks out of the library file, and nothing of the header is missing.
+#[test]
+fn the_library_exports_exactly_the_headers_functions() {
+    let test = std::env::current_exe().expect("this test's file");
+    let library = test.with_file_name("libmlxrt.so");
+    if !library.is_file() {
+        println!("skipped: {} is not there", library.display());
+        return;
+    }
+    let listed = std::process::Command::new("nm")
+        .args(["-D", "--defined-only", "--format=just-symbols"])
+        .arg(&library)
+        .output()
+        .expect("nm runs");
+    let listed = String::from_utf8(listed.stdout).expect("symbols are ASCII");
+    let exported: std::collections::BTreeSet<&str> = listed.lines().map(str::trim).collect();
+    let ours = c::parse(&header());
+    let declared: std::collections::BTreeSet<&str> =
+        ours.functions.keys().map(String::as_str).collect();
+    assert_eq!(exported, declared);
+}
