@@ -130,6 +130,41 @@ fn a_stop_by_the_callback_keeps_what_was_delivered() {
 }
 
 #[test]
+fn a_stop_before_the_first_token_leaves_the_session_as_it_was() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    run(&session, &Input::Tokens(vec![5, 6]), &exactly(2))
+        .result
+        .unwrap();
+    let before = (session.tokens(), session.message().unwrap());
+    for prefill_only in [false, true] {
+        let options = GenerateOptions {
+            progress_tokens: 1,
+            prefill_only,
+            ..exactly(3)
+        };
+        let (report, result) = generate(
+            &session,
+            &Input::Tokens(vec![7]),
+            &options,
+            &mut |event| match event {
+                Event::Progress { done, total } if done == total => {
+                    // Meanwhile the engine comes to the end by itself.
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                    false
+                }
+                _ => true,
+            },
+        );
+        result.unwrap();
+        assert_eq!((report.stop, report.generated_tokens), (Stop::Callback, 0));
+        let after = (session.tokens(), session.message().unwrap());
+        assert_eq!(after, before, "prefill_only: {prefill_only}");
+    }
+}
+
+#[test]
 fn a_full_context_is_an_error_before_and_a_stop_within() {
     let _lock = engine_lock();
     let model = load("qwen3-f32");
