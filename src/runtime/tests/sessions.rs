@@ -165,6 +165,18 @@ fn a_stop_before_the_first_token_leaves_the_session_as_it_was() {
 }
 
 #[test]
+fn a_session_that_was_closed_ends_what_begins_on_it() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    session.close();
+    let given = run(&session, &Input::Tokens(vec![5, 6]), &exactly(20));
+    given.result.unwrap();
+    assert_eq!(given.report.stop, Stop::Cancelled);
+    assert!(given.tokens.is_empty());
+}
+
+#[test]
 fn a_full_context_is_an_error_before_and_a_stop_within() {
     let _lock = engine_lock();
     let model = load("qwen3-f32");
