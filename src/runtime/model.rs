@@ -196,7 +196,7 @@ pub fn inspect(path: &str, context: u32, session_context: u32, window: u32) -> R
     json.insert("kv_bytes".into(), kv_bytes.into());
     json.insert(
         "estimated_bytes".into(),
-        (description.weight_bytes() + kv_bytes).into(),
+        description.weight_bytes().saturating_add(kv_bytes).into(),
     );
     Ok(Value::Object(json).to_string())
 }
