@@ -339,6 +339,13 @@ impl Worker {
         };
         let token = read(&current)?;
         self.good_steps = self.good_steps.max(step);
+        if running.alone {
+            // What it queued must fail in its own turn: the next one may be another's that is alone, and be blamed.
+            if let Some(next) = &next {
+                mlx::eval(&[&next.token])?;
+                self.good_steps = self.steps;
+            }
+        }
         let id = token.id;
         running.generated.push(id);
         if next.is_some() {
