@@ -1,13 +1,11 @@
 //! A loaded model as callers see it, and how it is loaded: headers checked first, then the weights read on the caller's
 //! thread straight into MLX's memory, then handed to the engine.
 
-use std::sync::atomic::Ordering;
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{json, Map, Value};
 
-use super::engine::{self, Command, Engine};
+use super::engine::{self, Command, Hold};
 use super::metrics::{self, Counters};
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
@@ -24,7 +22,7 @@ const READ_STEP: usize = 8 << 20;
 
 pub struct Model {
     pub(super) id: u64,
-    pub(super) engine: Arc<Engine>,
+    pub(super) engine: Hold,
     pub(super) tokenizer: Tokenizer,
     pub(super) chat: ChatFormat,
     pub(super) defaults: GenerationConfig,
@@ -250,7 +248,6 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         worker.add_model(id, Decoder::new(for_engine, weights)?);
         Ok(())
     })?;
-    engine.models.fetch_add(1, Ordering::AcqRel);
     let model = Model {
         id,
         engine,
@@ -368,7 +365,6 @@ impl Drop for Model {
         let _ = self
             .engine
             .send(Command::Do(Box::new(move |worker| worker.drop_model(id))));
-        self.engine.models.fetch_sub(1, Ordering::AcqRel);
         metrics::PROCESS.weights_changed(self.weight_bytes, 0);
     }
 }

@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::engine::Command;
+use super::engine::{Alive, Command};
 use super::job::{CacheSpec, End, EndReason, Job, Output, TokenOutput};
 use crate::error::{Error, Result};
 use crate::mlx::{self, Array, Device};
@@ -29,6 +29,8 @@ fn prefill_step(device: Device) -> usize {
 const CLEAR_CACHE_EVERY: u64 = 256;
 
 pub struct Worker {
+    /// The first to be dropped.
+    _alive: Alive,
     device: Device,
     commands: Receiver<Command>,
     models: HashMap<u64, Decoder>,
@@ -82,8 +84,9 @@ enum Turn {
 }
 
 impl Worker {
-    pub(super) fn new(device: Device, commands: Receiver<Command>) -> Self {
+    pub(super) fn new(device: Device, commands: Receiver<Command>, alive: Alive) -> Self {
         Worker {
+            _alive: alive,
             device,
             commands,
             models: HashMap::new(),
