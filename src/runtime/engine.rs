@@ -286,6 +286,11 @@ impl Engine {
         }))
     }
 
+    #[cfg(test)]
+    pub(super) fn device(&self) -> Device {
+        self.device
+    }
+
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }

@@ -419,10 +419,8 @@ impl Worker {
             }
         }
         self.good_steps = self.steps;
-        // What the old stream still reports is about work that was thrown away.
-        let _ = mlx::synchronize();
+        let stream = mlx::renew(self.device);
         mlx::memory::clear_cache();
-        let stream = mlx::enter(self.device);
         if hopeless {
             self.end(index, Err(error));
         }
