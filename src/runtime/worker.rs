@@ -250,7 +250,8 @@ impl Worker {
             .collect();
         let left = &all[done..];
         let mut most = prefill_step(self.device);
-        if running.job.progress_tokens > 0 {
+        // With kept tokens beyond the window what a prompt sees depends on how it was cut: not on who listens.
+        if running.job.progress_tokens > 0 && running.job.cache.keep == 0 {
             most = most.min(running.job.progress_tokens as usize);
         }
         // Balanced chunks, so that no small rest is left.
