@@ -38,24 +38,27 @@ fn main() {
         "-Wl,-z,defs",
         // libmlx.so and its BLAS lie beside the library. RPATH, not RUNPATH: it also serves libmlx.so's own needs.
         "-Wl,--disable-new-dtags",
-        "-Wl,-rpath,$ORIGIN",
         "-Wl,--exclude-libs,ALL",
     ] {
         println!("cargo:rustc-cdylib-link-arg={arg}");
     }
-    place_beside(
-        &env::var_os("DEP_MLX_LINUX_LIBS").expect("mlx-sys-linux publishes its libraries"),
-    );
+    let rpath = env::var("DEP_MLX_LINUX_RPATH").unwrap_or_else(|_| "$ORIGIN".into());
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,{rpath}");
+    place_beside(&env::var_os("DEP_MLX_LINUX_LIBS").unwrap_or_default());
 }
 
-/// Puts libmlx.so and its BLAS beside the library that cargo writes, so that it runs from there.
+/// Puts libmlx.so and its BLAS beside the library that cargo writes, so that it runs from there; none when MLX is used
+/// where it lies.
 fn place_beside(libs: &std::ffi::OsStr) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     // OUT_DIR is <target>/<profile>/build/mlxrt-<hash>/out.
     let Some(profile) = out.ancestors().nth(3) else {
         return;
     };
-    for lib in env::split_paths(libs) {
+    if libs.is_empty() {
+        let _ = fs::remove_file(profile.join("libmlx.so"));
+    }
+    for lib in env::split_paths(libs).filter(|lib| lib.is_file()) {
         let Some(name) = lib.file_name() else {
             continue;
         };

@@ -24,11 +24,16 @@ fn main() {
     let lib = mlx.join("lib");
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=dylib=mlx");
-    // Dependents read these as DEP_MLX_LINUX_INCLUDE and DEP_MLX_LINUX_LIBS.
+    // Dependents read these as DEP_MLX_LINUX_INCLUDE, _RPATH and _LIBS.
     let include = env::join_paths([mlx.join("include"), mlx_c]).expect("no ':' in build paths");
     println!("cargo:include={}", include.to_string_lossy());
-    let libs = env::join_paths(runtime_libs(&mlx)).expect("no ':' in build paths");
-    println!("cargo:libs={}", libs.to_string_lossy());
+    if env::var_os("MLXRT_MLX_DIR").is_some() {
+        // Used where it lies: the CUDA wheel compiles kernels against headers that it finds from there.
+        println!("cargo:rpath={}", lib.display());
+    } else {
+        let libs = env::join_paths(runtime_libs(&mlx)).expect("no ':' in build paths");
+        println!("cargo:libs={}", libs.to_string_lossy());
+    }
 }
 
 /// One sentence that says what to do, then the end.
@@ -195,7 +200,8 @@ fn bind(mlx_c: &Path, out: &Path) {
         .expect("OUT_DIR can be written");
 }
 
-/// `libmlx.so` and the libraries that it brings (BLAS): what has to lie beside the finished library.
+/// `libmlx.so` and the libraries that it brings (BLAS): what has to lie beside the
+/// finished library.
 fn runtime_libs(mlx: &Path) -> Vec<PathBuf> {
     let mut libs = vec![mlx.join("lib/libmlx.so")];
     let beside = mlx.parent().map(|root| root.join("mlx_cpu.libs"));

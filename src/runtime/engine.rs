@@ -242,6 +242,7 @@ impl Engine {
         let limits = options.limits;
         apply_limits(&MemoryLimits {
             cache: limits.cache.or(Some(DEFAULT_CACHE_LIMIT)),
+            wired: limits.wired.or_else(|| recommended_wired_limit(device)),
             ..limits
         })?;
         let (commands, receiver) = channel();
@@ -384,6 +385,14 @@ fn choose_device(wanted: Option<Device>) -> Result<Device> {
         None if mlx::device_available(Device::Gpu) => Ok(Device::Gpu),
         None => Ok(Device::Cpu),
     }
+}
+
+/// What Metal recommends to keep resident, as mlx-lm sets it; other devices name no such figure.
+fn recommended_wired_limit(device: Device) -> Option<u64> {
+    mlx::device_info(device)
+        .ok()?
+        .get("max_recommended_working_set_size")?
+        .as_u64()
 }
 
 fn apply_limits(limits: &MemoryLimits) -> Result<()> {

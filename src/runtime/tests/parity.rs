@@ -89,10 +89,18 @@ impl Case {
     }
 }
 
+/// The CPU, or with MLXRT_TEST_DEVICE=gpu the GPU. (There, set MLX_ENABLE_TF32=0 too, or float32 products are not.)
+fn device() -> Device {
+    match std::env::var("MLXRT_TEST_DEVICE").as_deref() {
+        Ok("gpu") => Device::Gpu,
+        _ => Device::Cpu,
+    }
+}
+
 #[test]
 fn every_fixture_gives_mlx_lms_logits_and_tokens() {
     mlx::install_error_handler();
-    mlx::enter(Device::Cpu).unwrap();
+    mlx::enter(device()).unwrap();
     let cases = json("cases.json");
     let mut runs = 0;
     for case in cases.as_array().unwrap() {
