@@ -88,7 +88,7 @@ pub unsafe extern "C" fn mlxrt_session_create(
 pub unsafe extern "C" fn mlxrt_session_free(session: *mut mlxrt_session) {
     if !session.is_null() {
         quietly("mlxrt_session_free", Use::Query, || {
-            table().remove::<Session>(session, "session")?.cancel();
+            table().remove::<Session>(session, "session")?.close();
             Ok(())
         });
     }

@@ -61,8 +61,8 @@ pub fn device_available(device: Device) -> bool {
     check(status).is_ok() && available
 }
 
-/// Gives the calling thread a new stream on `device`. Called once by the engine thread, and again after an error: work
-/// queued on a stream that failed fails later, unrelated work.
+/// Gives the calling thread a new stream on `device`. Called once by the engine thread, and by `renew`: work queued on
+/// a stream that failed fails later, unrelated work.
 pub fn enter(device: Device) -> Result<()> {
     let raw = device.raw();
     // SAFETY: the device is alive; the stream belongs to this thread and is kept in its STREAM.
@@ -74,6 +74,17 @@ pub fn enter(device: Device) -> Result<()> {
     check(unsafe { mlx_sys::mlx_set_default_stream(stream.0) })?;
     STREAM.with(|current| current.replace(Some(stream)));
     Ok(())
+}
+
+/// Makes the calling thread's stream fit again after an error whose arrays were thrown away.
+pub fn renew(device: Device) -> Result<()> {
+    // Reports what was thrown away, and forgets it.
+    let _ = synchronize();
+    match device {
+        // Each CPU stream is a thread that lives as long as this one: another only where this one stays broken.
+        Device::Cpu => synchronize().or_else(|_| enter(device)),
+        Device::Gpu => enter(device),
+    }
 }
 
 /// Ends the calling thread's streams: what MLX still holds at process exit dies in a static destructor on CUDA.

@@ -81,11 +81,11 @@ impl Cache {
     }
 
     /// Whether what it holds depends on how it was filled: a prompt's tokens do not see the kept ones beyond the window,
-    /// generated ones do (as in mlx-lm), so keys and values differ from those of a fresh prompt of the same tokens.
+    /// generated ones do (as in mlx-lm), so from a full window on nothing goes on as a fresh prompt of the same tokens would.
     pub fn is_path_dependent(&self) -> bool {
         self.window
             .as_ref()
-            .is_some_and(|window| window.keep > 0 && self.offset > window.size)
+            .is_some_and(|window| window.keep > 0 && self.offset >= window.size)
     }
 
     /// Cuts the last `n` tokens; only where `is_trimmable`.

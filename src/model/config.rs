@@ -98,6 +98,7 @@ pub enum RopeScaling {
 impl DecoderConfig {
     /// Bytes of keys and values after `tokens` tokens, each number of `element` bytes; `window` as a session has it.
     pub fn kv_bytes(&self, tokens: u32, window: Option<u32>, element: u64) -> u64 {
+        // At most 2^29: the limits of heads, head_dim and a number's size.
         let one = 2 * self.attention.kv_heads as u64 * self.attention.head_dim as u64 * element;
         let held = |layer: &Layer| match layer
             .window
@@ -110,6 +111,6 @@ impl DecoderConfig {
         self.layers
             .iter()
             .map(|layer| u64::from(held(layer)) * one)
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 }

@@ -54,8 +54,28 @@ pub struct Engine {
     alive: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
     next_id: AtomicU64,
-    pub models: AtomicUsize,
+    /// Models that hold it, those that are being loaded included.
+    models: AtomicUsize,
     pub sessions: AtomicUsize,
+    /// `stop` was called: no new work, and `acquire` starts another one.
+    stopping: AtomicBool,
+}
+
+/// A model's hold on the engine, from the beginning of its load to its end.
+pub struct Hold(Arc<Engine>);
+
+impl std::ops::Deref for Hold {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        &self.0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.models.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Who holds the engine.
@@ -77,7 +97,9 @@ fn holders() -> std::sync::MutexGuard<'static, Holders> {
 
 impl Holders {
     fn running(&self) -> Option<Arc<Engine>> {
-        self.engine.upgrade().filter(|engine| engine.is_alive())
+        self.engine
+            .upgrade()
+            .filter(|engine| engine.is_alive() && !engine.is_stopping())
     }
 
     fn start(&mut self) -> Result<Arc<Engine>> {
@@ -108,9 +130,11 @@ pub fn init(options: EngineOptions) -> Result<()> {
             holders.held = Some(engine);
         }
         None => {
-            holders.options = options;
-            let engine = holders.start()?;
+            let engine = Engine::start(options.clone())?;
+            holders.engine = Arc::downgrade(&engine);
             holders.held = Some(engine);
+            // Only of an engine that started: what failed must not fail the loads that come.
+            holders.options = options;
         }
     }
     holders.inits += 1;
@@ -130,27 +154,32 @@ pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
     }
     holders.held = None;
     holders.options = EngineOptions::default();
-    let Some(engine) = holders.running() else {
+    // Also one that is stopping: a call after TIMEOUT waits on.
+    let Some(engine) = holders.engine.upgrade() else {
         return Ok(());
     };
     let (models, sessions) = (
         engine.models.load(Ordering::Acquire),
         engine.sessions.load(Ordering::Acquire),
     );
-    if !force && models > 0 {
+    if !force && models > 0 && engine.is_alive() && !engine.is_stopping() {
         return Err(Error::new(
             Code::Busy,
             format!("{models} model(s) and {sessions} session(s) are still open; the engine ends with the last of them"),
         ));
     }
-    holders.engine = Weak::new();
+    engine.stopping.store(true, Ordering::Release);
     drop(holders);
     engine.stop(timeout)
 }
 
-/// The running engine, or a new one.
-pub fn acquire() -> Result<Arc<Engine>> {
-    holders().start()
+/// The running engine, or a new one, for a model that is to be loaded.
+pub fn acquire() -> Result<Hold> {
+    // Counted under the lock: a shutdown sees it, or came before.
+    let mut holders = holders();
+    let engine = holders.start()?;
+    engine.models.fetch_add(1, Ordering::AcqRel);
+    Ok(Hold(engine))
 }
 
 /// The running engine, if there is one.
@@ -224,14 +253,16 @@ impl Engine {
             .name("mlxrt-engine".into())
             .stack_size(STACK)
             .spawn(move || {
-                let entered = mlx::enter(device);
-                let failed = entered.is_err();
-                let _ = ready.send(entered);
-                if !failed {
-                    Worker::new(device, receiver).run();
-                }
-                // Whoever calls from now on is told; what was queued is dropped, which its callers notice.
-                flag.store(false, Ordering::Release);
+                // Whatever happens on this thread prints nothing and ends here.
+                let _ = crate::guard::catch(|| {
+                    let entered = mlx::enter(device);
+                    let failed = entered.is_err();
+                    let _ = ready.send(entered);
+                    if !failed {
+                        Worker::new(device, receiver, Alive(flag)).run();
+                    }
+                    Ok(())
+                });
                 mlx::leave();
             })
             .map_err(|error| {
@@ -252,11 +283,21 @@ impl Engine {
             next_id: AtomicU64::new(1),
             models: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
+            stopping: AtomicBool::new(false),
         }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn device(&self) -> Device {
+        self.device
     }
 
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     /// Numbers for models, sessions and requests; never 0, never twice.
@@ -290,17 +331,9 @@ impl Engine {
     fn stop(&self, timeout: Option<Duration>) -> Result<()> {
         let _ = self.commands.send(Command::Stop);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let Some(thread) = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        else {
-            return Ok(());
-        };
-        while !thread.is_finished() {
+        // Several threads may wait here.
+        while !self.join_if_finished() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
                 return Err(Error::new(
                     Code::Timeout,
                     "the engine did not end in time; it ends after its running step",
@@ -308,8 +341,27 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let _ = thread.join();
         Ok(())
+    }
+
+    fn join_if_finished(&self) -> bool {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        match thread.take_if(|thread| thread.is_finished()) {
+            Some(finished) => {
+                let _ = finished.join();
+                true
+            }
+            None => thread.is_none(),
+        }
+    }
+}
+
+/// Goes before everything else of the worker: whoever finds its own work dropped is told that the engine ended.
+pub(super) struct Alive(Arc<AtomicBool>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

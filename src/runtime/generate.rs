@@ -334,10 +334,12 @@ impl Request<'_> {
         eos: &[i32],
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<()> {
-        let complete = matches!(
-            end.reason,
-            Ok(EndReason::StopToken | EndReason::MaxTokens | EndReason::Context)
-        );
+        // An end that came by itself; after a stop it is the run-ahead's, which nobody sees.
+        let complete = answer.stopped.is_none()
+            && matches!(
+                end.reason,
+                Ok(EndReason::StopToken | EndReason::MaxTokens | EndReason::Context)
+            );
         if answer.stopped.is_none() {
             answer.stream.finish(if complete {
                 Finish::End
@@ -396,7 +398,10 @@ impl Request<'_> {
             }
         }
         drop(state);
-        end.reason.map(drop)
+        match answer.stopped {
+            Some(_) => Ok(()),
+            None => end.reason.map(drop),
+        }
     }
 }
 

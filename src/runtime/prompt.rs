@@ -64,6 +64,8 @@ pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>
             .tokenizer
             .encode_pieces(&pieces(model, conversation)?, conversation.trust_content)?,
     };
+    // A tokenizer may have ids that the model has no row for.
+    model.check_ids(&tokens, "the prompt's tokens")?;
     if tokens.is_empty() {
         return Err(Error::invalid(
             "the input has no tokens and the session is empty: there is nothing to go on from",

@@ -1,6 +1,6 @@
 //! A session is its token ledger; keys and values on the engine's side are only a cache of it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -21,6 +21,8 @@ pub struct Session {
     running: AtomicU64,
     /// The id of the request that was cancelled last.
     cancelled: Arc<AtomicU64>,
+    /// The handle was freed: what still begins is cancelled.
+    closed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -99,6 +101,7 @@ impl Session {
             keep: window.map_or(0, |(_, keep)| keep),
             running: AtomicU64::new(0),
             cancelled: Arc::new(AtomicU64::new(0)),
+            closed: AtomicBool::new(false),
             state: Mutex::default(),
             model,
         })
@@ -126,19 +129,31 @@ impl Session {
         );
         match self
             .running
-            .compare_exchange(0, ticket.id(), Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(0, ticket.id(), Ordering::SeqCst, Ordering::Acquire)
         {
-            Ok(_) => Ok(Use {
-                session: self,
-                ticket: Arc::new(ticket),
-            }),
+            Ok(_) => {
+                // `close` sees this request, or this sees that it was closed.
+                if self.closed.load(Ordering::SeqCst) {
+                    ticket.cancel();
+                }
+                Ok(Use {
+                    session: self,
+                    ticket: Arc::new(ticket),
+                })
+            }
             Err(_) => Err(Error::new(Code::Busy, "the session already runs a request")),
         }
     }
 
+    /// Its handle was freed: ends what runs, and what a call that still holds the session is about to begin.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.cancel();
+    }
+
     /// Ends what runs now, if anything does; the next request is not touched.
     pub fn cancel(&self) {
-        let running = self.running.load(Ordering::Acquire);
+        let running = self.running.load(Ordering::SeqCst);
         if running != 0 {
             self.cancelled.store(running, Ordering::Release);
             // The engine may be waiting for a slow reader of this request.
@@ -186,6 +201,9 @@ pub(super) struct Use<'a> {
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {
+        // It has ended, unless a panic brought us here: then the engine must not take another step of it beside the next
+        // request's on the same cache.
+        self.ticket.cancel();
         self.session.running.store(0, Ordering::Release);
     }
 }

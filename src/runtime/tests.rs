@@ -1,5 +1,7 @@
 //! Tests that need a model: the fixtures that mlx-lm wrote (tests/fixtures), run in this process.
 
+mod engine;
+mod odd_folders;
 mod parity;
 mod recovery;
 mod sessions;

@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::engine::Command;
+use super::engine::{Alive, Command};
 use super::job::{CacheSpec, End, EndReason, Job, Output, TokenOutput};
 use crate::error::{Error, Result};
 use crate::mlx::{self, Array, Device};
@@ -29,6 +29,8 @@ fn prefill_step(device: Device) -> usize {
 const CLEAR_CACHE_EVERY: u64 = 256;
 
 pub struct Worker {
+    /// The first to be dropped.
+    _alive: Alive,
     device: Device,
     commands: Receiver<Command>,
     models: HashMap<u64, Decoder>,
@@ -82,8 +84,9 @@ enum Turn {
 }
 
 impl Worker {
-    pub(super) fn new(device: Device, commands: Receiver<Command>) -> Self {
+    pub(super) fn new(device: Device, commands: Receiver<Command>, alive: Alive) -> Self {
         Worker {
+            _alive: alive,
             device,
             commands,
             models: HashMap::new(),
@@ -247,7 +250,8 @@ impl Worker {
             .collect();
         let left = &all[done..];
         let mut most = prefill_step(self.device);
-        if running.job.progress_tokens > 0 {
+        // With kept tokens beyond the window what a prompt sees depends on how it was cut: not on who listens.
+        if running.job.progress_tokens > 0 && running.job.cache.keep == 0 {
             most = most.min(running.job.progress_tokens as usize);
         }
         // Balanced chunks, so that no small rest is left.
@@ -339,6 +343,13 @@ impl Worker {
         };
         let token = read(&current)?;
         self.good_steps = self.good_steps.max(step);
+        if running.alone {
+            // What it queued must fail in its own turn: the next one may be another's that is alone, and be blamed.
+            if let Some(next) = &next {
+                mlx::eval(&[&next.token])?;
+                self.good_steps = self.steps;
+            }
+        }
         let id = token.id;
         running.generated.push(id);
         if next.is_some() {
@@ -409,10 +420,8 @@ impl Worker {
             }
         }
         self.good_steps = self.steps;
-        // What the old stream still reports is about work that was thrown away.
-        let _ = mlx::synchronize();
+        let stream = mlx::renew(self.device);
         mlx::memory::clear_cache();
-        let stream = mlx::enter(self.device);
         if hopeless {
             self.end(index, Err(error));
         }

@@ -18,7 +18,9 @@ pub fn top_p(logprobs: &Array, p: f32) -> Result<Array> {
         &ops::slice(&above, &[0], &[1])?,
         &ops::slice(&probs, &[0], &[1])?,
     )?;
-    let enough = ops::multiply(&Array::scalar(p, Dtype::F32)?, &total)?;
+    // The most likely token alone is more than the bound, which keeps the product from vanishing: with 0 nothing would be
+    // left, and the threshold's index would lie behind the end.
+    let enough = ops::multiply(&Array::scalar(p.max(1e-9), Dtype::F32)?, &total)?;
     let dropped = ops::sum(
         &ops::astype(&ops::greater_equal(&above, &enough)?, Dtype::I32)?,
         -1,

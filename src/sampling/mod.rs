@@ -144,9 +144,10 @@ impl Sampler {
         if let Some(k) = sampling.top_k {
             logprobs = filters::top_k(&logprobs, k)?;
         }
+        // In f32 and times a finite number: in f16 a temperature under 1.5e-5 would make it 0 * infinity.
         ops::multiply(
-            &logprobs,
-            &Array::scalar(1.0 / temperature, logprobs.dtype())?,
+            &ops::astype(&logprobs, Dtype::F32)?,
+            &Array::scalar((1.0 / temperature).min(1e30), Dtype::F32)?,
         )
     }
 }

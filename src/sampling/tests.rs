@@ -318,3 +318,24 @@ fn a_banned_token_never_comes() {
         "more than the vocabulary is all of it"
     );
 }
+
+#[test]
+fn a_cold_draw_is_the_greedy_one_in_every_type() {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    for (values, dtype, temperature) in [[-3.0, 9.0, 20.0, 1.0], [9.3, 9.2, 9.5, 9.0]]
+        .into_iter()
+        .flat_map(|values| [Dtype::F32, Dtype::F16, Dtype::BF16].map(|dtype| (values, dtype)))
+        .flat_map(|(values, dtype)| [1e-3, 1e-5, 1e-30, 1e-45].map(|t| (values, dtype, t)))
+    {
+        let sampling = Sampling {
+            temperature: Some(temperature),
+            top_p: Some(1e-45),
+            ..plain()
+        };
+        let logits = ops::astype(&Array::from_f32(&values).unwrap(), dtype).unwrap();
+        let draw = Sampler::new(sampling, &[], 0).unwrap().draw(&logits);
+        let token = draw.unwrap().token.to_u32().unwrap();
+        assert_eq!(token, [2], "{dtype:?} at {temperature}");
+    }
+}

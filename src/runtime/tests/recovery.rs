@@ -122,6 +122,37 @@ fn an_error_of_mlx_itself_in_the_middle_harms_nobody() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn errors_leave_no_threads_behind() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    if model.engine.device() != crate::mlx::Device::Cpu {
+        println!("skipped: only a stream of the CPU is a thread");
+        return;
+    }
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for _ in 0..30 {
+        inject(&model, fault::fail_at, 30);
+        run(&session(&model), &prompt(), &exactly(4))
+            .result
+            .unwrap();
+        model
+            .engine
+            .call(|_| {
+                fault::poison_stream();
+                Ok(())
+            })
+            .unwrap();
+        run(&session(&model), &prompt(), &exactly(4))
+            .result
+            .unwrap();
+    }
+    // The test harness has threads of its own that come and go.
+    assert!(threads() < before + 20, "{before} -> {}", threads());
+}
+
+#[test]
 fn a_bug_in_a_step_is_an_error_of_that_request() {
     let _lock = engine_lock();
     let model = load("qwen3-f32");

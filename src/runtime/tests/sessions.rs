@@ -67,6 +67,74 @@ fn a_window_that_has_turned_starts_again_and_gives_the_same() {
 }
 
 #[test]
+fn a_window_that_is_just_full_gives_the_same() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let first = GenerateOptions {
+        prefill_only: true,
+        ..exactly(1)
+    };
+    let probe = session(&model);
+    run(&probe, &messages(FIRST), &first).result.unwrap();
+    let options = SessionOptions {
+        window: probe.tokens().len() as u32,
+        keep: 4,
+        ..SessionOptions::default()
+    };
+    let session = Session::new(model.clone(), options).unwrap();
+    run(&session, &messages(FIRST), &first).result.unwrap();
+    assert_eq!(session.info().kv_tokens, u64::from(options.window));
+    let history = FIRST.replace(
+        ']',
+        r#",{"role":"assistant","content":"17"},{"role":"user","content":"Why?"}]"#,
+    );
+    let logprobs = |session: &Session| {
+        let mut all = Vec::new();
+        let options = GenerateOptions {
+            logprobs: Some(0),
+            ..exactly(5)
+        };
+        let (_, result) = generate(session, &messages(&history), &options, &mut |event| {
+            if let Event::Text(chunk) = event {
+                all.extend_from_slice(&chunk.logprobs);
+            }
+            true
+        });
+        result.unwrap();
+        all
+    };
+    let again = logprobs(&session);
+    let anew = logprobs(&Session::new(model, options).unwrap());
+    for (a, b) in again.iter().zip(&anew) {
+        assert!((a - b).abs() < 1e-4, "{again:?} {anew:?}");
+    }
+}
+
+#[test]
+fn progress_changes_no_token() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let prompt: Vec<i32> = (0..40).map(|i| (i * 37 + 5) % 128).collect();
+    for (window, keep) in [(0, 0), (16, -1), (16, 4)] {
+        let given = [0, 1, 5].map(|progress_tokens| {
+            let options = SessionOptions {
+                window,
+                keep,
+                ..SessionOptions::default()
+            };
+            let session = Session::new(model.clone(), options).unwrap();
+            let generate = GenerateOptions {
+                progress_tokens,
+                ..exactly(12)
+            };
+            run(&session, &Input::Tokens(prompt.clone()), &generate).tokens
+        });
+        assert_eq!(given[0], given[1], "window {window}, keep {keep}");
+        assert_eq!(given[0], given[2], "window {window}, keep {keep}");
+    }
+}
+
+#[test]
 fn text_and_tokens_go_on_where_the_session_is() {
     let _lock = engine_lock();
     let model = load("qwen3-f32");
@@ -127,6 +195,53 @@ fn a_stop_by_the_callback_keeps_what_was_delivered() {
         &exactly(60 - delivered.len() as u64),
     );
     assert_eq!([delivered, rest.tokens].concat(), wanted);
+}
+
+#[test]
+fn a_stop_before_the_first_token_leaves_the_session_as_it_was() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    run(&session, &Input::Tokens(vec![5, 6]), &exactly(2))
+        .result
+        .unwrap();
+    let before = (session.tokens(), session.message().unwrap());
+    for prefill_only in [false, true] {
+        let options = GenerateOptions {
+            progress_tokens: 1,
+            prefill_only,
+            ..exactly(3)
+        };
+        let (report, result) = generate(
+            &session,
+            &Input::Tokens(vec![7]),
+            &options,
+            &mut |event| match event {
+                Event::Progress { done, total } if done == total => {
+                    // Meanwhile the engine comes to the end by itself.
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                    false
+                }
+                _ => true,
+            },
+        );
+        result.unwrap();
+        assert_eq!((report.stop, report.generated_tokens), (Stop::Callback, 0));
+        let after = (session.tokens(), session.message().unwrap());
+        assert_eq!(after, before, "prefill_only: {prefill_only}");
+    }
+}
+
+#[test]
+fn a_session_that_was_closed_ends_what_begins_on_it() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    session.close();
+    let given = run(&session, &Input::Tokens(vec![5, 6]), &exactly(20));
+    given.result.unwrap();
+    assert_eq!(given.report.stop, Stop::Cancelled);
+    assert!(given.tokens.is_empty());
 }
 
 #[test]
