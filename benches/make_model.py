@@ -102,6 +102,8 @@ def main():
     config = dict(SHAPES[args.shape])
     model_class, args_class = mlx_utils._get_classes(config)
     model = model_class(args_class.from_dict(config))
+    # Logits of some size: one stands out, so that both sides pick the same token.
+    model.model.norm.weight = mx.full(model.model.norm.weight.shape, 8.0)
     model.set_dtype(mx.bfloat16)
     model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=4, mode="affine")
     # One by one, so that the unquantised weights are not all there at once.
