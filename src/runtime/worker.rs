@@ -302,14 +302,9 @@ impl Worker {
     fn decode(&mut self, index: usize) -> Result<Turn> {
         let running = &mut self.running[index];
         let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache), Some(sampler)) = (
-            self.models.get(&model),
-            self.caches.get_mut(&session),
-            running.sampler.as_mut(),
-        ) else {
-            return Err(Error::internal(
-                "the model, its cache or the sampler is gone",
-            ));
+        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
+        else {
+            return Err(Error::internal("the model or its cache is gone"));
         };
         // Left in this phase when something fails below; `recover` starts it anew.
         let Phase::Decode {
@@ -328,25 +323,34 @@ impl Worker {
         } else {
             None
         };
+        // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
+        // of what was queued before, so the token would be a step late.
+        let first = running.generated.is_empty();
+        if first {
+            running.take(read(&current)?);
+            self.good_steps = self.good_steps.max(step);
+        }
         let next = match end {
             Some(_) => None,
             None => {
+                let sampler = running
+                    .sampler
+                    .as_mut()
+                    .ok_or_else(|| Error::internal("the sampler is gone"))?;
                 self.steps += 1;
                 cache.last_step = self.steps;
                 let logits = decoder.next_logits(&current.token, &mut cache.layers)?;
                 Some(queue_draw(logits, sampler)?)
             }
         };
-        let token = read(&current)?;
-        self.good_steps = self.good_steps.max(step);
-        let id = token.id;
-        running.generated.push(id);
+        if !first {
+            running.take(read(&current)?);
+            self.good_steps = self.good_steps.max(step);
+        }
+        let id = running.generated.last().copied().unwrap_or_default();
         if next.is_some() {
             cache.tokens.push(id);
         }
-        running.first_token.get_or_insert_with(Instant::now);
-        running.alone = false;
-        running.send(Output::Token(token));
         if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
             mlx::memory::clear_cache();
         }
@@ -499,6 +503,14 @@ impl Running {
     fn can_go_on(&self) -> bool {
         let ticket = &self.job.ticket;
         ticket.is_cancelled() || ticket.is_late() || !ticket.must_wait(self.sent)
+    }
+
+    /// A token was read.
+    fn take(&mut self, token: TokenOutput) {
+        self.generated.push(token.id);
+        self.first_token.get_or_insert_with(Instant::now);
+        self.alone = false;
+        self.send(Output::Token(token));
     }
 
     fn send(&mut self, output: Output) {
