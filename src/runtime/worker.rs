@@ -17,10 +17,11 @@ use crate::mlx::{self, Array, Device};
 use crate::model::{Cache, Decoder, Rows};
 use crate::sampling::{Draw, Sampler};
 
-/// Tokens of a prompt that are computed in one pass. The CPU device takes small bites, since a cancel waits for one.
+/// Tokens of a prompt that are computed in one pass. The CPU device takes small bites: they cost it nothing, a cancel
+/// waits for one, and its intermediates are what a prompt's peak of memory is made of.
 fn prefill_step(device: Device) -> usize {
     match device {
-        Device::Cpu => 512,
+        Device::Cpu => 32,
         Device::Gpu => 2048,
     }
 }
