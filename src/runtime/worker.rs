@@ -273,11 +273,13 @@ impl Worker {
             mlx::memory::clear_cache();
         }
         if running.job.progress_tokens > 0 {
+            let every = u64::from(running.job.progress_tokens);
             let done = (total - (left.len() - chunk.len())) as u64;
-            running.send(Output::Progress {
-                done,
-                total: total as u64,
-            });
+            let before = done - chunk.len() as u64;
+            if last || done / every > before / every {
+                let total = total as u64;
+                running.send(Output::Progress { done, total });
+            }
         }
         let Some(logits) = logits else {
             return Ok(if last {
