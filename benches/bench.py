@@ -40,7 +40,7 @@ TITLES = {
 # MLX's quantised matrix product is scalar code on the CPU, a third of a token a second for 0.6B: few tokens there.
 SETTINGS = {
     "cpu": {
-        "demo": dict(prompt=64, decode=64, repeats=2, rounds=7, cold_prompt=16, cold_decode=8, modes="tokens,text"),
+        "demo": dict(prompt=64, decode=64, repeats=1, rounds=7, cold_prompt=16, cold_decode=8, modes="tokens,text"),
         "0.6b": dict(prompt=8, decode=6, repeats=1, rounds=2, cold_prompt=2, cold_decode=1, modes="tokens"),
         "smallest": dict(prompt=64, decode=512, repeats=3, rounds=7, cold_prompt=16, cold_decode=8, modes="tokens,text"),
     },
