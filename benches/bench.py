@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -57,6 +58,7 @@ PROCESS_TIMEOUT = 1800
 def run_process(command, env):
     """One fresh process: its JSON, and by our clock the times from its start to its first token and to its end."""
     with tempfile.TemporaryFile("w+") as errors:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         start = time.perf_counter()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True, env=env, bufsize=1
@@ -72,7 +74,9 @@ def run_process(command, env):
             errors.seek(0)
             raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{errors.read()[-4000:]}")
     result = json.loads(rest)
-    result.update(start_to_first_token_s=first, start_to_end_s=end)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    result.update(start_to_first_token_s=first, start_to_end_s=end, cpu_s=cpu)
     return result
 
 
@@ -121,6 +125,8 @@ def summarise(raw, settings):
     per_process = {
         "start_to_first_token_s": lambda r: r["start_to_first_token_s"],
         "start_to_end_s": lambda r: r["start_to_end_s"],
+        "start_to_prompt_s": lambda r: r["start_to_first_token_s"] - r["cold_first_token_s"],
+        "cpu_s": lambda r: r["cpu_s"],
         "load_s": lambda r: r["load_s"],
         "cold_rss_bytes": lambda r: r["cold_rss_bytes"],
         "peak_rss_bytes": lambda r: r["peak_rss_bytes"],

@@ -21,6 +21,8 @@ ROWS = [
     ("peak_rss_bytes", "the process's peak memory", "MB", (AT_MOST, 0.5)),
     ("cold_rss_bytes", "the same after one short request", "MB", None),
     ("start_to_first_token_s", "process start to first token", "ms", (AT_MOST, 0.2)),
+    ("start_to_prompt_s", "of it: until the prompt is taken in", "ms", None),
+    ("cpu_s", "CPU time of the whole process", "ms", None),
     ("start_to_end_s", "process start to end", "ms", None),
     ("text.reported_decode_tps", "decode as each side reports it", "tok/s", None),
     ("text.reported_prefill_tps", "prefill as each side reports it", "tok/s", None),
@@ -88,7 +90,7 @@ def section(result):
         same = "Both sides gave the same tokens." if model["same_tokens"] else "The sides' tokens differ."
         lines += [
             f"### {model['title'][0].upper()}{model['title'][1:]}", "",
-            f"Prompt {s['prompt']} tokens, answer {s['decode']}; {s['rounds']} fresh processes a side with {s['repeats']}"
+            f"Prompt {s['prompt']} tokens, answer {s['decode']}; {s['rounds']} fresh process(es) a side with {s['repeats']}"
             f" request(s) of each mode, after one cold request of {s['cold_prompt']} + {s['cold_decode']} tokens. {same}", "",
             *table(model), "",
         ]
