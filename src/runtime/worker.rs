@@ -17,11 +17,14 @@ use crate::mlx::{self, Array, Device};
 use crate::model::{Cache, Decoder, Rows};
 use crate::sampling::{Draw, Sampler};
 
-/// Tokens of a prompt that are computed in one pass. The CPU device takes small bites, since a cancel waits for one.
+const GPU_PREFILL_STEP: usize = 2048;
+
+/// Tokens of a prompt that are computed in one pass. The CPU device takes small bites: they cost it nothing, a cancel
+/// waits for one, and its intermediates are what a prompt's peak of memory is made of.
 fn prefill_step(device: Device) -> usize {
     match device {
-        Device::Cpu => 512,
-        Device::Gpu => 2048,
+        Device::Cpu => 32,
+        Device::Gpu => GPU_PREFILL_STEP,
     }
 }
 
@@ -249,11 +252,12 @@ impl Worker {
             .copied()
             .collect();
         let left = &all[done..];
-        let mut most = prefill_step(self.device);
-        // With kept tokens beyond the window what a prompt sees depends on how it was cut: not on who listens.
-        if running.job.progress_tokens > 0 && running.job.cache.keep == 0 {
-            most = most.min(running.job.progress_tokens as usize);
-        }
+        let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
+            // With kept tokens beyond the window, what a prompt sees depends on how it was cut: as mlx-lm cuts it.
+            (1.., _) => GPU_PREFILL_STEP,
+            (_, 0) => prefill_step(self.device),
+            (_, progress) => prefill_step(self.device).min(progress),
+        };
         // Balanced chunks, so that no small rest is left.
         let chunk = &left[..left.len().div_ceil(left.len().div_ceil(most))];
         let last = chunk.len() == left.len();
@@ -276,11 +280,13 @@ impl Worker {
             mlx::memory::clear_cache();
         }
         if running.job.progress_tokens > 0 {
+            let every = u64::from(running.job.progress_tokens);
             let done = (total - (left.len() - chunk.len())) as u64;
-            running.send(Output::Progress {
-                done,
-                total: total as u64,
-            });
+            let before = done - chunk.len() as u64;
+            if last || done / every > before / every {
+                let total = total as u64;
+                running.send(Output::Progress { done, total });
+            }
         }
         let Some(logits) = logits else {
             return Ok(if last {
@@ -306,14 +312,9 @@ impl Worker {
     fn decode(&mut self, index: usize) -> Result<Turn> {
         let running = &mut self.running[index];
         let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache), Some(sampler)) = (
-            self.models.get(&model),
-            self.caches.get_mut(&session),
-            running.sampler.as_mut(),
-        ) else {
-            return Err(Error::internal(
-                "the model, its cache or the sampler is gone",
-            ));
+        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
+        else {
+            return Err(Error::internal("the model or its cache is gone"));
         };
         // Left in this phase when something fails below; `recover` starts it anew.
         let Phase::Decode {
@@ -332,32 +333,41 @@ impl Worker {
         } else {
             None
         };
+        // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
+        // of what was queued before, so the token would be a step late.
+        let (first, alone) = (running.generated.is_empty(), running.alone);
+        if first {
+            running.take(read(&current)?);
+            self.good_steps = self.good_steps.max(step);
+        }
         let next = match end {
             Some(_) => None,
             None => {
+                let sampler = running
+                    .sampler
+                    .as_mut()
+                    .ok_or_else(|| Error::internal("the sampler is gone"))?;
                 self.steps += 1;
                 cache.last_step = self.steps;
                 let logits = decoder.next_logits(&current.token, &mut cache.layers)?;
                 Some(queue_draw(logits, sampler)?)
             }
         };
-        let token = read(&current)?;
-        self.good_steps = self.good_steps.max(step);
-        if running.alone {
+        if !first {
+            running.take(read(&current)?);
+            self.good_steps = self.good_steps.max(step);
+        }
+        if alone {
             // What it queued must fail in its own turn: the next one may be another's that is alone, and be blamed.
             if let Some(next) = &next {
                 mlx::eval(&[&next.token])?;
                 self.good_steps = self.steps;
             }
         }
-        let id = token.id;
-        running.generated.push(id);
+        let id = running.generated.last().copied().unwrap_or_default();
         if next.is_some() {
             cache.tokens.push(id);
         }
-        running.first_token.get_or_insert_with(Instant::now);
-        running.alone = false;
-        running.send(Output::Token(token));
         if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
             mlx::memory::clear_cache();
         }
@@ -508,6 +518,14 @@ impl Running {
     fn can_go_on(&self) -> bool {
         let ticket = &self.job.ticket;
         ticket.is_cancelled() || ticket.is_late() || !ticket.must_wait(self.sent)
+    }
+
+    /// A token was read.
+    fn take(&mut self, token: TokenOutput) {
+        self.generated.push(token.id);
+        self.first_token.get_or_insert_with(Instant::now);
+        self.alone = false;
+        self.send(Output::Token(token));
     }
 
     fn send(&mut self, output: Output) {

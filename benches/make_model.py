@@ -1,0 +1,125 @@
+"""Writes a folder of a real model's shape with random weights, as mlx-lm writes it: affine, 4 bits, groups of 64.
+
+    python3 make_model.py OUT_FOLDER [--shape qwen3-0.6b]
+
+The tokenizer is as large as the real one's (151643 tokens and as many merges), since loading it is part of what is measured;
+like the real model, the network has some more rows than the tokenizer has tokens.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+
+SHAPES = {
+    "qwen3-0.6b": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+    },
+}
+TOKENS = 151643
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def byte_to_char():
+    """The byte-level alphabet: printable bytes stand for themselves, the rest from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {b: chr(b) for b in printable}
+    rest = [b for b in range(256) if b not in table]
+    table.update({b: chr(256 + n) for n, b in enumerate(rest)})
+    return [table[b] for b in range(256)]
+
+
+def make_tokenizer():
+    """Byte-level BPE whose merges join two characters, then a pair and a character, then two pairs."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = byte_to_char()
+    letters = "etaoinshrdlucmfwypvbgkjqxzETAOINSHRDLUCMFWYPVBGKJQXZ"
+    pairs = [(a, b) for a, b in itertools.product("Ġ" + letters, letters)]
+    joined = [a + b for a, b in pairs]
+    threes = ((a, b) for a, b in itertools.product(joined, letters))
+    fours = ((a, b) for a, b in itertools.product(joined, joined))
+    tokens, merges = dict.fromkeys(alphabet), []
+    for a, b in itertools.chain(pairs, threes, fours):
+        if len(tokens) == TOKENS:
+            break
+        if a + b not in tokens:
+            tokens[a + b] = None
+            merges.append((a, b))
+    vocab = {token: n for n, token in enumerate(tokens)}
+    assert len(vocab) == TOKENS
+
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    assert inner.token_to_id("<|im_end|>") == TOKENS + 2
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    fast.chat_template = CHAT
+    return fast
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    args = parser.parse_args()
+
+    import mlx.core as mx
+    import mlx_lm.utils as mlx_utils
+    from mlx.utils import tree_flatten
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    started = time.time()
+    mx.random.seed(7)
+    config = dict(SHAPES[args.shape])
+    model_class, args_class = mlx_utils._get_classes(config)
+    model = model_class(args_class.from_dict(config))
+    # Logits of some size: one stands out, so that both sides pick the same token.
+    model.model.norm.weight = mx.full(model.model.norm.weight.shape, 8.0)
+    model.set_dtype(mx.bfloat16)
+    model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=4, mode="affine")
+    # One by one, so that the unquantised weights are not all there at once.
+    for _, weight in tree_flatten(model.parameters()):
+        mx.eval(weight)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.out.parent) as work:
+        # Moved into place when complete, so that an interrupted run leaves no half folder.
+        (Path(work) / "source").mkdir()
+        folder = Path(work) / "model"
+        mlx_utils.save(folder, Path(work) / "source", model, TokenizerWrapper(make_tokenizer()), config)
+        (folder / "README.md").unlink(missing_ok=True)  # the hub's model card
+        os.rename(folder, args.out)
+    size = sum(f.stat().st_size for f in args.out.iterdir())
+    print(f"{args.out}: {size / 1e6:.0f} MB in {time.time() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
