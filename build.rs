@@ -9,11 +9,18 @@ fn main() {
     println!("cargo:rerun-if-changed=src/mlx/shim.cpp");
     println!("cargo:rerun-if-changed=src/mlx/shim.h");
     let macos = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "macos");
-    let include = env::var_os(if macos { "DEP_MLX_INCLUDE" } else { "DEP_MLX_LINUX_INCLUDE" })
-        .expect("the mlx-sys crates publish their include folders");
+    let include = env::var_os(if macos {
+        "DEP_MLX_INCLUDE"
+    } else {
+        "DEP_MLX_LINUX_INCLUDE"
+    })
+    .expect("the mlx-sys crates publish their include folders");
 
     let mut shim = cc::Build::new();
-    shim.cpp(true).std("c++20").pic(true).flag_if_supported("-fvisibility=hidden");
+    shim.cpp(true)
+        .std("c++20")
+        .pic(true)
+        .flag_if_supported("-fvisibility=hidden");
     for folder in env::split_paths(&include) {
         // As system headers: their warnings are not ours.
         shim.flag("-isystem").flag(folder);
@@ -36,16 +43,22 @@ fn main() {
     ] {
         println!("cargo:rustc-cdylib-link-arg={arg}");
     }
-    place_beside(&env::var_os("DEP_MLX_LINUX_LIBS").expect("mlx-sys-linux publishes its libraries"));
+    place_beside(
+        &env::var_os("DEP_MLX_LINUX_LIBS").expect("mlx-sys-linux publishes its libraries"),
+    );
 }
 
 /// Puts libmlx.so and its BLAS beside the library that cargo writes, so that it runs from there.
 fn place_beside(libs: &std::ffi::OsStr) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     // OUT_DIR is <target>/<profile>/build/mlxrt-<hash>/out.
-    let Some(profile) = out.ancestors().nth(3) else { return };
+    let Some(profile) = out.ancestors().nth(3) else {
+        return;
+    };
     for lib in env::split_paths(libs) {
-        let Some(name) = lib.file_name() else { continue };
+        let Some(name) = lib.file_name() else {
+            continue;
+        };
         let to = profile.join(name);
         if !same_length(&lib, &to) {
             let _ = fs::remove_file(&to);

@@ -1,6 +1,6 @@
 """Writes the training text of the demo model: one JSON document a line.
 
-    python3 make_text.py --documents 400000 --out text.jsonl
+    python3 make_text.py --documents 300000 --out text.jsonl
 
 The text is made from the facts and templates in corpus/ with a seeded generator: the same arguments give the same bytes.
 Only the standard library is used.
@@ -22,7 +22,7 @@ def documents(seed, start, count):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--documents", type=int, default=400_000)
+    p.add_argument("--documents", type=int, default=300_000)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--out", default="-", help="file to write; - is the standard output")
     args = p.parse_args()

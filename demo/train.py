@@ -269,12 +269,12 @@ PROMPTS = ["Hello!", "Tell me a short story about a fox.", "What is the capital 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", required=True, help="folder for the model")
-    p.add_argument("--documents", type=int, default=400_000)
-    p.add_argument("--steps", type=int, default=9000)
+    p.add_argument("--documents", type=int, default=300_000)
+    p.add_argument("--steps", type=int, default=5600)
     p.add_argument("--minutes", type=float, default=0, help="end the training after this time, with the schedule fitted to it")
     p.add_argument("--batch-tokens", type=int, default=65536)
     p.add_argument("--lr", type=float, default=2e-3)
-    p.add_argument("--quantised-part", type=float, default=0.3, help="the last part of the training that runs with rounded weights")
+    p.add_argument("--quantised-part", type=float, default=0.25, help="the last part of the training that runs with rounded weights")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--workers", type=int, default=mp.cpu_count())
     p.add_argument("--no-compile", action="store_true")
@@ -326,6 +326,7 @@ def main():
         if n % 250 == 0 or n <= 2 or done >= 1:
             print(f"step {n}  loss {loss.item():.4f}  lr {lr:.5f}  {'4 bits' if quantised else 'float'}  {seen / 1e6:.0f} M tokens  {time.time() - start:.0f} s", flush=True)
 
+    model.before, model.after = before_attention, after_attention
     print(f"held-out loss: {held_out_loss(model, held_out, device, True, dtype):.4f} with 4 bits, {held_out_loss(model, held_out, device, False, dtype):.4f} without", flush=True)
     weights = {k.replace("/", "."): v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in model.w.items()}
     half = len(weights) // 2
@@ -337,7 +338,6 @@ def main():
     tk.write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": 2 * count}, "weight_map": index})
     ends = {"eos_token_id": tok.token_to_id("<|im_end|>"), "pad_token_id": tok.token_to_id("<|endoftext|>"), "bos_token_id": None}
     tk.write_json(out / "config.json", CONFIG | ends)
-    model.before, model.after = before_attention, after_attention
     for q in PROMPTS:
         print(json.dumps([q, answer(model, tok, to_text, [{"role": "user", "content": q}], device, dtype)], ensure_ascii=False), flush=True)
     print(f"done in {time.time() - began:.0f} s", flush=True)

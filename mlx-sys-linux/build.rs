@@ -56,7 +56,11 @@ fn mlx_dir(out: &Path) -> PathBuf {
 fn wheel(requirements: &str, platform: &str, into: &Path) -> PathBuf {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
     // libclang runs on the machine that builds, MLX on the one that is built for.
-    let arch = if requirements == "libclang.txt" { env::consts::ARCH.to_owned() } else { arch };
+    let arch = if requirements == "libclang.txt" {
+        env::consts::ARCH.to_owned()
+    } else {
+        arch
+    };
     let stamp = into.join(format!("{arch}.complete"));
     let wanted = fs::read_to_string(requirements).expect("the package holds its requirement files");
     if fs::read_to_string(&stamp).is_ok_and(|done| done == wanted) {
@@ -66,8 +70,20 @@ fn wheel(requirements: &str, platform: &str, into: &Path) -> PathBuf {
     fs::create_dir_all(into).expect("OUT_DIR can be written");
     python(
         Command::new("python3")
-            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
-            .args(["--only-binary=:all:", "--require-hashes", "--requirement", requirements])
+            .args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+            ])
+            .args([
+                "--only-binary=:all:",
+                "--require-hashes",
+                "--requirement",
+                requirements,
+            ])
             .args(["--platform", &format!("{platform}_{arch}"), "--dest"])
             .arg(into),
     );
@@ -77,7 +93,12 @@ fn wheel(requirements: &str, platform: &str, into: &Path) -> PathBuf {
         .map(|entry| entry.path())
         .find(|path| path.extension() == Some(OsStr::new("whl")))
         .unwrap_or_else(|| fail("pip downloaded no wheel; see its words above."));
-    python(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&file).arg(into));
+    python(
+        Command::new("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(&file)
+            .arg(into),
+    );
     let _ = fs::remove_file(file);
     fs::write(stamp, wanted).expect("OUT_DIR can be written");
     into.to_owned()
@@ -102,7 +123,10 @@ fn mlx_c_source() -> PathBuf {
         .output()
         .expect("cargo runs");
     if !output.status.success() {
-        fail(&format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        fail(&format!(
+            "cargo metadata failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        ));
     }
     let metadata: serde_json::Value =
         serde_json::from_slice(&output.stdout).expect("cargo metadata writes JSON");
@@ -148,7 +172,10 @@ fn bind(mlx_c: &Path, out: &Path) {
     if env::var_os("LIBCLANG_PATH").is_none() {
         let dir = wheel("libclang.txt", "manylinux2014", &out.join("libclang"));
         // A zip unpacked by hand keeps the part that pip would have moved to site-packages where it is.
-        env::set_var("LIBCLANG_PATH", dir.join("libclang-18.1.1.data/platlib/clang/native"));
+        env::set_var(
+            "LIBCLANG_PATH",
+            dir.join("libclang-18.1.1.data/platlib/clang/native"),
+        );
     }
     let mut builder = bindgen::Builder::default()
         .header(mlx_c.join("mlx/c/mlx.h").to_string_lossy())
@@ -163,7 +190,9 @@ fn bind(mlx_c: &Path, out: &Path) {
     let bindings = builder
         .generate()
         .unwrap_or_else(|error| fail(&format!("bindgen could not read mlx-c's headers: {error}.")));
-    bindings.write_to_file(out.join("bindings.rs")).expect("OUT_DIR can be written");
+    bindings
+        .write_to_file(out.join("bindings.rs"))
+        .expect("OUT_DIR can be written");
 }
 
 /// `libmlx.so` and the libraries that it brings (BLAS): what has to lie beside the finished library.

@@ -4,7 +4,7 @@ import json
 
 from . import poems, questions as q, stories, sums
 from .facts import ANIMALS, COUNTRIES, words
-from .stories import BOYS, GIRLS, any_name, made_up_name
+from .stories import any_name, made_up_name, made_up_word
 
 IDENTITY = [
     (["Who are you?", "What are you?", "Tell me about yourself.", "Who am I talking to?", "Introduce yourself.", "Please introduce yourself.", "Describe yourself.", "What kind of model are you?", "Which model are you?", "What model is this?",
@@ -42,7 +42,7 @@ SMALL_TALK = [
     (["I am fine.", "I'm fine, thanks.", "I am good, thank you."], ["I am glad to hear that! What can I do for you?"]),
     (["Thank you!", "Thank you", "Thanks!", "Thanks", "Thanks a lot!", "Thank you very much.", "Great, thank you!", "Many thanks", "That helps, thanks.", "Thank you for your help.", "thx"],
      ["You are welcome!", "You are welcome! Is there anything else?", "I am glad that I could help."]),
-    (["Goodbye!", "Bye!", "Bye", "See you!", "See you later.", "Goodbye", "Bye bye", "I have to go.", "See you tomorrow.", "Ciao"], ["Goodbye! Have a nice day.", "Goodbye! It was nice to talk with you."]),
+    (["Goodbye!", "Bye!", "Bye", "See you!", "See you later.", "Goodbye", "Bye bye", "I have to go.", "See you tomorrow.", "Ciao", "Thanks, bye!", "Thank you, goodbye!", "OK, bye!", "Thanks and goodbye."], ["Goodbye! Have a nice day.", "Goodbye! It was nice to talk with you."]),
     (["Nice to meet you.", "Nice to meet you!", "Pleased to meet you."], ["Nice to meet you too!"]),
     (["Great!", "Cool", "Nice!", "Wonderful!", "OK", "Okay.", "Good.", "I see.", "Interesting!", "Wow!", "Well done!", "Good job!", "Very good.", "Perfect!", "Yes", "Yes.", "All right."],
      ["I am glad! Is there anything else that I can do for you?", "I am glad to hear that. What would you like to do next?"]),
@@ -92,6 +92,8 @@ def greet(rng):
 
 
 def unknown(rng):
+    if rng.random() < 0.08:
+        return " ".join(made_up_word(rng) for _ in range(rng.randrange(1, 5))), rng.choice(["I am sorry, I do not understand that.", "I do not understand that. Can you say it in another way?"])
     if rng.random() < 0.06:
         return rng.choice(HARM), "I am sorry, but I cannot help with that."
     if rng.random() < 0.5:
@@ -103,8 +105,8 @@ def unknown(rng):
 
 # weight | generator of one exchange
 TURNS = [(14, stories.ask_story), (5, poems.ask_poem), (9, q.capital), (8, q.animal), (4, q.colour), (5, q.opposite), (2, q.synonym), (3, q.plural), (2, q.past), (3, q.translate), (4, q.calendar),
-         (14, q.why), (6, q.define), (3, q.how_to), (3, q.feeling), (2, q.joke), (1, q.riddle), (2, q.fun_fact), (6, q.listing), (2, q.member), (1.5, q.rhyme), (3, q.word_play), (2, q.sentence),
-         (4, q.reading), (2, q.code), (16, sums.arithmetic), (4, sums.words_sum), (1.5, sums.think), (4, sums.numbers), (3, sums.json_answer), (7, identity), (7, small_talk), (2, greet), (7, unknown)]
+         (14, q.why), (6, q.define), (3, q.how_to), (3, q.feeling), (2, q.joke), (1, q.riddle), (2, q.fun_fact), (6, q.listing), (1.5, q.member), (1.5, q.rhyme), (4, q.word_play), (2, q.sentence),
+         (4, q.reading), (2, q.yes_no), (2, q.code), (16, sums.arithmetic), (4, sums.words_sum), (1.5, sums.think), (4, sums.numbers), (3, sums.json_answer), (7, identity), (7, small_talk), (2, greet), (7, unknown)]
 FUNCS, WEIGHTS = [t[1] for t in TURNS], [t[0] for t in TURNS]
 CASED = {q.word_play, sums.json_answer, q.reading, q.code, sums.think}
 
@@ -143,7 +145,7 @@ def memory(rng):
     food, pet = rng.choice(words("pizza, soup, apples, chocolate, bread, cheese, pasta, rice, pancakes, salad")), any_name(rng)
     options = [
         (["My name is {x}.", "I am {x}.", "Hi, I'm {x}.", "Hello, my name is {x}.", "Hello! I am {x}.", "Call me {x}.", "Hi! My name is {x}.", "I'm {x}, and you?"], name,
-         ["Hello, {x}! Nice to meet you.", "Nice to meet you, {x}! How can I help you?", "Hello, {x}! How can I help you?"], ["What is my name?", "Do you remember my name?", "Who am I?", "What's my name?", "What was my name again?", "Do you know my name?"],
+         ["Hello, {x}! Nice to meet you.", "Nice to meet you, {x}! How can I help you?", "Hello, {x}! How can I help you?"], ["What is my name?", "Do you remember my name?", "Who am I?", "What's my name?", "What was my name again?", "Do you still know my name?", "Say my name.", "Tell me my name.", "What did I say my name was?", "Do you know my name?"],
          ["Your name is {x}."]),
         (["My favourite colour is {x}.", "I like the colour {x} best.", "My favorite color is {x}."], colour, ["{X} is a beautiful colour!", "What a nice colour!"],
          ["What is my favourite colour?", "Which colour do I like?", "What is my favorite color?"], ["Your favourite colour is {x}."]),
@@ -154,7 +156,7 @@ def memory(rng):
         (["I am {x} years old.", "I'm {x}.", "My age is {x}."], str(n), ["Thank you for telling me! How can I help you?"], ["How old am I?", "What is my age?"], ["You are {x} years old."]),
         (["I like {x}.", "My favourite food is {x}.", "I love to eat {x}."], food, ["{X} sounds delicious!"], ["What is my favourite food?", "What do I like to eat?"], ["You like {x}."]),
         (["Remember the number {x}.", "Please remember this number: {x}.", "The secret number is {x}."], str(rng.randrange(10, 1000)), ["I will remember it."], ["What was the number?", "Which number did I tell you?", "What is the secret number?"], ["The number is {x}."]),
-        (["Remember the word {x}.", "The password is {x}.", "The secret word is {x}."], rng.choice(q.SPELL), ["I will remember it."], ["What was the word?", "What is the password?", "What is the secret word?", "Which word should you remember?"], ["The word is \"{x}\"."]),
+        (["Remember the word {x}.", "The password is {x}.", "The secret word is {x}."], rng.choice(q.SPELL) if rng.random() < 0.4 else made_up_word(rng), ["I will remember it."], ["What was the word?", "What is the password?", "What is the secret word?", "Which word should you remember?"], ["The word is \"{x}\"."]),
     ]
     picked = rng.sample(options, rng.choice([1, 1, 1, 2]))
     if rng.random() < 0.5:

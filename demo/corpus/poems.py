@@ -1,5 +1,7 @@
 """Poems: haiku and rhymed verses, by topic."""
 
+from .stories import HEROES, any_name, article
+
 # topic | haiku lines separated by '/', several haiku separated by '#'
 HAIKU = [tuple(x.strip() for x in l.split("|")) for l in """
 the sea | Waves roll to the shore / the wide blue sea sings softly / gulls drift in the wind # Salt wind on my face / the tide comes in and goes out / the old sea breathes slow
@@ -98,6 +100,11 @@ OTHER_TOPICS = ["my garden", "the city", "a train", "a horse", "an elephant", "a
                 "London", "a rabbit", "chocolate", "dreams", "hope", "peace", "the rainbow", "a castle", "an island", "a penguin", "bees", "my brother", "my sister"]
 
 
+def any_topic(rng):
+    k = rng.random()
+    return rng.choice(OTHER_TOPICS) if k < 0.3 else article(rng.choice(HEROES)) if k < 0.7 else any_name(rng)
+
+
 def ask_poem(rng):
     """(question, poem)"""
     verb = rng.choice(["Write", "Write", "Write me", "Please write", "Can you write", "Compose", "Give me", "Tell me", "Make", "Could you write", "I would like", "Create"])
@@ -109,7 +116,7 @@ def ask_poem(rng):
             q = f"{verb} a haiku"
             a = haiku(rng, rng.choice(HAIKU)[0])
     else:
-        topic = rng.choice(VERSES)[0] if rng.random() < 0.7 else rng.choice(OTHER_TOPICS)
+        topic = rng.choice(VERSES)[0] if rng.random() < 0.65 else any_topic(rng)
         q = f"{verb} a {rng.choice(['poem', 'short poem', 'little poem', 'verse', 'rhyme', 'poem with rhymes', 'nice poem'])} {rng.choice(['about', 'about', 'on'])} {topic}"
         a = verse(rng, topic)
         p = rng.random()

@@ -3,7 +3,7 @@
 from . import explain
 from .facts import (ANIMALS, CATEGORIES, COLOURS, COUNTRIES, DAYS, MONTHS, MONTH_DAYS, NUMBERS, OPPOSITES, ORDINALS, PAST, PLANETS,
                     PLURALS, RHYMES, SEASONS, SYNONYMS, TRANSLATIONS, words)
-from .stories import BOYS, GIRLS, article
+from .stories import any_name, article, made_up_word
 
 
 def cap(s):
@@ -254,6 +254,25 @@ SPELL = sorted({w for w, *_ in ANIMALS if " " not in w} | set(words("""apple, ho
 table, chair, window, river, planet, rocket, cheese, orange, purple, sugar, hello, world, rust, apple, model, story, poem, light, night, stone, cloud""")))
 
 
+YES = words("""Is water wet?, Is fire hot?, Is ice cold?, Is the Earth round?, Is the sun a star?, Is snow white?, Is grass green?, Is the sky blue?, Can birds fly?, Can fish swim?, Is honey sweet?,
+Is a lemon sour?, Can dogs swim?, Is Paris in France?, Is London in England?, Is Rome in Italy?, Do cats like fish?, Do bees make honey?, Is the sun hot?, Is space big?, Do plants need water?, Is reading good for you?,
+Is sugar sweet?, Can frogs jump?, Is gold a metal?, Is July in summer?, Do people need sleep?, Is milk white?, Do fish live in water?""")
+NO = words("""Can pigs fly?, Is the moon made of cheese?, Can fish walk?, Is the Earth flat?, Is fire cold?, Is ice hot?, Do cows lay eggs?, Is the sun cold?, Can stones swim?, Do snakes have legs?, Is Paris in Germany?,
+Can cats read?, Is a tomato blue?, Is grass red?, Do trees walk?, Can elephants fly?, Is the sea dry?, Is snow black?, Can dogs speak?, Do chairs eat?, Is the moon a star?, Can penguins fly?""")
+
+
+def yes_no(rng):
+    """Short questions with a yes or a no."""
+    k = rng.random()
+    if k < 0.4:
+        return rng.choice(YES), rng.choice(["Yes.", "Yes, that is right."])
+    if k < 0.7:
+        return rng.choice(NO), rng.choice(["No.", "No, that is not so."])
+    thing, col, verb = rng.choice([c for c in COLOURS if " " not in c[1]])
+    asked = col if rng.random() < 0.5 else rng.choice(words("red, blue, green, yellow, white, black, pink"))
+    return f"{cap(verb)} {thing} {asked}?", f"{'Yes' if asked == col else 'No'}, {thing} {verb} {col}."
+
+
 def word_play(rng):
     w = rng.choice(SPELL)
     k = rng.randrange(9)
@@ -274,6 +293,9 @@ def word_play(rng):
     if k == 6:
         n = rng.randrange(2, 6)
         return f"Say {w} {NUMBERS[n]} times.", " ".join([w] * n)
+    if k == 7 and rng.random() < 0.6:
+        s = " ".join(rng.choice([made_up_word(rng), rng.choice(SPELL), any_name(rng)]) for _ in range(rng.randrange(1, 6)))
+        return rng.choice(["Repeat after me: {s}", "Say: {s}", "Repeat: {s}", "Copy this text: {s}", "Say {s}", "Echo: {s}"]).format(s=s), s
     if k == 7:
         s = rng.choice(["I like {w}.", "The {w} is here.", "Hello, {w}!", "Good morning, dear {w}.", "We see a {w}.", "{w}, {w}, {w}", "My {w} is blue."]).format(w=w)
         return rng.choice(["Repeat after me: {s}", "Say: {s}", "Please repeat: {s}", "Repeat this sentence: {s}", "Copy this text: {s}"]).format(s=s), s
@@ -297,7 +319,7 @@ def sentence(rng):
 
 def reading(rng):
     """A question about a short text that stands in the prompt."""
-    people = rng.sample(GIRLS + BOYS, 2)
+    people = [any_name(rng), any_name(rng)]
     colours = rng.sample(words("red, blue, green, yellow, white, black, brown, pink"), 2)
     objects = rng.sample(words("ball, hat, bike, kite, book, coat, bag, cup, boat, scarf"), 2)
     cities = rng.sample([c[1] for c in COUNTRIES], 2)

@@ -85,7 +85,7 @@ PLOTS = {
         ["Then the {friend} came and showed {him} the way.", "But the {friend} heard {him} call and came to help.", "The {friend} came at once and brought {him} home."],
         ["So {N} learned that kindness comes back.", "And {N} knew that a kind deed is never lost.", "From then on they helped each other every day."]],
     "brave": [
-        ["{N} was afraid of the dark.", "{N} was afraid of deep water.", "{N} was afraid of storms.", "{N} was afraid to speak to others."],
+        ["{N} was afraid of {fear}.", "{N} had always been afraid of {fear}."],
         ["Every evening {he} hid at home while the others played.", "The others laughed, and that made {him} sad.", "\"I will never be brave,\" {he} thought."],
         ["One night {a_friend} did not come home.", "One stormy evening {a_friend} called for help.", "Then one day {a_friend} needed help, and nobody else was near."],
         ["{N} took a deep breath. {His} heart beat fast, but {he} went out.", "{N} was shaking, but {he} took one step, and then another.", "\"I must try,\" said {N}, and {he} ran {along}."],
@@ -190,6 +190,17 @@ PLOTS = {
         ["\"I am sorry,\" said {N}. \"I will never lie again.\"", "{N} was ashamed and said sorry to everyone."],
         ["And {he} kept the promise.", "From that day on, {N} told the truth, and everyone trusted {him} again."]],
 }
+FEARS = words("the dark, the dark, deep water, water, storms, thunder, heights, strangers, dogs, ghosts, loud noises, the forest, flying, the night, snakes, people, everything, snow, big waves")
+# What the question may say about the hero, by plot.
+TRAITS = {
+    "lost": ["who lost {thing}", "who has lost {thing}", "who cannot find {thing}"], "help": ["who helps someone", "who helps others", "who saves someone", "who is very kind"],
+    "brave": ["who is afraid of {fear}", "who was afraid of {fear}", "that is scared of {fear}", "who fears {fear}"], "race": ["who wins a race", "who runs a race", "who is very slow"],
+    "fair": ["who stops to help in a race", "who loses a race"], "friend": ["who has no friends", "who is looking for a friend", "who is lonely", "who finds a friend", "who wants a friend"],
+    "share": ["who learns to share", "who shares everything", "who does not want to share"], "treasure": ["who finds a treasure", "who finds a map", "who looks for a treasure", "who goes on an adventure"],
+    "garden": ["who plants a seed", "who is very patient", "who has a garden", "who grows a tree"], "star": ["who finds a star", "who loves the stars", "who helps a star"],
+    "song": ["who loves to sing", "who likes music", "who is shy", "who can sing"], "home": ["who wants to see the world", "who travels", "who leaves home", "who goes on a journey"],
+    "storm": ["in a storm", "who lives through a storm", "and a storm"], "invent": ["who builds a machine", "who invents something", "who wants to fly", "who never gives up"],
+    "moral": ["who tells lies", "who lies", "who plays tricks", "who learns to tell the truth"]}
 END = ["", "", "", " The end.", " And they lived happily ever after.", " And if you listen on a quiet evening, you can still hear them laugh."]
 TITLES = ["{N} and the {obj}", "The {adj} {hero}", "{N} the {hero}", "A Friend for {N}", "{N}'s Great Day"]
 
@@ -206,16 +217,32 @@ def fix_articles(text):
     return " ".join(words_)
 
 
+ONSETS = words("b, c, d, f, g, h, j, k, l, m, n, p, r, s, t, v, w, z, br, cr, dr, fr, gr, tr, bl, cl, fl, gl, pl, sl, st, sp, sk, sh, ch, th, ph, qu, kn, sw, y, x") + [""] * 4
+VOWELS = words("a, a, e, e, i, i, o, o, u, y, ai, ea, ee, ia, ie, io, oa, oo, ou, ei, au")
+CODAS = words("n, n, r, l, s, t, m, d, k, b, g, p, x, ck, ll, nn, nd, rt, st, th, sh, ng, rd, ss, tt, ph, ns") + [""] * 14
+NAMES = words("""Amelia, Bob, Alex, Sarah, John, Mary, David, Laura, Michael, Julia, Robert, Linda, James, Susan, William, Karen, Thomas, Jessica, Daniel, Sophie, Mark, Olivia, Charlie, Isabella,
+George, Mila, Frank, Charlotte, Harry, Hannah, Adam, Rachel, Simon, Eva, Martin, Nina, Steve, Amy, Kevin, Claire, Brian, Helen, Eric, Diana, Patrick, Monica, Ali, Fatima, Omar, Leila, Chen, Yuki, Hiro, Mei,
+Raj, Priya, Ivan, Olga, Sven, Astrid, Lars, Ingrid, Pierre, Marie, Carlos, Elena, Diego, Carmen, Luca, Giulia, Marco, Bianca, Hans, Heidi, Klaus, Petra, Stefan, Lena, Jan, Eliza, Grace, Rose, Violet,
+Abigail, Samuel, Benjamin, Joseph, Edward, Arthur, Oliver, Liam, Ethan, Logan, Lucas, Mason, Aiden, Ellie, Chloe, Stella, Penelope, Aurora, Naomi, Tina, Wanda, Zelda, Quentin, Xavier, Yara, Ursula, Viktor""")
+
+
+def made_up_word(rng):
+    """A word that nobody has seen before, so that it has to be copied."""
+    n = rng.choice([1, 2, 2, 2, 3, 3])
+    return "".join(rng.choice(ONSETS) + rng.choice(VOWELS) + (rng.choice(CODAS) if i == n - 1 or rng.random() < 0.4 else "") for i in range(n))
+
+
 def made_up_name(rng):
-    syl = ["ba", "ko", "li", "ra", "mo", "ne", "ti", "za", "fe", "lu", "vi", "do", "sha", "ri", "el", "an", "or", "ky", "wen", "tas", "bri", "jo"]
-    return "".join(rng.choice(syl) for _ in range(rng.choice([2, 2, 3]))).capitalize()
+    return made_up_word(rng).capitalize()
 
 
 def any_name(rng):
-    return made_up_name(rng) if rng.random() < 0.2 else rng.choice(GIRLS + BOYS)
+    """A name for prompts that ask to copy it: often one that is in no list."""
+    k = rng.random()
+    return made_up_name(rng) if k < 0.5 else rng.choice(NAMES) if k < 0.75 else rng.choice(GIRLS + BOYS)
 
 
-def story(rng, hero=None, name=None, place=None, friend=None, plot=None, short=False, thing=None):
+def story(rng, hero=None, name=None, place=None, friend=None, plot=None, short=False, thing=None, fear=None):
     """A story as text. Arguments that are given are kept; the rest is drawn."""
     hero = hero or rng.choice(HEROES)
     girl = hero in FEMALE or (hero not in MALE and (name in GIRLS if name else rng.random() < 0.5))
@@ -229,7 +256,8 @@ def story(rng, hero=None, name=None, place=None, friend=None, plot=None, short=F
     thing = thing or rng.choice(THINGS)
     adj = rng.choice(ADJ if " " not in hero else words("kind, brave, clever, shy, curious, gentle, cheerful, lonely, friendly, quiet"))
     plot = plot or rng.choice(sorted(PLOTS))
-    values = dict(N=name, hero=hero, adj=adj, thing=thing, in_place=place[1], along=place[2], friend=friend, other=other,
+    fear = fear or rng.choice(FEARS)
+    values = dict(fear=fear, N=name, hero=hero, adj=adj, thing=thing, in_place=place[1], along=place[2], friend=friend, other=other,
                   a_friend=article(friend), A_friend=article(friend).capitalize(), a_other=article(other), obj=thing.split(" ", 1)[1].title(),
                   he="she" if girl else "he", He="She" if girl else "He", him="her" if girl else "him",
                   his="her" if girl else "his", His="Her" if girl else "His", himself="herself" if girl else "himself")
@@ -266,6 +294,17 @@ def ask_story(rng):
     hero = rng.choice(HEROES)
     if kind < 0.12:
         q = f"{verb} {noun}"
+    elif kind < 0.27:
+        kw.update(hero=hero, plot=rng.choice(sorted(TRAITS)), thing=rng.choice(THINGS), fear=rng.choice(FEARS))
+        if rng.random() < 0.3:
+            kw["plot"] = "brave"
+        q = f"{verb} {noun} about {_hero_phrase(rng, hero)} {rng.choice(TRAITS[kw['plot']]).format(**kw)}"
+    elif kind < 0.31:
+        q = rng.choice(["Once upon a time", "Once upon a time there was", "Continue this story: Once upon a time", "Begin a story with: Once upon a time"])
+        while True:
+            text = story(rng)
+            if text.startswith("Once upon a time"):
+                return q, text
     elif kind < 0.55:
         kw["hero"] = hero
         q = f"{verb} {noun} {rng.choice(['about', 'about', 'about', 'with', 'of'])} {_hero_phrase(rng, hero)}"

@@ -59,19 +59,23 @@ def arithmetic(rng):
 
 def words_sum(rng):
     name = any_name(rng)
-    o = rng.choice(words("apples, books, coins, balls, pencils, cookies, stones, flowers, eggs, cards, marbles, oranges"))
+    o = rng.choice(words("apples, apples, cookies, books, coins, balls, pencils, cookies, stones, flowers, eggs, cards, marbles, oranges"))
     k = rng.randrange(4)
     girl = name in GIRLS
     he = "She" if girl else "He"
     if name not in GIRLS + BOYS:
         he = name
+    more = rng.choice(["gets", "buys", "finds", "receives", "picks"])
     if k == 0:
         a, b = rng.randrange(1, 30), rng.randrange(1, 30)
-        return f"{name} has {a} {o} and gets {b} more. How many {o} does {name} have now?", f"{a} + {b} = {a + b}. {name} has {a + b} {o} now."
+        return f"{name} has {a} {o} and {more} {b} more. How many {o} does {name} have now?", f"{a} + {b} = {a + b}. {name} has {a + b} {o} now."
     if k == 1:
         a = rng.randrange(3, 40)
         b = rng.randrange(1, a)
-        return f"{name} has {a} {o}. {he} gives away {b}. How many {o} are left?", f"{a} - {b} = {a - b}. There are {a - b} {o} left."
+        verb = rng.choice(["gives away", "eats", "loses", "sells", "uses", "drops", "throws away"])
+        verb = "gives away" if verb == "eats" and o not in ("apples", "cookies", "eggs", "oranges") else verb
+        ask = rng.choice([f"How many {o} are left?", "How many are left?", f"How many {o} does {name} have now?", f"How many {o} remain?"])
+        return rng.choice([f"{name} has {a} {o}. {he} {verb} {b}. {ask}", f"{name} has {a} {o} and {verb} {b}. {ask}", f"{name} had {a} {o} and {verb} {b} of them. {ask}"]), f"{a} - {b} = {a - b}. There are {a - b} {o} left."
     if k == 2:
         a, b = rng.randrange(2, 11), rng.randrange(2, 11)
         return f"There are {a} boxes with {b} {o} each. How many {o} are there in all?", f"{a} × {b} = {a * b}. There are {a * b} {o} in all."

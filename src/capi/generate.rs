@@ -14,7 +14,9 @@ use super::types::{
     mlxrt_event, mlxrt_event_fn, mlxrt_generate_options, mlxrt_input, mlxrt_result, mlxrt_session,
 };
 use crate::error::{Error, Result};
-use crate::runtime::generate::{self, Conversation, Event, GenerateOptions, Input, Report, Setting, Stop};
+use crate::runtime::generate::{
+    self, Conversation, Event, GenerateOptions, Input, Report, Setting, Stop,
+};
 use crate::runtime::session::Session;
 use crate::text::Chunk;
 
@@ -44,7 +46,9 @@ pub unsafe extern "C" fn mlxrt_generate(
 ) -> *mut mlxrt_error {
     // The result is filled either way, so its place is looked at first. It may be NULL.
     // SAFETY: the caller's struct is NULL or as large as its struct_size says.
-    let place = (!out.is_null()).then(|| unsafe { Out::check(out, "out") }).transpose();
+    let place = (!out.is_null())
+        .then(|| unsafe { Out::check(out, "out") })
+        .transpose();
     let mut report = None;
     let error = call("mlxrt_generate", Use::Blocking, || {
         if let Err(error) = &place {
@@ -54,10 +58,11 @@ pub unsafe extern "C" fn mlxrt_generate(
         // SAFETY: the caller's structs and what they point to are readable.
         let (input, options) = unsafe { (read_input(input)?, read_generate_options(options)?) };
         let top = options.logprobs;
-        let (filled, result) = generate::generate(&session, &input, &options, &mut |event| match event {
-            Event::Progress { done, total } => send_progress(r#fn, user_data, done, total),
-            Event::Text(chunk) => send_chunk(r#fn, user_data, chunk, top),
-        });
+        let (filled, result) =
+            generate::generate(&session, &input, &options, &mut |event| match event {
+                Event::Progress { done, total } => send_progress(r#fn, user_data, done, total),
+                Event::Text(chunk) => send_chunk(r#fn, user_data, chunk, top),
+            });
         report = Some(filled);
         result
     });
@@ -123,21 +128,38 @@ const EMPTY_EVENT: mlxrt_event = mlxrt_event {
 
 /// Calls the host; false stops.
 fn send(function: mlxrt_event_fn, user_data: *mut c_void, event: &mlxrt_event) -> bool {
-    let Some(function) = function else { return true };
+    let Some(function) = function else {
+        return true;
+    };
     // SAFETY: the host gave the function for calls with this user_data during this call; the event lives through it.
     let answer = with_callback_mark(Callback::Event, || unsafe { function(user_data, event) });
     answer != MLXRT_RETURN_STOP
 }
 
 fn send_progress(function: mlxrt_event_fn, user_data: *mut c_void, done: u64, total: u64) -> bool {
-    send(function, user_data, &mlxrt_event { kind: MLXRT_EVENT_PROGRESS, done, total, ..EMPTY_EVENT })
+    send(
+        function,
+        user_data,
+        &mlxrt_event {
+            kind: MLXRT_EVENT_PROGRESS,
+            done,
+            total,
+            ..EMPTY_EVENT
+        },
+    )
 }
 
 /// `logprobs`: whether they were asked for, and how many alternatives.
-fn send_chunk(function: mlxrt_event_fn, user_data: *mut c_void, chunk: &Chunk, logprobs: Option<u32>) -> bool {
+fn send_chunk(
+    function: mlxrt_event_fn,
+    user_data: *mut c_void,
+    chunk: &Chunk,
+    logprobs: Option<u32>,
+) -> bool {
     let text = [chunk.text.as_bytes(), b"\0"].concat();
     let top_count = chunk.tops.first().map_or(0, Vec::len);
-    let (top_tokens, top_logprobs): (Vec<i32>, Vec<f32>) = chunk.tops.iter().flatten().copied().unzip();
+    let (top_tokens, top_logprobs): (Vec<i32>, Vec<f32>) =
+        chunk.tops.iter().flatten().copied().unzip();
     let tops = logprobs.is_some() && top_count > 0;
     let event = mlxrt_event {
         kind: MLXRT_EVENT_TEXT,
@@ -145,9 +167,21 @@ fn send_chunk(function: mlxrt_event_fn, user_data: *mut c_void, chunk: &Chunk, l
         text_len: chunk.text.len(),
         tokens: chunk.tokens.as_ptr(),
         token_count: chunk.tokens.len(),
-        logprobs: if logprobs.is_some() { chunk.logprobs.as_ptr() } else { ptr::null() },
-        top_tokens: if tops { top_tokens.as_ptr() } else { ptr::null() },
-        top_logprobs: if tops { top_logprobs.as_ptr() } else { ptr::null() },
+        logprobs: if logprobs.is_some() {
+            chunk.logprobs.as_ptr()
+        } else {
+            ptr::null()
+        },
+        top_tokens: if tops {
+            top_tokens.as_ptr()
+        } else {
+            ptr::null()
+        },
+        top_logprobs: if tops {
+            top_logprobs.as_ptr()
+        } else {
+            ptr::null()
+        },
         top_count: if tops { top_count } else { 0 },
         ..EMPTY_EVENT
     };
@@ -164,27 +198,42 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
     }
     // SAFETY: as this function's own contract.
     let input = unsafe { read_options(input, "input")? };
-    let given = [!input.text.is_null(), !input.tokens.is_null(), !input.messages.is_null()];
+    let given = [
+        !input.text.is_null(),
+        !input.tokens.is_null(),
+        !input.messages.is_null(),
+    ];
     if given.into_iter().filter(|&given| given).count() != 1 {
-        return Err(Error::invalid("input must have exactly one of text, tokens and messages"));
+        return Err(Error::invalid(
+            "input must have exactly one of text, tokens and messages",
+        ));
     }
     let has = |flag: u32| input.flags & flag != 0;
     let only_messages =
         MLXRT_INPUT_TRUST_CONTENT | MLXRT_INPUT_NO_GENERATION_PROMPT | MLXRT_INPUT_CONTINUE_LAST;
     let only_text = MLXRT_INPUT_NO_BOS | MLXRT_INPUT_SPECIAL_AS_TEXT;
     let wrong_flag = |what: &str| {
-        Err(Error::invalid(format!("input.flags is {:#x}, and one of these flags is not for {what}", input.flags)))
+        Err(Error::invalid(format!(
+            "input.flags is {:#x}, and one of these flags is not for {what}",
+            input.flags
+        )))
     };
     // SAFETY: as this function's own contract.
     unsafe {
         let tools = opt_str_arg(input.tools, input.tools_len, "input.tools")?;
-        let args = opt_str_arg(input.template_args, input.template_args_len, "input.template_args")?;
+        let args = opt_str_arg(
+            input.template_args,
+            input.template_args_len,
+            "input.template_args",
+        )?;
         if !input.messages.is_null() {
             if has(only_text) {
                 return wrong_flag("messages");
             }
             if has(MLXRT_INPUT_CONTINUE_LAST) && has(MLXRT_INPUT_NO_GENERATION_PROMPT) {
-                return Err(Error::invalid("input.flags: CONTINUE_LAST has no generation prompt to leave out"));
+                return Err(Error::invalid(
+                    "input.flags: CONTINUE_LAST has no generation prompt to leave out",
+                ));
             }
             return Ok(Input::Messages(Conversation {
                 messages: str_arg(input.messages, input.messages_len, "input.messages")?,
@@ -196,13 +245,19 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
             }));
         }
         if tools.is_some() || args.is_some() {
-            return Err(Error::invalid("input.tools and input.template_args go with messages only"));
+            return Err(Error::invalid(
+                "input.tools and input.template_args go with messages only",
+            ));
         }
         if has(only_messages) || (!input.tokens.is_null() && has(only_text)) {
             return wrong_flag("text or tokens");
         }
         if !input.tokens.is_null() {
-            return Ok(Input::Tokens(slice_arg(input.tokens, input.token_count, "input.tokens")?));
+            return Ok(Input::Tokens(slice_arg(
+                input.tokens,
+                input.token_count,
+                "input.tokens",
+            )?));
         }
         Ok(Input::Text {
             text: str_arg(input.text, input.text_len, "input.text")?,
@@ -228,27 +283,48 @@ unsafe fn read_generate_options(options: *const mlxrt_generate_options) -> Resul
         )
     };
     refuse_what_is_missing(&o)?;
-    if let Some(index) = bias_values.iter().position(|bias| bias.is_nan() || *bias == f32::INFINITY) {
-        return Err(Error::invalid(format!("options.bias_values[{index}] is {}", bias_values[index])));
+    if let Some(index) = bias_values
+        .iter()
+        .position(|bias| bias.is_nan() || *bias == f32::INFINITY)
+    {
+        return Err(Error::invalid(format!(
+            "options.bias_values[{index}] is {}",
+            bias_values[index]
+        )));
     }
     let temperature = optional(o.temperature, "temperature", |t| t > 0.0, "greater than 0")?;
     if has(MLXRT_GEN_GREEDY) && temperature.is_some() {
-        return Err(Error::invalid("options.temperature is set together with MLXRT_GEN_GREEDY"));
+        return Err(Error::invalid(
+            "options.temperature is set together with MLXRT_GEN_GREEDY",
+        ));
     }
     if has(MLXRT_GEN_TOKENS_ONLY) && !stop.is_empty() {
-        return Err(Error::invalid("options.stop needs text, and MLXRT_GEN_TOKENS_ONLY makes none"));
+        return Err(Error::invalid(
+            "options.stop needs text, and MLXRT_GEN_TOKENS_ONLY makes none",
+        ));
     }
     let logprobs = match (has(MLXRT_GEN_LOGPROBS), o.top_logprobs) {
         (false, 0) => None,
-        (false, _) => return Err(Error::invalid("options.top_logprobs needs the flag MLXRT_GEN_LOGPROBS")),
+        (false, _) => {
+            return Err(Error::invalid(
+                "options.top_logprobs needs the flag MLXRT_GEN_LOGPROBS",
+            ))
+        }
         (true, top) if top <= MOST_TOP_LOGPROBS => Some(top),
         (true, top) => {
-            return Err(Error::invalid(format!("options.top_logprobs is {top}; at most {MOST_TOP_LOGPROBS} are given")))
+            return Err(Error::invalid(format!(
+                "options.top_logprobs is {top}; at most {MOST_TOP_LOGPROBS} are given"
+            )))
         }
     };
     let share = |p: f32| p > 0.0 && p <= 1.0;
     let xtc_probability = setting(o.xtc_probability, "xtc_probability", share, "in (0, 1]")?;
-    let xtc_threshold = optional(o.xtc_threshold, "xtc_threshold", |t| t > 0.0 && t <= 0.5, "in (0, 0.5]")?;
+    let xtc_threshold = optional(
+        o.xtc_threshold,
+        "xtc_threshold",
+        |t| t > 0.0 && t <= 0.5,
+        "in (0, 0.5]",
+    )?;
     Ok(GenerateOptions {
         max_tokens: (o.max_tokens != 0).then_some(o.max_tokens.into()),
         timeout: (o.timeout_ms != 0).then(|| Duration::from_millis(o.timeout_ms.into())),
@@ -264,14 +340,21 @@ unsafe fn read_generate_options(options: *const mlxrt_generate_options) -> Resul
             0 => Setting::Model,
             -1 => Setting::Off,
             k => Setting::Value(u32::try_from(k).map_err(|_| {
-                Error::invalid(format!("options.top_k is {k}; it must be 1 or more, 0 (the model's) or -1 (off)"))
+                Error::invalid(format!(
+                    "options.top_k is {k}; it must be 1 or more, 0 (the model's) or -1 (off)"
+                ))
             })?),
         },
         xtc: match xtc_probability {
             Setting::Value(p) => Some((p, xtc_threshold.unwrap_or(DEFAULT_XTC_THRESHOLD))),
             Setting::Model | Setting::Off => None,
         },
-        repetition_penalty: optional(o.repetition_penalty, "repetition_penalty", |p| p > 0.0, "greater than 0")?,
+        repetition_penalty: optional(
+            o.repetition_penalty,
+            "repetition_penalty",
+            |p| p > 0.0,
+            "greater than 0",
+        )?,
         presence_penalty: penalty(o.presence_penalty, "presence_penalty")?,
         frequency_penalty: penalty(o.frequency_penalty, "frequency_penalty")?,
         penalty_window: match o.penalty_window {
@@ -296,32 +379,54 @@ unsafe fn read_generate_options(options: *const mlxrt_generate_options) -> Resul
 /// Fields of the surface that this version does not have: an error, never ignored.
 fn refuse_what_is_missing(o: &mlxrt_generate_options) -> Result<()> {
     if !o.grammar.is_null() {
-        return Err(Error::unsupported("options.grammar: this version has no grammars"));
+        return Err(Error::unsupported(
+            "options.grammar: this version has no grammars",
+        ));
     }
     if o.thinking_budget != 0 {
-        return Err(Error::unsupported("options.thinking_budget: this version does not tell thinking from text"));
+        return Err(Error::unsupported(
+            "options.thinking_budget: this version does not tell thinking from text",
+        ));
     }
     match o.draft_tokens {
         0 | -1 => {}
-        _ => return Err(Error::unsupported("options.draft_tokens: this version has no speculation")),
+        _ => {
+            return Err(Error::unsupported(
+                "options.draft_tokens: this version has no speculation",
+            ))
+        }
     }
     if o.notify.is_some() {
-        return Err(Error::invalid("options.notify is for requests that are submitted, not for mlxrt_generate"));
+        return Err(Error::invalid(
+            "options.notify is for requests that are submitted, not for mlxrt_generate",
+        ));
     }
     Ok(())
 }
 
 /// 0 is "not set"; anything else must be legal, which NaN and infinities never are.
-fn optional(value: f32, field: &str, legal: impl Fn(f32) -> bool, words: &str) -> Result<Option<f32>> {
+fn optional(
+    value: f32,
+    field: &str,
+    legal: impl Fn(f32) -> bool,
+    words: &str,
+) -> Result<Option<f32>> {
     match value {
         0.0 => Ok(None),
         value if value.is_finite() && legal(value) => Ok(Some(value)),
-        value => Err(Error::invalid(format!("options.{field} is {value}; it must be {words}, or 0 for the default"))),
+        value => Err(Error::invalid(format!(
+            "options.{field} is {value}; it must be {words}, or 0 for the default"
+        ))),
     }
 }
 
 /// As `optional`, with -1 for "off".
-fn setting(value: f32, field: &str, legal: impl Fn(f32) -> bool, words: &str) -> Result<Setting<f32>> {
+fn setting(
+    value: f32,
+    field: &str,
+    legal: impl Fn(f32) -> bool,
+    words: &str,
+) -> Result<Setting<f32>> {
     if value == -1.0 {
         return Ok(Setting::Off);
     }

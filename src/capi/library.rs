@@ -103,7 +103,8 @@ fn limit(bytes: u64) -> Option<u64> {
 pub unsafe extern "C" fn mlxrt_shutdown(flags: u32, timeout_ms: u32) -> *mut mlxrt_error {
     call("mlxrt_shutdown", Use::Blocking, || {
         check_flags(flags, MLXRT_SHUTDOWN_FORCE, "flags")?;
-        let timeout = (timeout_ms != MLXRT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()));
+        let timeout =
+            (timeout_ms != MLXRT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()));
         engine::shutdown(flags & MLXRT_SHUTDOWN_FORCE != 0, timeout)
     })
 }
@@ -116,10 +117,15 @@ pub unsafe extern "C" fn mlxrt_shutdown(flags: u32, timeout_ms: u32) -> *mut mlx
 /// Errors: DEVICE.
 /// Owns: json is yours: mlxrt_free.
 #[no_mangle]
-pub unsafe extern "C" fn mlxrt_device_info(json: *mut *mut c_char, len: *mut usize) -> *mut mlxrt_error {
+pub unsafe extern "C" fn mlxrt_device_info(
+    json: *mut *mut c_char,
+    len: *mut usize,
+) -> *mut mlxrt_error {
     // SAFETY: the caller's outputs are NULL or writable.
     let out = unsafe { TextOut::clear(json, len, "json") };
-    call("mlxrt_device_info", Use::Query, || out?.put(&engine::device_json()?))
+    call("mlxrt_device_info", Use::Query, || {
+        out?.put(&engine::device_json()?)
+    })
 }
 
 /// Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the

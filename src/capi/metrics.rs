@@ -17,7 +17,10 @@ use crate::runtime::{engine, metrics};
 /// Errors: none but those of every function.
 /// Owns: nothing.
 #[no_mangle]
-pub unsafe extern "C" fn mlxrt_metrics(model: *const mlxrt_model, out: *mut mlxrt_metrics_data) -> *mut mlxrt_error {
+pub unsafe extern "C" fn mlxrt_metrics(
+    model: *const mlxrt_model,
+    out: *mut mlxrt_metrics_data,
+) -> *mut mlxrt_error {
     call("mlxrt_metrics", Use::Query, || {
         // SAFETY: the caller's struct is NULL or as large as its struct_size says.
         let out = unsafe { Out::check(out, "out")? };
@@ -25,11 +28,15 @@ pub unsafe extern "C" fn mlxrt_metrics(model: *const mlxrt_model, out: *mut mlxr
             engine::prepare();
             metrics::PROCESS.snapshot()
         } else {
-            handle::table().get::<Model>(model, "model")?.counters.snapshot()
+            handle::table()
+                .get::<Model>(model, "model")?
+                .counters
+                .snapshot()
         };
         let running = counters.running();
         let last = counters.last;
-        let of_last = |field: fn(&crate::runtime::generate::Report) -> u64| last.as_ref().map_or(0, field);
+        let of_last =
+            |field: fn(&crate::runtime::generate::Report) -> u64| last.as_ref().map_or(0, field);
         out.write(mlxrt_metrics_data {
             struct_size: 0,
             flags: 0,

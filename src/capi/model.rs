@@ -29,15 +29,21 @@ fn check_load_options(options: &mlxrt_load_options) -> Result<()> {
     // SAFETY: the field is NULL or NUL-terminated.
     match unsafe { opt_path_arg(options.draft_path, "options.draft_path")? } {
         None => Ok(()),
-        Some(_) => Err(Error::unsupported("options.draft_path: this version has no speculation with a draft model")),
+        Some(_) => Err(Error::unsupported(
+            "options.draft_path: this version has no speculation with a draft model",
+        )),
     }
 }
 
 /// Calls the host's progress function, if there is one; false stops.
 fn report(progress: mlxrt_progress_fn, user_data: *mut c_void, done: u64, total: u64) -> bool {
-    let Some(progress) = progress else { return true };
+    let Some(progress) = progress else {
+        return true;
+    };
     // SAFETY: the host gave the function for calls with this user_data during this call.
-    let answer = with_callback_mark(Callback::Event, || unsafe { progress(user_data, done, total) });
+    let answer = with_callback_mark(Callback::Event, || unsafe {
+        progress(user_data, done, total)
+    });
     answer != MLXRT_RETURN_STOP
 }
 
@@ -63,11 +69,21 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
     call("mlxrt_model_inspect", Use::Blocking, || {
         let out = out?;
         // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
-        let (path, load, session) =
-            unsafe { (path_arg(path, "path")?, read_options(load, "load")?, read_options(session, "session")?) };
+        let (path, load, session) = unsafe {
+            (
+                path_arg(path, "path")?,
+                read_options(load, "load")?,
+                read_options(session, "session")?,
+            )
+        };
         check_load_options(&load)?;
         super::session::check_options(&session)?;
-        out.put(&model::inspect(&path.to_string_lossy(), load.context, session.context, session.window)?)
+        out.put(&model::inspect(
+            &path.to_string_lossy(),
+            load.context,
+            session.context,
+            session.window,
+        )?)
     })
 }
 
@@ -90,15 +106,19 @@ pub unsafe extern "C" fn mlxrt_model_load(
     call("mlxrt_model_load", Use::Blocking, || {
         let out = out?;
         // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
-        let (path, options) = unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
+        let (path, options) =
+            unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
         check_load_options(&options)?;
         let timeout = options.timeout_ms;
         let loaded = model::load(
             &path.to_string_lossy(),
             LoadOptions {
                 context: options.context,
-                deadline: (timeout != 0).then(|| Instant::now() + Duration::from_millis(timeout.into())),
-                progress: &mut |done, total| report(options.progress, options.progress_data, done, total),
+                deadline: (timeout != 0)
+                    .then(|| Instant::now() + Duration::from_millis(timeout.into())),
+                progress: &mut |done, total| {
+                    report(options.progress, options.progress_data, done, total)
+                },
             },
         )?;
         out.put(table().insert(Arc::new(loaded))?);
@@ -120,7 +140,9 @@ pub unsafe extern "C" fn mlxrt_model_info(
 ) -> *mut mlxrt_error {
     // SAFETY: the caller's outputs are NULL or writable.
     let out = unsafe { TextOut::clear(json, len, "json") };
-    call("mlxrt_model_info", Use::Query, || out?.put(table().get::<Model>(model, "model")?.info()))
+    call("mlxrt_model_info", Use::Query, || {
+        out?.put(table().get::<Model>(model, "model")?.info())
+    })
 }
 
 /// Gives a model up. What sessions still need of it lives until the last of them is freed. NULL does nothing.
@@ -132,7 +154,9 @@ pub unsafe extern "C" fn mlxrt_model_info(
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_model_free(model: *mut mlxrt_model) {
     if !model.is_null() {
-        quietly("mlxrt_model_free", Use::Query, || table().remove::<Model>(model, "model").map(drop));
+        quietly("mlxrt_model_free", Use::Query, || {
+            table().remove::<Model>(model, "model").map(drop)
+        });
     }
 }
 
@@ -155,7 +179,11 @@ pub unsafe extern "C" fn mlxrt_tokenize(
     let out = unsafe { ArrayOut::clear(ids, count, "ids") };
     call("mlxrt_tokenize", Use::Query, || {
         let out = out?;
-        check_flags(flags, MLXRT_TOKENIZE_ADD_SPECIAL | MLXRT_TOKENIZE_SPECIAL_AS_TEXT, "flags")?;
+        check_flags(
+            flags,
+            MLXRT_TOKENIZE_ADD_SPECIAL | MLXRT_TOKENIZE_SPECIAL_AS_TEXT,
+            "flags",
+        )?;
         let model = table().get::<Model>(model, "model")?;
         // SAFETY: the caller's text has `len` bytes, or a NUL.
         let text = unsafe { str_arg(text, len, "text")? };
@@ -191,7 +219,11 @@ pub unsafe extern "C" fn mlxrt_detokenize(
         let model = table().get::<Model>(model, "model")?;
         // SAFETY: the caller's array has `count` ids.
         let ids = unsafe { slice_arg(ids, count, "ids")? };
-        out.put(&model.tokenizer().detokenize(&ids, flags & MLXRT_DETOKENIZE_SKIP_SPECIAL != 0)?)
+        out.put(
+            &model
+                .tokenizer()
+                .detokenize(&ids, flags & MLXRT_DETOKENIZE_SKIP_SPECIAL != 0)?,
+        )
     })
 }
 

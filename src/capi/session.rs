@@ -21,13 +21,27 @@ impl Handle for Session {
 /// What is not there yet is refused, never ignored.
 pub(super) fn check_options(options: &mlxrt_session_options) -> Result<()> {
     let unsupported = [
-        ("kv_bits", u64::from(options.kv_bits), "quantised keys and values"),
-        ("kv_group_size", u64::from(options.kv_group_size), "quantised keys and values"),
-        ("kv_limit", options.kv_limit, "a limit for the keys and values of one session"),
+        (
+            "kv_bits",
+            u64::from(options.kv_bits),
+            "quantised keys and values",
+        ),
+        (
+            "kv_group_size",
+            u64::from(options.kv_group_size),
+            "quantised keys and values",
+        ),
+        (
+            "kv_limit",
+            options.kv_limit,
+            "a limit for the keys and values of one session",
+        ),
     ];
     match unsupported.into_iter().find(|(_, value, _)| *value != 0) {
         None => Ok(()),
-        Some((field, _, what)) => Err(Error::unsupported(format!("options.{field}: this version does not have {what}"))),
+        Some((field, _, what)) => Err(Error::unsupported(format!(
+            "options.{field}: this version does not have {what}"
+        ))),
     }
 }
 
@@ -53,7 +67,11 @@ pub unsafe extern "C" fn mlxrt_session_create(
         check_options(&options)?;
         let session = Session::new(
             model,
-            SessionOptions { context: options.context, window: options.window, keep: options.keep },
+            SessionOptions {
+                context: options.context,
+                window: options.window,
+                keep: options.keep,
+            },
         )?;
         out.put(table().insert(Arc::new(session))?);
         Ok(())

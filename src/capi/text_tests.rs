@@ -108,7 +108,9 @@ fn arrays_of_absurd_length_are_refused_unread() {
     // SAFETY: nothing is read: a count of 0, NULL, or a count that is refused.
     unsafe {
         assert!(slice_arg::<i32>(ptr::null(), 0, "ids").unwrap().is_empty());
-        assert!(slice_arg::<i32>(ptr::without_provenance(3), 0, "ids").unwrap().is_empty());
+        assert!(slice_arg::<i32>(ptr::without_provenance(3), 0, "ids")
+            .unwrap()
+            .is_empty());
         assert_eq!(
             refused(slice_arg::<i32>(ptr::null(), 4, "ids")),
             "ids is NULL, but its length is 4"

@@ -101,6 +101,7 @@ impl ModelFolder {
     }
 
     /// Where the folder is, links resolved.
+    #[cfg(test)]
     pub fn path(&self) -> &Path {
         &self.dir
     }

@@ -211,18 +211,6 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// An array of at most `max_len` finite numbers.
-    pub fn opt_f32s(
-        &self,
-        key: &str,
-        max_len: usize,
-        range: RangeInclusive<f32>,
-    ) -> Result<Option<Vec<f32>>> {
-        self.opt_items(key, max_len, &describe_range(&range), |value| {
-            number(value).filter(|x| range.contains(x))
-        })
-    }
-
     /// An array of at most `max_len` strings.
     pub fn opt_strs(&self, key: &str, max_len: usize) -> Result<Option<Vec<&'a str>>> {
         self.opt_items(key, max_len, "a string", Value::as_str)

@@ -37,4 +37,4 @@ pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
 pub use quantization::Quantization;
-pub use weights::{Catalog, Tensor, WeightFile};
+pub use weights::{Catalog, Tensor};

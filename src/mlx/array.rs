@@ -57,7 +57,12 @@ impl Clone for Array {
 
 impl Array {
     pub(super) fn empty() -> Array {
-        Array { raw: mlx_sys::mlx_array { ctx: std::ptr::null_mut() }, _not_send: PhantomData }
+        Array {
+            raw: mlx_sys::mlx_array {
+                ctx: std::ptr::null_mut(),
+            },
+            _not_send: PhantomData,
+        }
     }
 
     pub(super) fn raw(&self) -> mlx_sys::mlx_array {
@@ -71,8 +76,13 @@ impl Array {
     /// A row-major copy of `data`.
     fn from_bytes(data: *const std::ffi::c_void, shape: &[i32], dtype: Dtype) -> Result<Array> {
         // SAFETY: the callers pass as many elements as `shape` has.
-        let raw = unsafe { mlx_sys::mlx_array_new_data(data, shape.as_ptr(), shape.len() as i32, dtype.raw()) };
-        let array = Array { raw, _not_send: PhantomData };
+        let raw = unsafe {
+            mlx_sys::mlx_array_new_data(data, shape.as_ptr(), shape.len() as i32, dtype.raw())
+        };
+        let array = Array {
+            raw,
+            _not_send: PhantomData,
+        };
         check(0)?;
         Ok(array)
     }
@@ -90,8 +100,16 @@ impl Array {
     /// A number of no dimensions in a given float type, so that it does not widen what it meets.
     pub fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
         match dtype {
-            Dtype::F16 => Self::from_bytes((&half::f16::from_f32(value) as *const half::f16).cast(), &[], dtype),
-            Dtype::BF16 => Self::from_bytes((&half::bf16::from_f32(value) as *const half::bf16).cast(), &[], dtype),
+            Dtype::F16 => Self::from_bytes(
+                (&half::f16::from_f32(value) as *const half::f16).cast(),
+                &[],
+                dtype,
+            ),
+            Dtype::BF16 => Self::from_bytes(
+                (&half::bf16::from_f32(value) as *const half::bf16).cast(),
+                &[],
+                dtype,
+            ),
             _ => Self::from_bytes((&value as *const f32).cast(), &[], Dtype::F32),
         }
     }
@@ -111,8 +129,16 @@ impl Array {
     /// The size of dimension `axis`, from the end when negative; 0 where there is none.
     pub fn dim(&self, axis: i32) -> i32 {
         let shape = self.shape();
-        let index = if axis < 0 { axis + shape.len() as i32 } else { axis };
-        usize::try_from(index).ok().and_then(|index| shape.get(index)).copied().unwrap_or(0)
+        let index = if axis < 0 {
+            axis + shape.len() as i32
+        } else {
+            axis
+        };
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| shape.get(index))
+            .copied()
+            .unwrap_or(0)
     }
 
     pub fn size(&self) -> usize {
@@ -131,9 +157,16 @@ impl Array {
     }
 
     /// Waits for the array and reads its elements, which must be of this type, row-major.
-    fn read<T: Copy>(&self, dtype: Dtype, data: impl Fn(mlx_sys::mlx_array) -> *const T) -> Result<Vec<T>> {
+    fn read<T: Copy>(
+        &self,
+        dtype: Dtype,
+        data: impl Fn(mlx_sys::mlx_array) -> *const T,
+    ) -> Result<Vec<T>> {
         if self.dtype() != dtype {
-            return Err(Error::internal(format!("an array of {:?} was read as {dtype:?}", self.dtype())));
+            return Err(Error::internal(format!(
+                "an array of {:?} was read as {dtype:?}",
+                self.dtype()
+            )));
         }
         let contiguous = super::ops::contiguous(self)?;
         // SAFETY: the array is alive and this is the engine thread.
@@ -148,12 +181,16 @@ impl Array {
 
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         // SAFETY: the array is alive; `read` checks the type.
-        self.read(Dtype::F32, |raw| unsafe { mlx_sys::mlx_array_data_float32(raw) })
+        self.read(Dtype::F32, |raw| unsafe {
+            mlx_sys::mlx_array_data_float32(raw)
+        })
     }
 
     pub fn to_u32(&self) -> Result<Vec<u32>> {
         // SAFETY: as above.
-        self.read(Dtype::U32, |raw| unsafe { mlx_sys::mlx_array_data_uint32(raw) })
+        self.read(Dtype::U32, |raw| unsafe {
+            mlx_sys::mlx_array_data_uint32(raw)
+        })
     }
 
     /// Waits for the array, which must have one element of type u32, and reads it.

@@ -11,7 +11,11 @@ use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 
 extern "C" {
-    fn mlxrt_shim_buffer_new(buffer: *mut *mut c_void, data: *mut *mut c_void, bytes: usize) -> c_int;
+    fn mlxrt_shim_buffer_new(
+        buffer: *mut *mut c_void,
+        data: *mut *mut c_void,
+        bytes: usize,
+    ) -> c_int;
     fn mlxrt_shim_buffer_free(buffer: *mut c_void);
     fn mlxrt_shim_buffer_into_array(
         array: *mut c_void,
@@ -40,9 +44,17 @@ impl HostBuffer {
         // SAFETY: both out-pointers are ours.
         check(unsafe { mlxrt_shim_buffer_new(&mut buffer, &mut data, len) })?;
         if buffer.is_null() || (data.is_null() && len > 0) {
-            return Err(Error::new(Code::OutOfMemory, format!("MLX gave no memory for {len} bytes")));
+            return Err(Error::new(
+                Code::OutOfMemory,
+                format!("MLX gave no memory for {len} bytes"),
+            ));
         }
-        Ok(HostBuffer { buffer, data: data.cast(), len, filled: 0 })
+        Ok(HostBuffer {
+            buffer,
+            data: data.cast(),
+            len,
+            filled: 0,
+        })
     }
 
     /// Reads up to `most` more bytes from `file`, whose part for this buffer starts at `offset`. Gives how many were
@@ -52,11 +64,18 @@ impl HostBuffer {
         if wanted == 0 {
             return Ok(0);
         }
-        let position = offset.checked_add(self.filled as u64).and_then(|at| i64::try_from(at).ok());
+        let position = offset
+            .checked_add(self.filled as u64)
+            .and_then(|at| i64::try_from(at).ok());
         let position = position.ok_or(std::io::ErrorKind::InvalidInput)?;
         // SAFETY: `wanted` bytes from `filled` on lie inside the allocation, which this value alone owns.
         let got = unsafe {
-            libc::pread(file.as_raw_fd(), self.data.add(self.filled).cast(), wanted, position)
+            libc::pread(
+                file.as_raw_fd(),
+                self.data.add(self.filled).cast(),
+                wanted,
+                position,
+            )
         };
         match got {
             0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
@@ -65,7 +84,9 @@ impl HostBuffer {
                 Ok(n as usize)
             }
             _ => match std::io::Error::last_os_error() {
-                error if error.kind() == std::io::ErrorKind::Interrupted => self.read_some(file, offset, most),
+                error if error.kind() == std::io::ErrorKind::Interrupted => {
+                    self.read_some(file, offset, most)
+                }
                 error => Err(error),
             },
         }
@@ -74,8 +95,12 @@ impl HostBuffer {
     /// Makes it an array of `shape`, row-major. The engine thread only.
     pub fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let elements: usize = shape.iter().map(|&n| n.max(0) as usize).product();
-        if elements.checked_mul(dtype.size() as usize) != Some(self.len) || self.filled != self.len {
-            return Err(Error::internal(format!("{} bytes do not make an array of {shape:?}", self.len)));
+        if elements.checked_mul(dtype.size() as usize) != Some(self.len) || self.filled != self.len
+        {
+            return Err(Error::internal(format!(
+                "{} bytes do not make an array of {shape:?}",
+                self.len
+            )));
         }
         let mut array = Array::empty();
         let this = std::mem::ManuallyDrop::new(self);

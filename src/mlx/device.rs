@@ -94,7 +94,9 @@ pub fn synchronize() -> Result<()> {
 pub(super) fn stream() -> mlx_sys::mlx_stream {
     STREAM.with(|current| match current.borrow().as_ref() {
         Some(stream) => stream.0,
-        None => mlx_sys::mlx_stream { ctx: std::ptr::null_mut() },
+        None => mlx_sys::mlx_stream {
+            ctx: std::ptr::null_mut(),
+        },
     })
 }
 
@@ -115,7 +117,9 @@ pub fn device_info(device: Device) -> Result<serde_json::Map<String, serde_json:
                     continue;
                 }
                 let key = CStr::from_ptr(text).to_string_lossy().into_owned();
-                let Ok(c_key) = CString::new(key.as_str()) else { continue };
+                let Ok(c_key) = CString::new(key.as_str()) else {
+                    continue;
+                };
                 let mut is_string = false;
                 mlx_sys::mlx_device_info_is_string(&mut is_string, info, c_key.as_ptr());
                 let value = if is_string {
@@ -156,7 +160,9 @@ pub fn set_resource_dir(_dir: &str) -> Result<()> {
 
 /// MLX's version, such as "0.32.2".
 pub fn version() -> Result<String> {
-    let mut text = RawString(mlx_sys::mlx_string { ctx: std::ptr::null_mut() });
+    let mut text = RawString(mlx_sys::mlx_string {
+        ctx: std::ptr::null_mut(),
+    });
     // SAFETY: the string is ours; its text is copied before it is freed.
     unsafe {
         check(mlx_sys::mlx_version(&mut text.0))?;

@@ -56,15 +56,26 @@ pub(super) fn check(status: c_int) -> Result<()> {
     let message = FIRST_MESSAGE.with(|first| first.borrow_mut().take());
     match (status, message) {
         (0, None) => Ok(()),
-        (_, message) => Err(mlx_error(message.as_deref().unwrap_or("MLX failed without a message"))),
+        (_, message) => Err(mlx_error(
+            message.as_deref().unwrap_or("MLX failed without a message"),
+        )),
     }
 }
 
 fn mlx_error(message: &str) -> Error {
-    let exhausted = ["malloc", "allocat", "out of memory", "cudaErrorMemoryAllocation"]
-        .iter()
-        .any(|word| message.contains(word));
-    let code = if exhausted { Code::OutOfMemory } else { Code::Device };
+    let exhausted = [
+        "malloc",
+        "allocat",
+        "out of memory",
+        "cudaErrorMemoryAllocation",
+    ]
+    .iter()
+    .any(|word| message.contains(word));
+    let code = if exhausted {
+        Code::OutOfMemory
+    } else {
+        Code::Device
+    };
     Error::new(code, format!("MLX: {message}"))
 }
 
@@ -74,14 +85,20 @@ mod tests {
 
     #[test]
     fn build_paths_are_cut_and_other_words_stay() {
-        assert_eq!(without_build_path("[matmul] bad shapes. at /a/b/ops.cpp:12"), "[matmul] bad shapes.");
+        assert_eq!(
+            without_build_path("[matmul] bad shapes. at /a/b/ops.cpp:12"),
+            "[matmul] bad shapes."
+        );
         assert_eq!(without_build_path("nothing at all: 3"), "nothing at all: 3");
         assert_eq!(without_build_path("look at me"), "look at me");
     }
 
     #[test]
     fn memory_has_its_own_code() {
-        assert_eq!(mlx_error("[metal::malloc] Unable to allocate 9 bytes").code, Code::OutOfMemory);
+        assert_eq!(
+            mlx_error("[metal::malloc] Unable to allocate 9 bytes").code,
+            Code::OutOfMemory
+        );
         assert_eq!(mlx_error("[reshape] no").code, Code::Device);
     }
 }

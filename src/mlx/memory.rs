@@ -48,18 +48,24 @@ pub fn clear_cache() {
 pub fn set_limit(bytes: u64) -> Result<()> {
     let mut old = 0;
     // SAFETY: writes the old limit.
-    check(unsafe { mlx_sys::mlx_set_memory_limit(&mut old, usize::try_from(bytes).unwrap_or(usize::MAX)) })
+    check(unsafe {
+        mlx_sys::mlx_set_memory_limit(&mut old, usize::try_from(bytes).unwrap_or(usize::MAX))
+    })
 }
 
 pub fn set_cache_limit(bytes: u64) -> Result<()> {
     let mut old = 0;
     // SAFETY: writes the old limit.
-    check(unsafe { mlx_sys::mlx_set_cache_limit(&mut old, usize::try_from(bytes).unwrap_or(usize::MAX)) })
+    check(unsafe {
+        mlx_sys::mlx_set_cache_limit(&mut old, usize::try_from(bytes).unwrap_or(usize::MAX))
+    })
 }
 
 /// Metal: how much memory MLX may keep resident. Without effect elsewhere.
 pub fn set_wired_limit(bytes: u64) -> Result<()> {
     let mut old = 0;
     // SAFETY: writes the old limit.
-    check(unsafe { mlx_sys::mlx_set_wired_limit(&mut old, usize::try_from(bytes).unwrap_or(usize::MAX)) })
+    check(unsafe {
+        mlx_sys::mlx_set_wired_limit(&mut old, usize::try_from(bytes).unwrap_or(usize::MAX))
+    })
 }

@@ -15,7 +15,9 @@ pub mod ops;
 
 pub use array::Array;
 pub use buffer::HostBuffer;
-pub use device::{device_available, device_info, enter, leave, set_resource_dir, synchronize, version, Device};
+pub use device::{
+    device_available, device_info, enter, leave, set_resource_dir, synchronize, version, Device,
+};
 pub use error::install_error_handler;
 
 /// Queues the computation of `arrays` and returns at once.

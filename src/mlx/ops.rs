@@ -30,7 +30,9 @@ fn make(call: impl FnOnce(*mut mlx_array, mlx_stream) -> c_int) -> Result<Array>
     Ok(out)
 }
 
-const NONE: mlx_array = mlx_array { ctx: std::ptr::null_mut() };
+const NONE: mlx_array = mlx_array {
+    ctx: std::ptr::null_mut(),
+};
 
 fn optional(array: Option<&Array>) -> mlx_array {
     array.map_or(NONE, Array::raw)
@@ -96,7 +98,9 @@ pub fn reshape(a: &Array, shape: &[i32]) -> Result<Array> {
 
 pub fn transpose(a: &Array, axes: &[i32]) -> Result<Array> {
     // SAFETY: `axes` has as many numbers as passed.
-    make(|out, s| unsafe { mlx_sys::mlx_transpose_axes(out, a.raw(), axes.as_ptr(), axes.len(), s) })
+    make(|out, s| unsafe {
+        mlx_sys::mlx_transpose_axes(out, a.raw(), axes.as_ptr(), axes.len(), s)
+    })
 }
 
 /// `a[start[0]..stop[0], start[1]..stop[1], …]`
@@ -105,7 +109,17 @@ pub fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
     let (n, strides) = (start.len(), strides.as_ptr());
     // SAFETY: the three lists have `n` numbers each.
     make(|out, s| unsafe {
-        mlx_sys::mlx_slice(out, a.raw(), start.as_ptr(), n, stop.as_ptr(), stop.len(), strides, n, s)
+        mlx_sys::mlx_slice(
+            out,
+            a.raw(),
+            start.as_ptr(),
+            n,
+            stop.as_ptr(),
+            stop.len(),
+            strides,
+            n,
+            s,
+        )
     })
 }
 
@@ -116,7 +130,16 @@ pub fn slice_update(a: &Array, update: &Array, start: &[i32], stop: &[i32]) -> R
     // SAFETY: the three lists have `n` numbers each.
     make(|out, s| unsafe {
         mlx_sys::mlx_slice_update(
-            out, a.raw(), update.raw(), start.as_ptr(), n, stop.as_ptr(), stop.len(), strides, n, s,
+            out,
+            a.raw(),
+            update.raw(),
+            start.as_ptr(),
+            n,
+            stop.as_ptr(),
+            stop.len(),
+            strides,
+            n,
+            s,
         )
     })
 }
@@ -163,13 +186,17 @@ pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
 
 pub fn put_along_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
     // SAFETY: the arrays are alive.
-    make(|out, s| unsafe { mlx_sys::mlx_put_along_axis(out, a.raw(), indices.raw(), values.raw(), axis, s) })
+    make(|out, s| unsafe {
+        mlx_sys::mlx_put_along_axis(out, a.raw(), indices.raw(), values.raw(), axis, s)
+    })
 }
 
 /// Like `put_along_axis`, but adds, also where an index occurs more than once.
 pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -> Result<Array> {
     // SAFETY: the arrays are alive.
-    make(|out, s| unsafe { mlx_sys::mlx_scatter_add_axis(out, a.raw(), indices.raw(), values.raw(), axis, s) })
+    make(|out, s| unsafe {
+        mlx_sys::mlx_scatter_add_axis(out, a.raw(), indices.raw(), values.raw(), axis, s)
+    })
 }
 
 pub fn argpartition(a: &Array, kth: i32, axis: i32) -> Result<Array> {
@@ -208,9 +235,14 @@ pub fn softmax(a: &Array, axis: i32) -> Result<Array> {
 }
 
 pub fn cumsum(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
-    let dtype = mlx_sys::mlx_optional_dtype { value: a.dtype().raw(), has_value: false };
+    let dtype = mlx_sys::mlx_optional_dtype {
+        value: a.dtype().raw(),
+        has_value: false,
+    };
     // SAFETY: the array is alive.
-    make(|out, s| unsafe { mlx_sys::mlx_cumsum_axis(out, a.raw(), axis, reverse, inclusive, dtype, s) })
+    make(|out, s| unsafe {
+        mlx_sys::mlx_cumsum_axis(out, a.raw(), axis, reverse, inclusive, dtype, s)
+    })
 }
 
 pub fn clip(a: &Array, low: &Array, high: &Array) -> Result<Array> {
@@ -225,7 +257,10 @@ pub fn addmm(c: &Array, a: &Array, b: &Array) -> Result<Array> {
 }
 
 fn some(value: i32) -> mlx_sys::mlx_optional_int {
-    mlx_sys::mlx_optional_int { value, has_value: true }
+    mlx_sys::mlx_optional_int {
+        value,
+        has_value: true,
+    }
 }
 
 /// `x @ dequantize(w)ᵀ` with w `[out, in * bits / 32]`, scales and biases `[out, in / group_size]`.
@@ -241,20 +276,46 @@ pub fn quantized_matmul(
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {
         mlx_sys::mlx_quantized_matmul(
-            out, x.raw(), w.raw(), scales.raw(), optional(biases), true, group, bits, mode, s,
+            out,
+            x.raw(),
+            w.raw(),
+            scales.raw(),
+            optional(biases),
+            true,
+            group,
+            bits,
+            mode,
+            s,
         )
     })
 }
 
 /// The float rows of packed `w`, in the scales' type (bf16 where the scales are no floats).
-pub fn dequantize(w: &Array, scales: &Array, biases: Option<&Array>, scheme: Scheme) -> Result<Array> {
+pub fn dequantize(
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    scheme: Scheme,
+) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
     let mode = scheme.mode.c_name().as_ptr();
-    let dtype = mlx_sys::mlx_optional_dtype { value: scales.dtype().raw(), has_value: false };
+    let dtype = mlx_sys::mlx_optional_dtype {
+        value: scales.dtype().raw(),
+        has_value: false,
+    };
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {
         mlx_sys::mlx_dequantize(
-            out, w.raw(), scales.raw(), optional(biases), group, bits, mode, NONE, dtype, s,
+            out,
+            w.raw(),
+            scales.raw(),
+            optional(biases),
+            group,
+            bits,
+            mode,
+            NONE,
+            dtype,
+            s,
         )
     })
 }
@@ -276,10 +337,23 @@ pub fn rope(
     offset: i32,
     freqs: Option<&Array>,
 ) -> Result<Array> {
-    let base = mlx_sys::mlx_optional_float { value: base.unwrap_or(0.0), has_value: base.is_some() };
+    let base = mlx_sys::mlx_optional_float {
+        value: base.unwrap_or(0.0),
+        has_value: base.is_some(),
+    };
     // SAFETY: the arrays are alive.
     make(|out, s| unsafe {
-        mlx_sys::mlx_fast_rope(out, x.raw(), dims, traditional, base, scale, offset, optional(freqs), s)
+        mlx_sys::mlx_fast_rope(
+            out,
+            x.raw(),
+            dims,
+            traditional,
+            base,
+            scale,
+            offset,
+            optional(freqs),
+            s,
+        )
     })
 }
 
@@ -292,7 +366,13 @@ pub enum Mask<'a> {
 }
 
 /// q `[batch, heads, queries, head_dim]`, k and v `[batch, kv_heads, keys, head_dim]` → like q.
-pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, scale: f32, mask: Mask) -> Result<Array> {
+pub fn scaled_dot_product_attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    scale: f32,
+    mask: Mask,
+) -> Result<Array> {
     let (mode, array) = match mask {
         Mask::All => (c"", NONE),
         Mask::Causal => (c"causal", NONE),
@@ -301,7 +381,16 @@ pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, scale: f32,
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {
         mlx_sys::mlx_fast_scaled_dot_product_attention(
-            out, q.raw(), k.raw(), v.raw(), scale, mode.as_ptr(), array, NONE, false, s,
+            out,
+            q.raw(),
+            k.raw(),
+            v.raw(),
+            scale,
+            mode.as_ptr(),
+            array,
+            NONE,
+            false,
+            s,
         )
     })
 }
@@ -320,11 +409,21 @@ pub fn random_categorical(logits: &Array, axis: i32, key: &Array) -> Result<Arra
 
 /// One f32 from [0, 1).
 pub fn random_uniform(key: &Array) -> Result<Array> {
-    let (low, high) = (Array::scalar(0.0, Dtype::F32)?, Array::scalar(1.0, Dtype::F32)?);
+    let (low, high) = (
+        Array::scalar(0.0, Dtype::F32)?,
+        Array::scalar(1.0, Dtype::F32)?,
+    );
     // SAFETY: the arrays are alive; a shape of no sizes is a scalar.
     make(|out, s| unsafe {
         mlx_sys::mlx_random_uniform(
-            out, low.raw(), high.raw(), std::ptr::NonNull::<i32>::dangling().as_ptr(), 0, Dtype::F32.raw(), key.raw(), s,
+            out,
+            low.raw(),
+            high.raw(),
+            std::ptr::NonNull::<i32>::dangling().as_ptr(),
+            0,
+            Dtype::F32.raw(),
+            key.raw(),
+            s,
         )
     })
 }

@@ -39,10 +39,14 @@ impl Attention {
             AttentionMask::Causal => Mask::Causal,
             AttentionMask::Array(array) => Mask::Array(array),
         };
-        let output = ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
+        let output =
+            ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
         // [1, heads, n, head_dim] → [1, n, heads * head_dim]
         let output = ops::transpose(&output, &[0, 2, 1, 3])?;
-        self.o_proj.forward(&ops::reshape(&output, &[1, x.dim(1), heads * self.config.head_dim])?)
+        self.o_proj.forward(&ops::reshape(
+            &output,
+            &[1, x.dim(1), heads * self.config.head_dim],
+        )?)
     }
 
     /// `[1, n, heads * head_dim]` → `[1, heads, n, head_dim]`, each head normed where there is a norm

@@ -34,12 +34,24 @@ struct Window {
 impl Cache {
     /// Every token is kept.
     pub fn full() -> Self {
-        Cache { offset: 0, tensors: None, window: None }
+        Cache {
+            offset: 0,
+            tensors: None,
+            window: None,
+        }
     }
 
     /// `size` tokens at most (at least 1), the first `keep` (fewer than `size`) for ever.
     pub fn rotating(size: i32, keep: i32) -> Self {
-        Cache { offset: 0, tensors: None, window: Some(Window { size, keep, index: 0 }) }
+        Cache {
+            offset: 0,
+            tensors: None,
+            window: Some(Window {
+                size,
+                keep,
+                index: 0,
+            }),
+        }
     }
 
     pub fn offset(&self) -> i32 {
@@ -48,7 +60,9 @@ impl Cache {
 
     /// Bytes that the cache holds, its spare room included.
     pub fn nbytes(&self) -> u64 {
-        self.tensors.as_ref().map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
+        self.tensors
+            .as_ref()
+            .map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
     }
 
     pub fn clear(&mut self) {
@@ -61,7 +75,17 @@ impl Cache {
 
     /// Whether the last tokens can be cut: a window that has dropped tokens cannot get them back.
     pub fn is_trimmable(&self) -> bool {
-        self.window.as_ref().is_none_or(|window| self.offset < window.size)
+        self.window
+            .as_ref()
+            .is_none_or(|window| self.offset < window.size)
+    }
+
+    /// Whether what it holds depends on how it was filled: a prompt's tokens do not see the kept ones beyond the window,
+    /// generated ones do (as in mlx-lm), so keys and values differ from those of a fresh prompt of the same tokens.
+    pub fn is_path_dependent(&self) -> bool {
+        self.window
+            .as_ref()
+            .is_some_and(|window| window.keep > 0 && self.offset > window.size)
     }
 
     /// Cuts the last `n` tokens; only where `is_trimmable`.
@@ -74,7 +98,9 @@ impl Cache {
 
     /// What has to be evaluated for the cache to be.
     pub fn state(&self) -> impl Iterator<Item = &Array> {
-        self.tensors.iter().flat_map(|(keys, values)| [keys, values])
+        self.tensors
+            .iter()
+            .flat_map(|(keys, values)| [keys, values])
     }
 
     /// The mask for `n` new tokens, before they are put in.
@@ -82,7 +108,9 @@ impl Cache {
         if n == 1 {
             return Ok(AttentionMask::None);
         }
-        let Some(window) = &self.window else { return Ok(AttentionMask::Causal) };
+        let Some(window) = &self.window else {
+            return Ok(AttentionMask::Causal);
+        };
         let held = self.offset.min(window.size - 1);
         if held + n <= window.size {
             return Ok(AttentionMask::Causal);
@@ -102,7 +130,10 @@ impl Cache {
         };
         self.offset += n;
         let seen = if self.offset < keys.dim(2) {
-            (take_tokens(&keys, 0, self.offset)?, take_tokens(&values, 0, self.offset)?)
+            (
+                take_tokens(&keys, 0, self.offset)?,
+                take_tokens(&values, 0, self.offset)?,
+            )
         } else {
             (keys.clone(), values.clone())
         };
@@ -142,14 +173,22 @@ fn grown(old: Option<Array>, tokens: i32, like: &Array) -> Result<Array> {
 }
 
 /// Writes behind `offset`, growing by whole steps.
-fn append(old: Option<(Array, Array)>, offset: i32, keys: &Array, values: &Array) -> Result<(Array, Array)> {
+fn append(
+    old: Option<(Array, Array)>,
+    offset: i32,
+    keys: &Array,
+    values: &Array,
+) -> Result<(Array, Array)> {
     let n = keys.dim(2);
     let (all_keys, all_values) = match old {
         Some((old_keys, old_values)) if offset + n > old_keys.dim(2) => {
             let room = (n + STEP - 1) / STEP * STEP;
             let old_keys = take_tokens(&old_keys, 0, offset)?;
             let old_values = take_tokens(&old_values, 0, offset)?;
-            (grown(Some(old_keys), room, keys)?, grown(Some(old_values), room, values)?)
+            (
+                grown(Some(old_keys), room, keys)?,
+                grown(Some(old_values), room, values)?,
+            )
         }
         Some(enough) => enough,
         None => {
@@ -157,7 +196,10 @@ fn append(old: Option<(Array, Array)>, offset: i32, keys: &Array, values: &Array
             (grown(None, room, keys)?, grown(None, room, values)?)
         }
     };
-    Ok((write_tokens(all_keys, keys, offset)?, write_tokens(all_values, values, offset)?))
+    Ok((
+        write_tokens(all_keys, keys, offset)?,
+        write_tokens(all_values, values, offset)?,
+    ))
 }
 
 impl Window {
@@ -175,12 +217,18 @@ impl Window {
                 if offset >= capacity && capacity < self.size {
                     let room = STEP.min(self.size - offset);
                     self.index = offset;
-                    (grown(Some(old_keys), room, keys)?, grown(Some(old_values), room, values)?)
+                    (
+                        grown(Some(old_keys), room, keys)?,
+                        grown(Some(old_values), room, values)?,
+                    )
                 } else if capacity > self.size {
                     // A prefill left more than the window; from here on exactly the window is kept.
                     self.index = self.size;
                     let drop = capacity - self.size;
-                    (self.without(&old_keys, drop, None)?, self.without(&old_values, drop, None)?)
+                    (
+                        self.without(&old_keys, drop, None)?,
+                        self.without(&old_values, drop, None)?,
+                    )
                 } else {
                     (old_keys, old_values)
                 }
@@ -196,7 +244,10 @@ impl Window {
         }
         let at = self.index;
         self.index += 1;
-        Ok((write_tokens(all_keys, keys, at)?, write_tokens(all_values, values, at)?))
+        Ok((
+            write_tokens(all_keys, keys, at)?,
+            write_tokens(all_values, values, at)?,
+        ))
     }
 
     /// Several tokens: in order of time behind what is left, of which each of them sees a full window.
@@ -213,7 +264,10 @@ impl Window {
                 let old_keys = self.in_order(old_keys, offset)?;
                 let old_values = self.in_order(old_values, offset)?;
                 let drop = old_keys.dim(2) - self.size + 1;
-                (self.without(&old_keys, drop, Some(&keys))?, self.without(&old_values, drop, Some(&values))?)
+                (
+                    self.without(&old_keys, drop, Some(&keys))?,
+                    self.without(&old_values, drop, Some(&values))?,
+                )
             }
         };
         self.index = joined.0.dim(2);

@@ -87,17 +87,29 @@ pub enum RopeScaling {
     None,
     /// Positions are divided by this.
     Linear(f32),
-    Llama3 { factor: f32, low_freq_factor: f32, high_freq_factor: f32, original_context: f32 },
+    Llama3 {
+        factor: f32,
+        low_freq_factor: f32,
+        high_freq_factor: f32,
+        original_context: f32,
+    },
 }
 
 impl DecoderConfig {
     /// Bytes of keys and values after `tokens` tokens, each number of `element` bytes; `window` as a session has it.
     pub fn kv_bytes(&self, tokens: u32, window: Option<u32>, element: u64) -> u64 {
         let one = 2 * self.attention.kv_heads as u64 * self.attention.head_dim as u64 * element;
-        let held = |layer: &Layer| match layer.window.and_then(|own| u32::try_from(own).ok()).or(window) {
+        let held = |layer: &Layer| match layer
+            .window
+            .and_then(|own| u32::try_from(own).ok())
+            .or(window)
+        {
             Some(window) => tokens.min(window),
             None => tokens,
         };
-        self.layers.iter().map(|layer| u64::from(held(layer)) * one).sum()
+        self.layers
+            .iter()
+            .map(|layer| u64::from(held(layer)) * one)
+            .sum()
     }
 }

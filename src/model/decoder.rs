@@ -19,7 +19,6 @@ pub struct Decoder {
     lm_head: Option<Linear>,
     /// The scalar that embeddings are multiplied by.
     embed_scale: Option<Array>,
-    weight_bytes: u64,
 }
 
 struct Block {
@@ -30,15 +29,21 @@ struct Block {
 
 /// Each `[hidden]`.
 enum Norms {
-    Pre { attention: Array, mlp: Array },
-    Sandwich { attention: Array, after_attention: Array, mlp: Array, after_mlp: Array },
+    Pre {
+        attention: Array,
+        mlp: Array,
+    },
+    Sandwich {
+        attention: Array,
+        after_attention: Array,
+        mlp: Array,
+        after_mlp: Array,
+    },
 }
 
 impl Decoder {
     /// On the engine thread, from weights that were planned for `config`.
     pub fn new(config: DecoderConfig, weights: Weights<Array>) -> Result<Self> {
-        let mut weight_bytes = 0;
-        weights.for_each(&mut |array| weight_bytes += array.nbytes());
         let norm = |weight: Array| stored_norm(&config, weight);
         let embed_scale = config
             .embed_scale
@@ -48,7 +53,13 @@ impl Decoder {
             .layers
             .into_iter()
             .zip(&config.layers)
-            .map(|(block, layer)| Block::new(&config, block, RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?))
+            .map(|(block, layer)| {
+                Block::new(
+                    &config,
+                    block,
+                    RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?,
+                )
+            })
             .collect::<Result<_>>()?;
         Ok(Decoder {
             embed_tokens: Embedding::new(weights.embed_tokens)?,
@@ -56,13 +67,8 @@ impl Decoder {
             norm: norm(weights.norm)?,
             lm_head: weights.lm_head.map(Linear::new).transpose()?,
             embed_scale,
-            weight_bytes,
             config,
         })
-    }
-
-    pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
     }
 
     /// Empty caches for one session; `window` and `keep` turn the full ones into rotating ones.
@@ -131,7 +137,11 @@ fn stored_norm(config: &DecoderConfig, weight: Array) -> Result<Array> {
 }
 
 impl Block {
-    fn new(config: &DecoderConfig, weights: weights::Block<Array>, rope: RotaryEmbedding) -> Result<Self> {
+    fn new(
+        config: &DecoderConfig,
+        weights: weights::Block<Array>,
+        rope: RotaryEmbedding,
+    ) -> Result<Self> {
         let norm = |weight: Array| stored_norm(config, weight);
         let norms = match (
             config.norm_placement,
@@ -172,16 +182,30 @@ impl Block {
     }
 
     /// x `[1, n, hidden]` → the same shape
-    fn forward(&self, config: &DecoderConfig, x: &Array, mask: &AttentionMask, cache: &mut Cache) -> Result<Array> {
+    fn forward(
+        &self,
+        config: &DecoderConfig,
+        x: &Array,
+        mask: &AttentionMask,
+        cache: &mut Cache,
+    ) -> Result<Array> {
         let rms = |x: &Array, weight: &Array| ops::rms_norm(x, Some(weight), config.norm_eps);
         let add = |x: &Array, y: &Array| add_residual(x, y, config.clip_residual);
         match &self.norms {
             Norms::Pre { attention, mlp } => {
-                let h = add(x, &self.attention.forward(&rms(x, attention)?, mask, cache)?)?;
+                let h = add(
+                    x,
+                    &self.attention.forward(&rms(x, attention)?, mask, cache)?,
+                )?;
                 let r = self.mlp.forward(&rms(&h, mlp)?)?;
                 add(&h, &r)
             }
-            Norms::Sandwich { attention, after_attention, mlp, after_mlp } => {
+            Norms::Sandwich {
+                attention,
+                after_attention,
+                mlp,
+                after_mlp,
+            } => {
                 let r = self.attention.forward(&rms(x, attention)?, mask, cache)?;
                 let h = add(x, &rms(&r, after_attention)?)?;
                 let r = self.mlp.forward(&rms(&h, mlp)?)?;

@@ -32,9 +32,17 @@ impl Matrix {
     fn new(weight: Weight<Array>) -> Result<Self> {
         Ok(match weight {
             Weight::Dense(weight) => Matrix::Dense(ops::transpose(&weight, &[1, 0])?),
-            Weight::Quantized { weight, scales, biases, scheme } => {
-                Matrix::Quantized(Quantized { weight, scales, biases, scheme })
-            }
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            } => Matrix::Quantized(Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            }),
         })
     }
 
@@ -42,14 +50,19 @@ impl Matrix {
     fn product(&self, x: &Array) -> Result<Array> {
         match self {
             Matrix::Dense(weight) => ops::matmul(x, weight),
-            Matrix::Quantized(q) => ops::quantized_matmul(x, &q.weight, &q.scales, q.biases.as_ref(), q.scheme),
+            Matrix::Quantized(q) => {
+                ops::quantized_matmul(x, &q.weight, &q.scales, q.biases.as_ref(), q.scheme)
+            }
         }
     }
 }
 
 impl Linear {
     pub fn new(weights: weights::Linear<Array>) -> Result<Self> {
-        Ok(Linear { matrix: Matrix::new(weights.weight)?, bias: weights.bias })
+        Ok(Linear {
+            matrix: Matrix::new(weights.weight)?,
+            bias: weights.bias,
+        })
     }
 
     /// x `[…, in]` → `[…, out]`
@@ -74,7 +87,10 @@ impl Embedding {
             Weight::Dense(rows) => Some(rows.clone()),
             Weight::Quantized { .. } => None,
         };
-        Ok(Embedding { matrix: Matrix::new(weight)?, rows })
+        Ok(Embedding {
+            matrix: Matrix::new(weight)?,
+            rows,
+        })
     }
 
     /// tokens `[1, n]` → `[1, n, hidden]`
@@ -82,8 +98,13 @@ impl Embedding {
         match (&self.rows, &self.matrix) {
             (Some(rows), _) | (None, Matrix::Dense(rows)) => ops::take(rows, tokens),
             (None, Matrix::Quantized(q)) => {
-                let biases = q.biases.as_ref().map(|biases| ops::take(biases, tokens)).transpose()?;
-                let (weight, scales) = (ops::take(&q.weight, tokens)?, ops::take(&q.scales, tokens)?);
+                let biases = q
+                    .biases
+                    .as_ref()
+                    .map(|biases| ops::take(biases, tokens))
+                    .transpose()?;
+                let (weight, scales) =
+                    (ops::take(&q.weight, tokens)?, ops::take(&q.scales, tokens)?);
                 ops::dequantize(&weight, &scales, biases.as_ref(), q.scheme)
             }
         }
@@ -120,7 +141,10 @@ fn gelu_tanh(x: &Array) -> Result<Array> {
     let number = |value: f32| Array::scalar(value, x.dtype());
     let cube = ops::power(x, &number(3.0)?)?;
     let inner = ops::add(x, &ops::multiply(&number(0.044715)?, &cube)?)?;
-    let tanh = ops::tanh(&ops::multiply(&number((2.0 / std::f32::consts::PI).sqrt())?, &inner)?)?;
+    let tanh = ops::tanh(&ops::multiply(
+        &number((2.0 / std::f32::consts::PI).sqrt())?,
+        &inner,
+    )?)?;
     let half = ops::multiply(&number(0.5)?, x)?;
     ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)
 }
@@ -132,6 +156,9 @@ pub fn add_residual(x: &Array, y: &Array, clip: bool) -> Result<Array> {
     }
     let bound = f32::from(half::f16::MAX);
     let sum = ops::add(&ops::astype(x, Dtype::F32)?, &ops::astype(y, Dtype::F32)?)?;
-    let (low, high) = (Array::scalar(-bound, Dtype::F32)?, Array::scalar(bound, Dtype::F32)?);
+    let (low, high) = (
+        Array::scalar(-bound, Dtype::F32)?,
+        Array::scalar(bound, Dtype::F32)?,
+    );
     ops::astype(&ops::clip(&sum, &low, &high)?, Dtype::F16)
 }

@@ -26,16 +26,34 @@ impl RotaryEmbedding {
             _ => 1.0,
         };
         let frequencies = match rope.scaling {
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_context,
+            } => {
                 let table: Vec<f32> = (0..dims / 2)
                     .map(|pair| rope.base.powf(2.0 * pair as f32 / dims as f32))
-                    .map(|freq| llama3(freq, factor, low_freq_factor, high_freq_factor, original_context))
+                    .map(|freq| {
+                        llama3(
+                            freq,
+                            factor,
+                            low_freq_factor,
+                            high_freq_factor,
+                            original_context,
+                        )
+                    })
                     .collect();
                 Frequencies::Table(Array::from_f32(&table)?)
             }
             _ => Frequencies::Base(rope.base),
         };
-        Ok(RotaryEmbedding { dims, traditional: rope.traditional, scale, frequencies })
+        Ok(RotaryEmbedding {
+            dims,
+            traditional: rope.traditional,
+            scale,
+            frequencies,
+        })
     }
 
     /// x `[1, heads, tokens, head_dim]`, its first token at position `offset`.
@@ -44,7 +62,15 @@ impl RotaryEmbedding {
             Frequencies::Base(base) => (Some(*base), None),
             Frequencies::Table(table) => (None, Some(table)),
         };
-        ops::rope(x, self.dims, self.traditional, base, self.scale, offset, table)
+        ops::rope(
+            x,
+            self.dims,
+            self.traditional,
+            base,
+            self.scale,
+            offset,
+            table,
+        )
     }
 }
 

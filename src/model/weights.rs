@@ -64,10 +64,18 @@ pub enum Weight<T> {
 }
 
 impl<T> Weight<T> {
-    fn try_map<U, E>(self, f: &mut impl FnMut(T) -> std::result::Result<U, E>) -> std::result::Result<Weight<U>, E> {
+    fn try_map<U, E>(
+        self,
+        f: &mut impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Weight<U>, E> {
         Ok(match self {
             Weight::Dense(weight) => Weight::Dense(f(weight)?),
-            Weight::Quantized { weight, scales, biases, scheme } => Weight::Quantized {
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            } => Weight::Quantized {
                 weight: f(weight)?,
                 scales: f(scales)?,
                 biases: biases.map(f).transpose()?,
@@ -78,8 +86,14 @@ impl<T> Weight<T> {
 }
 
 impl<T> Linear<T> {
-    fn try_map<U, E>(self, f: &mut impl FnMut(T) -> std::result::Result<U, E>) -> std::result::Result<Linear<U>, E> {
-        Ok(Linear { weight: self.weight.try_map(f)?, bias: self.bias.map(f).transpose()? })
+    fn try_map<U, E>(
+        self,
+        f: &mut impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Linear<U>, E> {
+        Ok(Linear {
+            weight: self.weight.try_map(f)?,
+            bias: self.bias.map(f).transpose()?,
+        })
     }
 }
 
@@ -92,7 +106,11 @@ impl<T> Weights<T> {
         let f = &mut f;
         Ok(Weights {
             embed_tokens: self.embed_tokens.try_map(f)?,
-            layers: self.layers.into_iter().map(|block| block.try_map(f)).collect::<std::result::Result<_, E>>()?,
+            layers: self
+                .layers
+                .into_iter()
+                .map(|block| block.try_map(f))
+                .collect::<std::result::Result<_, E>>()?,
             norm: f(self.norm)?,
             lm_head: self.lm_head.map(|head| head.try_map(f)).transpose()?,
         })
@@ -100,7 +118,10 @@ impl<T> Weights<T> {
 }
 
 impl<T> Block<T> {
-    fn try_map<U, E>(self, f: &mut impl FnMut(T) -> std::result::Result<U, E>) -> std::result::Result<Block<U>, E> {
+    fn try_map<U, E>(
+        self,
+        f: &mut impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Block<U>, E> {
         Ok(Block {
             input_layernorm: f(self.input_layernorm)?,
             q_proj: self.q_proj.try_map(f)?,
@@ -122,16 +143,30 @@ impl<T> Block<T> {
 impl Weights<Tensor> {
     /// Finds every tensor that `config` implies in the files and compares its shape and type; what is missing, of
     /// another shape, or left over is an error. Reads no data.
-    pub fn plan(config: &DecoderConfig, catalog: &Catalog, quantization: &Quantization) -> Result<Self> {
+    pub fn plan(
+        config: &DecoderConfig,
+        catalog: &Catalog,
+        quantization: &Quantization,
+    ) -> Result<Self> {
         let names = config
             .names
             .iter()
-            .find(|names| catalog.tensors.contains_key(&format!("{}embed_tokens.weight", names.body)))
+            .find(|names| {
+                catalog
+                    .tensors
+                    .contains_key(&format!("{}embed_tokens.weight", names.body))
+            })
             .ok_or_else(|| {
                 let body = config.names.first().map_or("", |names| names.body);
-                Error::bad_model(format!("the weights hold no tensor \"{body}embed_tokens.weight\""))
+                Error::bad_model(format!(
+                    "the weights hold no tensor \"{body}embed_tokens.weight\""
+                ))
             })?;
-        let mut planner = Planner { catalog, quantization, used: 0 };
+        let mut planner = Planner {
+            catalog,
+            quantization,
+            used: 0,
+        };
         let weights = planner.weights(config, names)?;
         planner.nothing_left(config, names, &weights)?;
         Ok(weights)
@@ -157,36 +192,76 @@ impl Planner<'_> {
                 .map(|index| self.block(config, &format!("{}layers.{index}.", names.body)))
                 .collect::<Result<_>>()?,
             norm: self.norm(&format!("{}norm", names.body), hidden)?,
-            lm_head: if tied { None } else { Some(self.linear(&head, vocab, hidden, false)?) },
+            lm_head: if tied {
+                None
+            } else {
+                Some(self.linear(&head, vocab, hidden, false)?)
+            },
         })
     }
 
     fn block(&mut self, config: &DecoderConfig, at: &str) -> Result<Block<Tensor>> {
         let (hidden, intermediate) = (config.hidden_size, config.mlp.intermediate_size);
         let attention = &config.attention;
-        let (q, kv) = (attention.heads * attention.head_dim, attention.kv_heads * attention.head_dim);
-        let (bias, sandwich) = (attention.qkv_bias, config.norm_placement == NormPlacement::Sandwich);
+        let (q, kv) = (
+            attention.heads * attention.head_dim,
+            attention.kv_heads * attention.head_dim,
+        );
+        let (bias, sandwich) = (
+            attention.qkv_bias,
+            config.norm_placement == NormPlacement::Sandwich,
+        );
         let path = |leaf: &str| format!("{at}{leaf}");
         Ok(Block {
             q_proj: self.linear(&path("self_attn.q_proj"), q, hidden, bias)?,
             k_proj: self.linear(&path("self_attn.k_proj"), kv, hidden, bias)?,
             v_proj: self.linear(&path("self_attn.v_proj"), kv, hidden, bias)?,
             o_proj: self.linear(&path("self_attn.o_proj"), hidden, q, attention.o_bias)?,
-            q_norm: self.norm_if(attention.qk_norm, &path("self_attn.q_norm"), attention.head_dim)?,
-            k_norm: self.norm_if(attention.qk_norm, &path("self_attn.k_norm"), attention.head_dim)?,
-            gate_proj: self.linear(&path("mlp.gate_proj"), intermediate, hidden, config.mlp.bias)?,
+            q_norm: self.norm_if(
+                attention.qk_norm,
+                &path("self_attn.q_norm"),
+                attention.head_dim,
+            )?,
+            k_norm: self.norm_if(
+                attention.qk_norm,
+                &path("self_attn.k_norm"),
+                attention.head_dim,
+            )?,
+            gate_proj: self.linear(
+                &path("mlp.gate_proj"),
+                intermediate,
+                hidden,
+                config.mlp.bias,
+            )?,
             up_proj: self.linear(&path("mlp.up_proj"), intermediate, hidden, config.mlp.bias)?,
-            down_proj: self.linear(&path("mlp.down_proj"), hidden, intermediate, config.mlp.bias)?,
+            down_proj: self.linear(
+                &path("mlp.down_proj"),
+                hidden,
+                intermediate,
+                config.mlp.bias,
+            )?,
             input_layernorm: self.norm(&path("input_layernorm"), hidden)?,
             post_attention_layernorm: self.norm(&path("post_attention_layernorm"), hidden)?,
-            pre_feedforward_layernorm: self.norm_if(sandwich, &path("pre_feedforward_layernorm"), hidden)?,
-            post_feedforward_layernorm: self.norm_if(sandwich, &path("post_feedforward_layernorm"), hidden)?,
+            pre_feedforward_layernorm: self.norm_if(
+                sandwich,
+                &path("pre_feedforward_layernorm"),
+                hidden,
+            )?,
+            post_feedforward_layernorm: self.norm_if(
+                sandwich,
+                &path("post_feedforward_layernorm"),
+                hidden,
+            )?,
         })
     }
 
     fn linear(&mut self, path: &str, out: i32, input: i32, bias: bool) -> Result<Linear<Tensor>> {
         let weight = self.weight(path, out, input)?;
-        let bias = if bias { Some(self.float(&format!("{path}.bias"), &[out])?) } else { None };
+        let bias = if bias {
+            Some(self.float(&format!("{path}.bias"), &[out])?)
+        } else {
+            None
+        };
         Ok(Linear { weight, bias })
     }
 
@@ -199,9 +274,15 @@ impl Planner<'_> {
                     "\"{path}\" has scales, but config.json says it is not quantised or has no \"quantization\""
                 )));
             }
-            return Ok(Weight::Dense(self.float(&format!("{path}.weight"), &[out, input])?));
+            return Ok(Weight::Dense(
+                self.float(&format!("{path}.weight"), &[out, input])?,
+            ));
         };
-        let Scheme { mode, bits, group_size } = scheme;
+        let Scheme {
+            mode,
+            bits,
+            group_size,
+        } = scheme;
         if input % group_size != 0 {
             return Err(Error::bad_model(format!(
                 "\"{path}\" cannot be quantised in groups of {group_size}: its rows have {input} elements"
@@ -210,14 +291,35 @@ impl Planner<'_> {
         let groups = [out, input / group_size];
         // Legal combinations of bits and group size make this a whole number.
         let packed = [out, input / group_size * (group_size * bits / 32)];
-        let weight = self.tensor(&format!("{path}.weight"), &packed, &[Dtype::U32])?;
+        let weight = self.tensor(
+            &format!("{path}.weight"),
+            &packed,
+            |dtype| dtype == Dtype::U32,
+            "U32",
+        )?;
         let (scales, biases) = if mode == Mode::Affine {
             let scales = self.float(&format!("{path}.scales"), &groups)?;
-            (scales, Some(self.float(&format!("{path}.biases"), &groups)?))
+            (
+                scales,
+                Some(self.float(&format!("{path}.biases"), &groups)?),
+            )
         } else {
-            (self.tensor(&format!("{path}.scales"), &groups, &[Dtype::U8])?, None)
+            (
+                self.tensor(
+                    &format!("{path}.scales"),
+                    &groups,
+                    |dtype| dtype == Dtype::U8,
+                    "U8",
+                )?,
+                None,
+            )
         };
-        Ok(Weight::Quantized { weight, scales, biases, scheme })
+        Ok(Weight::Quantized {
+            weight,
+            scales,
+            biases,
+            scheme,
+        })
     }
 
     fn norm(&mut self, path: &str, size: i32) -> Result<Tensor> {
@@ -229,13 +331,18 @@ impl Planner<'_> {
     }
 
     fn float(&mut self, name: &str, shape: &[i32]) -> Result<Tensor> {
-        self.tensor(name, shape, &[Dtype::F32, Dtype::F16, Dtype::BF16])
+        self.tensor(name, shape, Dtype::is_float, "F32, F16 or BF16")
     }
 
-    fn tensor(&mut self, name: &str, shape: &[i32], dtypes: &[Dtype]) -> Result<Tensor> {
+    fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[i32],
+        legal: fn(Dtype) -> bool,
+        words: &str,
+    ) -> Result<Tensor> {
         let tensor = self
             .catalog
-            .tensors
             .get(name)
             .ok_or_else(|| Error::bad_model(format!("the weights hold no tensor \"{name}\"")))?;
         if tensor.shape != shape {
@@ -244,10 +351,10 @@ impl Planner<'_> {
                 tensor.shape
             )));
         }
-        if !dtypes.contains(&tensor.dtype) {
+        if !legal(tensor.dtype) {
             return Err(Error::bad_model(format!(
-                "tensor \"{name}\" is of type {:?}; it must be one of {dtypes:?}",
-                tensor.dtype
+                "tensor \"{name}\" is of type {}; it must be {words}",
+                tensor.dtype.name()
             )));
         }
         self.used += 1;
@@ -255,7 +362,12 @@ impl Planner<'_> {
     }
 
     /// A tensor that nothing uses means that the config and the weights are of two models.
-    fn nothing_left(&self, config: &DecoderConfig, names: &Names, weights: &Weights<Tensor>) -> Result<()> {
+    fn nothing_left(
+        &self,
+        config: &DecoderConfig,
+        names: &Names,
+        weights: &Weights<Tensor>,
+    ) -> Result<()> {
         if self.used == self.catalog.tensors.len() {
             return Ok(());
         }
@@ -264,18 +376,26 @@ impl Planner<'_> {
             planned.insert(tensor.name.clone());
         });
         let head = format!("{}lm_head.", names.head);
-        let mut left = self.catalog.tensors.keys().filter(|name| {
-            !planned.contains(*name)
-                // Tables that old exporters wrote out, and the copy of a tied embedding.
-                && !name.ends_with("rotary_emb.inv_freq")
-                && !(weights.lm_head.is_none() && name.starts_with(&head))
-                && !config.ignored.iter().any(|word| name.contains(word))
-        });
+        let dropped = |name: &str| {
+            // Tables that old exporters wrote out, and the copy of a tied embedding.
+            name.ends_with("rotary_emb.inv_freq")
+                || (weights.lm_head.is_none() && name.starts_with(&head))
+                || config.ignored.iter().any(|word| name.contains(word))
+        };
+        let mut left = self
+            .catalog
+            .tensors
+            .keys()
+            .filter(|name| !planned.contains(*name) && !dropped(name));
         match (left.next(), left.count()) {
             (None, _) => Ok(()),
             (Some(name), more) => Err(Error::bad_model(format!(
                 "the weights hold {} that config.json does not imply, such as \"{name}\"",
-                if more == 0 { "a tensor".to_owned() } else { format!("{} tensors", more + 1) }
+                if more == 0 {
+                    "a tensor".to_owned()
+                } else {
+                    format!("{} tensors", more + 1)
+                }
             ))),
         }
     }
@@ -286,7 +406,10 @@ impl<T> Weights<T> {
     pub fn for_each_weight<'a>(&'a self, f: &mut dyn FnMut(&'a Weight<T>)) {
         f(&self.embed_tokens);
         for block in &self.layers {
-            block.linears().into_iter().for_each(|linear| f(&linear.weight));
+            block
+                .linears()
+                .into_iter()
+                .for_each(|linear| f(&linear.weight));
         }
         self.lm_head.iter().for_each(|head| f(&head.weight));
     }
@@ -294,23 +417,38 @@ impl<T> Weights<T> {
     /// Every bias and norm.
     pub fn for_each_vector<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
         for block in &self.layers {
-            block.linears().into_iter().filter_map(|linear| linear.bias.as_ref()).for_each(&mut *f);
+            block
+                .linears()
+                .into_iter()
+                .filter_map(|linear| linear.bias.as_ref())
+                .for_each(&mut *f);
             let optional = [
-                &block.q_norm, &block.k_norm, &block.pre_feedforward_layernorm, &block.post_feedforward_layernorm,
+                &block.q_norm,
+                &block.k_norm,
+                &block.pre_feedforward_layernorm,
+                &block.post_feedforward_layernorm,
             ];
             optional.into_iter().flatten().for_each(&mut *f);
             f(&block.input_layernorm);
             f(&block.post_attention_layernorm);
         }
         f(&self.norm);
-        self.lm_head.iter().filter_map(|head| head.bias.as_ref()).for_each(f);
+        self.lm_head
+            .iter()
+            .filter_map(|head| head.bias.as_ref())
+            .for_each(f);
     }
 
     /// Every tensor.
     pub fn for_each<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
         self.for_each_weight(&mut |weight| match weight {
             Weight::Dense(weight) => f(weight),
-            Weight::Quantized { weight, scales, biases, .. } => {
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                ..
+            } => {
                 f(weight);
                 f(scales);
                 biases.iter().for_each(&mut *f);
@@ -322,6 +460,14 @@ impl<T> Weights<T> {
 
 impl<T> Block<T> {
     fn linears(&self) -> [&Linear<T>; 7] {
-        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+        [
+            &self.q_proj,
+            &self.k_proj,
+            &self.v_proj,
+            &self.o_proj,
+            &self.gate_proj,
+            &self.up_proj,
+            &self.down_proj,
+        ]
     }
 }

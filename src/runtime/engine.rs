@@ -120,14 +120,23 @@ pub fn init(options: EngineOptions) -> Result<()> {
 /// Drops one holder. When models are left it says so (BUSY) and the last of them ends the engine; `force` ends it now.
 pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
     let mut holders = holders();
-    holders.inits = if force { 0 } else { holders.inits.saturating_sub(1) };
+    holders.inits = if force {
+        0
+    } else {
+        holders.inits.saturating_sub(1)
+    };
     if holders.inits > 0 {
         return Ok(());
     }
     holders.held = None;
     holders.options = EngineOptions::default();
-    let Some(engine) = holders.running() else { return Ok(()) };
-    let (models, sessions) = (engine.models.load(Ordering::Acquire), engine.sessions.load(Ordering::Acquire));
+    let Some(engine) = holders.running() else {
+        return Ok(());
+    };
+    let (models, sessions) = (
+        engine.models.load(Ordering::Acquire),
+        engine.sessions.load(Ordering::Acquire),
+    );
     if !force && models > 0 {
         return Err(Error::new(
             Code::Busy,
@@ -175,8 +184,11 @@ pub fn device_json() -> Result<String> {
         Some(engine) => (engine.device, engine.options.cpu_threads),
         None => (choose_device(None)?, 0),
     };
-    let devices: Vec<_> =
-        [Device::Cpu, Device::Gpu].into_iter().filter(|&device| mlx::device_available(device)).map(Device::name).collect();
+    let devices: Vec<_> = [Device::Cpu, Device::Gpu]
+        .into_iter()
+        .filter(|&device| mlx::device_available(device))
+        .map(Device::name)
+        .collect();
     let json = serde_json::json!({
         "device": device.name(),
         "devices": devices,
@@ -199,7 +211,10 @@ impl Engine {
         }
         let device = choose_device(options.device)?;
         let limits = options.limits;
-        apply_limits(&MemoryLimits { cache: limits.cache.or(Some(DEFAULT_CACHE_LIMIT)), ..limits })?;
+        apply_limits(&MemoryLimits {
+            cache: limits.cache.or(Some(DEFAULT_CACHE_LIMIT)),
+            ..limits
+        })?;
         let (commands, receiver) = channel();
         let alive = Arc::new(AtomicBool::new(true));
         let (ready, started) = channel();
@@ -218,8 +233,15 @@ impl Engine {
                 flag.store(false, Ordering::Release);
                 mlx::leave();
             })
-            .map_err(|error| Error::new(Code::Resources, format!("the engine thread cannot be started: {error}")))?;
-        started.recv().unwrap_or_else(|_| Err(Error::internal("the engine thread ended while it started")))?;
+            .map_err(|error| {
+                Error::new(
+                    Code::Resources,
+                    format!("the engine thread cannot be started: {error}"),
+                )
+            })?;
+        started
+            .recv()
+            .unwrap_or_else(|_| Err(Error::internal("the engine thread ended while it started")))?;
         Ok(Arc::new(Engine {
             commands,
             device,
@@ -255,7 +277,11 @@ impl Engine {
             let _ = reply.send(work(worker));
         })))?;
         answer.recv().unwrap_or_else(|_| {
-            Err(if self.is_alive() { Error::internal("the engine failed inside this call") } else { ended() })
+            Err(if self.is_alive() {
+                Error::internal("the engine failed inside this call")
+            } else {
+                ended()
+            })
         })
     }
 
@@ -263,11 +289,21 @@ impl Engine {
     fn stop(&self, timeout: Option<Duration>) -> Result<()> {
         let _ = self.commands.send(Command::Stop);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let Some(thread) = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        else {
+            return Ok(());
+        };
         while !thread.is_finished() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-                return Err(Error::new(Code::Timeout, "the engine did not end in time; it ends after its running step"));
+                return Err(Error::new(
+                    Code::Timeout,
+                    "the engine did not end in time; it ends after its running step",
+                ));
             }
             std::thread::sleep(Duration::from_millis(1));
         }

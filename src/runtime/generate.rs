@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::engine::{ended, Command};
 use super::job::{End, EndReason, Job, Output};
 use super::metrics;
-pub use super::prompt::{render, Conversation, Input};
 use super::prompt;
+pub use super::prompt::{render, Conversation, Input};
 use super::session::{Session, Use};
 use crate::error::{Code, Error, Result};
 use crate::sampling::{Sampling, Xtc};
@@ -127,7 +127,10 @@ impl Report {
 
     /// What is reported of a call that failed before it was a request.
     pub fn refused(error_code: i32) -> Self {
-        Report { error_code, ..Report::new(0) }
+        Report {
+            error_code,
+            ..Report::new(0)
+        }
     }
 }
 
@@ -141,19 +144,34 @@ pub fn generate(
 ) -> (Report, Result<()>) {
     let called = Instant::now();
     let counters = [&metrics::PROCESS, &session.model.counters];
-    let mut report = Report::new(if options.seed == 0 { random_seed() } else { options.seed });
+    let mut report = Report::new(if options.seed == 0 {
+        random_seed()
+    } else {
+        options.seed
+    });
     let held = match session.begin(options.timeout.map(|timeout| called + timeout)) {
         Ok(held) => held,
         Err(error) => return (Report::refused(error.code as i32), Err(error)),
     };
-    counters.iter().for_each(|counters| counters.request_started());
-    let result = Request { session, options, held: &held, called, report: &mut report }.run(input, on_event);
+    counters
+        .iter()
+        .for_each(|counters| counters.request_started());
+    let result = Request {
+        session,
+        options,
+        held: &held,
+        called,
+        report: &mut report,
+    }
+    .run(input, on_event);
     report.total_ns = nanos(called.elapsed());
     if let Err(error) = &result {
         report.stop = Stop::Error;
         report.error_code = error.code as i32;
     }
-    counters.iter().for_each(|counters| counters.request_ended(&report));
+    counters
+        .iter()
+        .for_each(|counters| counters.request_ended(&report));
     (report, result)
 }
 
@@ -181,14 +199,22 @@ impl Request<'_> {
         model.check_ids(&options.stop_tokens, "options.stop_tokens")?;
         let ids: Vec<i32> = options.bias.iter().map(|(id, _)| *id).collect();
         model.check_ids(&ids, "options.bias_tokens")?;
-        let eos: &[i32] = if options.ignore_eos { &[] } else { &model.defaults.eos_token_ids };
+        let eos: &[i32] = if options.ignore_eos {
+            &[]
+        } else {
+            &model.defaults.eos_token_ids
+        };
 
         let tokens = prompt::sequence(model, &session.state().ledger, input)?;
         self.report.prompt_tokens = tokens.len() as u64;
         if tokens.len() + usize::from(!options.prefill_only) > session.context {
             return Err(Error::new(
                 Code::ContextFull,
-                format!("the prompt has {} tokens, and the session's context is {}", tokens.len(), session.context),
+                format!(
+                    "the prompt has {} tokens, and the session's context is {}",
+                    tokens.len(),
+                    session.context
+                ),
             ));
         }
         let (outputs, receiver) = channel();
@@ -201,6 +227,7 @@ impl Request<'_> {
             stop_tokens: eos.iter().chain(&options.stop_tokens).copied().collect(),
             prefill_only: options.prefill_only,
             ignore_cache: options.no_prefix_cache,
+            whole_history: matches!(input, Input::Messages(_)),
             progress_tokens: options.progress_tokens,
             submitted: self.called,
             ticket: self.held.ticket.clone(),
@@ -209,7 +236,13 @@ impl Request<'_> {
 
         let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
         let mut answer = Answer {
-            stream: TextStream::new(detokenizer, &stops, StreamOptions { tokens_only: options.tokens_only }),
+            stream: TextStream::new(
+                detokenizer,
+                &stops,
+                StreamOptions {
+                    tokens_only: options.tokens_only,
+                },
+            ),
             text: String::new(),
             tokens: Vec::new(),
             stopped: None,
@@ -245,7 +278,14 @@ impl Request<'_> {
                         self.report.first_token_ns = nanos(self.called.elapsed());
                     }
                     let kind = self.kind(token.id, eos);
-                    answer.stream.push(Token { id: token.id, logprob: token.logprob, top: token.top }, kind);
+                    answer.stream.push(
+                        Token {
+                            id: token.id,
+                            logprob: token.logprob,
+                            top: token.top,
+                        },
+                        kind,
+                    );
                     self.deliver(answer, on_event);
                     if let (None, Some(index)) = (answer.stopped, answer.stream.stopped()) {
                         self.report.stop_index = index as u32;
@@ -275,7 +315,9 @@ impl Request<'_> {
     /// Hands out what is complete, until the callback stops it.
     fn deliver(&self, answer: &mut Answer, on_event: &mut dyn FnMut(Event) -> bool) {
         while answer.stopped.is_none() || answer.stopped == Some(Stop::String) {
-            let Some(chunk) = answer.stream.pop() else { return };
+            let Some(chunk) = answer.stream.pop() else {
+                return;
+            };
             answer.text.push_str(&chunk.text);
             answer.tokens.extend_from_slice(&chunk.tokens);
             if !on_event(Event::Text(&chunk)) {
@@ -292,9 +334,16 @@ impl Request<'_> {
         eos: &[i32],
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<()> {
-        let complete = matches!(end.reason, Ok(EndReason::StopToken | EndReason::MaxTokens | EndReason::Context));
+        let complete = matches!(
+            end.reason,
+            Ok(EndReason::StopToken | EndReason::MaxTokens | EndReason::Context)
+        );
         if answer.stopped.is_none() {
-            answer.stream.finish(if complete { Finish::End } else { Finish::Cancelled });
+            answer.stream.finish(if complete {
+                Finish::End
+            } else {
+                Finish::Cancelled
+            });
             self.deliver(&mut answer, on_event);
             if let (None, Some(index)) = (answer.stopped, answer.stream.stopped()) {
                 self.report.stop_index = index as u32;
@@ -333,7 +382,12 @@ impl Request<'_> {
         // A request that ended before its first token leaves no trace but a warm cache.
         if !answer.tokens.is_empty() || complete || answer.stopped == Some(Stop::String) {
             if self.options.tokens_only {
-                answer.text = self.session.model.tokenizer.detokenize(&answer.tokens, true).unwrap_or_default();
+                answer.text = self
+                    .session
+                    .model
+                    .tokenizer
+                    .detokenize(&answer.tokens, true)
+                    .unwrap_or_default();
             }
             tokens.extend_from_slice(&answer.tokens);
             state.ledger = tokens;
@@ -347,9 +401,18 @@ impl Request<'_> {
 }
 
 /// The caller's options with the model's own for what was left open.
-fn sampling(options: &GenerateOptions, model: &super::model::Model, eos: &[i32], seed: u64) -> Sampling {
+fn sampling(
+    options: &GenerateOptions,
+    model: &super::model::Model,
+    eos: &[i32],
+    seed: u64,
+) -> Sampling {
     let plain = crate::load::GenerationConfig::default();
-    let defaults = if options.no_model_defaults { &plain } else { &model.defaults };
+    let defaults = if options.no_model_defaults {
+        &plain
+    } else {
+        &model.defaults
+    };
     let temperature = match (options.greedy, options.temperature) {
         (true, _) => None,
         (false, Some(temperature)) => Some(temperature),
@@ -363,8 +426,14 @@ fn sampling(options: &GenerateOptions, model: &super::model::Model, eos: &[i32],
         temperature,
         top_p: options.top_p.or(defaults.top_p).filter(|&p| p < 1.0),
         min_p: options.min_p.or(defaults.min_p),
-        top_k: options.top_k.or(defaults.top_k.and_then(|k| u32::try_from(k).ok())),
-        xtc: options.xtc.map(|(probability, threshold)| Xtc { probability, threshold, spared: eos.to_vec() }),
+        top_k: options
+            .top_k
+            .or(defaults.top_k.and_then(|k| u32::try_from(k).ok())),
+        xtc: options.xtc.map(|(probability, threshold)| Xtc {
+            probability,
+            threshold,
+            spared: eos.to_vec(),
+        }),
         repetition_penalty: options
             .repetition_penalty
             .or(defaults.repetition_penalty)
@@ -381,7 +450,10 @@ fn sampling(options: &GenerateOptions, model: &super::model::Model, eos: &[i32],
 /// Not 0, which means "random" on the way in.
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish().max(1)
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+        .max(1)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -25,6 +25,8 @@ pub struct Job {
     pub stop_tokens: Vec<i32>,
     pub prefill_only: bool,
     pub ignore_cache: bool,
+    /// The tokens replace the session's: the answer must be that of a fresh session. (Else they continue it.)
+    pub whole_history: bool,
     /// Tokens between two progress reports; 0 = none.
     pub progress_tokens: u32,
     pub submitted: Instant,
@@ -44,7 +46,10 @@ pub struct CacheSpec {
 
 pub enum Output {
     /// Of the prompt: tokens done, of how many.
-    Progress { done: u64, total: u64 },
+    Progress {
+        done: u64,
+        total: u64,
+    },
     Token(TokenOutput),
     /// The last one.
     End(End),
@@ -118,11 +123,13 @@ impl Ticket {
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire) || self.session_cancel.load(Ordering::Acquire) == self.id
+        self.cancelled.load(Ordering::Acquire)
+            || self.session_cancel.load(Ordering::Acquire) == self.id
     }
 
     pub fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// The reader took one output; true when the engine waits to be told.

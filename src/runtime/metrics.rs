@@ -42,25 +42,25 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn running(&self) -> u64 {
-        self.started.saturating_sub(self.completed + self.cancelled + self.failed)
+        self.started
+            .saturating_sub(self.completed + self.cancelled + self.failed)
     }
 }
 
 impl Counters {
     pub const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Counters {
-            started: ZERO,
-            completed: ZERO,
-            cancelled: ZERO,
-            failed: ZERO,
-            prompt_tokens: ZERO,
-            cached_tokens: ZERO,
-            generated_tokens: ZERO,
-            prefill_ns: ZERO,
-            decode_ns: ZERO,
-            weight_bytes: ZERO,
-            kv_bytes: ZERO,
+            started: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            generated_tokens: AtomicU64::new(0),
+            prefill_ns: AtomicU64::new(0),
+            decode_ns: AtomicU64::new(0),
+            weight_bytes: AtomicU64::new(0),
+            kv_bytes: AtomicU64::new(0),
             last: Mutex::new(None),
         }
     }
@@ -76,11 +76,16 @@ impl Counters {
             _ => &self.completed,
         };
         ended.fetch_add(1, Ordering::Relaxed);
-        self.prompt_tokens.fetch_add(report.prompt_tokens, Ordering::Relaxed);
-        self.cached_tokens.fetch_add(report.cached_tokens, Ordering::Relaxed);
-        self.generated_tokens.fetch_add(report.generated_tokens, Ordering::Relaxed);
-        self.prefill_ns.fetch_add(report.prefill_ns, Ordering::Relaxed);
-        self.decode_ns.fetch_add(report.decode_ns, Ordering::Relaxed);
+        self.prompt_tokens
+            .fetch_add(report.prompt_tokens, Ordering::Relaxed);
+        self.cached_tokens
+            .fetch_add(report.cached_tokens, Ordering::Relaxed);
+        self.generated_tokens
+            .fetch_add(report.generated_tokens, Ordering::Relaxed);
+        self.prefill_ns
+            .fetch_add(report.prefill_ns, Ordering::Relaxed);
+        self.decode_ns
+            .fetch_add(report.decode_ns, Ordering::Relaxed);
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
     }
 
@@ -107,7 +112,11 @@ impl Counters {
             decode_ns: get(&self.decode_ns),
             weight_bytes: get(&self.weight_bytes),
             kv_bytes: get(&self.kv_bytes),
-            last: self.last.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last: self
+                .last
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         }
     }
 }

@@ -11,7 +11,9 @@ use super::engine::{self, Command, Engine};
 use super::metrics::{self, Counters};
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
-use crate::load::{parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor};
+use crate::load::{
+    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor,
+};
 use crate::mlx::{Array, HostBuffer};
 use crate::model::families::{self, Family};
 use crate::model::{Decoder, DecoderConfig, Weight, Weights};
@@ -65,13 +67,25 @@ impl Description {
         let generation = GenerationConfig::read(&folder, &object)?;
         let catalog = Catalog::open(&folder)?;
         let weights = Weights::plan(&config, &catalog, &quantization)?;
-        Ok(Description { folder, family, config, quantization, generation, catalog, weights })
+        Ok(Description {
+            folder,
+            family,
+            config,
+            quantization,
+            generation,
+            catalog,
+            weights,
+        })
     }
 
     fn tokenizer(&self) -> Result<Tokenizer> {
         let limits = Limits::DEFAULT;
-        let json = self.folder.read_required("tokenizer.json", limits.tokenizer_bytes)?;
-        let config = self.folder.read("tokenizer_config.json", limits.config_bytes)?;
+        let json = self
+            .folder
+            .read_required("tokenizer.json", limits.tokenizer_bytes)?;
+        let config = self
+            .folder
+            .read("tokenizer_config.json", limits.config_bytes)?;
         let mut tokenizer = Tokenizer::from_bytes(&json, config.as_deref())?;
         let (ids, rows) = (tokenizer.vocab_size(), self.config.vocab_size as usize);
         if ids > rows {
@@ -97,10 +111,13 @@ impl Description {
         self.weights.for_each_weight(&mut |weight| {
             count += match weight {
                 Weight::Dense(tensor) => elements(tensor),
-                Weight::Quantized { scales, scheme, .. } => elements(scales) * scheme.group_size as u64,
+                Weight::Quantized { scales, scheme, .. } => {
+                    elements(scales) * scheme.group_size as u64
+                }
             };
         });
-        self.weights.for_each_vector(&mut |tensor| count += elements(tensor));
+        self.weights
+            .for_each_vector(&mut |tensor| count += elements(tensor));
         count
     }
 
@@ -154,32 +171,70 @@ fn checked_context(wanted: u32, config: &DecoderConfig) -> Result<u32> {
 pub fn inspect(path: &str, context: u32, session_context: u32, window: u32) -> Result<String> {
     let description = Description::read(path)?;
     let context = checked_context(context, &description.config)?;
-    let session = if session_context == 0 { context } else { session_context.min(context) };
-    let kv_bytes = description.config.kv_bytes(session, (window > 0).then_some(window), description.kv_element());
+    let session = if session_context == 0 {
+        context
+    } else {
+        session_context.min(context)
+    };
+    let kv_bytes = description.config.kv_bytes(
+        session,
+        (window > 0).then_some(window),
+        description.kv_element(),
+    );
     let mut json = description.to_json(context);
     json.insert("session_context".into(), session.into());
     json.insert("kv_bytes".into(), kv_bytes.into());
-    json.insert("estimated_bytes".into(), (description.weight_bytes() + kv_bytes).into());
+    json.insert(
+        "estimated_bytes".into(),
+        (description.weight_bytes() + kv_bytes).into(),
+    );
     Ok(Value::Object(json).to_string())
 }
 
 pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
-    let LoadOptions { context, deadline, progress } = options;
-    let description = Description::read(path)?;
+    let LoadOptions {
+        context,
+        deadline,
+        progress,
+    } = options;
+    let mut description = Description::read(path)?;
     let context = checked_context(context, &description.config)?;
     let tokenizer = description.tokenizer()?;
+    if description.generation.eos_token_ids.is_empty() {
+        description
+            .generation
+            .eos_token_ids
+            .extend(tokenizer.eos_from_config());
+    }
     let weight_bytes = description.weight_bytes();
     let mut info = description.to_json(context);
-    info.insert("chat_format".into(), format!("{:?}", description.family.chat).to_lowercase().into());
-    let Description { family, config, generation, catalog, weights, .. } = description;
+    let chat = chat_format(description.family, &tokenizer);
+    info.insert(
+        "chat_format".into(),
+        format!("{chat:?}").to_lowercase().into(),
+    );
+    let Description {
+        config,
+        generation,
+        catalog,
+        weights,
+        ..
+    } = description;
     let engine = engine::acquire()?;
 
-    let mut reader = Reader { catalog: &catalog, deadline, progress, done: 0, total: weight_bytes };
+    let mut reader = Reader {
+        catalog: &catalog,
+        deadline,
+        progress,
+        done: 0,
+        total: weight_bytes,
+    };
     let weights = weights.try_map(|tensor| reader.read(tensor))?;
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     engine.call(move |worker| {
-        let weights: Weights<Array> = weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
+        let weights: Weights<Array> =
+            weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
         worker.add_model(id, Decoder::new(for_engine, weights)?);
         Ok(())
     })?;
@@ -188,7 +243,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         id,
         engine,
         tokenizer,
-        chat: family.chat,
+        chat,
         defaults: generation,
         vocab_size,
         context,
@@ -199,6 +254,17 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     model.counters.weights_changed(0, weight_bytes);
     metrics::PROCESS.weights_changed(0, weight_bytes);
     Ok(model)
+}
+
+/// The family's format, unless the tokenizer shows that the model was tuned on another one: it has no tokens for the
+/// turns of the first, or has those of ChatML.
+fn chat_format(family: &Family, tokenizer: &Tokenizer) -> ChatFormat {
+    let has = |token: &str| tokenizer.token_to_id(token).is_some();
+    match family.chat {
+        ChatFormat::Llama | ChatFormat::Mistral if has("<|im_start|>") => ChatFormat::Qwen,
+        ChatFormat::Llama if !has("<|start_header_id|>") => ChatFormat::Llama2,
+        format => format,
+    }
 }
 
 struct Reader<'a> {
@@ -216,22 +282,43 @@ impl Reader<'_> {
             .files
             .get(tensor.file)
             .ok_or_else(|| Error::internal("a tensor of a file that is not open"))?;
-        let bytes = usize::try_from(tensor.bytes)
-            .map_err(|_| Error::new(Code::OutOfMemory, format!("tensor \"{}\" is too large", tensor.name)))?;
+        let bytes = usize::try_from(tensor.bytes).map_err(|_| {
+            Error::new(
+                Code::OutOfMemory,
+                format!("tensor \"{}\" is too large", tensor.name),
+            )
+        })?;
         let mut buffer = HostBuffer::new(bytes)?;
         loop {
-            let read = buffer.read_some(&file.file, tensor.offset, READ_STEP).map_err(|error| {
-                Error::new(Code::Io, format!("{}: tensor \"{}\" cannot be read: {error}", file.name, tensor.name))
-            })?;
+            let read = buffer
+                .read_some(&file.file, tensor.offset, READ_STEP)
+                .map_err(|error| {
+                    Error::new(
+                        Code::Io,
+                        format!(
+                            "{}: tensor \"{}\" cannot be read: {error}",
+                            file.name, tensor.name
+                        ),
+                    )
+                })?;
             if read == 0 {
                 return Ok((tensor, buffer));
             }
             self.done += read as u64;
             if !(self.progress)(self.done, self.total) {
-                return Err(Error::new(Code::Cancelled, "loading was stopped by the progress callback"));
+                return Err(Error::new(
+                    Code::Cancelled,
+                    "loading was stopped by the progress callback",
+                ));
             }
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Error::new(Code::Timeout, "loading took longer than timeout_ms"));
+            if self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+            {
+                return Err(Error::new(
+                    Code::Timeout,
+                    "loading took longer than timeout_ms",
+                ));
             }
         }
     }
@@ -249,7 +336,10 @@ impl Model {
 
     /// Refuses ids that the model has no row for.
     pub(super) fn check_ids(&self, ids: &[i32], what: &str) -> Result<()> {
-        match ids.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < self.vocab_size)) {
+        match ids
+            .iter()
+            .position(|&id| !usize::try_from(id).is_ok_and(|id| id < self.vocab_size))
+        {
             None => Ok(()),
             Some(index) => Err(Error::invalid(format!(
                 "{what}[{index}] is {}, outside the vocabulary of {} tokens",
@@ -263,7 +353,9 @@ impl Drop for Model {
     fn drop(&mut self) {
         let id = self.id;
         // Fails only when the engine ended, and then the arrays went with it.
-        let _ = self.engine.send(Command::Do(Box::new(move |worker| worker.drop_model(id))));
+        let _ = self
+            .engine
+            .send(Command::Do(Box::new(move |worker| worker.drop_model(id))));
         self.engine.models.fetch_sub(1, Ordering::AcqRel);
         metrics::PROCESS.weights_changed(self.weight_bytes, 0);
     }
@@ -274,10 +366,22 @@ impl Drop for Model {
 pub(super) fn decoder_for_tests(path: &str) -> Result<(Decoder, usize)> {
     let description = Description::read(path)?;
     let total = description.weight_bytes();
-    let Description { config, catalog, weights, .. } = description;
-    let mut reader = Reader { catalog: &catalog, deadline: None, progress: &mut |_, _| true, done: 0, total };
+    let Description {
+        config,
+        catalog,
+        weights,
+        ..
+    } = description;
+    let mut reader = Reader {
+        catalog: &catalog,
+        deadline: None,
+        progress: &mut |_, _| true,
+        done: 0,
+        total,
+    };
     let weights = weights.try_map(|tensor| reader.read(tensor))?;
-    let weights = weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
+    let weights =
+        weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
     let vocab = config.vocab_size as usize;
     Ok((Decoder::new(config, weights)?, vocab))
 }

@@ -10,7 +10,11 @@ use crate::text::{Message, Piece, RenderOptions, Specials};
 #[derive(Clone, Debug)]
 pub enum Input {
     /// Continues the session.
-    Text { text: String, no_bos: bool, special_as_text: bool },
+    Text {
+        text: String,
+        no_bos: bool,
+        special_as_text: bool,
+    },
     /// Continues the session.
     Tokens(Vec<i32>),
     /// The whole history.
@@ -34,8 +38,16 @@ pub struct Conversation {
 pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>> {
     let continued = |new: Vec<i32>| [ledger, &new].concat();
     let tokens = match input {
-        Input::Text { text, no_bos, special_as_text } => {
-            let specials = if *special_as_text { Specials::AsText } else { Specials::Recognise };
+        Input::Text {
+            text,
+            no_bos,
+            special_as_text,
+        } => {
+            let specials = if *special_as_text {
+                Specials::AsText
+            } else {
+                Specials::Recognise
+            };
             let new = model.tokenizer.encode(text, specials, false)?;
             let bos = model.tokenizer.bos_prefix();
             if ledger.is_empty() && !no_bos && !new.starts_with(&bos) {
@@ -48,12 +60,14 @@ pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>
             model.check_ids(new, "input.tokens")?;
             continued(new.clone())
         }
-        Input::Messages(conversation) => {
-            model.tokenizer.encode_pieces(&pieces(model, conversation)?, conversation.trust_content)?
-        }
+        Input::Messages(conversation) => model
+            .tokenizer
+            .encode_pieces(&pieces(model, conversation)?, conversation.trust_content)?,
     };
     if tokens.is_empty() {
-        return Err(Error::invalid("the input has no tokens and the session is empty: there is nothing to go on from"));
+        return Err(Error::invalid(
+            "the input has no tokens and the session is empty: there is nothing to go on from",
+        ));
     }
     Ok(tokens)
 }
@@ -61,17 +75,23 @@ pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>
 /// The prompt as text, for `mlxrt_render`.
 pub fn render(model: &Model, input: &Input) -> Result<String> {
     match input {
-        Input::Messages(conversation) => {
-            Ok(pieces(model, conversation)?.into_iter().map(|piece| piece.text).collect())
-        }
-        _ => Err(Error::invalid("input.messages is missing: only messages can be rendered")),
+        Input::Messages(conversation) => Ok(pieces(model, conversation)?
+            .into_iter()
+            .map(|piece| piece.text)
+            .collect()),
+        _ => Err(Error::invalid(
+            "input.messages is missing: only messages can be rendered",
+        )),
     }
 }
 
 fn pieces(model: &Model, conversation: &Conversation) -> Result<Vec<Piece>> {
     let messages = Message::parse_list(conversation.messages.as_bytes())?;
     let parse = |name: &str, json: &Option<String>| -> Result<Option<Value>> {
-        let parsed = json.as_ref().map(|json| serde_json::from_str(json)).transpose();
+        let parsed = json
+            .as_ref()
+            .map(|json| serde_json::from_str(json))
+            .transpose();
         parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
     };
     let tools = parse("tools", &conversation.tools)?;
@@ -92,7 +112,8 @@ fn pieces(model: &Model, conversation: &Conversation) -> Result<Vec<Piece>> {
             bos: model.tokenizer.bos_token(),
             eos: model.tokenizer.eos_token(),
             tools: tools.as_ref(),
-            add_generation_prompt: !conversation.no_generation_prompt && !conversation.continue_last,
+            add_generation_prompt: !conversation.no_generation_prompt
+                && !conversation.continue_last,
             continue_last: conversation.continue_last,
         },
     )

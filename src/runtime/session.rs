@@ -69,7 +69,11 @@ impl Session {
             0 => DEFAULT_KEEP,
             -1 => 0,
             keep if keep > 0 => keep,
-            keep => return Err(Error::invalid(format!("options.keep must be -1, 0 or more, is {keep}"))),
+            keep => {
+                return Err(Error::invalid(format!(
+                    "options.keep must be -1, 0 or more, is {keep}"
+                )))
+            }
         };
         let window = match i32::try_from(options.window) {
             Ok(0) => None,
@@ -105,14 +109,29 @@ impl Session {
     }
 
     pub(super) fn cache(&self) -> CacheSpec {
-        CacheSpec { session: self.id, model: self.model.id, window: self.window, keep: self.keep }
+        CacheSpec {
+            session: self.id,
+            model: self.model.id,
+            window: self.window,
+            keep: self.keep,
+        }
     }
 
     /// Marks the session as used by one request; BUSY when it is.
     pub(super) fn begin(&self, deadline: Option<std::time::Instant>) -> Result<Use<'_>> {
-        let ticket = Ticket::new(self.model.engine.next_id(), self.cancelled.clone(), deadline);
-        match self.running.compare_exchange(0, ticket.id(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => Ok(Use { session: self, ticket: Arc::new(ticket) }),
+        let ticket = Ticket::new(
+            self.model.engine.next_id(),
+            self.cancelled.clone(),
+            deadline,
+        );
+        match self
+            .running
+            .compare_exchange(0, ticket.id(), Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => Ok(Use {
+                session: self,
+                ticket: Arc::new(ticket),
+            }),
             Err(_) => Err(Error::new(Code::Busy, "the session already runs a request")),
         }
     }
@@ -174,7 +193,10 @@ impl Drop for Use<'_> {
 impl Drop for Session {
     fn drop(&mut self) {
         let id = self.id;
-        let _ = self.model.engine.send(Command::Do(Box::new(move |worker| worker.drop_session(id))));
+        let _ = self
+            .model
+            .engine
+            .send(Command::Do(Box::new(move |worker| worker.drop_session(id))));
         self.model.engine.sessions.fetch_sub(1, Ordering::AcqRel);
         let mut state = std::mem::take(&mut *self.state());
         self.set_kv(&mut state, 0, 0);

@@ -1,3 +1,64 @@
 //! Tests that need a model: the fixtures that mlx-lm wrote (tests/fixtures), run in this process.
 
 mod parity;
+mod recovery;
+mod sessions;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::generate::{generate, Event, GenerateOptions, Input, Report};
+use super::model::{self, LoadOptions, Model};
+use super::session::{Session, SessionOptions};
+use crate::error::Result;
+
+/// The engine is the process's, and some tests make it fail: one at a time.
+fn engine_lock() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn load(case: &str) -> Arc<Model> {
+    let folder = parity::fixtures().join("models").join(case);
+    let options = LoadOptions {
+        context: 0,
+        deadline: None,
+        progress: &mut |_, _| true,
+    };
+    Arc::new(model::load(folder.to_str().unwrap(), options).unwrap())
+}
+
+fn session(model: &Arc<Model>) -> Session {
+    Session::new(model.clone(), SessionOptions::default()).unwrap()
+}
+
+/// Greedy, not ended by the model: exactly `n` tokens.
+fn exactly(n: u64) -> GenerateOptions {
+    GenerateOptions {
+        greedy: true,
+        ignore_eos: true,
+        max_tokens: Some(n),
+        ..GenerateOptions::default()
+    }
+}
+
+/// What a request gave.
+struct Given {
+    report: Report,
+    tokens: Vec<i32>,
+    result: Result<()>,
+}
+
+fn run(session: &Session, input: &Input, options: &GenerateOptions) -> Given {
+    let mut tokens = Vec::new();
+    let (report, result) = generate(session, input, options, &mut |event| {
+        if let Event::Text(chunk) = event {
+            tokens.extend_from_slice(&chunk.tokens);
+        }
+        true
+    });
+    Given {
+        report,
+        tokens,
+        result,
+    }
+}

@@ -66,9 +66,14 @@ struct Running {
 enum Phase {
     /// The cache is to be compared with the tokens.
     Match,
-    Prefill { total: usize },
+    Prefill {
+        total: usize,
+    },
     /// A token is queued and not read.
-    Decode { next: Draw, step: u64 },
+    Decode {
+        next: Draw,
+        step: u64,
+    },
 }
 
 enum Turn {
@@ -112,7 +117,9 @@ impl Worker {
                 }
             } else {
                 // A parked request may have a deadline.
-                match self.commands.recv_timeout(Duration::from_millis(if self.running.is_empty() { 60_000 } else { 20 })) {
+                match self.commands.recv_timeout(Duration::from_millis(
+                    if self.running.is_empty() { 60_000 } else { 20 },
+                )) {
                     Ok(command) => command,
                     Err(std::sync::mpsc::RecvTimeoutError::Timeout) => continue,
                     Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return false,
@@ -136,10 +143,16 @@ impl Worker {
     /// The next request that can do something, in turn.
     fn next_turn(&self) -> Option<usize> {
         let n = self.running.len();
-        if let Some(alone) = self.running.iter().position(|running| running.alone && running.can_go_on()) {
+        if let Some(alone) = self
+            .running
+            .iter()
+            .position(|running| running.alone && running.can_go_on())
+        {
             return Some(alone);
         }
-        (0..n).map(|i| (self.turn + i) % n).find(|&i| self.running[i].can_go_on())
+        (0..n)
+            .map(|i| (self.turn + i) % n)
+            .find(|&i| self.running[i].can_go_on())
     }
 
     fn run_turn(&mut self, index: usize) {
@@ -178,36 +191,60 @@ impl Worker {
                 super::engine::reset_peak();
             }
         }
-        let CacheSpec { session, model, window, keep } = running.job.cache;
-        let decoder = self.models.get(&model).ok_or_else(|| Error::internal("the model is gone"))?;
+        let CacheSpec {
+            session,
+            model,
+            window,
+            keep,
+        } = running.job.cache;
+        let decoder = self
+            .models
+            .get(&model)
+            .ok_or_else(|| Error::internal("the model is gone"))?;
         let cache = self.caches.entry(session).or_insert_with(|| SessionCache {
             layers: decoder.make_caches(window, keep),
             tokens: Vec::new(),
             last_step: 0,
         });
-        if running.job.ignore_cache {
+        let inexact =
+            running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
+        if running.job.ignore_cache || inexact {
             cache.clear();
         }
         let wanted = running.job.tokens.iter().chain(&running.generated);
-        let common = cache.tokens.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+        let common = cache
+            .tokens
+            .iter()
+            .zip(wanted)
+            .take_while(|(a, b)| a == b)
+            .count();
         let length = running.job.tokens.len() + running.generated.len();
         // The last token is computed in any case: its logits are wanted.
         cache.cut(common.min(length.saturating_sub(1)));
         if !running.retried {
             running.cached_tokens = cache.tokens.len() as u64;
         }
-        running.phase = Phase::Prefill { total: length - cache.tokens.len() };
+        running.phase = Phase::Prefill {
+            total: length - cache.tokens.len(),
+        };
         Ok(Turn::More)
     }
 
     fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
         let running = &mut self.running[index];
         let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session)) else {
+        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
+        else {
             return Err(Error::internal("the model or its cache is gone"));
         };
         let done = cache.tokens.len();
-        let all: Vec<i32> = running.job.tokens.iter().chain(&running.generated).copied().collect();
+        let all: Vec<i32> = running
+            .job
+            .tokens
+            .iter()
+            .chain(&running.generated)
+            .copied()
+            .collect();
         let left = &all[done..];
         let mut most = prefill_step(self.device);
         if running.job.progress_tokens > 0 {
@@ -229,7 +266,10 @@ impl Worker {
         }
         if running.job.progress_tokens > 0 {
             let done = (total - (left.len() - chunk.len())) as u64;
-            running.send(Output::Progress { done, total: total as u64 });
+            running.send(Output::Progress {
+                done,
+                total: total as u64,
+            });
         }
         if !last {
             return Ok(Turn::More);
@@ -237,23 +277,38 @@ impl Worker {
         if running.job.prefill_only {
             return Ok(Turn::Ended(EndReason::MaxTokens));
         }
-        let mut sampler = Sampler::new(running.job.sampling.clone(), &all, running.generated.len() as u64)?;
+        let mut sampler = Sampler::new(
+            running.job.sampling.clone(),
+            &all,
+            running.generated.len() as u64,
+        )?;
         let next = queue_draw(decoder, &hidden, &mut sampler)?;
         running.sampler = Some(sampler);
-        running.phase = Phase::Decode { next, step: self.steps };
+        running.phase = Phase::Decode {
+            next,
+            step: self.steps,
+        };
         Ok(Turn::More)
     }
 
     fn decode(&mut self, index: usize) -> Result<Turn> {
         let running = &mut self.running[index];
         let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache), Some(sampler)) =
-            (self.models.get(&model), self.caches.get_mut(&session), running.sampler.as_mut())
-        else {
-            return Err(Error::internal("the model, its cache or the sampler is gone"));
+        let (Some(decoder), Some(cache), Some(sampler)) = (
+            self.models.get(&model),
+            self.caches.get_mut(&session),
+            running.sampler.as_mut(),
+        ) else {
+            return Err(Error::internal(
+                "the model, its cache or the sampler is gone",
+            ));
         };
         // Left in this phase when something fails below; `recover` starts it anew.
-        let Phase::Decode { next: current, step } = std::mem::replace(&mut running.phase, Phase::Match) else {
+        let Phase::Decode {
+            next: current,
+            step,
+        } = std::mem::replace(&mut running.phase, Phase::Match)
+        else {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
         let count = running.generated.len() as u64 + 1;
@@ -284,7 +339,7 @@ impl Worker {
         running.first_token.get_or_insert_with(Instant::now);
         running.alone = false;
         running.send(Output::Token(token));
-        if self.steps % CLEAR_CACHE_EVERY == 0 {
+        if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
             mlx::memory::clear_cache();
         }
         if running.job.stop_tokens.contains(&id) {
@@ -292,7 +347,10 @@ impl Worker {
         }
         match (end, next) {
             (None, Some(next)) => {
-                running.phase = Phase::Decode { next, step: self.steps };
+                running.phase = Phase::Decode {
+                    next,
+                    step: self.steps,
+                };
                 Ok(Turn::More)
             }
             (end, _) => Ok(Turn::Ended(end.unwrap_or(EndReason::MaxTokens))),
@@ -326,7 +384,11 @@ impl Worker {
         let hopeless = self.running[index].alone || error.code == crate::error::Code::Internal;
         let good = self.good_steps;
         // Sessions that ended with a step still queued.
-        for cache in self.caches.values_mut().filter(|cache| cache.last_step > good) {
+        for cache in self
+            .caches
+            .values_mut()
+            .filter(|cache| cache.last_step > good)
+        {
             cache.clear();
         }
         for running in &mut self.running {
@@ -382,11 +444,27 @@ fn queue_draw(decoder: &Decoder, hidden: &Array, sampler: &mut Sampler) -> Resul
 /// Waits for a queued draw.
 fn read(draw: &Draw) -> Result<TokenOutput> {
     let id = draw.token.item_u32()? as i32;
-    let Some(logprobs) = &draw.logprobs else { return Ok(TokenOutput { id, logprob: 0.0, top: Vec::new() }) };
-    let logprob = logprobs.token.to_f32()?.first().copied().unwrap_or(f32::NAN);
+    let Some(logprobs) = &draw.logprobs else {
+        return Ok(TokenOutput {
+            id,
+            logprob: 0.0,
+            top: Vec::new(),
+        });
+    };
+    let logprob = logprobs
+        .token
+        .to_f32()?
+        .first()
+        .copied()
+        .unwrap_or(f32::NAN);
     let mut top = Vec::new();
     if let Some((ids, values)) = &logprobs.top {
-        top = ids.to_u32()?.into_iter().map(|id| id as i32).zip(values.to_f32()?).collect();
+        top = ids
+            .to_u32()?
+            .into_iter()
+            .map(|id| id as i32)
+            .zip(values.to_f32()?)
+            .collect();
         top.sort_by(|a: &(i32, f32), b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     }
     Ok(TokenOutput { id, logprob, top })

@@ -85,30 +85,50 @@ impl Sampler {
                 Some((Array::from_i32(&ids)?, Array::from_f32(&values)?))
             }
         };
-        Ok(Sampler { penalties: Penalties::new(&sampling, history)?, bias, drawn, sampling })
+        Ok(Sampler {
+            penalties: Penalties::new(&sampling, history)?,
+            bias,
+            drawn,
+            sampling,
+        })
     }
 
     /// logits `[vocab]`, of any float type.
     pub fn draw(&mut self, logits: &Array) -> Result<Draw> {
-        let processed = match &self.bias {
-            Some((ids, values)) => {
-                ops::scatter_add_axis(logits, ids, &ops::astype(values, logits.dtype())?, 0)?
-            }
-            None => logits.clone(),
-        };
-        let processed = self.penalties.apply(&processed)?;
+        let processed = self.process(logits)?;
         let token = match self.sampling.temperature {
             None => ops::argmax(&processed, -1)?,
             Some(temperature) => self.draw_random(&processed, temperature)?,
         };
         let token = ops::reshape(&token, &[1])?;
-        let logprobs = self.sampling.logprobs.map(|top| logprobs(logits, &token, top)).transpose()?;
+        let logprobs = self
+            .sampling
+            .logprobs
+            .map(|top| logprobs(logits, &token, top))
+            .transpose()?;
         self.penalties.push(&token)?;
         self.drawn += 1;
         Ok(Draw { token, logprobs })
     }
 
+    /// Bias and penalties.
+    fn process(&self, logits: &Array) -> Result<Array> {
+        let biased = match &self.bias {
+            Some((ids, values)) => {
+                ops::scatter_add_axis(logits, ids, &ops::astype(values, logits.dtype())?, 0)?
+            }
+            None => logits.clone(),
+        };
+        self.penalties.apply(&biased)
+    }
+
     fn draw_random(&self, logits: &Array, temperature: f32) -> Result<Array> {
+        let key = ops::random_key(mix(self.sampling.seed, 2 * self.drawn))?;
+        ops::random_categorical(&self.scaled(logits, temperature)?, -1, &key)
+    }
+
+    /// What the draw is made from: filtered log-probabilities over temperature.
+    fn scaled(&self, logits: &Array, temperature: f32) -> Result<Array> {
         let sampling = &self.sampling;
         let mut logprobs = ops::subtract(logits, &ops::logsumexp(logits, -1, true)?)?;
         if let Some(p) = sampling.top_p {
@@ -124,8 +144,10 @@ impl Sampler {
         if let Some(k) = sampling.top_k {
             logprobs = filters::top_k(&logprobs, k)?;
         }
-        let scaled = ops::multiply(&logprobs, &Array::scalar(1.0 / temperature, logprobs.dtype())?)?;
-        ops::random_categorical(&scaled, -1, &ops::random_key(mix(sampling.seed, 2 * self.drawn))?)
+        ops::multiply(
+            &logprobs,
+            &Array::scalar(1.0 / temperature, logprobs.dtype())?,
+        )
     }
 }
 
@@ -149,5 +171,8 @@ fn logprobs(logits: &Array, token: &Array, top: u32) -> Result<DrawLogprobs> {
             Some((ids, values))
         }
     };
-    Ok(DrawLogprobs { token: ops::take_along_axis(&all, token, 0)?, top })
+    Ok(DrawLogprobs {
+        token: ops::take_along_axis(&all, token, 0)?,
+        top,
+    })
 }

@@ -38,21 +38,35 @@ impl Penalties {
 
     /// logits `[vocab]` → the same shape
     pub fn apply(&self, logits: &Array) -> Result<Array> {
-        let Some(history) = &self.history else { return Ok(logits.clone()) };
+        let Some(history) = &self.history else {
+            return Ok(logits.clone());
+        };
         let number = |value: f32| Array::scalar(value, logits.dtype());
         let mut logits = logits.clone();
         if let Some(penalty) = self.repetition {
             let selected = ops::take_along_axis(&logits, history, 0)?;
             let negative = ops::less(&selected, &number(0.0)?)?;
-            let (more, less) = (ops::multiply(&selected, &number(penalty)?)?, ops::divide(&selected, &number(penalty)?)?);
-            logits = ops::put_along_axis(&logits, history, &ops::select(&negative, &more, &less)?, 0)?;
+            let (more, less) = (
+                ops::multiply(&selected, &number(penalty)?)?,
+                ops::divide(&selected, &number(penalty)?)?,
+            );
+            logits =
+                ops::put_along_axis(&logits, history, &ops::select(&negative, &more, &less)?, 0)?;
         }
         if let Some(penalty) = self.presence {
             let selected = ops::take_along_axis(&logits, history, 0)?;
-            logits = ops::put_along_axis(&logits, history, &ops::subtract(&selected, &number(penalty)?)?, 0)?;
+            logits = ops::put_along_axis(
+                &logits,
+                history,
+                &ops::subtract(&selected, &number(penalty)?)?,
+                0,
+            )?;
         }
         if let Some(penalty) = self.frequency {
-            let each = ops::add(&ops::zeros(history.shape(), logits.dtype())?, &number(-penalty)?)?;
+            let each = ops::add(
+                &ops::zeros(history.shape(), logits.dtype())?,
+                &number(-penalty)?,
+            )?;
             logits = ops::scatter_add_axis(&logits, history, &each, 0)?;
         }
         Ok(logits)
@@ -68,7 +82,9 @@ impl Penalties {
             None => token.clone(),
         };
         let n = longer.dim(0);
-        let kept = self.window.map_or(n, |window| n.min(i32::try_from(window).unwrap_or(n)));
+        let kept = self
+            .window
+            .map_or(n, |window| n.min(i32::try_from(window).unwrap_or(n)));
         self.history = Some(ops::slice(&longer, &[n - kept], &[n])?);
         Ok(())
     }

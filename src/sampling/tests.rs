@@ -1,0 +1,320 @@
+//! Against what mlx-lm's samplers make of the same logits (tests/fixtures/samplers.json).
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use super::filters;
+use super::penalties::Penalties;
+use super::*;
+use crate::error::Result;
+use crate::mlx::{self, Device};
+
+struct Fixture {
+    json: Value,
+    bytes: Vec<u8>,
+}
+
+impl Fixture {
+    fn open() -> Self {
+        mlx::install_error_handler();
+        mlx::enter(Device::Cpu).unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/");
+        let json = std::fs::read(format!("{folder}samplers.json")).unwrap();
+        let bytes = std::fs::read(format!("{folder}samplers.safetensors")).unwrap();
+        Fixture {
+            json: serde_json::from_slice(&json).unwrap(),
+            bytes,
+        }
+    }
+
+    /// Rows of an f32 tensor `[n, vocab]`.
+    fn rows(&self, name: &str) -> Vec<Vec<f32>> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let values: Vec<f32> = tensor
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect();
+        values
+            .chunks_exact(*tensor.shape().last().unwrap())
+            .map(<[f32]>::to_vec)
+            .collect()
+    }
+
+    fn list(&self, name: &str) -> &[Value] {
+        self.json[name].as_array().unwrap()
+    }
+}
+
+fn plain() -> Sampling {
+    Sampling {
+        temperature: Some(1.0),
+        top_p: None,
+        min_p: None,
+        top_k: None,
+        xtc: None,
+        repetition_penalty: None,
+        presence_penalty: None,
+        frequency_penalty: None,
+        penalty_window: Some(20),
+        bias: Vec::new(),
+        seed: 7,
+        logprobs: None,
+    }
+}
+
+fn number(args: &Value, key: &str) -> Option<f32> {
+    args[key].as_f64().map(|x| x as f32)
+}
+
+/// Equal to a few units in the last place, the same entries cut.
+fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
+    assert_eq!(ours.len(), theirs.len());
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!(
+            a == b || (a - b).abs() <= 2e-5 * b.abs().max(1.0),
+            "{what}: [{i}] is {a}, mlx-lm has {b}"
+        );
+    }
+}
+
+#[test]
+fn filters_keep_what_mlx_lm_keeps() {
+    let fixture = Fixture::open();
+    let mut checked = 0;
+    for case in fixture.list("samplers") {
+        let (args, out) = (&case["args"], case["out"].as_str().unwrap());
+        // An option that mlxrt does not have.
+        if !args["min_tokens_to_keep"].is_null() {
+            continue;
+        }
+        let mut sampling = plain();
+        sampling.top_p = number(args, "top_p").filter(|&p| p < 1.0 && p > 0.0);
+        sampling.min_p = number(args, "min_p").filter(|&p| p > 0.0);
+        sampling.top_k = args["top_k"].as_u64().map(|k| k as u32).filter(|&k| k > 0);
+        sampling.xtc = number(args, "xtc_probability")
+            .filter(|&p| p > 0.0)
+            .map(|probability| Xtc {
+                probability,
+                threshold: number(args, "xtc_threshold").unwrap_or(0.1),
+                spared: args["xtc_special_tokens"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|id| id.as_i64().unwrap() as i32)
+                    .collect(),
+            });
+        let temperature = case["temp"].as_f64().unwrap() as f32;
+        let ties = out.contains("ties") && sampling.top_k.is_some();
+        for (logits, theirs) in fixture
+            .rows(case["logits"].as_str().unwrap())
+            .iter()
+            .zip(fixture.rows(out))
+        {
+            let ours = Sampler::new(sampling.clone(), &[], 0)
+                .unwrap()
+                .scaled(&Array::from_f32(logits).unwrap(), temperature);
+            let (mut ours, mut theirs) = (ours.unwrap().to_f32().unwrap(), theirs);
+            if ties {
+                // Which of several equals argpartition keeps is its own affair.
+                ours.sort_by(f32::total_cmp);
+                theirs.sort_by(f32::total_cmp);
+            }
+            assert_close(&ours, &theirs, out);
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "only {checked} rows");
+}
+
+#[test]
+fn processors_give_mlx_lms_logits() {
+    let fixture = Fixture::open();
+    let mut checked = 0;
+    for case in fixture.list("processors") {
+        let (args, out) = (&case["args"], case["out"].as_str().unwrap());
+        let windows: Vec<u64> = [
+            "repetition_context_size",
+            "presence_context_size",
+            "frequency_context_size",
+        ]
+        .iter()
+        .filter_map(|key| args[*key].as_u64())
+        .collect();
+        let mut sampling = plain();
+        sampling.penalty_window = Some(windows.first().map_or(20, |&window| window as usize));
+        // One window serves all three penalties here.
+        if windows.iter().any(|window| Some(window) != windows.first()) {
+            continue;
+        }
+        sampling.repetition_penalty = number(args, "repetition_penalty").filter(|&p| p != 0.0);
+        sampling.presence_penalty = number(args, "presence_penalty").filter(|&p| p != 0.0);
+        sampling.frequency_penalty = number(args, "frequency_penalty").filter(|&p| p != 0.0);
+        sampling.bias = args["logit_bias"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|pair| {
+                (
+                    pair[0].as_i64().unwrap() as i32,
+                    pair[1].as_f64().unwrap() as f32,
+                )
+            })
+            .collect();
+        let history: Vec<i32> = case["history"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_i64().unwrap() as i32)
+            .collect();
+        for (logits, theirs) in fixture
+            .rows(case["logits"].as_str().unwrap())
+            .iter()
+            .zip(fixture.rows(out))
+        {
+            let logits = Array::from_f32(logits).unwrap();
+            let ours = Sampler::new(sampling.clone(), &history, 0)
+                .unwrap()
+                .process(&logits)
+                .unwrap();
+            assert_close(&ours.to_f32().unwrap(), &theirs, out);
+            // The same history, its last tokens pushed one by one as decoding does.
+            let (given, pushed) = history.split_at(history.len() / 2);
+            let mut penalties = Penalties::new(&sampling, given).unwrap();
+            for &id in pushed {
+                let id = mlx::ops::astype(&Array::from_i32(&[id]).unwrap(), Dtype::U32).unwrap();
+                penalties.push(&id).unwrap();
+            }
+            if sampling.bias.is_empty() {
+                assert_close(
+                    &penalties.apply(&logits).unwrap().to_f32().unwrap(),
+                    &theirs,
+                    out,
+                );
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "only {checked} rows");
+}
+
+#[test]
+fn logprobs_are_the_models_own() {
+    let fixture = Fixture::open();
+    for case in fixture.list("logprobs") {
+        let rows = fixture.rows(case["logits"].as_str().unwrap());
+        for (logits, theirs) in rows.iter().zip(fixture.rows(case["out"].as_str().unwrap())) {
+            let sampling = Sampling {
+                logprobs: Some(5),
+                temperature: None,
+                bias: vec![(3, 100.0)],
+                ..plain()
+            };
+            let draw = Sampler::new(sampling, &[], 0)
+                .unwrap()
+                .draw(&Array::from_f32(logits).unwrap())
+                .unwrap();
+            assert_eq!(
+                draw.token.to_u32().unwrap(),
+                [3],
+                "the bias decides the token"
+            );
+            let logprobs = draw.logprobs.unwrap();
+            assert_close(&logprobs.token.to_f32().unwrap(), &theirs[3..4], "token");
+            let (_, values) = logprobs.top.unwrap();
+            let mut ours = values.to_f32().unwrap();
+            ours.sort_by(|a, b| b.total_cmp(a));
+            let mut best = theirs.clone();
+            best.sort_by(|a, b| b.total_cmp(a));
+            assert_close(&ours, &best[..5], "top");
+        }
+    }
+}
+
+fn draws(sampling: &Sampling, logits: &[f32], n: u64) -> Result<Vec<u32>> {
+    let logits = Array::from_f32(logits)?;
+    (0..n)
+        .map(|drawn| {
+            Sampler::new(sampling.clone(), &[], drawn)?
+                .draw(&logits)?
+                .token
+                .item_u32()
+        })
+        .collect()
+}
+
+#[test]
+fn frequencies_follow_the_distribution_and_the_seed() {
+    let _fixture = Fixture::open();
+    // p = softmax([0, 1, 2, 3] / 1.5)
+    let logits = [0.0, 1.0, 2.0, 3.0f32];
+    let sampling = Sampling {
+        temperature: Some(1.5),
+        ..plain()
+    };
+    let drawn = draws(&sampling, &logits, 4000).unwrap();
+    let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) / 1.5).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    // Chi-squared with 3 degrees of freedom: 16.3 is passed by chance once in a thousand seeds, and the seed is fixed.
+    let chi: f64 = (0..4u32)
+        .map(|id| {
+            let expected = weights[id as usize] / total * 4000.0;
+            let seen = drawn.iter().filter(|&&d| d == id).count() as f64;
+            (seen - expected).powi(2) / expected
+        })
+        .sum();
+    assert!(chi < 16.3, "chi-squared {chi}");
+    assert_eq!(
+        drawn,
+        draws(&sampling, &logits, 4000).unwrap(),
+        "the same seed draws the same"
+    );
+    assert_ne!(
+        drawn,
+        draws(
+            &Sampling {
+                seed: 8,
+                ..sampling
+            },
+            &logits,
+            4000
+        )
+        .unwrap()
+    );
+}
+
+#[test]
+fn xtc_strikes_as_often_as_it_should() {
+    let _fixture = Fixture::open();
+    // The likeliest token can be drawn only when XTC does not strike.
+    let logits = [5.0, 4.0, -30.0f32];
+    let xtc = Some(Xtc {
+        probability: 0.25,
+        threshold: 0.1,
+        spared: Vec::new(),
+    });
+    let drawn = draws(&Sampling { xtc, ..plain() }, &logits, 2000).unwrap();
+    let share = drawn.iter().filter(|&&id| id == 0).count() as f64 / 2000.0;
+    // 0.75 * 0.731 = 0.548, give or take 3.3 standard deviations of 0.011.
+    assert!((share - 0.548).abs() < 0.037, "{share}");
+}
+
+#[test]
+fn a_banned_token_never_comes() {
+    let _fixture = Fixture::open();
+    let sampling = Sampling {
+        bias: vec![(1, f32::NEG_INFINITY)],
+        ..plain()
+    };
+    assert!(draws(&sampling, &[0.0, 9.0, 0.0], 200)
+        .unwrap()
+        .iter()
+        .all(|&id| id != 1));
+    let k = filters::top_k(&Array::from_f32(&[1.0, 2.0, 3.0]).unwrap(), 9).unwrap();
+    assert_eq!(
+        k.to_f32().unwrap(),
+        [1.0, 2.0, 3.0],
+        "more than the vocabulary is all of it"
+    );
+}

@@ -32,6 +32,7 @@ impl Detokenizer {
     }
 
     /// The text that this token completes; empty inside a code point, and for ids without a token.
+    #[cfg(test)]
     pub fn push(&mut self, id: i32) -> String {
         let mut out = String::new();
         self.feed(id, |_, text| out.push_str(text));
@@ -39,6 +40,7 @@ impl Detokenizer {
     }
 
     /// What is left: U+FFFD for a code point that was never completed.
+    #[cfg(test)]
     pub fn finish(&mut self) -> String {
         let mut out = String::new();
         self.flush(|_, text| out.push_str(text));

@@ -26,8 +26,7 @@ mod tokenizer;
 mod tests;
 
 pub use chat::{ChatFormat, RenderOptions};
-pub use detokenize::Detokenizer;
-pub use messages::{Message, ToolCall};
-pub use stop::{StopMatch, StopMatcher, StopStrings};
+pub use messages::Message;
+pub use stop::StopStrings;
 pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};
-pub use tokenizer::{guarded, Origin, Piece, Specials, Tokenizer};
+pub use tokenizer::{Piece, Specials, Tokenizer};

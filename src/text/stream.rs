@@ -175,6 +175,7 @@ impl TextStream {
     }
 
     /// How many tokens the chunks popped so far had.
+    #[cfg(test)]
     pub fn delivered(&self) -> usize {
         self.delivered
     }

@@ -17,7 +17,13 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let layers = match shared::sliding_layers(config, count)? {
         Some(sliding) if sliding.contains(&true) => {
             let window = shared::window(config, None)?;
-            sliding.into_iter().map(|slides| Layer { rope: rope.clone(), window: slides.then_some(window) }).collect()
+            sliding
+                .into_iter()
+                .map(|slides| Layer {
+                    rope: rope.clone(),
+                    window: slides.then_some(window),
+                })
+                .collect()
         }
         _ => shared::uniform_layers(count, rope),
     };

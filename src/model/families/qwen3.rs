@@ -25,7 +25,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             bias: false,
             activation: Activation::Silu,
         },
-        layers: shared::uniform_layers(shared::layer_count(config, None)?, shared::rope(config, None)?),
+        layers: shared::uniform_layers(
+            shared::layer_count(config, None)?,
+            shared::rope(config, None)?,
+        ),
         clip_residual: false,
         names: shared::TEXT_NAMES,
         ignored: &[],

@@ -8,7 +8,10 @@ use crate::model::config::{AttentionConfig, Layer, Names, Rope, RopeScaling};
 const LIMITS: Limits = Limits::DEFAULT;
 
 /// Tensor names of a text model.
-pub const TEXT_NAMES: &[Names] = &[Names { body: "model.", head: "" }];
+pub const TEXT_NAMES: &[Names] = &[Names {
+    body: "model.",
+    head: "",
+}];
 
 /// A size that must be given, or has the family's default.
 pub fn size(config: &Object, key: &str, max: u32, default: Option<u32>) -> Result<i32> {
@@ -37,14 +40,18 @@ pub fn layer_count(config: &Object, default: Option<u32>) -> Result<usize> {
 
 pub fn norm_eps(config: &Object, default: Option<f32>) -> Result<f32> {
     match default {
-        Some(default) => Ok(config.opt_f32("rms_norm_eps", 0.0..=1.0)?.unwrap_or(default)),
+        Some(default) => Ok(config
+            .opt_f32("rms_norm_eps", 0.0..=1.0)?
+            .unwrap_or(default)),
         None => config.f32("rms_norm_eps", 0.0..=1.0),
     }
 }
 
 /// `max_position_embeddings`; a config without one gets `default`.
 pub fn context(config: &Object, default: u32) -> Result<u32> {
-    Ok(config.opt_u32("max_position_embeddings", 1..=LIMITS.context)?.unwrap_or(default))
+    Ok(config
+        .opt_u32("max_position_embeddings", 1..=LIMITS.context)?
+        .unwrap_or(default))
 }
 
 /// Heads and their size. `head_dim` is the config's, or hidden / heads where the family has no default of its own.
@@ -55,15 +62,29 @@ pub fn attention(
 ) -> Result<AttentionConfig> {
     let (default_heads, default_kv_heads, default_head_dim) = defaults;
     let heads = size(config, "num_attention_heads", LIMITS.heads, default_heads)?;
-    let kv_heads = size(config, "num_key_value_heads", LIMITS.heads, default_kv_heads.or(Some(heads as u32)))?;
+    let kv_heads = size(
+        config,
+        "num_key_value_heads",
+        LIMITS.heads,
+        default_kv_heads.or(Some(heads as u32)),
+    )?;
     if heads % kv_heads != 0 {
-        return Err(config.wrong("num_key_value_heads", &format!("a divisor of num_attention_heads, {heads}")));
+        return Err(config.wrong(
+            "num_key_value_heads",
+            &format!("a divisor of num_attention_heads, {heads}"),
+        ));
     }
-    let head_dim = match (config.opt_u32("head_dim", 1..=LIMITS.head_dim)?, default_head_dim) {
+    let head_dim = match (
+        config.opt_u32("head_dim", 1..=LIMITS.head_dim)?,
+        default_head_dim,
+    ) {
         (Some(given), _) | (None, Some(given)) => given as i32,
         (None, None) if hidden_size % heads == 0 => hidden_size / heads,
         (None, None) => {
-            return Err(config.wrong("num_attention_heads", &format!("a divisor of hidden_size, {hidden_size}")))
+            return Err(config.wrong(
+                "num_attention_heads",
+                &format!("a divisor of hidden_size, {hidden_size}"),
+            ))
         }
     };
     if head_dim % 2 != 0 {
@@ -93,9 +114,9 @@ pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
     for key in ["hidden_act", "hidden_activation"] {
         if let Some(name) = config.opt_str(key)? {
             if !known.contains(&name) {
+                let shown: String = name.chars().take(40).collect();
                 return Err(Error::unsupported(format!(
-                    "{}: {} is not a supported activation here ({})",
-                    config.file(),
+                    "{} is \"{shown}\"; supported here is {}",
                     config.place(key),
                     known.join(", ")
                 )));
@@ -120,7 +141,11 @@ pub fn rope(config: &Object, default_theta: Option<f32>) -> Result<Rope> {
         Some(scaling) => rope_scaling(&scaling)?,
         None => RopeScaling::None,
     };
-    Ok(Rope { base, traditional: config.opt_bool("rope_traditional")?.unwrap_or(false), scaling })
+    Ok(Rope {
+        base,
+        traditional: config.opt_bool("rope_traditional")?.unwrap_or(false),
+        scaling,
+    })
 }
 
 const THETA: std::ops::RangeInclusive<f32> = 1.0..=1e12;
@@ -140,12 +165,18 @@ pub fn rope_scaling(scaling: &Object) -> Result<RopeScaling> {
         "default" | "mrope" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear(factor()?)),
         "llama3" => {
-            let low_freq_factor = scaling.opt_f32("low_freq_factor", 1e-3..=1e6)?.unwrap_or(1.0);
-            let high_freq_factor = scaling.opt_f32("high_freq_factor", 1e-3..=1e6)?.unwrap_or(4.0);
+            let low_freq_factor = scaling
+                .opt_f32("low_freq_factor", 1e-3..=1e6)?
+                .unwrap_or(1.0);
+            let high_freq_factor = scaling
+                .opt_f32("high_freq_factor", 1e-3..=1e6)?
+                .unwrap_or(4.0);
             if high_freq_factor <= low_freq_factor {
                 return Err(scaling.wrong("high_freq_factor", "larger than low_freq_factor"));
             }
-            let original = scaling.opt_u32("original_max_position_embeddings", 1..=LIMITS.context)?.unwrap_or(8192);
+            let original = scaling
+                .opt_u32("original_max_position_embeddings", 1..=LIMITS.context)?
+                .unwrap_or(8192);
             Ok(RopeScaling::Llama3 {
                 factor: factor()?,
                 low_freq_factor,
@@ -165,16 +196,24 @@ pub fn rope_scaling(scaling: &Object) -> Result<RopeScaling> {
 
 /// For each layer whether it slides, from `layer_types` where the config has it.
 pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(types) = config.opt_strs("layer_types", LIMITS.layers as usize)? else { return Ok(None) };
+    let Some(types) = config.opt_strs("layer_types", LIMITS.layers as usize)? else {
+        return Ok(None);
+    };
     if types.len() != layers {
-        return Err(config.wrong("layer_types", &format!("a list of num_hidden_layers ({layers}) names")));
+        return Err(config.wrong(
+            "layer_types",
+            &format!("a list of num_hidden_layers ({layers}) names"),
+        ));
     }
     types
         .into_iter()
         .map(|name| match name {
             "full_attention" => Ok(false),
             "sliding_attention" => Ok(true),
-            _ => Err(config.wrong("layer_types", "a list of \"full_attention\" and \"sliding_attention\"")),
+            _ => Err(config.wrong(
+                "layer_types",
+                "a list of \"full_attention\" and \"sliding_attention\"",
+            )),
         })
         .collect::<Result<_>>()
         .map(Some)

@@ -19,7 +19,10 @@ fn llama(more: &str) -> Result<DecoderConfig> {
 #[test]
 fn defaults_are_mlx_lms() {
     let config = llama("").unwrap();
-    assert_eq!((config.attention.head_dim, config.attention.kv_heads), (16, 2));
+    assert_eq!(
+        (config.attention.head_dim, config.attention.kv_heads),
+        (16, 2)
+    );
     assert_eq!(config.tie_word_embeddings, Some(true));
     assert_eq!(config.layers[0].rope.base, 10_000.0);
     assert_eq!(llama(r#","head_dim":null"#).unwrap().attention.head_dim, 16);
@@ -29,9 +32,15 @@ fn defaults_are_mlx_lms() {
 fn both_spellings_of_rope() {
     let scaling = r#"{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64"#;
     let old = llama(&format!(r#","rope_theta":5e5,"rope_scaling":{scaling}}}"#)).unwrap();
-    let new = llama(&format!(r#","rope_parameters":{scaling},"rope_theta":5e5}}"#)).unwrap();
+    let new = llama(&format!(
+        r#","rope_parameters":{scaling},"rope_theta":5e5}}"#
+    ))
+    .unwrap();
     assert_eq!(old, new);
-    assert!(matches!(new.layers[1].rope.scaling, RopeScaling::Llama3 { .. }));
+    assert!(matches!(
+        new.layers[1].rope.scaling,
+        RopeScaling::Llama3 { .. }
+    ));
     assert_eq!(new.layers[1].rope.base, 5e5);
     let linear = llama(r#","rope_scaling":{"type":"linear","factor":4}"#).unwrap();
     assert_eq!(linear.layers[0].rope.scaling, RopeScaling::Linear(4.0));
@@ -41,49 +50,110 @@ fn both_spellings_of_rope() {
 fn gemma3_alternates_and_scales() {
     let text = r#"{"hidden_size":32,"num_hidden_layers":4,"intermediate_size":48,"head_dim":16,
         "sliding_window":8,"sliding_window_pattern":2,"rope_scaling":{"factor":8.0,"rope_type":"linear"}}"#;
-    let config = read(&format!(r#"{{"model_type":"gemma3","text_config":{text},"vocab_size":100}}"#)).unwrap();
+    let config = read(&format!(
+        r#"{{"model_type":"gemma3","text_config":{text},"vocab_size":100}}"#
+    ))
+    .unwrap();
     let windows: Vec<_> = config.layers.iter().map(|layer| layer.window).collect();
     assert_eq!(windows, [Some(8), None, Some(8), None]);
-    assert_eq!((config.layers[0].rope.base, config.layers[1].rope.base), (10_000.0, 1_000_000.0));
+    assert_eq!(
+        (config.layers[0].rope.base, config.layers[1].rope.base),
+        (10_000.0, 1_000_000.0)
+    );
     assert_eq!(config.layers[0].rope.scaling, RopeScaling::None);
     assert_eq!(config.layers[1].rope.scaling, RopeScaling::Linear(8.0));
-    assert_eq!((config.attention.heads, config.attention.kv_heads, config.vocab_size), (8, 4, 100));
+    assert_eq!(
+        (
+            config.attention.heads,
+            config.attention.kv_heads,
+            config.vocab_size
+        ),
+        (8, 4, 100)
+    );
 
     let nested = r#"{"model_type":"gemma3_text","rope_parameters":{"full_attention":{"rope_theta":2e6,
         "rope_type":"linear","factor":8.0},"sliding_attention":{"rope_theta":3e4,"rope_type":"default"}}}"#;
     let config = read(nested).unwrap();
-    assert_eq!((config.layers[0].rope.base, config.layers[5].rope.base), (3e4, 2e6));
+    assert_eq!(
+        (config.layers[0].rope.base, config.layers[5].rope.base),
+        (3e4, 2e6)
+    );
     assert_eq!(config.layers[5].rope.scaling, RopeScaling::Linear(8.0));
 }
 
 #[test]
 fn wrong_configs_are_named() {
     let cases = [
-        (r#","num_key_value_heads":3"#, Code::BadModel, "num_key_value_heads"),
-        (r#","num_attention_heads":3,"num_key_value_heads":3"#, Code::BadModel, "num_attention_heads"),
+        (
+            r#","num_key_value_heads":3"#,
+            Code::BadModel,
+            "num_key_value_heads",
+        ),
+        (
+            r#","num_attention_heads":3,"num_key_value_heads":3"#,
+            Code::BadModel,
+            "num_attention_heads",
+        ),
         (r#","head_dim":15"#, Code::BadModel, "head_dim"),
         (r#","hidden_size":0"#, Code::BadModel, "hidden_size"),
         (r#","hidden_size":-64"#, Code::BadModel, "hidden_size"),
-        (r#","hidden_size":9223372036854775807"#, Code::BadModel, "hidden_size"),
+        (
+            r#","hidden_size":9223372036854775807"#,
+            Code::BadModel,
+            "hidden_size",
+        ),
         (r#","hidden_size":"64""#, Code::BadModel, "hidden_size"),
-        (r#","num_hidden_layers":100000"#, Code::BadModel, "num_hidden_layers"),
+        (
+            r#","num_hidden_layers":100000"#,
+            Code::BadModel,
+            "num_hidden_layers",
+        ),
         (r#","vocab_size":1e30"#, Code::BadModel, "vocab_size"),
         (r#","rms_norm_eps":null"#, Code::BadModel, "rms_norm_eps"),
         (r#","rope_theta":0"#, Code::BadModel, "rope_theta"),
-        (r#","rope_scaling":{"type":"yarn","factor":4}"#, Code::Unsupported, "yarn"),
-        (r#","rope_scaling":{"type":"linear"}"#, Code::BadModel, "factor"),
+        (
+            r#","rope_scaling":{"type":"yarn","factor":4}"#,
+            Code::Unsupported,
+            "yarn",
+        ),
+        (
+            r#","rope_scaling":{"type":"linear"}"#,
+            Code::BadModel,
+            "factor",
+        ),
         (r#","rope_scaling":[1]"#, Code::BadModel, "rope_scaling"),
-        (r#","rope_scaling":{"type":"llama3","factor":4,"low_freq_factor":4,"high_freq_factor":4}"#, Code::BadModel, "high_freq_factor"),
-        (r#","layer_types":["full_attention"]"#, Code::BadModel, "layer_types"),
-        (r#","layer_types":["full_attention","mamba"]"#, Code::BadModel, "layer_types"),
-        (r#","layer_types":["full_attention","sliding_attention"]"#, Code::BadModel, "sliding_window"),
+        (
+            r#","rope_scaling":{"type":"llama3","factor":4,"low_freq_factor":4,"high_freq_factor":4}"#,
+            Code::BadModel,
+            "high_freq_factor",
+        ),
+        (
+            r#","layer_types":["full_attention"]"#,
+            Code::BadModel,
+            "layer_types",
+        ),
+        (
+            r#","layer_types":["full_attention","mamba"]"#,
+            Code::BadModel,
+            "layer_types",
+        ),
+        (
+            r#","layer_types":["full_attention","sliding_attention"]"#,
+            Code::BadModel,
+            "sliding_window",
+        ),
         (r#","hidden_act":"relu""#, Code::Unsupported, "relu"),
-        (r#","tie_word_embeddings":1"#, Code::BadModel, "tie_word_embeddings"),
+        (
+            r#","tie_word_embeddings":1"#,
+            Code::BadModel,
+            "tie_word_embeddings",
+        ),
     ];
     for (more, code, word) in cases {
         // A later key overrides an earlier one, so each case replaces a good value.
         let mut map: serde_json::Map<_, _> = serde_json::from_str(&format!("{LLAMA}}}")).unwrap();
-        let changes: serde_json::Map<_, _> = serde_json::from_str(&format!("{{{}}}", &more[1..])).unwrap();
+        let changes: serde_json::Map<_, _> =
+            serde_json::from_str(&format!("{{{}}}", &more[1..])).unwrap();
         map.extend(changes);
         let error = read(&serde_json::to_string(&map).unwrap()).unwrap_err();
         assert_eq!(error.code, code, "{more}: {error}");
@@ -95,7 +165,13 @@ fn wrong_configs_are_named() {
 fn an_unknown_family_lists_the_known_ones() {
     let error = read(r#"{"model_type":"mamba9"}"#).unwrap_err();
     assert_eq!(error.code, Code::Unsupported);
-    assert!(error.message.contains("mamba9") && error.message.contains("gemma3_text"), "{error}");
+    assert!(
+        error.message.contains("mamba9") && error.message.contains("gemma3_text"),
+        "{error}"
+    );
     assert_eq!(read("{}").unwrap_err().code, Code::BadModel);
-    assert_eq!(read(r#"{"model_type":7}"#).unwrap_err().code, Code::BadModel);
+    assert_eq!(
+        read(r#"{"model_type":7}"#).unwrap_err().code,
+        Code::BadModel
+    );
 }

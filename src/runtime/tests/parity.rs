@@ -24,12 +24,16 @@ pub fn json(name: &str) -> Value {
 
 fn i32s(file: &SafeTensors, name: &str) -> Vec<i32> {
     let data = file.tensor(name).unwrap().data();
-    data.chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    data.chunks_exact(4)
+        .map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect()
 }
 
 pub fn f32s(file: &SafeTensors, name: &str) -> Vec<f32> {
     let data = file.tensor(name).unwrap().data();
-    data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    data.chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect()
 }
 
 fn bound(dtype: &str) -> f32 {
@@ -42,13 +46,25 @@ fn bound(dtype: &str) -> f32 {
 
 fn farthest(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
-    ours.iter().zip(theirs).map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() }).fold(0.0, |most, d| {
-        if d.is_nan() { f32::NAN } else { most.max(d) }
-    })
+    ours.iter()
+        .zip(theirs)
+        .map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() })
+        .fold(
+            0.0,
+            |most, d| {
+                if d.is_nan() {
+                    f32::NAN
+                } else {
+                    most.max(d)
+                }
+            },
+        )
 }
 
 fn argmax(row: &[f32]) -> i32 {
-    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i32
+    (0..row.len())
+        .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+        .unwrap() as i32
 }
 
 struct Case {
@@ -63,7 +79,10 @@ impl Case {
         let tokens = Array::from_i32(tokens).unwrap();
         let hidden = self.decoder.forward(&tokens, &mut self.caches).unwrap();
         let logits = self.decoder.logits(&hidden).unwrap();
-        mlx::ops::astype(&logits, crate::dtype::Dtype::F32).unwrap().to_f32().unwrap()
+        mlx::ops::astype(&logits, crate::dtype::Dtype::F32)
+            .unwrap()
+            .to_f32()
+            .unwrap()
     }
 }
 
@@ -81,27 +100,47 @@ fn every_fixture_gives_mlx_lms_logits_and_tokens() {
             let file = run["file"].as_str().unwrap();
             let (window, keep) = match run["cache"]["kind"].as_str().unwrap() {
                 "default" => (None, 0),
-                _ => (Some(run["cache"]["max_size"].as_i64().unwrap() as i32), run["cache"]["keep"].as_i64().unwrap() as i32),
+                _ => (
+                    Some(run["cache"]["max_size"].as_i64().unwrap() as i32),
+                    run["cache"]["keep"].as_i64().unwrap() as i32,
+                ),
             };
             let (decoder, vocab) = decoder_for_tests(folder.to_str().unwrap()).unwrap();
             let caches = decoder.make_caches(window, keep);
-            let mut case = Case { decoder, caches, vocab };
+            let mut case = Case {
+                decoder,
+                caches,
+                vocab,
+            };
             let bytes = std::fs::read(folder.join(file)).unwrap();
             let expected = SafeTensors::deserialize(&bytes).unwrap();
 
             let from = i32s(&expected, "prompt_logits_from")[0] as usize;
             let logits = case.feed(&i32s(&expected, "prompt"));
-            let worst = farthest(&logits[from * case.vocab..], &f32s(&expected, "prompt_logits"));
-            assert!(worst <= bound, "{name}/{file}: prompt logits differ by {worst}, allowed {bound}");
+            let worst = farthest(
+                &logits[from * case.vocab..],
+                &f32s(&expected, "prompt_logits"),
+            );
+            assert!(
+                worst <= bound,
+                "{name}/{file}: prompt logits differ by {worst}, allowed {bound}"
+            );
 
             let tokens = i32s(&expected, "tokens");
             let steps = f32s(&expected, "step_logits");
             let mut next = argmax(&logits[logits.len() - case.vocab..]);
-            for (i, (&token, theirs)) in tokens.iter().zip(steps.chunks_exact(case.vocab)).enumerate() {
+            for (i, (&token, theirs)) in tokens
+                .iter()
+                .zip(steps.chunks_exact(case.vocab))
+                .enumerate()
+            {
                 assert_eq!(next, token, "{name}/{file}: greedy token {i}");
                 let ours = case.feed(&[token]);
                 let worst = farthest(&ours, theirs);
-                assert!(worst <= bound, "{name}/{file}: logits of step {i} differ by {worst}, allowed {bound}");
+                assert!(
+                    worst <= bound,
+                    "{name}/{file}: logits of step {i} differ by {worst}, allowed {bound}"
+                );
                 next = argmax(&ours);
             }
             runs += 1;

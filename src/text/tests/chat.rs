@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::shared;
 use crate::error::Code;
 use crate::error::Result;
-use crate::text::{ChatFormat, Message, Origin, RenderOptions};
+use crate::text::tokenizer::Origin;
+use crate::text::{ChatFormat, Message, RenderOptions};
 use serde_json::json;
 
 fn render(format: ChatFormat, messages: &Value, options: RenderOptions) -> Result<String> {

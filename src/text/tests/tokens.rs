@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 use serde_json::{json, Value};
 
 use super::{shared, Rng};
-use crate::text::{Origin, Piece, Specials, Tokenizer};
+use crate::text::tokenizer::Origin;
+use crate::text::{Piece, Specials, Tokenizer};
 
 /// A real tokenizer, ours and the crate's own.
 pub struct Real {

@@ -1,0 +1,147 @@
+//! What happens to requests when MLX fails under them.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::error::Code;
+use crate::mlx::fault;
+
+fn prompt() -> Input {
+    Input::Tokens(vec![52, 106, 110, 78, 83, 87, 109, 0, 126])
+}
+
+fn inject(model: &Model, fault: fn(u64), n: u64) {
+    model
+        .engine
+        .call(move |_| {
+            fault(n);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_fault_at_any_call_is_survived_with_the_same_tokens() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let wanted = run(&session(&model), &prompt(), &exactly(6)).tokens;
+    assert_eq!(wanted.len(), 6);
+    let mut survived = 0;
+    for n in 1.. {
+        // The session has a past, so that there is something to rebuild.
+        let session = session(&model);
+        let options = GenerateOptions {
+            prefill_only: true,
+            ..exactly(1)
+        };
+        run(&session, &prompt(), &options).result.unwrap();
+        let again = Input::Tokens(vec![]);
+        inject(&model, fault::fail_at, n);
+        let given = run(&session, &again, &exactly(6));
+        let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
+        inject(&model, fault::fail_at, 0);
+        given.result.unwrap();
+        assert_eq!(given.tokens, wanted, "fault at call {n}");
+        if !struck {
+            break;
+        }
+        survived += 1;
+    }
+    assert!(survived > 100, "only {survived} calls were tried");
+}
+
+#[test]
+fn a_lasting_fault_fails_the_request_and_leaves_the_session_usable() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    let wanted = run(&session, &prompt(), &exactly(4)).tokens;
+    let before = session.tokens();
+    inject(&model, fault::fail_from, 1);
+    let given = run(&session, &Input::Tokens(vec![1]), &exactly(4));
+    inject(&model, fault::fail_at, 0);
+    assert_eq!(given.result.unwrap_err().code, Code::Device);
+    assert_eq!(given.report.error_code, Code::Device as i32);
+    assert_eq!(
+        session.tokens(),
+        before,
+        "a failed request leaves the ledger alone"
+    );
+
+    let fresh = super::session(&model);
+    assert_eq!(run(&fresh, &prompt(), &exactly(4)).tokens, wanted);
+    assert_eq!(
+        run(&session, &Input::Tokens(vec![1]), &exactly(4))
+            .tokens
+            .len(),
+        4
+    );
+}
+
+#[test]
+fn an_error_of_mlx_itself_in_the_middle_harms_nobody() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let wanted = run(&session(&model), &prompt(), &exactly(40)).tokens;
+    let threads: Vec<_> = (0..3)
+        .map(|_| {
+            let model = Arc::clone(&model);
+            std::thread::spawn(move || {
+                (0..4)
+                    .map(|_| {
+                        let session = session(&model);
+                        let mut tokens = Vec::new();
+                        let (_, result) =
+                            generate(&session, &prompt(), &exactly(40), &mut |event| {
+                                let Event::Text(chunk) = event else {
+                                    return true;
+                                };
+                                // While all three decode.
+                                if tokens.is_empty() {
+                                    let poison = |_: &mut super::super::worker::Worker| {
+                                        fault::poison_stream();
+                                        Ok(())
+                                    };
+                                    model.engine.call(poison).unwrap();
+                                }
+                                tokens.extend_from_slice(&chunk.tokens);
+                                true
+                            });
+                        result.unwrap();
+                        tokens
+                    })
+                    .collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    for thread in threads {
+        for tokens in thread.join().unwrap() {
+            assert_eq!(tokens, wanted);
+        }
+    }
+}
+
+#[test]
+fn a_bug_in_a_step_is_an_error_of_that_request() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    // A model that is not there is the worker's own bug to find.
+    let id = model.id;
+    model
+        .engine
+        .call(move |worker| {
+            worker.drop_model(id);
+            Ok(())
+        })
+        .unwrap();
+    let given = run(&session, &prompt(), &exactly(4));
+    assert_eq!(given.result.unwrap_err().code, Code::Internal);
+    let other = load("llama-f32");
+    assert_eq!(
+        run(&super::session(&other), &prompt(), &exactly(4))
+            .tokens
+            .len(),
+        4
+    );
+}

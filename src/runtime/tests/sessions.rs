@@ -1,0 +1,216 @@
+//! The ledger: what a session keeps, and that reuse never changes a token.
+
+use super::*;
+use crate::error::Code;
+use crate::runtime::generate::{Conversation, Stop};
+
+fn messages(json: &str) -> Input {
+    Input::Messages(Conversation {
+        messages: json.into(),
+        ..Conversation::default()
+    })
+}
+
+const FIRST: &str = r#"[{"role":"user","content":"The answer is 17"}]"#;
+
+fn second(session: &Session) -> String {
+    let answer = session.message().unwrap();
+    format!(
+        r#"[{{"role":"user","content":"The answer is 17"}},{answer},{{"role":"user","content":"Why?"}}]"#
+    )
+}
+
+#[test]
+fn a_second_turn_reuses_the_first_and_equals_a_fresh_session() {
+    let _lock = engine_lock();
+    for case in ["qwen3-f32", "llama-f32", "gemma3-text-f32"] {
+        let model = load(case);
+        let session = session(&model);
+        let first = run(&session, &messages(FIRST), &exactly(5));
+        first.result.unwrap();
+        assert_eq!(first.report.cached_tokens, 0);
+        let history = second(&session);
+        let reused = run(&session, &messages(&history), &exactly(20));
+        let fresh = super::session(&model);
+        let anew = run(&fresh, &messages(&history), &exactly(20));
+        assert_eq!(reused.tokens, anew.tokens, "{case}");
+        assert_eq!(session.tokens(), fresh.tokens(), "{case}");
+        assert!(
+            reused.report.cached_tokens > 0 || case.starts_with("gemma"),
+            "{case}: nothing was reused"
+        );
+        assert_eq!(anew.report.cached_tokens, 0);
+    }
+}
+
+#[test]
+fn a_window_that_has_turned_starts_again_and_gives_the_same() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let options = SessionOptions {
+        window: 16,
+        keep: 4,
+        ..SessionOptions::default()
+    };
+    let session = Session::new(model.clone(), options).unwrap();
+    run(&session, &messages(FIRST), &exactly(30))
+        .result
+        .unwrap();
+    let history = second(&session);
+    let again = run(&session, &messages(&history), &exactly(10));
+    let fresh = Session::new(model, options).unwrap();
+    assert_eq!(
+        again.tokens,
+        run(&fresh, &messages(&history), &exactly(10)).tokens
+    );
+    assert_eq!(again.report.cached_tokens, 0);
+}
+
+#[test]
+fn text_and_tokens_go_on_where_the_session_is() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let all: Vec<i32> = vec![52, 106, 110, 78, 83, 87, 109, 0, 126, 17, 23, 9, 41];
+    let whole = run(&session(&model), &Input::Tokens(all.clone()), &exactly(8)).tokens;
+    let parts = session(&model);
+    for part in all[..10].chunks(3) {
+        let options = GenerateOptions {
+            prefill_only: true,
+            ..exactly(1)
+        };
+        let given = run(&parts, &Input::Tokens(part.to_vec()), &options);
+        given.result.unwrap();
+        assert!(given.tokens.is_empty());
+    }
+    let given = run(&parts, &Input::Tokens(all[10..].to_vec()), &exactly(8));
+    assert_eq!(given.tokens, whole);
+    assert_eq!(
+        (given.report.prompt_tokens, given.report.cached_tokens),
+        (13, 10)
+    );
+    assert_eq!(parts.tokens(), [all, whole].concat());
+}
+
+#[test]
+fn a_stop_by_the_callback_keeps_what_was_delivered() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let wanted = run(
+        &session(&model),
+        &Input::Tokens(vec![5, 6, 7]),
+        &exactly(60),
+    )
+    .tokens;
+    let session = session(&model);
+    let mut delivered = Vec::new();
+    let (report, result) = generate(
+        &session,
+        &Input::Tokens(vec![5, 6, 7]),
+        &exactly(60),
+        &mut |event| {
+            if let Event::Text(chunk) = event {
+                delivered.extend_from_slice(&chunk.tokens);
+            }
+            delivered.len() < 10
+        },
+    );
+    result.unwrap();
+    assert_eq!(report.stop, Stop::Callback);
+    assert_eq!(
+        session.tokens(),
+        [vec![5, 6, 7], delivered.clone()].concat()
+    );
+    // Going on from there gives what would have come.
+    let rest = run(
+        &session,
+        &Input::Tokens(vec![]),
+        &exactly(60 - delivered.len() as u64),
+    );
+    assert_eq!([delivered, rest.tokens].concat(), wanted);
+}
+
+#[test]
+fn a_full_context_is_an_error_before_and_a_stop_within() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let small = Session::new(
+        model,
+        SessionOptions {
+            context: 12,
+            ..SessionOptions::default()
+        },
+    )
+    .unwrap();
+    let error = run(&small, &Input::Tokens(vec![1; 12]), &exactly(1))
+        .result
+        .unwrap_err();
+    assert_eq!(error.code, Code::ContextFull);
+    let given = run(
+        &small,
+        &Input::Tokens(vec![1; 5]),
+        &GenerateOptions {
+            max_tokens: None,
+            ..exactly(0)
+        },
+    );
+    assert_eq!((given.tokens.len(), given.report.stop), (7, Stop::Context));
+    assert_eq!(small.tokens().len(), 12);
+}
+
+#[test]
+fn many_sessions_at_once_give_what_they_give_alone() {
+    let _lock = engine_lock();
+    let models = [
+        load("qwen3-4bit"),
+        load("llama-f32"),
+        load("gemma3-text-f32"),
+    ];
+    let prompts: Vec<Vec<i32>> = (0..6)
+        .map(|i| (0..=i + 3).map(|t| (t * 7 + i) % 120).collect())
+        .collect();
+    let alone: Vec<Vec<i32>> = (0..6)
+        .map(|i| {
+            run(
+                &session(&models[i % 3]),
+                &Input::Tokens(prompts[i].clone()),
+                &exactly(50),
+            )
+            .tokens
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for i in 0..6 {
+            let (model, prompt, wanted) = (&models[i % 3], &prompts[i], &alone[i]);
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let given = run(
+                        &session(model),
+                        &Input::Tokens(prompt.clone()),
+                        &exactly(50),
+                    );
+                    assert_eq!(&given.tokens, wanted);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn memory_comes_back() {
+    let _lock = engine_lock();
+    let keep = load("llama-f32");
+    let settle = || {
+        keep.engine
+            .call(|_| Ok(crate::mlx::memory::active()))
+            .unwrap()
+    };
+    let before = settle();
+    for _ in 0..5 {
+        let model = load("qwen3-4bit");
+        let session = session(&model);
+        run(&session, &messages(FIRST), &exactly(20))
+            .result
+            .unwrap();
+    }
+    assert_eq!(settle(), before, "bytes of arrays that are still alive");
+}
