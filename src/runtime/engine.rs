@@ -66,6 +66,8 @@ struct Holders {
     held: Option<Arc<Engine>>,
     /// Models hold it too.
     engine: Weak<Engine>,
+    /// The one that was shut down last; it may still be at its last step.
+    ending: Weak<Engine>,
     options: EngineOptions,
 }
 
@@ -131,7 +133,9 @@ pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
     holders.held = None;
     holders.options = EngineOptions::default();
     let Some(engine) = holders.running() else {
-        return Ok(());
+        let ending = holders.ending.upgrade();
+        drop(holders);
+        return ending.map_or(Ok(()), |engine| engine.stop(timeout));
     };
     let (models, sessions) = (
         engine.models.load(Ordering::Acquire),
@@ -143,7 +147,7 @@ pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
             format!("{models} model(s) and {sessions} session(s) are still open; the engine ends with the last of them"),
         ));
     }
-    holders.engine = Weak::new();
+    holders.ending = std::mem::take(&mut holders.engine);
     drop(holders);
     engine.stop(timeout)
 }
@@ -289,17 +293,16 @@ impl Engine {
     fn stop(&self, timeout: Option<Duration>) -> Result<()> {
         let _ = self.commands.send(Command::Stop);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let Some(thread) = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        else {
-            return Ok(());
-        };
-        while !thread.is_finished() {
+        loop {
+            let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(ended) = thread.take_if(|thread| thread.is_finished()) {
+                let _ = ended.join();
+            }
+            if thread.is_none() {
+                return Ok(());
+            }
+            drop(thread);
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
                 return Err(Error::new(
                     Code::Timeout,
                     "the engine did not end in time; it ends after its running step",
@@ -307,8 +310,6 @@ impl Engine {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let _ = thread.join();
-        Ok(())
     }
 }
 
