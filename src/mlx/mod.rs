@@ -20,6 +20,12 @@ pub use device::{
 };
 pub use error::install_error_handler;
 
+/// Computes something small, so that MLX makes the objects it keeps for the whole process.
+pub fn warm_up() -> crate::error::Result<()> {
+    let numbers = Array::from_i32(&[1, 2])?;
+    eval(&[&ops::add(&numbers, &numbers)?])
+}
+
 /// Queues the computation of `arrays` and returns at once.
 pub fn async_eval(arrays: &[&Array]) -> crate::error::Result<()> {
     let list = array::VectorArray::new(arrays)?;

@@ -330,6 +330,7 @@ impl Worker {
             }
         };
         let token = read(&current)?;
+        super::exit::watch_again();
         self.good_steps = self.good_steps.max(step);
         let id = token.id;
         running.generated.push(id);
