@@ -167,7 +167,7 @@ fn files_without_permission() {
     use std::os::unix::fs::PermissionsExt;
     for name in FILES {
         let folder = Folder::copy_of("qwen3-f32");
-        fs::set_permissions(folder.file(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(folder.file(name), fs::Permissions::from_mode(0o0)).unwrap();
         refused(name, folder.path(), &["IO"], &[name]);
     }
 }
