@@ -1,4 +1,4 @@
-"""Asks the demo model questions, greedily, with mlx-lm, and prints a table of the answers. Most wordings are not in the training text.
+"""Asks the demo model questions, greedily, with mlx-lm, and prints a table of the answers. Some wordings are in the training text, others are not.
 
     python3 check.py [--model model]
 """

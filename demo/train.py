@@ -270,7 +270,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--out", required=True, help="folder for the model")
     p.add_argument("--documents", type=int, default=300_000)
-    p.add_argument("--steps", type=int, default=5600)
+    p.add_argument("--steps", type=int, default=6000)
     p.add_argument("--minutes", type=float, default=0, help="end the training after this time, with the schedule fitted to it")
     p.add_argument("--batch-tokens", type=int, default=65536)
     p.add_argument("--lr", type=float, default=2e-3)

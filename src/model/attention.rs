@@ -2,6 +2,7 @@
 
 use super::cache::{AttentionMask, Cache};
 use super::config::AttentionConfig;
+use super::decoder::{last_row, Rows};
 use super::layers::Linear;
 use super::rope::RotaryEmbedding;
 use crate::error::Result;
@@ -23,29 +24,49 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// x `[1, n, hidden]` → the same shape; the cache takes the n keys and values.
-    pub fn forward(&self, x: &Array, mask: &AttentionMask, cache: &mut Cache) -> Result<Array> {
+    /// x `[1, n, hidden]` → the wanted rows of the same; the cache takes the n keys and values.
+    pub fn forward(
+        &self,
+        x: &Array,
+        mask: &AttentionMask,
+        cache: &mut Cache,
+        rows: Rows,
+    ) -> Result<Array> {
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
         let offset = cache.offset();
-        let queries = self.heads(&self.q_proj.forward(x)?, heads, self.q_norm.as_ref())?;
         let keys = self.heads(&self.k_proj.forward(x)?, kv_heads, self.k_norm.as_ref())?;
         let values = self.heads(&self.v_proj.forward(x)?, kv_heads, None)?;
-        let queries = self.rope.forward(&queries, offset)?;
         let keys = self.rope.forward(&keys, offset)?;
         // Both `[1, kv_heads, tokens in the cache, head_dim]`.
         let (keys, values) = cache.update_and_fetch(keys, values)?;
+
+        // The queries: `[1, heads, asking, head_dim]`.
+        let x = match rows {
+            Rows::All => x.clone(),
+            Rows::Last => last_row(x)?,
+        };
+        let asking = x.dim(1);
+        let queries = self.heads(&self.q_proj.forward(&x)?, heads, self.q_norm.as_ref())?;
+        let queries = self.rope.forward(&queries, cache.offset() - asking)?;
+        let last_of_mask;
         let mask = match mask {
             AttentionMask::None => Mask::All,
+            // The newest token sees all.
+            AttentionMask::Causal if asking == 1 => Mask::All,
             AttentionMask::Causal => Mask::Causal,
-            AttentionMask::Array(array) => Mask::Array(array),
+            AttentionMask::Array(mask) => {
+                let n = mask.dim(0);
+                last_of_mask = ops::slice(mask, &[n - asking, 0], &[n, mask.dim(1)])?;
+                Mask::Array(&last_of_mask)
+            }
         };
         let output =
             ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
-        // [1, heads, n, head_dim] → [1, n, heads * head_dim]
+        // [1, heads, asking, head_dim] → [1, asking, heads * head_dim]
         let output = ops::transpose(&output, &[0, 2, 1, 3])?;
         self.o_proj.forward(&ops::reshape(
             &output,
-            &[1, x.dim(1), heads * self.config.head_dim],
+            &[1, asking, heads * self.config.head_dim],
         )?)
     }
 

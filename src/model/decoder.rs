@@ -84,8 +84,9 @@ impl Decoder {
             .collect()
     }
 
-    /// tokens i32 or u32 `[n]` → the last block's output `[1, n, hidden]`; the caches take the n tokens.
-    pub fn forward(&self, tokens: &Array, caches: &mut [Cache]) -> Result<Array> {
+    /// tokens i32 or u32 `[n]` → the last block's output, `[1, n, hidden]` or for `Rows::Last` `[1, 1, hidden]`; the
+    /// caches take the n tokens.
+    pub fn forward(&self, tokens: &Array, caches: &mut [Cache], rows: Rows) -> Result<Array> {
         let n = tokens.dim(0);
         let mut h = self.embed_tokens.forward(&ops::reshape(tokens, &[1, n])?)?;
         if let Some(scale) = &self.embed_scale {
@@ -93,7 +94,14 @@ impl Decoder {
         }
         // Layers with the same window see the same part of the past, so they share a mask.
         let mut masks: Vec<(Option<i32>, AttentionMask)> = Vec::with_capacity(2);
-        for ((block, layer), cache) in self.blocks.iter().zip(&self.config.layers).zip(caches) {
+        let last = self.blocks.len().saturating_sub(1);
+        for (i, ((block, layer), cache)) in self
+            .blocks
+            .iter()
+            .zip(&self.config.layers)
+            .zip(caches)
+            .enumerate()
+        {
             let known = masks.iter().position(|(window, _)| *window == layer.window);
             let index = match known {
                 Some(index) => index,
@@ -102,7 +110,8 @@ impl Decoder {
                     masks.len() - 1
                 }
             };
-            h = block.forward(&self.config, &h, &masks[index].1, cache)?;
+            let rows = if i == last { rows } else { Rows::All };
+            h = block.forward(&self.config, &h, &masks[index].1, cache, rows)?;
         }
         Ok(h)
     }
@@ -116,14 +125,26 @@ impl Decoder {
         }
     }
 
-    /// The logits of the last token of `hidden` `[1, n, hidden]` → `[vocab]`
-    pub fn last_logits(&self, hidden: &Array) -> Result<Array> {
-        let n = hidden.dim(1);
-        let last = match n {
-            1 => hidden.clone(),
-            _ => ops::slice(hidden, &[0, n - 1, 0], &[1, n, hidden.dim(2)])?,
-        };
-        ops::reshape(&self.logits(&last)?, &[self.config.vocab_size])
+    /// The logits after the last of `tokens` `[n]` → `[vocab]`; the caches take the n tokens.
+    pub fn next_logits(&self, tokens: &Array, caches: &mut [Cache]) -> Result<Array> {
+        let hidden = self.forward(tokens, caches, Rows::Last)?;
+        ops::reshape(&self.logits(&hidden)?, &[self.config.vocab_size])
+    }
+}
+
+/// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of
+/// all tokens and everything else once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    All,
+    Last,
+}
+
+/// The last token of x `[1, n, hidden]` → `[1, 1, hidden]`
+pub(super) fn last_row(x: &Array) -> Result<Array> {
+    match x.dim(1) {
+        1 => Ok(x.clone()),
+        n => ops::slice(x, &[0, n - 1, 0], &[1, n, x.dim(2)]),
     }
 }
 
@@ -181,33 +202,38 @@ impl Block {
         })
     }
 
-    /// x `[1, n, hidden]` → the same shape
+    /// x `[1, n, hidden]` → the wanted rows of the same
     fn forward(
         &self,
         config: &DecoderConfig,
         x: &Array,
         mask: &AttentionMask,
         cache: &mut Cache,
+        rows: Rows,
     ) -> Result<Array> {
         let rms = |x: &Array, weight: &Array| ops::rms_norm(x, Some(weight), config.norm_eps);
         let add = |x: &Array, y: &Array| add_residual(x, y, config.clip_residual);
+        let (Norms::Pre { attention, .. } | Norms::Sandwich { attention, .. }) = &self.norms;
+        let r = self
+            .attention
+            .forward(&rms(x, attention)?, mask, cache, rows)?;
+        let x = match rows {
+            Rows::All => x.clone(),
+            Rows::Last => last_row(x)?,
+        };
         match &self.norms {
-            Norms::Pre { attention, mlp } => {
-                let h = add(
-                    x,
-                    &self.attention.forward(&rms(x, attention)?, mask, cache)?,
-                )?;
+            Norms::Pre { mlp, .. } => {
+                let h = add(&x, &r)?;
                 let r = self.mlp.forward(&rms(&h, mlp)?)?;
                 add(&h, &r)
             }
             Norms::Sandwich {
-                attention,
                 after_attention,
                 mlp,
                 after_mlp,
+                ..
             } => {
-                let r = self.attention.forward(&rms(x, attention)?, mask, cache)?;
-                let h = add(x, &rms(&r, after_attention)?)?;
+                let h = add(&x, &rms(&r, after_attention)?)?;
                 let r = self.mlp.forward(&rms(&h, mlp)?)?;
                 add(&h, &rms(&r, after_mlp)?)
             }

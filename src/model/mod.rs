@@ -14,5 +14,5 @@ mod weights;
 
 pub use cache::Cache;
 pub use config::DecoderConfig;
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Rows};
 pub use weights::{Weight, Weights};

@@ -14,7 +14,7 @@ use super::engine::Command;
 use super::job::{CacheSpec, End, EndReason, Job, Output, TokenOutput};
 use crate::error::{Error, Result};
 use crate::mlx::{self, Array, Device};
-use crate::model::{Cache, Decoder};
+use crate::model::{Cache, Decoder, Rows};
 use crate::sampling::{Draw, Sampler};
 
 /// Tokens of a prompt that are computed in one pass. The CPU device takes small bites, since a cancel waits for one.
@@ -256,9 +256,16 @@ impl Worker {
 
         self.steps += 1;
         cache.last_step = self.steps;
-        let hidden = decoder.forward(&Array::from_i32(chunk)?, &mut cache.layers)?;
+        let chunk_tokens = Array::from_i32(chunk)?;
+        let logits = if last && !running.job.prefill_only {
+            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers)?)
+        } else {
+            // Only what it leaves in the caches is wanted, and computed.
+            decoder.forward(&chunk_tokens, &mut cache.layers, Rows::Last)?;
+            None
+        };
         cache.tokens.extend_from_slice(chunk);
-        if !last || running.job.prefill_only {
+        if logits.is_none() {
             let state: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
             mlx::eval(&state)?;
             self.good_steps = self.steps;
@@ -271,18 +278,19 @@ impl Worker {
                 total: total as u64,
             });
         }
-        if !last {
-            return Ok(Turn::More);
-        }
-        if running.job.prefill_only {
-            return Ok(Turn::Ended(EndReason::MaxTokens));
-        }
+        let Some(logits) = logits else {
+            return Ok(if last {
+                Turn::Ended(EndReason::MaxTokens)
+            } else {
+                Turn::More
+            });
+        };
         let mut sampler = Sampler::new(
             running.job.sampling.clone(),
             &all,
             running.generated.len() as u64,
         )?;
-        let next = queue_draw(decoder, &hidden, &mut sampler)?;
+        let next = queue_draw(logits, &mut sampler)?;
         running.sampler = Some(sampler);
         running.phase = Phase::Decode {
             next,
@@ -325,8 +333,8 @@ impl Worker {
             None => {
                 self.steps += 1;
                 cache.last_step = self.steps;
-                let hidden = decoder.forward(&current.token, &mut cache.layers)?;
-                Some(queue_draw(decoder, &hidden, sampler)?)
+                let logits = decoder.next_logits(&current.token, &mut cache.layers)?;
+                Some(queue_draw(logits, sampler)?)
             }
         };
         let token = read(&current)?;
@@ -430,9 +438,10 @@ impl Worker {
     }
 }
 
-/// Queues the draw of the token after `hidden`.
-fn queue_draw(decoder: &Decoder, hidden: &Array, sampler: &mut Sampler) -> Result<Draw> {
-    let draw = sampler.draw(&decoder.last_logits(hidden)?)?;
+/// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again.
+fn queue_draw(logits: Array, sampler: &mut Sampler) -> Result<Draw> {
+    let draw = sampler.draw(&logits)?;
+    drop(logits);
     let mut wanted = vec![&draw.token];
     if let Some(logprobs) = &draw.logprobs {
         wanted.push(&logprobs.token);

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::mlx::{self, Array, Device};
-use crate::model::{Cache, Decoder};
+use crate::model::{Cache, Decoder, Rows};
 use crate::runtime::model::decoder_for_tests;
 
 pub fn fixtures() -> PathBuf {
@@ -77,7 +77,10 @@ impl Case {
     /// Logits f32, row-major `[n, vocab]`.
     fn feed(&mut self, tokens: &[i32]) -> Vec<f32> {
         let tokens = Array::from_i32(tokens).unwrap();
-        let hidden = self.decoder.forward(&tokens, &mut self.caches).unwrap();
+        let hidden = self
+            .decoder
+            .forward(&tokens, &mut self.caches, Rows::All)
+            .unwrap();
         let logits = self.decoder.logits(&hidden).unwrap();
         mlx::ops::astype(&logits, crate::dtype::Dtype::F32)
             .unwrap()
@@ -86,10 +89,18 @@ impl Case {
     }
 }
 
+/// The CPU, or with MLXRT_TEST_DEVICE=gpu the GPU. (There, set MLX_ENABLE_TF32=0 too, or float32 products are not.)
+fn device() -> Device {
+    match std::env::var("MLXRT_TEST_DEVICE").as_deref() {
+        Ok("gpu") => Device::Gpu,
+        _ => Device::Cpu,
+    }
+}
+
 #[test]
 fn every_fixture_gives_mlx_lms_logits_and_tokens() {
     mlx::install_error_handler();
-    mlx::enter(Device::Cpu).unwrap();
+    mlx::enter(device()).unwrap();
     let cases = json("cases.json");
     let mut runs = 0;
     for case in cases.as_array().unwrap() {
@@ -124,6 +135,20 @@ fn every_fixture_gives_mlx_lms_logits_and_tokens() {
             assert!(
                 worst <= bound,
                 "{name}/{file}: prompt logits differ by {worst}, allowed {bound}"
+            );
+
+            // As generation does it: the last block computes the last row only.
+            let prompt = Array::from_i32(&i32s(&expected, "prompt")).unwrap();
+            let mut fresh = case.decoder.make_caches(window, keep);
+            let last = case.decoder.next_logits(&prompt, &mut fresh).unwrap();
+            let last = mlx::ops::astype(&last, crate::dtype::Dtype::F32)
+                .unwrap()
+                .to_f32()
+                .unwrap();
+            let worst = farthest(&last, &logits[logits.len() - case.vocab..]);
+            assert!(
+                worst <= bound,
+                "{name}/{file}: the last row alone differs by {worst}"
             );
 
             let tokens = i32s(&expected, "tokens");
