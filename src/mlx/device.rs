@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
+use std::sync::{Mutex, PoisonError};
 
 use super::error::check;
 use crate::error::Result;
@@ -43,14 +44,20 @@ struct RawStream(mlx_sys::mlx_stream);
 
 impl Drop for RawStream {
     fn drop(&mut self) {
-        // SAFETY: made by mlx_stream_new_device and freed once, on its own thread.
+        // SAFETY: made by mlx-c and freed once.
         unsafe { mlx_sys::mlx_stream_free(self.0) };
     }
 }
 
+// SAFETY: a stream's number and device on the heap. Only streams that MLX allows on every thread change theirs.
+unsafe impl Send for RawStream {}
+
 thread_local! {
-    static STREAM: RefCell<Option<RawStream>> = const { RefCell::new(None) };
+    static STREAM: RefCell<Option<(Device, RawStream)>> = const { RefCell::new(None) };
 }
+
+/// Streams of the CPU that no engine uses. MLX never ends the thread behind one, so the next engine takes it again.
+static SPARE: Mutex<Vec<RawStream>> = Mutex::new(Vec::new());
 
 /// Whether this MLX has such a device on this machine.
 pub fn device_available(device: Device) -> bool {
@@ -61,38 +68,49 @@ pub fn device_available(device: Device) -> bool {
     check(status).is_ok() && available
 }
 
-/// Gives the calling thread a new stream on `device`. Called once by the engine thread, and by `renew`: work queued on
-/// a stream that failed fails later, unrelated work.
+/// Gives the calling thread another stream on `device`. Called once by the engine thread, and again after an error: work
+/// queued on a stream that failed fails later, unrelated work.
 pub fn enter(device: Device) -> Result<()> {
     let raw = device.raw();
-    // SAFETY: the device is alive; the stream belongs to this thread and is kept in its STREAM.
-    let stream = unsafe {
-        check(mlx_sys::mlx_set_default_device(raw.0))?;
-        RawStream(mlx_sys::mlx_stream_new_device(raw.0))
+    // SAFETY: the device is alive.
+    check(unsafe { mlx_sys::mlx_set_default_device(raw.0) })?;
+    let spare = match device {
+        Device::Cpu => SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop(),
+        Device::Gpu => None,
     };
+    let stream = spare.unwrap_or_else(|| {
+        // SAFETY: the device is alive; a GPU's stream belongs to this thread and is kept in its STREAM.
+        RawStream(unsafe {
+            match device {
+                Device::Cpu => mlx_sys::mlx_stream_new_thread_unsafe(raw.0),
+                Device::Gpu => mlx_sys::mlx_stream_new_device(raw.0),
+            }
+        })
+    });
     // SAFETY: the stream is alive.
     check(unsafe { mlx_sys::mlx_set_default_stream(stream.0) })?;
-    STREAM.with(|current| current.replace(Some(stream)));
+    put_aside();
+    STREAM.with(|current| current.replace(Some((device, stream))));
     Ok(())
-}
-
-/// Makes the calling thread's stream fit again after an error whose arrays were thrown away.
-pub fn renew(device: Device) -> Result<()> {
-    // Reports what was thrown away, and forgets it.
-    let _ = synchronize();
-    match device {
-        // Each CPU stream is a thread that lives as long as this one: another only where this one stays broken.
-        Device::Cpu => synchronize().or_else(|_| enter(device)),
-        Device::Gpu => enter(device),
-    }
 }
 
 /// Ends the calling thread's streams: what MLX still holds at process exit dies in a static destructor on CUDA.
 pub fn leave() {
-    let _ = synchronize();
-    STREAM.with(|current| current.take());
+    put_aside();
     // SAFETY: no stream of this thread is used after this.
     let _ = check(unsafe { mlx_sys::mlx_clear_streams() });
+}
+
+/// Gives up the calling thread's stream, for later use when it can be used again.
+fn put_aside() {
+    // An error that the stream still had is taken by the first wait.
+    let clean = synchronize().is_ok() || synchronize().is_ok();
+    if let (true, Some((Device::Cpu, stream))) = (clean, STREAM.with(|current| current.take())) {
+        SPARE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(stream);
+    }
 }
 
 /// Waits until the engine's stream has done all that was queued.
@@ -104,7 +122,7 @@ pub fn synchronize() -> Result<()> {
 /// The calling thread's stream; an empty one (which every operation refuses) where `enter` was not called.
 pub(super) fn stream() -> mlx_sys::mlx_stream {
     STREAM.with(|current| match current.borrow().as_ref() {
-        Some(stream) => stream.0,
+        Some((_, stream)) => stream.0,
         None => mlx_sys::mlx_stream {
             ctx: std::ptr::null_mut(),
         },

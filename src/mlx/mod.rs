@@ -15,10 +15,14 @@ pub mod ops;
 
 pub use array::Array;
 pub use buffer::HostBuffer;
-pub use device::{
-    device_available, device_info, enter, leave, renew, set_resource_dir, version, Device,
-};
+pub use device::{device_available, device_info, enter, leave, set_resource_dir, version, Device};
 pub use error::install_error_handler;
+
+/// Computes something small, so that MLX makes the objects it keeps for the whole process.
+pub fn warm_up() -> crate::error::Result<()> {
+    let numbers = Array::from_i32(&[1, 2])?;
+    eval(&[&ops::add(&numbers, &numbers)?])
+}
 
 /// Queues the computation of `arrays` and returns at once.
 pub fn async_eval(arrays: &[&Array]) -> crate::error::Result<()> {

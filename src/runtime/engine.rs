@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 
+use super::exit;
 use super::job::Job;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
@@ -17,6 +18,9 @@ use crate::mlx::{self, Device};
 const DEFAULT_CACHE_LIMIT: u64 = 256 << 20;
 /// Model code does not recurse; MLX's graph walk may.
 const STACK: usize = 8 << 20;
+
+/// The engine thread's name.
+pub(super) const THREAD: &str = "mlxrt-engine";
 
 /// What `init` may say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -106,6 +110,9 @@ impl Holders {
         if let Some(engine) = self.running() {
             return Ok(engine);
         }
+        if exit::begun() {
+            return Err(Error::new(Code::Cancelled, "the process is exiting"));
+        }
         let engine = Engine::start(self.options.clone())?;
         self.engine = Arc::downgrade(&engine);
         Ok(engine)
@@ -171,6 +178,26 @@ pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
     engine.stopping.store(true, Ordering::Release);
     drop(holders);
     engine.stop(timeout)
+}
+
+/// Ends the engine while the process exits, as far as that is possible from here and now.
+pub(super) fn end_at_exit(timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    let engine = loop {
+        // Its owner may be the thread that calls exit.
+        if let Ok(holders) = HOLDERS.try_lock() {
+            break holders.engine.upgrade();
+        }
+        if Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    if let Some(engine) = engine {
+        let _ = engine.stop(Some(deadline.saturating_duration_since(Instant::now())));
+        // Not dropped: that would wait without a limit.
+        std::mem::forget(engine);
+    }
 }
 
 /// The running engine, or a new one, for a model that is to be loaded.
@@ -250,12 +277,13 @@ impl Engine {
         let (ready, started) = channel();
         let flag = alive.clone();
         let thread = std::thread::Builder::new()
-            .name("mlxrt-engine".into())
+            .name(THREAD.into())
             .stack_size(STACK)
             .spawn(move || {
                 // Whatever happens on this thread prints nothing and ends here.
                 let _ = crate::guard::catch(|| {
-                    let entered = mlx::enter(device);
+                    let entered = mlx::enter(device).and_then(|()| mlx::warm_up());
+                    exit::watch();
                     let failed = entered.is_err();
                     let _ = ready.send(entered);
                     if !failed {

@@ -5,6 +5,7 @@
 //! does the arrays. Between them go a [`Job`](job::Job) one way and its [`Output`](job::Output)s the other.
 
 pub mod engine;
+mod exit;
 pub mod generate;
 mod job;
 pub mod metrics;

@@ -430,7 +430,7 @@ impl Worker {
             }
         }
         self.good_steps = self.steps;
-        let stream = mlx::renew(self.device);
+        let stream = mlx::enter(self.device);
         mlx::memory::clear_cache();
         if hopeless {
             self.end(index, Err(error));
@@ -523,6 +523,7 @@ impl Running {
     /// A token was read.
     fn take(&mut self, token: TokenOutput) {
         self.generated.push(token.id);
+        super::exit::watch_again();
         self.first_token.get_or_insert_with(Instant::now);
         self.alone = false;
         self.send(Output::Token(token));

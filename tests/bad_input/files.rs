@@ -1,0 +1,273 @@
+//! Files that are missing, of another kind, or change while they are read.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use crate::common::{load_with, Prompt};
+use crate::folder::Folder;
+use crate::{check_alive, check_failure, fixtures, refused, refused_at_sight, survives};
+
+#[test]
+fn no_folder() {
+    refused_at_sight(
+        "a folder that is not there",
+        &fixtures().join("nowhere"),
+        &["NOT_FOUND"],
+        &["nowhere"],
+    );
+    refused_at_sight(
+        "a file",
+        &fixtures().join("cases.json"),
+        &["INVALID_ARGUMENT"],
+        &["cases.json", "file"],
+    );
+    refused_at_sight(
+        "an id that is not in the cache",
+        "nobody/nothing".as_ref(),
+        &["NOT_FOUND"],
+        &["nobody/nothing"],
+    );
+    let folder = Folder::copy_of("qwen3-f32");
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    refused_at_sight(
+        "an empty folder",
+        folder.path(),
+        &["BAD_MODEL"],
+        &["config.json", "missing"],
+    );
+    check_alive();
+}
+
+#[test]
+fn files_that_are_missing() {
+    for (fixture, name, word) in [
+        ("qwen3-f32", "config.json", "config.json"),
+        ("qwen3-f32", "model.safetensors", "model.safetensors"),
+        (
+            "qwen3-f32-shards",
+            "model-00002-of-00003.safetensors",
+            "model-00002-of-00003.safetensors",
+        ),
+    ] {
+        let folder = Folder::copy_of(fixture);
+        folder.remove(name);
+        refused_at_sight(name, folder.path(), &["BAD_MODEL"], &[word]);
+    }
+    let folder = Folder::copy_of("qwen3-f32");
+    folder.remove("tokenizer.json");
+    refused(
+        "tokenizer.json",
+        folder.path(),
+        &["BAD_MODEL"],
+        &["tokenizer.json", "missing"],
+    );
+    // These are optional.
+    let folder = Folder::copy_of("qwen3-f32");
+    for name in [
+        "generation_config.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "model.safetensors.index.json",
+    ] {
+        folder.remove(name);
+        assert!(survives(name, folder.path()), "{name}");
+    }
+    check_alive();
+}
+
+const FILES: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+];
+
+#[test]
+fn files_of_another_kind() {
+    for name in FILES {
+        let folder = Folder::copy_of("qwen3-f32");
+        folder.remove(name);
+        fs::create_dir(folder.file(name)).unwrap();
+        refused(
+            &format!("{name} is a folder"),
+            folder.path(),
+            &["BAD_MODEL", "IO"],
+            &[name],
+        );
+
+        let folder = Folder::copy_of("qwen3-f32");
+        folder.remove(name);
+        let made = Command::new("mkfifo").arg(folder.file(name)).status();
+        assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+        refused(
+            &format!("{name} is a pipe"),
+            folder.path(),
+            &["BAD_MODEL", "IO"],
+            &[name],
+        );
+
+        for device in ["/dev/zero", "/dev/null", "/dev/tty"] {
+            let folder = Folder::copy_of("qwen3-f32");
+            folder.remove(name);
+            symlink(device, folder.file(name)).unwrap();
+            refused(
+                &format!("{name} is {device}"),
+                folder.path(),
+                &["BAD_MODEL", "IO"],
+                &[name],
+            );
+        }
+
+        let folder = Folder::copy_of("qwen3-f32");
+        folder.remove(name);
+        symlink("/nowhere/at/all", folder.file(name)).unwrap();
+        let what = format!("{name} is a broken link");
+        if [
+            "generation_config.json",
+            "tokenizer_config.json",
+            "model.safetensors.index.json",
+        ]
+        .contains(&name)
+        {
+            survives(&what, folder.path());
+        } else {
+            refused(
+                &what,
+                folder.path(),
+                &["NOT_FOUND", "BAD_MODEL", "IO"],
+                &[name],
+            );
+        }
+
+        let folder = Folder::copy_of("qwen3-f32");
+        folder.remove(name);
+        symlink(name, folder.file(name)).unwrap();
+        refused(
+            &format!("{name} is a link to itself"),
+            folder.path(),
+            &["NOT_FOUND", "BAD_MODEL", "IO"],
+            &[name],
+        );
+    }
+    check_alive();
+}
+
+#[test]
+fn files_without_permission() {
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        println!("skipped: the superuser may read everything");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    for name in FILES {
+        let folder = Folder::copy_of("qwen3-f32");
+        fs::set_permissions(folder.file(name), fs::Permissions::from_mode(0o0)).unwrap();
+        refused(name, folder.path(), &["IO"], &[name]);
+    }
+}
+
+#[test]
+fn text_that_is_no_json() {
+    let deep = "[".repeat(200_000);
+    let nested = format!(
+        "{{\"model_type\":{}1{}}}",
+        "[".repeat(5_000),
+        "]".repeat(5_000)
+    );
+    let bad: [&[u8]; 12] = [
+        b"",
+        b" ",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b"\"text\"",
+        b"{\"a\":1}}",
+        b"{\"a\":\xff}",
+        b"\0\0\0\0",
+        deep.as_bytes(),
+        nested.as_bytes(),
+    ];
+    for name in FILES.into_iter().filter(|name| name.ends_with(".json")) {
+        for text in bad {
+            let folder = Folder::copy_of("qwen3-f32");
+            folder.write(name, text);
+            let what = format!(
+                "{name}: {}",
+                String::from_utf8_lossy(&text[..text.len().min(20)])
+            );
+            refused(&what, folder.path(), &["BAD_MODEL", "UNSUPPORTED"], &[name]);
+        }
+        let folder = Folder::copy_of("qwen3-f32");
+        let whole = folder.read(name);
+        folder.write(name, &whole[..whole.len() / 2]);
+        refused(
+            &format!("half of {name}"),
+            folder.path(),
+            &["BAD_MODEL"],
+            &[name],
+        );
+    }
+    check_alive();
+}
+
+#[test]
+fn files_that_are_too_large() {
+    for name in FILES.into_iter().filter(|name| name.ends_with(".json")) {
+        let folder = Folder::copy_of("qwen3-f32");
+        // Sparse: it takes no room on the disk.
+        fs::File::create(folder.file(name))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        refused(name, folder.path(), &["BAD_MODEL", "UNSUPPORTED"], &[name]);
+    }
+    check_alive();
+}
+
+/// Weights are read, not mapped: a file that shrinks under the reader is an error and no SIGBUS.
+#[test]
+fn weights_that_shrink_while_they_are_read() {
+    for (fixture, name) in [
+        ("qwen3-f32", "model.safetensors"),
+        ("qwen3-f32-shards", "model-00003-of-00003.safetensors"),
+    ] {
+        for length in [0, 8, 100, 20_000] {
+            let folder = Folder::copy_of(fixture);
+            let mut calls = 0;
+            let result = load_with(folder.path(), &mut |_, _| {
+                calls += 1;
+                if calls == 1 {
+                    let file = fs::OpenOptions::new()
+                        .write(true)
+                        .open(folder.file(name))
+                        .unwrap();
+                    file.set_len(length).unwrap();
+                }
+            });
+            let Err(failure) = result else {
+                panic!("{name}: loaded at length {length}")
+            };
+            check_failure(name, &failure, &["IO"], &[name]);
+        }
+    }
+    // Removed or replaced while it is open: the old file is read to its end.
+    let folder = Folder::copy_of("qwen3-f32");
+    let model = load_with(folder.path(), &mut |_, _| {
+        let _ = fs::remove_file(folder.file("model.safetensors"));
+    })
+    .unwrap();
+    // And a model needs nothing of its folder any more.
+    drop(folder);
+    model
+        .session(0)
+        .generate(Prompt::Text("Hello"), 3, false)
+        .unwrap();
+    check_alive();
+}

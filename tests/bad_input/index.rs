@@ -1,0 +1,140 @@
+//! model.safetensors.index.json: names that leave the folder, shards that are not there, absurd numbers of entries.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use serde_json::{json, Map, Value};
+
+use crate::folder::Folder;
+use crate::{check_alive, refused_at_sight, survives};
+
+const INDEX: &str = "model.safetensors.index.json";
+const BAD: &[&str] = &["BAD_MODEL", "UNSUPPORTED", "NOT_FOUND"];
+
+/// A copy whose index says of the embedding that it is in `shard`.
+fn with_shard(shard: &str) -> Folder {
+    let folder = Folder::copy_of("qwen3-f32-shards");
+    folder.edit(INDEX, |index| {
+        index["weight_map"]["model.embed_tokens.weight"] = json!(shard)
+    });
+    folder
+}
+
+#[test]
+fn names_that_leave_the_folder() {
+    for name in [
+        "../model-00001-of-00003.safetensors",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "/etc/passwd.safetensors",
+        "a/model.safetensors",
+        "./model-00001-of-00003.safetensors",
+        "..",
+        ".",
+        "",
+        "/",
+        "model\0.safetensors",
+        "model-00001-of-00003.safetensors\0",
+        "..\\model.safetensors",
+        "C:\\model.safetensors",
+        "~/model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "nowhere.safetensors",
+    ] {
+        refused_at_sight(&format!("{name:?}"), with_shard(name).path(), BAD, &[]);
+    }
+    refused_at_sight(
+        "a long name",
+        with_shard(&"x".repeat(100_000)).path(),
+        BAD,
+        &[],
+    );
+    check_alive();
+}
+
+#[test]
+fn links_that_leave_the_folder() {
+    let outside = Folder::copy_of("qwen3-f32-shards");
+    let shard = "model-00001-of-00003.safetensors";
+    let folder = Folder::copy_of("qwen3-f32-shards");
+    folder.remove(shard);
+    symlink(outside.file(shard), folder.file(shard)).unwrap();
+    refused_at_sight(
+        "a link to another folder",
+        folder.path(),
+        &["BAD_MODEL"],
+        &[shard],
+    );
+    fs::remove_file(folder.file(shard)).unwrap();
+    symlink("/etc/passwd", folder.file(shard)).unwrap();
+    refused_at_sight(
+        "a link to /etc/passwd",
+        folder.path(),
+        &["BAD_MODEL"],
+        &[shard],
+    );
+    check_alive();
+}
+
+#[test]
+fn maps_that_are_no_maps() {
+    for (key, value) in [
+        ("weight_map", json!(null)),
+        ("weight_map", json!([])),
+        ("weight_map", json!("x")),
+        ("weight_map", json!({"model.embed_tokens.weight": 7})),
+        ("weight_map", json!({"model.embed_tokens.weight": null})),
+        (
+            "weight_map",
+            json!({"model.embed_tokens.weight": ["model-00001-of-00003.safetensors"]}),
+        ),
+    ] {
+        let folder = Folder::copy_of("qwen3-f32-shards");
+        folder.edit(INDEX, |index| index[key] = value.clone());
+        refused_at_sight(&format!("{key} = {value}"), folder.path(), BAD, &[]);
+    }
+    // An empty map names nothing, and the shards themselves say what they hold.
+    let folder = Folder::copy_of("qwen3-f32-shards");
+    folder.edit(INDEX, |index| index["weight_map"] = json!({}));
+    assert!(survives("an empty map", folder.path()));
+    let folder = Folder::copy_of("qwen3-f32-shards");
+    folder.write(INDEX, "{}");
+    refused_at_sight("no map", folder.path(), BAD, &["weight_map"]);
+    check_alive();
+}
+
+#[test]
+fn tensors_in_the_wrong_shard_or_in_none() {
+    let folder = with_shard("model-00002-of-00003.safetensors");
+    refused_at_sight(
+        "the wrong shard",
+        folder.path(),
+        BAD,
+        &["model.embed_tokens.weight"],
+    );
+    let folder = Folder::copy_of("qwen3-f32-shards");
+    folder.edit(INDEX, |index| {
+        index["weight_map"]["ghost"] = json!("model-00001-of-00003.safetensors")
+    });
+    refused_at_sight("a tensor that no shard has", folder.path(), BAD, &["ghost"]);
+    check_alive();
+}
+
+#[test]
+fn absurd_numbers_of_entries() {
+    for (entries, shards) in [(200_000, 1), (10_000, 10_000)] {
+        let map: Map<String, Value> = (0..entries)
+            .map(|i| {
+                (
+                    format!("t{i}"),
+                    json!(format!("s{}.safetensors", i % shards)),
+                )
+            })
+            .collect();
+        let folder = Folder::copy_of("qwen3-f32-shards");
+        folder.write(INDEX, json!({ "weight_map": map }).to_string());
+        refused_at_sight(&format!("{entries} entries"), folder.path(), BAD, &[]);
+    }
+    check_alive();
+}

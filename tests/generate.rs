@@ -1,0 +1,96 @@
+//! Whole requests through the C ABI against what mlx-lm generates, token for token (tests/fixtures/README.md).
+
+mod common;
+
+use std::fs;
+
+use common::{fixtures, load, Prompt};
+use mlxrt::capi::constants::{MLXRT_STOPPED_EOS, MLXRT_STOPPED_LENGTH};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+fn json(name: &str) -> Vec<Value> {
+    serde_json::from_slice(&fs::read(fixtures().join(name)).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<i32> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_i64().unwrap() as i32)
+        .collect()
+}
+
+#[test]
+fn text_in_and_text_out() {
+    let cases = json("generate.json");
+    assert!(cases.len() >= 6);
+    for case in cases {
+        let name = case["model"].as_str().unwrap();
+        let model = load(&fixtures().join("models").join(name)).unwrap();
+        let messages = case.get("messages").map(Value::to_string);
+        let prompt = match (&messages, case["prompt"].as_str()) {
+            (Some(messages), _) => {
+                assert_eq!(
+                    model.render(messages).unwrap(),
+                    case["rendered"].as_str().unwrap(),
+                    "{name}"
+                );
+                Prompt::Messages(messages)
+            }
+            (None, text) => Prompt::Text(text.unwrap()),
+        };
+        let max_tokens = case["max_tokens"].as_u64().unwrap() as u32;
+        let answer = model.session(0).generate(prompt, max_tokens, true).unwrap();
+        let mut tokens = ids(&case["tokens"]);
+        let end = case["stop_token"].as_i64().map(|id| id as i32);
+        tokens.extend(end);
+        assert_eq!(answer.tokens, tokens, "{case}");
+        assert_eq!(
+            answer.prompt_tokens,
+            case["prompt_tokens"].as_array().unwrap().len() as u64,
+            "{name}"
+        );
+        assert_eq!(answer.text, case["decoded"].as_str().unwrap(), "{name}");
+        let stop = if end.is_some() {
+            MLXRT_STOPPED_EOS
+        } else {
+            MLXRT_STOPPED_LENGTH
+        };
+        assert_eq!(answer.stop, stop, "{name}");
+    }
+}
+
+/// i32 values of one tensor.
+fn tensor(file: &SafeTensors, name: &str) -> Vec<i32> {
+    let data = file.tensor(name).unwrap().data();
+    data.chunks_exact(4)
+        .map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect()
+}
+
+#[test]
+fn greedy_tokens_of_every_folder() {
+    let mut runs = 0;
+    for case in json("cases.json") {
+        let name = case["name"].as_str().unwrap();
+        let folder = fixtures().join("models").join(name);
+        let model = load(&folder).unwrap_or_else(|failure| panic!("{name}: {failure:?}"));
+        for run in case["runs"].as_array().unwrap() {
+            let bytes = fs::read(folder.join(run["file"].as_str().unwrap())).unwrap();
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let (prompt, tokens) = (tensor(&file, "prompt"), tensor(&file, "tokens"));
+            // `RotatingKVCache(max_size, keep=4)`: the library's window with its default of tokens to keep.
+            let window = run["cache"]["max_size"].as_u64().unwrap_or(0) as u32;
+            assert_eq!(window > 0, run["cache"]["kind"] != "default", "{run}");
+            let answer =
+                model
+                    .session(window)
+                    .generate(Prompt::Tokens(&prompt), tokens.len() as u32, false);
+            assert_eq!(answer.unwrap().tokens, tokens, "{name}: {run}");
+            runs += 1;
+        }
+    }
+    assert!(runs >= 37, "{runs} runs");
+}
