@@ -226,7 +226,7 @@
 #define MLXRT_GEN_TOKENS_ONLY 4u
 /** Take the input in and generate nothing. */
 #define MLXRT_GEN_PREFILL_ONLY 8u
-/** Do not use or fill the cache of prefixes that sessions share. */
+/** Reuse nothing that was computed before: every token of the prompt is computed now. */
 #define MLXRT_GEN_NO_PREFIX_CACHE 16u
 /** Zeros mean neutral (temperature 1), not what the model's generation_config.json says. */
 #define MLXRT_GEN_NO_MODEL_DEFAULTS 32u
@@ -256,7 +256,7 @@
 #define MLXRT_STOPPED_CONTEXT 5
 /** The event callback asked for it. */
 #define MLXRT_STOPPED_CALLBACK 6
-/** A cancel, or the free of the session or model. */
+/** A cancel, the free of the session, or a forced shutdown. */
 #define MLXRT_STOPPED_CANCELLED 7
 /** timeout_ms passed. */
 #define MLXRT_STOPPED_TIMEOUT 8
@@ -296,11 +296,17 @@ typedef struct mlxrt_init_options {
   uint32_t flags;
   /** MLXRT_DEVICE_*. */
   int32_t device;
-  /** Threads for work on the CPU; 0 = one per physical core. */
+  /**
+   * The most threads for the library's own work on the CPU; 0 = one per physical core. (This version has no such
+   * work: MLX's CPU operations use one thread.)
+   */
   uint32_t cpu_threads;
   /** The folder in which mlx.metallib lies; NULL = beside the library. */
   const char *MLXRT_NULLABLE resource_dir;
-  /** Bytes the library may use; 0 = default, UINT64_MAX = unlimited, 1 = none. */
+  /**
+   * Bytes the library may use, as far as this version checks: a load that would pass it fails before it reads any
+   * weights, and near it freed buffers are no longer kept; 0 = default, UINT64_MAX = unlimited, 1 = none.
+   */
   uint64_t memory_limit;
   /** Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none. */
   uint64_t cache_limit;
@@ -703,7 +709,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_shutdown(uint32_t flags, uint32
 
 /**
  * Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
- * are), "mlx_version", "cpu_threads", and "info", what MLX tells of the device.
+ * are), "mlx_version", and "info", what MLX tells of the device.
  *
  * Threads: any.
  * Blocks: no.

@@ -99,7 +99,7 @@ pub const MLXRT_GEN_IGNORE_EOS: u32 = 2u32;
 pub const MLXRT_GEN_TOKENS_ONLY: u32 = 4u32;
 /// Take the input in and generate nothing.
 pub const MLXRT_GEN_PREFILL_ONLY: u32 = 8u32;
-/// Do not use or fill the cache of prefixes that sessions share.
+/// Reuse nothing that was computed before: every token of the prompt is computed now.
 pub const MLXRT_GEN_NO_PREFIX_CACHE: u32 = 16u32;
 /// Zeros mean neutral (temperature 1), not what the model's generation_config.json says.
 pub const MLXRT_GEN_NO_MODEL_DEFAULTS: u32 = 32u32;
@@ -129,7 +129,7 @@ pub const MLXRT_STOPPED_LENGTH: i32 = 4;
 pub const MLXRT_STOPPED_CONTEXT: i32 = 5;
 /// The event callback asked for it.
 pub const MLXRT_STOPPED_CALLBACK: i32 = 6;
-/// A cancel, or the free of the session or model.
+/// A cancel, the free of the session, or a forced shutdown.
 pub const MLXRT_STOPPED_CANCELLED: i32 = 7;
 /// timeout_ms passed.
 pub const MLXRT_STOPPED_TIMEOUT: i32 = 8;

@@ -71,7 +71,6 @@ pub unsafe extern "C" fn mlxrt_init(options: *const mlxrt_init_options) -> *mut 
         let dir = unsafe { text::opt_path_arg(options.resource_dir, "options.resource_dir")? };
         engine::init(EngineOptions {
             device,
-            cpu_threads: options.cpu_threads,
             resource_dir: dir.map(|dir| dir.to_string_lossy().into_owned()),
             limits: MemoryLimits {
                 memory: limit(options.memory_limit),
@@ -110,7 +109,7 @@ pub unsafe extern "C" fn mlxrt_shutdown(flags: u32, timeout_ms: u32) -> *mut mlx
 }
 
 /// Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
-/// are), "mlx_version", "cpu_threads", and "info", what MLX tells of the device.
+/// are), "mlx_version", and "info", what MLX tells of the device.
 ///
 /// Threads: any.
 /// Blocks: no.

@@ -54,11 +54,13 @@ pub struct mlxrt_init_options {
     pub flags: u32,
     /// MLXRT_DEVICE_*.
     pub device: i32,
-    /// Threads for work on the CPU; 0 = one per physical core.
+    /// The most threads for the library's own work on the CPU; 0 = one per physical core. (This version has no such
+    /// work: MLX's CPU operations use one thread.)
     pub cpu_threads: u32,
     /// The folder in which mlx.metallib lies; NULL = beside the library.
     pub resource_dir: *const c_char,
-    /// Bytes the library may use; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    /// Bytes the library may use, as far as this version checks: a load that would pass it fails before it reads any
+    /// weights, and near it freed buffers are no longer kept; 0 = default, UINT64_MAX = unlimited, 1 = none.
     pub memory_limit: u64,
     /// Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none.
     pub cache_limit: u64,

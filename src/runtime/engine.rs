@@ -27,8 +27,6 @@ pub(super) const THREAD: &str = "mlxrt-engine";
 pub struct EngineOptions {
     /// `None`: the GPU where MLX has one.
     pub device: Option<Device>,
-    /// 0 = physical cores.
-    pub cpu_threads: u32,
     /// Where `mlx.metallib` lies.
     pub resource_dir: Option<String>,
     pub limits: MemoryLimits,
@@ -53,7 +51,6 @@ pub(super) enum Command {
 pub struct Engine {
     commands: Sender<Command>,
     device: Device,
-    options: EngineOptions,
     /// Cleared when the thread ends; from then on every call fails.
     alive: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -236,9 +233,9 @@ static PAST_PEAK: AtomicU64 = AtomicU64::new(0);
 pub fn device_json() -> Result<String> {
     prepare();
     let engine = current();
-    let (device, threads) = match &engine {
-        Some(engine) => (engine.device, engine.options.cpu_threads),
-        None => (choose_device(None)?, 0),
+    let device = match &engine {
+        Some(engine) => engine.device,
+        None => choose_device(None)?,
     };
     let devices: Vec<_> = [Device::Cpu, Device::Gpu]
         .into_iter()
@@ -249,14 +246,9 @@ pub fn device_json() -> Result<String> {
         "device": device.name(),
         "devices": devices,
         "mlx_version": mlx::version()?,
-        "cpu_threads": if threads == 0 { physical_cores() } else { threads },
         "info": mlx::device_info(device)?,
     });
     Ok(json.to_string())
-}
-
-fn physical_cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
 impl Engine {
@@ -268,7 +260,6 @@ impl Engine {
         let device = choose_device(options.device)?;
         let limits = options.limits;
         apply_limits(&MemoryLimits {
-            cache: limits.cache.or(Some(DEFAULT_CACHE_LIMIT)),
             wired: limits.wired.or_else(|| recommended_wired_limit(device)),
             ..limits
         })?;
@@ -305,7 +296,6 @@ impl Engine {
         Ok(Arc::new(Engine {
             commands,
             device,
-            options,
             alive,
             thread: Mutex::new(Some(thread)),
             next_id: AtomicU64::new(1),
@@ -423,9 +413,11 @@ fn recommended_wired_limit(device: Device) -> Option<u64> {
         .as_u64()
 }
 
+/// Sets MLX's limits; `None` is what MLX started with, also when an earlier engine had another.
 fn apply_limits(limits: &MemoryLimits) -> Result<()> {
-    limits.memory.map(mlx::memory::set_limit).transpose()?;
-    limits.cache.map(mlx::memory::set_cache_limit).transpose()?;
+    static AT_START: Lazy<u64> = Lazy::new(mlx::memory::limit);
+    mlx::memory::set_limit(limits.memory.unwrap_or(*AT_START))?;
+    mlx::memory::set_cache_limit(limits.cache.unwrap_or(DEFAULT_CACHE_LIMIT))?;
     limits.wired.map(mlx::memory::set_wired_limit).transpose()?;
     Ok(())
 }

@@ -3,135 +3,21 @@
 use std::sync::mpsc::{channel, Receiver};
 use std::time::{Duration, Instant};
 
-use super::engine::{ended, Command};
+use super::engine::Command;
 use super::job::{End, EndReason, Job, Output};
 use super::metrics;
+use super::options::sampling;
+pub use super::options::{GenerateOptions, Setting};
 use super::prompt;
 pub use super::prompt::{render, Conversation, Input};
+pub use super::report::{Report, Stop};
 use super::session::{Session, Use};
 use crate::error::{Code, Error, Result};
-use crate::sampling::{Sampling, Xtc};
 use crate::text::{Chunk, Finish, Kind, StopStrings, StreamOptions, TextStream, Token};
-
-/// Checked options; 0 and `None` as `mlxrt_generate_options` has them.
-#[derive(Clone, Debug, Default)]
-pub struct GenerateOptions {
-    pub max_tokens: Option<u64>,
-    pub timeout: Option<Duration>,
-    pub greedy: bool,
-    pub no_model_defaults: bool,
-    /// `None`: the model's.
-    pub temperature: Option<f32>,
-    pub top_p: Setting<f32>,
-    pub min_p: Setting<f32>,
-    pub top_k: Setting<u32>,
-    pub xtc: Option<(f32, f32)>,
-    /// `None`: the model's.
-    pub repetition_penalty: Option<f32>,
-    pub presence_penalty: f32,
-    pub frequency_penalty: f32,
-    /// `None` = all.
-    pub penalty_window: Option<usize>,
-    /// 0 = random.
-    pub seed: u64,
-    pub bias: Vec<(i32, f32)>,
-    pub logprobs: Option<u32>,
-    pub stop: Vec<String>,
-    pub stop_tokens: Vec<i32>,
-    pub ignore_eos: bool,
-    pub tokens_only: bool,
-    pub prefill_only: bool,
-    pub no_prefix_cache: bool,
-    pub raw_text: bool,
-    pub progress_tokens: u32,
-}
-
-/// A filter: the model's own setting, off, or a value.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Setting<T> {
-    #[default]
-    Model,
-    Off,
-    Value(T),
-}
-
-impl<T> Setting<T> {
-    fn or(self, model: Option<T>) -> Option<T> {
-        match self {
-            Setting::Model => model,
-            Setting::Off => None,
-            Setting::Value(value) => Some(value),
-        }
-    }
-}
 
 pub enum Event<'a> {
     Progress { done: u64, total: u64 },
     Text(&'a Chunk),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    Eos,
-    String,
-    Token,
-    Length,
-    Context,
-    Callback,
-    Cancelled,
-    Timeout,
-    Error,
-}
-
-/// What a request did and what it cost.
-#[derive(Clone, Debug)]
-pub struct Report {
-    pub stop: Stop,
-    /// Which stop string or stop token.
-    pub stop_index: u32,
-    pub error_code: i32,
-    pub seed: u64,
-    pub prompt_tokens: u64,
-    pub cached_tokens: u64,
-    pub generated_tokens: u64,
-    pub queue_ns: u64,
-    pub prefill_ns: u64,
-    pub first_token_ns: u64,
-    pub decode_ns: u64,
-    pub total_ns: u64,
-    pub peak_bytes: u64,
-    pub active_bytes: u64,
-    pub kv_bytes: u64,
-}
-
-impl Report {
-    fn new(seed: u64) -> Self {
-        Report {
-            stop: Stop::Error,
-            stop_index: 0,
-            error_code: 0,
-            seed,
-            prompt_tokens: 0,
-            cached_tokens: 0,
-            generated_tokens: 0,
-            queue_ns: 0,
-            prefill_ns: 0,
-            first_token_ns: 0,
-            decode_ns: 0,
-            total_ns: 0,
-            peak_bytes: 0,
-            active_bytes: 0,
-            kv_bytes: 0,
-        }
-    }
-
-    /// What is reported of a call that failed before it was a request.
-    pub fn refused(error_code: i32) -> Self {
-        Report {
-            error_code,
-            ..Report::new(0)
-        }
-    }
 }
 
 /// Runs one request on `session` and hands its events to `on_event`, which returns false to stop. Blocks until the
@@ -248,7 +134,8 @@ impl Request<'_> {
             stopped: None,
         };
         let end = self.follow(&receiver, &mut answer, eos, on_event)?;
-        self.finish(end, answer, tokens, eos, on_event)
+        let continued = prompt::continued_text(input)?;
+        self.finish(end, answer, tokens, continued, eos, on_event)
     }
 
     /// Takes outputs until the last one.
@@ -260,7 +147,10 @@ impl Request<'_> {
         on_event: &mut dyn FnMut(Event) -> bool,
     ) -> Result<End> {
         loop {
-            let output = receiver.recv().map_err(|_| ended())?;
+            // Dropped without an answer: the engine was shut down with the request still in its queue.
+            let Ok(output) = receiver.recv() else {
+                return Ok(End::cancelled());
+            };
             if self.held.ticket.take_one() {
                 let _ = self.session.model.engine.send(Command::Wake);
             }
@@ -326,32 +216,17 @@ impl Request<'_> {
         }
     }
 
-    fn finish(
-        &mut self,
-        end: End,
-        mut answer: Answer,
-        mut tokens: Vec<i32>,
-        eos: &[i32],
-        on_event: &mut dyn FnMut(Event) -> bool,
-    ) -> Result<()> {
-        // An end that came by itself; after a stop it is the run-ahead's, which nobody sees.
-        let complete = answer.stopped.is_none()
-            && matches!(
-                end.reason,
-                Ok(EndReason::StopToken | EndReason::MaxTokens | EndReason::Context)
-            );
-        if answer.stopped.is_none() {
-            answer.stream.finish(if complete {
-                Finish::End
-            } else {
-                Finish::Cancelled
-            });
-            self.deliver(&mut answer, on_event);
-            if let (None, Some(index)) = (answer.stopped, answer.stream.stopped()) {
-                self.report.stop_index = index as u32;
-                answer.stopped = Some(Stop::String);
-            }
-        }
+    /// The text that the events of TOKENS_ONLY did not carry; the token that ended it has none.
+    fn text_of(&self, tokens: &[i32], eos: &[i32]) -> String {
+        let shown = match tokens.split_last() {
+            Some((&last, before)) if self.kind(last, eos) == Kind::Silent => before,
+            _ => tokens,
+        };
+        let tokenizer = &self.session.model.tokenizer;
+        tokenizer.detokenize(shown, true).unwrap_or_default()
+    }
+
+    fn fill_report(&mut self, end: &End, answer: &Answer, eos: &[i32]) {
         let last = answer.tokens.last().copied();
         let report = &mut *self.report;
         report.cached_tokens = end.cached_tokens;
@@ -378,23 +253,49 @@ impl Request<'_> {
             (None, Ok(EndReason::Deadline)) => Stop::Timeout,
             (None, Err(_)) => Stop::Error,
         };
+    }
+
+    /// Hands out the rest, and commits what was delivered to the ledger.
+    fn finish(
+        &mut self,
+        end: End,
+        mut answer: Answer,
+        mut tokens: Vec<i32>,
+        continued: String,
+        eos: &[i32],
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> Result<()> {
+        // An end that came by itself; after a stop it is the run-ahead's, which nobody sees.
+        let complete = answer.stopped.is_none()
+            && matches!(
+                end.reason,
+                Ok(EndReason::StopToken | EndReason::MaxTokens | EndReason::Context)
+            );
+        if answer.stopped.is_none() {
+            answer.stream.finish(if complete {
+                Finish::End
+            } else {
+                Finish::Cancelled
+            });
+            self.deliver(&mut answer, on_event);
+            if let (None, Some(index)) = (answer.stopped, answer.stream.stopped()) {
+                self.report.stop_index = index as u32;
+                answer.stopped = Some(Stop::String);
+            }
+        }
+        self.fill_report(&end, &answer, eos);
 
         let mut state = self.session.state();
         self.session.set_kv(&mut state, end.kv_tokens, end.kv_bytes);
         // A request that ended before its first token leaves no trace but a warm cache.
         if !answer.tokens.is_empty() || complete || answer.stopped == Some(Stop::String) {
             if self.options.tokens_only {
-                answer.text = self
-                    .session
-                    .model
-                    .tokenizer
-                    .detokenize(&answer.tokens, true)
-                    .unwrap_or_default();
+                answer.text = self.text_of(&answer.tokens, eos);
             }
             tokens.extend_from_slice(&answer.tokens);
             state.ledger = tokens;
             if !self.options.prefill_only {
-                state.answer = Some(answer.text);
+                state.answer = Some(continued + &answer.text);
             }
         }
         drop(state);
@@ -402,53 +303,6 @@ impl Request<'_> {
             Some(_) => Ok(()),
             None => end.reason.map(drop),
         }
-    }
-}
-
-/// The caller's options with the model's own for what was left open.
-fn sampling(
-    options: &GenerateOptions,
-    model: &super::model::Model,
-    eos: &[i32],
-    seed: u64,
-) -> Sampling {
-    let plain = crate::load::GenerationConfig::default();
-    let defaults = if options.no_model_defaults {
-        &plain
-    } else {
-        &model.defaults
-    };
-    let temperature = match (options.greedy, options.temperature) {
-        (true, _) => None,
-        (false, Some(temperature)) => Some(temperature),
-        (false, None) if options.no_model_defaults => Some(1.0),
-        (false, None) if defaults.do_sample == Some(true) => {
-            Some(defaults.temperature.unwrap_or(1.0)).filter(|&temperature| temperature > 0.0)
-        }
-        (false, None) => None,
-    };
-    Sampling {
-        temperature,
-        top_p: options.top_p.or(defaults.top_p).filter(|&p| p < 1.0),
-        min_p: options.min_p.or(defaults.min_p),
-        top_k: options
-            .top_k
-            .or(defaults.top_k.and_then(|k| u32::try_from(k).ok())),
-        xtc: options.xtc.map(|(probability, threshold)| Xtc {
-            probability,
-            threshold,
-            spared: eos.to_vec(),
-        }),
-        repetition_penalty: options
-            .repetition_penalty
-            .or(defaults.repetition_penalty)
-            .filter(|&penalty| penalty != 1.0),
-        presence_penalty: Some(options.presence_penalty).filter(|&penalty| penalty != 0.0),
-        frequency_penalty: Some(options.frequency_penalty).filter(|&penalty| penalty != 0.0),
-        penalty_window: options.penalty_window,
-        bias: options.bias.clone(),
-        seed,
-        logprobs: options.logprobs,
     }
 }
 

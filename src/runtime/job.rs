@@ -79,6 +79,23 @@ pub struct End {
     pub active_bytes: u64,
 }
 
+impl End {
+    /// Of a request that the engine never saw.
+    pub fn cancelled() -> Self {
+        End {
+            reason: Ok(EndReason::Cancelled),
+            cached_tokens: 0,
+            queue: Duration::ZERO,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+            kv_bytes: 0,
+            kv_tokens: 0,
+            peak_bytes: 0,
+            active_bytes: 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
     /// One of the job's `stop_tokens` came; it was the last token sent.
@@ -134,17 +151,18 @@ impl Ticket {
 
     /// The reader took one output; true when the engine waits to be told.
     pub fn take_one(&self) -> bool {
-        self.taken.fetch_add(1, Ordering::AcqRel);
-        self.parked.swap(false, Ordering::AcqRel)
+        // Sequentially consistent, here and in `must_wait`: one of the two sides sees what the other did.
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.parked.swap(false, Ordering::SeqCst)
     }
 
     /// Whether the engine, having sent `sent` outputs, has to wait for the reader; if so it will be woken.
     pub fn must_wait(&self, sent: u64) -> bool {
-        let ahead = || sent.saturating_sub(self.taken.load(Ordering::Acquire)) >= RUN_AHEAD;
+        let ahead = || sent.saturating_sub(self.taken.load(Ordering::SeqCst)) >= RUN_AHEAD;
         if !ahead() {
             return false;
         }
-        self.parked.store(true, Ordering::Release);
+        self.parked.store(true, Ordering::SeqCst);
         // The reader may have caught up between the look and the flag.
         ahead()
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::generate::{Report, Stop};
+use super::report::{Report, Stop};
 
 /// The whole process.
 pub static PROCESS: Counters = Counters::new();

@@ -10,7 +10,9 @@ pub mod generate;
 mod job;
 pub mod metrics;
 pub mod model;
+mod options;
 mod prompt;
+mod report;
 pub mod session;
 mod worker;
 

@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::load::{
     parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor,
 };
-use crate::mlx::{Array, HostBuffer};
+use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::families::{self, Family};
 use crate::model::{Decoder, DecoderConfig, Weight, Weights};
 use crate::text::{ChatFormat, Tokenizer};
@@ -231,6 +231,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         ..
     } = description;
     let engine = engine::acquire()?;
+    check_budget(weight_bytes)?;
 
     let mut reader = Reader {
         catalog: &catalog,
@@ -274,6 +275,20 @@ fn chat_format(family: &Family, tokenizer: &Tokenizer) -> ChatFormat {
         ChatFormat::Llama if !has("<|start_header_id|>") => ChatFormat::Llama2,
         format => format,
     }
+}
+
+/// Refuses weights that do not fit beside what is in use, before any are read.
+fn check_budget(weight_bytes: u64) -> Result<()> {
+    let (active, limit) = (memory::active(), memory::limit());
+    if active.saturating_add(weight_bytes) <= limit {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::OutOfMemory,
+        format!(
+            "the weights have {weight_bytes} bytes, {active} are in use, and the limit is {limit}"
+        ),
+    ))
 }
 
 struct Reader<'a> {

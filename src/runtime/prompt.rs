@@ -74,6 +74,20 @@ pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>
     Ok(tokens)
 }
 
+/// The start of the answer that an input wants continued; else nothing.
+pub fn continued_text(input: &Input) -> Result<String> {
+    match input {
+        Input::Messages(conversation) if conversation.continue_last => {
+            let messages = Message::parse_list(conversation.messages.as_bytes())?;
+            Ok(messages
+                .into_iter()
+                .next_back()
+                .map_or_else(String::new, |last| last.content))
+        }
+        _ => Ok(String::new()),
+    }
+}
+
 /// The prompt as text, for `mlxrt_render`.
 pub fn render(model: &Model, input: &Input) -> Result<String> {
     match input {

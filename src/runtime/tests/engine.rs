@@ -87,3 +87,24 @@ fn a_shutdown_after_a_timeout_waits_on() {
         2
     );
 }
+
+#[test]
+fn a_limit_refuses_weights_and_does_not_outlive_its_engine() {
+    let _lock = engine_lock();
+    let _ = engine::shutdown(true, None);
+    let limits = engine::MemoryLimits {
+        memory: Some(1000),
+        ..Default::default()
+    };
+    engine::init(EngineOptions {
+        limits,
+        ..EngineOptions::default()
+    })
+    .unwrap();
+    let error = load_with(&mut |_, _| panic!("weights were read"))
+        .err()
+        .unwrap();
+    assert_eq!(error.code, Code::OutOfMemory, "{error}");
+    engine::shutdown(false, None).unwrap();
+    load_with(&mut |_, _| true).unwrap();
+}

@@ -1,0 +1,65 @@
+//! What a request did and what it cost.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Eos,
+    String,
+    Token,
+    Length,
+    Context,
+    Callback,
+    Cancelled,
+    Timeout,
+    Error,
+}
+
+/// What a request did and what it cost.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub stop: Stop,
+    /// Which stop string or stop token.
+    pub stop_index: u32,
+    pub error_code: i32,
+    pub seed: u64,
+    pub prompt_tokens: u64,
+    pub cached_tokens: u64,
+    pub generated_tokens: u64,
+    pub queue_ns: u64,
+    pub prefill_ns: u64,
+    pub first_token_ns: u64,
+    pub decode_ns: u64,
+    pub total_ns: u64,
+    pub peak_bytes: u64,
+    pub active_bytes: u64,
+    pub kv_bytes: u64,
+}
+
+impl Report {
+    pub(super) fn new(seed: u64) -> Self {
+        Report {
+            stop: Stop::Error,
+            stop_index: 0,
+            error_code: 0,
+            seed,
+            prompt_tokens: 0,
+            cached_tokens: 0,
+            generated_tokens: 0,
+            queue_ns: 0,
+            prefill_ns: 0,
+            first_token_ns: 0,
+            decode_ns: 0,
+            total_ns: 0,
+            peak_bytes: 0,
+            active_bytes: 0,
+            kv_bytes: 0,
+        }
+    }
+
+    /// What is reported of a call that failed before it was a request.
+    pub fn refused(error_code: i32) -> Self {
+        Report {
+            error_code,
+            ..Report::new(0)
+        }
+    }
+}
