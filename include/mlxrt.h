@@ -56,8 +56,8 @@
  *
  * Handles (mlxrt_model, mlxrt_session, ...) are ids in the shape of pointers: pass them around, never dereference
  * them. A handle that is NULL, freed, foreign or of the wrong type gives MLXRT_E_INVALID_HANDLE; a free function that
- * gets one logs it and does nothing. Objects are counted inside: what still needs another keeps it alive. Freeing an
- * object that a blocking call uses ends that call with MLXRT_E_CANCELLED. mlxrt_free and mlxrt_error_free take real
+ * gets one logs it and does nothing. Objects are counted inside: what still needs another keeps it alive. Freeing a
+ * session ends what runs on it as cancelled (a result, not an error). mlxrt_free and mlxrt_error_free take real
  * pointers, which are not checked.
  *
  * Ownership. What you pass by const pointer is copied during the call. Buffers that come out are yours: mlxrt_free.
@@ -969,13 +969,13 @@ void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
  * Threads: any; fn runs on this one. A session does one blocking call at a time.
  * Blocks: until the request has ended.
  * Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY; DEVICE; OUT_OF_MEMORY; CANCELLED when the engine
- * was shut down by force.
+ * had been shut down by force before.
  * Owns: nothing; events live until fn returns.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_generate(
     mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
     const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
-    void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NONNULL out);
+    void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NULLABLE out);
 
 /* ---- Metrics ---- */
 

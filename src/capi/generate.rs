@@ -33,7 +33,7 @@ const MOST_TOP_LOGPROBS: u32 = 1024;
 /// Threads: any; fn runs on this one. A session does one blocking call at a time.
 /// Blocks: until the request has ended.
 /// Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY; DEVICE; OUT_OF_MEMORY; CANCELLED when the engine
-/// was shut down by force.
+/// had been shut down by force before.
 /// Owns: nothing; events live until fn returns.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_generate(

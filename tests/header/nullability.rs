@@ -19,6 +19,7 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_tokenize", "text"),
     ("mlxrt_detokenize", "ids"),
     ("mlxrt_generate", "fn"),
+    ("mlxrt_generate", "out"),
     ("mlxrt_metrics", "model"),
 ];
 
