@@ -1,36 +1,19 @@
 //! Qwen 2 and 2.5: llama with biases on the queries, keys and values.
 
-use super::shared;
+use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{Activation, DecoderConfig, MlpConfig, NormPlacement};
+use crate::model::config::DecoderConfig;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
-    shared::check_activation(config, &["silu"])?;
     let hidden_size = shared::hidden_size(config, None)?;
     let mut attention = shared::attention(config, hidden_size, (None, None, None))?;
     attention.qkv_bias = true;
-    Ok(DecoderConfig {
-        hidden_size,
-        vocab_size: shared::vocab_size(config, None)?,
-        context: shared::context(config, 32_768)?,
-        norm_eps: shared::norm_eps(config, None)?,
-        norm_plus_one: false,
-        norm_placement: NormPlacement::Pre,
-        embed_scale: None,
-        tie_word_embeddings: Some(config.opt_bool("tie_word_embeddings")?.unwrap_or(true)),
-        attention,
-        mlp: MlpConfig {
-            intermediate_size: shared::intermediate_size(config, None)?,
-            bias: false,
-            activation: Activation::Silu,
-        },
-        layers: shared::uniform_layers(
-            shared::layer_count(config, None)?,
-            shared::rope(config, Some(1_000_000.0))?,
-        ),
-        clip_residual: false,
-        names: shared::TEXT_NAMES,
-        ignored: &[],
-    })
+    let rope = shared::rope(config, Some(1_000_000.0))?;
+    let layers = shared::uniform_layers(shared::layer_count(config, None)?, rope);
+    let defaults = Defaults {
+        context: 32_768,
+        tie_word_embeddings: true,
+    };
+    shared::llama_like(config, attention, layers, defaults)
 }

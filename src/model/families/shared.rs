@@ -3,7 +3,10 @@
 
 use crate::error::{Error, Result};
 use crate::load::{Limits, Object};
-use crate::model::config::{AttentionConfig, Layer, Names, Rope, RopeScaling};
+use crate::model::config::{
+    Activation, AttentionConfig, DecoderConfig, Layer, MlpConfig, Names, NormPlacement, Rope,
+    RopeScaling,
+};
 
 const LIMITS: Limits = Limits::DEFAULT;
 
@@ -221,6 +224,43 @@ pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>
 
 pub fn window(config: &Object, default: Option<u32>) -> Result<i32> {
     size(config, "sliding_window", LIMITS.context, default)
+}
+
+/// What a config leaves open, family by family.
+pub struct Defaults {
+    pub context: u32,
+    pub tie_word_embeddings: bool,
+}
+
+/// A decoder of llama's shape: norms before each part, silu, no biases in the MLP.
+pub fn llama_like(
+    config: &Object,
+    attention: AttentionConfig,
+    layers: Vec<Layer>,
+    defaults: Defaults,
+) -> Result<DecoderConfig> {
+    check_activation(config, &["silu"])?;
+    let tied = config.opt_bool("tie_word_embeddings")?;
+    Ok(DecoderConfig {
+        hidden_size: hidden_size(config, None)?,
+        vocab_size: vocab_size(config, None)?,
+        context: context(config, defaults.context)?,
+        norm_eps: norm_eps(config, None)?,
+        norm_plus_one: false,
+        norm_placement: NormPlacement::Pre,
+        embed_scale: None,
+        tie_word_embeddings: Some(tied.unwrap_or(defaults.tie_word_embeddings)),
+        attention,
+        mlp: MlpConfig {
+            intermediate_size: intermediate_size(config, None)?,
+            bias: false,
+            activation: Activation::Silu,
+        },
+        layers,
+        clip_residual: false,
+        names: TEXT_NAMES,
+        ignored: &[],
+    })
 }
 
 /// The same rope and no window in every layer.
