@@ -13,4 +13,6 @@ mod mlx;
 mod model;
 mod runtime;
 mod sampling;
+#[allow(dead_code)]
+mod template;
 mod text;

@@ -1,0 +1,389 @@
+//! Attributes, subscripts and slices, in the sandbox's order: attribute first for `.`, item first for `[]`.
+
+use std::sync::Arc;
+
+use super::error::{ErrorKind, Fault, Result};
+use super::eval::{object_type, Eval};
+use super::format;
+use super::methods::{self, Found, Method};
+use super::string::{Builder, Str};
+use super::value::*;
+
+impl<'t> Eval<'t> {
+    /// `value.name`. Errors: the value is not there.
+    pub fn attribute(&mut self, value: &V, name: NameId, method: Option<Method>) -> Result<V> {
+        self.checked(value)?;
+        let text = self.name(name);
+        if let Some(found) = self.own_attribute(value, text, method)? {
+            return Ok(found);
+        }
+        if let V::Dict(dict) = value {
+            if let Some(found) = dict.get_str(text) {
+                return Ok(found.clone());
+            }
+        }
+        Ok(V::Undefined(Missing::Attribute(value.type_ref(), name)))
+    }
+
+    /// What `|attr` finds: attributes only, no items. Errors: the value is not there.
+    pub fn named_attribute(&mut self, value: &V, name: &str, method: Option<Method>) -> Result<V> {
+        self.checked(value)?;
+        Ok(match self.own_attribute(value, name, method)? {
+            Some(found) => found,
+            None => V::hint(
+                ErrorKind::Undefined,
+                format!(
+                    "'{}' has no attribute '{name}'",
+                    object_type(value.type_name())
+                ),
+            ),
+        })
+    }
+
+    /// What Python's `getattr` finds, less what the sandbox hides.
+    fn own_attribute(
+        &mut self,
+        value: &V,
+        name: &str,
+        method: Option<Method>,
+    ) -> Result<Option<V>> {
+        if let Some(method) = method {
+            match methods::find(value, method) {
+                Found::Yes => {
+                    self.budget.step()?;
+                    let bound = Arc::new((value.clone(), method));
+                    return Ok(Some(V::Object(Object::Method(bound))));
+                }
+                Found::Unsafe => return Ok(Some(unsafe_attribute(value, name))),
+                Found::No => {}
+            }
+        }
+        let found = match value {
+            V::Object(Object::Namespace(id)) => {
+                let data = self.namespaces.get(*id as usize);
+                let attributes = data.map_or(&[][..], |data| data.attributes.as_slice());
+                self.budget
+                    .steps((attributes.len() >> 3).saturating_add(1))?;
+                let found = attributes.iter().find(|(have, _)| have.as_str() == name);
+                found.map(|(_, value)| value.clone())
+            }
+            V::Object(Object::Loop { slot, generation }) => {
+                self.loop_attribute(*slot, *generation, name)?
+            }
+            V::Object(Object::Macro(id)) => self.macro_attribute(*id, name)?,
+            V::Object(Object::Cycler(id)) if name == "current" => self.cycler_current(*id),
+            V::Range(range) => match name {
+                "start" => Some(V::Int(range.start)),
+                "stop" => Some(V::Int(range.stop)),
+                "step" => Some(V::Int(range.step)),
+                _ => None,
+            },
+            V::Tuple(pair) if pair.group => match name {
+                "grouper" => pair.items.first().cloned(),
+                "list" => pair.items.get(1).cloned(),
+                _ => None,
+            },
+            V::Int(_) | V::Bool(_) | V::Float(_) | V::Big(_) => number_attribute(value, name),
+            _ => None,
+        };
+        if found.is_none() && name.starts_with("__") && !matches!(value, V::Dict(_)) {
+            return Ok(Some(unsafe_attribute(value, name)));
+        }
+        Ok(found)
+    }
+
+    fn macro_attribute(&mut self, id: u32, name: &str) -> Result<Option<V>> {
+        let Some(def) = self.macros.get(id as usize).map(|value| value.def) else {
+            return Ok(None);
+        };
+        Ok(Some(match name {
+            "name" => match def.name {
+                Some(name) => V::Str(self.name_str(name)),
+                None => V::Str(Str::new("caller", super::string::Origin::Template)),
+            },
+            "arguments" => {
+                let names = def.params.iter().map(|id| V::Str(self.name_str(*id)));
+                V::tuple(names.collect(), &mut self.budget)?
+            }
+            "catch_kwargs" => V::Bool(def.uses_kwargs),
+            "catch_varargs" => V::Bool(def.uses_varargs),
+            "caller" => V::Bool(def.uses_caller),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// `value[key]`.
+    pub fn item(&mut self, value: &V, key: &V) -> Result<V> {
+        self.checked(value)?;
+        let found = match (value, key) {
+            (V::Dict(dict), key) => match dict.get(key, &mut self.budget) {
+                Ok(found) => found.cloned(),
+                Err(fault) if fault.kind == ErrorKind::Type => None,
+                Err(fault) => return Err(fault),
+            },
+            (V::List(list) | V::Tuple(list), V::Int(_) | V::Bool(_)) => {
+                index(key, list.items.len()).and_then(|at| list.items.get(at).cloned())
+            }
+            (V::Str(text), V::Int(_) | V::Bool(_)) => self.char_at(text, key)?,
+            (V::Range(range), V::Int(_) | V::Bool(_)) => {
+                let len = usize::try_from(range.len).unwrap_or(0);
+                let at = index(key, len).and_then(|at| i64::try_from(at).ok());
+                at.map(|at| V::Int(range.get(at)))
+            }
+            _ => None,
+        };
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        if let V::Str(name) = key {
+            let method = Method::from_name(name.as_str());
+            if let Some(found) = self.own_attribute(value, name.as_str(), method)? {
+                return Ok(found);
+            }
+        }
+        let owner = object_type(value.type_name());
+        Ok(V::hint(
+            ErrorKind::Undefined,
+            match key {
+                V::Str(name) => format!(
+                    "'{owner}' has no attribute {}",
+                    format::brief_repr(self, &V::Str(name.clone()))?
+                ),
+                key => format!("{owner} has no element {}", format::brief_repr(self, key)?),
+            },
+        ))
+    }
+
+    fn char_at(&mut self, text: &Str, key: &V) -> Result<Option<V>> {
+        let all = text.as_str();
+        let range = if all.is_ascii() {
+            index(key, all.len()).map(|at| at..at.saturating_add(1))
+        } else {
+            self.budget.slow_bytes(all.len())?;
+            let at = index(key, all.chars().count());
+            at.and_then(|at| all.char_indices().nth(at))
+                .map(|(at, c)| at..at.saturating_add(c.len_utf8()))
+        };
+        self.budget.bytes(all.len())?;
+        match range {
+            Some(range) => Ok(Some(V::Str(text.slice(range, &mut self.budget)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// `value[start:stop:step]`.
+    pub fn slice(&mut self, value: &V, bounds: [V; 3]) -> Result<V> {
+        self.checked(value)?;
+        let [start, stop, step] = &bounds;
+        let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?);
+        if step == Some(0) {
+            return Fault::value_error("slice step cannot be zero");
+        }
+        let step = step.unwrap_or(1);
+        match value {
+            V::List(list) | V::Tuple(list) => {
+                let places = Slice::new(start, stop, step, list.items.len());
+                self.budget.room(places.len().saturating_mul(ITEM_BYTES))?;
+                self.budget.steps((places.len() >> 1).saturating_add(1))?;
+                let items = places
+                    .filter_map(|at| list.items.get(at).cloned())
+                    .collect();
+                match value {
+                    V::List(_) => V::list(items, &mut self.budget),
+                    _ => V::tuple(items, &mut self.budget),
+                }
+            }
+            V::Str(text) => self.slice_str(text, start, stop, step),
+            V::Range(range) => {
+                let len = usize::try_from(range.len).unwrap_or(0);
+                let places = Slice::new(start, stop, step, len);
+                let first = i64::try_from(places.start).unwrap_or(0);
+                let count = i64::try_from(places.len()).unwrap_or(0);
+                let step = range.step.saturating_mul(step);
+                let begin = range.get(first);
+                Ok(V::Range(Arc::new(Range {
+                    start: begin,
+                    step,
+                    len: count,
+                    stop: begin.saturating_add(step.saturating_mul(count)),
+                })))
+            }
+            value => Ok(V::hint(
+                ErrorKind::Undefined,
+                format!("{} has no element slice", object_type(value.type_name())),
+            )),
+        }
+    }
+
+    fn slice_str(
+        &mut self,
+        text: &Str,
+        start: Option<i64>,
+        stop: Option<i64>,
+        step: i64,
+    ) -> Result<V> {
+        let all = text.as_str();
+        let ascii = all.is_ascii();
+        self.budget.bytes(all.len())?;
+        if !ascii {
+            self.budget.slow_bytes(all.len())?;
+        }
+        let count = if ascii {
+            all.len()
+        } else {
+            all.chars().count()
+        };
+        let places = Slice::new(start, stop, step, count);
+        if step == 1 {
+            let end = places.start.saturating_add(places.len());
+            let byte = |at: usize| match ascii {
+                true => at.min(all.len()),
+                false => all.char_indices().nth(at).map_or(all.len(), |(at, _)| at),
+            };
+            let (from, to) = (byte(places.start), byte(end));
+            return Ok(V::Str(text.slice(from..to.max(from), &mut self.budget)?));
+        }
+        // One entry a character.
+        self.budget.room(count.saturating_mul(16))?;
+        self.budget.steps(places.len())?;
+        let chars: Vec<(usize, char)> = all.char_indices().collect();
+        let mut out = Builder::new(&mut self.budget)?;
+        for at in places {
+            if let Some((at, c)) = chars.get(at) {
+                out.push_char(*c, text.text().origin_at(*at), &mut self.budget)?;
+            }
+        }
+        Ok(V::Str(out.finish_as(text.markup())))
+    }
+}
+
+/// `value.name`, for a name that the template did not write as such.
+pub(super) fn by_name(eval: &mut Eval, value: &V, name: &str) -> Result<V> {
+    let method = Method::from_name(name);
+    let found = eval.named_attribute(value, name, method)?;
+    match (found, value) {
+        (V::Undefined(missing), V::Dict(dict)) => {
+            Ok(dict.get_str(name).cloned().unwrap_or(V::Undefined(missing)))
+        }
+        (found, _) => Ok(found),
+    }
+}
+
+fn unsafe_attribute(value: &V, name: &str) -> V {
+    V::hint(
+        ErrorKind::Security,
+        format!(
+            "access to attribute '{name}' of '{}' object is unsafe.",
+            value.type_name()
+        ),
+    )
+}
+
+fn number_attribute(value: &V, name: &str) -> Option<V> {
+    let int = match value {
+        V::Bool(value) => V::Int(i64::from(*value)),
+        value => value.clone(),
+    };
+    match (name, &int) {
+        ("real", _) => Some(int),
+        ("numerator", V::Int(_) | V::Big(_)) => Some(int),
+        ("denominator", V::Int(_) | V::Big(_)) => Some(V::Int(1)),
+        ("imag", V::Float(_)) => Some(V::Float(0.0)),
+        ("imag", _) => Some(V::Int(0)),
+        _ => None,
+    }
+}
+
+/// Where an index, from the end where negative, points in so many items.
+pub(super) fn index(key: &V, len: usize) -> Option<usize> {
+    let at = match key {
+        V::Int(at) => *at,
+        V::Bool(at) => i64::from(*at),
+        _ => return None,
+    };
+    let at = match at < 0 {
+        true => i64::try_from(len).ok()?.checked_add(at)?,
+        false => at,
+    };
+    usize::try_from(at).ok().filter(|at| *at < len)
+}
+
+fn bound(value: &V) -> Result<Option<i64>> {
+    use num_bigint::Sign;
+    match value {
+        V::None => Ok(None),
+        V::Int(value) => Ok(Some(*value)),
+        V::Bool(value) => Ok(Some(i64::from(*value))),
+        V::Big(value) if value.sign() == Sign::Minus => Ok(Some(i64::MIN)),
+        V::Big(_) => Ok(Some(i64::MAX)),
+        _ => {
+            Fault::type_error("slice indices must be integers or None or have an __index__ method")
+        }
+    }
+}
+
+/// The places that a slice names, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    start: usize,
+    step: i64,
+    left: usize,
+    at: i64,
+}
+
+impl Slice {
+    /// As Python's `slice.indices`.
+    pub fn new(start: Option<i64>, stop: Option<i64>, step: i64, len: usize) -> Slice {
+        let len = i64::try_from(len).unwrap_or(i64::MAX);
+        let (lowest, highest) = match step < 0 {
+            true => (-1, len.saturating_sub(1)),
+            false => (0, len),
+        };
+        let place = |at: i64| match at < 0 {
+            true => at.saturating_add(len).max(lowest),
+            false => at.min(highest),
+        };
+        let backward = step < 0;
+        let start = start.map_or(if backward { highest } else { lowest }, place);
+        let stop = stop.map_or(if backward { lowest } else { highest }, place);
+        let distance = match backward {
+            true => start.saturating_sub(stop),
+            false => stop.saturating_sub(start),
+        };
+        let stride = step.checked_abs().unwrap_or(i64::MAX);
+        let left = match distance > 0 {
+            true => distance
+                .saturating_sub(1)
+                .checked_div(stride)
+                .unwrap_or(0)
+                .saturating_add(1),
+            false => 0,
+        };
+        Slice {
+            start: usize::try_from(start).unwrap_or(0),
+            step,
+            left: usize::try_from(left).unwrap_or(0),
+            at: start,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.left
+    }
+
+    /// The first place, also of an empty slice.
+    pub fn first_place(&self) -> usize {
+        self.start
+    }
+}
+
+impl Iterator for Slice {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        let at = usize::try_from(self.at).ok();
+        self.at = self.at.saturating_add(self.step);
+        at
+    }
+}

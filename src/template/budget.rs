@@ -1,0 +1,201 @@
+//! What a template may cost: counted before the work is done, never after.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use super::error::{Fault, Result};
+
+/// Bounds of one template and of one render.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of template source.
+    pub source: usize,
+    /// Steps of one render: about one per evaluated node, per item and per 64 bytes moved.
+    pub steps: u64,
+    /// Bytes alive at once in one render, output included, beyond what the caller passed in.
+    pub bytes: usize,
+    /// Nesting of the template's source and of any value.
+    pub depth: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            source: 1 << 20,
+            steps: 20_000_000,
+            bytes: 64 << 20,
+            depth: 200,
+        }
+    }
+}
+
+/// Bytes alive in one render; shared by every value that the render makes.
+#[derive(Debug)]
+pub(super) struct Meter {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+/// Bytes taken from a meter, given back on drop. Values of the caller and of the template hold none.
+#[derive(Debug, Default)]
+pub(super) struct Charge {
+    meter: Option<Arc<Meter>>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// Whether a render pays for it.
+    pub fn is_metered(&self) -> bool {
+        self.meter.is_some()
+    }
+
+    pub fn grow(&mut self, bytes: usize) -> Result<()> {
+        if let Some(meter) = &self.meter {
+            // One thread renders: nothing comes between the look and the addition.
+            let used = meter.used.load(Ordering::Relaxed).saturating_add(bytes);
+            if used > meter.limit {
+                return Fault::limit(format!(
+                    "the template needs more than {} bytes of memory",
+                    meter.limit
+                ));
+            }
+            meter.used.store(used, Ordering::Relaxed);
+            self.bytes = self.bytes.saturating_add(bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if let Some(meter) = &self.meter {
+            let used = meter.used.load(Ordering::Relaxed);
+            meter
+                .used
+                .store(used.saturating_sub(self.bytes), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What is left of one render's limits.
+#[derive(Debug)]
+pub(super) struct Budget {
+    steps: u64,
+    limit: u64,
+    meter: Arc<Meter>,
+    /// No value may be larger than this when written out.
+    pub max_size: usize,
+    pub max_depth: u32,
+}
+
+impl Budget {
+    /// `given` is the size of the caller's own values, which may be copied about as a whole.
+    pub fn new(limits: &Limits, given: usize) -> Budget {
+        Budget {
+            steps: limits.steps,
+            limit: limits.steps,
+            meter: Arc::new(Meter {
+                used: AtomicUsize::new(0),
+                limit: limits.bytes,
+            }),
+            max_size: limits.bytes.saturating_add(given),
+            max_depth: limits.depth,
+        }
+    }
+
+    #[inline]
+    pub fn step(&mut self) -> Result<()> {
+        self.steps(1)
+    }
+
+    #[inline]
+    pub fn steps(&mut self, count: usize) -> Result<()> {
+        match self.steps.checked_sub(count as u64) {
+            Some(left) => {
+                self.steps = left;
+                Ok(())
+            }
+            None => self.out_of_steps(),
+        }
+    }
+
+    #[cold]
+    fn out_of_steps(&mut self) -> Result<()> {
+        self.steps = 0;
+        Fault::limit(format!("the template takes more than {} steps", self.limit))
+    }
+
+    /// Steps for moving or reading that many bytes.
+    #[inline]
+    pub fn bytes(&mut self, bytes: usize) -> Result<()> {
+        self.steps((bytes >> 6).saturating_add(1))
+    }
+
+    /// Steps for work of several nanoseconds a byte: searching, escaping, mapping characters.
+    #[inline]
+    pub fn slow_bytes(&mut self, bytes: usize) -> Result<()> {
+        self.steps((bytes >> 3).saturating_add(1))
+    }
+
+    pub fn charge(&self, bytes: usize) -> Result<Charge> {
+        let mut charge = Charge {
+            meter: Some(self.meter.clone()),
+            bytes: 0,
+        };
+        charge.grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// Whether so many bytes could be had, before something of that size is put together.
+    pub fn room(&self, bytes: usize) -> Result<()> {
+        self.charge(bytes).map(drop)
+    }
+
+    pub fn used_steps(&self) -> u64 {
+        self.limit.saturating_sub(self.steps)
+    }
+}
+
+/// Counts recursion, in levels and in bytes of stack: the first is the rule that users meet, the second
+/// keeps it true on a small stack whatever the build's frames cost.
+#[derive(Debug)]
+pub(super) struct Recursion {
+    base: usize,
+    level: u32,
+    limit: u32,
+}
+
+/// A render or a parse stays within half of a 512 KB stack, and leaves the rest to what it calls.
+const STACK: usize = 256 << 10;
+
+impl Recursion {
+    pub fn new(limit: u32) -> Recursion {
+        Recursion {
+            base: stack_position(),
+            level: 0,
+            limit,
+        }
+    }
+
+    /// Every `Ok` must be followed by `leave`, except on the way out with an error.
+    #[inline]
+    pub fn enter(&mut self) -> Result<()> {
+        self.level = self.level.saturating_add(1);
+        if self.level > self.limit || stack_position().abs_diff(self.base) > STACK {
+            return Fault::limit("the template nests too deeply");
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub fn leave(&mut self) {
+        self.level = self.level.saturating_sub(1);
+    }
+}
+
+/// About where the stack ends now.
+#[inline(never)]
+fn stack_position() -> usize {
+    let here = 0u8;
+    std::ptr::from_ref(std::hint::black_box(&here)) as usize
+}

@@ -1,0 +1,318 @@
+//! Calls: macros, the global functions and bound methods.
+
+use std::sync::Arc;
+
+use super::dict::Dict;
+use super::error::{ErrorKind, Fault, Result};
+use super::eval::{Counter, Eval};
+use super::expression::{required, Arguments};
+use super::loops::collect;
+use super::methods;
+use super::string::{Origin, Str};
+use super::value::*;
+
+/// Longer ranges are refused, as jinja2's sandbox does.
+const MAX_RANGE: i64 = 100_000;
+
+impl<'t> Eval<'t> {
+    #[inline(never)]
+    pub fn call(&mut self, callee: V, args: Arguments) -> Result<V> {
+        match callee {
+            V::Undefined(missing) => self.undefined(&missing),
+            V::Object(Object::Macro(id)) => self.call_macro(id, args),
+            V::Object(Object::Function(function)) => self.call_function(function, args),
+            V::Object(Object::Method(bound)) => methods::call(self, bound.0.clone(), bound.1, args),
+            V::Object(Object::Loop { slot, generation }) => {
+                let [items] = args.bind("loop", ["iterable"])?;
+                let items = required(items, "loop", "iterable")?;
+                self.loop_again(slot, generation, &items)
+            }
+            V::Object(Object::Joiner(id)) => {
+                let Some(counter) = self.counters.get_mut(id as usize) else {
+                    return Ok(V::None);
+                };
+                counter.used = counter.used.saturating_add(1);
+                match counter.items.first() {
+                    Some(separator) if counter.used > 1 => Ok(separator.clone()),
+                    _ => Ok(V::Str(Str::new("", Origin::Template))),
+                }
+            }
+            other => Fault::type_error(format!("'{}' object is not callable", other.type_name())),
+        }
+    }
+
+    #[inline(never)]
+    fn call_macro(&mut self, id: u32, args: Arguments) -> Result<V> {
+        let Some(value) = self.macros.get(id as usize).copied() else {
+            return Ok(V::None);
+        };
+        let def = value.def;
+        let name = match def.name {
+            Some(name) => self.name(name),
+            None => "caller",
+        };
+        self.recursion.enter()?;
+        let outer = self.scope;
+        let scope = self.push_scope(value.scope)?;
+        let Arguments {
+            positional,
+            mut named,
+        } = args;
+        let mut positional = positional.into_iter();
+        let explicit_caller = def.params.iter().any(|param| self.name(*param) == "caller");
+        // Defaults are evaluated in the macro's own scope, where earlier parameters are known.
+        self.scope = Some(scope);
+        let first_default = def.params.len().saturating_sub(def.defaults.len());
+        for (at, param) in def.params.iter().enumerate() {
+            let text = self.name(*param);
+            let given = positional.next().or_else(|| {
+                let found = named.iter().position(|(have, _)| have.as_str() == text)?;
+                Some(named.remove(found).1)
+            });
+            let value = match given {
+                Some(value) => value,
+                None => {
+                    let default = at
+                        .checked_sub(first_default)
+                        .and_then(|at| def.defaults.get(at));
+                    match default {
+                        Some(default) => self.eval(default)?,
+                        None => V::hint(
+                            ErrorKind::Undefined,
+                            format!("parameter '{text}' was not provided"),
+                        ),
+                    }
+                }
+            };
+            self.assign(*param, value)?;
+        }
+        if def.uses_caller && !explicit_caller {
+            let found = named.iter().position(|(have, _)| have.as_str() == "caller");
+            let caller = match found {
+                Some(at) => named.remove(at).1,
+                None => V::hint(ErrorKind::Undefined, "No caller defined"),
+            };
+            self.assign_by_name("caller", caller)?;
+        }
+        if def.uses_kwargs {
+            let mut dict = Dict::new(&mut self.budget)?;
+            for (name, value) in named.drain(..) {
+                dict.insert(V::Str(name), value, &mut self.budget)?;
+            }
+            self.assign_by_name("kwargs", V::Dict(Arc::new(dict)))?;
+        } else if let Some((unknown, _)) = named.first() {
+            return Fault::type_error(match unknown.as_str() {
+                "caller" => format!(
+                    "macro '{name}' was invoked with two values for the special caller argument. \
+                     This is most likely a bug."
+                ),
+                unknown => format!("macro '{name}' takes no keyword argument '{unknown}'"),
+            });
+        }
+        let rest: Vec<V> = positional.collect();
+        if def.uses_varargs {
+            let rest = V::tuple(rest, &mut self.budget)?;
+            self.assign_by_name("varargs", rest)?;
+        } else if !rest.is_empty() {
+            return Fault::type_error(format!(
+                "macro '{name}' takes not more than {} argument(s)",
+                def.params.len()
+            ));
+        }
+        let (text, _) = self.capture(|eval| eval.body(&def.body))?;
+        self.scope = outer;
+        self.drop_scope(scope);
+        self.recursion.leave();
+        Ok(V::Str(text))
+    }
+
+    /// For the few names that the engine itself gives; the template uses them, so they are known.
+    fn assign_by_name(&mut self, name: &str, value: V) -> Result<()> {
+        let at = self.names.iter().position(|have| have.as_str() == name);
+        match at.and_then(|at| u32::try_from(at).ok()) {
+            Some(at) => self.assign(NameId(at), value),
+            None => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn call_function(&mut self, function: Function, args: Arguments) -> Result<V> {
+        match function {
+            Function::Range => self.range(args),
+            Function::Dict => Ok(V::Dict(Arc::new(self.make_dict(args)?))),
+            Function::Namespace => {
+                let dict = self.make_dict(args)?;
+                let mut attributes = Vec::new();
+                for (name, value) in &dict.entries {
+                    match name {
+                        V::Str(name) => attributes.push((name.clone(), value.clone())),
+                        _ => return Fault::type_error("attribute name must be string"),
+                    }
+                }
+                self.new_namespace(attributes)
+            }
+            Function::Cycler => {
+                if args.positional.is_empty() {
+                    return Fault::new(ErrorKind::Runtime, "at least one item has to be provided");
+                }
+                self.new_counter(args.positional).map(Object::Cycler)
+            }
+            .map(V::Object),
+            Function::Joiner => {
+                let [separator] = args.bind("joiner", ["sep"])?;
+                let comma = || V::Str(Str::new(", ", Origin::Template));
+                let separator = separator.unwrap_or_else(comma);
+                Ok(V::Object(Object::Joiner(
+                    self.new_counter(vec![separator])?,
+                )))
+            }
+            Function::Lipsum => Fault::unsupported("lipsum is not supported: it prints at random"),
+            Function::RaiseException => {
+                let [message] = args.bind("raise_exception", ["message"])?;
+                let message = required(message, "raise_exception", "message")?;
+                let message = self.to_str(&message)?;
+                Fault::new(ErrorKind::Raised, message.as_str())
+            }
+            Function::StrftimeNow => {
+                let [format] = args.bind("strftime_now", ["format"])?;
+                let format = required(format, "strftime_now", "format")?;
+                let V::Str(format) = format else {
+                    return Fault::type_error(format!(
+                        "strftime() argument 1 must be str, not {}",
+                        format.type_name()
+                    ));
+                };
+                // A date is a few times as long as its format at most.
+                self.budget.slow_bytes(format.len().saturating_mul(8))?;
+                self.budget.room(format.len().saturating_mul(16))?;
+                let text = (self.clock)().strftime(format.as_str());
+                let origin = format.text().least_trusted();
+                V::text(&text, origin, &mut self.budget)
+            }
+        }
+    }
+
+    fn new_counter(&mut self, items: Vec<V>) -> Result<u32> {
+        self.pay_for_entry()?;
+        self.budget.room(items.len().saturating_mul(ITEM_BYTES))?;
+        let id = u32::try_from(self.counters.len()).unwrap_or(u32::MAX);
+        self.counters.push(Counter { items, used: 0 });
+        Ok(id)
+    }
+
+    pub fn cycler_current(&self, id: u32) -> Option<V> {
+        let counter = self.counters.get(id as usize)?;
+        let at = counter.used.checked_rem(counter.items.len())?;
+        counter.items.get(at).cloned()
+    }
+
+    /// `cycler.next()` and `cycler.reset()`.
+    pub fn cycler_move(&mut self, id: u32, reset: bool) -> V {
+        let current = self.cycler_current(id);
+        if let Some(counter) = self.counters.get_mut(id as usize) {
+            counter.used = match reset {
+                true => 0,
+                false => counter.used.saturating_add(1),
+            };
+        }
+        match current {
+            Some(value) if !reset => value,
+            _ => V::None,
+        }
+    }
+
+    fn make_dict(&mut self, args: Arguments) -> Result<Dict> {
+        let mut dict = Dict::new(&mut self.budget)?;
+        let Arguments {
+            mut positional,
+            named,
+        } = args;
+        if positional.len() > 1 {
+            return Fault::type_error(format!(
+                "dict expected at most 1 argument, got {}",
+                positional.len()
+            ));
+        }
+        match positional.pop() {
+            None => {}
+            Some(V::Dict(from)) => {
+                for (key, value) in &from.entries {
+                    self.budget.step()?;
+                    dict.insert(key.clone(), value.clone(), &mut self.budget)?;
+                }
+            }
+            Some(pairs) => {
+                for pair in collect(&pairs, &mut self.budget)? {
+                    let mut pair = collect(&pair, &mut self.budget)?.into_iter();
+                    match (pair.next(), pair.next(), pair.next()) {
+                        (Some(key), Some(value), None) => {
+                            dict.insert(key, value, &mut self.budget)?;
+                        }
+                        _ => {
+                            return Fault::value_error(
+                                "dictionary update sequence element has not length 2",
+                            )
+                        }
+                    }
+                }
+            }
+        }
+        for (name, value) in named {
+            dict.insert(V::Str(name), value, &mut self.budget)?;
+        }
+        Ok(dict)
+    }
+
+    fn range(&mut self, args: Arguments) -> Result<V> {
+        let mut numbers = Vec::new();
+        for arg in &args.positional {
+            self.checked(arg)?;
+            numbers.push(methods::int_arg(arg)?);
+        }
+        if !args.named.is_empty() {
+            return Fault::type_error("range() takes no keyword arguments");
+        }
+        let (start, stop, step) = match numbers.as_slice() {
+            [stop] => (0, *stop, 1),
+            [start, stop] => (*start, *stop, 1),
+            [start, stop, step] => (*start, *stop, *step),
+            [] => return Fault::type_error("range expected at least 1 argument, got 0"),
+            more => {
+                return Fault::type_error(format!(
+                    "range expected at most 3 arguments, got {}",
+                    more.len()
+                ))
+            }
+        };
+        if step == 0 {
+            return Fault::value_error("range() arg 3 must not be zero");
+        }
+        let distance = match step < 0 {
+            true => start.saturating_sub(stop),
+            false => stop.saturating_sub(start),
+        };
+        let stride = step.checked_abs().unwrap_or(i64::MAX);
+        let len = match distance > 0 {
+            true => distance
+                .saturating_sub(1)
+                .checked_div(stride)
+                .unwrap_or(0)
+                .saturating_add(1),
+            false => 0,
+        };
+        if len > MAX_RANGE {
+            return Fault::new(
+                ErrorKind::Overflow,
+                format!(
+                    "Range too big. The sandbox blocks ranges larger than MAX_RANGE ({MAX_RANGE})."
+                ),
+            );
+        }
+        Ok(V::Range(Arc::new(Range {
+            start,
+            step,
+            len,
+            stop,
+        })))
+    }
+}

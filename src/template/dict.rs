@@ -1,0 +1,196 @@
+//! Dicts in the order of insertion, and their views.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use num_bigint::BigInt;
+
+use super::budget::{Budget, Charge};
+use super::error::{Fault, Result};
+use super::string::Str;
+use super::value::{check, ITEM_BYTES, V};
+
+/// Immutable once made. Keys are what Python can hash: strings, numbers, none, tuples of such.
+#[derive(Debug, Default)]
+pub(super) struct Dict {
+    pub entries: Vec<(V, V)>,
+    /// Where there are many string keys, where each is.
+    index: HashMap<Str, usize>,
+    pub depth: u32,
+    pub size: usize,
+    charge: Charge,
+}
+
+/// From so many string keys on, a look-up goes through the index.
+const INDEXED: usize = 12;
+const INDEX_BYTES: usize = 48;
+
+impl Dict {
+    /// An empty dict to `insert` into.
+    pub fn new(budget: &mut Budget) -> Result<Dict> {
+        Ok(Dict {
+            charge: budget.charge(std::mem::size_of::<Dict>())?,
+            size: ITEM_BYTES,
+            depth: 1,
+            ..Dict::default()
+        })
+    }
+
+    pub(super) fn of_caller(entries: impl Iterator<Item = (Str, V)>) -> Dict {
+        let mut dict = Dict {
+            size: ITEM_BYTES,
+            depth: 1,
+            ..Dict::default()
+        };
+        for (key, value) in entries {
+            dict.count(&V::Str(key.clone()), &value);
+            match dict.find_str(key.as_str()) {
+                Some(at) => dict.replace(at, value),
+                None => dict.add(V::Str(key), value),
+            }
+        }
+        dict
+    }
+
+    fn count(&mut self, key: &V, value: &V) {
+        self.size = self
+            .size
+            .saturating_add(key.size())
+            .saturating_add(value.size());
+        self.depth = self
+            .depth
+            .max(value.depth().max(key.depth()).saturating_add(1));
+    }
+
+    fn replace(&mut self, at: usize, value: V) {
+        if let Some(entry) = self.entries.get_mut(at) {
+            entry.1 = value;
+        }
+    }
+
+    fn add(&mut self, key: V, value: V) {
+        self.entries.push((key, value));
+        if self.entries.len() < INDEXED {
+            return;
+        }
+        if self.index.is_empty() {
+            let keys = self.entries.iter().enumerate();
+            self.index = keys
+                .filter_map(|(at, (key, _))| match key {
+                    V::Str(key) => Some((key.clone(), at)),
+                    _ => None,
+                })
+                .collect();
+        } else if let Some((V::Str(key), _)) = self.entries.last() {
+            let at = self.entries.len().saturating_sub(1);
+            self.index.insert(key.clone(), at);
+        }
+    }
+
+    /// Sets a key; an earlier one keeps its place.
+    pub fn insert(&mut self, key: V, value: V, budget: &mut Budget) -> Result<()> {
+        self.charge
+            .grow((ITEM_BYTES * 2).saturating_add(INDEX_BYTES))?;
+        self.count(&key, &value);
+        check(self.depth, self.size, budget)?;
+        match self.find(&key, budget)? {
+            Some(at) => self.replace(at, value),
+            None => self.add(key, value),
+        }
+        Ok(())
+    }
+
+    fn find_str(&self, key: &str) -> Option<usize> {
+        if self.index.is_empty() {
+            return self
+                .entries
+                .iter()
+                .position(|(have, _)| matches!(have, V::Str(have) if have.as_str() == key));
+        }
+        self.index.get(key).copied()
+    }
+
+    /// Errors: the key cannot be hashed.
+    fn find(&self, key: &V, budget: &mut Budget) -> Result<Option<usize>> {
+        if let V::Str(key) = key {
+            budget.bytes(key.len())?;
+            return Ok(self.find_str(key.as_str()));
+        }
+        hashable(key)?;
+        budget.steps((self.entries.len() >> 1).saturating_add(1))?;
+        for (at, (have, _)) in self.entries.iter().enumerate() {
+            if super::operators::equal(have, key, budget)? {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn get_str(&self, key: &str) -> Option<&V> {
+        self.find_str(key)
+            .and_then(|at| self.entries.get(at))
+            .map(|(_, value)| value)
+    }
+
+    /// Errors: the key cannot be hashed.
+    pub fn get(&self, key: &V, budget: &mut Budget) -> Result<Option<&V>> {
+        Ok(self
+            .find(key, budget)?
+            .and_then(|at| self.entries.get(at))
+            .map(|(_, value)| value))
+    }
+}
+
+pub(super) fn hashable(key: &V) -> Result<()> {
+    match key {
+        V::List(_) | V::Dict(_) => {
+            Fault::type_error(format!("unhashable type: '{}'", key.type_name()))
+        }
+        V::Tuple(tuple) => tuple.items.iter().try_for_each(hashable),
+        _ => Ok(()),
+    }
+}
+
+/// What `keys()`, `values()` and `items()` give.
+#[derive(Debug)]
+pub(super) struct View {
+    pub kind: ViewKind,
+    pub dict: Arc<Dict>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ViewKind {
+    Keys,
+    Values,
+    Items,
+}
+
+impl ViewKind {
+    pub fn type_ref(self) -> &'static &'static str {
+        match self {
+            ViewKind::Keys => &"dict_keys",
+            ViewKind::Values => &"dict_values",
+            ViewKind::Items => &"dict_items",
+        }
+    }
+}
+
+impl View {
+    /// The entry at a place, as the view shows it.
+    pub fn get(&self, at: usize, budget: &mut Budget) -> Result<Option<V>> {
+        let Some((key, value)) = self.dict.entries.get(at) else {
+            return Ok(None);
+        };
+        Ok(Some(match self.kind {
+            ViewKind::Keys => key.clone(),
+            ViewKind::Values => value.clone(),
+            ViewKind::Items => V::tuple(vec![key.clone(), value.clone()], budget)?,
+        }))
+    }
+}
+
+/// Numbers that are one key in Python are equal here too, so a set of them needs no more than this.
+pub(super) fn float_of(big: &BigInt) -> f64 {
+    // Rounds to nearest, as Python does; what is too large is infinite.
+    big.to_string().parse().unwrap_or(f64::INFINITY)
+}

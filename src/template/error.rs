@@ -1,0 +1,126 @@
+//! What goes wrong in a template: one sentence, its place, and what Python would have called it.
+
+use std::fmt;
+
+/// The Python (or jinja2) exception that the same mistake raises there; `Limit` and `Unsupported` are our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The template does not parse.
+    Syntax,
+    /// The template called `raise_exception`: the message is its text as it is.
+    Raised,
+    Undefined,
+    Security,
+    Type,
+    Value,
+    Key,
+    Index,
+    Attribute,
+    ZeroDivision,
+    Overflow,
+    Runtime,
+    /// A part of Jinja that is refused or left out.
+    Unsupported,
+    /// A limit of `Limits` would be passed.
+    Limit,
+}
+
+/// Why a template did not parse or render. Lines and columns count from 1, columns in characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateError {
+    pub line: u32,
+    pub column: u32,
+    pub kind: ErrorKind,
+    /// For `ErrorKind::Raised`, exactly what the template raised.
+    pub message: String,
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(
+            f,
+            "line {}, column {}: {}",
+            self.line, self.column, self.message
+        )
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+impl From<TemplateError> for crate::error::Error {
+    /// A template that does not parse is a fault of the model; one that does not render, of this input.
+    fn from(error: TemplateError) -> Self {
+        let code = match error.kind {
+            ErrorKind::Syntax => crate::error::Code::BadModel,
+            ErrorKind::Unsupported => crate::error::Code::Unsupported,
+            ErrorKind::Limit => crate::error::Code::Resources,
+            _ => crate::error::Code::InvalidArgument,
+        };
+        crate::error::Error::new(code, format!("chat template, {error}"))
+    }
+}
+
+/// An error on its way out; the innermost node with a place fills it in.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub kind: ErrorKind,
+    pub message: String,
+    /// Byte offset into the template.
+    pub at: Option<u32>,
+}
+
+pub(super) type Result<T> = std::result::Result<T, Box<Fault>>;
+
+impl Fault {
+    #[cold]
+    pub fn new<T>(kind: ErrorKind, message: impl Into<String>) -> Result<T> {
+        Err(Box::new(Fault {
+            kind,
+            message: message.into(),
+            at: None,
+        }))
+    }
+
+    #[cold]
+    pub fn type_error<T>(message: impl Into<String>) -> Result<T> {
+        Self::new(ErrorKind::Type, message)
+    }
+
+    #[cold]
+    pub fn value_error<T>(message: impl Into<String>) -> Result<T> {
+        Self::new(ErrorKind::Value, message)
+    }
+
+    #[cold]
+    pub fn limit<T>(message: impl Into<String>) -> Result<T> {
+        Self::new(ErrorKind::Limit, message)
+    }
+
+    #[cold]
+    pub fn unsupported<T>(message: impl Into<String>) -> Result<T> {
+        Self::new(ErrorKind::Unsupported, message)
+    }
+
+    pub fn placed(mut self: Box<Self>, at: u32) -> Box<Self> {
+        self.at.get_or_insert(at);
+        self
+    }
+
+    /// Turns the offset into line and column of the source it points into.
+    pub fn locate(self, source: &str) -> TemplateError {
+        let at = (self.at.unwrap_or(0) as usize).min(source.len());
+        let before = source.get(..at).unwrap_or("");
+        let line = before.matches('\n').count().saturating_add(1);
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |line| line.chars().count())
+            .saturating_add(1);
+        TemplateError {
+            line: u32::try_from(line).unwrap_or(u32::MAX),
+            column: u32::try_from(column).unwrap_or(u32::MAX),
+            kind: self.kind,
+            message: self.message,
+        }
+    }
+}

@@ -1,0 +1,630 @@
+//! Runs statements: scopes, captures, assignments. Expressions are in `expression.rs`, loops in `loops.rs`.
+
+use super::ast::*;
+use super::budget::{Budget, Charge, Limits, Recursion};
+use super::clock::Now;
+use super::dict::Dict;
+use super::error::{ErrorKind, Fault, Result};
+use super::loops::{Cursor, LoopState};
+use super::string::{Builder, Str};
+use super::value::*;
+
+/// What is left to do in the loop around a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    Next,
+    Break,
+    Continue,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    vars: Vec<(NameId, V)>,
+    parent: ScopeId,
+    /// A macro was defined in it, which may outlive it.
+    captured: bool,
+}
+
+/// An index into the scopes; `None` is the outermost one.
+pub(super) type ScopeId = Option<usize>;
+
+/// A macro with the scope that it was defined in.
+#[derive(Clone, Copy)]
+pub(super) struct MacroValue<'t> {
+    pub def: &'t Macro,
+    pub scope: ScopeId,
+}
+
+#[derive(Debug)]
+pub(super) struct NamespaceData {
+    pub attributes: Vec<(Str, V)>,
+    charge: Charge,
+}
+
+/// `cycler(…)` and `joiner(…)`: what they give, and how often they were asked.
+#[derive(Debug)]
+pub(super) struct Counter {
+    pub items: Vec<V>,
+    pub used: usize,
+}
+
+pub(super) struct Eval<'t> {
+    source: &'t str,
+    pub names: &'t [Str],
+    pub loop_name: Option<NameId>,
+    pub budget: Budget,
+    pub recursion: Recursion,
+    /// The outermost variables, by name: the caller's, then what is set.
+    root: Vec<Option<V>>,
+    scopes: Vec<Scope>,
+    free: Vec<usize>,
+    pub scope: ScopeId,
+    pub out: Builder,
+    pub namespaces: Vec<NamespaceData>,
+    pub macros: Vec<MacroValue<'t>>,
+    pub loops: Vec<LoopState<'t>>,
+    pub generation: u32,
+    pub counters: Vec<Counter>,
+    pub clock: &'t dyn Fn() -> Now,
+    /// Pays for the tables above.
+    tables: Charge,
+}
+
+/// A level of source is a few levels of evaluation, and macros call each other.
+const LEVELS: u32 = 8;
+
+impl<'t> Eval<'t> {
+    pub fn new(
+        source: &'t str,
+        names: &'t [Str],
+        context: &Dict,
+        clock: &'t dyn Fn() -> Now,
+        limits: &Limits,
+    ) -> Result<Eval<'t>> {
+        let mut budget = Budget::new(limits, context.size);
+        let root = names
+            .iter()
+            .map(|name| {
+                context.get_str(name.as_str()).cloned().or_else(|| {
+                    let mut all = Function::ALL.iter();
+                    all.find(|(have, _)| *have == name.as_str())
+                        .map(|(_, function)| V::Object(Object::Function(*function)))
+                })
+            })
+            .collect();
+        let loop_name = names.iter().position(|name| name.as_str() == "loop");
+        Ok(Eval {
+            source,
+            names,
+            loop_name: loop_name.and_then(|at| u32::try_from(at).ok()).map(NameId),
+            recursion: Recursion::new(limits.depth.saturating_mul(LEVELS)),
+            root,
+            scopes: Vec::new(),
+            free: Vec::new(),
+            scope: None,
+            out: Builder::new(&mut budget)?,
+            namespaces: Vec::new(),
+            macros: Vec::new(),
+            loops: Vec::new(),
+            generation: 0,
+            counters: Vec::new(),
+            clock,
+            tables: budget.charge(0)?,
+            budget,
+        })
+    }
+
+    pub fn name(&self, id: NameId) -> &'t str {
+        self.names.get(id.0 as usize).map_or("", Str::as_str)
+    }
+
+    pub fn name_str(&self, id: NameId) -> Str {
+        let name = self.names.get(id.0 as usize);
+        name.cloned()
+            .unwrap_or_else(|| Str::new("", super::string::Origin::Template))
+    }
+
+    /// An entry in one of the evaluator's tables.
+    pub fn pay_for_entry(&mut self) -> Result<()> {
+        self.tables.grow(128)
+    }
+
+    // Scopes.
+
+    pub fn push_scope(&mut self, parent: ScopeId) -> Result<usize> {
+        self.budget.step()?;
+        if let Some(id) = self.free.pop() {
+            if let Some(scope) = self.scopes.get_mut(id) {
+                scope.parent = parent;
+                return Ok(id);
+            }
+        }
+        self.pay_for_entry()?;
+        self.scopes.push(Scope {
+            parent,
+            ..Scope::default()
+        });
+        Ok(self.scopes.len().saturating_sub(1))
+    }
+
+    /// Ends a scope; its place is used again, unless a macro still looks into it.
+    pub fn drop_scope(&mut self, id: usize) {
+        if let Some(scope) = self.scopes.get_mut(id) {
+            if !scope.captured {
+                scope.vars.clear();
+                self.free.push(id);
+            }
+        }
+    }
+
+    /// Runs something in a new scope inside the current one.
+    pub fn in_scope<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let outer = self.scope;
+        let id = self.push_scope(outer)?;
+        self.scope = Some(id);
+        let value = run(self)?;
+        self.scope = outer;
+        self.drop_scope(id);
+        Ok(value)
+    }
+
+    /// A macro was defined here: the scopes that it sees stay.
+    pub fn capture_scopes(&mut self) {
+        let mut scope = self.scope;
+        while let Some(data) = scope.and_then(|id| self.scopes.get_mut(id)) {
+            if data.captured {
+                break;
+            }
+            data.captured = true;
+            scope = data.parent;
+        }
+    }
+
+    pub fn lookup(&mut self, id: NameId) -> Result<V> {
+        let mut scope = self.scope;
+        while let Some(data) = scope.and_then(|id| self.scopes.get(id)) {
+            self.budget
+                .steps((data.vars.len() >> 3).saturating_add(1))?;
+            if let Some((_, value)) = data.vars.iter().find(|(have, _)| *have == id) {
+                return Ok(value.clone());
+            }
+            scope = data.parent;
+        }
+        Ok(match self.root.get(id.0 as usize) {
+            Some(Some(value)) => value.clone(),
+            _ => V::Undefined(Missing::Name(id)),
+        })
+    }
+
+    pub fn assign(&mut self, id: NameId, value: V) -> Result<()> {
+        let Some(scope) = self.scope.and_then(|id| self.scopes.get_mut(id)) else {
+            if let Some(slot) = self.root.get_mut(id.0 as usize) {
+                *slot = Some(value);
+            }
+            return Ok(());
+        };
+        match scope.vars.iter_mut().find(|(have, _)| *have == id) {
+            Some((_, slot)) => *slot = value,
+            None => {
+                let known = scope.vars.len();
+                scope.vars.push((id, value));
+                self.budget.steps((known >> 3).saturating_add(1))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, target: &Target) -> Option<&mut V> {
+        match target {
+            Target::Name(id) => match self.scope {
+                Some(scope) => {
+                    let vars = &mut self.scopes.get_mut(scope)?.vars;
+                    let found = vars.iter_mut().find(|(have, _)| have == id);
+                    found.map(|(_, value)| value)
+                }
+                None => self.root.get_mut(id.0 as usize)?.as_mut(),
+            },
+            Target::Namespace {
+                name, attribute, ..
+            } => {
+                let V::Object(Object::Namespace(id)) = self.lookup(*name).ok()? else {
+                    return None;
+                };
+                let attribute = self.name(*attribute);
+                let data = self.namespaces.get_mut(id as usize)?;
+                let found = data
+                    .attributes
+                    .iter_mut()
+                    .find(|(have, _)| have.as_str() == attribute);
+                found.map(|(_, value)| value)
+            }
+            Target::Tuple { .. } => None,
+        }
+    }
+
+    // Namespaces.
+
+    pub fn new_namespace(&mut self, attributes: Vec<(Str, V)>) -> Result<V> {
+        self.pay_for_entry()?;
+        let id = u32::try_from(self.namespaces.len()).unwrap_or(u32::MAX);
+        self.namespaces.push(NamespaceData {
+            attributes: Vec::new(),
+            charge: self.budget.charge(0)?,
+        });
+        for (name, value) in attributes {
+            self.set_attribute(id, name, value)?;
+        }
+        Ok(V::Object(Object::Namespace(id)))
+    }
+
+    fn set_attribute(&mut self, id: u32, name: Str, value: V) -> Result<()> {
+        if name.as_str().starts_with('_') {
+            return Fault::new(
+                ErrorKind::Security,
+                format!(
+                    "Chat templates cannot store underscore-prefixed attributes on a namespace, \
+                     but got '{}'. Please rename the attribute.",
+                    name.as_str()
+                ),
+            );
+        }
+        let Some(data) = self.namespaces.get_mut(id as usize) else {
+            return Ok(());
+        };
+        self.budget
+            .steps((data.attributes.len() >> 3).saturating_add(1))?;
+        match data.attributes.iter_mut().find(|(have, _)| *have == name) {
+            Some((_, slot)) => *slot = value,
+            None => {
+                data.charge.grow(2 * ITEM_BYTES)?;
+                data.attributes.push((name, value));
+            }
+        }
+        Ok(())
+    }
+
+    // Statements.
+
+    /// Renders a body into a string of its own.
+    pub fn capture<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<(Str, T)> {
+        let fresh = Builder::new(&mut self.budget)?;
+        let outer = std::mem::replace(&mut self.out, fresh);
+        let value = run(self)?;
+        let captured = std::mem::replace(&mut self.out, outer);
+        Ok((captured.finish(), value))
+    }
+
+    pub fn body(&mut self, body: &'t [Stmt]) -> Result<Flow> {
+        self.recursion.enter()?;
+        for statement in body {
+            let flow = self.statement(statement)?;
+            if flow != Flow::Next {
+                self.recursion.leave();
+                return Ok(flow);
+            }
+        }
+        self.recursion.leave();
+        Ok(Flow::Next)
+    }
+
+    fn statement(&mut self, statement: &'t Stmt) -> Result<Flow> {
+        self.budget.step()?;
+        match statement {
+            Stmt::Text(range) => {
+                let text = self.source.get(range.clone()).unwrap_or("");
+                self.out
+                    .push(text, super::string::Origin::Template, &mut self.budget)?;
+            }
+            Stmt::Print(value) => self.print(value)?,
+            Stmt::If(node) => return self.if_statement(node),
+            Stmt::For(node) => return self.for_statement(node).map(|()| Flow::Next),
+            Stmt::Set(node) => self.set(&node.0, &node.1)?,
+            Stmt::SetBlock(node) => return self.set_block(node),
+            Stmt::Macro(def) => {
+                let value = self.new_macro(def)?;
+                if let Some(name) = def.name {
+                    self.assign(name, value)?;
+                }
+            }
+            Stmt::Call(node) => self.call_block(node)?,
+            Stmt::Filter(node) => {
+                let (text, flow) =
+                    self.in_scope(|eval| eval.capture(|eval| eval.body(&node.body)))?;
+                if flow != Flow::Next {
+                    return Ok(flow);
+                }
+                let text = self.apply_filters(V::Str(text), &node.filters)?;
+                self.write(&text)?;
+            }
+            Stmt::With(node) => return self.with(node),
+            Stmt::Scope(node) => {
+                let outer = self.scope;
+                if node.detached {
+                    self.scope = None;
+                }
+                self.in_scope(|eval| eval.body(&node.body))?;
+                self.scope = outer;
+            }
+            Stmt::Break => return Ok(Flow::Break),
+            Stmt::Continue => return Ok(Flow::Continue),
+        }
+        Ok(Flow::Next)
+    }
+
+    fn print(&mut self, value: &'t Expr) -> Result<()> {
+        if let ExprKind::Concat(parts) = &value.kind {
+            for part in parts {
+                let part = self.eval(part)?;
+                self.write(&part)?;
+            }
+            return Ok(());
+        }
+        let value = self.eval(value)?;
+        self.write(&value)
+    }
+
+    /// Prints a value to the output.
+    pub fn write(&mut self, value: &V) -> Result<()> {
+        match value {
+            V::Str(text) => self.out.push_text(text.text(), &mut self.budget),
+            V::Undefined(_) => Ok(()),
+            value => {
+                let text = self.to_str(value)?;
+                self.out.push_text(text.text(), &mut self.budget)
+            }
+        }
+    }
+
+    fn if_statement(&mut self, node: &'t If) -> Result<Flow> {
+        for (test, body) in &node.arms {
+            if self.eval(test)?.truth() {
+                return self.body(body);
+            }
+        }
+        self.body(&node.otherwise)
+    }
+
+    fn with(&mut self, node: &'t With) -> Result<Flow> {
+        let mut values = Vec::new();
+        for (_, value) in &node.bindings {
+            values.push(self.eval(value)?);
+        }
+        self.in_scope(|eval| {
+            for ((target, _), value) in node.bindings.iter().zip(values) {
+                eval.bind(target, value)?;
+            }
+            eval.body(&node.body)
+        })
+    }
+
+    fn set_block(&mut self, node: &'t SetBlock) -> Result<Flow> {
+        let (text, flow) = self.in_scope(|eval| eval.capture(|eval| eval.body(&node.body)))?;
+        if flow != Flow::Next {
+            return Ok(flow);
+        }
+        let value = self.apply_filters(V::Str(text), &node.filters)?;
+        self.bind(&node.target, value)?;
+        Ok(Flow::Next)
+    }
+
+    fn apply_filters(&mut self, value: V, filters: &'t [(u32, FilterCall)]) -> Result<V> {
+        let mut value = value;
+        for (at, call) in filters {
+            value = self
+                .filter_op(value, call)
+                .map_err(|fault| fault.placed(*at))?;
+        }
+        Ok(value)
+    }
+
+    fn call_block(&mut self, node: &'t CallBlock) -> Result<()> {
+        let callee = self.eval(&node.callee)?;
+        let mut args = self.args(&node.args)?;
+        let caller = self.new_macro(&node.caller)?;
+        args.named
+            .push((Str::new("caller", super::string::Origin::Template), caller));
+        let value = self
+            .call(callee, args)
+            .map_err(|fault| fault.placed(node.at))?;
+        self.write(&value)
+    }
+
+    pub fn new_macro(&mut self, def: &'t Macro) -> Result<V> {
+        self.pay_for_entry()?;
+        self.capture_scopes();
+        let id = u32::try_from(self.macros.len()).unwrap_or(u32::MAX);
+        self.macros.push(MacroValue {
+            def,
+            scope: self.scope,
+        });
+        Ok(V::Object(Object::Macro(id)))
+    }
+
+    fn set(&mut self, target: &'t Target, value: &'t Expr) -> Result<()> {
+        if let Some(value) = self.append(target, value)? {
+            return self.bind(target, value);
+        }
+        let value = self.eval(value)?;
+        self.bind(target, value)
+    }
+
+    /// `x = x + …` and `x = x ~ …`, with the old text or list grown in place where only `x` holds it.
+    fn append(&mut self, target: &'t Target, value: &'t Expr) -> Result<Option<V>> {
+        let (first, rest): (_, Vec<&Expr>) = match &value.kind {
+            ExprKind::Concat(parts) => match parts.split_first() {
+                Some((first, rest)) => (first, rest.iter().collect()),
+                None => return Ok(None),
+            },
+            ExprKind::Math(math) if math.rest.iter().all(|(op, _)| *op == MathOp::Add) => {
+                (&math.first, math.rest.iter().map(|(_, e)| e).collect())
+            }
+            _ => return Ok(None),
+        };
+        if !is_target(first, target) {
+            return Ok(None);
+        }
+        let concat = matches!(value.kind, ExprKind::Concat(_));
+        let left = self.eval(first)?;
+        let mut parts = Vec::with_capacity(rest.len());
+        for part in rest {
+            let part = self.eval(part)?;
+            parts.push(match concat {
+                true => V::Str(self.to_str(&part)?),
+                false => part,
+            });
+        }
+        let grown = match left {
+            V::Str(text) if !text.markup() => {
+                let plain = |part: &V| match part {
+                    V::Str(part) if concat || !part.markup() => Some(part.clone()),
+                    _ => None,
+                };
+                match parts.iter().map(plain).collect::<Option<Vec<Str>>>() {
+                    None => Err(V::Str(text)),
+                    Some(texts) => {
+                        match self.slot(target) {
+                            Some(slot @ V::Str(_)) => {
+                                let same = matches!(slot, V::Str(held) if held.same(&text));
+                                if same {
+                                    *slot = V::None;
+                                }
+                            }
+                            _ => {}
+                        }
+                        text.append(&texts, &mut self.budget)?
+                            .map(V::Str)
+                            .map_err(V::Str)
+                    }
+                }
+            }
+            left => Err(left),
+        };
+        match grown {
+            Ok(value) => Ok(Some(value)),
+            Err(left) if concat => {
+                let mut out = Builder::new(&mut self.budget)?;
+                let left = self.to_str(&left)?;
+                out.push_text(left.text(), &mut self.budget)?;
+                for part in &parts {
+                    if let V::Str(part) = part {
+                        out.push_text(part.text(), &mut self.budget)?;
+                    }
+                }
+                Ok(Some(V::Str(out.finish())))
+            }
+            Err(mut left) => {
+                for part in parts {
+                    left = self
+                        .math(MathOp::Add, left, part)
+                        .map_err(|fault| fault.placed(value.at))?;
+                }
+                Ok(Some(left))
+            }
+        }
+    }
+
+    /// Gives a target its value.
+    pub fn bind(&mut self, target: &'t Target, value: V) -> Result<()> {
+        match target {
+            Target::Name(id) => self.assign(*id, value),
+            Target::Namespace {
+                at,
+                name,
+                attribute,
+            } => match self.lookup(*name)? {
+                V::Object(Object::Namespace(id)) => {
+                    let attribute = self.name_str(*attribute);
+                    self.set_attribute(id, attribute, value)
+                }
+                _ => Fault::new(
+                    ErrorKind::Runtime,
+                    "cannot assign attribute on non-namespace object",
+                ),
+            }
+            .map_err(|fault: Box<Fault>| fault.placed(*at)),
+            Target::Tuple { at, targets } => self
+                .unpack(targets, &value)
+                .map_err(|fault| fault.placed(*at)),
+        }
+    }
+
+    fn unpack(&mut self, targets: &'t [Target], value: &V) -> Result<()> {
+        self.recursion.enter()?;
+        let Ok(mut cursor) = Cursor::new(value) else {
+            return Fault::type_error(format!(
+                "cannot unpack non-iterable {} object",
+                value.type_name()
+            ));
+        };
+        let mut values = Vec::new();
+        while values.len() < targets.len() {
+            match cursor.next(&mut self.budget)? {
+                Some(value) => values.push(value),
+                None => {
+                    return Fault::value_error(format!(
+                        "not enough values to unpack (expected {}, got {})",
+                        targets.len(),
+                        values.len()
+                    ))
+                }
+            }
+        }
+        if cursor.next(&mut self.budget)?.is_some() {
+            return Fault::value_error(format!(
+                "too many values to unpack (expected {})",
+                targets.len()
+            ));
+        }
+        for (target, value) in targets.iter().zip(values) {
+            self.bind(target, value)?;
+        }
+        self.recursion.leave();
+        Ok(())
+    }
+
+    /// What using something that is not there says.
+    pub fn undefined<T>(&self, missing: &Missing) -> Result<T> {
+        match missing {
+            Missing::Name(id) => Fault::new(
+                ErrorKind::Undefined,
+                format!("'{}' is undefined", self.name(*id)),
+            ),
+            Missing::Attribute(owner, id) => Fault::new(
+                ErrorKind::Undefined,
+                format!(
+                    "'{}' has no attribute '{}'",
+                    object_type(owner),
+                    self.name(*id)
+                ),
+            ),
+            Missing::Other(hint) => Fault::new(hint.kind, hint.message.clone()),
+        }
+    }
+}
+
+/// jinja2's name for a value of a type.
+pub(super) fn object_type(name: &str) -> String {
+    match name {
+        "NoneType" => "None".to_string(),
+        name => format!("{name} object"),
+    }
+}
+
+/// Whether an expression reads just what the target is.
+fn is_target(expr: &Expr, target: &Target) -> bool {
+    match (&expr.kind, target) {
+        (ExprKind::Name(have), Target::Name(id)) => have == id,
+        (
+            ExprKind::Postfix(postfix),
+            Target::Namespace {
+                name, attribute, ..
+            },
+        ) => match (&postfix.base.kind, postfix.ops.as_slice()) {
+            (ExprKind::Name(have), [op]) => {
+                have == name && matches!(op.kind, PostKind::Attribute(id, _) if id == *attribute)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}

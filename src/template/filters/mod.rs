@@ -1,0 +1,128 @@
+//! Jinja's filters, and transformers' `tojson`.
+
+mod number;
+mod sequence;
+mod text;
+
+use super::error::{Fault, Result};
+use super::eval::Eval;
+use super::expression::{required, Arguments};
+use super::methods;
+use super::tojson::tojson;
+use super::value::*;
+
+pub(super) use number::to_float;
+
+macro_rules! filters {
+    ($($variant:ident $($name:literal)|+),* $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(in crate::template) enum Filter { $($variant),* }
+
+        impl Filter {
+            pub fn from_name(name: &str) -> Option<Filter> {
+                match name { $($($name)|+ => Some(Filter::$variant),)* _ => None }
+            }
+
+            pub fn name(self) -> &'static str {
+                match self { $(Filter::$variant => filters!(@first $($name)+)),* }
+            }
+        }
+    };
+    (@first $first:literal $($rest:literal)*) => { $first };
+}
+
+filters! {
+    Abs "abs", Attr "attr", Batch "batch", Capitalize "capitalize", Center "center",
+    Default "default" | "d", DictSort "dictsort", Escape "escape" | "e",
+    FileSizeFormat "filesizeformat", First "first", Float "float", ForceEscape "forceescape",
+    Format "format", GroupBy "groupby", Indent "indent", Int "int", Join "join", Last "last",
+    Length "length" | "count", List "list", Lower "lower", Items "items", Map "map", Min "min",
+    Max "max", Pprint "pprint", Random "random", Reject "reject", RejectAttr "rejectattr",
+    Replace "replace", Reverse "reverse", Round "round", Safe "safe", Select "select",
+    SelectAttr "selectattr", Slice "slice", Sort "sort", String "string", StripTags "striptags",
+    Sum "sum", Title "title", Trim "trim", Truncate "truncate", Unique "unique", Upper "upper",
+    UrlEncode "urlencode", Urlize "urlize", WordCount "wordcount", WordWrap "wordwrap",
+    XmlAttr "xmlattr", ToJson "tojson",
+}
+
+#[inline(never)]
+pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Result<V> {
+    use Filter::*;
+    eval.budget.step()?;
+    match filter {
+        Default => {
+            let [default, boolean] = args.bind("default", ["default_value", "boolean"])?;
+            let boolean = boolean.is_some_and(|boolean| boolean.truth());
+            match value.is_undefined() || (boolean && !value.truth()) {
+                true => Ok(default.unwrap_or_else(super::operators::empty)),
+                false => Ok(value),
+            }
+        }
+        ToJson => tojson(eval, &value, args),
+        Length => {
+            let [] = args.bind("length", [])?;
+            length(eval, &value)
+        }
+        Attr => {
+            let [name] = args.bind("attr", ["name"])?;
+            let name = methods::str_arg(required(name, "attr", "name")?)?;
+            attr(eval, &value, name.as_str())
+        }
+        Items => {
+            let [] = args.bind("items", [])?;
+            match &value {
+                V::Undefined(_) => V::iter(Vec::new(), &mut eval.budget),
+                V::Dict(dict) => {
+                    let mut pairs = Vec::with_capacity(dict.entries.len());
+                    for (key, value) in &dict.entries {
+                        let pair = vec![key.clone(), value.clone()];
+                        pairs.push(V::tuple(pair, &mut eval.budget)?);
+                    }
+                    V::iter(pairs, &mut eval.budget)
+                }
+                _ => Fault::type_error("Can only get item pairs from a mapping."),
+            }
+        }
+        Abs | Float | Int | Round | FileSizeFormat => number::apply(eval, filter, value, args),
+        Capitalize | Center | Escape | ForceEscape | Format | Indent | Lower | Replace | Safe
+        | String | Title | Trim | Truncate | Upper | UrlEncode | WordCount | XmlAttr => {
+            text::apply(eval, filter, value, args)
+        }
+        Random | Pprint | StripTags | Urlize | WordWrap => {
+            Fault::unsupported(format!("the filter '{}' is not supported", filter.name()))
+        }
+        _ => sequence::apply(eval, filter, value, args),
+    }
+}
+
+/// `len(value)`.
+fn length(eval: &mut Eval, value: &V) -> Result<V> {
+    let len = match value {
+        V::Undefined(_) => 0,
+        V::Str(text) => {
+            eval.budget.bytes(text.len())?;
+            text.as_str().chars().count()
+        }
+        V::List(list) | V::Tuple(list) => list.items.len(),
+        V::Dict(dict) => dict.entries.len(),
+        V::View(view) => view.dict.entries.len(),
+        V::Range(range) => usize::try_from(range.len).unwrap_or(0),
+        V::Object(Object::Loop { slot, generation }) => {
+            let len = eval.loop_attribute(*slot, *generation, "length")?;
+            return Ok(len.unwrap_or(V::Int(0)));
+        }
+        other => {
+            return Fault::type_error(format!(
+                "object of type '{}' has no len()",
+                other.type_name()
+            ))
+        }
+    };
+    Ok(V::Int(i64::try_from(len).unwrap_or(i64::MAX)))
+}
+
+/// An attribute by name, without falling back to items.
+fn attr(eval: &mut Eval, value: &V, name: &str) -> Result<V> {
+    let method = methods::Method::from_name(name);
+    eval.named_attribute(value, name, method)
+}

@@ -1,0 +1,279 @@
+//! Filters of numbers.
+
+use num_bigint::BigInt;
+
+use super::super::error::{ErrorKind, Fault, Result};
+use super::super::eval::Eval;
+use super::super::expression::Arguments;
+use super::super::lexer::is_space;
+use super::super::methods::int_arg;
+use super::super::operators::{self, Number};
+use super::super::string::Origin;
+use super::super::value::V;
+use super::Filter;
+
+pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Result<V> {
+    match filter {
+        Filter::Abs => {
+            let [] = args.bind("abs", [])?;
+            eval.checked(&value)?;
+            abs(&value)
+        }
+        Filter::Int => {
+            let [default, base] = args.bind("int", ["default", "base"])?;
+            let base = base.map_or(Ok(10), |base| int_arg(&base))?;
+            if value.is_undefined() {
+                eval.checked(&value)?;
+            }
+            let found = to_int(&value, base)?;
+            Ok(found.unwrap_or_else(|| default.unwrap_or(V::Int(0))))
+        }
+        Filter::Float => {
+            let [default] = args.bind("float", ["default"])?;
+            eval.checked(&value)?;
+            Ok(match to_float(&value)? {
+                Some(float) => V::Float(float),
+                None => default.unwrap_or(V::Float(0.0)),
+            })
+        }
+        Filter::Round => {
+            let [precision, method] = args.bind("round", ["precision", "method"])?;
+            eval.checked(&value)?;
+            let precision = precision.map_or(Ok(0), |precision| int_arg(&precision))?;
+            let method = match &method {
+                None => "common",
+                Some(V::Str(method)) => method.as_str(),
+                Some(_) => "",
+            };
+            round(eval, &value, precision, method)
+        }
+        _ => {
+            let [binary] = args.bind("filesizeformat", ["binary"])?;
+            eval.checked(&value)?;
+            let Some(bytes) = to_float(&value)? else {
+                return Fault::value_error("could not convert the value to float");
+            };
+            let text = file_size(bytes, binary.is_some_and(|binary| binary.truth()))?;
+            V::text(&text, Origin::Template, &mut eval.budget)
+        }
+    }
+}
+
+fn abs(value: &V) -> Result<V> {
+    match operators::number(value) {
+        Some(Number::Float(value)) => Ok(V::Float(value.abs())),
+        Some(Number::Int(value)) if value >= 0 => Ok(V::Int(value)),
+        Some(Number::Int(value)) => Ok(V::big(BigInt::from(value.unsigned_abs()))),
+        Some(Number::Big(value)) => Ok(V::big(BigInt::from(value.magnitude().clone()))),
+        None => Fault::type_error(format!(
+            "bad operand type for abs(): '{}'",
+            value.type_name()
+        )),
+    }
+}
+
+/// Python's `int(text, base)`; `None` where it would raise.
+fn parse_int(text: &str, base: i64) -> Option<V> {
+    let text = text.trim_matches(is_space);
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let prefixed = |prefixes: [&str; 2]| {
+        prefixes
+            .iter()
+            .find_map(|prefix| digits.strip_prefix(prefix))
+            .map(|rest| rest.strip_prefix('_').unwrap_or(rest))
+    };
+    let (radix, digits) = match base {
+        0 | 16 if prefixed(["0x", "0X"]).is_some() => (16, prefixed(["0x", "0X"])?),
+        0 | 8 if prefixed(["0o", "0O"]).is_some() => (8, prefixed(["0o", "0O"])?),
+        0 | 2 if prefixed(["0b", "0B"]).is_some() => (2, prefixed(["0b", "0B"])?),
+        0 if digits.starts_with('0') && digits.chars().any(|c| !matches!(c, '0' | '_')) => {
+            return None
+        }
+        0 => (10, digits),
+        2..=36 => (u32::try_from(base).ok()?, digits),
+        _ => return None,
+    };
+    if digits.len() > 4300
+        || digits.starts_with('_')
+        || digits.ends_with('_')
+        || digits.contains("__")
+        || digits.contains(['+', '-'])
+    {
+        return None;
+    }
+    let plain = digits.replace('_', "");
+    let value = BigInt::parse_bytes(plain.as_bytes(), radix)?;
+    Some(V::big(match negative {
+        true => std::ops::Neg::neg(value),
+        false => value,
+    }))
+}
+
+/// Python's `float(text)`.
+fn parse_float(text: &str) -> Option<f64> {
+    let text = text.trim_matches(is_space);
+    let bytes = text.as_bytes();
+    let digit = |at: Option<&u8>| at.is_some_and(u8::is_ascii_digit);
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte == b'_' {
+            let before = at.checked_sub(1).and_then(|at| bytes.get(at));
+            if !digit(before) || !digit(bytes.get(at.saturating_add(1))) {
+                return None;
+            }
+        }
+    }
+    let plain = text.replace('_', "");
+    let unsigned = plain.trim_start_matches(['+', '-']).to_ascii_lowercase();
+    let named = matches!(unsigned.as_str(), "inf" | "infinity" | "nan");
+    if !named && unsigned.contains(|c: char| c.is_ascii_alphabetic() && c != 'e') {
+        return None;
+    }
+    plain.parse().ok()
+}
+
+pub(in super::super) fn to_float(value: &V) -> Result<Option<f64>> {
+    Ok(match value {
+        V::Str(text) => parse_float(text.as_str()),
+        value => match operators::number(value) {
+            Some(Number::Int(value)) => Some(value as f64),
+            Some(Number::Float(value)) => Some(value),
+            Some(Number::Big(value)) => {
+                let float = super::super::dict::float_of(&value);
+                if float.is_infinite() {
+                    return Fault::new(ErrorKind::Overflow, "int too large to convert to float");
+                }
+                Some(float)
+            }
+            None => None,
+        },
+    })
+}
+
+/// What `int(float)` gives; `None` for what is no number, or infinite.
+fn truncated(value: f64) -> Option<V> {
+    if !value.is_finite() {
+        return None;
+    }
+    let whole = value.trunc();
+    if whole.abs() < 9e18 {
+        return Some(V::Int(whole as i64));
+    }
+    // Printed in full, a float is exact.
+    BigInt::parse_bytes(format!("{whole:.0}").as_bytes(), 10).map(V::big)
+}
+
+fn to_int(value: &V, base: i64) -> Result<Option<V>> {
+    Ok(match value {
+        V::Str(text) => match parse_int(text.as_str(), base) {
+            Some(value) => Some(value),
+            None => parse_float(text.as_str()).and_then(truncated),
+        },
+        V::Float(value) if value.is_infinite() => {
+            return Fault::new(
+                ErrorKind::Overflow,
+                "cannot convert float infinity to integer",
+            )
+        }
+        V::Float(value) => truncated(*value),
+        V::Bool(value) => Some(V::Int(i64::from(*value))),
+        V::Int(_) | V::Big(_) => Some(value.clone()),
+        _ => None,
+    })
+}
+
+fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> {
+    let Some(number) = operators::number(value) else {
+        return Fault::type_error(format!(
+            "type {} doesn't define __round__ method",
+            value.type_name()
+        ));
+    };
+    match (method, number) {
+        ("common", Number::Float(float)) => Ok(V::Float(round_float(float, precision)?)),
+        ("common", _) if precision >= 0 => operators::positive(value),
+        ("common", Number::Int(int)) => {
+            // To tens, hundreds and so on, halves to even.
+            let Some(unit) = u32::try_from(precision.unsigned_abs())
+                .ok()
+                .and_then(|places| 10i128.checked_pow(places))
+            else {
+                return Ok(V::Int(0));
+            };
+            let int = i128::from(int);
+            let down = int.div_euclid(unit);
+            let twice = int.rem_euclid(unit).saturating_mul(2);
+            let up = twice > unit || (twice == unit && down % 2 != 0);
+            let rounded = down.saturating_add(i128::from(up)).saturating_mul(unit);
+            Ok(V::big(BigInt::from(rounded)))
+        }
+        ("common", _) => Fault::unsupported("rounding whole numbers of this size"),
+        ("ceil" | "floor", _) => {
+            let float = to_float(value)?.unwrap_or(0.0);
+            let places = i32::try_from(precision).unwrap_or(0);
+            // Python's `10**precision` is a whole number up to here, and as exact as a float.
+            let unit = 10f64.powi(places);
+            let scaled = float * unit;
+            let whole = match method {
+                "ceil" => scaled.ceil(),
+                _ => scaled.floor(),
+            };
+            eval.budget.step()?;
+            Ok(V::Float(whole / unit))
+        }
+        _ => Fault::value_error("method must be common, ceil or floor"),
+    }
+}
+
+/// Python's `round`: exact on the value that the float has, halves to even.
+pub(super) fn round_float(value: f64, precision: i64) -> Result<f64> {
+    if !value.is_finite() || precision > 330 {
+        return Ok(value);
+    }
+    if precision < 0 {
+        let places = precision.unsigned_abs();
+        if places > 308 {
+            return Ok(0.0_f64.copysign(value));
+        }
+        let unit = 10f64.powi(i32::try_from(places).unwrap_or(0));
+        let scaled = value / unit;
+        let rounded = match (scaled - scaled.trunc()).abs() == 0.5 {
+            true => (scaled / 2.0).round() * 2.0,
+            false => scaled.round(),
+        };
+        return Ok(rounded * unit);
+    }
+    let places = usize::try_from(precision).unwrap_or(0);
+    Ok(format!("{value:.places$}").parse().unwrap_or(value))
+}
+
+fn file_size(bytes: f64, binary: bool) -> Result<String> {
+    let (base, names): (f64, [&str; 8]) = match binary {
+        true => (
+            1024.0,
+            ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"],
+        ),
+        false => (1000.0, ["kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"]),
+    };
+    if bytes == 1.0 {
+        return Ok("1 Byte".to_string());
+    }
+    if !bytes.is_finite() {
+        return Fault::value_error("cannot convert float to integer");
+    }
+    if bytes < base {
+        return Ok(format!("{:.0} Bytes", bytes.trunc()));
+    }
+    let mut unit = base;
+    let mut name = "";
+    for next in names {
+        unit *= base;
+        name = next;
+        if bytes < unit {
+            break;
+        }
+    }
+    Ok(format!("{:.1} {name}", base * bytes / unit))
+}

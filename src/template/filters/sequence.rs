@@ -1,0 +1,471 @@
+//! Filters of lists and of whatever can be iterated over.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use super::super::dict::{hashable, Dict};
+use super::super::error::{ErrorKind, Fault, Result};
+use super::super::eval::Eval;
+use super::super::expression::{required, Arguments};
+use super::super::loops::{collect, Cursor};
+use super::super::methods::{self, int_arg, str_arg};
+use super::super::operators;
+use super::super::predicates::{self, Predicate};
+use super::super::string::{Builder, Origin, Str};
+use super::super::value::*;
+use super::Filter;
+
+pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Result<V> {
+    match filter {
+        Filter::List => {
+            let [] = args.bind("list", [])?;
+            let items = collect(&value, &mut eval.budget)?;
+            V::list(items, &mut eval.budget)
+        }
+        Filter::First | Filter::Last => end(eval, filter, &value, args),
+        Filter::Join => join(eval, &value, args),
+        Filter::Map => map(eval, &value, args),
+        Filter::Select | Filter::Reject | Filter::SelectAttr | Filter::RejectAttr => {
+            select(eval, filter, &value, args)
+        }
+        Filter::Batch => batch(eval, &value, args),
+        Filter::Slice => slices(eval, &value, args),
+        Filter::DictSort => dict_sort(eval, &value, args),
+        Filter::Sort => sort(eval, &value, args),
+        Filter::GroupBy => group_by(eval, &value, args),
+        Filter::Unique => unique(eval, &value, args),
+        Filter::Min | Filter::Max => extreme(eval, filter, &value, args),
+        Filter::Sum => sum(eval, &value, args),
+        _ => reverse(eval, &value, args),
+    }
+}
+
+fn end(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
+    let [] = args.bind(filter.name(), [])?;
+    let found = match (filter, value) {
+        (Filter::First, value) => Cursor::new(value)?.next(&mut eval.budget)?,
+        (_, V::List(list) | V::Tuple(list)) => list.items.last().cloned(),
+        (_, V::Iter(_)) => return Fault::type_error("'generator' object is not reversible"),
+        (_, value) => collect(value, &mut eval.budget)?.pop(),
+    };
+    Ok(found.unwrap_or_else(|| {
+        let which = if filter == Filter::First {
+            "first"
+        } else {
+            "last"
+        };
+        V::hint(
+            ErrorKind::Undefined,
+            format!("No {which} item, sequence was empty."),
+        )
+    }))
+}
+
+/// A path such as `a.b.0`, or none.
+enum Getter {
+    Whole,
+    Path(Vec<V>),
+}
+
+impl Getter {
+    fn new(attribute: Option<V>) -> Result<Getter> {
+        Ok(match attribute {
+            None | Some(V::None) => Getter::Whole,
+            Some(V::Str(path)) => Getter::of_path(path.as_str(), path.text().least_trusted()),
+            Some(other) => Getter::Path(vec![other]),
+        })
+    }
+
+    fn of_path(path: &str, origin: Origin) -> Getter {
+        let parts = path.split('.').map(|part| {
+            let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            match part.parse() {
+                Ok(index) if digits => V::Int(index),
+                _ => V::Str(Str::new(part, origin)),
+            }
+        });
+        Getter::Path(parts.collect())
+    }
+
+    fn get(&self, eval: &mut Eval, item: &V, default: Option<&V>) -> Result<V> {
+        let mut value = item.clone();
+        if let Getter::Path(parts) = self {
+            for part in parts {
+                value = eval.item(&value, part)?;
+                if let (V::Undefined(_), Some(default)) = (&value, default) {
+                    value = default.clone();
+                }
+            }
+        }
+        Ok(value)
+    }
+
+    /// What is compared: text in lower case, unless case counts.
+    fn key(&self, eval: &mut Eval, item: &V, case: bool, default: Option<&V>) -> Result<V> {
+        let value = self.get(eval, item, default)?;
+        fold(eval, value, case)
+    }
+}
+
+fn fold(eval: &mut Eval, value: V, case: bool) -> Result<V> {
+    Ok(match value {
+        V::Str(text) if !case => V::Str(methods::mapped(eval, &text, str::to_lowercase)?),
+        value => value,
+    })
+}
+
+fn truth(value: Option<V>) -> bool {
+    value.is_some_and(|value| value.truth())
+}
+
+fn given(value: Option<V>) -> Option<V> {
+    value.filter(|value| !matches!(value, V::None))
+}
+
+fn join(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [separator, attribute] = args.bind("join", ["d", "attribute"])?;
+    let separator = match separator {
+        Some(separator) => eval.to_str(&separator)?,
+        None => methods::own(""),
+    };
+    let getter = Getter::new(attribute)?;
+    let mut cursor = Cursor::new(value)?;
+    let mut out = Builder::new(&mut eval.budget)?;
+    let mut first = true;
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        if !std::mem::replace(&mut first, false) {
+            out.push_text(separator.text(), &mut eval.budget)?;
+        }
+        let item = getter.get(eval, &item, None)?;
+        let item = eval.to_str(&item)?;
+        out.push_text(item.text(), &mut eval.budget)?;
+    }
+    Ok(V::Str(out.finish()))
+}
+
+fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let Arguments {
+        mut positional,
+        named,
+    } = args;
+    let mut items = Vec::new();
+    if !value.truth() {
+        return V::iter(items, &mut eval.budget);
+    }
+    let mut cursor = Cursor::new(value)?;
+    if positional.is_empty() && named.iter().any(|(name, _)| name.as_str() == "attribute") {
+        let args = Arguments { positional, named };
+        let [attribute, default] = args.bind("map", ["attribute", "default"])?;
+        let getter = Getter::new(attribute)?;
+        let default = given(default);
+        while let Some(item) = cursor.next(&mut eval.budget)? {
+            items.push(getter.get(eval, &item, default.as_ref())?);
+        }
+        return V::iter(items, &mut eval.budget);
+    }
+    if positional.is_empty() {
+        return Fault::type_error("map requires a filter argument");
+    }
+    let name = str_arg(positional.remove(0))?;
+    let Some(filter) = Filter::from_name(name.as_str()) else {
+        let message = format!("No filter named '{}'.", name.as_str());
+        return Fault::new(ErrorKind::Runtime, message);
+    };
+    // `map('map', …)` nests filters.
+    eval.recursion.enter()?;
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        let args = copied(&positional, &named);
+        items.push(super::apply(eval, filter, item, args)?);
+    }
+    eval.recursion.leave();
+    V::iter(items, &mut eval.budget)
+}
+
+fn copied(positional: &[V], named: &[(Str, V)]) -> Arguments {
+    Arguments {
+        positional: positional.to_vec(),
+        named: named.to_vec(),
+    }
+}
+
+fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
+    let Arguments { positional, named } = args;
+    let mut items = Vec::new();
+    if !value.truth() {
+        return V::iter(items, &mut eval.budget);
+    }
+    let mut rest = positional.into_iter();
+    let getter = match filter {
+        Filter::SelectAttr | Filter::RejectAttr => match rest.next() {
+            Some(attribute) => Getter::new(Some(attribute))?,
+            None => return Fault::type_error("Missing parameter for attribute name"),
+        },
+        _ => Getter::Whole,
+    };
+    let wanted = matches!(filter, Filter::Select | Filter::SelectAttr);
+    let predicate = match rest.next() {
+        None => None,
+        Some(name) => {
+            let name = str_arg(name)?;
+            match Predicate::from_name(name.as_str()) {
+                Some(predicate) => Some(predicate),
+                None => {
+                    let message = format!("No test named '{}'.", name.as_str());
+                    return Fault::new(ErrorKind::Runtime, message);
+                }
+            }
+        }
+    };
+    let rest: Vec<V> = rest.collect();
+    let mut cursor = Cursor::new(value)?;
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        let value = getter.get(eval, &item, None)?;
+        let holds = match predicate {
+            None => value.truth(),
+            Some(predicate) => predicates::test(eval, predicate, value, copied(&rest, &named))?,
+        };
+        if holds == wanted {
+            items.push(item);
+        }
+    }
+    V::iter(items, &mut eval.budget)
+}
+
+/// How many groups, or how large: more than there can be are refused.
+fn count_arg(value: V) -> Result<usize> {
+    Ok(usize::try_from(int_arg(&value)?).unwrap_or(0))
+}
+
+fn batch(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [count, fill] = args.bind("batch", ["linecount", "fill_with"])?;
+    let count = count_arg(required(count, "batch", "linecount")?)?;
+    let fill = given(fill);
+    let mut cursor = Cursor::new(value)?;
+    let mut batches = Vec::new();
+    let mut batch = Vec::new();
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        // A count of zero is reached only by an empty batch, as in Python.
+        if batch.len() == count {
+            let full = std::mem::take(&mut batch);
+            batches.push(V::list(full, &mut eval.budget)?);
+        }
+        batch.push(item);
+    }
+    if !batch.is_empty() {
+        if let Some(fill) = fill {
+            let missing = count.saturating_sub(batch.len());
+            eval.budget.steps(missing)?;
+            eval.budget.room(missing.saturating_mul(ITEM_BYTES))?;
+            batch.extend(std::iter::repeat_n(fill, missing));
+        }
+        batches.push(V::list(batch, &mut eval.budget)?);
+    }
+    V::iter(batches, &mut eval.budget)
+}
+
+fn slices(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [count, fill] = args.bind("slice", ["slices", "fill_with"])?;
+    let count = count_arg(required(count, "slice", "slices")?)?;
+    let fill = given(fill);
+    let items = collect(value, &mut eval.budget)?;
+    let (Some(per), Some(longer)) = (
+        items.len().checked_div(count),
+        items.len().checked_rem(count),
+    ) else {
+        return Fault::new(
+            ErrorKind::ZeroDivision,
+            "integer division or modulo by zero",
+        );
+    };
+    let mut slices = Vec::new();
+    let mut rest = items.into_iter();
+    for at in 0..count {
+        let len = per.saturating_add(usize::from(at < longer));
+        let mut slice: Vec<V> = rest.by_ref().take(len).collect();
+        if let (Some(fill), true) = (&fill, at >= longer) {
+            slice.push(fill.clone());
+        }
+        slices.push(V::list(slice, &mut eval.budget)?);
+    }
+    V::iter(slices, &mut eval.budget)
+}
+
+fn dict_sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let names = ["case_sensitive", "by", "reverse"];
+    let [case, by, reverse] = args.bind("dictsort", names)?;
+    let case = truth(case);
+    let by_value = match &by {
+        None => false,
+        Some(V::Str(by)) if by.as_str() == "key" => false,
+        Some(V::Str(by)) if by.as_str() == "value" => true,
+        Some(_) => {
+            return Fault::value_error("You can only sort by either \"key\" or \"value\"");
+        }
+    };
+    eval.checked(value)?;
+    let V::Dict(dict) = value else {
+        return Fault::type_error(format!(
+            "'{}' object has no attribute 'items'",
+            value.type_name()
+        ));
+    };
+    let mut keyed = Vec::with_capacity(dict.entries.len());
+    for (key, value) in &dict.entries {
+        let by = if by_value { value } else { key };
+        let pair = vec![key.clone(), value.clone()];
+        let pair = V::tuple(pair, &mut eval.budget)?;
+        keyed.push((fold(eval, by.clone(), case)?, pair));
+    }
+    let sorted = operators::sort(keyed, truth(reverse), &mut eval.budget)?;
+    V::list(sorted, &mut eval.budget)
+}
+
+fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let names = ["reverse", "case_sensitive", "attribute"];
+    let [reverse, case, attribute] = args.bind("sort", names)?;
+    let case = truth(case);
+    let getters = match &attribute {
+        Some(V::Str(paths)) => {
+            let origin = paths.text().least_trusted();
+            let paths = paths.as_str().split(',');
+            paths.map(|path| Getter::of_path(path, origin)).collect()
+        }
+        _ => vec![Getter::new(attribute)?],
+    };
+    let items = collect(value, &mut eval.budget)?;
+    let mut keyed = Vec::with_capacity(items.len());
+    for item in items {
+        let key = match getters.as_slice() {
+            [single] => single.key(eval, &item, case, None)?,
+            several => {
+                let mut keys = Vec::with_capacity(several.len());
+                for getter in several {
+                    keys.push(getter.key(eval, &item, case, None)?);
+                }
+                V::list(keys, &mut eval.budget)?
+            }
+        };
+        // In a list of keys, as jinja2 compares them, equal undefined values do not stop a sort.
+        keyed.push((key, item));
+    }
+    let sorted = operators::sort(keyed, truth(reverse), &mut eval.budget)?;
+    V::list(sorted, &mut eval.budget)
+}
+
+fn group_by(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let names = ["attribute", "default", "case_sensitive"];
+    let [attribute, default, case] = args.bind("groupby", names)?;
+    let getter = Getter::new(Some(required(attribute, "groupby", "attribute")?))?;
+    let default = given(default);
+    let case = truth(case);
+    let mut keyed = Vec::new();
+    for item in collect(value, &mut eval.budget)? {
+        let key = getter.key(eval, &item, case, default.as_ref())?;
+        keyed.push((key.clone(), (key, item)));
+    }
+    let sorted = operators::sort(keyed, false, &mut eval.budget)?;
+    let mut groups: Vec<(V, Vec<V>)> = Vec::new();
+    for (key, item) in sorted {
+        match groups.last_mut() {
+            Some((have, items)) if operators::equal(have, &key, &mut eval.budget)? => {
+                items.push(item);
+            }
+            _ => groups.push((key, vec![item])),
+        }
+    }
+    let mut pairs = Vec::with_capacity(groups.len());
+    for (key, items) in groups {
+        // Shown is the first key as it was, not in lower case.
+        let shown = match items.first() {
+            Some(first) if !case => getter.get(eval, first, default.as_ref())?,
+            _ => key,
+        };
+        let items = V::list(items, &mut eval.budget)?;
+        let mut pair = List::new(vec![shown, items], &mut eval.budget)?;
+        pair.group = true;
+        pairs.push(V::Tuple(Arc::new(pair)));
+    }
+    V::list(pairs, &mut eval.budget)
+}
+
+fn unique(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [case, attribute] = args.bind("unique", ["case_sensitive", "attribute"])?;
+    let case = truth(case);
+    let getter = Getter::new(attribute)?;
+    let mut cursor = Cursor::new(value)?;
+    let mut seen = Dict::new(&mut eval.budget)?;
+    let mut items = Vec::new();
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        let key = getter.key(eval, &item, case, None)?;
+        hashable(&key)?;
+        if seen.get(&key, &mut eval.budget)?.is_none() {
+            seen.insert(key, V::None, &mut eval.budget)?;
+            items.push(item);
+        }
+    }
+    V::iter(items, &mut eval.budget)
+}
+
+fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
+    let [case, attribute] = args.bind(filter.name(), ["case_sensitive", "attribute"])?;
+    let case = truth(case);
+    let getter = Getter::new(attribute)?;
+    let (symbol, wanted) = match filter {
+        Filter::Min => ("<", Ordering::Less),
+        _ => (">", Ordering::Greater),
+    };
+    let mut cursor = Cursor::new(value)?;
+    let mut best: Option<(V, V)> = None;
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        let key = getter.key(eval, &item, case, None)?;
+        let better = match &best {
+            None => true,
+            Some((best, _)) => {
+                eval.checked(&key)?;
+                eval.checked(best)?;
+                operators::order(&key, best, symbol, &mut eval.budget)? == Some(wanted)
+            }
+        };
+        if better {
+            best = Some((key, item));
+        }
+    }
+    Ok(match best {
+        Some((_, item)) => item,
+        None => V::hint(
+            ErrorKind::Undefined,
+            "No aggregated item, sequence was empty.",
+        ),
+    })
+}
+
+fn sum(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [attribute, start] = args.bind("sum", ["attribute", "start"])?;
+    let getter = Getter::new(attribute)?;
+    let mut total = start.unwrap_or(V::Int(0));
+    if let V::Str(_) = total {
+        return Fault::type_error("sum() can't sum strings [use ''.join(seq) instead]");
+    }
+    let mut cursor = Cursor::new(value)?;
+    while let Some(item) = cursor.next(&mut eval.budget)? {
+        let item = getter.get(eval, &item, None)?;
+        total = eval.math(super::super::ast::MathOp::Add, total, item)?;
+    }
+    Ok(total)
+}
+
+fn reverse(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [] = args.bind("reverse", [])?;
+    if let V::Str(_) = value {
+        return eval.slice(value, [V::None, V::None, V::Int(-1)]);
+    }
+    let Ok(mut items) = collect(value, &mut eval.budget) else {
+        return Fault::type_error("argument must be iterable");
+    };
+    items.reverse();
+    match value {
+        // Without an order of its own, jinja2 makes a list first.
+        V::Iter(_) => V::list(items, &mut eval.budget),
+        _ => V::iter(items, &mut eval.budget),
+    }
+}

@@ -1,0 +1,282 @@
+//! Filters of text.
+
+use super::super::error::{Fault, Result};
+use super::super::eval::Eval;
+use super::super::expression::{required, Arguments};
+use super::super::format::push_escaped;
+use super::super::lexer::is_space;
+use super::super::loops::collect;
+use super::super::methods::{self, int_arg, str_arg};
+use super::super::string::{Builder, Origin, Str};
+use super::super::value::V;
+use super::Filter;
+
+pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Result<V> {
+    match filter {
+        Filter::UrlEncode => {
+            let [] = args.bind("urlencode", [])?;
+            return url_encode(eval, &value);
+        }
+        Filter::Indent => return indent(eval, value, args),
+        Filter::Truncate => return truncate(eval, value, args),
+        Filter::XmlAttr => return xml_attr(eval, &value, args),
+        _ => {}
+    }
+    let text = eval.to_str(&value)?;
+    let done = match filter {
+        Filter::Trim => {
+            let [chars] = args.bind("trim", ["chars"])?;
+            let chars = match chars {
+                None | Some(V::None) => None,
+                Some(chars) => Some(str_arg(chars)?),
+            };
+            return methods::strip(eval, &text, chars.as_ref(), true, true);
+        }
+        Filter::Replace => {
+            let [old, new, count] = args.bind("replace", ["old", "new", "count"])?;
+            let old = eval.to_str(&required(old, "replace", "old")?)?;
+            let new = eval.to_str(&required(new, "replace", "new")?)?;
+            let count = match count {
+                None | Some(V::None) => -1,
+                Some(count) => int_arg(&count)?,
+            };
+            let text = text.with_markup(false, &mut eval.budget)?;
+            return methods::replace(eval, &text, &old, &new, count);
+        }
+        Filter::Format => {
+            if !args.positional.is_empty() && !args.named.is_empty() {
+                return Fault::type_error(
+                    "can't handle positional and keyword arguments at the same time",
+                );
+            }
+            return super::super::percent::format_filter(eval, &text, args);
+        }
+        Filter::Center => {
+            let [width] = args.bind("center", ["width"])?;
+            let width = width.unwrap_or(V::Int(80));
+            let args = Arguments {
+                positional: vec![width],
+                named: Vec::new(),
+            };
+            return methods::call(eval, V::Str(text), methods::Method::Center, args);
+        }
+        _ => {
+            let [] = args.bind(filter.name(), [])?;
+            match filter {
+                Filter::String => text,
+                Filter::Upper => methods::mapped(eval, &text, str::to_uppercase)?,
+                Filter::Lower => methods::mapped(eval, &text, str::to_lowercase)?,
+                Filter::Capitalize => methods::capitalized(eval, &text)?,
+                Filter::Title => {
+                    let splits = |c: char| is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
+                    methods::title(eval, &text, splits)?.with_markup(false, &mut eval.budget)?
+                }
+                Filter::Safe => text.with_markup(true, &mut eval.budget)?,
+                Filter::Escape if text.markup() => text,
+                Filter::Escape | Filter::ForceEscape => {
+                    let mut out = Builder::new(&mut eval.budget)?;
+                    push_escaped(&text, &mut out, &mut eval.budget)?;
+                    out.finish_as(true)
+                }
+                _ => return word_count(eval, &text),
+            }
+        }
+    };
+    Ok(V::Str(done))
+}
+
+fn word_count(eval: &mut Eval, text: &Str) -> Result<V> {
+    eval.budget.slow_bytes(text.len())?;
+    let words = text
+        .as_str()
+        .split(|c: char| c != '_' && !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .count();
+    Ok(V::Int(i64::try_from(words).unwrap_or(i64::MAX)))
+}
+
+fn indent(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
+    let [width, first, blank] = args.bind("indent", ["width", "first", "blank"])?;
+    eval.checked(&value)?;
+    let text = match value {
+        V::Str(text) => text,
+        other => {
+            return Fault::type_error(format!(
+                "unsupported operand type(s) for +=: '{}' and 'str'",
+                other.type_name()
+            ))
+        }
+    };
+    let width = match width {
+        Some(V::Str(width)) => width,
+        width => {
+            let width = width.map_or(Ok(4), |width| int_arg(&width))?;
+            let width = usize::try_from(width).unwrap_or(0);
+            let empty = methods::own("");
+            methods::pad(eval, &empty, width, 0, &methods::own(" "))?
+        }
+    };
+    let first = first.is_some_and(|first| first.truth());
+    let blank = blank.is_some_and(|blank| blank.truth());
+    let lines = methods::lines(eval, &text, false)?;
+    // The line break that jinja2 adds makes a last line of an empty text or of a text that ends in one.
+    let all = text.as_str();
+    let extra = all.is_empty() || lines_end(all);
+    let mut out = Builder::new(&mut eval.budget)?;
+    if first {
+        out.push_text(width.text(), &mut eval.budget)?;
+    }
+    let empty = methods::own("");
+    for (at, line) in lines.iter().chain(extra.then_some(&empty)).enumerate() {
+        if at > 0 {
+            out.push("\n", Origin::Template, &mut eval.budget)?;
+            if blank || line.len() > 0 {
+                out.push_text(width.text(), &mut eval.budget)?;
+            }
+        }
+        out.push_text(line.text(), &mut eval.budget)?;
+    }
+    Ok(V::Str(out.finish_as(text.markup())))
+}
+
+/// Whether the text ends in what `splitlines` takes for a line break, after which one more counts.
+fn lines_end(text: &str) -> bool {
+    text.ends_with([
+        '\n', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}',
+    ])
+}
+
+fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
+    let names = ["length", "killwords", "end", "leeway"];
+    let [length, kill, end, leeway] = args.bind("truncate", names)?;
+    let length = length.map_or(Ok(255), |length| int_arg(&length))?;
+    let leeway = match leeway {
+        None | Some(V::None) => 5,
+        Some(leeway) => int_arg(&leeway)?,
+    };
+    let end = match end {
+        None => methods::own("..."),
+        Some(end) => str_arg(end)?,
+    };
+    eval.checked(&value)?;
+    let text = str_arg(value)?;
+    let count = |text: &str| i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
+    eval.budget.bytes(text.len())?;
+    let end_len = count(end.as_str());
+    if length < end_len {
+        return Fault::value_error(format!("expected length >= {end_len}, got {length}"));
+    }
+    if leeway < 0 {
+        return Fault::value_error(format!("expected leeway >= 0, got {leeway}"));
+    }
+    let all = text.as_str();
+    if count(all) <= length.saturating_add(leeway) {
+        return Ok(V::Str(text));
+    }
+    let kept = usize::try_from(length.saturating_sub(end_len)).unwrap_or(0);
+    let mut cut = all.char_indices().nth(kept).map_or(all.len(), |(at, _)| at);
+    if !kill.is_some_and(|kill| kill.truth()) {
+        let space = all.get(..cut).and_then(|head| head.rfind(' '));
+        cut = space.unwrap_or(cut);
+    }
+    let mut out = Builder::new(&mut eval.budget)?;
+    out.push_range(text.text(), 0..cut, &mut eval.budget)?;
+    out.push_text(end.text(), &mut eval.budget)?;
+    Ok(V::Str(out.finish_as(text.markup())))
+}
+
+fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
+    let mut out = Builder::new(&mut eval.budget)?;
+    let pairs = match value {
+        V::Str(_)
+        | V::Undefined(_)
+        | V::None
+        | V::Bool(_)
+        | V::Int(_)
+        | V::Float(_)
+        | V::Big(_)
+        | V::Object(_) => {
+            let text = eval.to_str(value)?;
+            quote(eval, &text, false, &mut out)?;
+            return Ok(V::Str(out.finish()));
+        }
+        V::Dict(dict) => dict
+            .entries
+            .iter()
+            .map(|(key, value)| vec![key.clone(), value.clone()])
+            .collect(),
+        other => {
+            let mut pairs = Vec::new();
+            for pair in collect(other, &mut eval.budget)? {
+                pairs.push(collect(&pair, &mut eval.budget)?);
+            }
+            pairs
+        }
+    };
+    for (at, pair) in pairs.iter().enumerate() {
+        let [key, value] = pair.as_slice() else {
+            return Fault::value_error("not enough or too many values to unpack (expected 2)");
+        };
+        if at > 0 {
+            out.push("&", Origin::Template, &mut eval.budget)?;
+        }
+        let key = eval.to_str(key)?;
+        quote(eval, &key, true, &mut out)?;
+        out.push("=", Origin::Template, &mut eval.budget)?;
+        let value = eval.to_str(value)?;
+        quote(eval, &value, true, &mut out)?;
+    }
+    Ok(V::Str(out.finish()))
+}
+
+fn quote(eval: &mut Eval, text: &Str, query: bool, out: &mut Builder) -> Result<()> {
+    eval.budget.slow_bytes(text.len())?;
+    super::super::format::push_mapped(text, out, &mut eval.budget, |c| match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.' | '-' | '~' => None,
+        '/' if !query => None,
+        ' ' if query => Some("+".to_string()),
+        c => Some(
+            c.encode_utf8(&mut [0; 4])
+                .bytes()
+                .map(|byte| format!("%{byte:02X}"))
+                .collect(),
+        ),
+    })
+}
+
+fn xml_attr(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
+    let [space] = args.bind("xmlattr", ["autospace"])?;
+    let space = space.map_or(true, |space| space.truth());
+    eval.checked(value)?;
+    let V::Dict(dict) = value else {
+        return Fault::type_error(format!(
+            "'{}' object has no attribute 'items'",
+            value.type_name()
+        ));
+    };
+    let mut out = Builder::new(&mut eval.budget)?;
+    let mut any = false;
+    for (key, value) in &dict.entries {
+        if matches!(value, V::None | V::Undefined(_)) {
+            continue;
+        }
+        let key = str_arg(key.clone())?;
+        let bad = |c: char| c.is_ascii_whitespace() || matches!(c, '\u{b}' | '/' | '>' | '=');
+        if key.as_str().contains(bad) {
+            return Fault::value_error("Invalid character in attribute name");
+        }
+        if any || space {
+            out.push(" ", Origin::Template, &mut eval.budget)?;
+        }
+        any = true;
+        let value = eval.to_str(value)?;
+        push_escaped(&key, &mut out, &mut eval.budget)?;
+        out.push("=\"", Origin::Template, &mut eval.budget)?;
+        match value.markup() {
+            true => out.push_text(value.text(), &mut eval.budget)?,
+            false => push_escaped(&value, &mut out, &mut eval.budget)?,
+        }
+        out.push("\"", Origin::Template, &mut eval.budget)?;
+    }
+    Ok(V::Str(out.finish()))
+}

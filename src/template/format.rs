@@ -1,0 +1,302 @@
+//! Values as Python's `str` and `repr` write them.
+
+use num_bigint::BigInt;
+
+use super::budget::Budget;
+use super::dict::ViewKind;
+use super::error::{Fault, Result};
+use super::eval::Eval;
+use super::string::{Builder, Origin, Str};
+use super::value::*;
+
+/// Python refuses to print longer whole numbers.
+const MAX_DIGITS: u64 = 4300;
+
+impl Eval<'_> {
+    /// `str(value)`.
+    pub fn to_str(&mut self, value: &V) -> Result<Str> {
+        match value {
+            V::Str(text) => Ok(text.clone()),
+            V::Undefined(_) => Ok(Str::new("", Origin::Template)),
+            value => self.to_repr(value),
+        }
+    }
+
+    /// `repr(value)`.
+    pub fn to_repr(&mut self, value: &V) -> Result<Str> {
+        let mut out = Builder::new(&mut self.budget)?;
+        repr(self, value, &mut out)?;
+        Ok(out.finish())
+    }
+}
+
+/// For messages: not longer than a line.
+pub(super) fn brief_repr(eval: &mut Eval, value: &V) -> Result<String> {
+    let size = value.size();
+    if size > 400 {
+        return Ok(format!("of type '{}'", value.type_name()));
+    }
+    Ok(eval.to_repr(value)?.as_str().to_string())
+}
+
+/// The depth of values is bounded; only namespaces can hold themselves, and are counted.
+pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> {
+    eval.budget.step()?;
+    let plain = |text: &str, eval: &mut Eval, out: &mut Builder| {
+        out.push(text, Origin::Template, &mut eval.budget)
+    };
+    match value {
+        V::Undefined(_) => plain("Undefined", eval, out),
+        V::None => plain("None", eval, out),
+        V::Bool(true) => plain("True", eval, out),
+        V::Bool(false) => plain("False", eval, out),
+        V::Int(value) => plain(&value.to_string(), eval, out),
+        V::Big(value) => {
+            let digits = big_digits(value, &mut eval.budget)?;
+            plain(&digits, eval, out)
+        }
+        V::Float(value) => plain(&float(*value), eval, out),
+        V::Str(text) if text.markup() => {
+            plain("Markup(", eval, out)?;
+            push_quoted(text, out, &mut eval.budget)?;
+            plain(")", eval, out)
+        }
+        V::Str(text) => push_quoted(text, out, &mut eval.budget),
+        V::List(list) => {
+            plain("[", eval, out)?;
+            row(eval, list.items.iter(), out)?;
+            plain("]", eval, out)
+        }
+        V::Tuple(list) => {
+            plain("(", eval, out)?;
+            row(eval, list.items.iter(), out)?;
+            plain(if list.items.len() == 1 { ",)" } else { ")" }, eval, out)
+        }
+        V::Dict(dict) => {
+            plain("{", eval, out)?;
+            for (at, (key, value)) in dict.entries.iter().enumerate() {
+                if at > 0 {
+                    plain(", ", eval, out)?;
+                }
+                repr(eval, key, out)?;
+                plain(": ", eval, out)?;
+                repr(eval, value, out)?;
+            }
+            plain("}", eval, out)
+        }
+        V::View(view) => {
+            plain(view.kind.type_ref(), eval, out)?;
+            plain("([", eval, out)?;
+            for (at, (key, value)) in view.dict.entries.iter().enumerate() {
+                if at > 0 {
+                    plain(", ", eval, out)?;
+                }
+                match view.kind {
+                    ViewKind::Keys => repr(eval, key, out)?,
+                    ViewKind::Values => repr(eval, value, out)?,
+                    ViewKind::Items => {
+                        plain("(", eval, out)?;
+                        row(eval, [key, value].into_iter(), out)?;
+                        plain(")", eval, out)?;
+                    }
+                }
+            }
+            plain("])", eval, out)
+        }
+        V::Range(range) if range.step == 1 => plain(
+            &format!("range({}, {})", range.start, range.stop),
+            eval,
+            out,
+        ),
+        V::Range(range) => plain(
+            &format!("range({}, {}, {})", range.start, range.stop, range.step),
+            eval,
+            out,
+        ),
+        V::Iter(_) => plain("<generator object>", eval, out),
+        V::Object(object) => object_repr(eval, object, out),
+    }
+}
+
+fn row<'a>(eval: &mut Eval, items: impl Iterator<Item = &'a V>, out: &mut Builder) -> Result<()> {
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            out.push(", ", Origin::Template, &mut eval.budget)?;
+        }
+        repr(eval, item, out)?;
+    }
+    Ok(())
+}
+
+#[inline(never)]
+fn object_repr(eval: &mut Eval, object: &Object, out: &mut Builder) -> Result<()> {
+    let text = match object {
+        Object::Namespace(id) => {
+            eval.recursion.enter()?;
+            let data = eval.namespaces.get(*id as usize);
+            let attributes = data.map_or_else(Vec::new, |data| data.attributes.clone());
+            out.push("<Namespace {", Origin::Template, &mut eval.budget)?;
+            for (at, (name, value)) in attributes.iter().enumerate() {
+                if at > 0 {
+                    out.push(", ", Origin::Template, &mut eval.budget)?;
+                }
+                push_quoted(name, out, &mut eval.budget)?;
+                out.push(": ", Origin::Template, &mut eval.budget)?;
+                repr(eval, value, out)?;
+            }
+            eval.recursion.leave();
+            "}>".to_string()
+        }
+        Object::Macro(id) => {
+            let name = eval
+                .macros
+                .get(*id as usize)
+                .and_then(|value| value.def.name);
+            match name {
+                Some(name) => format!("<Macro '{}'>", eval.name(name)),
+                None => "<Macro 'caller'>".to_string(),
+            }
+        }
+        Object::Loop { slot, generation } => {
+            let mut part = |name| -> Result<String> {
+                let value = eval.loop_attribute(*slot, *generation, name)?;
+                Ok(match value {
+                    Some(V::Int(value)) => value.to_string(),
+                    _ => String::new(),
+                })
+            };
+            format!("<LoopContext {}/{}>", part("index")?, part("length")?)
+        }
+        Object::Cycler(_) => "<Cycler>".to_string(),
+        Object::Joiner(_) => "<Joiner>".to_string(),
+        Object::Function(function) => {
+            let mut all = Function::ALL.iter();
+            let name = all.find(|(_, have)| have == function).map_or("", |f| f.0);
+            format!("<function {name}>")
+        }
+        Object::Method(bound) => format!(
+            "<built-in method {} of {} object>",
+            bound.1.name(),
+            bound.0.type_name()
+        ),
+    };
+    out.push(&text, Origin::Template, &mut eval.budget)
+}
+
+/// A string in quotes, escaped where Python does; what stands for a character has its origin.
+fn push_quoted(text: &Str, out: &mut Builder, budget: &mut Budget) -> Result<()> {
+    let all = text.as_str();
+    budget.slow_bytes(all.len())?;
+    let quote = match all.contains('\'') && !all.contains('"') {
+        true => '"',
+        false => '\'',
+    };
+    out.push_char(quote, Origin::Template, budget)?;
+    push_mapped(text, out, budget, |c| quoted_char(c, quote))?;
+    out.push_char(quote, Origin::Template, budget)
+}
+
+/// Pushes a string with some characters replaced by others.
+pub(super) fn push_mapped(
+    text: &Str,
+    out: &mut Builder,
+    budget: &mut Budget,
+    replace: impl Fn(char) -> Option<String>,
+) -> Result<()> {
+    for (piece, origin) in text.text().pieces() {
+        let mut done = 0;
+        for (at, c) in piece.char_indices() {
+            if let Some(replacement) = replace(c) {
+                out.push(piece.get(done..at).unwrap_or(""), origin, budget)?;
+                out.push(&replacement, origin, budget)?;
+                done = at.saturating_add(c.len_utf8());
+            }
+        }
+        out.push(piece.get(done..).unwrap_or(""), origin, budget)?;
+    }
+    Ok(())
+}
+
+fn quoted_char(c: char, quote: char) -> Option<String> {
+    match c {
+        ' '..='~' if c != quote && c != '\\' => None,
+        '\n' => Some("\\n".to_string()),
+        '\r' => Some("\\r".to_string()),
+        '\t' => Some("\\t".to_string()),
+        '\\' => Some("\\\\".to_string()),
+        c if c == quote => Some(format!("\\{c}")),
+        c if is_printable(c) => None,
+        c => Some(match c as u32 {
+            code @ ..=0xff => format!("\\x{code:02x}"),
+            code @ ..=0xffff => format!("\\u{code:04x}"),
+            code => format!("\\U{code:08x}"),
+        }),
+    }
+}
+
+/// Python's `str.isprintable` of one character.
+pub(super) fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return (' '..='~').contains(&c);
+    }
+    if c.is_alphanumeric() {
+        return true;
+    }
+    // Debug formatting escapes just what is not printable; behind another character, combining marks stay.
+    let mut text = String::from("a");
+    text.push(c);
+    text.escape_debug().nth(1) == Some(c)
+}
+
+/// `repr` of a float: the shortest digits, scientific below 1e-4 and from 1e16 on.
+pub(super) fn float(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".to_string();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.to_string();
+    }
+    let shortest = format!("{value:e}");
+    let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if value != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
+    }
+    let mut plain = format!("{value}");
+    if !plain.contains('.') {
+        plain.push_str(".0");
+    }
+    plain
+}
+
+pub(super) fn big_digits(value: &BigInt, budget: &mut Budget) -> Result<String> {
+    // Three digits take about ten bits.
+    if value.bits() > MAX_DIGITS.saturating_mul(10).saturating_div(3) {
+        return Fault::value_error(format!(
+            "Exceeds the limit ({MAX_DIGITS} digits) for integer string conversion; \
+             use sys.set_int_max_str_digits() to increase the limit"
+        ));
+    }
+    let limbs = usize::try_from(value.bits() >> 6).unwrap_or(usize::MAX);
+    budget.steps(limbs.saturating_mul(limbs).saturating_add(1))?;
+    Ok(value.to_string())
+}
+
+/// markupsafe's `escape`.
+pub(super) fn push_escaped(text: &Str, out: &mut Builder, budget: &mut Budget) -> Result<()> {
+    budget.slow_bytes(text.len())?;
+    push_mapped(text, out, budget, |c| {
+        Some(
+            match c {
+                '&' => "&amp;",
+                '>' => "&gt;",
+                '<' => "&lt;",
+                '\'' => "&#39;",
+                '"' => "&#34;",
+                _ => return None,
+            }
+            .to_string(),
+        )
+    })
+}

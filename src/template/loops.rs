@@ -1,0 +1,385 @@
+//! Loops, and reading any iterable value one item at a time.
+
+use std::sync::Arc;
+
+use super::ast::For;
+use super::budget::Budget;
+use super::dict::{Dict, View};
+use super::error::{ErrorKind, Fault, Result};
+use super::eval::{Eval, Flow, ScopeId};
+use super::string::Str;
+use super::value::*;
+
+/// A place in an iterable.
+#[derive(Debug)]
+pub(super) enum Cursor {
+    List(Arc<List>, usize),
+    Str(Str, usize),
+    Dict(Arc<Dict>, usize),
+    View(Arc<View>, usize),
+    Range(Arc<Range>, i64),
+    Iter(Arc<Iter>),
+    Empty,
+}
+
+impl Cursor {
+    /// Errors: the value cannot be iterated over.
+    pub fn new(value: &V) -> Result<Cursor> {
+        Ok(match value {
+            V::List(list) | V::Tuple(list) => Cursor::List(list.clone(), 0),
+            V::Str(text) => Cursor::Str(text.clone(), 0),
+            V::Dict(dict) => Cursor::Dict(dict.clone(), 0),
+            V::View(view) => Cursor::View(view.clone(), 0),
+            V::Range(range) => Cursor::Range(range.clone(), 0),
+            V::Iter(iter) => Cursor::Iter(iter.clone()),
+            V::Undefined(_) => Cursor::Empty,
+            value => {
+                return Fault::type_error(format!("'{}' object is not iterable", value.type_name()))
+            }
+        })
+    }
+
+    pub fn next(&mut self, budget: &mut Budget) -> Result<Option<V>> {
+        budget.step()?;
+        let take = |at: &mut usize| {
+            let now = *at;
+            *at = at.saturating_add(1);
+            now
+        };
+        Ok(match self {
+            Cursor::List(list, at) => list.items.get(take(at)).cloned(),
+            Cursor::Dict(dict, at) => dict.entries.get(take(at)).map(|(key, _)| key.clone()),
+            Cursor::View(view, at) => view.get(take(at), budget)?,
+            Cursor::Iter(iter) => iter.next(),
+            Cursor::Empty => None,
+            Cursor::Range(range, at) => {
+                let item = (*at < range.len).then(|| V::Int(range.get(*at)));
+                *at = at.saturating_add(1);
+                item
+            }
+            Cursor::Str(text, at) => {
+                let rest = text.as_str().get(*at..).unwrap_or("");
+                match rest.chars().next() {
+                    None => None,
+                    Some(c) => {
+                        let end = at.saturating_add(c.len_utf8());
+                        let item = text.slice(*at..end, budget)?;
+                        *at = end;
+                        Some(V::Str(item))
+                    }
+                }
+            }
+        })
+    }
+
+    /// How many items there are in all, where that is known without reading them.
+    fn len(&self) -> Option<usize> {
+        Some(match self {
+            Cursor::List(list, _) => list.items.len(),
+            Cursor::Str(text, _) => text.as_str().chars().count(),
+            Cursor::Dict(dict, _) => dict.entries.len(),
+            Cursor::View(view, _) => view.dict.entries.len(),
+            Cursor::Range(range, _) => usize::try_from(range.len).unwrap_or(0),
+            Cursor::Empty => 0,
+            Cursor::Iter(_) => return None,
+        })
+    }
+
+    /// All that is left.
+    pub fn rest(mut self, budget: &mut Budget) -> Result<Vec<V>> {
+        let mut items = Vec::new();
+        if let Some(len) = self.len() {
+            budget.room(len.saturating_mul(ITEM_BYTES))?;
+            items.reserve(len);
+        }
+        while let Some(item) = self.next(budget)? {
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+/// All items of a value.
+pub(super) fn collect(value: &V, budget: &mut Budget) -> Result<Vec<V>> {
+    if let V::Iter(iter) = value {
+        return Ok(iter.rest());
+    }
+    Cursor::new(value)?.rest(budget)
+}
+
+/// The item that comes next, if it was looked at already.
+#[derive(Debug)]
+enum After {
+    Unknown,
+    End,
+    Item(V),
+}
+
+/// A loop that runs: what `loop` shows.
+#[derive(Debug)]
+pub(super) struct LoopState<'t> {
+    node: &'t For,
+    cursor: Cursor,
+    pub generation: u32,
+    /// From 0; -1 before the first.
+    index: i64,
+    depth: u32,
+    current: V,
+    before: V,
+    after: After,
+    len: Option<usize>,
+    /// What is left in the cursor has passed the loop's test.
+    tested: bool,
+    changed: Option<Vec<V>>,
+    /// The scope around the loop.
+    scope: ScopeId,
+}
+
+impl<'t> Eval<'t> {
+    pub fn for_statement(&mut self, node: &'t For) -> Result<()> {
+        let items = self.eval(&node.iter)?;
+        self.run_loop(node, &items, 0)
+            .map_err(|fault| fault.placed(node.at))
+    }
+
+    fn run_loop(&mut self, node: &'t For, items: &V, depth: u32) -> Result<()> {
+        let cursor = Cursor::new(items)?;
+        let outer = self.scope;
+        let slot = self.loops.len();
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let len = match node.test {
+            None => cursor.len(),
+            Some(_) => None,
+        };
+        self.loops.push(LoopState {
+            node,
+            cursor,
+            generation,
+            index: -1,
+            depth,
+            current: V::None,
+            before: V::None,
+            after: After::Unknown,
+            len,
+            tested: false,
+            changed: None,
+            scope: outer,
+        });
+        let mut ran = false;
+        while let Some(item) = self.next_item(slot)? {
+            ran = true;
+            let scope = self.push_scope(outer)?;
+            self.scope = Some(scope);
+            if let (true, Some(name)) = (node.uses_loop, self.loop_name) {
+                let this = Object::Loop {
+                    slot: u32::try_from(slot).unwrap_or(u32::MAX),
+                    generation,
+                };
+                self.assign(name, V::Object(this))?;
+            }
+            self.bind(&node.target, item)?;
+            let flow = self.body(&node.body)?;
+            self.scope = outer;
+            self.drop_scope(scope);
+            if flow == Flow::Break {
+                break;
+            }
+        }
+        self.loops.truncate(slot);
+        if !ran && !node.otherwise.is_empty() {
+            self.in_scope(|eval| eval.body(&node.otherwise))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a loop on.
+    fn next_item(&mut self, slot: usize) -> Result<Option<V>> {
+        let after = match self.loops.get_mut(slot) {
+            Some(state) => std::mem::replace(&mut state.after, After::Unknown),
+            None => After::End,
+        };
+        let item = match after {
+            After::Item(item) => Some(item),
+            After::End => None,
+            After::Unknown => self.pull(slot)?,
+        };
+        let Some(item) = item else {
+            return Ok(None);
+        };
+        if let Some(state) = self.loops.get_mut(slot) {
+            state.index = state.index.saturating_add(1);
+            if state.node.uses_loop {
+                state.before = std::mem::replace(&mut state.current, item.clone());
+            }
+        }
+        Ok(Some(item))
+    }
+
+    /// The next item that passes the loop's test.
+    fn pull(&mut self, slot: usize) -> Result<Option<V>> {
+        loop {
+            let Some(state) = self.loops.get_mut(slot) else {
+                return Ok(None);
+            };
+            let Some(item) = state.cursor.next(&mut self.budget)? else {
+                return Ok(None);
+            };
+            let (node, outer) = (state.node, state.scope);
+            let tested = state.tested;
+            let Some(test) = node.test.as_ref().filter(|_| !tested) else {
+                return Ok(Some(item));
+            };
+            let current = std::mem::replace(&mut self.scope, outer);
+            let passes = self.in_scope(|eval| {
+                eval.bind(&node.target, item.clone())?;
+                Ok(eval.eval(test)?.truth())
+            })?;
+            self.scope = current;
+            if passes {
+                return Ok(Some(item));
+            }
+        }
+    }
+
+    /// Looks at the next item without moving on.
+    fn look_ahead(&mut self, slot: usize) -> Result<Option<V>> {
+        if let Some(After::Unknown) = self.loops.get(slot).map(|state| &state.after) {
+            let after = match self.pull(slot)? {
+                Some(item) => After::Item(item),
+                None => After::End,
+            };
+            if let Some(state) = self.loops.get_mut(slot) {
+                state.after = after;
+            }
+        }
+        Ok(match self.loops.get(slot).map(|state| &state.after) {
+            Some(After::Item(item)) => Some(item.clone()),
+            _ => None,
+        })
+    }
+
+    fn loop_slot(&self, slot: u32, generation: u32) -> Result<usize> {
+        let slot = slot as usize;
+        match self.loops.get(slot) {
+            Some(state) if state.generation == generation => Ok(slot),
+            _ => Fault::new(
+                ErrorKind::Runtime,
+                "'loop' is used after its loop has ended",
+            ),
+        }
+    }
+
+    fn loop_length(&mut self, slot: usize) -> Result<usize> {
+        if let Some(len) = self.loops.get(slot).and_then(|state| state.len) {
+            return Ok(len);
+        }
+        let mut items = Vec::new();
+        while let Some(item) = self.pull(slot)? {
+            items.push(item);
+        }
+        let Some(state) = self.loops.get_mut(slot) else {
+            return Ok(0);
+        };
+        let seen = usize::try_from(state.index.saturating_add(1)).unwrap_or(0);
+        let ahead = usize::from(matches!(state.after, After::Item(_)));
+        let len = items.len().saturating_add(seen).saturating_add(ahead);
+        state.len = Some(len);
+        // They passed the test: it is not asked again.
+        let list = List::new(items, &mut self.budget)?;
+        state.cursor = Cursor::List(Arc::new(list), 0);
+        state.tested = true;
+        Ok(len)
+    }
+
+    /// An attribute of `loop`; `None` where there is none of that name.
+    pub fn loop_attribute(&mut self, slot: u32, generation: u32, name: &str) -> Result<Option<V>> {
+        let slot = self.loop_slot(slot, generation)?;
+        let Some(state) = self.loops.get(slot) else {
+            return Ok(None);
+        };
+        let index = state.index;
+        let depth = i64::from(state.depth);
+        let int = |value: i64| Ok(Some(V::Int(value)));
+        match name {
+            "index0" => int(index),
+            "index" => int(index.saturating_add(1)),
+            "first" => Ok(Some(V::Bool(index == 0))),
+            "depth0" => int(depth),
+            "depth" => int(depth.saturating_add(1)),
+            "previtem" if index == 0 => Ok(Some(V::hint(
+                ErrorKind::Undefined,
+                "there is no previous item",
+            ))),
+            "previtem" => Ok(Some(state.before.clone())),
+            "last" => Ok(Some(V::Bool(self.look_ahead(slot)?.is_none()))),
+            "nextitem" => Ok(Some(match self.look_ahead(slot)? {
+                Some(item) => item,
+                None => V::hint(ErrorKind::Undefined, "there is no next item"),
+            })),
+            "length" | "revindex" | "revindex0" => {
+                let len = i64::try_from(self.loop_length(slot)?).unwrap_or(i64::MAX);
+                int(match name {
+                    "length" => len,
+                    "revindex" => len.saturating_sub(index),
+                    _ => len.saturating_sub(index.saturating_add(1)),
+                })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `loop.cycle(…)`.
+    pub fn loop_cycle(&mut self, slot: u32, generation: u32, items: Vec<V>) -> Result<V> {
+        let slot = self.loop_slot(slot, generation)?;
+        let index = self.loops.get(slot).map_or(0, |state| state.index);
+        let index = usize::try_from(index).unwrap_or(0);
+        match index.checked_rem(items.len()) {
+            Some(at) => Ok(items.into_iter().nth(at).unwrap_or(V::None)),
+            None => Fault::type_error("no items for cycling given"),
+        }
+    }
+
+    /// `loop.changed(…)`.
+    pub fn loop_changed(&mut self, slot: u32, generation: u32, values: Vec<V>) -> Result<V> {
+        let slot = self.loop_slot(slot, generation)?;
+        let Some(state) = self.loops.get_mut(slot) else {
+            return Ok(V::None);
+        };
+        let same = match &state.changed {
+            Some(before) if before.len() == values.len() => {
+                let mut same = true;
+                for (a, b) in before.iter().zip(&values) {
+                    same &= super::operators::equal(a, b, &mut self.budget)?;
+                }
+                same
+            }
+            _ => false,
+        };
+        if !same {
+            state.changed = Some(values);
+        }
+        Ok(V::Bool(!same))
+    }
+
+    /// `loop(…)`, in a recursive loop: its body once more, for other items.
+    pub fn loop_again(&mut self, slot: u32, generation: u32, items: &V) -> Result<V> {
+        let slot = self.loop_slot(slot, generation)?;
+        let Some(state) = self.loops.get(slot) else {
+            return Ok(V::None);
+        };
+        let (node, scope, depth) = (state.node, state.scope, state.depth);
+        if !node.recursive {
+            return Fault::type_error(
+                "The loop must have the 'recursive' marker to be called recursively.",
+            );
+        }
+        self.recursion.enter()?;
+        let current = std::mem::replace(&mut self.scope, scope);
+        let (text, ()) =
+            self.capture(|eval| eval.run_loop(node, items, depth.saturating_add(1)))?;
+        self.scope = current;
+        self.recursion.leave();
+        Ok(V::Str(text))
+    }
+}

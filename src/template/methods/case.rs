@@ -1,0 +1,202 @@
+//! Upper and lower case, and the questions about characters.
+
+use super::super::error::Result;
+use super::super::eval::Eval;
+use super::super::format::is_printable;
+use super::super::lexer::is_space;
+use super::super::string::{Builder, Str};
+use super::super::value::V;
+use super::Method;
+
+pub(super) fn convert(eval: &mut Eval, text: &Str, method: Method) -> Result<V> {
+    let converted = match method {
+        Method::Capitalize => capitalized(eval, text)?,
+        Method::Casefold => mapped(eval, text, casefold)?,
+        Method::Lower => mapped(eval, text, str::to_lowercase)?,
+        Method::Upper => mapped(eval, text, str::to_uppercase)?,
+        Method::SwapCase => mapped(eval, text, swapcase)?,
+        _ => title(eval, text, |c| !is_cased(c))?,
+    };
+    Ok(V::Str(converted))
+}
+
+/// Applies a function to each stretch of one origin. No mapping of case makes a text three times as long.
+pub(in super::super) fn mapped(
+    eval: &mut Eval,
+    text: &Str,
+    map: fn(&str) -> String,
+) -> Result<Str> {
+    eval.budget.slow_bytes(text.len())?;
+    let mut out = Builder::new(&mut eval.budget)?;
+    out.reserve(text.text().cost(), &mut eval.budget)?;
+    for (piece, origin) in text.text().pieces() {
+        eval.budget.room(piece.len().saturating_mul(3))?;
+        out.push(&map(piece), origin, &mut eval.budget)?;
+    }
+    Ok(out.finish_as(text.markup()))
+}
+
+fn casefold(text: &str) -> String {
+    // Full case folding differs from lower case in few letters.
+    text.chars()
+        .flat_map(|c| match c {
+            'ß' | 'ẞ' => "ss".chars().collect::<Vec<_>>(),
+            'ς' => vec!['σ'],
+            c if c.to_uppercase().count() > 1 => {
+                c.to_uppercase().flat_map(char::to_lowercase).collect()
+            }
+            c => c.to_lowercase().collect(),
+        })
+        .collect()
+}
+
+fn swapcase(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_uppercase() {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+    }
+    out
+}
+
+/// The title case of a character, which is not always its upper case.
+fn titlecase(c: char, out: &mut String) {
+    match c as u32 {
+        code @ 0x1c4..=0x1cc => {
+            // Three letters each: upper, title and lower case.
+            let third = code.saturating_sub(0x1c4) / 3;
+            let title = third.saturating_mul(3).saturating_add(0x1c5);
+            out.extend(char::from_u32(title));
+        }
+        0x1f1..=0x1f3 => out.push('\u{1f2}'),
+        0x10d0..=0x10ff => out.push(c),
+        _ => {
+            let mut upper = c.to_uppercase();
+            out.extend(upper.next());
+            out.extend(upper.flat_map(char::to_lowercase));
+        }
+    }
+}
+
+/// Upper case at the start, lower case for the rest.
+pub(in super::super) fn capitalized(eval: &mut Eval, text: &Str) -> Result<Str> {
+    let mut first = true;
+    title(eval, text, move |_| std::mem::replace(&mut first, false))
+}
+
+/// Title case behind every character that ends a word, lower case elsewhere.
+pub(in super::super) fn title(
+    eval: &mut Eval,
+    text: &Str,
+    mut begins: impl FnMut(char) -> bool,
+) -> Result<Str> {
+    eval.budget.slow_bytes(text.len())?;
+    let mut out = Builder::new(&mut eval.budget)?;
+    let mut before = ' ';
+    let mut word = String::new();
+    for (piece, origin) in text.text().pieces() {
+        for c in piece.chars() {
+            word.clear();
+            if begins(before) {
+                titlecase(c, &mut word);
+            } else {
+                word.extend(c.to_lowercase());
+            }
+            before = c;
+            out.push(&word, origin, &mut eval.budget)?;
+        }
+    }
+    Ok(out.finish_as(text.markup()))
+}
+
+fn is_cased(c: char) -> bool {
+    c.is_lowercase() || c.is_uppercase() || is_title(c)
+}
+
+fn is_title(c: char) -> bool {
+    matches!(c, '\u{1c5}' | '\u{1c8}' | '\u{1cb}' | '\u{1f2}')
+}
+
+pub(in super::super) fn is_lower(text: &str) -> bool {
+    let cased = text.chars().any(char::is_lowercase);
+    cased && !text.chars().any(|c| c.is_uppercase() || is_title(c))
+}
+
+pub(in super::super) fn is_upper(text: &str) -> bool {
+    let cased = text.chars().any(char::is_uppercase);
+    cased && !text.chars().any(|c| c.is_lowercase() || is_title(c))
+}
+
+fn is_titled(text: &str) -> bool {
+    let mut before_cased = false;
+    let mut any = false;
+    for c in text.chars() {
+        if c.is_uppercase() || is_title(c) {
+            if before_cased {
+                return false;
+            }
+            any = true;
+            before_cased = true;
+        } else if c.is_lowercase() {
+            if !before_cased {
+                return false;
+            }
+            any = true;
+        } else {
+            before_cased = false;
+        }
+    }
+    any
+}
+
+/// `isdecimal`, for the digits that occur: the ASCII ones and the decimal blocks of common scripts.
+fn is_decimal(c: char) -> bool {
+    c.is_ascii_digit() || (c.is_numeric() && !is_other_digit(c) && decimal_block(c))
+}
+
+fn decimal_block(c: char) -> bool {
+    const ZEROS: [u32; 22] = [
+        0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xe50,
+        0xed0, 0xf20, 0x1040, 0x17e0, 0x1810, 0xff10, 0x1d7ce, 0x1d7d8, 0x1d7e2,
+    ];
+    let code = c as u32;
+    ZEROS
+        .iter()
+        .any(|zero| code.checked_sub(*zero).is_some_and(|digit| digit < 10))
+}
+
+/// Digits that are no decimals, such as superscripts.
+fn is_other_digit(c: char) -> bool {
+    matches!(c, '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨' | '⓪')
+}
+
+/// `isalnum` and the like.
+pub(super) fn is(method: Method, text: &str) -> bool {
+    let all = |holds: fn(char) -> bool| !text.is_empty() && text.chars().all(holds);
+    match method {
+        Method::IsAlnum => all(char::is_alphanumeric),
+        Method::IsAlpha => all(|c| c.is_alphabetic() && !is_mark(c)),
+        Method::IsAscii => text.is_ascii(),
+        Method::IsDecimal => all(is_decimal),
+        Method::IsDigit => all(|c| is_decimal(c) || is_other_digit(c)),
+        Method::IsNumeric => all(char::is_numeric),
+        Method::IsIdentifier => {
+            let mut chars = text.chars();
+            chars.next().is_some_and(|c| c == '_' || c.is_alphabetic())
+                && chars.all(|c| c == '_' || c.is_alphanumeric())
+        }
+        Method::IsLower => is_lower(text),
+        Method::IsUpper => is_upper(text),
+        Method::IsTitle => is_titled(text),
+        Method::IsPrintable => text.chars().all(is_printable),
+        _ => all(is_space),
+    }
+}
+
+/// Numerals of letters' shape are alphabetic for Unicode, not for Python.
+fn is_mark(c: char) -> bool {
+    matches!(c, 'Ⅰ'..='ↈ' | 'Ⓐ'..='ⓩ')
+}

@@ -1,0 +1,131 @@
+//! Chat templates: Jinja as transformers runs it, bounded, and with every character's origin kept.
+
+#![deny(
+    unsafe_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod ast;
+mod attributes;
+mod budget;
+mod calls;
+mod clock;
+mod dict;
+mod error;
+mod eval;
+mod expression;
+mod expressions;
+mod filters;
+mod format;
+mod lexer;
+mod loops;
+mod methods;
+mod operators;
+mod parser;
+mod percent;
+mod predicates;
+mod spec;
+mod string;
+mod tojson;
+mod value;
+
+pub use budget::Limits;
+pub use clock::Now;
+pub use error::{ErrorKind, TemplateError};
+pub use string::{Origin, Str};
+pub use value::Value;
+
+use eval::Eval;
+use value::V;
+
+/// A parsed template: `Send + Sync`, rendered any number of times.
+#[derive(Debug)]
+pub struct Template {
+    source: String,
+    body: ast::Body,
+    names: Vec<Str>,
+}
+
+/// What a template printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    pub text: String,
+    /// The text in pieces of one origin; neighbours differ, none is empty.
+    pub pieces: Vec<(String, Origin)>,
+    /// The steps that it took.
+    pub steps: u64,
+}
+
+impl Template {
+    /// Errors: `Syntax`, `Unsupported` or `Limit`, with the place.
+    pub fn parse(source: &str, limits: &Limits) -> Result<Template, TemplateError> {
+        if source.len() > limits.source {
+            return Err(TemplateError {
+                line: 1,
+                column: 1,
+                kind: ErrorKind::Limit,
+                message: format!(
+                    "the template has {} bytes, more than {}",
+                    source.len(),
+                    limits.source
+                ),
+            });
+        }
+        let mut source = match source.contains('\r') {
+            true => source.replace("\r\n", "\n").replace('\r', "\n"),
+            false => source.to_string(),
+        };
+        if source.ends_with('\n') {
+            source.pop();
+        }
+        match parser::parse(&source, limits) {
+            Ok(parsed) => Ok(Template {
+                body: parsed.body,
+                names: parsed.names,
+                source,
+            }),
+            Err(fault) => Err(fault.locate(&source)),
+        }
+    }
+
+    /// Renders with the variables of `context`, a dict. The clock is read where the template asks for it.
+    ///
+    /// Errors: what the template raises, what Python would, or a limit, with the place.
+    pub fn render(
+        &self,
+        context: &Value,
+        clock: &dyn Fn() -> Now,
+        limits: &Limits,
+    ) -> Result<Rendered, TemplateError> {
+        self.run(context, clock, limits)
+            .map_err(|fault| fault.locate(&self.source))
+    }
+
+    fn run(
+        &self,
+        context: &Value,
+        clock: &dyn Fn() -> Now,
+        limits: &Limits,
+    ) -> error::Result<Rendered> {
+        let V::Dict(context) = &context.0 else {
+            return error::Fault::type_error("the template's context must be a dict");
+        };
+        let mut eval = Eval::new(&self.source, &self.names, context, clock, limits)?;
+        eval.body(&self.body)?;
+        let steps = eval.budget.used_steps();
+        let text = eval.out.into_text();
+        let pieces = text
+            .pieces()
+            .map(|(piece, origin)| (piece.to_string(), origin))
+            .collect();
+        Ok(Rendered {
+            text: text.into_string(),
+            pieces,
+            steps,
+        })
+    }
+}

@@ -1,0 +1,596 @@
+//! `text % values` and `text.format(…)`. What is formatted keeps its origins; fillers have the format's.
+
+use super::attributes;
+use super::dict::Dict;
+use super::error::{ErrorKind, Fault, Result};
+use super::eval::Eval;
+use super::expression::Arguments;
+use super::methods::{self, int_arg, missing_key};
+use super::operators::{self, Number};
+use super::spec::{self, Spec};
+use super::string::{Builder, Origin, Str, Text};
+use super::value::*;
+
+/// `format % right`.
+pub(super) fn format(eval: &mut Eval, format: &Str, right: V) -> Result<V> {
+    let mapping = match &right {
+        V::Dict(dict) => Some(dict.clone()),
+        _ => None,
+    };
+    let values = match right {
+        V::Tuple(tuple) => tuple.items.clone(),
+        other => vec![other],
+    };
+    printf(eval, format, values, mapping)
+}
+
+/// The filter `format`: all positional arguments, or all named ones.
+pub(super) fn format_filter(eval: &mut Eval, text: &Str, args: Arguments) -> Result<V> {
+    if args.named.is_empty() {
+        return printf(eval, text, args.positional, None);
+    }
+    let mut dict = Dict::new(&mut eval.budget)?;
+    for (name, value) in args.named {
+        dict.insert(V::Str(name), value, &mut eval.budget)?;
+    }
+    let dict = std::sync::Arc::new(dict);
+    printf(eval, text, vec![V::Dict(dict.clone())], Some(dict))
+}
+
+/// A reader of a format: its characters and where they are.
+struct Reader<'a> {
+    text: &'a Text,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn rest(&self) -> &'a str {
+        self.text.as_str().get(self.at..).unwrap_or("")
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.rest().chars().next()?;
+        self.at = self.at.saturating_add(c.len_utf8());
+        Some(c)
+    }
+
+    fn skip(&mut self, wanted: char) -> bool {
+        let found = self.rest().starts_with(wanted);
+        if found {
+            self.next();
+        }
+        found
+    }
+
+    fn digits(&mut self) -> Result<Option<usize>> {
+        let rest = self.rest();
+        let len = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if len == 0 {
+            return Ok(None);
+        }
+        self.at = self.at.saturating_add(len);
+        match rest.get(..len).unwrap_or("").parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Fault::value_error("width or precision too big"),
+        }
+    }
+}
+
+fn printf(
+    eval: &mut Eval,
+    format: &Str,
+    values: Vec<V>,
+    mapping: Option<std::sync::Arc<Dict>>,
+) -> Result<V> {
+    eval.budget.slow_bytes(format.len())?;
+    let mut values = values.into_iter();
+    let mut used_mapping = false;
+    let mut reader = Reader {
+        text: format.text(),
+        at: 0,
+    };
+    let mut out = Builder::new(&mut eval.budget)?;
+    loop {
+        let start = reader.at;
+        let Some(found) = reader.rest().find('%') else {
+            out.push_range(format.text(), start..format.len(), &mut eval.budget)?;
+            break;
+        };
+        let percent = start.saturating_add(found);
+        out.push_range(format.text(), start..percent, &mut eval.budget)?;
+        let origin = format.text().origin_at(percent);
+        reader.at = percent.saturating_add(1);
+        let mut from_mapping = None;
+        if reader.skip('(') {
+            let Some(mapping) = &mapping else {
+                return Fault::type_error("format requires a mapping");
+            };
+            let Some(end) = reader.rest().find(')') else {
+                return Fault::value_error("incomplete format key");
+            };
+            let name = reader.rest().get(..end).unwrap_or("");
+            used_mapping = true;
+            match mapping.get_str(name) {
+                Some(value) => from_mapping = Some(value.clone()),
+                None => return missing_key(eval, &V::Str(methods::own(name))),
+            }
+            reader.at = reader.at.saturating_add(end).saturating_add(1);
+        }
+        let mut next = |from_mapping: Option<V>| match from_mapping.or_else(|| values.next()) {
+            Some(value) => Ok(value),
+            None => Fault::type_error("not enough arguments for format string"),
+        };
+        let mut spec = Spec::default();
+        while let Some(flag) = reader.rest().chars().next() {
+            match flag {
+                '-' => spec.align = Some('<'),
+                '+' => spec.sign = '+',
+                ' ' if spec.sign != '+' => spec.sign = ' ',
+                ' ' => {}
+                '#' => spec.alternate = true,
+                '0' => spec.zero = true,
+                _ => break,
+            }
+            reader.next();
+        }
+        if reader.skip('*') {
+            let width = int_arg(&next(None)?)?;
+            if width < 0 {
+                spec.align = Some('<');
+            }
+            spec.width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
+        } else if let Some(width) = reader.digits()? {
+            spec.width = width;
+        }
+        if reader.skip('.') {
+            spec.precision = Some(match reader.skip('*') {
+                true => usize::try_from(int_arg(&next(None)?)?).unwrap_or(0),
+                false => reader.digits()?.unwrap_or(0),
+            });
+        }
+        while reader.skip('l') || reader.skip('h') || reader.skip('L') {}
+        let Some(kind) = reader.next() else {
+            return Fault::value_error("incomplete format");
+        };
+        if kind == '%' {
+            out.push("%", origin, &mut eval.budget)?;
+            continue;
+        }
+        let value = next(from_mapping)?;
+        convert(eval, spec, kind, &value, origin, &mut out)?;
+    }
+    let left_over = values.next().is_some() && !used_mapping && mapping.is_none();
+    if left_over {
+        return Fault::type_error("not all arguments converted during string formatting");
+    }
+    Ok(V::Str(out.finish_as(format.markup())))
+}
+
+/// One conversion of a `%` format.
+fn convert(
+    eval: &mut Eval,
+    mut spec: Spec,
+    kind: char,
+    value: &V,
+    origin: Origin,
+    out: &mut Builder,
+) -> Result<()> {
+    spec.kind = kind;
+    if spec.align == Some('<') {
+        spec.zero = false;
+    }
+    let align = spec.align.unwrap_or('>');
+    let text = match kind {
+        's' => eval.to_str(value)?,
+        'r' => eval.to_repr(value)?,
+        'a' => {
+            let text = eval.to_repr(value)?;
+            ascii(eval, &text)?
+        }
+        'c' => match value {
+            V::Str(text) if text.as_str().chars().count() == 1 => text.clone(),
+            value => character(eval, value)?,
+        },
+        'd' | 'i' | 'u' | 'o' | 'x' | 'X' => {
+            let number = operators::number(value);
+            let whole = match (kind, number) {
+                ('d' | 'i' | 'u', Some(Number::Float(float))) => spec::whole(float)?,
+                (_, Some(Number::Int(int))) => num_bigint::BigInt::from(int),
+                (_, Some(Number::Big(int))) => int,
+                ('d' | 'i' | 'u', _) => {
+                    eval.checked(value)?;
+                    return Fault::type_error(format!(
+                        "%{kind} format: a real number is required, not {}",
+                        value.type_name()
+                    ));
+                }
+                _ => {
+                    eval.checked(value)?;
+                    return Fault::type_error(format!(
+                        "%{kind} format: an integer is required, not {}",
+                        value.type_name()
+                    ));
+                }
+            };
+            if matches!(kind, 'i' | 'u') {
+                spec.kind = 'd';
+            }
+            return spec::integer(eval, &whole, &spec, origin, out);
+        }
+        'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
+            eval.checked(value)?;
+            let float = match operators::number(value) {
+                Some(Number::Int(int)) => int as f64,
+                Some(Number::Float(float)) => float,
+                Some(Number::Big(big)) => super::dict::float_of(&big),
+                None => {
+                    return Fault::type_error(format!(
+                        "must be real number, not {}",
+                        value.type_name()
+                    ))
+                }
+            };
+            spec.precision.get_or_insert(6);
+            return spec::float(eval, float, &spec, origin, out);
+        }
+        other => {
+            return Fault::value_error(format!("unsupported format character '{other}'"));
+        }
+    };
+    let precision = if kind == 'c' { None } else { spec.precision };
+    padded(
+        eval,
+        &text,
+        precision,
+        spec.width,
+        align,
+        (' ', origin),
+        out,
+    )
+}
+
+/// A character by its number: nobody the template trusts wrote it.
+fn character(eval: &mut Eval, value: &V) -> Result<Str> {
+    let Some(Number::Int(code)) = operators::number(value) else {
+        return Fault::type_error("%c requires int or char");
+    };
+    let Some(c) = u32::try_from(code).ok().and_then(char::from_u32) else {
+        return Fault::new(ErrorKind::Overflow, "%c arg not in range(0x110000)");
+    };
+    let mut out = Builder::new(&mut eval.budget)?;
+    out.push_char(c, Origin::Content, &mut eval.budget)?;
+    Ok(out.finish())
+}
+
+fn ascii(eval: &mut Eval, text: &Str) -> Result<Str> {
+    eval.budget.slow_bytes(text.len())?;
+    let mut out = Builder::new(&mut eval.budget)?;
+    super::format::push_mapped(text, &mut out, &mut eval.budget, |c| match c as u32 {
+        ..=0x7f => None,
+        code @ ..=0xff => Some(format!("\\x{code:02x}")),
+        code @ ..=0xffff => Some(format!("\\u{code:04x}")),
+        code => Some(format!("\\U{code:08x}")),
+    })?;
+    Ok(out.finish())
+}
+
+/// A text cut to a number of characters and brought to a width.
+fn padded(
+    eval: &mut Eval,
+    text: &Str,
+    precision: Option<usize>,
+    width: usize,
+    align: char,
+    (fill, origin): (char, Origin),
+    out: &mut Builder,
+) -> Result<()> {
+    let all = text.as_str();
+    eval.budget.bytes(all.len())?;
+    let end = precision
+        .and_then(|most| all.char_indices().nth(most))
+        .map_or(all.len(), |(at, _)| at);
+    let count = match width {
+        0 => 0,
+        _ => all.get(..end).unwrap_or("").chars().count(),
+    };
+    let missing = width.saturating_sub(count);
+    let left = match align {
+        '>' => missing,
+        '^' => missing / 2,
+        _ => 0,
+    };
+    spec::fill(eval, fill, left, origin, out)?;
+    out.push_range(text.text(), 0..end, &mut eval.budget)?;
+    spec::fill(eval, fill, missing.saturating_sub(left), origin, out)
+}
+
+/// `text.format(…)`.
+pub(super) fn str_format(eval: &mut Eval, format: &Str, args: Arguments) -> Result<V> {
+    eval.budget.slow_bytes(format.len())?;
+    let mut out = Builder::new(&mut eval.budget)?;
+    let mut fields = Fields {
+        args,
+        next: Some(0),
+    };
+    fields.write(eval, format.text(), 0, &mut out)?;
+    Ok(V::Str(out.finish_as(format.markup())))
+}
+
+pub(super) fn str_format_map(eval: &mut Eval, format: &Str, mapping: V) -> Result<V> {
+    let V::Dict(dict) = mapping else {
+        return Fault::type_error("format_map() takes a mapping");
+    };
+    let mut named = Vec::new();
+    for (key, value) in &dict.entries {
+        eval.budget.step()?;
+        if let V::Str(key) = key {
+            named.push((key.clone(), value.clone()));
+        }
+    }
+    let args = Arguments {
+        positional: Vec::new(),
+        named,
+    };
+    str_format(eval, format, args)
+}
+
+struct Fields {
+    args: Arguments,
+    /// The next field without a number; `None` once one had a number.
+    next: Option<usize>,
+}
+
+impl Fields {
+    /// Writes a format, whose specifications may hold fields of their own, one level deep.
+    fn write(
+        &mut self,
+        eval: &mut Eval,
+        format: &Text,
+        level: usize,
+        out: &mut Builder,
+    ) -> Result<()> {
+        let mut reader = Reader {
+            text: format,
+            at: 0,
+        };
+        loop {
+            let start = reader.at;
+            let len = format.as_str().len();
+            let Some(found) = reader.rest().find(['{', '}']) else {
+                return out.push_range(format, start..len, &mut eval.budget);
+            };
+            let brace = start.saturating_add(found);
+            out.push_range(format, start..brace, &mut eval.budget)?;
+            reader.at = brace;
+            let origin = format.origin_at(brace);
+            match (reader.next(), reader.rest().chars().next()) {
+                (Some('{'), Some('{')) | (Some('}'), Some('}')) => {
+                    let one = brace..brace.saturating_add(1);
+                    out.push_range(format, one, &mut eval.budget)?;
+                    reader.next();
+                }
+                (Some('{'), None) => {
+                    return Fault::value_error("Single '{' encountered in format string")
+                }
+                (Some('{'), _) => self.field(eval, &mut reader, origin, level, out)?,
+                _ => return Fault::value_error("Single '}' encountered in format string"),
+            }
+        }
+    }
+
+    fn field(
+        &mut self,
+        eval: &mut Eval,
+        reader: &mut Reader,
+        origin: Origin,
+        level: usize,
+        out: &mut Builder,
+    ) -> Result<()> {
+        if level > 1 {
+            return Fault::value_error("Max string recursion exceeded");
+        }
+        let rest = reader.rest();
+        let mut open = 1usize;
+        let mut bracket = false;
+        let mut end = None;
+        for (at, c) in rest.char_indices() {
+            match c {
+                '[' => bracket = true,
+                ']' => bracket = false,
+                '{' if !bracket => open = open.saturating_add(1),
+                '}' if !bracket => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open == 0 {
+                end = Some(at);
+                break;
+            }
+        }
+        let Some(end) = end else {
+            return Fault::value_error("expected '}' before end of string");
+        };
+        let field = rest.get(..end).unwrap_or("");
+        let body = reader.at;
+        reader.at = body.saturating_add(end).saturating_add(1);
+        let name_len = field.find(['!', ':']).unwrap_or(field.len());
+        let (name, tail) = field.split_at_checked(name_len).unwrap_or((field, ""));
+        let (conversion, spec_text) = match tail.strip_prefix('!') {
+            Some(tail) => {
+                let conversion = tail.chars().next();
+                let after = tail.get(conversion.map_or(0, char::len_utf8)..);
+                (conversion, after.unwrap_or(""))
+            }
+            None => (None, tail),
+        };
+        let mut value = self.value(eval, name)?;
+        value = match conversion {
+            None => value,
+            Some('s') => V::Str(eval.to_str(&value)?),
+            Some('r') => V::Str(eval.to_repr(&value)?),
+            Some('a') => {
+                let text = eval.to_repr(&value)?;
+                V::Str(ascii(eval, &text)?)
+            }
+            Some(other) => {
+                return Fault::value_error(format!("Unknown conversion specifier {other}"))
+            }
+        };
+        let mut spec = Builder::new(&mut eval.budget)?;
+        if let Some(text) = spec_text.strip_prefix(':') {
+            let text = Text::new(text, origin);
+            self.write(eval, &text, level.saturating_add(1), &mut spec)?;
+        }
+        let spec = Spec::parse(spec.into_text().as_str())?;
+        formatted(eval, &value, &spec, origin, out)
+    }
+
+    /// `name.attribute[item]`.
+    fn value(&mut self, eval: &mut Eval, name: &str) -> Result<V> {
+        let first_len = name.find(['.', '[']).unwrap_or(name.len());
+        let (first, mut rest) = name.split_at_checked(first_len).unwrap_or((name, ""));
+        let mut value = if first.is_empty() || first.bytes().all(|b| b.is_ascii_digit()) {
+            let at = match (first.is_empty(), self.next) {
+                (true, Some(next)) => {
+                    self.next = next.checked_add(1);
+                    next
+                }
+                (true, None) => return Fault::value_error(
+                    "cannot switch from manual field specification to automatic field numbering",
+                ),
+                (false, next) => {
+                    if next.is_some_and(|next| next > 0) {
+                        return Fault::value_error(
+                            "cannot switch from manual field specification to automatic field numbering",
+                        );
+                    }
+                    self.next = None;
+                    first.parse().unwrap_or(usize::MAX)
+                }
+            };
+            match self.args.positional.get(at) {
+                Some(value) => value.clone(),
+                None => {
+                    return Fault::new(
+                        ErrorKind::Index,
+                        format!("Replacement index {at} out of range for positional args tuple"),
+                    )
+                }
+            }
+        } else {
+            let mut named = self.args.named.iter();
+            match named.find(|(have, _)| have.as_str() == first) {
+                Some((_, value)) => value.clone(),
+                None => return missing_key(eval, &V::Str(methods::own(first))),
+            }
+        };
+        while let Some(c) = rest.chars().next() {
+            let (key, after, is_item) = match c {
+                '.' => {
+                    let inner = rest.get(1..).unwrap_or("");
+                    let len = inner.find(['.', '[']).unwrap_or(inner.len());
+                    (inner.get(..len), inner.get(len..), false)
+                }
+                '[' => {
+                    let inner = rest.get(1..).unwrap_or("");
+                    let Some(len) = inner.find(']') else {
+                        return Fault::value_error("Missing ']' in format string");
+                    };
+                    (inner.get(..len), inner.get(len.saturating_add(1)..), true)
+                }
+                _ => {
+                    return Fault::value_error(
+                        "Only '.' or '[' may follow ']' in format field specifier",
+                    )
+                }
+            };
+            let key = key.unwrap_or("");
+            rest = after.unwrap_or("");
+            if key.is_empty() {
+                return Fault::value_error("Empty attribute in format string");
+            }
+            let digits = key.bytes().all(|b| b.is_ascii_digit());
+            value = match (is_item, key.parse()) {
+                (true, Ok(index)) if digits => eval.item(&value, &V::Int(index))?,
+                (true, _) => eval.item(&value, &V::Str(methods::own(key)))?,
+                (false, _) => attributes::by_name(eval, &value, key)?,
+            };
+        }
+        Ok(value)
+    }
+}
+
+/// `format(value, spec)`.
+fn formatted(
+    eval: &mut Eval,
+    value: &V,
+    spec: &Spec,
+    origin: Origin,
+    out: &mut Builder,
+) -> Result<()> {
+    let fill = (spec.fill.unwrap_or(' '), origin);
+    match value {
+        V::Str(_) | V::Undefined(_) => {
+            let text = eval.to_str(value)?;
+            if !matches!(spec.kind, '\0' | 's') {
+                return Fault::value_error(format!(
+                    "Unknown format code '{}' for object of type 'str'",
+                    spec.kind
+                ));
+            }
+            let zero = spec.zero && spec.fill.is_none();
+            let fill = if zero { ('0', origin) } else { fill };
+            let align = spec.align.unwrap_or('<');
+            padded(eval, &text, spec.precision, spec.width, align, fill, out)
+        }
+        V::Bool(_) if spec.kind == '\0' => {
+            let text = eval.to_str(value)?;
+            let align = spec.align.unwrap_or('<');
+            padded(eval, &text, spec.precision, spec.width, align, fill, out)
+        }
+        V::Int(_) | V::Big(_) | V::Bool(_) => match spec.kind {
+            'e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' => {
+                let float = super::filters::to_float(value)?.unwrap_or(0.0);
+                let mut spec = spec.clone();
+                spec.precision.get_or_insert(6);
+                spec::float(eval, float, &spec, origin, out)
+            }
+            'c' => {
+                let text = character(eval, value)?;
+                let align = spec.align.unwrap_or('<');
+                padded(eval, &text, None, spec.width, align, fill, out)
+            }
+            _ => {
+                let whole = match operators::number(value) {
+                    Some(Number::Int(int)) => num_bigint::BigInt::from(int),
+                    Some(Number::Big(int)) => int,
+                    _ => num_bigint::BigInt::from(0),
+                };
+                if spec.precision.is_some() {
+                    return Fault::value_error("Precision not allowed in integer format specifier");
+                }
+                let mut spec = spec.clone();
+                if matches!(spec.kind, '\0' | 'n') {
+                    spec.kind = 'd';
+                }
+                spec::integer(eval, &whole, &spec, origin, out)
+            }
+        },
+        V::Float(float) => {
+            let mut spec = spec.clone();
+            if spec.kind != '\0' {
+                spec.precision.get_or_insert(6);
+            }
+            spec::float(eval, *float, &spec, origin, out)
+        }
+        other => {
+            if !spec.is_empty() {
+                return Fault::type_error(format!(
+                    "unsupported format string passed to {}.__format__",
+                    other.type_name()
+                ));
+            }
+            let text = eval.to_str(other)?;
+            out.push_text(text.text(), &mut eval.budget)
+        }
+    }
+}

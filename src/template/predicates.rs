@@ -1,0 +1,170 @@
+//! Jinja's tests: what follows `is`.
+
+use super::ast::CompareOp;
+use super::error::{Fault, Result};
+use super::eval::Eval;
+use super::expression::{required, Arguments};
+use super::filters::Filter;
+use super::loops::Cursor;
+use super::operators;
+use super::value::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Predicate {
+    Odd,
+    Even,
+    DivisibleBy,
+    Defined,
+    Undefined,
+    Filter,
+    Test,
+    None,
+    Boolean,
+    False,
+    True,
+    Integer,
+    Float,
+    Lower,
+    Upper,
+    String,
+    Mapping,
+    Number,
+    Sequence,
+    Iterable,
+    Callable,
+    SameAs,
+    Escaped,
+    In,
+    Compare(CompareOp),
+}
+
+impl Predicate {
+    pub fn from_name(name: &str) -> Option<Predicate> {
+        Some(match name {
+            "odd" => Predicate::Odd,
+            "even" => Predicate::Even,
+            "divisibleby" => Predicate::DivisibleBy,
+            "defined" => Predicate::Defined,
+            "undefined" => Predicate::Undefined,
+            "filter" => Predicate::Filter,
+            "test" => Predicate::Test,
+            "none" => Predicate::None,
+            "boolean" => Predicate::Boolean,
+            "false" => Predicate::False,
+            "true" => Predicate::True,
+            "integer" => Predicate::Integer,
+            "float" => Predicate::Float,
+            "lower" => Predicate::Lower,
+            "upper" => Predicate::Upper,
+            "string" => Predicate::String,
+            "mapping" => Predicate::Mapping,
+            "number" => Predicate::Number,
+            "sequence" => Predicate::Sequence,
+            "iterable" => Predicate::Iterable,
+            "callable" => Predicate::Callable,
+            "sameas" => Predicate::SameAs,
+            "escaped" => Predicate::Escaped,
+            "in" => Predicate::In,
+            "==" | "eq" | "equalto" => Predicate::Compare(CompareOp::Eq),
+            "!=" | "ne" => Predicate::Compare(CompareOp::Ne),
+            ">" | "gt" | "greaterthan" => Predicate::Compare(CompareOp::Gt),
+            ">=" | "ge" => Predicate::Compare(CompareOp::Ge),
+            "<" | "lt" | "lessthan" => Predicate::Compare(CompareOp::Lt),
+            "<=" | "le" => Predicate::Compare(CompareOp::Le),
+            _ => return None,
+        })
+    }
+}
+
+pub(super) fn test(
+    eval: &mut Eval,
+    predicate: Predicate,
+    value: V,
+    args: Arguments,
+) -> Result<bool> {
+    eval.budget.step()?;
+    match predicate {
+        Predicate::DivisibleBy => {
+            let [by] = args.bind("divisibleby", ["num"])?;
+            let by = required(by, "divisibleby", "num")?;
+            let rest = eval.math(super::ast::MathOp::Mod, value, by)?;
+            return operators::equal(&rest, &V::Int(0), &mut eval.budget);
+        }
+        Predicate::SameAs => {
+            let [other] = args.bind("sameas", ["other"])?;
+            return Ok(operators::identical(
+                &value,
+                &required(other, "sameas", "other")?,
+            ));
+        }
+        Predicate::In => {
+            let [seq] = args.bind("in", ["seq"])?;
+            let seq = required(seq, "in", "seq")?;
+            return operators::contains(&seq, &value, &mut eval.budget);
+        }
+        Predicate::Compare(op) => {
+            let [other] = args.bind("comparison", [""])?;
+            let other = required(other, "comparison", "other")?;
+            return eval.compare_two(op, &value, &other);
+        }
+        _ => {}
+    }
+    if !args.positional.is_empty() || !args.named.is_empty() {
+        return Fault::type_error("the test takes no arguments");
+    }
+    Ok(match predicate {
+        Predicate::Odd | Predicate::Even => {
+            let rest = eval.math(super::ast::MathOp::Mod, value, V::Int(2))?;
+            let wanted = V::Int(i64::from(predicate == Predicate::Odd));
+            operators::equal(&rest, &wanted, &mut eval.budget)?
+        }
+        Predicate::Defined => !value.is_undefined(),
+        Predicate::Undefined => value.is_undefined(),
+        Predicate::Filter => match &value {
+            V::Str(name) => Filter::from_name(name.as_str()).is_some(),
+            _ => false,
+        },
+        Predicate::Test => match &value {
+            V::Str(name) => Predicate::from_name(name.as_str()).is_some(),
+            _ => false,
+        },
+        Predicate::None => matches!(value, V::None),
+        Predicate::Boolean => matches!(value, V::Bool(_)),
+        Predicate::False => matches!(value, V::Bool(false)),
+        Predicate::True => matches!(value, V::Bool(true)),
+        Predicate::Integer => matches!(value, V::Int(_) | V::Big(_)),
+        Predicate::Float => matches!(value, V::Float(_)),
+        Predicate::Lower | Predicate::Upper => {
+            let text = eval.to_str(&value)?;
+            eval.budget.slow_bytes(text.len())?;
+            match predicate {
+                Predicate::Lower => super::methods::is_lower(text.as_str()),
+                _ => super::methods::is_upper(text.as_str()),
+            }
+        }
+        Predicate::String => matches!(value, V::Str(_)),
+        Predicate::Mapping => matches!(value, V::Dict(_)),
+        Predicate::Number => operators::number(&value).is_some(),
+        Predicate::Sequence => matches!(
+            value,
+            V::Str(_) | V::List(_) | V::Tuple(_) | V::Dict(_) | V::Range(_) | V::Undefined(_)
+        ),
+        Predicate::Iterable => {
+            Cursor::new(&value).is_ok() || matches!(value, V::Object(Object::Loop { .. }))
+        }
+        // An undefined value has the method that makes Python call it so.
+        Predicate::Callable => matches!(
+            value,
+            V::Undefined(_)
+                | V::Object(
+                    Object::Macro(_)
+                        | Object::Function(_)
+                        | Object::Method(_)
+                        | Object::Joiner(_)
+                        | Object::Loop { .. }
+                )
+        ),
+        Predicate::Escaped => matches!(&value, V::Str(text) if text.markup()),
+        _ => false,
+    })
+}

@@ -1,0 +1,363 @@
+//! Strings whose characters know who wrote them.
+
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::budget::{Budget, Charge};
+use super::error::Result;
+
+/// Who wrote a character of a prompt, the most trusted first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Origin {
+    /// The chat template itself: its special tokens are control tokens.
+    Template,
+    /// An earlier answer of the model: markers such as `<think>` are tokens, special tokens are text.
+    Assistant,
+    /// Everything else (system and user messages, tools, tool results): always text.
+    Content,
+}
+
+/// A stretch of one origin, up to `end` (in bytes).
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    end: usize,
+    origin: Origin,
+}
+
+const RUN_BYTES: usize = std::mem::size_of::<Run>();
+
+/// Text and where its parts came from.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    text: String,
+    /// Of the whole text where `runs` is empty.
+    origin: Origin,
+    /// Empty, or two and more runs that cover the text; neighbours differ.
+    runs: Vec<Run>,
+}
+
+impl Text {
+    pub fn new(text: impl Into<String>, origin: Origin) -> Text {
+        Text {
+            text: text.into(),
+            origin,
+            runs: Vec::new(),
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Bytes that a copy takes.
+    pub fn cost(&self) -> usize {
+        self.text
+            .len()
+            .saturating_add(self.runs.len().saturating_mul(RUN_BYTES))
+    }
+
+    /// The origin of the whole, where it has one.
+    pub fn single(&self) -> Option<Origin> {
+        self.runs.is_empty().then_some(self.origin)
+    }
+
+    /// The least trusted origin in it, for what cannot be followed character by character.
+    pub fn least_trusted(&self) -> Origin {
+        let runs = self.runs.iter().map(|run| run.origin).max();
+        runs.unwrap_or(self.origin)
+    }
+
+    /// The origin of the character at a byte offset.
+    pub fn origin_at(&self, at: usize) -> Origin {
+        if self.runs.is_empty() {
+            return self.origin;
+        }
+        let index = self.runs.partition_point(|run| run.end <= at);
+        self.runs
+            .get(index)
+            .or(self.runs.last())
+            .map_or(self.origin, |run| run.origin)
+    }
+
+    fn push(&mut self, text: &str, origin: Origin) {
+        if text.is_empty() {
+            return;
+        }
+        let before = self.text.len();
+        self.text.push_str(text);
+        let end = self.text.len();
+        match self.runs.last_mut() {
+            Some(last) if last.origin == origin => last.end = end,
+            Some(_) => self.runs.push(Run { end, origin }),
+            None if before == 0 => self.origin = origin,
+            None if self.origin == origin => {}
+            None => {
+                let first = self.origin;
+                self.runs.push(Run {
+                    end: before,
+                    origin: first,
+                });
+                self.runs.push(Run { end, origin });
+            }
+        }
+    }
+
+    /// The stretches of one origin within a range of bytes.
+    pub fn segments(&self, range: Range<usize>) -> Segments<'_> {
+        let next = self.runs.partition_point(|run| run.end <= range.start);
+        Segments {
+            text: self,
+            at: range.start,
+            end: range.end.min(self.text.len()),
+            next,
+        }
+    }
+
+    pub fn pieces(&self) -> Segments<'_> {
+        self.segments(0..self.text.len())
+    }
+
+    /// How many runs a range touches, at most.
+    fn runs_within(&self, range: &Range<usize>) -> usize {
+        if self.runs.is_empty() {
+            return 0;
+        }
+        let first = self.runs.partition_point(|run| run.end <= range.start);
+        let last = self.runs.partition_point(|run| run.end < range.end);
+        last.saturating_sub(first).saturating_add(1)
+    }
+
+    pub fn into_string(self) -> String {
+        self.text
+    }
+}
+
+pub(super) struct Segments<'a> {
+    text: &'a Text,
+    at: usize,
+    end: usize,
+    next: usize,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = (&'a str, Origin);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.end {
+            return None;
+        }
+        let (end, origin) = match self.text.runs.get(self.next) {
+            Some(run) => (run.end.min(self.end), run.origin),
+            None => (self.end, self.text.origin),
+        };
+        let part = self.text.text.get(self.at..end)?;
+        self.at = end;
+        self.next = self.next.saturating_add(1);
+        Some((part, origin))
+    }
+}
+
+/// A string value: shared, with what it costs. `Markup` of markupsafe is a string with the flag set.
+#[derive(Clone, Debug)]
+pub struct Str(Arc<StrInner>);
+
+#[derive(Debug)]
+struct StrInner {
+    text: Text,
+    markup: bool,
+    charge: Charge,
+}
+
+impl Str {
+    /// A string of the caller or of the template, charged to nobody.
+    pub fn new(text: impl Into<String>, origin: Origin) -> Str {
+        Str(Arc::new(StrInner {
+            text: Text::new(text, origin),
+            markup: false,
+            charge: Charge::default(),
+        }))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.text.as_str()
+    }
+
+    pub(super) fn text(&self) -> &Text {
+        &self.0.text
+    }
+
+    pub(super) fn markup(&self) -> bool {
+        self.0.markup
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.text.text.len()
+    }
+
+    pub(super) fn same(&self, other: &Str) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A part of the string; the whole of it is not copied.
+    pub(super) fn slice(&self, range: Range<usize>, budget: &mut Budget) -> Result<Str> {
+        if range.start == 0 && range.end >= self.len() {
+            return Ok(self.clone());
+        }
+        let mut out = Builder::new(budget)?;
+        out.push_range(self.text(), range, budget)?;
+        Ok(out.finish_as(self.markup()))
+    }
+
+    pub(super) fn with_markup(&self, markup: bool, budget: &mut Budget) -> Result<Str> {
+        if self.markup() == markup {
+            return Ok(self.clone());
+        }
+        let mut out = Builder::new(budget)?;
+        out.push_text(self.text(), budget)?;
+        Ok(out.finish_as(markup))
+    }
+
+    /// Appends in place where nobody else holds the string: building a text piece by piece stays linear.
+    pub(super) fn append(
+        mut self,
+        parts: &[Str],
+        budget: &mut Budget,
+    ) -> Result<std::result::Result<Str, Str>> {
+        let Some(inner) = Arc::get_mut(&mut self.0).filter(|inner| inner.charge.is_metered())
+        else {
+            return Ok(Err(self));
+        };
+        for part in parts {
+            budget.bytes(part.text().cost())?;
+            inner
+                .charge
+                .grow(part.text().cost().saturating_add(2 * RUN_BYTES))?;
+            for (piece, origin) in part.text().pieces() {
+                inner.text.push(piece, origin);
+            }
+        }
+        Ok(Ok(self))
+    }
+}
+
+impl PartialEq for Str {
+    fn eq(&self, other: &Str) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Str {}
+
+impl Hash for Str {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl Borrow<str> for Str {
+    fn borrow(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// A string in the making: pays before it grows.
+#[derive(Debug)]
+pub(super) struct Builder {
+    text: Text,
+    charge: Charge,
+    /// Bytes paid for and not yet used: small pushes do not go to the meter each.
+    paid: usize,
+}
+
+/// What one string costs beside its bytes.
+const STR_BYTES: usize = std::mem::size_of::<StrInner>() + 16;
+
+impl Builder {
+    pub fn new(budget: &mut Budget) -> Result<Builder> {
+        Ok(Builder {
+            text: Text::new(String::new(), Origin::Template),
+            charge: budget.charge(STR_BYTES)?,
+            paid: 0,
+        })
+    }
+
+    fn pay(&mut self, bytes: usize, budget: &mut Budget) -> Result<()> {
+        budget.bytes(bytes)?;
+        match self.paid.checked_sub(bytes) {
+            Some(left) => self.paid = left,
+            None => {
+                self.charge.grow(bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pays for bytes that are about to be pushed, so that what cannot be paid is refused at once.
+    pub fn reserve(&mut self, bytes: usize, budget: &mut Budget) -> Result<()> {
+        let missing = bytes.saturating_sub(self.paid);
+        budget.bytes(0)?;
+        self.charge.grow(missing)?;
+        self.paid = self.paid.saturating_add(missing);
+        if self.text.text.is_empty() {
+            self.text.text.reserve(bytes);
+        }
+        Ok(())
+    }
+
+    pub fn push(&mut self, text: &str, origin: Origin, budget: &mut Budget) -> Result<()> {
+        let changes = match self.text.runs.last() {
+            Some(last) => last.origin != origin,
+            None => self.text.origin != origin && !self.text.text.is_empty(),
+        };
+        let run = if changes { 2 * RUN_BYTES } else { 0 };
+        self.pay(text.len().saturating_add(run), budget)?;
+        self.text.push(text, origin);
+        Ok(())
+    }
+
+    pub fn push_char(&mut self, c: char, origin: Origin, budget: &mut Budget) -> Result<()> {
+        self.push(c.encode_utf8(&mut [0; 4]), origin, budget)
+    }
+
+    pub fn push_text(&mut self, text: &Text, budget: &mut Budget) -> Result<()> {
+        match text.single() {
+            Some(origin) => self.push(text.as_str(), origin, budget),
+            None => self.push_range(text, 0..text.text.len(), budget),
+        }
+    }
+
+    pub fn push_range(
+        &mut self,
+        text: &Text,
+        range: Range<usize>,
+        budget: &mut Budget,
+    ) -> Result<()> {
+        if let Some(origin) = text.single() {
+            let part = text.text.get(range).unwrap_or("");
+            return self.push(part, origin, budget);
+        }
+        budget.steps(text.runs_within(&range))?;
+        for (piece, origin) in text.segments(range) {
+            self.push(piece, origin, budget)?;
+        }
+        Ok(())
+    }
+
+    pub fn into_text(self) -> Text {
+        self.text
+    }
+
+    pub fn finish(self) -> Str {
+        self.finish_as(false)
+    }
+
+    pub fn finish_as(self, markup: bool) -> Str {
+        Str(Arc::new(StrInner {
+            text: self.text,
+            markup,
+            charge: self.charge,
+        }))
+    }
+}
