@@ -13,6 +13,5 @@ mod mlx;
 mod model;
 mod runtime;
 mod sampling;
-#[allow(dead_code)]
 mod template;
 mod text;

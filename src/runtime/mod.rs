@@ -4,6 +4,7 @@
 //! The caller's thread does the text (rendering, tokenising, detokenising, stop strings, callbacks); the engine thread
 //! does the arrays. Between them go a [`Job`](job::Job) one way and its [`Output`](job::Output)s the other.
 
+mod clock;
 pub mod engine;
 mod exit;
 pub mod generate;

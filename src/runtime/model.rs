@@ -15,7 +15,7 @@ use crate::load::{
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::families::{self, Family};
 use crate::model::{Decoder, DecoderConfig, Weight, Weights};
-use crate::text::{ChatFormat, Tokenizer};
+use crate::text::{ChatFormat, ChatTemplate, Tokenizer};
 
 /// Bytes read between two looks at progress and deadline.
 const READ_STEP: usize = 8 << 20;
@@ -24,7 +24,7 @@ pub struct Model {
     pub(super) id: u64,
     pub(super) engine: Hold,
     pub(super) tokenizer: Tokenizer,
-    pub(super) chat: ChatFormat,
+    pub(super) chat: Chat,
     pub(super) defaults: GenerationConfig,
     pub(super) vocab_size: usize,
     /// The most tokens a session may ask for.
@@ -32,6 +32,13 @@ pub struct Model {
     pub counters: Counters,
     info: String,
     weight_bytes: u64,
+}
+
+/// How conversations become prompts.
+pub(super) enum Chat {
+    /// The folder's own template.
+    Template(Box<ChatTemplate>),
+    BuiltIn(ChatFormat),
 }
 
 pub struct LoadOptions<'a> {
@@ -104,6 +111,26 @@ impl Description {
         self.generation
             .eos_token_ids
             .retain(|id| (0..rows).contains(id));
+    }
+
+    /// The folder's template, or the family's format where there is none.
+    fn chat(&self, tokenizer: &Tokenizer) -> Result<Chat> {
+        let limits = Limits::DEFAULT;
+        let jinja = self
+            .folder
+            .read("chat_template.jinja", limits.template_bytes)?;
+        let config = self
+            .folder
+            .read("tokenizer_config.json", limits.config_bytes)?;
+        let config = config
+            .map(|bytes| parse_object("tokenizer_config.json", &bytes))
+            .transpose()?;
+        Ok(
+            match ChatTemplate::find(jinja.as_deref(), config.as_ref())? {
+                Some(template) => Chat::Template(Box::new(template)),
+                None => Chat::BuiltIn(chat_format(self.family, tokenizer)),
+            },
+        )
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -218,11 +245,12 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     }
     let weight_bytes = description.weight_bytes();
     let mut info = description.to_json(context);
-    let chat = chat_format(description.family, &tokenizer);
-    info.insert(
-        "chat_format".into(),
-        format!("{chat:?}").to_lowercase().into(),
-    );
+    let chat = description.chat(&tokenizer)?;
+    let format = match &chat {
+        Chat::Template(_) => "template".to_owned(),
+        Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
+    };
+    info.insert("chat_format".into(), format.into());
     let Description {
         config,
         generation,

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::model::Model;
+use super::clock;
+use super::model::{Chat, Model};
 use crate::error::{Error, Result};
-use crate::text::{Message, Piece, RenderOptions, Specials};
+use crate::text::{Message, Piece, RenderOptions, Specials, TemplateOptions};
 
 /// Exactly one of the three, copied from the caller.
 #[derive(Clone, Debug)]
@@ -111,26 +112,40 @@ fn pieces(model: &Model, conversation: &Conversation) -> Result<Vec<Piece>> {
         parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
     };
     let tools = parse("tools", &conversation.tools)?;
-    match parse("template_args", &conversation.template_args)? {
-        None | Some(Value::Null) => {}
-        Some(Value::Object(args)) if args.is_empty() => {}
-        Some(Value::Object(args)) => {
-            let name = args.keys().next().map_or("", String::as_str);
-            return Err(Error::unsupported(format!(
-                "input.template_args: the model's built-in chat format has no variable \"{name}\""
-            )));
-        }
+    let args = match parse("template_args", &conversation.template_args)? {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(args)) => Some(args),
         Some(_) => return Err(Error::invalid("input.template_args must be a JSON object")),
+    };
+    let add_generation_prompt = !conversation.no_generation_prompt && !conversation.continue_last;
+    match &model.chat {
+        Chat::Template(template) => template.render(
+            &messages,
+            TemplateOptions {
+                tools: tools.as_ref(),
+                args: args.as_ref(),
+                add_generation_prompt,
+                continue_last: conversation.continue_last,
+            },
+            &clock::now,
+        ),
+        Chat::BuiltIn(format) => {
+            if let Some(name) = args.as_ref().and_then(|args| args.keys().next()) {
+                return Err(Error::unsupported(format!(
+                    "input.template_args: the model has no template of its own, and the built-in chat format no \
+                     variable \"{name}\""
+                )));
+            }
+            format.render(
+                &messages,
+                RenderOptions {
+                    bos: model.tokenizer.bos_token(),
+                    eos: model.tokenizer.eos_token(),
+                    tools: tools.as_ref(),
+                    add_generation_prompt,
+                    continue_last: conversation.continue_last,
+                },
+            )
+        }
     }
-    model.chat.render(
-        &messages,
-        RenderOptions {
-            bos: model.tokenizer.bos_token(),
-            eos: model.tokenizer.eos_token(),
-            tools: tools.as_ref(),
-            add_generation_prompt: !conversation.no_generation_prompt
-                && !conversation.continue_last,
-            continue_last: conversation.continue_last,
-        },
-    )
 }

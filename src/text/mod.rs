@@ -12,6 +12,7 @@
 
 mod added;
 mod chat;
+mod chat_template;
 mod detokenize;
 mod growth;
 mod messages;
@@ -26,6 +27,7 @@ mod tokenizer;
 mod tests;
 
 pub use chat::{ChatFormat, RenderOptions};
+pub use chat_template::{ChatTemplate, TemplateOptions};
 pub use messages::Message;
 pub use stop::StopStrings;
 pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};

@@ -10,6 +10,7 @@
 use std::path::PathBuf;
 
 mod chat;
+mod chat_template;
 mod hostile;
 mod stream;
 mod tokens;

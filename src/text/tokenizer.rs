@@ -17,16 +17,7 @@ use crate::error::{Error, Result};
 const MAX_TEXT: usize = 64 << 20;
 const MAX_CONFIG: usize = 16 << 20;
 
-/// Who wrote a piece of a prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The chat template itself: its special tokens are control tokens.
-    Template,
-    /// An earlier answer of the model: markers such as `<think>` are tokens, special tokens are text.
-    Assistant,
-    /// Everything else (system and user messages, tools, tool results): always text.
-    Content,
-}
+pub use crate::template::Origin;
 
 /// A piece of a rendered prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
