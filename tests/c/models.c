@@ -53,7 +53,7 @@ static void info(void) {
   size_t len = 0;
   OK(mlxrt_model_info(model, &json, &len));
   CHECK_INT(strlen(json), len);
-  const char *parts[] = {"\"model_type\":\"gemma3", "\"chat_format\":\"gemma\"", "\"context\":100", "\"bits\":4"};
+  const char *parts[] = {"\"model_type\":\"gemma3", "\"chat_format\":\"template\"", "\"context\":100", "\"bits\":4"};
   for (size_t i = 0; i < COUNT(parts); i++) CHECK_HAS(json, parts[i]);
   CHECK(!strstr(json, "session_context"));
   mlxrt_free(json);
@@ -246,6 +246,9 @@ static void render(void) {
   input.flags = MLXRT_INPUT_CONTINUE_LAST;
   render_is(model, input, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nWe");
 
+  /* The demo model's own template knows tools. */
+  mlxrt_model_free(model);
+  model = load("../../../demo/model");
   char *text = NULL;
   input = message_input(question);
   input.tools = "[{\"type\":\"function\",\"function\":{\"name\":\"weather_of\",\"parameters\":{}}}]";
@@ -300,6 +303,7 @@ static void render_refuses(void) {
       {"7", NULL, "tools", MLXRT_E_INVALID_ARGUMENT},
       {NULL, "[", "template_args", MLXRT_E_INVALID_ARGUMENT},
       {NULL, "[]", "template_args", MLXRT_E_INVALID_ARGUMENT},
+      {NULL, "{\"messages\":[]}", "messages", MLXRT_E_INVALID_ARGUMENT},
   };
   for (size_t i = 0; i < COUNT(extras); i++) {
     input.tools = extras[i].tools;
