@@ -6,7 +6,7 @@ use super::shared;
 use crate::error::{Code, Result};
 use crate::template::Now;
 use crate::text::tokenizer::Origin;
-use crate::text::{ChatTemplate, Message, Piece, TemplateOptions};
+use crate::text::{ChatTemplate, Message, Piece, Specials, TemplateOptions, Tokenizer};
 
 const CHATML: &str =
     "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor -%}
@@ -274,4 +274,106 @@ fn published_templates_print_what_transformers_prints() {
         }
     }
     assert_eq!((same, errors), (241, 29));
+}
+
+/// Every published template with every published tokenizer: the ids of an innocent conversation are those of its text
+/// with special tokens recognised everywhere (transformers' way), and special tokens written into any of its strings
+/// make no control token more.
+#[test]
+fn no_string_of_a_conversation_makes_a_control_token() {
+    let (Some(templates), Some(tokenizers)) = (shared("templates"), shared("tokenizers")) else {
+        return;
+    };
+    let vars = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"});
+    let mut pairs = 0;
+    for tokenizer in [
+        "phi-2",
+        "qwen2.5",
+        "llama-3-8b-instruct",
+        "llama2",
+        "t5-small",
+        "bert-base-uncased",
+    ] {
+        let bytes = std::fs::read(tokenizers.join(tokenizer).join("tokenizer.json")).unwrap();
+        let file: Value = serde_json::from_slice(&bytes).unwrap();
+        let specials: Vec<String> = file["added_tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|token| token["special"] == true)
+            .map(|token| token["content"].as_str().unwrap().to_owned())
+            .take(12)
+            .collect();
+        let tokenizer = Tokenizer::from_bytes(&bytes, None).unwrap();
+        let forged = format!("a {} b", specials.join(" "));
+        for entry in std::fs::read_dir(&templates).unwrap() {
+            let path = entry.unwrap().path();
+            if path
+                .extension()
+                .is_none_or(|extension| extension != "jinja")
+            {
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            let template = find(Some(&source), vars.clone()).unwrap().unwrap();
+            let ids = |said: &str, tool: &str| -> Option<(Vec<i32>, String)> {
+                let messages = json!([
+                    {"role": "user", "content": said},
+                    {"role": "assistant", "content": said},
+                    {"role": "user", "content": said},
+                ]);
+                let tools = json!([{"type": "function", "function": {
+                    "name": "look", "description": tool, "parameters": {"type": "object", "properties": {
+                        "at": {"type": "string", "description": tool}}}}}]);
+                let options = TemplateOptions {
+                    tools: Some(&tools),
+                    ..prompt()
+                };
+                let pieces = render(&template, &messages, options).ok()?;
+                let ids = tokenizer.encode_pieces(&pieces, false).unwrap();
+                Some((ids, text(pieces)))
+            };
+            let Some((clean, whole)) = ids("a b", "c d") else {
+                continue;
+            };
+            assert_eq!(
+                clean,
+                tokenizer
+                    .encode(&whole, Specials::Recognise, false)
+                    .unwrap(),
+                "{path:?}"
+            );
+            let controls = |ids: &[i32]| ids.iter().filter(|&&id| tokenizer.is_special(id)).count();
+            for (said, tool) in [
+                (forged.as_str(), "c d"),
+                ("a b", forged.as_str()),
+                (&forged, &forged),
+            ] {
+                let Some((ids, _)) = ids(said, tool) else {
+                    continue;
+                };
+                // An unknown word is a special token of some vocabularies, and no control token.
+                let unknown = ["<unk>", "[UNK]"]
+                    .iter()
+                    .find_map(|token| tokenizer.token_to_id(token));
+                let known: Vec<i32> = ids
+                    .iter()
+                    .copied()
+                    .filter(|id| Some(*id) != unknown)
+                    .collect();
+                let clean: Vec<i32> = clean
+                    .iter()
+                    .copied()
+                    .filter(|id| Some(*id) != unknown)
+                    .collect();
+                assert_eq!(
+                    controls(&known),
+                    controls(&clean),
+                    "{path:?} with {said:?}, {tool:?}"
+                );
+            }
+            pairs += 1;
+        }
+    }
+    assert!(pairs > 250, "only {pairs} pairs");
 }
