@@ -352,3 +352,59 @@ fn a_continued_answer_is_one_message() {
     let message: serde_json::Value = serde_json::from_str(&session.message().unwrap()).unwrap();
     assert_eq!(message["content"], format!("The answer{text}"));
 }
+
+/// A folder like `case`, with another chat template.
+fn folder_with_template(case: &str, template: &str) -> std::path::PathBuf {
+    let from = parity::fixtures().join("models").join(case);
+    let to = std::env::temp_dir().join(format!("mlxrt-template-{}-{case}", std::process::id()));
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(to.join("chat_template.jinja"), template).unwrap();
+    to
+}
+
+/// As Qwen 3 does it: only the last answer keeps its thinking.
+const DROPS_THINKING: &str = "{%- for m in messages -%}
+<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('!')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}";
+
+#[test]
+fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
+    let _lock = engine_lock();
+    let folder = folder_with_template("qwen3-f32", DROPS_THINKING);
+    let options = LoadOptions {
+        context: 0,
+        deadline: None,
+        progress: &mut |_, _| true,
+    };
+    let model = Arc::new(model::load(folder.to_str().unwrap(), options).unwrap());
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let ask = r#"{"role":"user","content":"The answer is 17"}"#;
+    let first = messages(&format!("[{ask}]"));
+    let session = session(&model);
+    let asked = run(&session, &first, &exactly(12)).report.prompt_tokens;
+    // What the template cuts from an answer that is not the last.
+    let history = format!(
+        r#"[{ask},{{"role":"assistant","content":"thought! said"}},{{"role":"user","content":"Why?"}}]"#
+    );
+    let again = run(&session, &messages(&history), &exactly(12));
+    let fresh = super::session(&model);
+    assert_eq!(
+        again.tokens,
+        run(&fresh, &messages(&history), &exactly(12)).tokens
+    );
+    assert_eq!(session.tokens(), fresh.tokens());
+    // All of the first turn's prompt is still there, the generation prompt included.
+    assert!(
+        again.report.cached_tokens >= asked,
+        "{} of {asked}",
+        again.report.cached_tokens
+    );
+}
