@@ -6,7 +6,7 @@ use super::dict::Dict;
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::{Counter, Eval};
 use super::expression::{required, Arguments};
-use super::loops::collect;
+use super::loops::{collect, Cursor};
 use super::methods;
 use super::string::{Origin, Str};
 use super::value::*;
@@ -242,11 +242,11 @@ impl<'t> Eval<'t> {
                 }
             }
             Some(pairs) => {
-                for pair in collect(&pairs, &mut self.budget)? {
-                    let mut pair = collect(&pair, &mut self.budget)?.into_iter();
-                    match (pair.next(), pair.next(), pair.next()) {
-                        (Some(key), Some(value), None) => {
-                            dict.insert(key, value, &mut self.budget)?;
+                let mut pairs = Cursor::new(&pairs)?;
+                while let Some(pair) = pairs.next(&mut self.budget)? {
+                    match collect(&pair, &mut self.budget)?.as_slice() {
+                        [key, value] => {
+                            dict.insert(key.clone(), value.clone(), &mut self.budget)?;
                         }
                         _ => {
                             return Fault::value_error(

@@ -333,8 +333,15 @@ impl<'t> Eval<'t> {
                 if flow != Flow::Next {
                     return Ok(flow);
                 }
-                let text = self.apply_filters(V::Str(text), &node.filters)?;
-                self.write(&text)?;
+                match self.apply_filters(V::Str(text), &node.filters)? {
+                    text @ V::Str(_) => self.write(&text)?,
+                    other => {
+                        return Fault::type_error(format!(
+                            "sequence item: expected str instance, {} found",
+                            other.type_name()
+                        ))
+                    }
+                }
             }
             Stmt::With(node) => return self.with(node),
             Stmt::Scope(node) => {

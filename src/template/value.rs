@@ -102,6 +102,9 @@ pub(super) struct List {
     pub charge: Charge,
 }
 
+/// What a list costs beside its items, with the allocator's own part.
+const LIST_BYTES: usize = std::mem::size_of::<List>() + 48;
+
 /// Beside its own bytes, what one entry costs.
 pub(super) const ITEM_BYTES: usize = std::mem::size_of::<V>();
 
@@ -137,9 +140,12 @@ impl Iter {
             .next()
     }
 
-    pub fn rest(&self) -> Vec<V> {
-        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *items).collect()
+    /// How many are left.
+    pub fn len(&self) -> usize {
+        self.items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 }
 
@@ -174,16 +180,6 @@ impl V {
 
     pub fn tuple(items: Vec<V>, budget: &mut Budget) -> Result<V> {
         Ok(V::Tuple(Arc::new(List::new(items, budget)?)))
-    }
-
-    pub fn iter(items: Vec<V>, budget: &mut Budget) -> Result<V> {
-        let list = List::new(items, budget)?;
-        Ok(V::Iter(Arc::new(Iter {
-            items: Mutex::new(list.items.into_iter()),
-            depth: list.depth,
-            size: list.size,
-            _charge: list.charge,
-        })))
     }
 
     pub fn big(value: BigInt) -> V {
@@ -260,11 +256,94 @@ impl V {
     }
 }
 
+/// A list in the making: pays before it grows.
+#[derive(Debug)]
+pub(super) struct Items {
+    items: Vec<V>,
+    charge: Charge,
+}
+
+impl Items {
+    pub fn new(budget: &mut Budget) -> Result<Items> {
+        Ok(Items {
+            items: Vec::new(),
+            charge: budget.charge(LIST_BYTES)?,
+        })
+    }
+
+    pub fn with_capacity(count: usize, budget: &mut Budget) -> Result<Items> {
+        let mut items = Items::new(budget)?;
+        items.grow(count, budget)?;
+        Ok(items)
+    }
+
+    fn grow(&mut self, count: usize, budget: &mut Budget) -> Result<()> {
+        let needed = self.items.len().saturating_add(count);
+        let capacity = self.items.capacity();
+        if needed > capacity {
+            // Four at first: most lists are short.
+            let more = budget.growth(capacity, needed.max(4));
+            let added = more.saturating_sub(capacity);
+            self.charge.grow(added.saturating_mul(ITEM_BYTES))?;
+            self.items
+                .reserve_exact(more.saturating_sub(self.items.len()));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub fn push(&mut self, item: V, budget: &mut Budget) -> Result<()> {
+        if self.items.len() == self.items.capacity() {
+            self.grow(1, budget)?;
+        }
+        self.items.push(item);
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn as_slice(&self) -> &[V] {
+        &self.items
+    }
+
+    pub fn reverse(&mut self) {
+        self.items.reverse();
+    }
+
+    pub fn pop(&mut self) -> Option<V> {
+        self.items.pop()
+    }
+
+    pub fn into_list(self, budget: &mut Budget) -> Result<List> {
+        List::paid(self.items, self.charge, budget)
+    }
+
+    pub fn list(self, budget: &mut Budget) -> Result<V> {
+        Ok(V::List(Arc::new(self.into_list(budget)?)))
+    }
+
+    pub fn iter(self, budget: &mut Budget) -> Result<V> {
+        let list = self.into_list(budget)?;
+        Ok(V::Iter(Arc::new(Iter {
+            depth: list.depth,
+            size: list.size,
+            items: Mutex::new(list.items.into_iter()),
+            _charge: list.charge,
+        })))
+    }
+}
+
 impl List {
     pub fn new(items: Vec<V>, budget: &mut Budget) -> Result<List> {
-        budget.steps((items.len() >> 3).saturating_add(1))?;
         let bytes = items.capacity().saturating_mul(ITEM_BYTES);
-        let charge = budget.charge(bytes.saturating_add(std::mem::size_of::<List>()))?;
+        let charge = budget.charge(bytes.saturating_add(LIST_BYTES))?;
+        List::paid(items, charge, budget)
+    }
+
+    fn paid(items: Vec<V>, charge: Charge, budget: &mut Budget) -> Result<List> {
+        budget.steps((items.len() >> 3).saturating_add(1))?;
         let (depth, size) = measure(items.iter());
         check(depth, size, budget)?;
         Ok(List {
