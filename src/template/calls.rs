@@ -21,7 +21,7 @@ impl<'t> Eval<'t> {
             V::Undefined(missing) => self.undefined(&missing),
             V::Object(Object::Macro(id)) => self.call_macro(id, args),
             V::Object(Object::Function(function)) => self.call_function(function, args),
-            V::Object(Object::Method(bound)) => methods::call(self, bound.0.clone(), bound.1, args),
+            V::Method(bound) => methods::call(self, bound.0.clone(), bound.1, args),
             V::Object(Object::Loop { slot, generation }) => {
                 let [items] = args.bind("loop", ["iterable"])?;
                 let items = required(items, "loop", "iterable")?;

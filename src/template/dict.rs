@@ -165,16 +165,6 @@ pub(super) enum ViewKind {
     Items,
 }
 
-impl ViewKind {
-    pub fn type_ref(self) -> &'static &'static str {
-        match self {
-            ViewKind::Keys => &"dict_keys",
-            ViewKind::Values => &"dict_values",
-            ViewKind::Items => &"dict_items",
-        }
-    }
-}
-
 impl View {
     /// The entry at a place, as the view shows it.
     pub fn get(&self, at: usize, budget: &mut Budget) -> Result<Option<V>> {

@@ -33,6 +33,9 @@ mod string;
 mod tojson;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use budget::Limits;
 pub use clock::Now;
 pub use error::{ErrorKind, TemplateError};

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use num_bigint::BigInt;
 
 use super::budget::{Budget, Charge};
-use super::dict::{Dict, View};
+use super::dict::{Dict, View, ViewKind};
 use super::error::{ErrorKind, Fault, Result, TemplateError};
 use super::string::{Origin, Str};
 
@@ -31,6 +31,8 @@ pub(super) enum V {
     Range(Arc<Range>),
     Iter(Arc<Iter>),
     Object(Object),
+    /// A method that was taken from its value.
+    Method(Arc<(V, super::methods::Method)>),
 }
 
 /// An index into the template's table of names.
@@ -43,7 +45,7 @@ pub(super) enum Missing {
     /// No variable of that name.
     Name(NameId),
     /// No attribute of that name in a value of that type.
-    Attribute(&'static &'static str, NameId),
+    Attribute(Type, NameId),
     Other(Arc<Hint>),
 }
 
@@ -51,6 +53,62 @@ pub(super) enum Missing {
 pub(super) struct Hint {
     pub message: String,
     pub kind: ErrorKind,
+}
+
+/// What Python's `type` tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Undefined,
+    None,
+    Bool,
+    Int,
+    Float,
+    Markup,
+    Str,
+    List,
+    Tuple,
+    Dict,
+    Keys,
+    Values,
+    Items,
+    Range,
+    Generator,
+    Method,
+    Namespace,
+    Macro,
+    Cycler,
+    Joiner,
+    Loop,
+    Function,
+}
+
+impl Type {
+    pub fn name(self) -> &'static str {
+        match self {
+            Type::Undefined => "Undefined",
+            Type::None => "NoneType",
+            Type::Bool => "bool",
+            Type::Int => "int",
+            Type::Float => "float",
+            Type::Markup => "Markup",
+            Type::Str => "str",
+            Type::List => "list",
+            Type::Tuple => "tuple",
+            Type::Dict => "dict",
+            Type::Keys => "dict_keys",
+            Type::Values => "dict_values",
+            Type::Items => "dict_items",
+            Type::Range => "range",
+            Type::Generator => "generator",
+            Type::Method => "builtin_function_or_method",
+            Type::Namespace => "TemplateNamespace",
+            Type::Macro => "Macro",
+            Type::Cycler => "Cycler",
+            Type::Joiner => "Joiner",
+            Type::Loop => "LoopContext",
+            Type::Function => "function",
+        }
+    }
 }
 
 /// Things that live in the evaluator's tables, and functions.
@@ -62,7 +120,6 @@ pub(super) enum Object {
     Joiner(u32),
     Loop { slot: u32, generation: u32 },
     Function(Function),
-    Method(Arc<(V, super::methods::Method)>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +213,7 @@ impl V {
             V::Dict(dict) => dict.depth,
             V::View(view) => view.dict.depth.saturating_add(1),
             V::Iter(iter) => iter.depth,
-            V::Object(Object::Method(bound)) => bound.0.depth().saturating_add(1),
+            V::Method(bound) => bound.0.depth().saturating_add(1),
             _ => 0,
         }
     }
@@ -169,7 +226,7 @@ impl V {
             V::View(view) => view.dict.size,
             V::Iter(iter) => iter.size,
             V::Big(big) => (big.bits() as usize >> 1).saturating_add(ITEM_BYTES),
-            V::Object(Object::Method(bound)) => bound.0.size(),
+            V::Method(bound) => bound.0.size(),
             _ => ITEM_BYTES,
         }
     }
@@ -209,33 +266,36 @@ impl V {
 
     /// The name of the type in Python.
     pub fn type_name(&self) -> &'static str {
-        self.type_ref()
+        self.kind().name()
     }
 
-    pub fn type_ref(&self) -> &'static &'static str {
+    pub fn kind(&self) -> Type {
         match self {
-            V::Undefined(_) => &"Undefined",
-            V::None => &"NoneType",
-            V::Bool(_) => &"bool",
-            V::Int(_) | V::Big(_) => &"int",
-            V::Float(_) => &"float",
-            V::Str(text) if text.markup() => &"Markup",
-            V::Str(_) => &"str",
-            V::List(_) => &"list",
-            V::Tuple(_) => &"tuple",
-            V::Dict(_) => &"dict",
-            V::View(view) => view.kind.type_ref(),
-            V::Range(_) => &"range",
-            V::Iter(_) => &"generator",
+            V::Undefined(_) => Type::Undefined,
+            V::None => Type::None,
+            V::Bool(_) => Type::Bool,
+            V::Int(_) | V::Big(_) => Type::Int,
+            V::Float(_) => Type::Float,
+            V::Str(text) if text.markup() => Type::Markup,
+            V::Str(_) => Type::Str,
+            V::List(_) => Type::List,
+            V::Tuple(_) => Type::Tuple,
+            V::Dict(_) => Type::Dict,
+            V::View(view) => match view.kind {
+                ViewKind::Keys => Type::Keys,
+                ViewKind::Values => Type::Values,
+                ViewKind::Items => Type::Items,
+            },
+            V::Range(_) => Type::Range,
+            V::Iter(_) => Type::Generator,
+            V::Method(_) => Type::Method,
             V::Object(object) => match object {
-                Object::Namespace(_) => &"TemplateNamespace",
-                Object::Macro(_) => &"Macro",
-                Object::Cycler(_) => &"Cycler",
-                Object::Joiner(_) => &"Joiner",
-                Object::Loop { .. } => &"LoopContext",
-                Object::Function(Function::Dict) => &"TemplateDict",
-                Object::Function(_) => &"function",
-                Object::Method(_) => &"builtin_function_or_method",
+                Object::Namespace(_) => Type::Namespace,
+                Object::Macro(_) => Type::Macro,
+                Object::Cycler(_) => Type::Cycler,
+                Object::Joiner(_) => Type::Joiner,
+                Object::Loop { .. } => Type::Loop,
+                Object::Function(_) => Type::Function,
             },
         }
     }
@@ -251,7 +311,7 @@ impl V {
             V::Dict(dict) => !dict.entries.is_empty(),
             V::View(view) => !view.dict.entries.is_empty(),
             V::Range(range) => range.len > 0,
-            V::Big(_) | V::Iter(_) | V::Object(_) => true,
+            V::Big(_) | V::Iter(_) | V::Object(_) | V::Method(_) => true,
         }
     }
 }

@@ -71,9 +71,12 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         Items => {
             let [] = args.bind("items", [])?;
             match &value {
-                V::Undefined(_) => super::value::Items::new(&mut eval.budget)?.iter(&mut eval.budget),
+                V::Undefined(_) => {
+                    super::value::Items::new(&mut eval.budget)?.iter(&mut eval.budget)
+                }
                 V::Dict(dict) => {
-                    let mut pairs = super::value::Items::with_capacity(dict.entries.len(), &mut eval.budget)?;
+                    let mut pairs =
+                        super::value::Items::with_capacity(dict.entries.len(), &mut eval.budget)?;
                     for (key, value) in &dict.entries {
                         let pair = vec![key.clone(), value.clone()];
                         let pair = V::tuple(pair, &mut eval.budget)?;

@@ -104,7 +104,7 @@ fn split(
                 end = at;
             }
             let item = part(eval, text, 0..end)?;
-                items.push(item, &mut eval.budget)?;
+            items.push(item, &mut eval.budget)?;
             items.reverse();
         }
         Some(separator) => {
@@ -115,7 +115,7 @@ fn split(
                 start = at.saturating_add(matched.len());
             }
             let item = part(eval, text, start..all.len())?;
-                items.push(item, &mut eval.budget)?;
+            items.push(item, &mut eval.budget)?;
         }
         None if from_end => {
             let mut rest = all.trim_end_matches(is_space);
@@ -196,7 +196,8 @@ pub(in super::super) fn strip(
     eval.budget.bytes(all.len())?;
     let mut set = Vec::new();
     if let Some(chars) = chars {
-        eval.budget.slow_bytes(chars.len())?;
+        // They are sorted, which costs more than reading them.
+        eval.budget.steps(chars.len())?;
         eval.budget.room(chars.len().saturating_mul(4))?;
         set.extend(chars.as_str().chars());
         set.sort_unstable();
