@@ -22,7 +22,7 @@ impl<'t> Eval<'t> {
                 return Ok(found.clone());
             }
         }
-        Ok(V::Undefined(Missing::Attribute(value.type_ref(), name)))
+        Ok(V::Undefined(Missing::Attribute(value.kind(), name)))
     }
 
     /// What `|attr` finds: attributes only, no items. Errors: the value is not there.
@@ -52,7 +52,7 @@ impl<'t> Eval<'t> {
                 Found::Yes => {
                     self.budget.step()?;
                     let bound = Arc::new((value.clone(), method));
-                    return Ok(Some(V::Object(Object::Method(bound))));
+                    return Ok(Some(V::Method(bound)));
                 }
                 Found::Unsafe => return Ok(Some(unsafe_attribute(value, name))),
                 Found::No => {}

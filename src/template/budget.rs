@@ -146,6 +146,16 @@ impl Budget {
         Ok(charge)
     }
 
+    /// The capacity to grow to: twice the old one, but not much beyond what is needed near the limit.
+    pub fn growth(&self, capacity: usize, needed: usize) -> usize {
+        let free = self
+            .meter
+            .limit
+            .saturating_sub(self.meter.used.load(Ordering::Relaxed));
+        let extra = capacity.min(free >> 2).min(8 << 20);
+        needed.max(capacity.saturating_add(extra))
+    }
+
     /// Whether so many bytes could be had, before something of that size is put together.
     pub fn room(&self, bytes: usize) -> Result<()> {
         self.charge(bytes).map(drop)

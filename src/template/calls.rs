@@ -6,7 +6,7 @@ use super::dict::Dict;
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::{Counter, Eval};
 use super::expression::{required, Arguments};
-use super::loops::collect;
+use super::loops::{collect, Cursor};
 use super::methods;
 use super::string::{Origin, Str};
 use super::value::*;
@@ -21,7 +21,7 @@ impl<'t> Eval<'t> {
             V::Undefined(missing) => self.undefined(&missing),
             V::Object(Object::Macro(id)) => self.call_macro(id, args),
             V::Object(Object::Function(function)) => self.call_function(function, args),
-            V::Object(Object::Method(bound)) => methods::call(self, bound.0.clone(), bound.1, args),
+            V::Method(bound) => methods::call(self, bound.0.clone(), bound.1, args),
             V::Object(Object::Loop { slot, generation }) => {
                 let [items] = args.bind("loop", ["iterable"])?;
                 let items = required(items, "loop", "iterable")?;
@@ -242,11 +242,11 @@ impl<'t> Eval<'t> {
                 }
             }
             Some(pairs) => {
-                for pair in collect(&pairs, &mut self.budget)? {
-                    let mut pair = collect(&pair, &mut self.budget)?.into_iter();
-                    match (pair.next(), pair.next(), pair.next()) {
-                        (Some(key), Some(value), None) => {
-                            dict.insert(key, value, &mut self.budget)?;
+                let mut pairs = Cursor::new(&pairs)?;
+                while let Some(pair) = pairs.next(&mut self.budget)? {
+                    match collect(&pair, &mut self.budget)?.as_slice() {
+                        [key, value] => {
+                            dict.insert(key.clone(), value.clone(), &mut self.budget)?;
                         }
                         _ => {
                             return Fault::value_error(

@@ -29,7 +29,7 @@ impl Dict {
     /// An empty dict to `insert` into.
     pub fn new(budget: &mut Budget) -> Result<Dict> {
         Ok(Dict {
-            charge: budget.charge(std::mem::size_of::<Dict>())?,
+            charge: budget.charge(std::mem::size_of::<Dict>() + 48)?,
             size: ITEM_BYTES,
             depth: 1,
             ..Dict::default()
@@ -163,16 +163,6 @@ pub(super) enum ViewKind {
     Keys,
     Values,
     Items,
-}
-
-impl ViewKind {
-    pub fn type_ref(self) -> &'static &'static str {
-        match self {
-            ViewKind::Keys => &"dict_keys",
-            ViewKind::Values => &"dict_values",
-            ViewKind::Items => &"dict_items",
-        }
-    }
 }
 
 impl View {

@@ -183,8 +183,7 @@ impl<'t> Eval<'t> {
     pub fn lookup(&mut self, id: NameId) -> Result<V> {
         let mut scope = self.scope;
         while let Some(data) = scope.and_then(|id| self.scopes.get(id)) {
-            self.budget
-                .steps((data.vars.len() >> 3).saturating_add(1))?;
+            self.budget.steps(data.vars.len() >> 3)?;
             if let Some((_, value)) = data.vars.iter().find(|(have, _)| *have == id) {
                 return Ok(value.clone());
             }
@@ -333,8 +332,15 @@ impl<'t> Eval<'t> {
                 if flow != Flow::Next {
                     return Ok(flow);
                 }
-                let text = self.apply_filters(V::Str(text), &node.filters)?;
-                self.write(&text)?;
+                match self.apply_filters(V::Str(text), &node.filters)? {
+                    text @ V::Str(_) => self.write(&text)?,
+                    other => {
+                        return Fault::type_error(format!(
+                            "sequence item: expected str instance, {} found",
+                            other.type_name()
+                        ))
+                    }
+                }
             }
             Stmt::With(node) => return self.with(node),
             Stmt::Scope(node) => {
@@ -593,7 +599,7 @@ impl<'t> Eval<'t> {
                 ErrorKind::Undefined,
                 format!(
                     "'{}' has no attribute '{}'",
-                    object_type(owner),
+                    object_type(owner.name()),
                     self.name(*id)
                 ),
             ),

@@ -379,13 +379,16 @@ impl<'t> Eval<'t> {
         }
         if let Some(star) = &args.star {
             let star = self.eval(star)?;
-            let mut more = collect(&star, &mut self.budget)?;
-            values.positional.append(&mut more);
+            let more = collect(&star, &mut self.budget)?;
+            self.budget.room(more.len().saturating_mul(ITEM_BYTES))?;
+            values.positional.extend_from_slice(more.as_slice());
         }
         if let Some(double_star) = &args.double_star {
             match self.eval(double_star)? {
                 V::Dict(dict) => {
-                    self.budget.steps(dict.entries.len())?;
+                    let count = dict.entries.len();
+                    self.budget.steps(count.saturating_mul(count >> 3))?;
+                    self.budget.steps(count)?;
                     for (key, value) in &dict.entries {
                         let V::Str(key) = key else {
                             return Fault::type_error("keywords must be strings");

@@ -85,7 +85,7 @@ pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> 
             plain("}", eval, out)
         }
         V::View(view) => {
-            plain(view.kind.type_ref(), eval, out)?;
+            plain(value.type_name(), eval, out)?;
             plain("([", eval, out)?;
             for (at, (key, value)) in view.dict.entries.iter().enumerate() {
                 if at > 0 {
@@ -114,6 +114,11 @@ pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> 
             out,
         ),
         V::Iter(_) => plain("<generator object>", eval, out),
+        V::Method(bound) => {
+            let (name, owner) = (bound.1.name(), bound.0.type_name());
+            let text = format!("<built-in method {name} of {owner} object>");
+            plain(&text, eval, out)
+        }
         V::Object(object) => object_repr(eval, object, out),
     }
 }
@@ -174,11 +179,6 @@ fn object_repr(eval: &mut Eval, object: &Object, out: &mut Builder) -> Result<()
             let name = all.find(|(_, have)| have == function).map_or("", |f| f.0);
             format!("<function {name}>")
         }
-        Object::Method(bound) => format!(
-            "<built-in method {} of {} object>",
-            bound.1.name(),
-            bound.0.type_name()
-        ),
     };
     out.push(&text, Origin::Template, &mut eval.budget)
 }

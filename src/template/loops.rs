@@ -86,24 +86,21 @@ impl Cursor {
     }
 
     /// All that is left.
-    pub fn rest(mut self, budget: &mut Budget) -> Result<Vec<V>> {
-        let mut items = Vec::new();
-        if let Some(len) = self.len() {
-            budget.room(len.saturating_mul(ITEM_BYTES))?;
-            items.reserve(len);
-        }
+    pub fn rest(mut self, budget: &mut Budget) -> Result<Items> {
+        let count = match &self {
+            Cursor::Iter(iter) => iter.len(),
+            cursor => cursor.len().unwrap_or(0),
+        };
+        let mut items = Items::with_capacity(count, budget)?;
         while let Some(item) = self.next(budget)? {
-            items.push(item);
+            items.push(item, budget)?;
         }
         Ok(items)
     }
 }
 
 /// All items of a value.
-pub(super) fn collect(value: &V, budget: &mut Budget) -> Result<Vec<V>> {
-    if let V::Iter(iter) = value {
-        return Ok(iter.rest());
-    }
+pub(super) fn collect(value: &V, budget: &mut Budget) -> Result<Items> {
     Cursor::new(value)?.rest(budget)
 }
 
@@ -274,9 +271,9 @@ impl<'t> Eval<'t> {
         if let Some(len) = self.loops.get(slot).and_then(|state| state.len) {
             return Ok(len);
         }
-        let mut items = Vec::new();
+        let mut items = Items::new(&mut self.budget)?;
         while let Some(item) = self.pull(slot)? {
-            items.push(item);
+            items.push(item, &mut self.budget)?;
         }
         let Some(state) = self.loops.get_mut(slot) else {
             return Ok(0);
@@ -286,7 +283,7 @@ impl<'t> Eval<'t> {
         let len = items.len().saturating_add(seen).saturating_add(ahead);
         state.len = Some(len);
         // They passed the test: it is not asked again.
-        let list = List::new(items, &mut self.budget)?;
+        let list = items.into_list(&mut self.budget)?;
         state.cursor = Cursor::List(Arc::new(list), 0);
         state.tested = true;
         Ok(len)

@@ -33,6 +33,9 @@ mod string;
 mod tojson;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use budget::Limits;
 pub use clock::Now;
 pub use error::{ErrorKind, TemplateError};
@@ -54,10 +57,22 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
-    /// The text in pieces of one origin; neighbours differ, none is empty.
-    pub pieces: Vec<(String, Origin)>,
+    /// Where the parts of one origin end, in bytes.
+    runs: Vec<(usize, Origin)>,
     /// The steps that it took.
     pub steps: u64,
+}
+
+impl Rendered {
+    /// The text in pieces of one origin: neighbours differ, none is empty.
+    pub fn pieces(&self) -> impl Iterator<Item = (&str, Origin)> {
+        let mut start = 0;
+        self.runs.iter().filter_map(move |(end, origin)| {
+            let piece = self.text.get(start..*end)?;
+            start = *end;
+            Some((piece, *origin)).filter(|_| !piece.is_empty())
+        })
+    }
 }
 
 impl Template {
@@ -117,15 +132,7 @@ impl Template {
         let mut eval = Eval::new(&self.source, &self.names, context, clock, limits)?;
         eval.body(&self.body)?;
         let steps = eval.budget.used_steps();
-        let text = eval.out.into_text();
-        let pieces = text
-            .pieces()
-            .map(|(piece, origin)| (piece.to_string(), origin))
-            .collect();
-        Ok(Rendered {
-            text: text.into_string(),
-            pieces,
-            steps,
-        })
+        let (text, runs) = eval.out.into_text().into_parts();
+        Ok(Rendered { text, runs, steps })
     }
 }

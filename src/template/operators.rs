@@ -180,11 +180,7 @@ fn arithmetic(op: MathOp, a: Number, b: Number, budget: &mut Budget) -> Result<V
         return float_math(op, a.float()?, b.float()?);
     }
     if op == MathOp::Div {
-        let divisor = b.float()?;
-        if divisor == 0.0 {
-            return zero_division("division by zero");
-        }
-        return Ok(V::Float(a.float()? / divisor));
+        return divide(a, b, budget);
     }
     if let (Number::Int(a), Number::Int(b)) = (&a, &b) {
         if let Some(value) = small_math(op, *a, *b)? {
@@ -192,6 +188,46 @@ fn arithmetic(op: MathOp, a: Number, b: Number, budget: &mut Budget) -> Result<V
         }
     }
     big_math(op, a.big(), b.big(), budget)
+}
+
+/// `/` of whole numbers: the float nearest to the true quotient.
+fn divide(a: Number, b: Number, budget: &mut Budget) -> Result<V> {
+    let exact = |number: &Number| match number {
+        Number::Int(value) => value.unsigned_abs() <= 1 << 53,
+        _ => false,
+    };
+    let divisor = b.float()?;
+    if divisor == 0.0 {
+        return zero_division("division by zero");
+    }
+    if exact(&a) && exact(&b) {
+        return Ok(V::Float(a.float()? / divisor));
+    }
+    let (a, b) = (a.big(), b.big());
+    let limbs = |number: &BigInt| usize::try_from(number.bits() >> 6).unwrap_or(usize::MAX);
+    budget.steps(limbs(&a).saturating_add(8).saturating_mul(64))?;
+    // Some bits more than a float has, and one for whatever is left.
+    let shift = b.bits().saturating_add(70).saturating_sub(a.bits());
+    let scaled = std::ops::Shl::shl(&a, shift);
+    let (Some(quotient), false) = (scaled.checked_div(&b), shift > 1000) else {
+        return Ok(V::Float(0.0));
+    };
+    let rest = quotient
+        .checked_mul(&b)
+        .is_some_and(|whole| whole != scaled);
+    let quotient = match rest {
+        true => std::ops::BitOr::bitor(quotient, BigInt::from(1)),
+        false => quotient,
+    };
+    let scale = 0.5f64.powi(i32::try_from(shift).unwrap_or(i32::MAX));
+    let value = float_of(&quotient) * scale;
+    if value.is_infinite() {
+        return Fault::new(
+            ErrorKind::Overflow,
+            "integer division result too large for a float",
+        );
+    }
+    Ok(V::Float(value))
 }
 
 /// `None` where the result needs more bits.

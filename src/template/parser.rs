@@ -318,6 +318,7 @@ impl<'s> Parser<'s> {
             }
             "break" | "continue" if self.loops == 0 => {
                 return syntax(format!("'{tag}' outside of a loop"))
+                    .map_err(|fault: Box<Fault>| fault.placed(at))
             }
             "break" => Stmt::Break,
             "continue" => Stmt::Continue,
@@ -325,7 +326,11 @@ impl<'s> Parser<'s> {
                 return Fault::unsupported(format!("'{tag}' is refused: a template stands alone"))
                     .map_err(|fault: Box<Fault>| fault.placed(at))
             }
-            _ => return self.unknown_tag(tag, ends),
+            _ => {
+                return self
+                    .unknown_tag(tag, ends)
+                    .map_err(|fault: Box<Fault>| fault.placed(at))
+            }
         };
         body.push(statement);
         self.tags.pop();

@@ -17,24 +17,35 @@ pub(super) fn format(eval: &mut Eval, format: &Str, right: V) -> Result<V> {
         V::Dict(dict) => Some(dict.clone()),
         _ => None,
     };
+    // What has items by index or key may be left over.
+    let subscripted = matches!(
+        right,
+        V::Dict(_) | V::List(_) | V::Range(_) | V::Undefined(_)
+    );
     let values = match right {
-        V::Tuple(tuple) => tuple.items.clone(),
+        V::Tuple(tuple) => {
+            let count = tuple.items.len();
+            eval.budget.room(count.saturating_mul(ITEM_BYTES))?;
+            eval.budget.steps(count)?;
+            tuple.items.clone()
+        }
         other => vec![other],
     };
-    printf(eval, format, values, mapping)
+    printf(eval, format, values, mapping, subscripted)
 }
 
 /// The filter `format`: all positional arguments, or all named ones.
 pub(super) fn format_filter(eval: &mut Eval, text: &Str, args: Arguments) -> Result<V> {
     if args.named.is_empty() {
-        return printf(eval, text, args.positional, None);
+        return printf(eval, text, args.positional, None, false);
     }
     let mut dict = Dict::new(&mut eval.budget)?;
     for (name, value) in args.named {
         dict.insert(V::Str(name), value, &mut eval.budget)?;
     }
     let dict = std::sync::Arc::new(dict);
-    printf(eval, text, vec![V::Dict(dict.clone())], Some(dict))
+    let values = vec![V::Dict(dict.clone())];
+    printf(eval, text, values, Some(dict), true)
 }
 
 /// A reader of a format: its characters and where they are.
@@ -81,10 +92,10 @@ fn printf(
     format: &Str,
     values: Vec<V>,
     mapping: Option<std::sync::Arc<Dict>>,
+    subscripted: bool,
 ) -> Result<V> {
     eval.budget.slow_bytes(format.len())?;
     let mut values = values.into_iter();
-    let mut used_mapping = false;
     let mut reader = Reader {
         text: format.text(),
         at: 0,
@@ -109,7 +120,6 @@ fn printf(
                 return Fault::value_error("incomplete format key");
             };
             let name = reader.rest().get(..end).unwrap_or("");
-            used_mapping = true;
             match mapping.get_str(name) {
                 Some(value) => from_mapping = Some(value.clone()),
                 None => return missing_key(eval, &V::Str(methods::own(name))),
@@ -159,8 +169,7 @@ fn printf(
         let value = next(from_mapping)?;
         convert(eval, spec, kind, &value, origin, &mut out)?;
     }
-    let left_over = values.next().is_some() && !used_mapping && mapping.is_none();
-    if left_over {
+    if values.next().is_some() && !subscripted {
         return Fault::type_error("not all arguments converted during string formatting");
     }
     Ok(V::Str(out.finish_as(format.markup())))

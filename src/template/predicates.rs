@@ -156,10 +156,10 @@ pub(super) fn test(
         Predicate::Callable => matches!(
             value,
             V::Undefined(_)
+                | V::Method(_)
                 | V::Object(
                     Object::Macro(_)
                         | Object::Function(_)
-                        | Object::Method(_)
                         | Object::Joiner(_)
                         | Object::Loop { .. }
                 )

@@ -129,8 +129,13 @@ impl Text {
         last.saturating_sub(first).saturating_add(1)
     }
 
-    pub fn into_string(self) -> String {
-        self.text
+    /// The text, and where the parts of one origin end.
+    pub fn into_parts(self) -> (String, Vec<(usize, Origin)>) {
+        let runs = match self.runs.is_empty() {
+            true => vec![(self.text.len(), self.origin)],
+            false => self.runs.iter().map(|run| (run.end, run.origin)).collect(),
+        };
+        (self.text, runs)
     }
 }
 
@@ -229,15 +234,15 @@ impl Str {
         else {
             return Ok(Err(self));
         };
+        let mut out = Builder {
+            text: std::mem::replace(&mut inner.text, Text::new("", Origin::Template)),
+            charge: std::mem::take(&mut inner.charge),
+        };
         for part in parts {
-            budget.bytes(part.text().cost())?;
-            inner
-                .charge
-                .grow(part.text().cost().saturating_add(2 * RUN_BYTES))?;
-            for (piece, origin) in part.text().pieces() {
-                inner.text.push(piece, origin);
-            }
+            out.push_text(part.text(), budget)?;
         }
+        inner.text = out.text;
+        inner.charge = out.charge;
         Ok(Ok(self))
     }
 }
@@ -267,52 +272,59 @@ impl Borrow<str> for Str {
 pub(super) struct Builder {
     text: Text,
     charge: Charge,
-    /// Bytes paid for and not yet used: small pushes do not go to the meter each.
-    paid: usize,
 }
 
 /// What one string costs beside its bytes.
-const STR_BYTES: usize = std::mem::size_of::<StrInner>() + 16;
+const STR_BYTES: usize = std::mem::size_of::<StrInner>() + 48;
 
 impl Builder {
     pub fn new(budget: &mut Budget) -> Result<Builder> {
         Ok(Builder {
             text: Text::new(String::new(), Origin::Template),
             charge: budget.charge(STR_BYTES)?,
-            paid: 0,
         })
     }
 
-    fn pay(&mut self, bytes: usize, budget: &mut Budget) -> Result<()> {
-        budget.bytes(bytes)?;
-        match self.paid.checked_sub(bytes) {
-            Some(left) => self.paid = left,
-            None => {
-                self.charge.grow(bytes)?;
-            }
+    /// Makes room for so many bytes, paid for first; grows by doubling while that fits the limit.
+    fn grow(&mut self, bytes: usize, budget: &mut Budget) -> Result<()> {
+        let text = &mut self.text.text;
+        let needed = text.len().saturating_add(bytes);
+        if needed > text.capacity() {
+            let more = budget.growth(text.capacity(), needed);
+            self.charge.grow(more.saturating_sub(text.capacity()))?;
+            text.reserve_exact(more.saturating_sub(text.len()));
+        }
+        Ok(())
+    }
+
+    /// Room for the two runs that a change of origin can add.
+    fn grow_runs(&mut self, budget: &mut Budget) -> Result<()> {
+        let runs = &mut self.text.runs;
+        let needed = runs.len().saturating_add(2);
+        if needed > runs.capacity() {
+            let more = budget.growth(runs.capacity(), needed);
+            let added = more.saturating_sub(runs.capacity());
+            self.charge.grow(added.saturating_mul(RUN_BYTES))?;
+            runs.reserve_exact(more.saturating_sub(runs.len()));
         }
         Ok(())
     }
 
     /// Pays for bytes that are about to be pushed, so that what cannot be paid is refused at once.
     pub fn reserve(&mut self, bytes: usize, budget: &mut Budget) -> Result<()> {
-        let missing = bytes.saturating_sub(self.paid);
-        budget.bytes(0)?;
-        self.charge.grow(missing)?;
-        self.paid = self.paid.saturating_add(missing);
-        if self.text.text.is_empty() {
-            self.text.text.reserve(bytes);
-        }
-        Ok(())
+        self.grow(bytes, budget)
     }
 
     pub fn push(&mut self, text: &str, origin: Origin, budget: &mut Budget) -> Result<()> {
+        budget.bytes(text.len())?;
+        self.grow(text.len(), budget)?;
         let changes = match self.text.runs.last() {
             Some(last) => last.origin != origin,
             None => self.text.origin != origin && !self.text.text.is_empty(),
         };
-        let run = if changes { 2 * RUN_BYTES } else { 0 };
-        self.pay(text.len().saturating_add(run), budget)?;
+        if changes {
+            self.grow_runs(budget)?;
+        }
         self.text.push(text, origin);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use num_bigint::BigInt;
 
 use super::budget::{Budget, Charge};
-use super::dict::{Dict, View};
+use super::dict::{Dict, View, ViewKind};
 use super::error::{ErrorKind, Fault, Result, TemplateError};
 use super::string::{Origin, Str};
 
@@ -31,6 +31,8 @@ pub(super) enum V {
     Range(Arc<Range>),
     Iter(Arc<Iter>),
     Object(Object),
+    /// A method that was taken from its value.
+    Method(Arc<(V, super::methods::Method)>),
 }
 
 /// An index into the template's table of names.
@@ -43,7 +45,7 @@ pub(super) enum Missing {
     /// No variable of that name.
     Name(NameId),
     /// No attribute of that name in a value of that type.
-    Attribute(&'static &'static str, NameId),
+    Attribute(Type, NameId),
     Other(Arc<Hint>),
 }
 
@@ -51,6 +53,62 @@ pub(super) enum Missing {
 pub(super) struct Hint {
     pub message: String,
     pub kind: ErrorKind,
+}
+
+/// What Python's `type` tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Undefined,
+    None,
+    Bool,
+    Int,
+    Float,
+    Markup,
+    Str,
+    List,
+    Tuple,
+    Dict,
+    Keys,
+    Values,
+    Items,
+    Range,
+    Generator,
+    Method,
+    Namespace,
+    Macro,
+    Cycler,
+    Joiner,
+    Loop,
+    Function,
+}
+
+impl Type {
+    pub fn name(self) -> &'static str {
+        match self {
+            Type::Undefined => "Undefined",
+            Type::None => "NoneType",
+            Type::Bool => "bool",
+            Type::Int => "int",
+            Type::Float => "float",
+            Type::Markup => "Markup",
+            Type::Str => "str",
+            Type::List => "list",
+            Type::Tuple => "tuple",
+            Type::Dict => "dict",
+            Type::Keys => "dict_keys",
+            Type::Values => "dict_values",
+            Type::Items => "dict_items",
+            Type::Range => "range",
+            Type::Generator => "generator",
+            Type::Method => "builtin_function_or_method",
+            Type::Namespace => "TemplateNamespace",
+            Type::Macro => "Macro",
+            Type::Cycler => "Cycler",
+            Type::Joiner => "Joiner",
+            Type::Loop => "LoopContext",
+            Type::Function => "function",
+        }
+    }
 }
 
 /// Things that live in the evaluator's tables, and functions.
@@ -62,7 +120,6 @@ pub(super) enum Object {
     Joiner(u32),
     Loop { slot: u32, generation: u32 },
     Function(Function),
-    Method(Arc<(V, super::methods::Method)>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +159,9 @@ pub(super) struct List {
     pub charge: Charge,
 }
 
+/// What a list costs beside its items, with the allocator's own part.
+const LIST_BYTES: usize = std::mem::size_of::<List>() + 48;
+
 /// Beside its own bytes, what one entry costs.
 pub(super) const ITEM_BYTES: usize = std::mem::size_of::<V>();
 
@@ -137,9 +197,12 @@ impl Iter {
             .next()
     }
 
-    pub fn rest(&self) -> Vec<V> {
-        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *items).collect()
+    /// How many are left.
+    pub fn len(&self) -> usize {
+        self.items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 }
 
@@ -150,7 +213,7 @@ impl V {
             V::Dict(dict) => dict.depth,
             V::View(view) => view.dict.depth.saturating_add(1),
             V::Iter(iter) => iter.depth,
-            V::Object(Object::Method(bound)) => bound.0.depth().saturating_add(1),
+            V::Method(bound) => bound.0.depth().saturating_add(1),
             _ => 0,
         }
     }
@@ -163,7 +226,7 @@ impl V {
             V::View(view) => view.dict.size,
             V::Iter(iter) => iter.size,
             V::Big(big) => (big.bits() as usize >> 1).saturating_add(ITEM_BYTES),
-            V::Object(Object::Method(bound)) => bound.0.size(),
+            V::Method(bound) => bound.0.size(),
             _ => ITEM_BYTES,
         }
     }
@@ -174,16 +237,6 @@ impl V {
 
     pub fn tuple(items: Vec<V>, budget: &mut Budget) -> Result<V> {
         Ok(V::Tuple(Arc::new(List::new(items, budget)?)))
-    }
-
-    pub fn iter(items: Vec<V>, budget: &mut Budget) -> Result<V> {
-        let list = List::new(items, budget)?;
-        Ok(V::Iter(Arc::new(Iter {
-            items: Mutex::new(list.items.into_iter()),
-            depth: list.depth,
-            size: list.size,
-            _charge: list.charge,
-        })))
     }
 
     pub fn big(value: BigInt) -> V {
@@ -213,33 +266,36 @@ impl V {
 
     /// The name of the type in Python.
     pub fn type_name(&self) -> &'static str {
-        self.type_ref()
+        self.kind().name()
     }
 
-    pub fn type_ref(&self) -> &'static &'static str {
+    pub fn kind(&self) -> Type {
         match self {
-            V::Undefined(_) => &"Undefined",
-            V::None => &"NoneType",
-            V::Bool(_) => &"bool",
-            V::Int(_) | V::Big(_) => &"int",
-            V::Float(_) => &"float",
-            V::Str(text) if text.markup() => &"Markup",
-            V::Str(_) => &"str",
-            V::List(_) => &"list",
-            V::Tuple(_) => &"tuple",
-            V::Dict(_) => &"dict",
-            V::View(view) => view.kind.type_ref(),
-            V::Range(_) => &"range",
-            V::Iter(_) => &"generator",
+            V::Undefined(_) => Type::Undefined,
+            V::None => Type::None,
+            V::Bool(_) => Type::Bool,
+            V::Int(_) | V::Big(_) => Type::Int,
+            V::Float(_) => Type::Float,
+            V::Str(text) if text.markup() => Type::Markup,
+            V::Str(_) => Type::Str,
+            V::List(_) => Type::List,
+            V::Tuple(_) => Type::Tuple,
+            V::Dict(_) => Type::Dict,
+            V::View(view) => match view.kind {
+                ViewKind::Keys => Type::Keys,
+                ViewKind::Values => Type::Values,
+                ViewKind::Items => Type::Items,
+            },
+            V::Range(_) => Type::Range,
+            V::Iter(_) => Type::Generator,
+            V::Method(_) => Type::Method,
             V::Object(object) => match object {
-                Object::Namespace(_) => &"TemplateNamespace",
-                Object::Macro(_) => &"Macro",
-                Object::Cycler(_) => &"Cycler",
-                Object::Joiner(_) => &"Joiner",
-                Object::Loop { .. } => &"LoopContext",
-                Object::Function(Function::Dict) => &"TemplateDict",
-                Object::Function(_) => &"function",
-                Object::Method(_) => &"builtin_function_or_method",
+                Object::Namespace(_) => Type::Namespace,
+                Object::Macro(_) => Type::Macro,
+                Object::Cycler(_) => Type::Cycler,
+                Object::Joiner(_) => Type::Joiner,
+                Object::Loop { .. } => Type::Loop,
+                Object::Function(_) => Type::Function,
             },
         }
     }
@@ -255,16 +311,99 @@ impl V {
             V::Dict(dict) => !dict.entries.is_empty(),
             V::View(view) => !view.dict.entries.is_empty(),
             V::Range(range) => range.len > 0,
-            V::Big(_) | V::Iter(_) | V::Object(_) => true,
+            V::Big(_) | V::Iter(_) | V::Object(_) | V::Method(_) => true,
         }
+    }
+}
+
+/// A list in the making: pays before it grows.
+#[derive(Debug)]
+pub(super) struct Items {
+    items: Vec<V>,
+    charge: Charge,
+}
+
+impl Items {
+    pub fn new(budget: &mut Budget) -> Result<Items> {
+        Ok(Items {
+            items: Vec::new(),
+            charge: budget.charge(LIST_BYTES)?,
+        })
+    }
+
+    pub fn with_capacity(count: usize, budget: &mut Budget) -> Result<Items> {
+        let mut items = Items::new(budget)?;
+        items.grow(count, budget)?;
+        Ok(items)
+    }
+
+    fn grow(&mut self, count: usize, budget: &mut Budget) -> Result<()> {
+        let needed = self.items.len().saturating_add(count);
+        let capacity = self.items.capacity();
+        if needed > capacity {
+            // Four at first: most lists are short.
+            let more = budget.growth(capacity, needed.max(4));
+            let added = more.saturating_sub(capacity);
+            self.charge.grow(added.saturating_mul(ITEM_BYTES))?;
+            self.items
+                .reserve_exact(more.saturating_sub(self.items.len()));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub fn push(&mut self, item: V, budget: &mut Budget) -> Result<()> {
+        if self.items.len() == self.items.capacity() {
+            self.grow(1, budget)?;
+        }
+        self.items.push(item);
+        Ok(())
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn as_slice(&self) -> &[V] {
+        &self.items
+    }
+
+    pub fn reverse(&mut self) {
+        self.items.reverse();
+    }
+
+    pub fn pop(&mut self) -> Option<V> {
+        self.items.pop()
+    }
+
+    pub fn into_list(self, budget: &mut Budget) -> Result<List> {
+        List::paid(self.items, self.charge, budget)
+    }
+
+    pub fn list(self, budget: &mut Budget) -> Result<V> {
+        Ok(V::List(Arc::new(self.into_list(budget)?)))
+    }
+
+    pub fn iter(self, budget: &mut Budget) -> Result<V> {
+        let list = self.into_list(budget)?;
+        Ok(V::Iter(Arc::new(Iter {
+            depth: list.depth,
+            size: list.size,
+            items: Mutex::new(list.items.into_iter()),
+            _charge: list.charge,
+        })))
     }
 }
 
 impl List {
     pub fn new(items: Vec<V>, budget: &mut Budget) -> Result<List> {
-        budget.steps((items.len() >> 3).saturating_add(1))?;
         let bytes = items.capacity().saturating_mul(ITEM_BYTES);
-        let charge = budget.charge(bytes.saturating_add(std::mem::size_of::<List>()))?;
+        let charge = budget.charge(bytes.saturating_add(LIST_BYTES))?;
+        List::paid(items, charge, budget)
+    }
+
+    fn paid(items: Vec<V>, charge: Charge, budget: &mut Budget) -> Result<List> {
+        budget.steps((items.len() >> 3).saturating_add(1))?;
         let (depth, size) = measure(items.iter());
         check(depth, size, budget)?;
         Ok(List {

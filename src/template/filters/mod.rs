@@ -71,14 +71,18 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         Items => {
             let [] = args.bind("items", [])?;
             match &value {
-                V::Undefined(_) => V::iter(Vec::new(), &mut eval.budget),
+                V::Undefined(_) => {
+                    super::value::Items::new(&mut eval.budget)?.iter(&mut eval.budget)
+                }
                 V::Dict(dict) => {
-                    let mut pairs = Vec::with_capacity(dict.entries.len());
+                    let mut pairs =
+                        super::value::Items::with_capacity(dict.entries.len(), &mut eval.budget)?;
                     for (key, value) in &dict.entries {
                         let pair = vec![key.clone(), value.clone()];
-                        pairs.push(V::tuple(pair, &mut eval.budget)?);
+                        let pair = V::tuple(pair, &mut eval.budget)?;
+                        pairs.push(pair, &mut eval.budget)?;
                     }
-                    V::iter(pairs, &mut eval.budget)
+                    pairs.iter(&mut eval.budget)
                 }
                 _ => Fault::type_error("Can only get item pairs from a mapping."),
             }

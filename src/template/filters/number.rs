@@ -1,7 +1,10 @@
 //! Filters of numbers.
 
+use std::cmp::Ordering;
+
 use num_bigint::BigInt;
 
+use super::super::ast::MathOp;
 use super::super::error::{ErrorKind, Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::Arguments;
@@ -194,22 +197,7 @@ fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> 
     match (method, number) {
         ("common", Number::Float(float)) => Ok(V::Float(round_float(float, precision)?)),
         ("common", _) if precision >= 0 => operators::positive(value),
-        ("common", Number::Int(int)) => {
-            // To tens, hundreds and so on, halves to even.
-            let Some(unit) = u32::try_from(precision.unsigned_abs())
-                .ok()
-                .and_then(|places| 10i128.checked_pow(places))
-            else {
-                return Ok(V::Int(0));
-            };
-            let int = i128::from(int);
-            let down = int.div_euclid(unit);
-            let twice = int.rem_euclid(unit).saturating_mul(2);
-            let up = twice > unit || (twice == unit && down % 2 != 0);
-            let rounded = down.saturating_add(i128::from(up)).saturating_mul(unit);
-            Ok(V::big(BigInt::from(rounded)))
-        }
-        ("common", _) => Fault::unsupported("rounding whole numbers of this size"),
+        ("common", _) => round_int(eval, value, precision),
         ("ceil" | "floor", _) => {
             let float = to_float(value)?.unwrap_or(0.0);
             let places = i32::try_from(precision).unwrap_or(0);
@@ -225,6 +213,26 @@ fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> 
         }
         _ => Fault::value_error("method must be common, ceil or floor"),
     }
+}
+
+/// A whole number to tens, hundreds and so on, halves to even.
+fn round_int(eval: &mut Eval, value: &V, precision: i64) -> Result<V> {
+    if precision < -4300 {
+        return Ok(V::Int(0));
+    }
+    let places = V::Int(precision.saturating_neg());
+    let unit = eval.math(MathOp::Pow, V::Int(10), places)?;
+    let down = eval.math(MathOp::FloorDiv, value.clone(), unit.clone())?;
+    let rest = eval.math(MathOp::Mod, value.clone(), unit.clone())?;
+    let twice = eval.math(MathOp::Mul, rest, V::Int(2))?;
+    let odd = eval.math(MathOp::Mod, down.clone(), V::Int(2))?.truth();
+    let up = match operators::order(&twice, &unit, "<", &mut eval.budget)? {
+        Some(Ordering::Greater) => true,
+        Some(Ordering::Equal) => odd,
+        _ => false,
+    };
+    let rounded = eval.math(MathOp::Add, down, V::Int(i64::from(up)))?;
+    eval.math(MathOp::Mul, rounded, unit)
 }
 
 /// Python's `round`: exact on the value that the float has, halves to even.

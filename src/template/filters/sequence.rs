@@ -19,8 +19,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
     match filter {
         Filter::List => {
             let [] = args.bind("list", [])?;
-            let items = collect(&value, &mut eval.budget)?;
-            V::list(items, &mut eval.budget)
+            collect(&value, &mut eval.budget)?.list(&mut eval.budget)
         }
         Filter::First | Filter::Last => end(eval, filter, &value, args),
         Filter::Join => join(eval, &value, args),
@@ -68,10 +67,15 @@ enum Getter {
 }
 
 impl Getter {
-    fn new(attribute: Option<V>) -> Result<Getter> {
+    fn new(eval: &mut Eval, attribute: Option<V>) -> Result<Getter> {
         Ok(match attribute {
             None | Some(V::None) => Getter::Whole,
-            Some(V::Str(path)) => Getter::of_path(path.as_str(), path.text().least_trusted()),
+            Some(V::Str(path)) => {
+                // A part is a string of its own.
+                eval.budget.slow_bytes(path.len())?;
+                eval.budget.room(path.len().saturating_mul(64))?;
+                Getter::of_path(path.as_str(), path.text().least_trusted())
+            }
             Some(other) => Getter::Path(vec![other]),
         })
     }
@@ -128,7 +132,7 @@ fn join(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         Some(separator) => eval.to_str(&separator)?,
         None => methods::own(""),
     };
-    let getter = Getter::new(attribute)?;
+    let getter = Getter::new(eval, attribute)?;
     let mut cursor = Cursor::new(value)?;
     let mut out = Builder::new(&mut eval.budget)?;
     let mut first = true;
@@ -148,20 +152,21 @@ fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         mut positional,
         named,
     } = args;
-    let mut items = Vec::new();
+    let mut items = Items::new(&mut eval.budget)?;
     if !value.truth() {
-        return V::iter(items, &mut eval.budget);
+        return items.iter(&mut eval.budget);
     }
     let mut cursor = Cursor::new(value)?;
     if positional.is_empty() && named.iter().any(|(name, _)| name.as_str() == "attribute") {
         let args = Arguments { positional, named };
         let [attribute, default] = args.bind("map", ["attribute", "default"])?;
-        let getter = Getter::new(attribute)?;
+        let getter = Getter::new(eval, attribute)?;
         let default = given(default);
         while let Some(item) = cursor.next(&mut eval.budget)? {
-            items.push(getter.get(eval, &item, default.as_ref())?);
+            let item = getter.get(eval, &item, default.as_ref())?;
+            items.push(item, &mut eval.budget)?;
         }
-        return V::iter(items, &mut eval.budget);
+        return items.iter(&mut eval.budget);
     }
     if positional.is_empty() {
         return Fault::type_error("map requires a filter argument");
@@ -175,10 +180,11 @@ fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     eval.recursion.enter()?;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let args = copied(&positional, &named);
-        items.push(super::apply(eval, filter, item, args)?);
+        let item = super::apply(eval, filter, item, args)?;
+        items.push(item, &mut eval.budget)?;
     }
     eval.recursion.leave();
-    V::iter(items, &mut eval.budget)
+    items.iter(&mut eval.budget)
 }
 
 fn copied(positional: &[V], named: &[(Str, V)]) -> Arguments {
@@ -190,14 +196,14 @@ fn copied(positional: &[V], named: &[(Str, V)]) -> Arguments {
 
 fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
     let Arguments { positional, named } = args;
-    let mut items = Vec::new();
+    let mut items = Items::new(&mut eval.budget)?;
     if !value.truth() {
-        return V::iter(items, &mut eval.budget);
+        return items.iter(&mut eval.budget);
     }
     let mut rest = positional.into_iter();
     let getter = match filter {
         Filter::SelectAttr | Filter::RejectAttr => match rest.next() {
-            Some(attribute) => Getter::new(Some(attribute))?,
+            Some(attribute) => Getter::new(eval, Some(attribute))?,
             None => return Fault::type_error("Missing parameter for attribute name"),
         },
         _ => Getter::Whole,
@@ -225,10 +231,10 @@ fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result
             Some(predicate) => predicates::test(eval, predicate, value, copied(&rest, &named))?,
         };
         if holds == wanted {
-            items.push(item);
+            items.push(item, &mut eval.budget)?;
         }
     }
-    V::iter(items, &mut eval.budget)
+    items.iter(&mut eval.budget)
 }
 
 /// How many groups, or how large: more than there can be are refused.
@@ -241,26 +247,29 @@ fn batch(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let count = count_arg(required(count, "batch", "linecount")?)?;
     let fill = given(fill);
     let mut cursor = Cursor::new(value)?;
-    let mut batches = Vec::new();
-    let mut batch = Vec::new();
+    let mut batches = Items::new(&mut eval.budget)?;
+    let mut batch = Items::new(&mut eval.budget)?;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         // A count of zero is reached only by an empty batch, as in Python.
         if batch.len() == count {
-            let full = std::mem::take(&mut batch);
-            batches.push(V::list(full, &mut eval.budget)?);
+            let next = Items::new(&mut eval.budget)?;
+            let full = std::mem::replace(&mut batch, next).list(&mut eval.budget)?;
+            batches.push(full, &mut eval.budget)?;
         }
-        batch.push(item);
+        batch.push(item, &mut eval.budget)?;
     }
-    if !batch.is_empty() {
+    if batch.len() > 0 {
         if let Some(fill) = fill {
             let missing = count.saturating_sub(batch.len());
             eval.budget.steps(missing)?;
-            eval.budget.room(missing.saturating_mul(ITEM_BYTES))?;
-            batch.extend(std::iter::repeat_n(fill, missing));
+            for _ in 0..missing {
+                batch.push(fill.clone(), &mut eval.budget)?;
+            }
         }
-        batches.push(V::list(batch, &mut eval.budget)?);
+        let batch = batch.list(&mut eval.budget)?;
+        batches.push(batch, &mut eval.budget)?;
     }
-    V::iter(batches, &mut eval.budget)
+    batches.iter(&mut eval.budget)
 }
 
 fn slices(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -277,17 +286,21 @@ fn slices(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
             "integer division or modulo by zero",
         );
     };
-    let mut slices = Vec::new();
-    let mut rest = items.into_iter();
+    let mut slices = Items::new(&mut eval.budget)?;
+    let mut rest = items.as_slice().iter();
     for at in 0..count {
         let len = per.saturating_add(usize::from(at < longer));
-        let mut slice: Vec<V> = rest.by_ref().take(len).collect();
-        if let (Some(fill), true) = (&fill, at >= longer) {
-            slice.push(fill.clone());
+        let mut slice = Items::new(&mut eval.budget)?;
+        for item in rest.by_ref().take(len) {
+            slice.push(item.clone(), &mut eval.budget)?;
         }
-        slices.push(V::list(slice, &mut eval.budget)?);
+        if let (Some(fill), true) = (&fill, at >= longer) {
+            slice.push(fill.clone(), &mut eval.budget)?;
+        }
+        let slice = slice.list(&mut eval.budget)?;
+        slices.push(slice, &mut eval.budget)?;
     }
-    V::iter(slices, &mut eval.budget)
+    slices.iter(&mut eval.budget)
 }
 
 fn dict_sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -309,6 +322,8 @@ fn dict_sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
             value.type_name()
         ));
     };
+    eval.budget
+        .room(dict.entries.len().saturating_mul(4 * ITEM_BYTES))?;
     let mut keyed = Vec::with_capacity(dict.entries.len());
     for (key, value) in &dict.entries {
         let by = if by_value { value } else { key };
@@ -326,15 +341,20 @@ fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let case = truth(case);
     let getters = match &attribute {
         Some(V::Str(paths)) => {
+            eval.budget.slow_bytes(paths.len())?;
+            eval.budget.room(paths.len().saturating_mul(64))?;
             let origin = paths.text().least_trusted();
             let paths = paths.as_str().split(',');
             paths.map(|path| Getter::of_path(path, origin)).collect()
         }
-        _ => vec![Getter::new(attribute)?],
+        _ => vec![Getter::new(eval, attribute)?],
     };
     let items = collect(value, &mut eval.budget)?;
+    eval.budget
+        .room(items.len().saturating_mul(4 * ITEM_BYTES))?;
     let mut keyed = Vec::with_capacity(items.len());
-    for item in items {
+    for item in items.as_slice() {
+        let item = item.clone();
         let key = match getters.as_slice() {
             [single] => single.key(eval, &item, case, None)?,
             several => {
@@ -355,11 +375,15 @@ fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
 fn group_by(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let names = ["attribute", "default", "case_sensitive"];
     let [attribute, default, case] = args.bind("groupby", names)?;
-    let getter = Getter::new(Some(required(attribute, "groupby", "attribute")?))?;
+    let getter = Getter::new(eval, Some(required(attribute, "groupby", "attribute")?))?;
     let default = given(default);
     let case = truth(case);
-    let mut keyed = Vec::new();
-    for item in collect(value, &mut eval.budget)? {
+    let items = collect(value, &mut eval.budget)?;
+    eval.budget
+        .room(items.len().saturating_mul(8 * ITEM_BYTES))?;
+    let mut keyed = Vec::with_capacity(items.len());
+    for item in items.as_slice() {
+        let item = item.clone();
         let key = getter.key(eval, &item, case, default.as_ref())?;
         keyed.push((key.clone(), (key, item)));
     }
@@ -391,25 +415,25 @@ fn group_by(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
 fn unique(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [case, attribute] = args.bind("unique", ["case_sensitive", "attribute"])?;
     let case = truth(case);
-    let getter = Getter::new(attribute)?;
+    let getter = Getter::new(eval, attribute)?;
     let mut cursor = Cursor::new(value)?;
     let mut seen = Dict::new(&mut eval.budget)?;
-    let mut items = Vec::new();
+    let mut items = Items::new(&mut eval.budget)?;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let key = getter.key(eval, &item, case, None)?;
         hashable(&key)?;
         if seen.get(&key, &mut eval.budget)?.is_none() {
             seen.insert(key, V::None, &mut eval.budget)?;
-            items.push(item);
+            items.push(item, &mut eval.budget)?;
         }
     }
-    V::iter(items, &mut eval.budget)
+    items.iter(&mut eval.budget)
 }
 
 fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
     let [case, attribute] = args.bind(filter.name(), ["case_sensitive", "attribute"])?;
     let case = truth(case);
-    let getter = Getter::new(attribute)?;
+    let getter = Getter::new(eval, attribute)?;
     let (symbol, wanted) = match filter {
         Filter::Min => ("<", Ordering::Less),
         _ => (">", Ordering::Greater),
@@ -441,7 +465,7 @@ fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Resul
 
 fn sum(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [attribute, start] = args.bind("sum", ["attribute", "start"])?;
-    let getter = Getter::new(attribute)?;
+    let getter = Getter::new(eval, attribute)?;
     let mut total = start.unwrap_or(V::Int(0));
     if let V::Str(_) = total {
         return Fault::type_error("sum() can't sum strings [use ''.join(seq) instead]");
@@ -465,7 +489,7 @@ fn reverse(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     items.reverse();
     match value {
         // Without an order of its own, jinja2 makes a list first.
-        V::Iter(_) => V::list(items, &mut eval.budget),
-        _ => V::iter(items, &mut eval.budget),
+        V::Iter(_) => items.list(&mut eval.budget),
+        _ => items.iter(&mut eval.budget),
     }
 }

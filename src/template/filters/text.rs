@@ -1,5 +1,6 @@
 //! Filters of text.
 
+use super::super::dict::{View, ViewKind};
 use super::super::error::{Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
@@ -126,8 +127,12 @@ fn indent(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
     if first {
         out.push_text(width.text(), &mut eval.budget)?;
     }
-    let empty = methods::own("");
-    for (at, line) in lines.iter().chain(extra.then_some(&empty)).enumerate() {
+    let empty = V::Str(methods::own(""));
+    let all_lines = lines.as_slice().iter().chain(extra.then_some(&empty));
+    for (at, line) in all_lines.enumerate() {
+        let V::Str(line) = line else {
+            continue;
+        };
         if at > 0 {
             out.push("\n", Origin::Template, &mut eval.budget)?;
             if blank || line.len() > 0 {
@@ -200,20 +205,15 @@ fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
             quote(eval, &text, false, &mut out)?;
             return Ok(V::Str(out.finish()));
         }
-        V::Dict(dict) => dict
-            .entries
-            .iter()
-            .map(|(key, value)| vec![key.clone(), value.clone()])
-            .collect(),
-        other => {
-            let mut pairs = Vec::new();
-            for pair in collect(other, &mut eval.budget)? {
-                pairs.push(collect(&pair, &mut eval.budget)?);
-            }
-            pairs
-        }
+        V::Dict(dict) => V::View(std::sync::Arc::new(View {
+            kind: ViewKind::Items,
+            dict: dict.clone(),
+        })),
+        other => other.clone(),
     };
-    for (at, pair) in pairs.iter().enumerate() {
+    let pairs = collect(&pairs, &mut eval.budget)?;
+    for (at, pair) in pairs.as_slice().iter().enumerate() {
+        let pair = collect(pair, &mut eval.budget)?;
         let [key, value] = pair.as_slice() else {
             return Fault::value_error("not enough or too many values to unpack (expected 2)");
         };

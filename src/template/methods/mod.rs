@@ -127,7 +127,8 @@ pub(super) fn call(eval: &mut Eval, value: V, method: Method, args: Arguments) -
     match &value {
         V::Str(text) => str_method(eval, text, method, args),
         V::List(list) | V::Tuple(list) => match method {
-            Method::Copy => V::list(list.items.clone(), &mut eval.budget),
+            Method::Copy => super::loops::collect(&V::List(list.clone()), &mut eval.budget)?
+                .list(&mut eval.budget),
             _ => search_items(eval, &value, method, args),
         },
         V::Range(_) => search_items(eval, &value, method, args),
@@ -239,6 +240,10 @@ fn join(eval: &mut Eval, separator: &Str, items: &V) -> Result<V> {
                 super::format::push_escaped(&part, &mut out, &mut eval.budget)?;
             }
             V::Str(part) => out.push_text(part.text(), &mut eval.budget)?,
+            other if markup => {
+                let part = eval.to_str(&other)?;
+                super::format::push_escaped(&part, &mut out, &mut eval.budget)?;
+            }
             other => {
                 return Fault::type_error(format!(
                     "sequence item {at}: expected str instance, {} found",
@@ -270,7 +275,7 @@ fn search_items(eval: &mut Eval, value: &V, method: Method, args: Arguments) -> 
     let start = place(start, 0)?;
     let stop = place(stop, items.len())?;
     let mut count = 0i64;
-    for (at, have) in items.iter().enumerate() {
+    for (at, have) in items.as_slice().iter().enumerate() {
         if at < start || at >= stop || !operators::equal(have, &item, &mut eval.budget)? {
             continue;
         }
@@ -328,7 +333,8 @@ fn from_keys(eval: &mut Eval, args: Arguments) -> Result<V> {
     let keys = required(keys, "fromkeys", "iterable")?;
     let value = value.unwrap_or(V::None);
     let mut dict = Dict::new(&mut eval.budget)?;
-    for key in super::loops::collect(&keys, &mut eval.budget)? {
+    let mut keys = super::loops::Cursor::new(&keys)?;
+    while let Some(key) = keys.next(&mut eval.budget)? {
         dict.insert(key, value.clone(), &mut eval.budget)?;
     }
     Ok(V::Dict(std::sync::Arc::new(dict)))

@@ -7,7 +7,7 @@ use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
 use super::super::lexer::is_space;
 use super::super::string::Str;
-use super::super::value::V;
+use super::super::value::{Items, V};
 use super::{int_arg, own, str_arg, Method};
 
 pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments) -> Result<V> {
@@ -34,8 +34,8 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
         Method::SplitLines => {
             let [keep] = args.bind(name, ["keepends"])?;
             let keep = keep.is_some_and(|keep| keep.truth());
-            let items = lines(eval, text, keep)?;
-            V::list(items.into_iter().map(V::Str).collect(), &mut eval.budget)
+            let lines = lines(eval, text, keep)?;
+            lines.list(&mut eval.budget)
         }
         Method::Partition | Method::Rpartition => {
             let [separator] = args.bind(name, [""])?;
@@ -93,25 +93,29 @@ fn split(
     from_end: bool,
 ) -> Result<V> {
     let all = text.as_str();
-    let mut items = Vec::new();
+    let mut items = Items::new(&mut eval.budget)?;
     match separator {
         Some(separator) if separator.len() == 0 => return Fault::value_error("empty separator"),
         Some(separator) if from_end => {
             let mut end = all.len();
             for (at, matched) in all.rmatch_indices(separator.as_str()).take(most) {
-                items.push(part(eval, text, at.saturating_add(matched.len())..end)?);
+                let item = part(eval, text, at.saturating_add(matched.len())..end)?;
+                items.push(item, &mut eval.budget)?;
                 end = at;
             }
-            items.push(part(eval, text, 0..end)?);
+            let item = part(eval, text, 0..end)?;
+            items.push(item, &mut eval.budget)?;
             items.reverse();
         }
         Some(separator) => {
             let mut start = 0;
             for (at, matched) in all.match_indices(separator.as_str()).take(most) {
-                items.push(part(eval, text, start..at)?);
+                let item = part(eval, text, start..at)?;
+                items.push(item, &mut eval.budget)?;
                 start = at.saturating_add(matched.len());
             }
-            items.push(part(eval, text, start..all.len())?);
+            let item = part(eval, text, start..all.len())?;
+            items.push(item, &mut eval.budget)?;
         }
         None if from_end => {
             let mut rest = all.trim_end_matches(is_space);
@@ -125,7 +129,8 @@ fn split(
                         .map_or(0, |(at, c)| at.saturating_add(c.len_utf8())),
                     false => 0,
                 };
-                items.push(part(eval, text, start..rest.len())?);
+                let item = part(eval, text, start..rest.len())?;
+                items.push(item, &mut eval.budget)?;
                 rest = rest.get(..start).unwrap_or("").trim_end_matches(is_space);
             }
             items.reverse();
@@ -138,19 +143,20 @@ fn split(
                     true => rest.find(is_space).unwrap_or(rest.len()),
                     false => rest.len(),
                 };
-                items.push(part(eval, text, start..start.saturating_add(len))?);
+                let item = part(eval, text, start..start.saturating_add(len))?;
+                items.push(item, &mut eval.budget)?;
                 rest = rest.get(len..).unwrap_or("").trim_start_matches(is_space);
             }
         }
     }
-    V::list(items, &mut eval.budget)
+    items.list(&mut eval.budget)
 }
 
 /// `splitlines`.
-pub(in super::super) fn lines(eval: &mut Eval, text: &Str, keep: bool) -> Result<Vec<Str>> {
+pub(in super::super) fn lines(eval: &mut Eval, text: &Str, keep: bool) -> Result<Items> {
     let all = text.as_str();
     eval.budget.slow_bytes(all.len())?;
-    let mut lines = Vec::new();
+    let mut lines = Items::new(&mut eval.budget)?;
     let mut start = 0;
     let mut chars = all.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -167,11 +173,13 @@ pub(in super::super) fn lines(eval: &mut Eval, text: &Str, keep: bool) -> Result
             end = end.saturating_add(1);
         }
         let until = if keep { end } else { at };
-        lines.push(text.slice(start..until, &mut eval.budget)?);
+        let line = part(eval, text, start..until)?;
+        lines.push(line, &mut eval.budget)?;
         start = end;
     }
     if start < all.len() {
-        lines.push(text.slice(start..all.len(), &mut eval.budget)?);
+        let line = part(eval, text, start..all.len())?;
+        lines.push(line, &mut eval.budget)?;
     }
     Ok(lines)
 }
@@ -188,7 +196,8 @@ pub(in super::super) fn strip(
     eval.budget.bytes(all.len())?;
     let mut set = Vec::new();
     if let Some(chars) = chars {
-        eval.budget.slow_bytes(chars.len())?;
+        // They are sorted, which costs more than reading them.
+        eval.budget.steps(chars.len())?;
         eval.budget.room(chars.len().saturating_mul(4))?;
         set.extend(chars.as_str().chars());
         set.sort_unstable();

@@ -1,0 +1,63 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod corpus;
+mod differential;
+mod hostile;
+mod language;
+mod provenance;
+
+use std::path::PathBuf;
+
+use serde_json::Value as Json;
+
+use super::*;
+
+const NOON: Now = Now {
+    year: 2025,
+    month: 7,
+    day: 1,
+    hour: 12,
+    minute: 0,
+    second: 0,
+    microsecond: 0,
+};
+
+/// The shared real files; none are needed to build, and a test without them says so.
+fn data(part: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("MLXRT_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        PathBuf::from,
+    );
+    let path = root.join("data").join(part);
+    if !path.exists() {
+        eprintln!("skipped: {} is absent", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn json(path: &std::path::Path) -> Json {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn render_with(source: &str, context: &Value) -> Result<Rendered, TemplateError> {
+    let limits = Limits::default();
+    Template::parse(source, &limits)?.render(context, &|| NOON, &limits)
+}
+
+fn render(source: &str, context: Json) -> Result<String, TemplateError> {
+    let context = Value::from_json(&context, Origin::Content).unwrap();
+    render_with(source, &context).map(|rendered| rendered.text)
+}
+
+/// On the stack that hosts give their threads, in the least generous case.
+fn on_small_stack<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::Builder::new().stack_size(512 << 10);
+    thread.spawn(run).unwrap().join().unwrap()
+}
