@@ -118,9 +118,8 @@ impl ChatTemplate {
         let context = self.context(messages, tools, options)?;
         let rendered = template.render(&context, clock, &Limits::default())?;
         let mut pieces: Vec<Piece> = rendered
-            .pieces
-            .into_iter()
-            .map(|(text, origin)| Piece { text, origin })
+            .pieces()
+            .map(|(text, origin)| Piece::new(text, origin))
             .collect();
         if let Some(continued) = continued {
             cut_after(&mut pieces, &rendered.text, continued)?;
