@@ -12,7 +12,7 @@ LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
 PROMPT ?= Tell me a short story about a fox.
 MODEL ?= demo/model
 
-.PHONY: build demo test test-rust test-c check-apple header lint fmt bench clean
+.PHONY: build demo test test-rust test-c check-apple header lint fmt bench fuzz clean
 
 build:
 	$(CARGO) build --release
@@ -49,6 +49,17 @@ fmt:
 ## Side by side with mlx-lm; see benches/README.md.
 bench: build
 	benches/run.sh
+
+## Random templates and tokenizer files, SECONDS of each; see fuzz/README.md. Not part of `make test`.
+fuzz: SECONDS ?= 60
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	for target in template tokenizer_json; do \
+		mkdir -p fuzz/found/$$target && \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -rss_limit_mb=1024 -timeout=5 -max_len=4096 \
+			-dict=fuzz/$$target.dict -print_final_stats=1 || exit 1; \
+	done
 
 $(BUILD)/%: bindings/c/examples/%.c include/mlxrt.h | build
 	@mkdir -p $(BUILD)
