@@ -60,10 +60,11 @@ fn check(data: &[u8]) {
     match &rendered {
         Err(error) => check_error(error, &source),
         Ok(rendered) => {
-            let joined: String = rendered.pieces.iter().map(|(text, _)| &**text).collect();
+            let pieces: Vec<(&str, Origin)> = rendered.pieces().collect();
+            let joined: String = pieces.iter().map(|(text, _)| *text).collect();
             assert_eq!(joined, rendered.text, "the pieces are not the text");
-            assert!(rendered.pieces.iter().all(|(text, _)| !text.is_empty()));
-            let neighbours = rendered.pieces.windows(2);
+            assert!(pieces.iter().all(|(text, _)| !text.is_empty()));
+            let neighbours = pieces.windows(2);
             assert!(neighbours.into_iter().all(|two| two[0].1 != two[1].1));
             assert!(rendered.steps <= limits.steps, "{} steps", rendered.steps);
             assert!(
@@ -71,7 +72,7 @@ fn check(data: &[u8]) {
                 "{} bytes",
                 rendered.text.len()
             );
-            check_origins(&rendered.pieces, &source);
+            check_origins(&pieces, &source);
         }
     }
     let again = template.render(context, &clock, &limits);
@@ -94,7 +95,7 @@ fn check_error(error: &TemplateError, source: &str) {
 }
 
 /// No character of a user becomes the template's or the model's, none of the model the template's.
-fn check_origins(pieces: &[(String, Origin)], source: &str) {
+fn check_origins(pieces: &[(&str, Origin)], source: &str) {
     // Escapes, and numbers as characters, write any character in the template's own name.
     if source.contains(['\\', USER, MODEL]) || source.contains("573") {
         return;
