@@ -12,7 +12,7 @@ LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
 PROMPT ?= Tell me a short story about a fox.
 MODEL ?= demo/model
 
-.PHONY: build demo test test-rust test-c check-apple header lint fmt bench fuzz clean
+.PHONY: build demo test test-rust test-c check-apple header lint fmt bench bench-text fuzz clean
 
 build:
 	$(CARGO) build --release
@@ -49,6 +49,11 @@ fmt:
 ## Side by side with mlx-lm; see benches/README.md.
 bench: build
 	benches/run.sh
+	$(MAKE) bench-text
+
+## Templates, streaming and tokenising beside minijinja, jinja2 and the tokenizers crate; needs no MLX.
+bench-text:
+	benches/text.sh
 
 ## Random templates and tokenizer files, SECONDS of each; see fuzz/README.md. Not part of `make test`.
 fuzz: SECONDS ?= 60

@@ -163,8 +163,50 @@ pub(super) struct For {
     pub recursive: bool,
     /// Whether the body names `loop`.
     pub uses_loop: bool,
+    /// The body is one `if` whose test no item changes: once it is false, it stays false.
+    pub guarded: bool,
     pub body: Body,
     pub otherwise: Body,
+}
+
+impl For {
+    /// The test and the body of a guarded loop.
+    pub fn guard(&self) -> Option<(&Expr, &[Stmt])> {
+        match self.body.as_slice() {
+            [Stmt::If(node)] if self.guarded => node
+                .arms
+                .first()
+                .map(|(test, body)| (test, body.as_slice())),
+            _ => None,
+        }
+    }
+
+    /// Whether only what the body does can change its one test. Templates that have no `break` search
+    /// a list so: `{% for … %}{% if not ns.found %}`.
+    pub fn is_guarded(target: &Target, body: &[Stmt]) -> bool {
+        match (target, body) {
+            (Target::Name(item), [Stmt::If(node)]) if node.otherwise.is_empty() => {
+                matches!(node.arms.as_slice(), [(test, _)] if is_settled(test, *item))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Names other than the item, their attributes, and `not`: nothing that a look at it changes.
+fn is_settled(test: &Expr, item: NameId) -> bool {
+    let is_other = |e: &Expr| matches!(e.kind, ExprKind::Name(name) if name != item);
+    let mut test = test;
+    while let ExprKind::Not(inner) = &test.kind {
+        test = inner;
+    }
+    match &test.kind {
+        ExprKind::Postfix(node) => {
+            let mut ops = node.ops.iter();
+            is_other(&node.base) && ops.all(|op| matches!(op.kind, PostKind::Attribute(..)))
+        }
+        _ => is_other(test),
+    }
 }
 
 #[derive(Debug)]

@@ -141,6 +141,8 @@ impl<'t> Eval<'t> {
 
     fn run_loop(&mut self, node: &'t For, items: &V, depth: u32) -> Result<()> {
         let cursor = Cursor::new(items)?;
+        // A generator is read to its end even where nothing is done with its items.
+        let guard = node.guard().filter(|_| !matches!(cursor, Cursor::Iter(_)));
         let outer = self.scope;
         let slot = self.loops.len();
         self.generation = self.generation.wrapping_add(1);
@@ -176,7 +178,11 @@ impl<'t> Eval<'t> {
                 self.assign(name, V::Object(this))?;
             }
             self.bind(&node.target, item)?;
-            let flow = self.body(&node.body)?;
+            let flow = match guard {
+                None => self.body(&node.body)?,
+                Some((test, body)) if self.eval(test)?.truth() => self.body(body)?,
+                Some(_) => Flow::Break,
+            };
             self.scope = outer;
             self.drop_scope(scope);
             if flow == Flow::Break {
@@ -378,5 +384,45 @@ impl<'t> Eval<'t> {
         self.scope = current;
         self.recursion.leave();
         Ok(V::Str(text))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::template::{Limits, Now, Origin, Str, Template, Value};
+
+    fn render(source: &str) -> String {
+        let limits = Limits::default();
+        let items = ["a", "b", "c"].map(|text| Value::str(text, Origin::Content));
+        let items = Value::list(items.to_vec()).unwrap();
+        let context = Value::dict(vec![(Str::new("items", Origin::Content), items)]).unwrap();
+        let clock = || Now::from_unix(0, 0);
+        let template = Template::parse(source, &limits).unwrap();
+        template.render(&context, &clock, &limits).unwrap().text
+    }
+
+    #[test]
+    fn a_loop_behind_a_guard_prints_what_it_would_without() {
+        let cases = [
+            ("{% set n = namespace(f=false) %}{% for x in items %}{% if not n.f %}{{ x }}{% if x == 'b' %}{% set n.f = true %}{% endif %}{% endif %}{% else %}-{% endfor %}{{ n.f }}", "abTrue"),
+            ("{% for x in items %}{% if no %}{{ x }}{% endif %}{% else %}-{% endfor %}.", "."),
+            ("{% for x in [] %}{% if no %}{{ x }}{% endif %}{% else %}-{% endfor %}.", "-."),
+            ("{% for x in [0, 1, 2] %}{% if x %}{{ x }}{% endif %}{% endfor %}", "12"),
+            ("{% for x in items %}{% if not loop.first %}{{ x }}{% endif %}{% endfor %}", "bc"),
+            ("{% for x in items %}{% if no %}{% else %}{{ x }}{% endif %}{% endfor %}", "abc"),
+            ("{% for x in items %}{% if not no %}{{ x }}{% continue %}{% endif %}{% endfor %}", "abc"),
+            // What reads a generator leaves nothing of it.
+            ("{% set g = items|select %}{% for x in g %}{% if no %}{% endif %}{% endfor %}{{ g|list }}", "[]"),
+        ];
+        for (source, expected) in cases {
+            assert_eq!(render(source), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn a_guard_that_is_false_ends_its_loop() {
+        let search = "{% for x in range(100000) %}{% for y in range(100000) %}{% if no %}{% endif %}{% endfor %}{% endfor %}.";
+        assert_eq!(render(search), ".");
     }
 }

@@ -392,6 +392,7 @@ impl<'s> Parser<'s> {
         };
         Ok(Stmt::For(Box::new(For {
             at,
+            guarded: test.is_none() && !uses_loop && For::is_guarded(&target, &body),
             target,
             iter,
             test,

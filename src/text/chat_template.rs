@@ -174,11 +174,15 @@ fn message_value(message: &Message) -> Result<Var> {
     } else {
         Origin::Content
     };
-    let mut raw = message.raw.clone();
-    if raw.get("content").is_some_and(Value::is_array) {
-        raw.insert("content".into(), message.content.clone().into());
-    }
-    Ok(Var::from_json(&Value::Object(raw), origin)?)
+    let joined = message.raw.get("content").is_some_and(Value::is_array);
+    let entries = message.raw.iter().map(|(key, value)| {
+        let value = match key.as_str() {
+            "content" if joined => Var::str(message.content.as_str(), origin),
+            _ => Var::from_json(value, origin)?,
+        };
+        Ok((Str::new(key.as_str(), origin), value))
+    });
+    Ok(Var::dict(entries.collect::<Result<Vec<_>>>()?)?)
 }
 
 fn continued_text(messages: &[Message]) -> Result<&str> {
