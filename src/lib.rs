@@ -13,6 +13,6 @@ mod mlx;
 mod model;
 mod runtime;
 mod sampling;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod template;
 mod text;
