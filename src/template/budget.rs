@@ -152,8 +152,12 @@ impl Budget {
             .meter
             .limit
             .saturating_sub(self.meter.used.load(Ordering::Relaxed));
-        let extra = capacity.min(free >> 2).min(8 << 20);
-        needed.max(capacity.saturating_add(extra))
+        let extra = capacity.max(64).min(free >> 2).min(8 << 20);
+        match capacity {
+            // Much is written at once and never grows.
+            0 => needed,
+            capacity => needed.max(capacity.saturating_add(extra)),
+        }
     }
 
     /// Whether so many bytes could be had, before something of that size is put together.

@@ -170,7 +170,7 @@ impl<'t> Eval<'t> {
             Function::RaiseException => {
                 let [message] = args.bind("raise_exception", ["message"])?;
                 let message = required(message, "raise_exception", "message")?;
-                let message = self.to_str(&message)?;
+                let message = self.str_of(&message)?;
                 Fault::new(ErrorKind::Raised, message.as_str())
             }
             Function::StrftimeNow => {

@@ -24,12 +24,14 @@ pub(super) struct Dict {
 /// From so many string keys on, a look-up goes through the index.
 const INDEXED: usize = 12;
 const INDEX_BYTES: usize = 48;
+/// What a dict costs beside its entries, with the allocator's own part.
+const DICT_BYTES: usize = std::mem::size_of::<Dict>() + 48;
 
 impl Dict {
     /// An empty dict to `insert` into.
     pub fn new(budget: &mut Budget) -> Result<Dict> {
         Ok(Dict {
-            charge: budget.charge(std::mem::size_of::<Dict>() + 48)?,
+            charge: budget.charge(DICT_BYTES)?,
             size: ITEM_BYTES,
             depth: 1,
             ..Dict::default()

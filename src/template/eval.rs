@@ -6,6 +6,7 @@ use super::clock::Now;
 use super::dict::Dict;
 use super::error::{ErrorKind, Fault, Result};
 use super::loops::{Cursor, LoopState};
+use super::parser::Parsed;
 use super::string::{Builder, Str};
 use super::value::*;
 
@@ -76,33 +77,38 @@ const LEVELS: u32 = 8;
 impl<'t> Eval<'t> {
     pub fn new(
         source: &'t str,
-        names: &'t [Str],
+        parsed: &'t Parsed,
         context: &Dict,
         clock: &'t dyn Fn() -> Now,
         limits: &Limits,
     ) -> Result<Eval<'t>> {
         let mut budget = Budget::new(limits, context.size);
-        let root = names
+        let mut root: Vec<Option<V>> = parsed
+            .globals
             .iter()
-            .map(|name| {
-                context.get_str(name.as_str()).cloned().or_else(|| {
-                    let mut all = Function::ALL.iter();
-                    all.find(|(have, _)| *have == name.as_str())
-                        .map(|(_, function)| V::Object(Object::Function(*function)))
-                })
-            })
+            .map(|global| global.map(|function| V::Object(Object::Function(function))))
             .collect();
-        let loop_name = names.iter().position(|name| name.as_str() == "loop");
+        for (key, value) in &context.entries {
+            let V::Str(key) = key else {
+                continue;
+            };
+            let known = parsed.names.iter().zip(root.iter_mut());
+            for (_, slot) in known.filter(|(name, _)| *name == key) {
+                *slot = Some(value.clone());
+            }
+        }
+        let mut out = Builder::new(&mut budget)?;
+        out.reserve(1024, &mut budget)?;
         Ok(Eval {
             source,
-            names,
-            loop_name: loop_name.and_then(|at| u32::try_from(at).ok()).map(NameId),
+            names: &parsed.names,
+            loop_name: parsed.loop_name,
             recursion: Recursion::new(limits.depth.saturating_mul(LEVELS)),
             root,
             scopes: Vec::new(),
             free: Vec::new(),
             scope: None,
-            out: Builder::new(&mut budget)?,
+            out,
             namespaces: Vec::new(),
             macros: Vec::new(),
             loops: Vec::new(),
@@ -375,7 +381,7 @@ impl<'t> Eval<'t> {
             V::Str(text) => self.out.push_text(text.text(), &mut self.budget),
             V::Undefined(_) => Ok(()),
             value => {
-                let text = self.to_str(value)?;
+                let text = self.str_of(value)?;
                 self.out.push_text(text.text(), &mut self.budget)
             }
         }
@@ -475,7 +481,7 @@ impl<'t> Eval<'t> {
         for part in rest {
             let part = self.eval(part)?;
             parts.push(match concat {
-                true => V::Str(self.to_str(&part)?),
+                true => V::Str(self.str_of(&part)?),
                 false => part,
             });
         }
@@ -488,14 +494,11 @@ impl<'t> Eval<'t> {
                 match parts.iter().map(plain).collect::<Option<Vec<Str>>>() {
                     None => Err(V::Str(text)),
                     Some(texts) => {
-                        match self.slot(target) {
-                            Some(slot @ V::Str(_)) => {
-                                let same = matches!(slot, V::Str(held) if held.same(&text));
-                                if same {
-                                    *slot = V::None;
-                                }
+                        // The name gives its share up, and gets the longer text in a moment.
+                        if let Some(slot) = self.slot(target) {
+                            if matches!(slot, V::Str(held) if held.same(&text)) {
+                                *slot = V::None;
                             }
-                            _ => {}
                         }
                         text.append(&texts, &mut self.budget)?
                             .map(V::Str)
@@ -509,7 +512,7 @@ impl<'t> Eval<'t> {
             Ok(value) => Ok(Some(value)),
             Err(left) if concat => {
                 let mut out = Builder::new(&mut self.budget)?;
-                let left = self.to_str(&left)?;
+                let left = self.str_of(&left)?;
                 out.push_text(left.text(), &mut self.budget)?;
                 for part in &parts {
                     if let V::Str(part) = part {

@@ -169,7 +169,7 @@ impl<'t> Eval<'t> {
         let mut len = 0usize;
         for part in parts {
             let part = self.eval(part)?;
-            let text = self.to_str(&part)?;
+            let text = self.str_of(&part)?;
             len = len.saturating_add(text.len());
             texts.push(text);
         }

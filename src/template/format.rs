@@ -14,16 +14,16 @@ const MAX_DIGITS: u64 = 4300;
 
 impl Eval<'_> {
     /// `str(value)`.
-    pub fn to_str(&mut self, value: &V) -> Result<Str> {
+    pub fn str_of(&mut self, value: &V) -> Result<Str> {
         match value {
             V::Str(text) => Ok(text.clone()),
             V::Undefined(_) => Ok(Str::new("", Origin::Template)),
-            value => self.to_repr(value),
+            value => self.repr_of(value),
         }
     }
 
     /// `repr(value)`.
-    pub fn to_repr(&mut self, value: &V) -> Result<Str> {
+    pub fn repr_of(&mut self, value: &V) -> Result<Str> {
         let mut out = Builder::new(&mut self.budget)?;
         repr(self, value, &mut out)?;
         Ok(out.finish())
@@ -36,7 +36,7 @@ pub(super) fn brief_repr(eval: &mut Eval, value: &V) -> Result<String> {
     if size > 400 {
         return Ok(format!("of type '{}'", value.type_name()));
     }
-    Ok(eval.to_repr(value)?.as_str().to_string())
+    Ok(eval.repr_of(value)?.as_str().to_string())
 }
 
 /// The depth of values is bounded; only namespaces can hold themselves, and are counted.

@@ -396,7 +396,8 @@ fn number(rest: &str, after_dot: bool) -> (usize, Token<'_>) {
             return (end, Token::Float(rest.get(..end).unwrap_or("")));
         }
     }
-    let prefixed: [(&str, fn(&u8) -> bool); 3] = [
+    type Allowed = fn(&u8) -> bool;
+    let prefixed: [(&str, Allowed); 3] = [
         ("0b", |b| matches!(b, b'0' | b'1')),
         ("0o", |b| (b'0'..=b'7').contains(b)),
         ("0x", u8::is_ascii_hexdigit),

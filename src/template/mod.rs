@@ -1,4 +1,8 @@
 //! Chat templates: Jinja as transformers runs it, bounded, and with every character's origin kept.
+//! README.md has the language and the map of the files.
+//!
+//! The rules: nothing here recurses on input without counting, allocates without paying first, or lets a value
+//! be changed. Strings carry their origins, and a new operation on strings must too.
 
 #![deny(
     unsafe_code,
@@ -49,8 +53,7 @@ use value::V;
 #[derive(Debug)]
 pub struct Template {
     source: String,
-    body: ast::Body,
-    names: Vec<Str>,
+    parsed: parser::Parsed,
 }
 
 /// What a template printed.
@@ -98,11 +101,7 @@ impl Template {
             source.pop();
         }
         match parser::parse(&source, limits) {
-            Ok(parsed) => Ok(Template {
-                body: parsed.body,
-                names: parsed.names,
-                source,
-            }),
+            Ok(parsed) => Ok(Template { source, parsed }),
             Err(fault) => Err(fault.locate(&source)),
         }
     }
@@ -129,8 +128,9 @@ impl Template {
         let V::Dict(context) = &context.0 else {
             return error::Fault::type_error("the template's context must be a dict");
         };
-        let mut eval = Eval::new(&self.source, &self.names, context, clock, limits)?;
-        eval.body(&self.body)?;
+        let parsed = &self.parsed;
+        let mut eval = Eval::new(&self.source, parsed, context, clock, limits)?;
+        eval.body(&parsed.body)?;
         let steps = eval.budget.used_steps();
         let (text, runs) = eval.out.into_text().into_parts();
         Ok(Rendered { text, runs, steps })

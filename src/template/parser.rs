@@ -7,7 +7,7 @@ use super::budget::{Limits, Recursion};
 use super::error::{ErrorKind, Fault, Result};
 use super::lexer::{Lexer, Token};
 use super::string::{Origin, Str};
-use super::value::NameId;
+use super::value::{Function, NameId};
 
 /// More parts than this are refused: a parsed template stays within a few times its limit of source.
 const MAX_NODES: usize = 250_000;
@@ -44,9 +44,14 @@ pub(super) struct MacroUse {
 }
 
 /// What a parse gives: statements, and the names they refer to.
+#[derive(Debug)]
 pub(super) struct Parsed {
     pub body: Body,
     pub names: Vec<Str>,
+    /// The function that a name stands for, unless the caller or the template gives it another value.
+    pub globals: Vec<Option<Function>>,
+    /// The name `loop`, if it occurs.
+    pub loop_name: Option<NameId>,
 }
 
 /// Parses a source whose line breaks are all `\n`.
@@ -87,8 +92,15 @@ impl<'s> Parser<'s> {
         if let Some((at, message)) = unknown {
             return syntax(message).map_err(|fault: Box<Fault>| fault.placed(at));
         }
+        let function = |name: &Str| {
+            let mut all = Function::ALL.iter();
+            let found = all.find(|(have, _)| *have == name.as_str());
+            found.map(|(_, function)| *function)
+        };
         Ok(Parsed {
             body,
+            globals: self.names.iter().map(function).collect(),
+            loop_name: self.ids.get("loop").copied(),
             names: std::mem::take(&mut self.names),
         })
     }

@@ -190,10 +190,10 @@ fn convert(
     }
     let align = spec.align.unwrap_or('>');
     let text = match kind {
-        's' => eval.to_str(value)?,
-        'r' => eval.to_repr(value)?,
+        's' => eval.str_of(value)?,
+        'r' => eval.repr_of(value)?,
         'a' => {
-            let text = eval.to_repr(value)?;
+            let text = eval.repr_of(value)?;
             ascii(eval, &text)?
         }
         'c' => match value {
@@ -434,10 +434,10 @@ impl Fields {
         let mut value = self.value(eval, name)?;
         value = match conversion {
             None => value,
-            Some('s') => V::Str(eval.to_str(&value)?),
-            Some('r') => V::Str(eval.to_repr(&value)?),
+            Some('s') => V::Str(eval.str_of(&value)?),
+            Some('r') => V::Str(eval.repr_of(&value)?),
             Some('a') => {
-                let text = eval.to_repr(&value)?;
+                let text = eval.repr_of(&value)?;
                 V::Str(ascii(eval, &text)?)
             }
             Some(other) => {
@@ -539,7 +539,7 @@ fn formatted(
     let fill = (spec.fill.unwrap_or(' '), origin);
     match value {
         V::Str(_) | V::Undefined(_) => {
-            let text = eval.to_str(value)?;
+            let text = eval.str_of(value)?;
             if !matches!(spec.kind, '\0' | 's') {
                 return Fault::value_error(format!(
                     "Unknown format code '{}' for object of type 'str'",
@@ -552,7 +552,7 @@ fn formatted(
             padded(eval, &text, spec.precision, spec.width, align, fill, out)
         }
         V::Bool(_) if spec.kind == '\0' => {
-            let text = eval.to_str(value)?;
+            let text = eval.str_of(value)?;
             let align = spec.align.unwrap_or('<');
             padded(eval, &text, spec.precision, spec.width, align, fill, out)
         }
@@ -598,7 +598,7 @@ fn formatted(
                     other.type_name()
                 ));
             }
-            let text = eval.to_str(other)?;
+            let text = eval.str_of(other)?;
             out.push_text(text.text(), &mut eval.budget)
         }
     }

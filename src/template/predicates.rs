@@ -135,7 +135,7 @@ pub(super) fn test(
         Predicate::Integer => matches!(value, V::Int(_) | V::Big(_)),
         Predicate::Float => matches!(value, V::Float(_)),
         Predicate::Lower | Predicate::Upper => {
-            let text = eval.to_str(&value)?;
+            let text = eval.str_of(&value)?;
             eval.budget.slow_bytes(text.len())?;
             match predicate {
                 Predicate::Lower => super::methods::is_lower(text.as_str()),

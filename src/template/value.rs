@@ -447,6 +447,7 @@ pub(super) fn check(depth: u32, size: usize, budget: &Budget) -> Result<()> {
 const MAX_GIVEN_DEPTH: u32 = 200;
 
 impl Value {
+    #[cfg(test)]
     pub fn none() -> Value {
         Value(V::None)
     }
@@ -455,15 +456,12 @@ impl Value {
         Value(V::Bool(value))
     }
 
-    pub fn int(value: i64) -> Value {
-        Value(V::Int(value))
-    }
-
     pub fn str(text: impl Into<String>, origin: Origin) -> Value {
         Value(V::Str(Str::new(text, origin)))
     }
 
     /// A whole number of any length, as JSON and Python write it.
+    #[cfg(test)]
     pub fn int_from_digits(digits: &str) -> Option<Value> {
         if digits.len() > 4300 {
             return None;

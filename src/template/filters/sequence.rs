@@ -129,7 +129,7 @@ fn given(value: Option<V>) -> Option<V> {
 fn join(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [separator, attribute] = args.bind("join", ["d", "attribute"])?;
     let separator = match separator {
-        Some(separator) => eval.to_str(&separator)?,
+        Some(separator) => eval.str_of(&separator)?,
         None => methods::own(""),
     };
     let getter = Getter::new(eval, attribute)?;
@@ -141,7 +141,7 @@ fn join(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
             out.push_text(separator.text(), &mut eval.budget)?;
         }
         let item = getter.get(eval, &item, None)?;
-        let item = eval.to_str(&item)?;
+        let item = eval.str_of(&item)?;
         out.push_text(item.text(), &mut eval.budget)?;
     }
     Ok(V::Str(out.finish()))

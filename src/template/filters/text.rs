@@ -23,7 +23,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         Filter::XmlAttr => return xml_attr(eval, &value, args),
         _ => {}
     }
-    let text = eval.to_str(&value)?;
+    let text = eval.str_of(&value)?;
     let done = match filter {
         Filter::Trim => {
             let [chars] = args.bind("trim", ["chars"])?;
@@ -35,8 +35,8 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         }
         Filter::Replace => {
             let [old, new, count] = args.bind("replace", ["old", "new", "count"])?;
-            let old = eval.to_str(&required(old, "replace", "old")?)?;
-            let new = eval.to_str(&required(new, "replace", "new")?)?;
+            let old = eval.str_of(&required(old, "replace", "old")?)?;
+            let new = eval.str_of(&required(new, "replace", "new")?)?;
             let count = match count {
                 None | Some(V::None) => -1,
                 Some(count) => int_arg(&count)?,
@@ -201,7 +201,7 @@ fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
         | V::Float(_)
         | V::Big(_)
         | V::Object(_) => {
-            let text = eval.to_str(value)?;
+            let text = eval.str_of(value)?;
             quote(eval, &text, false, &mut out)?;
             return Ok(V::Str(out.finish()));
         }
@@ -220,10 +220,10 @@ fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
         if at > 0 {
             out.push("&", Origin::Template, &mut eval.budget)?;
         }
-        let key = eval.to_str(key)?;
+        let key = eval.str_of(key)?;
         quote(eval, &key, true, &mut out)?;
         out.push("=", Origin::Template, &mut eval.budget)?;
-        let value = eval.to_str(value)?;
+        let value = eval.str_of(value)?;
         quote(eval, &value, true, &mut out)?;
     }
     Ok(V::Str(out.finish()))
@@ -246,7 +246,7 @@ fn quote(eval: &mut Eval, text: &Str, query: bool, out: &mut Builder) -> Result<
 
 fn xml_attr(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [space] = args.bind("xmlattr", ["autospace"])?;
-    let space = space.map_or(true, |space| space.truth());
+    let space = space.is_none_or(|space| space.truth());
     eval.checked(value)?;
     let V::Dict(dict) = value else {
         return Fault::type_error(format!(
@@ -269,7 +269,7 @@ fn xml_attr(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
             out.push(" ", Origin::Template, &mut eval.budget)?;
         }
         any = true;
-        let value = eval.to_str(value)?;
+        let value = eval.str_of(value)?;
         push_escaped(&key, &mut out, &mut eval.budget)?;
         out.push("=\"", Origin::Template, &mut eval.budget)?;
         match value.markup() {

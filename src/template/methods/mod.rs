@@ -241,7 +241,7 @@ fn join(eval: &mut Eval, separator: &Str, items: &V) -> Result<V> {
             }
             V::Str(part) => out.push_text(part.text(), &mut eval.budget)?,
             other if markup => {
-                let part = eval.to_str(&other)?;
+                let part = eval.str_of(&other)?;
                 super::format::push_escaped(&part, &mut out, &mut eval.budget)?;
             }
             other => {

@@ -212,7 +212,7 @@ pub(in super::super) fn strip(
     }
     let end = rest.len();
     if left {
-        rest = rest.trim_start_matches(&goes);
+        rest = rest.trim_start_matches(goes);
     }
     part(eval, text, end.saturating_sub(rest.len())..end)
 }

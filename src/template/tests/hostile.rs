@@ -164,10 +164,6 @@ fn depth_is_counted() {
             "{% macro m(a=m()) %}{% endmacro %}{{ m() }}".into(),
         ),
         (
-            "map-recursion",
-            format!("{{{{ [1]|map({}'upper')|list }}}}", "'map', ".repeat(5000)),
-        ),
-        (
             "namespace-recursion",
             "{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns }}".into(),
         ),
