@@ -11,8 +11,12 @@ LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
 
 PROMPT ?= Tell me a short story about a fox.
 MODEL ?= demo/model
+# With jinja2 and transformers, for `make differential`.
+PYTHON ?= python3
+SEED ?= 9
+COUNT ?= 2600
 
-.PHONY: build demo test test-rust test-c check-apple header lint fmt bench bench-text fuzz clean
+.PHONY: build demo test test-rust test-c check-apple header lint fmt bench bench-text differential fuzz clean
 
 build:
 	$(CARGO) build --release
@@ -30,6 +34,11 @@ test-rust:
 
 test-c: build
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
+
+## Templates against jinja2, in the Python given: other cases with SEED and COUNT; writes the Rust test's fixture.
+differential:
+	$(PYTHON) tests/template/differential.py --seed $(SEED) --count $(COUNT)
+	$(CARGO) test --release --lib template::tests::differential
 
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:

@@ -63,7 +63,8 @@ impl Cursor {
                     None => None,
                     Some(c) => {
                         let end = at.saturating_add(c.len_utf8());
-                        let item = text.slice(*at..end, budget)?;
+                        // The characters of markup are plain.
+                        let item = text.slice(*at..end, budget)?.with_markup(false, budget)?;
                         *at = end;
                         Some(V::Str(item))
                     }

@@ -21,6 +21,17 @@ const SPECIAL_TOKENS: &[&str] = &[
     "mask_token",
 ];
 
+/// Roles that count as the template's own words: some templates make control tokens of them, such as `<|user|>`.
+const ROLES: &[&str] = &[
+    "system",
+    "user",
+    "assistant",
+    "tool",
+    "developer",
+    "function",
+    "ipython",
+];
+
 /// `Send + Sync`; renders any number of conversations.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -178,6 +189,9 @@ fn message_value(message: &Message) -> Result<Var> {
     let entries = message.raw.iter().map(|(key, value)| {
         let value = match key.as_str() {
             "content" if joined => Var::str(message.content.as_str(), origin),
+            "role" if ROLES.contains(&message.role.as_str()) => {
+                Var::str(message.role.as_str(), Origin::Template)
+            }
             _ => Var::from_json(value, origin)?,
         };
         Ok((Str::new(key.as_str(), origin), value))

@@ -70,7 +70,9 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
                 Filter::Capitalize => methods::capitalized(eval, &text)?,
                 Filter::Title => {
                     let splits = |c: char| is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
-                    methods::title(eval, &text, splits)?.with_markup(false, &mut eval.budget)?
+                    let upper = |c: char, out: &mut String| out.extend(c.to_uppercase());
+                    methods::title(eval, &text, splits, upper)?
+                        .with_markup(false, &mut eval.budget)?
                 }
                 Filter::Safe => text.with_markup(true, &mut eval.budget)?,
                 Filter::Escape if text.markup() => text,

@@ -15,7 +15,7 @@ pub(super) fn convert(eval: &mut Eval, text: &Str, method: Method) -> Result<V> 
         Method::Lower => mapped(eval, text, str::to_lowercase)?,
         Method::Upper => mapped(eval, text, str::to_uppercase)?,
         Method::SwapCase => mapped(eval, text, swapcase)?,
-        _ => title(eval, text, |c| !is_cased(c))?,
+        _ => title(eval, text, |c| !is_cased(c), titlecase)?,
     };
     Ok(V::Str(converted))
 }
@@ -85,14 +85,20 @@ fn titlecase(c: char, out: &mut String) {
 /// Upper case at the start, lower case for the rest.
 pub(in super::super) fn capitalized(eval: &mut Eval, text: &Str) -> Result<Str> {
     let mut first = true;
-    title(eval, text, move |_| std::mem::replace(&mut first, false))
+    title(
+        eval,
+        text,
+        move |_| std::mem::replace(&mut first, false),
+        titlecase,
+    )
 }
 
-/// Title case behind every character that ends a word, lower case elsewhere.
+/// One case for the first letter, behind every character that ends a word, and lower case elsewhere.
 pub(in super::super) fn title(
     eval: &mut Eval,
     text: &Str,
     mut begins: impl FnMut(char) -> bool,
+    letter: fn(char, &mut String),
 ) -> Result<Str> {
     eval.budget.slow_bytes(text.len())?;
     let mut out = Builder::new(&mut eval.budget)?;
@@ -102,7 +108,7 @@ pub(in super::super) fn title(
         for c in piece.chars() {
             word.clear();
             if begins(before) {
-                titlecase(c, &mut word);
+                letter(c, &mut word);
             } else {
                 word.extend(c.to_lowercase());
             }

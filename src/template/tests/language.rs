@@ -158,6 +158,7 @@ fn unknown_filters_count_only_where_they_are_reached() {
 fn underscores_open_nothing() {
     for source in [
         "{{ ''.__class__ }}",
+        "{{ nothing.__class__ }}",
         "{{ [].__len__ }}",
         "{{ {}.__init__ }}",
         "{{ namespace(a=1).__dict__ }}",

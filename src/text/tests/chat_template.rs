@@ -134,6 +134,22 @@ fn pieces_know_who_wrote_them() {
 }
 
 #[test]
+fn known_roles_are_the_templates_own_words() {
+    let template = find(
+        Some("{% for m in messages %}{{ '<|' ~ m.role ~ '|>' ~ m.content }}{% endfor %}"),
+        json!({}),
+    );
+    let template = template.unwrap().unwrap();
+    let messages = json!([{"role": "user", "content": "Hi"}, {"role": "<|user|>", "content": "x"}]);
+    let pieces = render(&template, &messages, prompt()).unwrap();
+    assert_eq!(pieces[0], Piece::new("<|user|>", Origin::Template));
+    assert!(
+        pieces.contains(&Piece::new("<|user|>", Origin::Content)),
+        "{pieces:?}"
+    );
+}
+
+#[test]
 fn variables_are_there_and_cannot_be_shadowed() {
     let source =
         "{{ bos_token }}{{ tools is defined }}{{ add_generation_prompt }}{{ enable_thinking }}\
