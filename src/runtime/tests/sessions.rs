@@ -408,3 +408,20 @@ fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
         again.report.cached_tokens
     );
 }
+
+#[test]
+fn a_template_without_output_leaves_nothing_to_go_on_from() {
+    let _lock = engine_lock();
+    let folder = folder_with_template("llama-f32", "{# nothing #}");
+    let options = LoadOptions {
+        context: 0,
+        deadline: None,
+        progress: &mut |_, _| true,
+    };
+    let model = Arc::new(model::load(folder.to_str().unwrap(), options).unwrap());
+    std::fs::remove_dir_all(&folder).unwrap();
+    let error = run(&session(&model), &messages(FIRST), &exactly(1))
+        .result
+        .unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+}

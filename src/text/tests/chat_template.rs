@@ -393,3 +393,50 @@ fn no_string_of_a_conversation_makes_a_control_token() {
     }
     assert!(pairs > 250, "only {pairs} pairs");
 }
+
+#[test]
+fn large_and_odd_conversations() {
+    let template = chatml();
+    let megabytes = "0123456789".repeat(1 << 20);
+    let one = json!([{"role": "user", "content": megabytes}]);
+    let printed = text(render(&template, &one, prompt()).unwrap());
+    assert!(printed.len() > megabytes.len() && printed.contains(&megabytes));
+
+    let many: Vec<Value> = (0..10_000)
+        .map(|i| json!({"role": if i % 2 == 0 { "user" } else { "assistant" }, "content": format!("message {i}")}))
+        .collect();
+    let printed = text(render(&template, &Value::from(many), prompt()).unwrap());
+    assert_eq!(printed.matches("<|im_end|>").count(), 10_000);
+    assert!(printed.contains("message 9999<|im_end|>"));
+
+    let nul = json!([{"role": "user", "content": "a\u{0}b"}]);
+    assert!(text(render(&template, &nul, prompt()).unwrap()).contains("a\u{0}b"));
+    // Half of a surrogate pair is no text.
+    let lone = Message::parse_list(br#"[{"role":"user","content":"\ud800"}]"#).unwrap_err();
+    assert_eq!(lone.code, Code::InvalidArgument);
+    assert!(lone.message.contains("line 1"), "{lone}");
+    // The template decides what a role is.
+    let role = json!([{"role": "narrator", "content": "x"}]);
+    assert!(text(render(&template, &role, prompt()).unwrap()).contains("narrator"));
+}
+
+#[test]
+fn templates_that_want_more_or_give_nothing() {
+    let hi = json!([{"role": "user", "content": "Hi"}]);
+    let printed = |source: &str| {
+        let template = find(Some(source), json!({})).unwrap().unwrap();
+        render(&template, &hi, prompt()).map(text)
+    };
+    let error = printed("line\n{{ settings.voice.name }}").unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument);
+    assert!(
+        error.message.contains("settings") && error.message.contains("line 2"),
+        "{error}"
+    );
+    assert_eq!(printed("{# nothing #}").unwrap(), "");
+    let include = find(Some("{% include 'x' %}"), json!({})).unwrap_err();
+    assert!(
+        matches!(include.code, Code::BadModel | Code::Unsupported),
+        "{include}"
+    );
+}
