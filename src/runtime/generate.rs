@@ -92,6 +92,7 @@ impl Request<'_> {
         };
 
         let tokens = prompt::sequence(model, &session.state().ledger, input)?;
+        let continued = prompt::continued_text(input)?;
         self.report.prompt_tokens = tokens.len() as u64;
         if tokens.len() + usize::from(!options.prefill_only) > session.context {
             return Err(Error::new(
@@ -134,7 +135,6 @@ impl Request<'_> {
             stopped: None,
         };
         let end = self.follow(&receiver, &mut answer, eos, on_event)?;
-        let continued = prompt::continued_text(input)?;
         self.finish(end, answer, tokens, continued, eos, on_event)
     }
 
