@@ -349,19 +349,7 @@ impl Slice {
         let backward = step < 0;
         let start = start.map_or(if backward { highest } else { lowest }, place);
         let stop = stop.map_or(if backward { lowest } else { highest }, place);
-        let distance = match backward {
-            true => start.saturating_sub(stop),
-            false => stop.saturating_sub(start),
-        };
-        let stride = step.checked_abs().unwrap_or(i64::MAX);
-        let left = match distance > 0 {
-            true => distance
-                .saturating_sub(1)
-                .checked_div(stride)
-                .unwrap_or(0)
-                .saturating_add(1),
-            false => 0,
-        };
+        let left = stepped_length(start, stop, step);
         Slice {
             start: usize::try_from(start).unwrap_or(0),
             step,
@@ -388,5 +376,22 @@ impl Iterator for Slice {
         let at = usize::try_from(self.at).ok();
         self.at = self.at.saturating_add(self.step);
         at
+    }
+}
+
+/// How many steps there are from `start` towards `stop`, without `stop`; `step` is not 0.
+pub(super) fn stepped_length(start: i64, stop: i64, step: i64) -> i64 {
+    let distance = match step < 0 {
+        true => start.saturating_sub(stop),
+        false => stop.saturating_sub(start),
+    };
+    let stride = step.checked_abs().unwrap_or(i64::MAX);
+    match distance > 0 {
+        true => distance
+            .saturating_sub(1)
+            .checked_div(stride)
+            .unwrap_or(0)
+            .saturating_add(1),
+        false => 0,
     }
 }

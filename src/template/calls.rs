@@ -287,19 +287,7 @@ impl<'t> Eval<'t> {
         if step == 0 {
             return Fault::value_error("range() arg 3 must not be zero");
         }
-        let distance = match step < 0 {
-            true => start.saturating_sub(stop),
-            false => stop.saturating_sub(start),
-        };
-        let stride = step.checked_abs().unwrap_or(i64::MAX);
-        let len = match distance > 0 {
-            true => distance
-                .saturating_sub(1)
-                .checked_div(stride)
-                .unwrap_or(0)
-                .saturating_add(1),
-            false => 0,
-        };
+        let len = super::attributes::stepped_length(start, stop, step);
         if len > MAX_RANGE {
             return Fault::new(
                 ErrorKind::Overflow,
