@@ -7,6 +7,7 @@
 //! | `structs.rs` | `read_options`, `Out`: structs between versions |
 //! | `text.rs` | text, paths and arrays, in and out |
 //! | `handle.rs` | the table of handles |
+//! | `input.rs`, `event.rs` | what a request is given, and gives |
 //! | `error.rs`, `library.rs`, … | the functions, section by section |
 //!
 //! # To add a function
@@ -44,8 +45,10 @@
 pub mod boundary;
 pub mod constants;
 pub mod error;
+pub mod event;
 pub mod generate;
 pub mod handle;
+pub mod input;
 pub mod library;
 pub mod memory;
 pub mod metrics;
