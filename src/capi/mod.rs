@@ -7,6 +7,7 @@
 //! | `structs.rs` | `read_options`, `Out`: structs between versions |
 //! | `text.rs` | text, paths and arrays, in and out |
 //! | `handle.rs` | the table of handles |
+//! | `api.rs` | the table of functions |
 //! | `error.rs`, `library.rs`, … | the functions, section by section |
 //!
 //! # To add a function
@@ -32,7 +33,9 @@
 //!    it. A new handle: `HandleOut::clear`, then `put(table().insert(object)?)`. A callback of the host's runs in
 //!    `with_callback_mark`. A void function runs in `quietly`.
 //! 4. Where NULL is allowed is written down in `tests/header/nullability.rs`; its defaults mostly hold.
-//! 5. `make header` writes `include/mlxrt.h`; the tests in `tests/header` compare it with the agreed surface.
+//! 5. Say in its line of `api.rs` where it is.
+//! 6. `make header` writes `include/mlxrt.h` and `exports.map`; the tests in `tests/header` compare them with the
+//!    agreed surface.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
 #![allow(
@@ -41,6 +44,7 @@
     keep to is in the header's opening"
 )]
 
+mod api;
 pub mod boundary;
 pub mod constants;
 pub mod error;
