@@ -4,7 +4,7 @@
 #
 # It differs from cargo's own libmlxrt.so in its version script, src/capi/exports.map: rustc writes an anonymous one for
 # a cdylib, and a second one clashes. A program that needs a newer function thus fails at its start. Debug information
-# goes into OUT/debug, where debuggers find it by its build id or its link.
+# goes into OUT/.debug, where debuggers and backtraces look for it.
 set -eu
 release=$1 out=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -22,7 +22,7 @@ for file in "$release/libmlxrt.a" "$mlx/libmlx.so"; do
 done
 
 rm -rf "$out"
-mkdir -p "$out/debug"
+mkdir -p "$out/.debug"
 
 # As build.rs links the cdylib, but for --exclude-libs: here it would hide all of libmlxrt.a, and the version script
 # hides what it does not list. What is not reachable from the exports is left out.
@@ -34,10 +34,10 @@ mkdir -p "$out/debug"
   -Wl,--disable-new-dtags "-Wl,-rpath,$rpath" \
   -Wl,--gc-sections -Wl,--as-needed -Wl,--build-id=sha1
 
-"$objcopy" --only-keep-debug --compress-debug-sections "$library.tmp" "$out/debug/libmlxrt.so.1.debug"
-"$objcopy" --strip-all "--add-gnu-debuglink=$out/debug/libmlxrt.so.1.debug" "$library.tmp"
+"$objcopy" --only-keep-debug --compress-debug-sections "$library.tmp" "$out/.debug/libmlxrt.so.1.debug"
+"$objcopy" --strip-all "--add-gnu-debuglink=$out/.debug/libmlxrt.so.1.debug" "$library.tmp"
 chmod 755 "$library.tmp"
-chmod 644 "$out/debug/libmlxrt.so.1.debug"
+chmod 644 "$out/.debug/libmlxrt.so.1.debug"
 mv "$library.tmp" "$library"
 ln -s libmlxrt.so.1 "$out/libmlxrt.so"
 if [ -z "${MLXRT_MLX_DIR:-}" ]; then
@@ -46,4 +46,4 @@ if [ -z "${MLXRT_MLX_DIR:-}" ]; then
   done
 fi
 size() { wc -c <"$1" | awk '{ printf "%.1f MB", $1 / 1000000 }'; }
-echo "$library: $(size "$library"), and $(size "$out/debug/libmlxrt.so.1.debug") of debug information"
+echo "$library: $(size "$library"), and $(size "$out/.debug/libmlxrt.so.1.debug") of debug information"

@@ -36,6 +36,8 @@
 //! 5. Say in its line of `api.rs` where it is.
 //! 6. `make header` writes `include/mlxrt.h` and `exports.map`; the tests in `tests/header` compare them with the
 //!    agreed surface.
+//! 7. `tests/c` calls it; a new struct goes into `tests/c/skew.c`, a new section into `tests/c/fork.c`. Until the first
+//!    release `make freeze` takes it into version 1, and `tests/abi/1/client.c` uses it.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
 #![allow(

@@ -8,6 +8,7 @@ library=$lib/libmlxrt.so.1
 passed=0
 
 fail() { echo "shipped.sh: $*"; exit 1; }
+build_id() { readelf -nW "$1" | sed -n 's/.*Build ID: //p'; }
 ok() { passed=$((passed + 1)); }
 
 # ---- How it is linked ----
@@ -25,6 +26,8 @@ printf '%s\n' "$dynamic" | grep -q TEXTREL && fail "$library has text relocation
 readelf -lW "$library" | grep -q 'GNU_STACK.* RW ' || fail "$library asks for an executable stack"
 readelf -SW "$library" | grep -q '\.debug_\|\.symtab' && fail "$library is not stripped"
 readelf -SW "$library" | grep -q '\.gnu_debuglink' || fail "$library does not say where its debug information is"
+nm --defined-only "$lib/.debug/libmlxrt.so.1.debug" | grep -q ' mlxrt_version' || fail "the debug information has no symbols"
+[ "$(build_id "$library")" = "$(build_id "$lib/.debug/libmlxrt.so.1.debug")" ] || fail "the debug information is another library's"
 [ "$(readlink "$lib/libmlxrt.so")" = libmlxrt.so.1 ] || fail "$lib/libmlxrt.so is no link to libmlxrt.so.1"
 ok
 
@@ -98,7 +101,9 @@ case $out in
   *) fail "a program that needs MLXRT_$next was refused without saying so: $out" ;;
 esac
 echo "a newer program is refused at its start: $(printf '%s' "$out" | sed 's|[^ ]*/||g')"
-# One that was compiled with the next version and uses nothing of it runs.
+# One that was compiled with the next version and uses nothing of it asks for today's, and runs.
+readelf -VW "$stub/plain" | grep -q 'Name: MLXRT_1 ' || fail "plain does not ask for MLXRT_1"
+readelf -VW "$stub/plain" | grep -q "Name: MLXRT_$next " && fail "plain asks for MLXRT_$next"
 out=$(LD_LIBRARY_PATH=$lib "$stub/plain") || fail "a program that needs only MLXRT_1 was refused: $out"
 case $out in "version "[0-9]*) ok ;; *) fail "plain says $out" ;; esac
 
