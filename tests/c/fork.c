@@ -9,6 +9,7 @@
 static const char *self;
 static mlxrt_model *model;
 static mlxrt_session *session;
+static mlxrt_request *request;
 
 #define FORKED(call) FAILS(call, MLXRT_E_FORKED, "forked child")
 
@@ -37,6 +38,9 @@ static void everything_is_refused(void) {
   size_t len = 1;
   mlxrt_model *made_model = model;
   mlxrt_session *made_session = session;
+  mlxrt_request *made_request = request;
+  mlxrt_event *event = (mlxrt_event *)&event;
+  int32_t next = MLXRT_NEXT_EVENT;
   mlxrt_input messages = message_input("[{\"role\":\"user\",\"content\":\"Hi\"}]"), input = text_input("x");
   mlxrt_generate_options options = greedy(1);
   mlxrt_result result = empty_result();
@@ -53,12 +57,17 @@ static void everything_is_refused(void) {
   FORKED(mlxrt_init(NULL));
   FORKED(mlxrt_shutdown(0, 0));
   FORKED(mlxrt_shutdown(MLXRT_SHUTDOWN_FORCE, MLXRT_FOREVER));
+  FORKED(mlxrt_suspend(0));
+  FORKED(mlxrt_suspend(MLXRT_FOREVER));
+  FORKED(mlxrt_resume());
   FORKED(mlxrt_device_info(&text, &len));
   CHECK(text == NULL);
   FORKED(mlxrt_log_set(0, NULL, NULL));
   /* Memory */
   FORKED(mlxrt_memory_get(&memory));
   CHECK_INT(memory.active_bytes, 0);
+  FORKED(mlxrt_memory_set(NULL));
+  FORKED(mlxrt_memory_trim(2));
   /* Models */
   FORKED(mlxrt_model_inspect(fixture("llama-f32"), NULL, NULL, &text, &len));
   FORKED(mlxrt_model_load(fixture("llama-f32"), NULL, &made_model));
@@ -78,6 +87,11 @@ static void everything_is_refused(void) {
   FORKED(mlxrt_generate(session, &input, &options, collect, NULL, &result));
   CHECK_INT(result.stop, MLXRT_STOPPED_ERROR);
   CHECK_INT(result.error_code, MLXRT_E_FORKED);
+  FORKED(mlxrt_submit(session, &input, &options, &made_request));
+  CHECK(made_request == NULL);
+  FORKED(mlxrt_request_next(request, MLXRT_FOREVER, &event, &next));
+  CHECK(event == NULL);
+  FORKED(mlxrt_request_result(request, MLXRT_FOREVER, NULL));
   /* Metrics */
   FORKED(mlxrt_metrics(NULL, &metrics));
   FORKED(mlxrt_metrics(model, &metrics));
@@ -110,6 +124,11 @@ static void log_into_pipe(void *user_data, int32_t level, const char *message, s
 static void call_void_functions(void) {
   mlxrt_session_cancel(session);
   mlxrt_session_cancel(NULL);
+  mlxrt_request_cancel(request);
+  mlxrt_request_cancel(NULL);
+  mlxrt_request_free(request);
+  mlxrt_request_free(request);
+  mlxrt_request_free((mlxrt_request *)session);
   mlxrt_session_free(session);
   mlxrt_session_free(session);
   mlxrt_session_free((mlxrt_session *)model);
@@ -145,6 +164,9 @@ static void void_functions_do_nothing(void) {
   close(quiet_pipe[0]);
   /* The parent's objects are all there. */
   free(ask(session, text_input("x"), greedy(2)));
+  mlxrt_result result = empty_result();
+  OK(mlxrt_request_result(request, MLXRT_FOREVER, &result));
+  CHECK_INT(result.generated_tokens, 3);
   check_alive(model);
 }
 
@@ -246,7 +268,13 @@ int main(int argc, char **argv) {
   if (argc == 2 && !strcmp(argv[1], "exec")) return after_exec();
   model = load("qwen3-f32");
   session = session_of(model);
+  mlxrt_input input = text_input("Hello");
+  mlxrt_generate_options options = greedy(3);
+  OK(mlxrt_submit(session, &input, &options, &request));
+  /* So that the session is free for the tests. */
+  OK(mlxrt_request_result(request, MLXRT_FOREVER, NULL));
   int failed = RUN(tests);
+  mlxrt_request_free(request);
   mlxrt_session_free(session);
   mlxrt_model_free(model);
   return failed;

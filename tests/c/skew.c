@@ -48,6 +48,7 @@ static mlxrt_error *init_with(const void *options) {
   if (!error) mlxrt_error_free(mlxrt_shutdown(0, MLXRT_FOREVER));
   return error;
 }
+static mlxrt_error *limits_with(const void *limits) { return mlxrt_memory_set(limits); }
 static mlxrt_error *load_with(const void *options) {
   mlxrt_model *made = NULL;
   mlxrt_error *error = mlxrt_model_load(fixture("llama-f32"), options, &made);
@@ -84,6 +85,23 @@ static mlxrt_error *generate_from(const void *input) {
   mlxrt_generate_options options = greedy(1);
   return mlxrt_generate(session, input, &options, NULL, NULL, NULL);
 }
+static mlxrt_error *submit_with(const void *options) {
+  mlxrt_input input = text_input("x");
+  mlxrt_request *request = (mlxrt_request *)&request;
+  mlxrt_error *error = mlxrt_submit(session, &input, options, &request);
+  CHECK((request != NULL) == (error == NULL));
+  if (!error) error = mlxrt_request_result(request, MLXRT_FOREVER, NULL);
+  mlxrt_request_free(request);
+  return error;
+}
+static mlxrt_error *submit_from(const void *input) {
+  mlxrt_generate_options options = greedy(1);
+  mlxrt_request *request = NULL;
+  mlxrt_error *error = mlxrt_submit(session, input, &options, &request);
+  if (!error) error = mlxrt_request_result(request, MLXRT_FOREVER, NULL);
+  mlxrt_request_free(request);
+  return error;
+}
 static mlxrt_error *generate_with(const void *options) {
   mlxrt_input input = text_input("x");
   return mlxrt_generate(session, &input, options, NULL, NULL, NULL);
@@ -108,6 +126,7 @@ static const struct in_case {
   (MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_TOKENS_ONLY | MLXRT_GEN_PREFILL_ONLY |            \
    MLXRT_GEN_NO_PREFIX_CACHE | MLXRT_GEN_NO_MODEL_DEFAULTS | MLXRT_GEN_LOGPROBS | MLXRT_GEN_RAW_TEXT)
     {"init", init_with, sizeof(mlxrt_init_options), 0, 0, offsetof(mlxrt_init_options, device), MLXRT_DEVICE_GPU},
+    {"limits", limits_with, sizeof(mlxrt_memory_limits), 0, 0, 0, 0},
     {"load", load_with, sizeof(mlxrt_load_options), 0, 0, 0, 0},
     {"inspect", inspect_with, sizeof(mlxrt_load_options), 0, 0, 0, 0},
     {"inspect's session", inspect_session_with, sizeof(mlxrt_session_options), 0,
@@ -116,16 +135,18 @@ static const struct in_case {
     {"render", render_with, sizeof(mlxrt_input), FLAGS_OF_INPUT, 0, 0, 0},
     {"input", generate_from, sizeof(mlxrt_input), FLAGS_OF_INPUT, 0, 0, 0},
     {"generate", generate_with, sizeof(mlxrt_generate_options), FLAGS_OF_GENERATE, 0, 0, 0},
+    {"submitted input", submit_from, sizeof(mlxrt_input), FLAGS_OF_INPUT, 0, 0, 0},
+    {"submit", submit_with, sizeof(mlxrt_generate_options), FLAGS_OF_GENERATE, 0, 0, 0},
 };
 
 /* What the struct of a case holds when it is right. */
 static void fill(const struct in_case *one, unsigned char *value) {
   memset(value, 0, one->size);
-  if (one->call == render_with || one->call == generate_from) {
+  if (one->call == render_with || one->call == generate_from || one->call == submit_from) {
     mlxrt_input input = message_input("[{\"role\":\"user\",\"content\":\"Hi\"}]");
     memcpy(value, &input, sizeof input);
   }
-  if (one->call == generate_with) {
+  if (one->call == generate_with || one->call == submit_with) {
     mlxrt_generate_options options = greedy(1);
     memcpy(value, &options, sizeof options);
   }
@@ -249,6 +270,16 @@ static mlxrt_error *result_into(void *out) {
   return mlxrt_generate(session, &input, &options, NULL, NULL, out);
 }
 
+static mlxrt_error *submitted_result_into(void *out) {
+  mlxrt_input input = text_input("x");
+  mlxrt_generate_options options = greedy(1);
+  mlxrt_request *request = NULL;
+  OK(mlxrt_submit(session, &input, &options, &request));
+  mlxrt_error *error = mlxrt_request_result(request, MLXRT_FOREVER, out);
+  mlxrt_request_free(request);
+  return error;
+}
+
 static const struct out_case {
   const char *name;
   mlxrt_error *(*call)(void *out);
@@ -259,6 +290,7 @@ static const struct out_case {
     {"metrics", metrics_into, sizeof(mlxrt_metrics_data)},
     {"model's metrics", model_metrics_into, sizeof(mlxrt_metrics_data)},
     {"result", result_into, sizeof(mlxrt_result)},
+    {"submitted result", submitted_result_into, sizeof(mlxrt_result)},
 };
 
 /* Calls with an output of 0xee with this struct_size. */
@@ -358,6 +390,18 @@ static void events_say_what_they_have(void) {
   int events = 0;
   OK(mlxrt_generate(session, &input, &options, look_at_event, &events, NULL));
   CHECK(events >= 5);
+  mlxrt_request *request = NULL;
+  int32_t state = MLXRT_NEXT_EVENT;
+  events = 0;
+  OK(mlxrt_submit(session, &input, &options, &request));
+  while (state == MLXRT_NEXT_EVENT) {
+    mlxrt_event *event = NULL;
+    if (!OK(mlxrt_request_next(request, MLXRT_FOREVER, &event, &state))) break;
+    if (event) look_at_event(&events, event);
+    mlxrt_free(event);
+  }
+  CHECK(events >= 5);
+  mlxrt_request_free(request);
 }
 
 static void the_table_says_what_it_has(void) {

@@ -351,6 +351,63 @@ static void generation(mlxrt_model *model) {
   mlxrt_session_free(session);
 }
 
+static void on_notify(void *user_data) {
+  (void)user_data; /* It may only signal something. */
+}
+
+/* Pulled instead of pushed. */
+static void requests(mlxrt_model *model) {
+  mlxrt_session *session = a_session(model);
+  if (!session) return;
+  mlxrt_input input;
+  mlxrt_generate_options options;
+  mlxrt_result result;
+  START(input);
+  START(options);
+  START(result);
+  input.text = "Hello";
+  input.text_len = MLXRT_NTS;
+  options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS;
+  options.max_tokens = 10;
+  options.notify = on_notify;
+  mlxrt_request *first = NULL, *second = NULL;
+  struct seen seen = {0};
+  int32_t state = MLXRT_NEXT_PENDING;
+  OK(mlxrt_submit(session, &input, &options, &first));
+  options.max_tokens = 400;
+  OK(mlxrt_submit(session, &input, &options, &second));
+  while (state != MLXRT_NEXT_DONE) {
+    mlxrt_event *event = NULL;
+    if (!OK(mlxrt_request_next(first, 1000, &event, &state))) break;
+    CHECK((event != NULL) == (state == MLXRT_NEXT_EVENT));
+    if (event) on_event(&seen, event);
+    mlxrt_free(event);
+  }
+  OK(mlxrt_request_result(first, MLXRT_FOREVER, &result));
+  CHECK(result.struct_size == sizeof result && result.stop == MLXRT_STOPPED_LENGTH);
+  CHECK(result.generated_tokens == 10 && seen.tokens == 10);
+  mlxrt_request_cancel(second);
+  OK(mlxrt_request_result(second, MLXRT_FOREVER, &result));
+  CHECK(result.stop == MLXRT_STOPPED_CANCELLED || result.stop == MLXRT_STOPPED_LENGTH);
+  mlxrt_request_free(first);
+  FAILS(mlxrt_request_result(first, 0, &result), MLXRT_E_INVALID_HANDLE);
+  mlxrt_request_free(second);
+
+  /* In the background, and back. */
+  options.notify = NULL;
+  OK(mlxrt_suspend(MLXRT_FOREVER));
+  FAILS(mlxrt_generate(session, &input, &options, NULL, NULL, &result), MLXRT_E_SUSPENDED);
+  OK(mlxrt_resume());
+  FAILS(mlxrt_resume(), MLXRT_E_INVALID_ARGUMENT);
+
+  mlxrt_memory_limits limits;
+  START(limits);
+  limits.cache_limit = 32 << 20;
+  OK(mlxrt_memory_set(&limits));
+  OK(mlxrt_memory_trim(2));
+  mlxrt_session_free(session);
+}
+
 static void what_it_cost(mlxrt_model *model) {
   mlxrt_memory memory;
   mlxrt_metrics_data of_model, of_process;
@@ -378,6 +435,7 @@ int main(int argc, char **argv) {
     tokens_and_text(model);
     generation(model);
     what_it_cost(model);
+    requests(model);
     FAILS(mlxrt_shutdown(0, 0), MLXRT_E_BUSY);
   }
   mlxrt_model_free(model);
