@@ -274,6 +274,9 @@
 /** The request has ended and its events are taken. */
 #define MLXRT_NEXT_DONE 2
 
+/** The functions of this header as a table, for a program that loads the library while it runs: mlxrt_get_api. */
+typedef struct mlxrt_api mlxrt_api;
+
 /**
  * What went wrong: a code and one sentence. It belongs to the caller, may be read on any thread, several at
  * once, and lives until mlxrt_error_free.
@@ -684,6 +687,105 @@ typedef struct mlxrt_metrics_data {
   uint64_t last_peak_bytes;
 } mlxrt_metrics_data;
 
+/**
+ * Every field has the name, the parameters and the meaning of a function below. The order never changes: later
+ * versions add fields at the end, and give a const void * its function; until then it is NULL, the place of a
+ * function that this version does not have.
+ */
+struct mlxrt_api {
+  /** Bytes of the table that the library filled. */
+  uint32_t struct_size;
+  /** The library's MLXRT_ABI, which may be higher than the one asked for. */
+  uint32_t abi;
+  uint32_t (*MLXRT_NONNULL mlxrt_abi_version)(void);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_version)(void);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_init)(const mlxrt_init_options *MLXRT_NULLABLE options);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_shutdown)(uint32_t flags, uint32_t timeout_ms);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_suspend)(uint32_t timeout_ms);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_resume)(void);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_device_info)(
+      char *MLXRT_NULLABLE *MLXRT_NONNULL json, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_log_set)(
+      int32_t level, mlxrt_log_fn MLXRT_NULLABLE fn, void *MLXRT_NULLABLE user_data);
+  void (*MLXRT_NONNULL mlxrt_free)(void *MLXRT_NULLABLE buffer);
+  int32_t (*MLXRT_NONNULL mlxrt_error_code)(const mlxrt_error *MLXRT_NULLABLE error);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_error_message)(const mlxrt_error *MLXRT_NULLABLE error);
+  void (*MLXRT_NONNULL mlxrt_error_free)(mlxrt_error *MLXRT_NULLABLE error);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_code_name)(int32_t code);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_set)(
+      const mlxrt_memory_limits *MLXRT_NULLABLE limits);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_get)(mlxrt_memory *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_trim)(int32_t level);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_inspect)(
+      const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE load,
+      const mlxrt_session_options *MLXRT_NULLABLE session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_load)(
+      const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE options,
+      mlxrt_model *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_info)(
+      const mlxrt_model *MLXRT_NONNULL model, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_model_save;
+  void (*MLXRT_NONNULL mlxrt_model_free)(mlxrt_model *MLXRT_NULLABLE model);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_tokenize)(
+      const mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NULLABLE text, size_t len, uint32_t flags,
+      int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids, size_t *MLXRT_NONNULL count);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_detokenize)(
+      const mlxrt_model *MLXRT_NONNULL model, const int32_t *MLXRT_NULLABLE ids, size_t count, uint32_t flags,
+      char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_render)(
+      const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
+      char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_adapter_create;
+  const void *MLXRT_NULLABLE mlxrt_adapter_load;
+  const void *MLXRT_NULLABLE mlxrt_adapter_info;
+  const void *MLXRT_NULLABLE mlxrt_adapter_get;
+  const void *MLXRT_NULLABLE mlxrt_adapter_set;
+  const void *MLXRT_NULLABLE mlxrt_adapter_save;
+  const void *MLXRT_NULLABLE mlxrt_adapter_free;
+  const void *MLXRT_NULLABLE mlxrt_apply_adapter;
+  const void *MLXRT_NULLABLE mlxrt_train;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_create)(
+      mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
+      mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  void (*MLXRT_NONNULL mlxrt_session_free)(mlxrt_session *MLXRT_NULLABLE session);
+  const void *MLXRT_NULLABLE mlxrt_session_fork;
+  const void *MLXRT_NULLABLE mlxrt_session_truncate;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_info)(
+      const mlxrt_session *MLXRT_NONNULL session, mlxrt_session_state *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_tokens)(
+      const mlxrt_session *MLXRT_NONNULL session, int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids,
+      size_t *MLXRT_NONNULL count);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_message)(
+      const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_session_save;
+  const void *MLXRT_NULLABLE mlxrt_session_load;
+  void (*MLXRT_NONNULL mlxrt_session_cancel)(mlxrt_session *MLXRT_NONNULL session);
+  const void *MLXRT_NULLABLE mlxrt_inspect_attention;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_generate)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+      const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
+      void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NULLABLE out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_submit)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+      const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_request *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_next)(
+      mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms,
+      mlxrt_event *MLXRT_NULLABLE *MLXRT_NONNULL out, int32_t *MLXRT_NONNULL state);
+  void (*MLXRT_NONNULL mlxrt_request_cancel)(mlxrt_request *MLXRT_NONNULL request);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_result)(
+      mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
+  void (*MLXRT_NONNULL mlxrt_request_free)(mlxrt_request *MLXRT_NULLABLE request);
+  const void *MLXRT_NULLABLE mlxrt_embed;
+  const void *MLXRT_NULLABLE mlxrt_score;
+  const void *MLXRT_NULLABLE mlxrt_grammar_compile;
+  const void *MLXRT_NULLABLE mlxrt_grammar_free;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
+      const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
+};
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -710,6 +812,18 @@ uint32_t mlxrt_abi_version(void);
  * Owns: nothing; the text lives as long as the process.
  */
 const char *MLXRT_NONNULL mlxrt_version(void);
+
+/**
+ * Gives the library's functions as a table, for plugins and programs that load it with dlopen: one name to look up.
+ * Give it the MLXRT_ABI that you were compiled with; NULL when the library is older than that, or for 0. A table has
+ * all functions of the version asked for.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing; the table lives as long as the process.
+ */
+const mlxrt_api *MLXRT_NULLABLE mlxrt_get_api(uint32_t abi);
 
 /**
  * Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as

@@ -8,8 +8,8 @@ use super::constants::*;
 use super::error::{c_text, mlxrt_error};
 use super::structs::{check_flags, read_options};
 use super::text::TextOut;
-use super::types::{mlxrt_init_options, mlxrt_log_fn};
-use super::{handle, text};
+use super::types::{mlxrt_api, mlxrt_init_options, mlxrt_log_fn};
+use super::{api, handle, text};
 use crate::error::{Error, Result};
 use crate::mlx::Device;
 use crate::runtime::engine::{self, EngineOptions, MemoryLimits};
@@ -42,6 +42,19 @@ pub unsafe extern "C" fn mlxrt_abi_version() -> u32 {
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_version() -> *const c_char {
     VERSION.as_ptr()
+}
+
+/// Gives the library's functions as a table, for plugins and programs that load it with dlopen: one name to look up.
+/// Give it the MLXRT_ABI that you were compiled with; NULL when the library is older than that, or for 0. A table has
+/// all functions of the version asked for.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: none.
+/// Owns: nothing; the table lives as long as the process.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_get_api(abi: u32) -> *const mlxrt_api {
+    api::table(abi)
 }
 
 /// Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as

@@ -28,6 +28,11 @@ pub struct mlxrt_grammar {
     _private: [u8; 0],
 }
 
+/// The functions of this header as a table, for a program that loads the library while it runs: mlxrt_get_api.
+pub struct mlxrt_api {
+    _private: [u8; 0],
+}
+
 /// Receives what a generation produces, on the thread of the blocking call. The event and all it points to
 /// live until the callback returns. Inside it, queries, cancel and free functions work; blocking calls give
 /// MLXRT_E_REENTRANT. Returns MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. It must not throw or longjmp.
