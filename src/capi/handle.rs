@@ -475,4 +475,54 @@ mod tests {
         assert_eq!(removed.load(Ordering::Relaxed), 64);
         assert!(table.all::<Model>().is_empty());
     }
+
+    /// `make bench` runs it.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_a_lookup_costs() {
+        const LOOKUPS: u32 = 1_000_000;
+        let handles: Vec<usize> = (0..4)
+            .map(|n| table().insert(Arc::new(Model(n))).unwrap().addr())
+            .collect();
+        // Nanoseconds a lookup: of eleven rounds the middle one, of its threads the slowest.
+        let measure = |handles: &[usize]| {
+            let round = |_| {
+                let start = std::sync::Barrier::new(handles.len());
+                let run = |handle: usize| {
+                    let pointer = std::ptr::without_provenance::<mlxrt_model>(handle);
+                    start.wait();
+                    let began = std::time::Instant::now();
+                    for _ in 0..LOOKUPS {
+                        let pointer = std::hint::black_box(pointer);
+                        std::hint::black_box(table().get::<Model>(pointer, "model").unwrap());
+                    }
+                    began.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS)
+                };
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = handles
+                        .iter()
+                        .map(|&handle| scope.spawn(move || run(handle)))
+                        .collect();
+                    let times = threads.into_iter().map(|thread| thread.join().unwrap());
+                    times.fold(0.0, f64::max)
+                })
+            };
+            let mut times: Vec<f64> = (0..11).map(round).collect();
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        };
+        let (one, other) = (handles[0], handles[1]);
+        for (what, target, handles) in [
+            ("one thread", "< 50", vec![one]),
+            ("two threads, a handle each", "", vec![one, other]),
+            ("two threads with one handle", "", vec![one, one]),
+        ] {
+            let ns = measure(&handles);
+            println!("| lookup of a handle (`Table::get` and its drop), {what}, ns | {ns:.3} | {target} |");
+        }
+        for handle in handles {
+            let pointer = std::ptr::without_provenance::<mlxrt_model>(handle);
+            table().remove::<Model>(pointer, "model").unwrap();
+        }
+    }
 }
