@@ -16,10 +16,14 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build demo test test-rust test-c check-apple header lint fmt bench bench-text bench-safety differential fuzz asan tsan soak clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan soak clean
 
 build:
 	$(CARGO) build --release
+
+## build/lib: the library as users get it, with versioned symbols and without debug information; see scripts/ship.sh.
+ship: build
+	scripts/ship.sh $(LIB) $(BUILD)/lib
 
 ## Builds what is missing, then chats with the demo model once.
 demo: build $(BUILD)/chat
@@ -32,8 +36,9 @@ test: build test-rust test-c
 test-rust:
 	$(CARGO) test --release
 
-test-c: build
+test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
+	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
 
 ## Templates against jinja2, in the Python given: other cases with SEED and COUNT; writes the Rust test's fixture.
 differential:
@@ -44,9 +49,15 @@ differential:
 check-apple:
 	scripts/check-apple.sh
 
-## Writes include/mlxrt.h from src/capi.
+## Writes include/mlxrt.h and src/capi/exports.map from src/capi.
 header:
 	MLXRT_WRITE_HEADER=1 $(CARGO) test --release --test header committed
+
+## Renews the frozen header of version 1, tests/abi/1/mlxrt.h, as long as version 1 is not released. Its client.c must
+## call what came in.
+freeze: header
+	@grep -q '^## 0\.1\.0 (unreleased)' CHANGELOG.md || { echo "version 1 is released: its header stays"; exit 1; }
+	cp include/mlxrt.h tests/abi/1/mlxrt.h
 
 lint:
 	$(CARGO) fmt --check

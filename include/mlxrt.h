@@ -267,6 +267,16 @@
 /** The call failed; error_code says how, and the call returned the error. */
 #define MLXRT_STOPPED_ERROR 11
 
+/** What mlxrt_request_next found: an event. */
+#define MLXRT_NEXT_EVENT 0
+/** Nothing yet. */
+#define MLXRT_NEXT_PENDING 1
+/** The request has ended and its events are taken. */
+#define MLXRT_NEXT_DONE 2
+
+/** The functions of this header as a table, for a program that loads the library while it runs: mlxrt_get_api. */
+typedef struct mlxrt_api mlxrt_api;
+
 /**
  * What went wrong: a code and one sentence. It belongs to the caller, may be read on any thread, several at
  * once, and lives until mlxrt_error_free.
@@ -281,6 +291,12 @@ typedef struct mlxrt_grammar mlxrt_grammar;
  * at once. Sessions keep what they need of it alive, so it may be freed in any order.
  */
 typedef struct mlxrt_model mlxrt_model;
+
+/**
+ * A request that was submitted. It is an id in the shape of a pointer: never dereference it. Any thread may use
+ * it, several at once.
+ */
+typedef struct mlxrt_request mlxrt_request;
 
 /**
  * A conversation or text in progress on one model. It is an id in the shape of a pointer: never dereference
@@ -304,8 +320,9 @@ typedef struct mlxrt_init_options {
   /** The folder in which mlx.metallib lies; NULL = beside the library. */
   const char *MLXRT_NULLABLE resource_dir;
   /**
-   * Bytes the library may use, as far as this version checks: a load that would pass it fails before it reads any
-   * weights, and near it freed buffers are no longer kept; 0 = default, UINT64_MAX = unlimited, 1 = none.
+   * Bytes the library may use: what would pass it (a load, the next part of a prompt, a longer answer) is refused
+   * with MLXRT_E_OUT_OF_MEMORY before it is allocated, and near it freed buffers are no longer kept; 0 = default,
+   * UINT64_MAX = unlimited, 1 = none.
    */
   uint64_t memory_limit;
   /** Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none. */
@@ -320,6 +337,20 @@ typedef struct mlxrt_init_options {
  */
 typedef void (*mlxrt_log_fn)(
     void *MLXRT_NULLABLE user_data, int32_t level, const char *MLXRT_NONNULL message, size_t len);
+
+/** How much memory may be used, for the whole process. Each limit is as in mlxrt_init_options, but 0 = unchanged. */
+typedef struct mlxrt_memory_limits {
+  /** sizeof(mlxrt_memory_limits). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Bytes the library may use; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t memory_limit;
+  /** Bytes of freed buffers kept for reuse; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t cache_limit;
+  /** Bytes kept resident for the GPU; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t wired_limit;
+} mlxrt_memory_limits;
 
 /** What the memory is used for, in bytes. */
 typedef struct mlxrt_memory {
@@ -656,6 +687,105 @@ typedef struct mlxrt_metrics_data {
   uint64_t last_peak_bytes;
 } mlxrt_metrics_data;
 
+/**
+ * Every field has the name, the parameters and the meaning of a function below. The order never changes: later
+ * versions add fields at the end, and give a const void * its function; until then it is NULL, the place of a
+ * function that this version does not have.
+ */
+struct mlxrt_api {
+  /** Bytes of the table that the library filled. */
+  uint32_t struct_size;
+  /** The library's MLXRT_ABI, which may be higher than the one asked for. */
+  uint32_t abi;
+  uint32_t (*MLXRT_NONNULL mlxrt_abi_version)(void);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_version)(void);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_init)(const mlxrt_init_options *MLXRT_NULLABLE options);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_shutdown)(uint32_t flags, uint32_t timeout_ms);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_suspend)(uint32_t timeout_ms);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_resume)(void);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_device_info)(
+      char *MLXRT_NULLABLE *MLXRT_NONNULL json, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_log_set)(
+      int32_t level, mlxrt_log_fn MLXRT_NULLABLE fn, void *MLXRT_NULLABLE user_data);
+  void (*MLXRT_NONNULL mlxrt_free)(void *MLXRT_NULLABLE buffer);
+  int32_t (*MLXRT_NONNULL mlxrt_error_code)(const mlxrt_error *MLXRT_NULLABLE error);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_error_message)(const mlxrt_error *MLXRT_NULLABLE error);
+  void (*MLXRT_NONNULL mlxrt_error_free)(mlxrt_error *MLXRT_NULLABLE error);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_code_name)(int32_t code);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_set)(
+      const mlxrt_memory_limits *MLXRT_NULLABLE limits);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_get)(mlxrt_memory *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_trim)(int32_t level);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_inspect)(
+      const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE load,
+      const mlxrt_session_options *MLXRT_NULLABLE session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_load)(
+      const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE options,
+      mlxrt_model *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_info)(
+      const mlxrt_model *MLXRT_NONNULL model, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_model_save;
+  void (*MLXRT_NONNULL mlxrt_model_free)(mlxrt_model *MLXRT_NULLABLE model);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_tokenize)(
+      const mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NULLABLE text, size_t len, uint32_t flags,
+      int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids, size_t *MLXRT_NONNULL count);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_detokenize)(
+      const mlxrt_model *MLXRT_NONNULL model, const int32_t *MLXRT_NULLABLE ids, size_t count, uint32_t flags,
+      char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_render)(
+      const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
+      char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_adapter_create;
+  const void *MLXRT_NULLABLE mlxrt_adapter_load;
+  const void *MLXRT_NULLABLE mlxrt_adapter_info;
+  const void *MLXRT_NULLABLE mlxrt_adapter_get;
+  const void *MLXRT_NULLABLE mlxrt_adapter_set;
+  const void *MLXRT_NULLABLE mlxrt_adapter_save;
+  const void *MLXRT_NULLABLE mlxrt_adapter_free;
+  const void *MLXRT_NULLABLE mlxrt_apply_adapter;
+  const void *MLXRT_NULLABLE mlxrt_train;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_create)(
+      mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
+      mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  void (*MLXRT_NONNULL mlxrt_session_free)(mlxrt_session *MLXRT_NULLABLE session);
+  const void *MLXRT_NULLABLE mlxrt_session_fork;
+  const void *MLXRT_NULLABLE mlxrt_session_truncate;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_info)(
+      const mlxrt_session *MLXRT_NONNULL session, mlxrt_session_state *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_tokens)(
+      const mlxrt_session *MLXRT_NONNULL session, int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids,
+      size_t *MLXRT_NONNULL count);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_message)(
+      const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_session_save;
+  const void *MLXRT_NULLABLE mlxrt_session_load;
+  void (*MLXRT_NONNULL mlxrt_session_cancel)(mlxrt_session *MLXRT_NONNULL session);
+  const void *MLXRT_NULLABLE mlxrt_inspect_attention;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_generate)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+      const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
+      void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NULLABLE out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_submit)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+      const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_request *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_next)(
+      mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms,
+      mlxrt_event *MLXRT_NULLABLE *MLXRT_NONNULL out, int32_t *MLXRT_NONNULL state);
+  void (*MLXRT_NONNULL mlxrt_request_cancel)(mlxrt_request *MLXRT_NONNULL request);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_result)(
+      mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
+  void (*MLXRT_NONNULL mlxrt_request_free)(mlxrt_request *MLXRT_NULLABLE request);
+  const void *MLXRT_NULLABLE mlxrt_embed;
+  const void *MLXRT_NULLABLE mlxrt_score;
+  const void *MLXRT_NULLABLE mlxrt_grammar_compile;
+  const void *MLXRT_NULLABLE mlxrt_grammar_free;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
+      const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
+};
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -684,6 +814,18 @@ uint32_t mlxrt_abi_version(void);
 const char *MLXRT_NONNULL mlxrt_version(void);
 
 /**
+ * Gives the library's functions as a table, for plugins and programs that load it with dlopen: one name to look up.
+ * Give it the MLXRT_ABI that you were compiled with; NULL when the library is older than that, or for 0. A table has
+ * all functions of the version asked for.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing; the table lives as long as the process.
+ */
+const mlxrt_api *MLXRT_NULLABLE mlxrt_get_api(uint32_t abi);
+
+/**
  * Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
  * loading a model starts the engine with the defaults.
  *
@@ -706,6 +848,28 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_init(const mlxrt_init_options *
  * Owns: nothing; handles of models and sessions stay yours to free.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_shutdown(uint32_t flags, uint32_t timeout_ms);
+
+/**
+ * Keeps the engine from the device: running requests pause where they are, and a call that needs the device gives
+ * SUSPENDED. Counted: the work goes on after as many mlxrt_resume. Deadlines do not run meanwhile; queries, frees and
+ * cancels work. For an app that goes into the background.
+ *
+ * Threads: any.
+ * Blocks: until the device is idle, one decode step or one chunk of a prompt; at most timeout_ms.
+ * Errors: TIMEOUT: it is not suspended and owes no resume, but nothing new starts for a second; call again.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_suspend(uint32_t timeout_ms);
+
+/**
+ * Takes one mlxrt_suspend back; after the last one running requests go on.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT when nothing is suspended.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_resume(void);
 
 /**
  * Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
@@ -785,6 +949,30 @@ void mlxrt_error_free(mlxrt_error *MLXRT_NULLABLE error);
 const char *MLXRT_NONNULL mlxrt_code_name(int32_t code);
 
 /* ---- Memory ---- */
+
+/**
+ * Changes how much memory may be used, for the whole process: the last one to set it wins. memory_limit is a budget
+ * that is looked at before anything is allocated: a load, or the next part of a request, that does not fit is refused
+ * with OUT_OF_MEMORY; idle sessions lose their keys and values before that (their tokens stay). What is in use already
+ * is not touched: mlxrt_memory_trim.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: DEVICE.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_set(const mlxrt_memory_limits *MLXRT_NULLABLE limits);
+
+/**
+ * Frees what can be made again. Level 0: buffers kept for reuse. 1: also prefixes kept for new sessions (this version
+ * keeps none). 2: also the keys and values of idle sessions; they keep their tokens, and are computed anew when used.
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done.
+ * Errors: UNSUPPORTED for another level.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_trim(int32_t level);
 
 /**
  * Tells what the whole process uses of MLX's memory.
@@ -968,14 +1156,77 @@ void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
  *
  * Threads: any; fn runs on this one. A session does one blocking call at a time.
  * Blocks: until the request has ended.
- * Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY; DEVICE; OUT_OF_MEMORY; CANCELLED when the engine
- * had been shut down by force before.
+ * Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY, also while submitted requests run or wait; DEVICE;
+ * OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
  * Owns: nothing; events live until fn returns.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_generate(
     mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
     const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
     void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NULLABLE out);
+
+/**
+ * Queues one request on the session, behind those that were submitted before it, and gives a handle to it: its events
+ * are asked for with mlxrt_request_next. Everything else is as in mlxrt_generate; what the session holds when the
+ * request's turn comes is what it goes on from, and what was made counts as delivered. options.notify is called when
+ * events or the end become available.
+ *
+ * Threads: any, also from event and progress callbacks; notify is called on any thread.
+ * Blocks: no; input is made into tokens here.
+ * Errors: INVALID_ARGUMENT names the field; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+ * Owns: out is yours: mlxrt_request_free. The request keeps what it needs of the session alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_submit(
+    mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+    const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_request *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Takes the next event of a request. state says what there was: MLXRT_NEXT_EVENT, and out is the event;
+ * MLXRT_NEXT_PENDING, there is none yet; MLXRT_NEXT_DONE, there will be none any more. Any number of threads may ask:
+ * each event goes to one of them. Events that were made before the end or before a cancel come first. A request that
+ * failed gives its error instead of DONE, every time.
+ *
+ * Threads: any; with timeout_ms 0 also from event and progress callbacks.
+ * Blocks: until there is something, at most timeout_ms; 0 does not wait.
+ * Errors: those of mlxrt_generate, once all events are taken.
+ * Owns: out is one block and yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_next(
+    mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_event *MLXRT_NULLABLE *MLXRT_NONNULL out,
+    int32_t *MLXRT_NONNULL state);
+
+/**
+ * Ends a request, running or waiting, within one decode step or one chunk of the prompt; its end is
+ * MLXRT_STOPPED_CANCELLED. After its end this does nothing. The session stays usable and keeps what was made.
+ *
+ * Threads: any, also from inside every callback.
+ * Blocks: no.
+ * Errors: none; a handle that is not a live request is logged.
+ * Owns: nothing.
+ */
+void mlxrt_request_cancel(mlxrt_request *MLXRT_NONNULL request);
+
+/**
+ * Waits for the end of a request, dropping events that nobody has taken, and tells what it did and what it cost. Can
+ * be called again.
+ *
+ * Threads: any; with timeout_ms 0 also from event and progress callbacks.
+ * Blocks: until the request has ended, at most timeout_ms; 0 does not wait.
+ * Errors: those of mlxrt_generate; TIMEOUT when it has not ended by then.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_result(
+    mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
+
+/**
+ * Gives a request up and cancels it. When this returns, its notify neither runs nor will. NULL does nothing.
+ *
+ * Threads: any, but not from notify.
+ * Blocks: until a notify that runs has returned.
+ * Errors: none; a handle that is not a live request is logged.
+ * Owns: takes the handle; events that were taken stay yours.
+ */
+void mlxrt_request_free(mlxrt_request *MLXRT_NULLABLE request);
 
 /* ---- Metrics ---- */
 

@@ -139,3 +139,10 @@ pub const MLXRT_STOPPED_TOOL_CALL: i32 = 9;
 pub const MLXRT_STOPPED_GRAMMAR: i32 = 10;
 /// The call failed; error_code says how, and the call returned the error.
 pub const MLXRT_STOPPED_ERROR: i32 = 11;
+
+/// What mlxrt_request_next found: an event.
+pub const MLXRT_NEXT_EVENT: i32 = 0;
+/// Nothing yet.
+pub const MLXRT_NEXT_PENDING: i32 = 1;
+/// The request has ended and its events are taken.
+pub const MLXRT_NEXT_DONE: i32 = 2;

@@ -8,8 +8,8 @@ use super::constants::*;
 use super::error::{c_text, mlxrt_error};
 use super::structs::{check_flags, read_options};
 use super::text::TextOut;
-use super::types::{mlxrt_init_options, mlxrt_log_fn};
-use super::{handle, text};
+use super::types::{mlxrt_api, mlxrt_init_options, mlxrt_log_fn};
+use super::{api, handle, text};
 use crate::error::{Error, Result};
 use crate::mlx::Device;
 use crate::runtime::engine::{self, EngineOptions, MemoryLimits};
@@ -42,6 +42,19 @@ pub unsafe extern "C" fn mlxrt_abi_version() -> u32 {
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_version() -> *const c_char {
     VERSION.as_ptr()
+}
+
+/// Gives the library's functions as a table, for plugins and programs that load it with dlopen: one name to look up.
+/// Give it the MLXRT_ABI that you were compiled with; NULL when the library is older than that, or for 0. A table has
+/// all functions of the version asked for.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: none.
+/// Owns: nothing; the table lives as long as the process.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_get_api(abi: u32) -> *const mlxrt_api {
+    api::table(abi)
 }
 
 /// Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
@@ -81,8 +94,8 @@ pub unsafe extern "C" fn mlxrt_init(options: *const mlxrt_init_options) -> *mut 
     })
 }
 
-/// 0 = the default, 1 = none, else bytes.
-fn limit(bytes: u64) -> Option<u64> {
+/// 0 = not set, 1 = none, else bytes.
+pub(super) fn limit(bytes: u64) -> Option<u64> {
     match bytes {
         0 => None,
         1 => Some(0),
@@ -102,10 +115,39 @@ fn limit(bytes: u64) -> Option<u64> {
 pub unsafe extern "C" fn mlxrt_shutdown(flags: u32, timeout_ms: u32) -> *mut mlxrt_error {
     call("mlxrt_shutdown", Use::Blocking, || {
         check_flags(flags, MLXRT_SHUTDOWN_FORCE, "flags")?;
-        let timeout =
-            (timeout_ms != MLXRT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()));
-        engine::shutdown(flags & MLXRT_SHUTDOWN_FORCE != 0, timeout)
+        engine::shutdown(flags & MLXRT_SHUTDOWN_FORCE != 0, timeout(timeout_ms))
     })
+}
+
+/// A timeout argument; `None` waits as long as it takes.
+pub(super) fn timeout(timeout_ms: u32) -> Option<Duration> {
+    (timeout_ms != MLXRT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()))
+}
+
+/// Keeps the engine from the device: running requests pause where they are, and a call that needs the device gives
+/// SUSPENDED. Counted: the work goes on after as many mlxrt_resume. Deadlines do not run meanwhile; queries, frees and
+/// cancels work. For an app that goes into the background.
+///
+/// Threads: any.
+/// Blocks: until the device is idle, one decode step or one chunk of a prompt; at most timeout_ms.
+/// Errors: TIMEOUT: it is not suspended and owes no resume, but nothing new starts for a second; call again.
+/// Owns: nothing.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_suspend(timeout_ms: u32) -> *mut mlxrt_error {
+    call("mlxrt_suspend", Use::Blocking, || {
+        engine::suspend(timeout(timeout_ms))
+    })
+}
+
+/// Takes one mlxrt_suspend back; after the last one running requests go on.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: INVALID_ARGUMENT when nothing is suspended.
+/// Owns: nothing.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_resume() -> *mut mlxrt_error {
+    call("mlxrt_resume", Use::Blocking, engine::resume)
 }
 
 /// Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there

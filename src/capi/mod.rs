@@ -7,6 +7,8 @@
 //! | `structs.rs` | `read_options`, `Out`: structs between versions |
 //! | `text.rs` | text, paths and arrays, in and out |
 //! | `handle.rs` | the table of handles |
+//! | `input.rs`, `event.rs` | what a request is given, and gives |
+//! | `api.rs` | the table of functions |
 //! | `error.rs`, `library.rs`, … | the functions, section by section |
 //!
 //! # To add a function
@@ -32,7 +34,11 @@
 //!    it. A new handle: `HandleOut::clear`, then `put(table().insert(object)?)`. A callback of the host's runs in
 //!    `with_callback_mark`. A void function runs in `quietly`.
 //! 4. Where NULL is allowed is written down in `tests/header/nullability.rs`; its defaults mostly hold.
-//! 5. `make header` writes `include/mlxrt.h`; the tests in `tests/header` compare it with the agreed surface.
+//! 5. Say in its line of `api.rs` where it is.
+//! 6. `make header` writes `include/mlxrt.h` and `exports.map`; the tests in `tests/header` compare them with the
+//!    agreed surface.
+//! 7. `tests/c` calls it; a new struct goes into `tests/c/skew.c`, a new section into `tests/c/fork.c`. Until the first
+//!    release `make freeze` takes it into version 1, and `tests/abi/1/client.c` uses it.
 
 #![allow(non_camel_case_types, reason = "the names are C's")]
 #![allow(
@@ -41,11 +47,14 @@
     keep to is in the header's opening"
 )]
 
+mod api;
 pub mod boundary;
 pub mod constants;
 pub mod error;
+pub mod event;
 pub mod generate;
 pub mod handle;
+pub mod input;
 pub mod library;
 pub mod memory;
 pub mod metrics;

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::boundary::{call, quietly, with_callback_mark, Callback, Use};
 use super::constants::*;
 use super::error::mlxrt_error;
-use super::generate::read_input;
 use super::handle::{table, Handle, Kind};
+use super::input::read_input;
+use super::session::read_session_options;
 use super::structs::{check_flags, read_options};
 use super::text::{opt_path_arg, path_arg, slice_arg, str_arg, ArrayOut, HandleOut, TextOut};
 use super::types::{
@@ -77,12 +78,10 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
             )
         };
         check_load_options(&load)?;
-        super::session::check_options(&session)?;
         out.put(&model::inspect(
             &path.to_string_lossy(),
             load.context,
-            session.context,
-            session.window,
+            &read_session_options(&session)?,
         )?)
     })
 }

@@ -19,7 +19,7 @@ impl Handle for Session {
 }
 
 /// What is not there yet is refused, never ignored.
-pub(super) fn check_options(options: &mlxrt_session_options) -> Result<()> {
+pub(super) fn read_session_options(options: &mlxrt_session_options) -> Result<SessionOptions> {
     let unsupported = [
         (
             "kv_bits",
@@ -31,14 +31,14 @@ pub(super) fn check_options(options: &mlxrt_session_options) -> Result<()> {
             u64::from(options.kv_group_size),
             "quantised keys and values",
         ),
-        (
-            "kv_limit",
-            options.kv_limit,
-            "a limit for the keys and values of one session",
-        ),
     ];
     match unsupported.into_iter().find(|(_, value, _)| *value != 0) {
-        None => Ok(()),
+        None => Ok(SessionOptions {
+            context: options.context,
+            window: options.window,
+            keep: options.keep,
+            kv_limit: options.kv_limit,
+        }),
         Some((field, _, what)) => Err(Error::unsupported(format!(
             "options.{field}: this version does not have {what}"
         ))),
@@ -64,15 +64,7 @@ pub unsafe extern "C" fn mlxrt_session_create(
         let model = table().get::<Model>(model, "model")?;
         // SAFETY: the caller's options are NULL or as large as their struct_size says.
         let options = unsafe { read_options(options, "options")? };
-        check_options(&options)?;
-        let session = Session::new(
-            model,
-            SessionOptions {
-                context: options.context,
-                window: options.window,
-                keep: options.keep,
-            },
-        )?;
+        let session = Session::new(model, read_session_options(&options)?)?;
         out.put(table().insert(Arc::new(session))?);
         Ok(())
     })

@@ -233,6 +233,7 @@ const GENERATE_FLAGS: u32 = MLXRT_GEN_GREEDY
     | MLXRT_GEN_RAW_TEXT;
 
 in_struct!(mlxrt_init_options, 48, 0);
+in_struct!(mlxrt_memory_limits, 32, 0);
 in_struct!(mlxrt_load_options, 40, 0);
 in_struct!(mlxrt_session_options, 40, 0, reserved reserved);
 in_struct!(mlxrt_input, 88, INPUT_FLAGS);

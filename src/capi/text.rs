@@ -320,14 +320,14 @@ impl<C> HandleOut<C> {
 /// Frees what `allocate` gave.
 ///
 /// # Safety
-/// `buffer` is NULL or came out of a `put` above and is not used any more.
+/// `buffer` is NULL or came out of `allocate` and is not used any more.
 pub unsafe fn release(buffer: *mut std::ffi::c_void) {
     // SAFETY: it came out of malloc.
     unsafe { libc::free(buffer) };
 }
 
 /// Room for `count` values and `extra` more, of C's own allocator, so that one pointer is all it takes to free it.
-fn allocate<T>(count: usize, extra: usize) -> Result<*mut T> {
+pub(super) fn allocate<T>(count: usize, extra: usize) -> Result<*mut T> {
     let full = || Error::new(Code::OutOfMemory, "no memory for the result");
     let values = count.checked_add(extra).ok_or_else(full)?;
     let bytes = values.checked_mul(size_of::<T>()).ok_or_else(full)?;

@@ -17,8 +17,19 @@ pub struct mlxrt_session {
     _private: [u8; 0],
 }
 
+/// A request that was submitted. It is an id in the shape of a pointer: never dereference it. Any thread may use
+/// it, several at once.
+pub struct mlxrt_request {
+    _private: [u8; 0],
+}
+
 /// A compiled grammar. It is an id in the shape of a pointer: never dereference it.
 pub struct mlxrt_grammar {
+    _private: [u8; 0],
+}
+
+/// The functions of this header as a table, for a program that loads the library while it runs: mlxrt_get_api.
+pub struct mlxrt_api {
     _private: [u8; 0],
 }
 
@@ -59,12 +70,29 @@ pub struct mlxrt_init_options {
     pub cpu_threads: u32,
     /// The folder in which mlx.metallib lies; NULL = beside the library.
     pub resource_dir: *const c_char,
-    /// Bytes the library may use, as far as this version checks: a load that would pass it fails before it reads any
-    /// weights, and near it freed buffers are no longer kept; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    /// Bytes the library may use: what would pass it (a load, the next part of a prompt, a longer answer) is refused
+    /// with MLXRT_E_OUT_OF_MEMORY before it is allocated, and near it freed buffers are no longer kept; 0 = default,
+    /// UINT64_MAX = unlimited, 1 = none.
     pub memory_limit: u64,
     /// Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none.
     pub cache_limit: u64,
     /// Bytes kept resident for the GPU; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    pub wired_limit: u64,
+}
+
+/// How much memory may be used, for the whole process. Each limit is as in mlxrt_init_options, but 0 = unchanged.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_memory_limits {
+    /// sizeof(mlxrt_memory_limits).
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// Bytes the library may use; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
+    pub memory_limit: u64,
+    /// Bytes of freed buffers kept for reuse; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
+    pub cache_limit: u64,
+    /// Bytes kept resident for the GPU; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
     pub wired_limit: u64,
 }
 

@@ -5,32 +5,31 @@ use crate::error::Result;
 
 type Getter = unsafe extern "C" fn(*mut usize) -> std::ffi::c_int;
 
-fn figure(get: Getter) -> u64 {
+fn figure(get: Getter) -> Option<u64> {
     let mut bytes = 0usize;
     // SAFETY: each getter writes one size.
-    match check(unsafe { get(&mut bytes) }) {
-        Ok(()) => bytes as u64,
-        Err(_) => 0,
-    }
+    check(unsafe { get(&mut bytes) }).ok()?;
+    Some(bytes as u64)
 }
 
 /// In arrays that are alive.
 pub fn active() -> u64 {
-    figure(mlx_sys::mlx_get_active_memory)
+    figure(mlx_sys::mlx_get_active_memory).unwrap_or(0)
 }
 
 /// Freed, and kept for the next allocation.
 pub fn cache() -> u64 {
-    figure(mlx_sys::mlx_get_cache_memory)
+    figure(mlx_sys::mlx_get_cache_memory).unwrap_or(0)
 }
 
 /// The most that was active since the start or `reset_peak`.
 pub fn peak() -> u64 {
-    figure(mlx_sys::mlx_get_peak_memory)
+    figure(mlx_sys::mlx_get_peak_memory).unwrap_or(0)
 }
 
+/// `u64::MAX` = none.
 pub fn limit() -> u64 {
-    figure(mlx_sys::mlx_get_memory_limit)
+    figure(mlx_sys::mlx_get_memory_limit).unwrap_or(u64::MAX)
 }
 
 pub fn reset_peak() {

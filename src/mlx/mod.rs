@@ -15,7 +15,9 @@ pub mod ops;
 
 pub use array::Array;
 pub use buffer::HostBuffer;
-pub use device::{device_available, device_info, enter, leave, set_resource_dir, version, Device};
+pub use device::{
+    device_available, device_info, enter, leave, set_resource_dir, synchronize, version, Device,
+};
 pub use error::install_error_handler;
 
 /// Computes something small, so that MLX makes the objects it keeps for the whole process.

@@ -65,6 +65,25 @@ impl Cache {
             .map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
     }
 
+    /// Tokens that it has room for once `n` more are in.
+    fn capacity_after(&self, n: i32) -> i32 {
+        let capacity = self.tensors.as_ref().map_or(0, |(keys, _)| keys.dim(2));
+        let steps = |n: i32| (n + STEP - 1) / STEP * STEP;
+        match &self.window {
+            None if self.offset + n <= capacity => capacity,
+            None => self.offset + steps(n),
+            Some(window) if n == 1 => capacity
+                .max((self.offset / STEP + 1) * STEP)
+                .min(window.size),
+            Some(window) => self.offset.min(window.size) + n,
+        }
+    }
+
+    /// Bytes that it would hold with `n` more tokens, of `token_bytes` each.
+    pub fn nbytes_after(&self, n: i32, token_bytes: u64) -> u64 {
+        u64::try_from(self.capacity_after(n)).unwrap_or(0) * token_bytes
+    }
+
     pub fn clear(&mut self) {
         self.offset = 0;
         self.tensors = None;

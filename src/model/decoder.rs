@@ -84,6 +84,40 @@ impl Decoder {
             .collect()
     }
 
+    /// What `n` more tokens in these caches would take, in bytes.
+    pub fn cost(&self, n: i32, caches: &[Cache]) -> Cost {
+        let DecoderConfig {
+            attention,
+            mlp,
+            hidden_size,
+            vocab_size,
+            ..
+        } = &self.config;
+        let size = |n: i32| u64::try_from(n).unwrap_or(0);
+        let element = size(self.norm.dtype().size() as i32);
+        let token = 2 * size(attention.kv_heads) * size(attention.head_dim) * element;
+        let before: u64 = caches.iter().map(Cache::nbytes).sum();
+        let after = caches.iter().map(|cache| cache.nbytes_after(n, token));
+        // One layer at a time is copied as it grows. Activations: a few rows of each width, in f32 at worst, and where
+        // attention is not fused its scores.
+        let longest = caches.iter().map(|cache| size(cache.offset() + n)).max();
+        let scores = size(n) * size(attention.heads) * longest.unwrap_or(0);
+        let row = 4 * size(*hidden_size) + 3 * size(mlp.intermediate_size);
+        let work = 4 * (size(n) * row + scores + 2 * size(*vocab_size));
+        Cost {
+            kv: after.clone().sum(),
+            more: after.clone().sum::<u64>().saturating_sub(before)
+                + caches
+                    .iter()
+                    .zip(after)
+                    .filter(|(cache, after)| cache.nbytes() != *after)
+                    .map(|(_, after)| after)
+                    .max()
+                    .unwrap_or(0)
+                + work,
+        }
+    }
+
     /// tokens i32 or u32 `[n]` → the last block's output, `[1, n, hidden]` or for `Rows::Last` `[1, 1, hidden]`; the
     /// caches take the n tokens.
     pub fn forward(&self, tokens: &Array, caches: &mut [Cache], rows: Rows) -> Result<Array> {
@@ -130,6 +164,14 @@ impl Decoder {
         let hidden = self.forward(tokens, caches, Rows::Last)?;
         ops::reshape(&self.logits(&hidden)?, &[self.config.vocab_size])
     }
+}
+
+/// What the next tokens of a session would take, in bytes.
+pub struct Cost {
+    /// All its keys and values.
+    pub kv: u64,
+    /// More memory than now, at most.
+    pub more: u64,
 }
 
 /// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of

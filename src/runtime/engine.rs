@@ -1,7 +1,7 @@
 //! The process's one engine: a thread that owns MLX, started by the first `init` or model and ended with the last.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, Sender};
+use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::exit;
 use super::job::Job;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
-use crate::mlx::{self, Device};
+use crate::mlx::{self, memory, Device};
 
 /// Bytes of freed buffers that MLX keeps for reuse, unless `init` says otherwise: enough for a step's intermediates.
 const DEFAULT_CACHE_LIMIT: u64 = 256 << 20;
@@ -40,10 +40,25 @@ pub struct MemoryLimits {
     pub wired: Option<u64>,
 }
 
+impl MemoryLimits {
+    /// What `self` leaves open is as `other` has it.
+    fn or(self, other: MemoryLimits) -> MemoryLimits {
+        MemoryLimits {
+            memory: self.memory.or(other.memory),
+            cache: self.cache.or(other.cache),
+            wired: self.wired.or(other.wired),
+        }
+    }
+}
+
 pub(super) enum Command {
     Start(Box<Job>),
-    /// A reader caught up, or a request was cancelled: look again.
+    /// A reader caught up, a session is free, or a request was cancelled: look again.
     Wake,
+    /// Starts no device work from now on; answers when none runs.
+    Pause(Sender<()>),
+    /// Goes on, after a while.
+    Resume(Duration),
     Do(Box<dyn FnOnce(&mut Worker) + Send>),
     Stop,
 }
@@ -88,6 +103,9 @@ struct Holders {
     /// Models hold it too.
     engine: Weak<Engine>,
     options: EngineOptions,
+    /// What `memory_set` said; what `init` says counts for more while an init is held.
+    limits: MemoryLimits,
+    suspends: usize,
 }
 
 static HOLDERS: Lazy<Mutex<Holders>> = Lazy::new(Mutex::default);
@@ -110,9 +128,111 @@ impl Holders {
         if exit::begun() {
             return Err(Error::new(Code::Cancelled, "the process is exiting"));
         }
-        let engine = Engine::start(self.options.clone())?;
+        let engine = Engine::start(self.options.clone(), self.limits)?;
         self.engine = Arc::downgrade(&engine);
         Ok(engine)
+    }
+
+    fn refuse_when_suspended(&self) -> Result<()> {
+        match self.suspends {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                Code::Suspended,
+                "the library is suspended: mlxrt_resume first",
+            )),
+        }
+    }
+}
+
+/// SUSPENDED while somebody suspends the engine.
+pub fn refuse_when_suspended() -> Result<()> {
+    holders().refuse_when_suspended()
+}
+
+/// Adds one to those who suspend the engine. On return no device work runs, and none starts before the last `resume`.
+/// After TIMEOUT it is not counted; nothing new starts for a while, so that another try finds the engine quiet.
+pub fn suspend(timeout: Option<Duration>) -> Result<()> {
+    let engine = {
+        let mut holders = holders();
+        holders.suspends += 1;
+        holders.engine.upgrade()
+    };
+    let Some(engine) = engine else {
+        return Ok(());
+    };
+    let (quiet, is_quiet) = channel();
+    // An engine that has ended does no work.
+    if engine.send(Command::Pause(quiet)).is_err() {
+        return Ok(());
+    }
+    let waited = match timeout {
+        None => is_quiet.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(timeout) => is_quiet.recv_timeout(timeout),
+    };
+    if waited == Err(RecvTimeoutError::Timeout) {
+        end_suspend(&mut holders(), AFTER_TIMEOUT);
+        return Err(Error::new(
+            Code::Timeout,
+            "the engine's running step did not end in time; nothing new starts for a second, so suspend again",
+        ));
+    }
+    Ok(())
+}
+
+/// How long the engine starts nothing new after a suspend that ran out of time.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Drops one suspend; after the last one the engine goes on.
+pub fn resume() -> Result<()> {
+    let mut holders = holders();
+    if holders.suspends == 0 {
+        return Err(Error::invalid("resume without a suspend"));
+    }
+    end_suspend(&mut holders, Duration::ZERO);
+    Ok(())
+}
+
+fn end_suspend(holders: &mut Holders, after: Duration) {
+    holders.suspends -= 1;
+    if holders.suspends == 0 {
+        if let Some(engine) = holders.engine.upgrade() {
+            let _ = engine.send(Command::Resume(after));
+        }
+    }
+}
+
+/// Changes the limits that are `Some`, now and for engines to come.
+pub fn set_limits(limits: MemoryLimits) -> Result<()> {
+    prepare();
+    Lazy::force(&AT_START);
+    let mut holders = holders();
+    let given = &mut holders.options.limits;
+    *given = MemoryLimits {
+        memory: given.memory.filter(|_| limits.memory.is_none()),
+        cache: given.cache.filter(|_| limits.cache.is_none()),
+        wired: given.wired.filter(|_| limits.wired.is_none()),
+    };
+    holders.limits = limits.or(holders.limits);
+    let set = [
+        limits.memory.map(memory::set_limit),
+        limits.cache.map(memory::set_cache_limit),
+        limits.wired.map(memory::set_wired_limit),
+    ];
+    set.into_iter().flatten().collect()
+}
+
+/// Frees what can be made again: MLX's cached buffers, and on wish the keys and values of sessions that are idle.
+pub fn trim(idle_kv: bool) -> Result<()> {
+    prepare();
+    match current() {
+        Some(engine) => engine.call(move |worker| {
+            worker.trim(idle_kv);
+            Ok(())
+        }),
+        None => {
+            memory::clear_cache();
+            Ok(())
+        }
     }
 }
 
@@ -134,7 +254,8 @@ pub fn init(options: EngineOptions) -> Result<()> {
             holders.held = Some(engine);
         }
         None => {
-            let engine = Engine::start(options.clone())?;
+            holders.refuse_when_suspended()?;
+            let engine = Engine::start(options.clone(), holders.limits)?;
             holders.engine = Arc::downgrade(&engine);
             holders.held = Some(engine);
             // Only of an engine that started: what failed must not fail the loads that come.
@@ -201,6 +322,7 @@ pub(super) fn end_at_exit(timeout: Duration) {
 pub fn acquire() -> Result<Hold> {
     // Counted under the lock: a shutdown sees it, or came before.
     let mut holders = holders();
+    holders.refuse_when_suspended()?;
     let engine = holders.start()?;
     engine.models.fetch_add(1, Ordering::AcqRel);
     Ok(Hold(engine))
@@ -218,13 +340,13 @@ pub fn prepare() {
 
 /// The highest use of MLX's memory since the process started, in bytes.
 pub fn peak_bytes() -> u64 {
-    PAST_PEAK.load(Ordering::Relaxed).max(mlx::memory::peak())
+    PAST_PEAK.load(Ordering::Relaxed).max(memory::peak())
 }
 
 /// Starts a new measurement of the peak and keeps the old one for `peak_bytes`.
 pub(super) fn reset_peak() {
-    PAST_PEAK.fetch_max(mlx::memory::peak(), Ordering::Relaxed);
-    mlx::memory::reset_peak();
+    PAST_PEAK.fetch_max(memory::peak(), Ordering::Relaxed);
+    memory::reset_peak();
 }
 
 static PAST_PEAK: AtomicU64 = AtomicU64::new(0);
@@ -252,13 +374,13 @@ pub fn device_json() -> Result<String> {
 }
 
 impl Engine {
-    fn start(options: EngineOptions) -> Result<Arc<Engine>> {
+    fn start(options: EngineOptions, limits: MemoryLimits) -> Result<Arc<Engine>> {
         mlx::install_error_handler();
         if let Some(dir) = &options.resource_dir {
             mlx::set_resource_dir(dir)?;
         }
         let device = choose_device(options.device)?;
-        let limits = options.limits;
+        let limits = options.limits.or(limits);
         apply_limits(&MemoryLimits {
             wired: limits.wired.or_else(|| recommended_wired_limit(device)),
             ..limits
@@ -413,11 +535,13 @@ fn recommended_wired_limit(device: Device) -> Option<u64> {
         .as_u64()
 }
 
+/// MLX's own memory limit, before anybody set one.
+static AT_START: Lazy<u64> = Lazy::new(memory::limit);
+
 /// Sets MLX's limits; `None` is what MLX started with, also when an earlier engine had another.
 fn apply_limits(limits: &MemoryLimits) -> Result<()> {
-    static AT_START: Lazy<u64> = Lazy::new(mlx::memory::limit);
-    mlx::memory::set_limit(limits.memory.unwrap_or(*AT_START))?;
-    mlx::memory::set_cache_limit(limits.cache.unwrap_or(DEFAULT_CACHE_LIMIT))?;
-    limits.wired.map(mlx::memory::set_wired_limit).transpose()?;
+    memory::set_limit(limits.memory.unwrap_or(*AT_START))?;
+    memory::set_cache_limit(limits.cache.unwrap_or(DEFAULT_CACHE_LIMIT))?;
+    limits.wired.map(memory::set_wired_limit).transpose()?;
     Ok(())
 }

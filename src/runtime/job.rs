@@ -1,21 +1,20 @@
 //! What travels between a caller's thread and the engine's.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use super::ledger::Ledger;
+use super::request::Shared;
+use crate::error::Result;
 use crate::sampling::Sampling;
 
-/// Tokens that the engine may be ahead of a reader before it parks the request.
+/// Events that the engine may be ahead of a reader before it parks the request.
 const RUN_AHEAD: u64 = 64;
 
 /// A request as the engine sees it: tokens in, tokens out.
 pub struct Job {
     pub cache: CacheSpec,
-    /// The whole sequence so far; what the cache already holds of it is not computed again. Never empty.
-    pub tokens: Vec<i32>,
     pub sampling: Sampling,
     /// Tokens to generate at most; `None` = to the end of the context.
     pub max_tokens: Option<u64>,
@@ -30,8 +29,16 @@ pub struct Job {
     /// Tokens between two progress reports; 0 = none.
     pub progress_tokens: u32,
     pub submitted: Instant,
-    pub ticket: Arc<Ticket>,
-    pub outputs: Sender<Output>,
+    pub deadline: Option<Instant>,
+    /// Where its tokens come from and its outputs go.
+    pub request: Arc<Shared>,
+}
+
+impl Drop for Job {
+    /// One that the engine never came to, because it ended, ends as cancelled. (The first end counts.)
+    fn drop(&mut self) {
+        self.request.end(End::cancelled());
+    }
 }
 
 /// Which cache a job uses, and how it is made when it is not there.
@@ -42,17 +49,8 @@ pub struct CacheSpec {
     /// Tokens that the full caches rotate over; `None` = every token is kept.
     pub window: Option<i32>,
     pub keep: i32,
-}
-
-pub enum Output {
-    /// Of the prompt: tokens done, of how many.
-    Progress {
-        done: u64,
-        total: u64,
-    },
-    Token(TokenOutput),
-    /// The last one.
-    End(End),
+    /// Bytes that it may hold.
+    pub limit: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +62,7 @@ pub struct TokenOutput {
 }
 
 pub struct End {
-    pub reason: Result<EndReason, Error>,
+    pub reason: Result<EndReason>,
     /// Prompt tokens that were not computed, because the cache had them.
     pub cached_tokens: u64,
     /// From the submission to the first work.
@@ -73,10 +71,16 @@ pub struct End {
     pub prefill: Duration,
     /// From the first token to the end.
     pub decode: Duration,
-    pub kv_bytes: u64,
-    pub kv_tokens: u64,
+    pub kv: Option<Kv>,
     pub peak_bytes: u64,
     pub active_bytes: u64,
+}
+
+/// What a session's caches hold.
+#[derive(Clone, Copy, Default)]
+pub struct Kv {
+    pub tokens: u64,
+    pub bytes: u64,
 }
 
 impl End {
@@ -88,8 +92,7 @@ impl End {
             queue: Duration::ZERO,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,
-            kv_bytes: 0,
-            kv_tokens: 0,
+            kv: None,
             peak_bytes: 0,
             active_bytes: 0,
         }
@@ -104,27 +107,41 @@ pub enum EndReason {
     Context,
     Cancelled,
     Deadline,
+    /// The request wants no more: a stop string, or its reader stopped it.
+    Satisfied,
 }
 
-/// The flags of a running request, read by the engine between steps. Shared with whoever may cancel it.
+/// The flags of a request, read by the engine between steps.
 pub struct Ticket {
     id: u64,
     cancelled: AtomicBool,
-    /// Holds the id of the request of its session that was cancelled last.
-    session_cancel: Arc<AtomicU64>,
-    pub deadline: Option<Instant>,
-    /// Outputs that the reader has taken.
+    /// The session counts it among those that a blocking call must not wait for.
+    counted: AtomicBool,
+    pub ledger: Arc<Ledger>,
+    /// Events made, and those that the reader has taken.
+    made: AtomicU64,
     taken: AtomicU64,
     parked: AtomicBool,
 }
 
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.uncount();
+    }
+}
+
 impl Ticket {
-    pub fn new(id: u64, session_cancel: Arc<AtomicU64>, deadline: Option<Instant>) -> Self {
+    /// `counted`: it was submitted.
+    pub fn new(id: u64, ledger: Arc<Ledger>, counted: bool) -> Self {
+        if counted {
+            ledger.count();
+        }
         Ticket {
             id,
             cancelled: AtomicBool::new(false),
-            session_cancel,
-            deadline,
+            counted: AtomicBool::new(counted),
+            ledger,
+            made: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             parked: AtomicBool::new(false),
         }
@@ -137,28 +154,39 @@ impl Ticket {
     /// Ends the request at its next step.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
+        self.uncount();
+    }
+
+    /// It has ended, or will without anybody's help.
+    pub fn uncount(&self) {
+        if self.counted.swap(false, Ordering::SeqCst) {
+            self.ledger.uncount();
+        }
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
-            || self.session_cancel.load(Ordering::Acquire) == self.id
+        self.cancelled.load(Ordering::Acquire) || self.ledger.is_cancelled(self.id)
     }
 
-    pub fn is_late(&self) -> bool {
-        self.deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
+    pub fn make(&self, events: usize) {
+        self.made.fetch_add(events as u64, Ordering::SeqCst);
     }
 
-    /// The reader took one output; true when the engine waits to be told.
-    pub fn take_one(&self) -> bool {
+    /// The reader took some; true when the engine waits to be told.
+    pub fn take(&self, events: usize) -> bool {
         // Sequentially consistent, here and in `must_wait`: one of the two sides sees what the other did.
-        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.taken.fetch_add(events as u64, Ordering::SeqCst);
         self.parked.swap(false, Ordering::SeqCst)
     }
 
-    /// Whether the engine, having sent `sent` outputs, has to wait for the reader; if so it will be woken.
-    pub fn must_wait(&self, sent: u64) -> bool {
-        let ahead = || sent.saturating_sub(self.taken.load(Ordering::SeqCst)) >= RUN_AHEAD;
+    /// Whether the engine has to wait for the reader; if so it will be woken.
+    pub fn must_wait(&self) -> bool {
+        let ahead = || {
+            let (made, taken) = (&self.made, &self.taken);
+            made.load(Ordering::SeqCst)
+                .saturating_sub(taken.load(Ordering::SeqCst))
+                >= RUN_AHEAD
+        };
         if !ahead() {
             return false;
         }

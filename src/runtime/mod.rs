@@ -1,19 +1,21 @@
 //! Everything between the C ABI and the model: the engine thread that owns MLX, loaded models, sessions and their
 //! requests, metrics.
 //!
-//! The caller's thread does the text (rendering, tokenising, detokenising, stop strings, callbacks); the engine thread
-//! does the arrays. Between them go a [`Job`](job::Job) one way and its [`Output`](job::Output)s the other.
+//! The caller's thread renders and tokenises, and sends a [`Job`](job::Job); the engine thread does the arrays and hands
+//! tokens to the job's request ([`Shared`](request::Shared)), which makes events of them for whoever asks.
 
 mod clock;
 pub mod engine;
 mod exit;
 pub mod generate;
 mod job;
+mod ledger;
 pub mod metrics;
 pub mod model;
 mod options;
 mod prompt;
 mod report;
+mod request;
 pub mod session;
 mod worker;
 

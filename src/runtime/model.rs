@@ -1,12 +1,14 @@
 //! A loaded model as callers see it, and how it is loaded: headers checked first, then the weights read on the caller's
 //! thread straight into MLX's memory, then handed to the engine.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{json, Map, Value};
 
 use super::engine::{self, Command, Hold};
 use super::metrics::{self, Counters};
+use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
@@ -23,13 +25,13 @@ const READ_STEP: usize = 8 << 20;
 pub struct Model {
     pub(super) id: u64,
     pub(super) engine: Hold,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) chat: Chat,
     pub(super) defaults: GenerationConfig,
     pub(super) vocab_size: usize,
     /// The most tokens a session may ask for.
     pub(super) context: u32,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     info: String,
     weight_bytes: u64,
 }
@@ -203,21 +205,23 @@ fn checked_context(wanted: u32, config: &DecoderConfig) -> Result<u32> {
 }
 
 /// What a model is and what it would need, as JSON, without reading its weights.
-pub fn inspect(path: &str, context: u32, session_context: u32, window: u32) -> Result<String> {
+pub fn inspect(path: &str, context: u32, session: &SessionOptions) -> Result<String> {
     let description = Description::read(path)?;
     let context = checked_context(context, &description.config)?;
-    let session = if session_context == 0 {
-        context
-    } else {
-        session_context.min(context)
+    let session_context = match session.context {
+        0 => context,
+        wanted => wanted.min(context),
     };
-    let kv_bytes = description.config.kv_bytes(
-        session,
-        (window > 0).then_some(window),
-        description.kv_element(),
-    );
+    let window = (session.window > 0).then_some(session.window);
+    let element = description.kv_element();
+    let mut kv_bytes = description
+        .config
+        .kv_bytes(session_context, window, element);
+    if session.kv_limit > 0 {
+        kv_bytes = kv_bytes.min(session.kv_limit);
+    }
     let mut json = description.to_json(context);
-    json.insert("session_context".into(), session.into());
+    json.insert("session_context".into(), session_context.into());
     json.insert("kv_bytes".into(), kv_bytes.into());
     json.insert(
         "estimated_bytes".into(),
@@ -272,6 +276,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     engine.call(move |worker| {
+        worker.refuse_when_paused()?;
         let weights: Weights<Array> =
             weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
         worker.add_model(id, Decoder::new(for_engine, weights)?);
@@ -280,12 +285,12 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let model = Model {
         id,
         engine,
-        tokenizer,
+        tokenizer: Arc::new(tokenizer),
         chat,
         defaults: generation,
         vocab_size,
         context,
-        counters: Counters::new(),
+        counters: Arc::new(Counters::new()),
         info: Value::Object(info).to_string(),
         weight_bytes,
     };

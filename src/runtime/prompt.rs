@@ -35,44 +35,76 @@ pub struct Conversation {
     pub continue_last: bool,
 }
 
-/// The sequence that a request starts from: the session's tokens and the input's, or the input's alone.
-pub fn sequence(model: &Model, ledger: &[i32], input: &Input) -> Result<Vec<i32>> {
-    let continued = |new: Vec<i32>| [ledger, &new].concat();
-    let tokens = match input {
-        Input::Text {
-            text,
-            no_bos,
-            special_as_text,
-        } => {
-            let specials = if *special_as_text {
-                Specials::AsText
-            } else {
-                Specials::Recognise
-            };
-            let new = model.tokenizer.encode(text, specials, false)?;
-            let bos = model.tokenizer.bos_prefix();
-            if ledger.is_empty() && !no_bos && !new.starts_with(&bos) {
-                [bos, new].concat()
-            } else {
-                continued(new)
+/// An input as tokens, before it is known what the session will hold when its turn comes.
+pub struct Prompt {
+    tokens: Vec<i32>,
+    /// They go on from the session's. (Else they are the whole history.)
+    continues: bool,
+    /// The tokenizer's prefix, which text at token 0 gets.
+    prefix: Vec<i32>,
+}
+
+impl Prompt {
+    pub fn new(model: &Model, input: &Input) -> Result<Self> {
+        let prompt = match input {
+            Input::Text {
+                text,
+                no_bos,
+                special_as_text,
+            } => {
+                let specials = if *special_as_text {
+                    Specials::AsText
+                } else {
+                    Specials::Recognise
+                };
+                let tokens = model.tokenizer.encode(text, specials, false)?;
+                let bos = model.tokenizer.bos_prefix();
+                let wanted = !no_bos && !tokens.starts_with(&bos);
+                Prompt {
+                    prefix: if wanted { bos } else { Vec::new() },
+                    tokens,
+                    continues: true,
+                }
             }
-        }
-        Input::Tokens(new) => {
-            model.check_ids(new, "input.tokens")?;
-            continued(new.clone())
-        }
-        Input::Messages(conversation) => model
-            .tokenizer
-            .encode_pieces(&pieces(model, conversation)?, conversation.trust_content)?,
-    };
-    // A tokenizer may have ids that the model has no row for.
-    model.check_ids(&tokens, "the prompt's tokens")?;
-    if tokens.is_empty() {
-        return Err(Error::invalid(
-            "the input has no tokens and the session is empty: there is nothing to go on from",
-        ));
+            Input::Tokens(tokens) => {
+                model.check_ids(tokens, "input.tokens")?;
+                Prompt {
+                    tokens: tokens.clone(),
+                    continues: true,
+                    prefix: Vec::new(),
+                }
+            }
+            Input::Messages(conversation) => {
+                let pieces = pieces(model, conversation)?;
+                let tokenizer = &model.tokenizer;
+                Prompt {
+                    tokens: tokenizer.encode_pieces(&pieces, conversation.trust_content)?,
+                    continues: false,
+                    prefix: Vec::new(),
+                }
+            }
+        };
+        // A tokenizer may have ids that the model has no row for.
+        model.check_ids(&prompt.tokens, "the prompt's tokens")?;
+        model.check_ids(&prompt.prefix, "the prompt's first tokens")?;
+        Ok(prompt)
     }
-    Ok(tokens)
+
+    /// The sequence that a request starts from, when the session holds `ledger`.
+    pub fn after(&self, ledger: &[i32]) -> Result<Vec<i32>> {
+        let before = match (self.continues, ledger) {
+            (false, _) => &[],
+            (true, []) => self.prefix.as_slice(),
+            (true, ledger) => ledger,
+        };
+        let sequence = [before, &self.tokens].concat();
+        if sequence.is_empty() {
+            return Err(Error::invalid(
+                "the input has no tokens and the session is empty: there is nothing to go on from",
+            ));
+        }
+        Ok(sequence)
+    }
 }
 
 /// The start of the answer that an input wants continued; else nothing.

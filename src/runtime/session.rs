@@ -1,38 +1,21 @@
 //! A session is its token ledger; keys and values on the engine's side are only a cache of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::engine::Command;
-use super::job::{CacheSpec, Ticket};
-use super::metrics;
+use super::job::CacheSpec;
+use super::ledger::Ledger;
 use super::model::Model;
 use crate::error::{Code, Error, Result};
 
 pub struct Session {
-    pub(super) id: u64,
     pub(super) model: Arc<Model>,
     pub(super) context: usize,
-    window: Option<i32>,
-    keep: i32,
-    /// The id of the request that runs, or 0.
-    running: AtomicU64,
-    /// The id of the request that was cancelled last.
-    cancelled: Arc<AtomicU64>,
-    /// The handle was freed: what still begins is cancelled.
-    closed: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-pub(super) struct State {
-    pub ledger: Vec<i32>,
-    /// The text of the last answer; none before the first.
-    pub answer: Option<String>,
-    pub kv_tokens: u64,
-    pub kv_bytes: u64,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) cache: CacheSpec,
 }
 
 /// What was asked for; 0 is the default throughout.
@@ -43,6 +26,8 @@ pub struct SessionOptions {
     pub window: u32,
     /// First tokens that a rotating cache never drops; -1 = none.
     pub keep: i32,
+    /// Bytes of keys and values at most; 0 = what the process's budget leaves.
+    pub kv_limit: u64,
 }
 
 pub struct SessionInfo {
@@ -92,131 +77,74 @@ impl Session {
         if !model.engine.is_alive() {
             return Err(super::engine::ended());
         }
-        let id = model.engine.next_id();
-        model.engine.sessions.fetch_add(1, Ordering::AcqRel);
-        Ok(Session {
-            id,
-            context: context as usize,
+        let cache = CacheSpec {
+            session: model.engine.next_id(),
+            model: model.id,
             window: window.map(|(window, _)| window),
             keep: window.map_or(0, |(_, keep)| keep),
-            running: AtomicU64::new(0),
-            cancelled: Arc::new(AtomicU64::new(0)),
-            closed: AtomicBool::new(false),
-            state: Mutex::default(),
+            limit: (options.kv_limit != 0).then_some(options.kv_limit),
+        };
+        model.engine.sessions.fetch_add(1, Ordering::AcqRel);
+        Ok(Session {
+            context: context as usize,
+            ledger: Arc::new(Ledger::new(model.counters.clone())),
+            cache,
             model,
         })
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn cache(&self) -> CacheSpec {
-        CacheSpec {
-            session: self.id,
-            model: self.model.id,
-            window: self.window,
-            keep: self.keep,
-        }
-    }
-
-    /// Marks the session as used by one request; BUSY when it is.
-    pub(super) fn begin(&self, deadline: Option<std::time::Instant>) -> Result<Use<'_>> {
-        let ticket = Ticket::new(
-            self.model.engine.next_id(),
-            self.cancelled.clone(),
-            deadline,
-        );
-        match self
-            .running
-            .compare_exchange(0, ticket.id(), Ordering::SeqCst, Ordering::Acquire)
-        {
-            Ok(_) => {
-                // `close` sees this request, or this sees that it was closed.
-                if self.closed.load(Ordering::SeqCst) {
-                    ticket.cancel();
-                }
-                Ok(Use {
-                    session: self,
-                    ticket: Arc::new(ticket),
-                })
-            }
-            Err(_) => Err(Error::new(Code::Busy, "the session already runs a request")),
-        }
-    }
-
-    /// Its handle was freed: ends what runs, and what a call that still holds the session is about to begin.
+    /// Its handle was freed: ends what runs and waits, and what a call that still holds the session is about to begin.
     pub fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.cancel();
+        self.ledger.close();
+        self.wake();
     }
 
     /// Ends what runs now, if anything does; the next request is not touched.
     pub fn cancel(&self) {
-        let running = self.running.load(Ordering::SeqCst);
-        if running != 0 {
-            self.cancelled.store(running, Ordering::Release);
-            // The engine may be waiting for a slow reader of this request.
-            let _ = self.model.engine.send(Command::Wake);
+        if self.ledger.cancel() {
+            self.wake();
         }
     }
 
+    /// The engine may be waiting: for a slow reader, for the session, or for work.
+    pub(super) fn wake(&self) {
+        let _ = self.model.engine.send(Command::Wake);
+    }
+
     pub fn info(&self) -> SessionInfo {
-        let state = self.state();
+        let state = self.ledger.state();
         SessionInfo {
-            tokens: state.ledger.len() as u64,
+            tokens: state.tokens.len() as u64,
             context: self.context as u64,
             kv_tokens: state.kv_tokens,
             kv_bytes: state.kv_bytes,
-            busy: self.running.load(Ordering::Acquire) != 0,
+            busy: self.ledger.is_busy(),
         }
     }
 
     /// A copy of the ledger.
     pub fn tokens(&self) -> Vec<i32> {
-        self.state().ledger.clone()
+        self.ledger.state().tokens.clone()
     }
 
     /// The last answer as a message, JSON.
     pub fn message(&self) -> Result<String> {
-        match &self.state().answer {
+        match &self.ledger.state().answer {
             Some(text) => Ok(json!({ "role": "assistant", "content": text }).to_string()),
             None => Err(Error::new(Code::NotFound, "the session has no answer yet")),
         }
-    }
-
-    /// Keys and values grew or shrank to so many bytes.
-    pub(super) fn set_kv(&self, state: &mut State, tokens: u64, bytes: u64) {
-        self.model.counters.kv_changed(state.kv_bytes, bytes);
-        metrics::PROCESS.kv_changed(state.kv_bytes, bytes);
-        (state.kv_tokens, state.kv_bytes) = (tokens, bytes);
-    }
-}
-
-/// One request's hold on its session.
-pub(super) struct Use<'a> {
-    session: &'a Session,
-    pub ticket: Arc<Ticket>,
-}
-
-impl Drop for Use<'_> {
-    fn drop(&mut self) {
-        // It has ended, unless a panic brought us here: then the engine must not take another step of it beside the next
-        // request's on the same cache.
-        self.ticket.cancel();
-        self.session.running.store(0, Ordering::Release);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let id = self.id;
+        // The engine frees them when it comes to it.
+        self.ledger.set_kv(&mut self.ledger.state(), 0, 0);
+        let id = self.cache.session;
         let _ = self
             .model
             .engine
             .send(Command::Do(Box::new(move |worker| worker.drop_session(id))));
         self.model.engine.sessions.fetch_sub(1, Ordering::AcqRel);
-        let mut state = std::mem::take(&mut *self.state());
-        self.set_kv(&mut state, 0, 0);
     }
 }

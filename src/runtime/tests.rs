@@ -8,7 +8,7 @@ mod sessions;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::generate::{generate, Event, GenerateOptions, Input, Report};
+use super::generate::{generate, submit, Event, GenerateOptions, Input, Next, Report};
 use super::model::{self, LoadOptions, Model};
 use super::session::{Session, SessionOptions};
 use crate::error::Result;

@@ -5,15 +5,17 @@
 //! at a later, unrelated evaluation), so the worker takes a new stream, forgets every cache with work in flight and
 //! computes it again from the tokens, one request at a time; the request that fails again is the one that fails.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine::{Alive, Command};
-use super::job::{CacheSpec, End, EndReason, Job, Output, TokenOutput};
-use crate::error::{Error, Result};
-use crate::mlx::{self, Array, Device};
+use super::job::{CacheSpec, End, EndReason, Job, Kv, TokenOutput};
+use super::ledger::Ledger;
+use crate::error::{Code, Error, Result};
+use crate::mlx::{self, memory, Array, Device};
 use crate::model::{Cache, Decoder, Rows};
 use crate::sampling::{Draw, Sampler};
 
@@ -39,11 +41,23 @@ pub struct Worker {
     models: HashMap<u64, Decoder>,
     caches: HashMap<u64, SessionCache>,
     running: Vec<Running>,
+    /// Requests whose session another one has, in the order in which they came.
+    waiting: Vec<Running>,
+    /// A waiting request may have become able to begin.
+    look_at_waiting: bool,
+    paused: Option<Pause>,
     /// Whose turn is next.
     turn: usize,
     /// Counts queued steps; a step is known to be good once a token of it or of a later one was read.
     steps: u64,
     good_steps: u64,
+}
+
+/// No device work is started.
+struct Pause {
+    since: Instant,
+    /// When it ends by itself.
+    until: Option<Instant>,
 }
 
 /// The caches of one session and the tokens whose keys and values they hold.
@@ -52,14 +66,18 @@ struct SessionCache {
     tokens: Vec<i32>,
     /// The last step that wrote to it.
     last_step: u64,
+    /// The session's, which is told when they go.
+    ledger: Arc<Ledger>,
 }
 
 struct Running {
     job: Job,
     phase: Phase,
+    /// What the request goes on from.
+    prompt: Vec<i32>,
+    deadline: Option<Instant>,
     sampler: Option<Sampler>,
     generated: Vec<i32>,
-    sent: u64,
     cached_tokens: u64,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -69,6 +87,8 @@ struct Running {
 }
 
 enum Phase {
+    /// The request does not know its tokens yet.
+    Begin,
     /// The cache is to be compared with the tokens.
     Match,
     Prefill {
@@ -84,6 +104,8 @@ enum Phase {
 enum Turn {
     More,
     Ended(EndReason),
+    /// An error of this request alone; nothing was queued.
+    Refused(Error),
 }
 
 impl Worker {
@@ -95,6 +117,9 @@ impl Worker {
             models: HashMap::new(),
             caches: HashMap::new(),
             running: Vec::new(),
+            waiting: Vec::new(),
+            look_at_waiting: false,
+            paused: None,
             turn: 0,
             steps: 0,
             good_steps: 0,
@@ -107,34 +132,47 @@ impl Worker {
                 self.run_turn(index);
             }
         }
-        for index in (0..self.running.len()).rev() {
-            self.end(index, Ok(EndReason::Cancelled));
+        for running in self.running.drain(..).chain(self.waiting.drain(..)).rev() {
+            let kv = kv_of(&self.caches, &running);
+            running.end(Ok(EndReason::Cancelled), kv);
         }
     }
 
     /// Takes what was sent; waits for something where no request can go on. False: stop.
     fn take_commands(&mut self) -> bool {
         loop {
-            let command = if self.next_turn().is_some() {
+            let command = if self.can_do_something() {
                 match self.commands.try_recv() {
                     Ok(command) => command,
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => return false,
                 }
             } else {
-                // A parked request may have a deadline.
-                match self.commands.recv_timeout(Duration::from_millis(
-                    if self.running.is_empty() { 60_000 } else { 20 },
-                )) {
+                let outcome = match self.time_to_wait() {
+                    None => self.commands.recv().map_err(RecvTimeoutError::from),
+                    Some(time) => self.commands.recv_timeout(time),
+                };
+                match outcome {
                     Ok(command) => command,
-                    Err(std::sync::mpsc::RecvTimeoutError::Timeout) => continue,
-                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return false,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.look_at_waiting = true;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return false,
                 }
             };
             match command {
                 Command::Stop => return false,
-                Command::Wake => {}
-                Command::Start(job) => self.running.push(Running::new(*job)),
+                Command::Wake => self.look_at_waiting = true,
+                Command::Start(job) => {
+                    self.waiting.push(Running::new(*job));
+                    self.look_at_waiting = true;
+                }
+                Command::Pause(quiet) => {
+                    self.pause();
+                    let _ = quiet.send(());
+                }
+                Command::Resume(after) => self.resume(after),
                 Command::Do(work) => {
                     // A panic in there drops the reply, which its caller notices.
                     let _ = crate::guard::catch(AssertUnwindSafe(|| {
@@ -146,9 +184,97 @@ impl Worker {
         }
     }
 
+    fn can_do_something(&mut self) -> bool {
+        let due = |pause: &Pause| pause.until.is_some_and(|until| Instant::now() >= until);
+        if self.paused.as_ref().is_some_and(due) {
+            self.go_on();
+        }
+        if std::mem::take(&mut self.look_at_waiting) {
+            self.admit();
+        }
+        self.next_turn().is_some()
+    }
+
+    /// How long nothing can happen that is not sent: deadlines, also of parked requests, and the end of a pause.
+    fn time_to_wait(&self) -> Option<Duration> {
+        let next = match &self.paused {
+            Some(pause) => pause.until,
+            None => {
+                let requests = self.running.iter().chain(&self.waiting);
+                requests.filter_map(|running| running.deadline).min()
+            }
+        };
+        next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Lets waiting requests begin whose session is free, in order, and ends those that wait no longer.
+    fn admit(&mut self) {
+        let paused = self.paused.is_some();
+        let mut taken: HashSet<u64> = self.running.iter().map(Running::session).collect();
+        for running in std::mem::take(&mut self.waiting) {
+            let ticket = &running.job.request.ticket;
+            if ticket.is_cancelled() {
+                running.end(Ok(EndReason::Cancelled), None);
+            } else if running.is_late() && !paused {
+                running.end(Ok(EndReason::Deadline), None);
+            } else if taken.insert(running.session()) && running.job.request.may_begin() {
+                self.running.push(running);
+            } else {
+                self.waiting.push(running);
+            }
+        }
+    }
+
+    /// Waits until the device has done what was queued.
+    fn pause(&mut self) {
+        let since = self
+            .paused
+            .take()
+            .map_or_else(Instant::now, |pause| pause.since);
+        self.paused = Some(Pause { since, until: None });
+        match mlx::synchronize() {
+            Ok(()) => self.good_steps = self.steps,
+            Err(error) => self.recover(None, error),
+        }
+    }
+
+    fn resume(&mut self, after: Duration) {
+        if let Some(pause) = &mut self.paused {
+            pause.until = Some(Instant::now() + after);
+        }
+    }
+
+    /// Deadlines do not run while the engine is paused.
+    fn go_on(&mut self) {
+        let Some(pause) = self.paused.take() else {
+            return;
+        };
+        let paused = pause.since.elapsed();
+        for running in self.running.iter_mut().chain(&mut self.waiting) {
+            // One that was submitted meanwhile has lost less.
+            let lost = paused.min(running.job.submitted.elapsed());
+            running.deadline = running.deadline.map(|deadline| deadline + lost);
+        }
+        self.look_at_waiting = true;
+    }
+
+    /// SUSPENDED while no device work may be started.
+    pub(super) fn refuse_when_paused(&self) -> Result<()> {
+        match self.paused {
+            None => Ok(()),
+            Some(_) => Err(Error::new(
+                Code::Suspended,
+                "the library was suspended meanwhile",
+            )),
+        }
+    }
+
     /// The next request that can do something, in turn.
     fn next_turn(&self) -> Option<usize> {
         let n = self.running.len();
+        if self.paused.is_some() {
+            return self.running.iter().position(Running::is_cancelled);
+        }
         if let Some(alone) = self
             .running
             .iter()
@@ -163,24 +289,41 @@ impl Worker {
 
     fn run_turn(&mut self, index: usize) {
         self.turn = index + 1;
+        let alone = self.running[index].alone;
+        if alone && self.good_steps < self.steps && self.paused.is_none() {
+            // What others queued must fail before its turn, or it would be blamed.
+            match mlx::synchronize() {
+                Ok(()) => self.good_steps = self.steps,
+                Err(error) => return self.recover(None, error),
+            }
+        }
         let outcome = crate::guard::catch(|| self.step(index));
         match outcome {
             Ok(Turn::More) => {}
             Ok(Turn::Ended(reason)) => self.end(index, Ok(reason)),
-            Err(error) => self.recover(index, error),
+            Ok(Turn::Refused(error)) => self.end(index, Err(error)),
+            Err(error) => self.recover(Some(index), error),
         }
     }
 
     /// One prefill chunk or one decode step.
     fn step(&mut self, index: usize) -> Result<Turn> {
         let running = &mut self.running[index];
-        if running.job.ticket.is_cancelled() {
+        if running.is_cancelled() {
             return Ok(Turn::Ended(EndReason::Cancelled));
         }
-        if running.job.ticket.is_late() {
+        if running.is_late() {
             return Ok(Turn::Ended(EndReason::Deadline));
         }
         match running.phase {
+            Phase::Begin => Ok(match running.job.request.begin() {
+                Ok(prompt) => {
+                    running.prompt = prompt;
+                    running.phase = Phase::Match;
+                    Turn::More
+                }
+                Err(error) => Turn::Refused(error),
+            }),
             Phase::Match => self.match_cache(index),
             Phase::Prefill { total } => self.prefill(index, total),
             Phase::Decode { .. } => self.decode(index),
@@ -202,6 +345,7 @@ impl Worker {
             model,
             window,
             keep,
+            ..
         } = running.job.cache;
         let decoder = self
             .models
@@ -211,20 +355,21 @@ impl Worker {
             layers: decoder.make_caches(window, keep),
             tokens: Vec::new(),
             last_step: 0,
+            ledger: running.job.request.ticket.ledger.clone(),
         });
         let inexact =
             running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
         if running.job.ignore_cache || inexact {
             cache.clear();
         }
-        let wanted = running.job.tokens.iter().chain(&running.generated);
+        let wanted = running.prompt.iter().chain(&running.generated);
         let common = cache
             .tokens
             .iter()
             .zip(wanted)
             .take_while(|(a, b)| a == b)
             .count();
-        let length = running.job.tokens.len() + running.generated.len();
+        let length = running.prompt.len() + running.generated.len();
         // The last token is computed in any case: its logits are wanted.
         cache.cut(common.min(length.saturating_sub(1)));
         if !running.retried {
@@ -237,21 +382,12 @@ impl Worker {
     }
 
     fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
-        let running = &mut self.running[index];
-        let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
-        else {
-            return Err(Error::internal("the model or its cache is gone"));
+        let running = &self.running[index];
+        let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
+        let left = match self.caches.get(&running.session()) {
+            Some(cache) => &all[cache.tokens.len()..],
+            None => return Err(Error::internal("the session's cache is gone")),
         };
-        let done = cache.tokens.len();
-        let all: Vec<i32> = running
-            .job
-            .tokens
-            .iter()
-            .chain(&running.generated)
-            .copied()
-            .collect();
-        let left = &all[done..];
         let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
             // With kept tokens beyond the window, what a prompt sees depends on how it was cut: as mlx-lm cuts it.
             (1.., _) => GPU_PREFILL_STEP,
@@ -261,7 +397,16 @@ impl Worker {
         // Balanced chunks, so that no small rest is left.
         let chunk = &left[..left.len().div_ceil(left.len().div_ceil(most))];
         let last = chunk.len() == left.len();
+        if let Err(error) = self.make_room(index, chunk.len()) {
+            return Ok(Turn::Refused(error));
+        }
 
+        let running = &mut self.running[index];
+        let CacheSpec { session, model, .. } = running.job.cache;
+        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
+        else {
+            return Err(Error::internal("the model or its cache is gone"));
+        };
         self.steps += 1;
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
@@ -277,15 +422,14 @@ impl Worker {
             let state: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
             mlx::eval(&state)?;
             self.good_steps = self.steps;
-            mlx::memory::clear_cache();
+            memory::clear_cache();
         }
         if running.job.progress_tokens > 0 {
             let every = u64::from(running.job.progress_tokens);
             let done = (total - (left.len() - chunk.len())) as u64;
             let before = done - chunk.len() as u64;
             if last || done / every > before / every {
-                let total = total as u64;
-                running.send(Output::Progress { done, total });
+                running.job.request.progress(done, total as u64);
             }
         }
         let Some(logits) = logits else {
@@ -310,6 +454,9 @@ impl Worker {
     }
 
     fn decode(&mut self, index: usize) -> Result<Turn> {
+        if let Err(error) = self.make_room(index, 1) {
+            return Ok(Turn::Refused(error));
+        }
         let running = &mut self.running[index];
         let CacheSpec { session, model, .. } = running.job.cache;
         let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
@@ -325,7 +472,7 @@ impl Worker {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
         let count = running.generated.len() as u64 + 1;
-        let length = running.job.tokens.len() + count as usize;
+        let length = running.prompt.len() + count as usize;
         let end = if running.job.max_tokens.is_some_and(|most| count >= most) {
             Some(EndReason::MaxTokens)
         } else if length >= running.job.context {
@@ -336,12 +483,14 @@ impl Worker {
         // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
         // of what was queued before, so the token would be a step late.
         let (first, alone) = (running.generated.is_empty(), running.alone);
+        let mut wanted = true;
         if first {
-            running.take(read(&current)?);
+            wanted = running.take(read(&current)?);
             self.good_steps = self.good_steps.max(step);
         }
         let next = match end {
             Some(_) => None,
+            None if !wanted => None,
             None => {
                 let sampler = running
                     .sampler
@@ -354,7 +503,7 @@ impl Worker {
             }
         };
         if !first {
-            running.take(read(&current)?);
+            wanted = running.take(read(&current)?);
             self.good_steps = self.good_steps.max(step);
         }
         if alone {
@@ -369,7 +518,10 @@ impl Worker {
             cache.tokens.push(id);
         }
         if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
-            mlx::memory::clear_cache();
+            memory::clear_cache();
+        }
+        if !wanted {
+            return Ok(Turn::Ended(EndReason::Satisfied));
         }
         if running.job.stop_tokens.contains(&id) {
             return Ok(Turn::Ended(EndReason::StopToken));
@@ -388,29 +540,17 @@ impl Worker {
 
     fn end(&mut self, index: usize, reason: Result<EndReason>) {
         let running = self.running.remove(index);
-        let now = Instant::now();
-        let started = running.started.unwrap_or(now);
-        let first = running.first_token.unwrap_or(now);
-        let cache = self.caches.get(&running.job.cache.session);
-        let end = End {
-            reason,
-            cached_tokens: running.cached_tokens,
-            queue: started.saturating_duration_since(running.job.submitted),
-            prefill: first - started,
-            decode: now - first,
-            kv_bytes: cache.map_or(0, SessionCache::nbytes),
-            kv_tokens: cache.map_or(0, |cache| cache.tokens.len() as u64),
-            peak_bytes: mlx::memory::peak(),
-            active_bytes: mlx::memory::active(),
-        };
-        // A caller that is gone needs no answer.
-        let _ = running.job.outputs.send(Output::End(end));
+        let kv = kv_of(&self.caches, &running);
+        running.end(reason, kv);
+        // Its session may be free.
+        self.look_at_waiting = true;
     }
 
-    /// After an MLX error in the turn of `index`.
-    fn recover(&mut self, index: usize, error: Error) {
+    /// After an MLX error, in the turn of `index` or in nobody's.
+    fn recover(&mut self, index: Option<usize>, error: Error) {
         crate::log::warn!("a step failed and is tried again from the tokens: {error}");
-        let hopeless = self.running[index].alone || error.code == crate::error::Code::Internal;
+        let hopeless =
+            index.filter(|&index| self.running[index].alone || error.code == Code::Internal);
         let good = self.good_steps;
         // Sessions that ended with a step still queued.
         for cache in self
@@ -421,7 +561,9 @@ impl Worker {
             cache.clear();
         }
         for running in &mut self.running {
-            running.phase = Phase::Match;
+            if !matches!(running.phase, Phase::Begin) {
+                running.phase = Phase::Match;
+            }
             running.sampler = None;
             running.alone = true;
             running.retried = true;
@@ -431,8 +573,8 @@ impl Worker {
         }
         self.good_steps = self.steps;
         let stream = mlx::enter(self.device);
-        mlx::memory::clear_cache();
-        if hopeless {
+        memory::clear_cache();
+        if let Some(index) = hopeless {
             self.end(index, Err(error));
         }
         if let Err(error) = stream {
@@ -442,18 +584,81 @@ impl Worker {
         }
     }
 
+    /// No request can go on.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.next_turn().is_none()
+    }
+
     pub(super) fn add_model(&mut self, id: u64, decoder: Decoder) {
         self.models.insert(id, decoder);
     }
 
     pub(super) fn drop_model(&mut self, id: u64) {
         self.models.remove(&id);
-        mlx::memory::clear_cache();
+        memory::clear_cache();
     }
 
     pub(super) fn drop_session(&mut self, id: u64) {
         self.caches.remove(&id);
     }
+
+    /// Gives cached buffers back, and on wish the keys and values of sessions that no request uses.
+    pub(super) fn trim(&mut self, idle_kv: bool) {
+        if idle_kv {
+            while self.drop_oldest_idle() {}
+        }
+        memory::clear_cache();
+    }
+
+    /// Looks whether `n` more tokens of a request fit, and lets idle sessions lose their keys and values for them.
+    /// OUT_OF_MEMORY, before anything is allocated, when they do not.
+    fn make_room(&mut self, index: usize, n: usize) -> Result<()> {
+        let spec = self.running[index].job.cache;
+        let (Some(decoder), Some(cache)) =
+            (self.models.get(&spec.model), self.caches.get(&spec.session))
+        else {
+            return Err(Error::internal("the model or its cache is gone"));
+        };
+        let cost = decoder.cost(i32::try_from(n).unwrap_or(i32::MAX), &cache.layers);
+        let refuse = |what: String| Err(Error::new(Code::OutOfMemory, what));
+        if let Some(limit) = spec.limit.filter(|&limit| cost.kv > limit) {
+            return refuse(format!(
+                "the keys and values would have {} bytes, and the session's kv_limit is {limit}",
+                cost.kv
+            ));
+        }
+        let limit = memory::limit();
+        while memory::active().saturating_add(cost.more) > limit {
+            if !self.drop_oldest_idle() {
+                return refuse(format!(
+                    "{} bytes are in use, the next {n} tokens take up to {} more, and the limit is {limit}",
+                    memory::active(),
+                    cost.more
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties the caches of the idle session that was used longest ago; false: there is none that holds anything.
+    fn drop_oldest_idle(&mut self) -> bool {
+        let used: HashSet<u64> = self.running.iter().map(Running::session).collect();
+        let idle = self.caches.iter_mut().filter(|(session, cache)| {
+            !used.contains(session) && cache.layers.iter().any(|layer| layer.nbytes() > 0)
+        });
+        let Some((_, cache)) = idle.min_by_key(|(_, cache)| cache.last_step) else {
+            return false;
+        };
+        cache.clear();
+        let mut state = cache.ledger.state();
+        cache.ledger.set_kv(&mut state, 0, 0);
+        true
+    }
+}
+
+fn kv_of(caches: &HashMap<u64, SessionCache>, running: &Running) -> Option<Kv> {
+    caches.get(&running.session()).map(SessionCache::kv)
 }
 
 /// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again.
@@ -501,11 +706,12 @@ fn read(draw: &Draw) -> Result<TokenOutput> {
 impl Running {
     fn new(job: Job) -> Self {
         Running {
+            deadline: job.deadline,
             job,
-            phase: Phase::Match,
+            phase: Phase::Begin,
+            prompt: Vec::new(),
             sampler: None,
             generated: Vec::new(),
-            sent: 0,
             cached_tokens: 0,
             started: None,
             first_token: None,
@@ -514,27 +720,47 @@ impl Running {
         }
     }
 
-    /// Not while its reader is far behind, unless it is to end.
-    fn can_go_on(&self) -> bool {
-        let ticket = &self.job.ticket;
-        ticket.is_cancelled() || ticket.is_late() || !ticket.must_wait(self.sent)
+    fn session(&self) -> u64 {
+        self.job.cache.session
     }
 
-    /// A token was read.
-    fn take(&mut self, token: TokenOutput) {
+    fn is_cancelled(&self) -> bool {
+        self.job.request.ticket.is_cancelled()
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Not while its reader is far behind, unless it is to end.
+    fn can_go_on(&self) -> bool {
+        self.is_cancelled() || self.is_late() || !self.job.request.ticket.must_wait()
+    }
+
+    /// A token was read; false: no more are wanted.
+    fn take(&mut self, token: TokenOutput) -> bool {
         self.generated.push(token.id);
         super::exit::watch_again();
         self.first_token.get_or_insert_with(Instant::now);
         self.alone = false;
-        self.send(Output::Token(token));
+        self.job.request.token(token)
     }
 
-    fn send(&mut self, output: Output) {
-        self.sent += 1;
-        if self.job.outputs.send(output).is_err() {
-            // Nobody reads any more.
-            self.job.ticket.cancel();
-        }
+    fn end(self, reason: Result<EndReason>, kv: Option<Kv>) {
+        let now = Instant::now();
+        let started = self.started.unwrap_or(now);
+        let first = self.first_token.unwrap_or(now);
+        self.job.request.end(End {
+            reason,
+            cached_tokens: self.cached_tokens,
+            queue: started.saturating_duration_since(self.job.submitted),
+            prefill: first - started,
+            decode: now - first,
+            kv,
+            peak_bytes: memory::peak(),
+            active_bytes: memory::active(),
+        });
     }
 }
 
@@ -562,5 +788,12 @@ impl SessionCache {
 
     fn nbytes(&self) -> u64 {
         self.layers.iter().map(Cache::nbytes).sum()
+    }
+
+    fn kv(&self) -> Kv {
+        Kv {
+            tokens: self.tokens.len() as u64,
+            bytes: self.nbytes(),
+        }
     }
 }

@@ -1,5 +1,5 @@
-/* Misuse of every function: NULL, wrong handles, wrong sizes, wrong numbers, wrong text. Each gets a named error, and the
- * library works as before. */
+/* Misuse of every function: NULL, wrong handles, wrong numbers, wrong text. Each gets a named error, and the library works
+ * as before. (Wrong sizes of structs: skew.c.) */
 #include "use.h"
 
 #include <math.h>
@@ -142,181 +142,6 @@ static void wrong_handles(void) {
     if (small != (uintptr_t)model) refuses_model((mlxrt_model *)small);
   }
   check_alive(model);
-}
-
-/* What each input struct's reader says of a struct of a wrong size. The struct lies in 8 KiB, so that a too large
- * struct_size does not lie about the memory. */
-static union {
-  uint64_t align;
-  unsigned char bytes[8192];
-  mlxrt_init_options init;
-  mlxrt_load_options load;
-  mlxrt_session_options session;
-  mlxrt_input input;
-  mlxrt_generate_options generate;
-} in;
-
-static mlxrt_error *try_init(void) {
-  mlxrt_error *error = mlxrt_init(&in.init);
-  if (!error) mlxrt_error_free(mlxrt_shutdown(0, MLXRT_FOREVER));
-  return error;
-}
-static mlxrt_error *try_load(void) {
-  mlxrt_model *made = NULL;
-  mlxrt_error *error = mlxrt_model_load(fixture("llama-f32"), &in.load, &made);
-  mlxrt_model_free(made);
-  return error;
-}
-static mlxrt_error *try_inspect(void) {
-  char *json = NULL;
-  mlxrt_error *error = mlxrt_model_inspect(fixture("llama-f32"), &in.load, NULL, &json, NULL);
-  mlxrt_free(json);
-  return error;
-}
-static mlxrt_error *try_inspect_session(void) {
-  char *json = NULL;
-  mlxrt_error *error = mlxrt_model_inspect(fixture("llama-f32"), NULL, &in.session, &json, NULL);
-  mlxrt_free(json);
-  return error;
-}
-static mlxrt_error *try_session(void) {
-  mlxrt_session *made = NULL;
-  mlxrt_error *error = mlxrt_session_create(model, &in.session, &made);
-  mlxrt_session_free(made);
-  return error;
-}
-static mlxrt_error *try_render(void) {
-  char *text = NULL;
-  mlxrt_error *error = mlxrt_render(model, &in.input, &text, NULL);
-  mlxrt_free(text);
-  return error;
-}
-static mlxrt_error *try_input(void) {
-  mlxrt_generate_options options = greedy(1);
-  return mlxrt_generate(session, &in.input, &options, NULL, NULL, NULL);
-}
-static mlxrt_error *try_generate(void) {
-  mlxrt_input input = text_input("x");
-  in.generate.max_tokens = 1;
-  return mlxrt_generate(session, &input, &in.generate, NULL, NULL, NULL);
-}
-
-static const struct in_case {
-  const char *name;
-  uint32_t size;
-  mlxrt_error *(*call)(void);
-  int messages;
-} in_cases[] = {
-    {"init", sizeof(mlxrt_init_options), try_init, 0},
-    {"load", sizeof(mlxrt_load_options), try_load, 0},
-    {"inspect", sizeof(mlxrt_load_options), try_inspect, 0},
-    {"inspect's session", sizeof(mlxrt_session_options), try_inspect_session, 0},
-    {"session", sizeof(mlxrt_session_options), try_session, 0},
-    {"render", sizeof(mlxrt_input), try_render, 1},
-    {"input", sizeof(mlxrt_input), try_input, 1},
-    {"generate", sizeof(mlxrt_generate_options), try_generate, 0},
-};
-
-static void set(const struct in_case *one, uint32_t size) {
-  memset(&in, 0, sizeof in);
-  if (one->messages) in.input = message_input("[{\"role\":\"user\",\"content\":\"Hi\"}]");
-  memcpy(in.bytes, &size, sizeof size);
-}
-
-static void sizes_of_inputs(void) {
-  for (size_t i = 0; i < COUNT(in_cases); i++) {
-    const struct in_case *one = &in_cases[i];
-    uint32_t size = one->size;
-    const uint32_t wrong[] = {0, 1, 4, 8, size - 8, size - 1, size + 1, size + 4, 4095};
-    for (size_t k = 0; k < COUNT(wrong); k++) {
-      set(one, wrong[k]);
-      if (!FAILS(one->call(), ARGUMENT, "struct_size")) printf(" (%s, %" PRIu32 ")", one->name, wrong[k]);
-    }
-    const uint32_t absurd[] = {4097, 4104, 8192, 0x7fffffff, UINT32_MAX};
-    for (size_t k = 0; k < COUNT(absurd); k++) {
-      set(one, absurd[k]);
-      if (!FAILS(one->call(), MLXRT_E_UNSUPPORTED, "struct_size")) printf(" (%s, %" PRIu32 ")", one->name, absurd[k]);
-    }
-    const uint32_t newer[] = {size, size + 8, size + 64, 4096};
-    for (size_t k = 0; k < COUNT(newer); k++) {
-      set(one, newer[k]);
-      if (!OK(one->call())) printf(" (%s, %" PRIu32 ")", one->name, newer[k]);
-      if (newer[k] == size) continue;
-      set(one, newer[k]);
-      in.bytes[newer[k] - 1] = 1;
-      if (!FAILS(one->call(), MLXRT_E_UNSUPPORTED, "newer")) printf(" (%s, %" PRIu32 ")", one->name, newer[k]);
-      set(one, newer[k]);
-      in.bytes[size] = 1;
-      if (!FAILS(one->call(), MLXRT_E_UNSUPPORTED, "newer")) printf(" (%s, %" PRIu32 ")", one->name, newer[k]);
-    }
-    /* Flags: unknown bits, each alone. */
-    uint32_t known = one->call == try_generate ? 255 : one->messages ? 31 : 0;
-    for (int bit = 0; bit < 32; bit++) {
-      uint32_t flag = (uint32_t)1 << bit;
-      if (flag & known) continue;
-      set(one, size);
-      memcpy(in.bytes + 4, &flag, sizeof flag);
-      if (!FAILS(one->call(), MLXRT_E_UNSUPPORTED, "flags")) printf(" (%s, bit %d)", one->name, bit);
-    }
-  }
-  check_alive(model);
-}
-
-static union {
-  uint64_t align;
-  unsigned char bytes[8192];
-  mlxrt_memory memory;
-  mlxrt_session_state state;
-  mlxrt_metrics_data metrics;
-  mlxrt_result result;
-} out;
-
-static mlxrt_error *get_memory(void) { return mlxrt_memory_get(&out.memory); }
-static mlxrt_error *get_state(void) { return mlxrt_session_info(session, &out.state); }
-static mlxrt_error *get_metrics(void) { return mlxrt_metrics(NULL, &out.metrics); }
-static mlxrt_error *get_result(void) {
-  mlxrt_input input = text_input("x");
-  mlxrt_generate_options options = greedy(1);
-  return mlxrt_generate(session, &input, &options, NULL, NULL, &out.result);
-}
-
-static void sizes_of_outputs(void) {
-  static const struct {
-    const char *name;
-    uint32_t size;
-    mlxrt_error *(*call)(void);
-  } cases[] = {
-      {"memory", sizeof(mlxrt_memory), get_memory},
-      {"state", sizeof(mlxrt_session_state), get_state},
-      {"metrics", sizeof(mlxrt_metrics_data), get_metrics},
-      {"result", sizeof(mlxrt_result), get_result},
-  };
-  for (size_t i = 0; i < COUNT(cases); i++) {
-    uint32_t size = cases[i].size, filled = 0;
-    const uint32_t wrong[] = {0, 1, 8, size - 8, size - 1, size + 1, 4097, UINT32_MAX};
-    for (size_t k = 0; k < COUNT(wrong); k++) {
-      memset(&out, 0xee, sizeof out);
-      memcpy(out.bytes, &wrong[k], 4);
-      int32_t code = wrong[k] > 4096 ? MLXRT_E_UNSUPPORTED : ARGUMENT;
-      if (!FAILS(cases[i].call(), code, "struct_size")) printf(" (%s, %" PRIu32 ")", cases[i].name, wrong[k]);
-      /* And nothing was written. */
-      for (size_t at = 4; at < sizeof out; at++) {
-        if (!CHECK_INT(out.bytes[at], 0xee)) break;
-      }
-    }
-    /* A newer program's larger struct: the library says how much it filled and zeroes the rest, and no more. */
-    const uint32_t newer[] = {size, size + 8, 4096};
-    for (size_t k = 0; k < COUNT(newer); k++) {
-      memset(&out, 0xee, sizeof out);
-      memcpy(out.bytes, &newer[k], 4);
-      OK(cases[i].call());
-      memcpy(&filled, out.bytes, 4);
-      CHECK_INT(filled, size);
-      for (size_t at = size; at < sizeof out; at++) {
-        if (!CHECK_INT(out.bytes[at], at < newer[k] ? 0 : 0xee)) break;
-      }
-    }
-  }
 }
 
 static int generate_fails(const mlxrt_generate_options *options, int32_t code, const char *word) {
@@ -547,8 +372,6 @@ int main(int argc, char **argv) {
   static const struct test tests[] = {
       {"null_for_every_pointer", null_for_every_pointer},
       {"wrong_handles", wrong_handles},
-      {"sizes_of_inputs", sizes_of_inputs},
-      {"sizes_of_outputs", sizes_of_outputs},
       {"numbers_out_of_range", numbers_out_of_range},
       {"options_that_contradict", options_that_contradict},
       {"arrays_of_options", arrays_of_options},

@@ -1,4 +1,4 @@
-/* The library as a plugin: opened, used, shut down and closed, again and again. */
+/* The library as a plugin: opened, used, shut down and closed, again and again; by its symbols and by its table. */
 #include "check.h"
 
 #include <dlfcn.h>
@@ -87,10 +87,116 @@ static void nothing_else_is_exported(void) {
   dlclose(library);
 }
 
+/* The header's table, slot by slot; the Makefile takes the names out of it. */
+#define SLOT(name) {#name, offsetof(mlxrt_api, name)},
+static const struct {
+  const char *name;
+  size_t offset;
+} slots[] = {
+#include "slots.h"
+};
+
+static const mlxrt_api *open_table(void **library, uint32_t abi) {
+  const mlxrt_api *(*get_api)(uint32_t);
+  *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+  if (!CHECK(*library != NULL) || !find(*library, "mlxrt_get_api", &get_api)) return NULL;
+  return get_api(abi);
+}
+
+static void the_table_is_what_dlsym_finds(void) {
+  void *library;
+  const mlxrt_api *api = open_table(&library, MLXRT_ABI);
+  if (!CHECK(api != NULL)) return;
+  CHECK_INT(api->struct_size, sizeof *api);
+  CHECK_INT(api->abi, MLXRT_ABI);
+  CHECK(COUNT(slots) >= 55);
+  CHECK_INT(sizeof *api, 8 + COUNT(slots) * sizeof(void *));
+  size_t there = 0;
+  for (size_t i = 0; i < COUNT(slots); i++) {
+    void *slot;
+    memcpy(&slot, (const char *)api + slots[i].offset, sizeof slot);
+    CHECK_INT(slots[i].offset, 8 + i * sizeof(void *));
+    if (!CHECK(slot == dlsym(library, slots[i].name))) printf(" (%s)", slots[i].name);
+    there += slot != NULL;
+  }
+  CHECK(there >= 27);
+  /* Nothing of it is in the program's own scope. */
+  CHECK(dlsym(RTLD_DEFAULT, "mlxrt_get_api") == NULL);
+  CHECK_INT(dlclose(library), 0);
+}
+
+static void tables_of_other_versions(void) {
+  void *library;
+  static const uint32_t none[] = {0, MLXRT_ABI + 1, 0x80000000, UINT32_MAX};
+  for (size_t i = 0; i < COUNT(none); i++) {
+    CHECK(open_table(&library, none[i]) == NULL);
+    dlclose(library);
+  }
+  for (uint32_t abi = 1; abi <= MLXRT_ABI; abi++) {
+    CHECK(open_table(&library, abi) != NULL);
+    dlclose(library);
+  }
+}
+
+static int32_t count_event(void *user_data, const mlxrt_event *event) {
+  *(size_t *)user_data += event->token_count;
+  return MLXRT_RETURN_CONTINUE;
+}
+
+/* A host that knows one name of the library, loads a model and generates. */
+static void used_through_the_table(void) {
+  void *library;
+  const mlxrt_api *api = open_table(&library, 1);
+  if (!CHECK(api != NULL)) return;
+  mlxrt_model *model = NULL;
+  mlxrt_session *session = NULL;
+  char *text = NULL;
+  mlxrt_error *error = api->mlxrt_model_load("/nowhere", NULL, &model);
+  CHECK_INT(api->mlxrt_error_code(error), MLXRT_E_NOT_FOUND);
+  CHECK_TEXT(api->mlxrt_code_name(api->mlxrt_error_code(error)), "NOT_FOUND");
+  CHECK_HAS(api->mlxrt_error_message(error), "/nowhere");
+  api->mlxrt_error_free(error);
+
+  CHECK(api->mlxrt_init(NULL) == NULL);
+  CHECK(api->mlxrt_model_load(FIXTURES "/llama-f32", NULL, &model) == NULL);
+  CHECK(api->mlxrt_session_create(model, NULL, &session) == NULL);
+  mlxrt_input input;
+  mlxrt_generate_options options;
+  mlxrt_result result;
+  memset(&input, 0, sizeof input);
+  memset(&options, 0, sizeof options);
+  memset(&result, 0, sizeof result);
+  input.struct_size = sizeof input;
+  input.text = "Once upon";
+  input.text_len = MLXRT_NTS;
+  options.struct_size = sizeof options;
+  options.max_tokens = 8;
+  options.flags = MLXRT_GEN_IGNORE_EOS;
+  result.struct_size = sizeof result;
+  size_t tokens = 0;
+  CHECK(api->mlxrt_generate(session, &input, &options, count_event, &tokens, &result) == NULL);
+  CHECK_INT(result.generated_tokens, 8);
+  CHECK_INT(tokens, 8);
+  CHECK(api->mlxrt_model_info(model, &text, NULL) == NULL);
+  CHECK_HAS(text, "llama");
+  api->mlxrt_free(text);
+  api->mlxrt_session_free(session);
+  api->mlxrt_model_free(model);
+  CHECK(api->mlxrt_shutdown(0, MLXRT_FOREVER) == NULL);
+  CHECK_INT(dlclose(library), 0);
+
+  /* The library is never unmapped, so the table outlives the last dlclose. */
+  CHECK(dlopen(LIBRARY, RTLD_NOW | RTLD_NOLOAD) != NULL);
+  CHECK_INT(api->mlxrt_abi_version(), api->abi);
+}
+
 int main(int argc, char **argv) {
   static const struct test tests[] = {
       {"opened_and_closed_twenty_times", opened_and_closed_twenty_times},
       {"nothing_else_is_exported", nothing_else_is_exported},
+      {"the_table_is_what_dlsym_finds", the_table_is_what_dlsym_finds},
+      {"tables_of_other_versions", tables_of_other_versions},
+      {"used_through_the_table", used_through_the_table},
   };
   return RUN(tests);
 }

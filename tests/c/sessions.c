@@ -69,9 +69,6 @@ static void options_are_checked(void) {
   options.kv_bits = 8;
   FAILS(mlxrt_session_create(model, &options, &session), MLXRT_E_UNSUPPORTED, "kv_bits");
   options = session_options();
-  options.kv_limit = 1;
-  FAILS(mlxrt_session_create(model, &options, &session), MLXRT_E_UNSUPPORTED, "kv_limit");
-  options = session_options();
   options.reserved = 1;
   FAILS(mlxrt_session_create(model, &options, &session), MLXRT_E_UNSUPPORTED, "reserved");
   check_alive(model);

@@ -13,6 +13,8 @@ pub struct Header {
     /// Callback types and functions: what they return, and the types of their parameters.
     pub callbacks: BTreeMap<String, Signature>,
     pub functions: BTreeMap<String, Signature>,
+    /// The functions' names as they come.
+    pub order: Vec<String>,
     pub opaque: Vec<String>,
 }
 
@@ -154,6 +156,7 @@ fn declaration(tokens: &[String], header: &mut Header) {
             };
             let (name, ret) = words[..at].split_last().expect("a name");
             let signature = (ret.join(" "), types(params));
+            header.order.push((*name).to_owned());
             let old = header.functions.insert((*name).to_owned(), signature);
             assert!(old.is_none(), "{name} twice");
         }
@@ -176,6 +179,16 @@ fn fields(body: &[&str]) -> Vec<Field> {
         .split(|word| *word == ";")
         .filter(|words| !words.is_empty())
     {
+        if let Some(at) = declaration.iter().position(|word| *word == "(") {
+            let ["(", "*", name, ")", "(", params @ .., ")"] = &declaration[at..] else {
+                panic!("not understood: {declaration:?}")
+            };
+            fields.push(Field {
+                name: (*name).to_owned(),
+                ty: pointer_to(&declaration[..at].join(" "), &types(params)),
+            });
+            continue;
+        }
         let mut declarators = declaration.split(|word| *word == ",");
         let first = declarators.next().unwrap_or_default();
         let (field, base) = declarator(first, "");
@@ -183,6 +196,11 @@ fn fields(body: &[&str]) -> Vec<Field> {
         fields.extend(declarators.map(|words| declarator(words, &base).0));
     }
     fields
+}
+
+/// The type of a pointer to a function.
+pub fn pointer_to(result: &str, params: &[Type]) -> Type {
+    format!("{result} (*)({})", params.join(", "))
 }
 
 /// One declarator behind what the first one said, and the type without its stars for those that follow.
@@ -214,7 +232,8 @@ fn the_parser_reads_what_the_headers_write() {
         "#define MLXRT_X 8u /* eight */\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\
          typedef struct a a;\n\
          typedef int32_t (*f_fn)(void *MLXRT_NULLABLE user_data, const struct b *event);\n\
-         typedef struct b { uint32_t x, y; /* c */ const char *const *s; size_t n; int64_t *p, *q; int z[8]; } b;\n\
+         typedef struct b { uint32_t x, y; /* c */ const char *const *s; size_t n; int64_t *p, *q; int z[8]; \
+         a *MLXRT_NULLABLE (*MLXRT_NONNULL f)(const b *x, size_t n); } b;\n\
          MLXRT_MUST_USE a *MLXRT_NULLABLE g(void);\nvoid h(const b *b, a **out);\n\
          #ifdef __cplusplus\n}\n#endif\n",
     );
@@ -233,7 +252,8 @@ fn the_parser_reads_what_the_headers_write() {
             "n: size_t",
             "p: int64_t *",
             "q: int64_t *",
-            "z: int [8]"
+            "z: int [8]",
+            "f: a * (*)(const b *, size_t)"
         ]
     );
     let types = |all: &[&str]| all.iter().map(|ty| (*ty).to_owned()).collect::<Vec<_>>();

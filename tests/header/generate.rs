@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::nullability;
+use crate::{nullability, table};
 
 /// Files of src/capi with functions, and their headings, in the order of the header.
 const SECTIONS: &[(&str, &str)] = &[
@@ -59,6 +59,7 @@ fn finish(raw: &str, headings: &[(String, &str)]) -> String {
     let mut comment: Vec<String> = Vec::new();
     let mut inside_struct: Option<String> = None;
     let mut constant_before = String::new();
+    let mut table = table::Table::default();
     // The opening and what cbindgen.toml adds behind the includes are written as they shall be.
     let (opening, body) = raw
         .split_once(VERBATIM_END)
@@ -104,6 +105,7 @@ fn finish(raw: &str, headings: &[(String, &str)]) -> String {
         } else {
             let declaration = code.trim_end_matches(';').replace("struct ", "");
             let (name, lines) = prototype(&declaration);
+            table.add(&name, &declaration);
             if let Some((_, heading)) = headings.iter().find(|(first, _)| *first == name) {
                 out.push(format!("/* ---- {heading} ---- */"));
                 out.push(String::new());
@@ -112,6 +114,11 @@ fn finish(raw: &str, headings: &[(String, &str)]) -> String {
             out.extend(lines);
         }
     }
+    let functions = out
+        .iter()
+        .position(|line| line == "#ifdef __cplusplus")
+        .expect("the functions' beginning");
+    out.splice(functions..functions, table.finish());
     let end = out
         .iter()
         .rposition(|line| line.starts_with("#endif"))
@@ -142,8 +149,8 @@ fn one_line(comment: Vec<String>) -> Vec<String> {
     }
 }
 
-/// The name of a function or callback type, and its declaration with all words and line breaks.
-fn prototype(declaration: &str) -> (String, Vec<String>) {
+/// Of a function or callback type: what stands before its parameters, its name, and its parameters with their words.
+pub fn parts(declaration: &str) -> (&str, &str, Vec<String>) {
     let (head, params) = declaration
         .strip_suffix(')')
         .and_then(|d| d.rsplit_once('('))
@@ -152,8 +159,17 @@ fn prototype(declaration: &str) -> (String, Vec<String>) {
         .trim_end_matches(')')
         .rsplit([' ', '*'])
         .next()
-        .unwrap_or_default()
-        .to_owned();
+        .unwrap_or_default();
+    let params = params
+        .split(", ")
+        .map(|param| nullability::parameter(name, param))
+        .collect();
+    (head, name, params)
+}
+
+/// The name of a function or callback type, and its declaration with all words and line breaks.
+fn prototype(declaration: &str) -> (String, Vec<String>) {
+    let (head, name, params) = parts(declaration);
     let start = match head.strip_prefix("typedef ") {
         Some(_) => head.to_owned(),
         None if head.starts_with("mlxrt_error *") => {
@@ -161,24 +177,22 @@ fn prototype(declaration: &str) -> (String, Vec<String>) {
         }
         None => nullability::result(head),
     };
-    let params: Vec<String> = params
-        .split(", ")
-        .map(|param| nullability::parameter(&name, param))
-        .collect();
-    (name, wrap(format!("{start}("), &params))
+    (name.to_owned(), wrap(format!("{start}("), &params))
 }
 
-fn wrap(start: String, params: &[String]) -> Vec<String> {
+pub fn wrap(start: String, params: &[String]) -> Vec<String> {
     let whole = format!("{start}{});", params.join(", "));
     if whole.len() <= WIDTH {
         return vec![whole];
     }
+    // Four more than the declaration itself has.
+    let indent = " ".repeat(start.len() - start.trim_start().len() + 3);
     let mut lines = vec![start];
-    let mut line = String::from("   ");
+    let mut line = indent.clone();
     for (index, param) in params.iter().enumerate() {
         let end = if index + 1 == params.len() { ");" } else { "," };
         if line.len() + param.len() + end.len() + 1 > WIDTH {
-            lines.push(std::mem::replace(&mut line, String::from("   ")));
+            lines.push(std::mem::replace(&mut line, indent.clone()));
         }
         line.push(' ');
         line.push_str(param);

@@ -20,6 +20,8 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_detokenize", "ids"),
     ("mlxrt_generate", "fn"),
     ("mlxrt_generate", "out"),
+    ("mlxrt_request_result", "out"),
+    ("mlxrt_memory_set", "limits"),
     ("mlxrt_metrics", "model"),
 ];
 

@@ -51,6 +51,67 @@ fn a_fault_at_any_call_is_survived_with_the_same_tokens() {
 }
 
 #[test]
+fn a_fault_at_any_call_harms_no_request_in_flight() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let prompts = [prompt(), Input::Tokens(vec![3, 4, 5])];
+    let options = exactly(5);
+    let wanted = prompts
+        .each_ref()
+        .map(|prompt| run(&session(&model), prompt, &options).tokens);
+    let mut survived = 0;
+    for n in (1..).step_by(7) {
+        inject(&model, fault::fail_at, n);
+        let requests = prompts.each_ref().map(|prompt| {
+            let session = Arc::new(session(&model));
+            let request = submit(session.clone(), prompt, &options, None).unwrap();
+            (session, request)
+        });
+        for ((session, request), wanted) in requests.iter().zip(&wanted) {
+            let (_, outcome) = request.result(None).unwrap();
+            outcome.unwrap();
+            assert!(session.tokens().ends_with(wanted), "fault at call {n}");
+        }
+        let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
+        inject(&model, fault::fail_at, 0);
+        if !struck {
+            break;
+        }
+        survived += 1;
+    }
+    assert!(survived > 30, "only {survived} calls were tried");
+}
+
+#[test]
+fn a_parked_request_that_is_alone_is_not_blamed_for_others() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let options = exactly(200);
+    let wanted = run(&session(&model), &prompt(), &options).tokens;
+    // Far ahead of its reader, then struck: it is to run alone, and is parked.
+    let slow = Arc::new(session(&model));
+    let parked = submit(slow.clone(), &prompt(), &options, None).unwrap();
+    let poison = || {
+        let poison = |_: &mut super::super::worker::Worker| {
+            fault::poison_stream();
+            Ok(())
+        };
+        model.engine.call(poison).unwrap();
+    };
+    while !model.engine.call(|worker| Ok(worker.is_idle())).unwrap() {}
+    poison();
+    let other = Arc::new(session(&model));
+    let beside = submit(other.clone(), &prompt(), &options, None).unwrap();
+    assert!(matches!(beside.next(None), Next::Event(_)));
+    // The other one's work fails as the parked one goes on.
+    poison();
+    for (request, session) in [(parked, slow), (beside, other)] {
+        request.result(None).unwrap().1.unwrap();
+        assert!(session.tokens().ends_with(&wanted));
+    }
+}
+
+#[test]
 fn a_lasting_fault_fails_the_request_and_leaves_the_session_usable() {
     let _lock = engine_lock();
     let model = load("qwen3-f32");

@@ -1,0 +1,257 @@
+//! What a request is given: `mlxrt_input` and `mlxrt_generate_options`, copied in and checked.
+
+use std::time::Duration;
+
+use super::constants::*;
+use super::structs::read_options;
+use super::text::{opt_str_arg, slice_arg, str_arg, strings_arg};
+use super::types::{mlxrt_generate_options, mlxrt_input};
+use crate::error::{Error, Result};
+use crate::runtime::generate::{Conversation, GenerateOptions, Input, Setting};
+
+const DEFAULT_PENALTY_WINDOW: usize = 20;
+const DEFAULT_XTC_THRESHOLD: f32 = 0.1;
+const MOST_TOP_LOGPROBS: u32 = 1024;
+
+/// Copies an input in and checks that it is exactly one of text, tokens and messages.
+///
+/// # Safety
+/// `input` is NULL or as large as its struct_size says, and its fields are as the header wants them.
+pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
+    if input.is_null() {
+        return Err(Error::invalid("input is NULL"));
+    }
+    // SAFETY: as this function's own contract.
+    let input = unsafe { read_options(input, "input")? };
+    let given = [
+        !input.text.is_null(),
+        !input.tokens.is_null(),
+        !input.messages.is_null(),
+    ];
+    if given.into_iter().filter(|&given| given).count() != 1 {
+        return Err(Error::invalid(
+            "input must have exactly one of text, tokens and messages",
+        ));
+    }
+    let has = |flag: u32| input.flags & flag != 0;
+    let only_messages =
+        MLXRT_INPUT_TRUST_CONTENT | MLXRT_INPUT_NO_GENERATION_PROMPT | MLXRT_INPUT_CONTINUE_LAST;
+    let only_text = MLXRT_INPUT_NO_BOS | MLXRT_INPUT_SPECIAL_AS_TEXT;
+    let wrong_flag = |what: &str| {
+        Err(Error::invalid(format!(
+            "input.flags is {:#x}, and one of these flags is not for {what}",
+            input.flags
+        )))
+    };
+    // SAFETY: as this function's own contract.
+    unsafe {
+        let tools = opt_str_arg(input.tools, input.tools_len, "input.tools")?;
+        let args = opt_str_arg(
+            input.template_args,
+            input.template_args_len,
+            "input.template_args",
+        )?;
+        if !input.messages.is_null() {
+            if has(only_text) {
+                return wrong_flag("messages");
+            }
+            if has(MLXRT_INPUT_CONTINUE_LAST) && has(MLXRT_INPUT_NO_GENERATION_PROMPT) {
+                return Err(Error::invalid(
+                    "input.flags: CONTINUE_LAST has no generation prompt to leave out",
+                ));
+            }
+            return Ok(Input::Messages(Conversation {
+                messages: str_arg(input.messages, input.messages_len, "input.messages")?,
+                tools,
+                template_args: args,
+                trust_content: has(MLXRT_INPUT_TRUST_CONTENT),
+                no_generation_prompt: has(MLXRT_INPUT_NO_GENERATION_PROMPT),
+                continue_last: has(MLXRT_INPUT_CONTINUE_LAST),
+            }));
+        }
+        if tools.is_some() || args.is_some() {
+            return Err(Error::invalid(
+                "input.tools and input.template_args go with messages only",
+            ));
+        }
+        if has(only_messages) || (!input.tokens.is_null() && has(only_text)) {
+            return wrong_flag("text or tokens");
+        }
+        if !input.tokens.is_null() {
+            return Ok(Input::Tokens(slice_arg(
+                input.tokens,
+                input.token_count,
+                "input.tokens",
+            )?));
+        }
+        Ok(Input::Text {
+            text: str_arg(input.text, input.text_len, "input.text")?,
+            no_bos: has(MLXRT_INPUT_NO_BOS),
+            special_as_text: has(MLXRT_INPUT_SPECIAL_AS_TEXT),
+        })
+    }
+}
+
+/// # Safety
+/// The fields are as the header wants them.
+pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result<GenerateOptions> {
+    let has = |flag: u32| o.flags & flag != 0;
+    // SAFETY: as this function's own contract.
+    let (stop, stop_tokens, bias_tokens, bias_values) = unsafe {
+        (
+            strings_arg(o.stop, o.stop_lens, o.stop_count, "options.stop")?,
+            slice_arg(o.stop_tokens, o.stop_token_count, "options.stop_tokens")?,
+            slice_arg(o.bias_tokens, o.bias_count, "options.bias_tokens")?,
+            slice_arg(o.bias_values, o.bias_count, "options.bias_values")?,
+        )
+    };
+    refuse_what_is_missing(o)?;
+    if let Some(index) = bias_values
+        .iter()
+        .position(|bias| bias.is_nan() || *bias == f32::INFINITY)
+    {
+        return Err(Error::invalid(format!(
+            "options.bias_values[{index}] is {}",
+            bias_values[index]
+        )));
+    }
+    let temperature = optional(o.temperature, "temperature", |t| t > 0.0, "greater than 0")?;
+    if has(MLXRT_GEN_GREEDY) && temperature.is_some() {
+        return Err(Error::invalid(
+            "options.temperature is set together with MLXRT_GEN_GREEDY",
+        ));
+    }
+    if has(MLXRT_GEN_TOKENS_ONLY) && !stop.is_empty() {
+        return Err(Error::invalid(
+            "options.stop needs text, and MLXRT_GEN_TOKENS_ONLY makes none",
+        ));
+    }
+    let logprobs = match (has(MLXRT_GEN_LOGPROBS), o.top_logprobs) {
+        (false, 0) => None,
+        (false, _) => {
+            return Err(Error::invalid(
+                "options.top_logprobs needs the flag MLXRT_GEN_LOGPROBS",
+            ))
+        }
+        (true, top) if top <= MOST_TOP_LOGPROBS => Some(top),
+        (true, top) => {
+            return Err(Error::invalid(format!(
+                "options.top_logprobs is {top}; at most {MOST_TOP_LOGPROBS} are given"
+            )))
+        }
+    };
+    let share = |p: f32| p > 0.0 && p <= 1.0;
+    let xtc_probability = setting(o.xtc_probability, "xtc_probability", share, "in (0, 1]")?;
+    let xtc_threshold = optional(
+        o.xtc_threshold,
+        "xtc_threshold",
+        |t| t > 0.0 && t <= 0.5,
+        "in (0, 0.5]",
+    )?;
+    Ok(GenerateOptions {
+        max_tokens: (o.max_tokens != 0).then_some(o.max_tokens.into()),
+        timeout: (o.timeout_ms != 0).then(|| Duration::from_millis(o.timeout_ms.into())),
+        greedy: has(MLXRT_GEN_GREEDY),
+        no_model_defaults: has(MLXRT_GEN_NO_MODEL_DEFAULTS),
+        temperature,
+        top_p: match optional(o.top_p, "top_p", share, "in (0, 1]")? {
+            None => Setting::Model,
+            Some(p) => Setting::Value(p),
+        },
+        min_p: setting(o.min_p, "min_p", share, "in (0, 1]")?,
+        top_k: match o.top_k {
+            0 => Setting::Model,
+            -1 => Setting::Off,
+            k => Setting::Value(u32::try_from(k).map_err(|_| {
+                Error::invalid(format!(
+                    "options.top_k is {k}; it must be 1 or more, 0 (the model's) or -1 (off)"
+                ))
+            })?),
+        },
+        xtc: match xtc_probability {
+            Setting::Value(p) => Some((p, xtc_threshold.unwrap_or(DEFAULT_XTC_THRESHOLD))),
+            Setting::Model | Setting::Off => None,
+        },
+        repetition_penalty: optional(
+            o.repetition_penalty,
+            "repetition_penalty",
+            |p| p > 0.0,
+            "greater than 0",
+        )?,
+        presence_penalty: penalty(o.presence_penalty, "presence_penalty")?,
+        frequency_penalty: penalty(o.frequency_penalty, "frequency_penalty")?,
+        penalty_window: match o.penalty_window {
+            0 => Some(DEFAULT_PENALTY_WINDOW),
+            u32::MAX => None,
+            window => Some(window as usize),
+        },
+        seed: o.seed,
+        bias: bias_tokens.into_iter().zip(bias_values).collect(),
+        logprobs,
+        stop,
+        stop_tokens,
+        ignore_eos: has(MLXRT_GEN_IGNORE_EOS),
+        tokens_only: has(MLXRT_GEN_TOKENS_ONLY),
+        prefill_only: has(MLXRT_GEN_PREFILL_ONLY),
+        no_prefix_cache: has(MLXRT_GEN_NO_PREFIX_CACHE),
+        raw_text: has(MLXRT_GEN_RAW_TEXT),
+        progress_tokens: o.progress_tokens,
+    })
+}
+
+/// Fields of the surface that this version does not have: an error, never ignored.
+fn refuse_what_is_missing(o: &mlxrt_generate_options) -> Result<()> {
+    if !o.grammar.is_null() {
+        return Err(Error::unsupported(
+            "options.grammar: this version has no grammars",
+        ));
+    }
+    if o.thinking_budget != 0 {
+        return Err(Error::unsupported(
+            "options.thinking_budget: this version does not tell thinking from text",
+        ));
+    }
+    match o.draft_tokens {
+        0 | -1 => {}
+        _ => {
+            return Err(Error::unsupported(
+                "options.draft_tokens: this version has no speculation",
+            ))
+        }
+    }
+    Ok(())
+}
+
+/// 0 is "not set"; anything else must be legal, which NaN and infinities never are.
+fn optional(
+    value: f32,
+    field: &str,
+    legal: impl Fn(f32) -> bool,
+    words: &str,
+) -> Result<Option<f32>> {
+    match value {
+        0.0 => Ok(None),
+        value if value.is_finite() && legal(value) => Ok(Some(value)),
+        value => Err(Error::invalid(format!(
+            "options.{field} is {value}; it must be {words}, or 0 for the default"
+        ))),
+    }
+}
+
+/// As `optional`, with -1 for "off".
+fn setting(
+    value: f32,
+    field: &str,
+    legal: impl Fn(f32) -> bool,
+    words: &str,
+) -> Result<Setting<f32>> {
+    if value == -1.0 {
+        return Ok(Setting::Off);
+    }
+    let value = optional(value, field, legal, &format!("{words}, -1 for off"))?;
+    Ok(value.map_or(Setting::Model, Setting::Value))
+}
+
+fn penalty(value: f32, field: &str) -> Result<f32> {
+    Ok(optional(value, field, |p| (-2.0..=2.0).contains(&p), "from -2 to 2")?.unwrap_or(0.0))
+}

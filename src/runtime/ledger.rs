@@ -1,0 +1,141 @@
+//! What of a session the engine thread shares: its tokens, and which request has it.
+//!
+//! Nothing here holds a model or the engine: what the engine thread holds must never be the last thing that keeps the
+//! engine alive, for the engine cannot end itself.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::metrics::{self, Counters};
+use crate::error::{Code, Error, Result};
+
+pub struct Ledger {
+    /// The id of the request that has the session: from when the engine begins it until the answer is in. Or 0.
+    running: AtomicU64,
+    /// The id of the request of the blocking call, from its call to its return. Or 0.
+    blocking: AtomicU64,
+    /// Requests that were submitted, have not ended and were not cancelled by themselves.
+    submitted: AtomicUsize,
+    /// The ids of the requests, running and blocking, that the session's cancel reached last.
+    cancelled: [AtomicU64; 2],
+    /// The session's handle was freed: whatever still runs or waits is cancelled.
+    closed: AtomicBool,
+    state: Mutex<State>,
+    /// The model's.
+    counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub tokens: Vec<i32>,
+    /// The text of the last answer; none before the first.
+    pub answer: Option<String>,
+    pub kv_tokens: u64,
+    pub kv_bytes: u64,
+}
+
+impl Ledger {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Ledger {
+            running: AtomicU64::new(0),
+            blocking: AtomicU64::new(0),
+            submitted: AtomicUsize::new(0),
+            cancelled: [AtomicU64::new(0), AtomicU64::new(0)],
+            closed: AtomicBool::new(false),
+            state: Mutex::default(),
+            counters,
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a blocking call, which goes on behind what was cancelled but behind nothing else: its reader may be this very
+    /// thread.
+    pub(super) fn take(&self, request: u64) -> Result<()> {
+        let busy = || Error::new(Code::Busy, "the session already runs a request");
+        self.blocking
+            .compare_exchange(0, request, Ordering::SeqCst, Ordering::SeqCst)
+            .map_err(|_| busy())?;
+        if self.submitted.load(Ordering::SeqCst) > 0 {
+            self.blocking.store(0, Ordering::SeqCst);
+            return Err(busy());
+        }
+        Ok(())
+    }
+
+    /// The blocking call ends; a request of it that still runs is cancelled.
+    pub(super) fn give_up(&self, request: u64) {
+        self.cancelled[1].store(request, Ordering::SeqCst);
+        self.blocking.store(0, Ordering::SeqCst);
+        self.release(request);
+    }
+
+    pub(super) fn is_blocking(&self, request: u64) -> bool {
+        self.blocking.load(Ordering::SeqCst) == request
+    }
+
+    pub(super) fn count(&self) {
+        self.submitted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn uncount(&self) {
+        self.submitted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether the session was free, and is `request`'s now.
+    pub(super) fn begin(&self, request: u64) -> bool {
+        self.running
+            .compare_exchange(0, request, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// The next request may have the session.
+    pub(super) fn release(&self, request: u64) {
+        let _ = self
+            .running
+            .compare_exchange(request, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.load(Ordering::SeqCst) != 0
+            || self.blocking.load(Ordering::SeqCst) != 0
+            || self.submitted.load(Ordering::SeqCst) != 0
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the request that has the session and the one of a blocking call; a later one is not touched. False: there is
+    /// none.
+    pub(super) fn cancel(&self) -> bool {
+        let current = [&self.running, &self.blocking].map(|id| id.load(Ordering::SeqCst));
+        for (cancelled, id) in self.cancelled.iter().zip(current) {
+            if id != 0 {
+                cancelled.store(id, Ordering::SeqCst);
+            }
+        }
+        current != [0, 0]
+    }
+
+    pub(super) fn is_cancelled(&self, request: u64) -> bool {
+        let is = |cancelled: &AtomicU64| cancelled.load(Ordering::Acquire) == request;
+        self.cancelled.iter().any(is) || self.closed.load(Ordering::Acquire)
+    }
+
+    /// Keys and values grew or shrank to so much.
+    pub(super) fn set_kv(&self, state: &mut State, tokens: u64, bytes: u64) {
+        self.counters.kv_changed(state.kv_bytes, bytes);
+        metrics::PROCESS.kv_changed(state.kv_bytes, bytes);
+        (state.kv_tokens, state.kv_bytes) = (tokens, bytes);
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        let mut state = std::mem::take(&mut *self.state());
+        self.set_kv(&mut state, 0, 0);
+    }
+}

@@ -1,0 +1,560 @@
+//! One request: the state that the engine thread and the readers share.
+//!
+//! The engine hands in token ids; they become text, events and, at the end, the session's new ledger. Readers take the
+//! events, on any thread. The engine is only ever stopped by a flag that it reads between steps (`Ticket`), and waits
+//! for nobody: a request whose reader is far behind is parked.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::job::{End, EndReason, Ticket, TokenOutput};
+use super::metrics::{self, Counters};
+use super::prompt::Prompt;
+use super::report::{Report, Stop};
+use super::session::Session;
+use crate::error::{Code, Error, Result};
+use crate::guard;
+use crate::text::{Chunk, Finish, Kind, TextStream, Token, Tokenizer};
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Progress { done: u64, total: u64 },
+    Text(Chunk),
+}
+
+/// Called on the engine thread or on that of whoever ends a request.
+pub type Notify = Box<dyn Fn() + Send + Sync>;
+
+/// Who gets the events, and when the ledger takes the answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// A blocking call hands them to a callback: what the callback did not get because it stopped is not in the ledger.
+    /// The call commits at its end.
+    Push,
+    /// They can be asked for: what was made counts as delivered. Commits when the engine is done.
+    Pull,
+}
+
+/// What a request needs to turn tokens into its answer.
+pub struct Plan {
+    pub prompt: Prompt,
+    /// The start of the answer, when the input has it.
+    pub continued: String,
+    pub stream: TextStream,
+    pub tokenizer: Arc<Tokenizer>,
+    pub eos: Vec<i32>,
+    pub stop_tokens: Vec<i32>,
+    pub tokens_only: bool,
+    pub prefill_only: bool,
+    pub raw_text: bool,
+    /// Tokens that the sequence may have.
+    pub context: usize,
+    pub seed: u64,
+}
+
+pub struct Shared {
+    pub ticket: Ticket,
+    delivery: Delivery,
+    called: Instant,
+    /// The model's.
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+    changed: Condvar,
+    notify: Mutex<Option<Notify>>,
+}
+
+struct State {
+    plan: Plan,
+    /// The session's tokens before the request and the input's.
+    sequence: Vec<i32>,
+    events: VecDeque<Event>,
+    /// All events so far, and how much of them was handed out.
+    answer: Answer,
+    delivered: Delivered,
+    stopped: Option<Stop>,
+    report: Report,
+    /// The engine is done with it.
+    engine_end: Option<End>,
+    /// The session has its answer; what the request gives for ever.
+    outcome: Option<Result<()>>,
+}
+
+#[derive(Default)]
+struct Answer {
+    text: String,
+    tokens: Vec<i32>,
+}
+
+/// Lengths: bytes and tokens.
+#[derive(Default)]
+struct Delivered {
+    text: usize,
+    tokens: usize,
+}
+
+impl Shared {
+    pub fn new(
+        ticket: Ticket,
+        delivery: Delivery,
+        called: Instant,
+        counters: Arc<Counters>,
+        plan: Plan,
+        notify: Option<Notify>,
+    ) -> Self {
+        counters.request_started();
+        metrics::PROCESS.request_started();
+        let report = Report::new(plan.seed);
+        Shared {
+            ticket,
+            delivery,
+            called,
+            counters,
+            state: Mutex::new(State {
+                plan,
+                sequence: Vec::new(),
+                events: VecDeque::new(),
+                answer: Answer::default(),
+                delivered: Delivered::default(),
+                stopped: None,
+                report,
+                engine_end: None,
+                outcome: None,
+            }),
+            changed: Condvar::new(),
+            notify: Mutex::new(notify),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- the engine's side ----
+
+    /// Whether the session is free for it. Asked again until it is.
+    pub fn may_begin(&self) -> bool {
+        self.ticket.ledger.begin(self.ticket.id())
+    }
+
+    /// The whole sequence to go on from: the session's tokens are those that the request before left.
+    pub fn begin(&self) -> Result<Vec<i32>> {
+        let mut state = self.state();
+        let before = &self.ticket.ledger.state().tokens;
+        let sequence = state.plan.prompt.after(before)?;
+        state.report.prompt_tokens = sequence.len() as u64;
+        if sequence.len() + usize::from(!state.plan.prefill_only) > state.plan.context {
+            return Err(Error::new(
+                Code::ContextFull,
+                format!(
+                    "the prompt has {} tokens, and the session's context is {}",
+                    sequence.len(),
+                    state.plan.context
+                ),
+            ));
+        }
+        state.sequence.clone_from(&sequence);
+        Ok(sequence)
+    }
+
+    pub fn progress(&self, done: u64, total: u64) {
+        let mut state = self.state();
+        if state.stopped.is_none() {
+            state.events.push_back(Event::Progress { done, total });
+            self.announce(state, 1);
+        }
+    }
+
+    /// Takes the next token; false: no more are wanted.
+    pub fn token(&self, token: TokenOutput) -> bool {
+        let mut state = self.state();
+        if state.stopped.is_some() {
+            return false;
+        }
+        if state.report.first_token_ns == 0 {
+            state.report.first_token_ns = nanos(self.called.elapsed());
+        }
+        let kind = state.plan.kind(token.id);
+        let token = Token {
+            id: token.id,
+            logprob: token.logprob,
+            top: token.top,
+        };
+        state.plan.stream.push(token, kind);
+        let made = state.take_chunks();
+        let go_on = state.stopped.is_none();
+        self.announce(state, made);
+        go_on
+    }
+
+    /// The engine is done. Only the first end counts.
+    pub fn end(&self, mut end: End) {
+        let mut state = self.state();
+        if state.engine_end.is_some() {
+            return;
+        }
+        let mut made = 0;
+        if state.stopped.is_none() {
+            let finish = if end.is_complete() {
+                Finish::End
+            } else {
+                Finish::Cancelled
+            };
+            // Nothing else stands between a bug in here and the engine thread's end.
+            let finished = guard::catch(|| {
+                state.plan.stream.finish(finish);
+                Ok(state.take_chunks())
+            });
+            match finished {
+                Ok(chunks) => made = chunks,
+                Err(error) => end.reason = Err(error),
+            }
+        }
+        state.engine_end = Some(end);
+        // A blocking call that a panic has ended commits nothing any more.
+        if self.delivery == Delivery::Pull || !self.ticket.ledger.is_blocking(self.ticket.id()) {
+            self.commit(&mut state);
+        }
+        self.announce(state, made);
+    }
+
+    /// Tells readers that there is something new.
+    fn announce(&self, state: MutexGuard<'_, State>, events: usize) {
+        self.ticket.make(events);
+        let ended = state.engine_end.is_some();
+        drop(state);
+        if events == 0 && !ended {
+            return;
+        }
+        self.changed.notify_all();
+        if let Some(notify) = &*self.notify.lock().unwrap_or_else(PoisonError::into_inner) {
+            notify();
+        }
+    }
+
+    // ---- the readers' side ----
+
+    /// Takes the next event, waiting until `deadline` for it (`None` = as long as it takes).
+    pub fn next(&self, deadline: Option<Instant>) -> Next {
+        let mut state = self.state();
+        loop {
+            if let Some(event) = state.events.pop_front() {
+                if let Event::Text(chunk) = &event {
+                    state.delivered.text += chunk.text.len();
+                    state.delivered.tokens += chunk.tokens.len();
+                }
+                return Next::Event(event);
+            }
+            if state.engine_end.is_some() {
+                return Next::Done(state.outcome.clone().unwrap_or(Ok(())));
+            }
+            match self.wait(state, deadline) {
+                Some(woken) => state = woken,
+                None => return Next::Pending,
+            }
+        }
+    }
+
+    /// Drops the events that nobody has read, or waits for a change where there are none; gives how many there were, and
+    /// whether the request has ended.
+    fn drain(&self, deadline: Option<Instant>) -> (usize, bool) {
+        let mut state = self.state();
+        if state.events.is_empty() && state.engine_end.is_none() {
+            match self.wait(state, deadline) {
+                Some(woken) => state = woken,
+                None => return (0, false),
+            }
+        }
+        // The engine may wait to hear that these are taken: not a moment of waiting before the caller says so.
+        let dropped = state.events.drain(..).count();
+        (dropped, state.engine_end.is_some())
+    }
+
+    /// Waits for a change; none when `deadline` has come.
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> Option<MutexGuard<'a, State>> {
+        let Some(deadline) = deadline else {
+            let woken = self.changed.wait(state);
+            return Some(woken.unwrap_or_else(PoisonError::into_inner));
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        let woken = self.changed.wait_timeout(state, left);
+        Some(woken.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The reader wants no more; what it has not taken is not in the ledger.
+    fn stop(&self) {
+        self.state().stopped = Some(Stop::Callback);
+        self.ticket.cancel();
+    }
+
+    /// Gives the session what was delivered. Once, by whoever ends the request.
+    fn commit(&self, state: &mut State) {
+        let Some(end) = state.engine_end.take() else {
+            return;
+        };
+        state.fill_report(&end);
+        let all = state.answer.tokens.len();
+        let Delivered { text, tokens } = match state.stopped {
+            Some(Stop::Callback) => std::mem::take(&mut state.delivered),
+            _ => Delivered {
+                text: state.answer.text.len(),
+                tokens: all,
+            },
+        };
+        state.answer.text.truncate(text);
+        state.answer.tokens.truncate(tokens);
+        state.report.generated_tokens = tokens as u64;
+
+        let mut ledger = self.ticket.ledger.state();
+        if let Some(kv) = end.kv {
+            self.ticket.ledger.set_kv(&mut ledger, kv.tokens, kv.bytes);
+        }
+        let ended_itself = state.stopped.is_none() && end.is_complete();
+        // A request that ended before its first token leaves no trace but a warm cache.
+        if tokens > 0 || ended_itself || state.stopped == Some(Stop::String) {
+            if state.plan.tokens_only {
+                state.answer.text = state.plan.text_of(&state.answer.tokens);
+            }
+            ledger.tokens = std::mem::take(&mut state.sequence);
+            ledger.tokens.extend_from_slice(&state.answer.tokens);
+            if !state.plan.prefill_only {
+                let start = std::mem::take(&mut state.plan.continued);
+                ledger.answer = Some(start + &state.answer.text);
+            }
+        }
+        drop(ledger);
+        let outcome = match (state.stopped, &end.reason) {
+            (None, Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        };
+        state.engine_end = Some(end);
+        state.close(self.called.elapsed(), outcome);
+        self.counters.request_ended(&state.report);
+        metrics::PROCESS.request_ended(&state.report);
+        self.ticket.uncount();
+        self.ticket.ledger.release(self.ticket.id());
+    }
+}
+
+pub enum Next {
+    Event(Event),
+    Pending,
+    Done(Result<()>),
+}
+
+impl End {
+    /// It came by itself.
+    fn is_complete(&self) -> bool {
+        use EndReason::*;
+        matches!(self.reason, Ok(StopToken | MaxTokens | Context))
+    }
+}
+
+impl State {
+    /// Moves what is complete to the events; gives how many there were.
+    fn take_chunks(&mut self) -> usize {
+        let mut made = 0;
+        while let Some(chunk) = self.plan.stream.pop() {
+            self.answer.text.push_str(&chunk.text);
+            self.answer.tokens.extend_from_slice(&chunk.tokens);
+            self.events.push_back(Event::Text(chunk));
+            made += 1;
+        }
+        if let (None, Some(index)) = (self.stopped, self.plan.stream.stopped()) {
+            self.report.stop_index = index as u32;
+            self.stopped = Some(Stop::String);
+        }
+        made
+    }
+
+    fn fill_report(&mut self, end: &End) {
+        let last = self.answer.tokens.last().copied();
+        let report = &mut self.report;
+        report.cached_tokens = end.cached_tokens;
+        report.queue_ns = nanos(end.queue);
+        report.prefill_ns = nanos(end.prefill);
+        report.decode_ns = nanos(end.decode);
+        report.peak_bytes = end.peak_bytes;
+        report.active_bytes = end.active_bytes;
+        report.kv_bytes = end.kv.map_or(0, |kv| kv.bytes);
+        report.stop = match (self.stopped, &end.reason) {
+            (Some(stop), _) => stop,
+            (None, Ok(EndReason::StopToken)) => {
+                match last.filter(|last| !self.plan.eos.contains(last)) {
+                    None => Stop::Eos,
+                    Some(last) => {
+                        let index = self.plan.stop_tokens.iter().position(|&id| id == last);
+                        report.stop_index = index.unwrap_or(0) as u32;
+                        Stop::Token
+                    }
+                }
+            }
+            (None, Ok(EndReason::MaxTokens)) => Stop::Length,
+            (None, Ok(EndReason::Context)) => Stop::Context,
+            (None, Ok(EndReason::Cancelled | EndReason::Satisfied)) => Stop::Cancelled,
+            (None, Ok(EndReason::Deadline)) => Stop::Timeout,
+            (None, Err(_)) => Stop::Error,
+        };
+    }
+
+    fn close(&mut self, took: Duration, outcome: Result<()>) {
+        self.report.total_ns = nanos(took);
+        if let Err(error) = &outcome {
+            self.report.stop = Stop::Error;
+            self.report.error_code = error.code as i32;
+        }
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Plan {
+    /// The end of the text and special tokens have none to show.
+    fn kind(&self, id: i32) -> Kind {
+        let ends = self.eos.contains(&id) || self.stop_tokens.contains(&id);
+        if ends || (!self.raw_text && self.tokenizer.is_special(id)) {
+            Kind::Silent
+        } else {
+            Kind::Normal
+        }
+    }
+
+    /// The text that the events of TOKENS_ONLY did not carry; the token that ended it has none.
+    fn text_of(&self, tokens: &[i32]) -> String {
+        let shown = match tokens.split_last() {
+            Some((&last, before)) if self.kind(last) == Kind::Silent => before,
+            _ => tokens,
+        };
+        self.tokenizer.detokenize(shown, true).unwrap_or_default()
+    }
+}
+
+/// A request that was submitted, as its owner holds it. Dropped, it is cancelled.
+pub struct Request {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+}
+
+impl Request {
+    pub(super) fn new(shared: Arc<Shared>, session: Arc<Session>) -> Self {
+        Request { shared, session }
+    }
+
+    /// The next event; each goes to one caller. After the last one `Done` for ever. `None` waits as long as it takes.
+    pub fn next(&self, timeout: Option<Duration>) -> Next {
+        let next = self.shared.next(deadline(timeout));
+        if matches!(next, Next::Event(_)) {
+            self.taken(1);
+        }
+        next
+    }
+
+    /// What it did, when it has ended; events that nobody has read are dropped.
+    pub fn result(&self, timeout: Option<Duration>) -> Result<(Report, Result<()>)> {
+        let deadline = deadline(timeout);
+        loop {
+            let (dropped, ended) = self.shared.drain(deadline);
+            self.taken(dropped);
+            if ended {
+                return Ok(self.shared.report());
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::new(
+                    Code::Timeout,
+                    "the request has not ended in that time",
+                ));
+            }
+        }
+    }
+
+    pub fn cancel(&self) {
+        self.shared.ticket.cancel();
+        self.session.wake();
+    }
+
+    fn taken(&self, events: usize) {
+        if events > 0 && self.shared.ticket.take(events) {
+            self.session.wake();
+        }
+    }
+
+    /// Its handle was freed: cancels it, and when this returns its notify neither runs nor will.
+    pub fn close(&self) {
+        self.cancel();
+        let notify = &self.shared.notify;
+        *notify.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A blocking call's hold on its session: it ends with the call, whatever happened in between.
+pub(super) struct Blocking<'a> {
+    session: &'a Session,
+    id: u64,
+}
+
+impl<'a> Blocking<'a> {
+    /// BUSY when another request has the session or waits for it.
+    pub fn take(session: &'a Session, id: u64) -> Result<Self> {
+        session.ledger.take(id)?;
+        Ok(Blocking { session, id })
+    }
+
+    /// Hands events to `on_event` until the last one, or until that returns false; waits for the engine's end.
+    pub fn run(
+        self,
+        shared: &Shared,
+        on_event: &mut dyn FnMut(Event) -> bool,
+    ) -> (Report, Result<()>) {
+        while let Next::Event(event) = shared.next(None) {
+            if !on_event(event) {
+                shared.stop();
+                self.session.wake();
+                break;
+            }
+            if shared.ticket.take(1) {
+                self.session.wake();
+            }
+        }
+        // What is dropped here needs no word to the engine: it was stopped, or has ended.
+        while !shared.drain(None).1 {}
+        shared.commit(&mut shared.state());
+        shared.report()
+    }
+}
+
+impl Drop for Blocking<'_> {
+    fn drop(&mut self) {
+        // After a panic its request may still run: the engine takes no further step of it, and begins no other one of the
+        // session before it has dropped this one.
+        self.session.ledger.give_up(self.id);
+        self.session.wake();
+    }
+}
+
+impl Shared {
+    fn report(&self) -> (Report, Result<()>) {
+        let state = self.state();
+        let outcome = state.outcome.clone().unwrap_or(Ok(()));
+        (state.report.clone(), outcome)
+    }
+}
+
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.map(|timeout| Instant::now() + timeout)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

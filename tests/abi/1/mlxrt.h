@@ -1,0 +1,1252 @@
+/*
+ * mlxrt: large language models on Apple's MLX, inside your own program.
+ *
+ * This file comes out of the library's source; do not edit it. It is plain C99 and C++17, for 64-bit targets.
+ *
+ * FIVE PROMISES
+ *
+ *  1. The process is yours. mlxrt never exits, aborts, prints, installs signal handlers, or changes the current folder,
+ *     the locale or the environment. Panics and C++ exceptions become an error value. When the process exits while an
+ *     engine runs, the exit waits for its running step, at most ten seconds.
+ *  2. Nothing you feed it can crash you. A hostile model folder, tokenizer, template or prompt, or a misused handle,
+ *     gets a named error.
+ *  3. Any thread, any order. Every function may be called from any thread; handles may be freed in any order; event
+ *     and progress callbacks run on the thread of the blocking call; cancel works from anywhere and leaves the
+ *     session usable.
+ *  4. The ABI survives skew. Old programs run on new libraries; a newer program gets a clear refusal, never a shifted
+ *     field.
+ *  5. You can see and bound what it costs. Every result carries its metrics; memory has a budget and an estimate
+ *     before anything is loaded.
+ *
+ * A complete program:
+ *
+ *   #include <mlxrt.h>
+ *   #include <stdio.h>
+ *
+ *   static int32_t print(void *user_data, const mlxrt_event *event) {
+ *     fwrite(event->text, 1, event->text_len, (FILE *)user_data);
+ *     return MLXRT_RETURN_CONTINUE;
+ *   }
+ *
+ *   int main(int argc, char **argv) {
+ *     mlxrt_model *model = NULL;
+ *     mlxrt_session *session = NULL;
+ *     mlxrt_input input = {0};
+ *     mlxrt_result result = {0};
+ *     mlxrt_error *error = mlxrt_model_load(argc > 1 ? argv[1] : "model", NULL, &model);
+ *     input.struct_size = sizeof input;
+ *     input.messages = "[{\"role\": \"user\", \"content\": \"Tell me a story.\"}]";
+ *     input.messages_len = MLXRT_NTS;
+ *     result.struct_size = sizeof result;
+ *     if (!error) error = mlxrt_session_create(model, NULL, &session);
+ *     if (!error) error = mlxrt_generate(session, &input, NULL, print, stdout, &result);
+ *     if (error) fprintf(stderr, "%s\n", mlxrt_error_message(error));
+ *     if (session) mlxrt_session_free(session);
+ *     if (model) mlxrt_model_free(model);
+ *     mlxrt_error_free(error);
+ *     return result.stop == MLXRT_STOPPED_EOS ? 0 : 1;
+ *   }
+ *
+ * CONVENTIONS
+ *
+ * Errors. A function that can fail returns an mlxrt_error: NULL is success. It holds a code (MLXRT_E_*) and one
+ * sentence that names the file, key or argument; it is yours to free and may be read on any thread. Outputs are
+ * written on success only; on failure, outputs that are pointers are set to NULL. One exception: an mlxrt_result is
+ * filled either way. To ignore an error: mlxrt_error_free(mlxrt_...(...)).
+ *
+ * Handles (mlxrt_model, mlxrt_session, ...) are ids in the shape of pointers: pass them around, never dereference
+ * them. A handle that is NULL, freed, foreign or of the wrong type gives MLXRT_E_INVALID_HANDLE; a free function that
+ * gets one logs it and does nothing. Objects are counted inside: what still needs another keeps it alive. Freeing a
+ * session ends what runs on it as cancelled (a result, not an error). mlxrt_free and mlxrt_error_free take real
+ * pointers, which are not checked.
+ *
+ * Ownership. What you pass by const pointer is copied during the call. Buffers that come out are yours: mlxrt_free.
+ *
+ * Structs go by pointer and start with struct_size. Set all to zero, then struct_size = sizeof(the struct), then what
+ * you want to change. As options, NULL means all defaults, and zero means the default of each field. Flags, kinds and
+ * fields that the library does not know give MLXRT_E_UNSUPPORTED. As outputs, only struct_size is read; the library
+ * fills what both sides know, zeroes the rest, and sets struct_size to what it filled. In structs that the library
+ * hands out (events), struct_size is the library's: ask MLXRT_HAS(event, field) before you use a field that came with
+ * a later version. Ignore event kinds, stop reasons, codes and JSON keys that you do not know: later versions add
+ * some.
+ *
+ * Text that goes in is UTF-8: a pointer and a length in bytes, or MLXRT_NTS as the length where it is NUL-terminated.
+ * An array of lengths may be NULL: all are NUL-terminated. Paths and names are NUL-terminated. Text that comes out is
+ * UTF-8 with a length and a NUL behind it; where its length goes may be NULL. JSON is used where the vocabulary is
+ * open.
+ *
+ * Timeouts are in milliseconds. As an argument, 0 does not wait and MLXRT_FOREVER waits without a limit. As
+ * timeout_ms in options, 0 is no limit; it covers queueing and callbacks.
+ *
+ * Callbacks get your user_data first. Event and progress callbacks run on the thread of the blocking call and return
+ * MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. Inside one, queries, cancel and free work; blocking calls on any handle,
+ * and shutdown, give MLXRT_E_REENTRANT. Log and notify callbacks run on any thread, concurrently: inside a log
+ * function only error, free, version and cancel functions may be called, and notify only signals something. When a
+ * blocking call has returned, none of its callbacks runs any more. A callback must not throw, longjmp or unwind.
+ *
+ * The process. Initialisation is counted and belongs to all users of the library in the process, as do the log and
+ * the memory limits: the last one to set them wins. After a fork only the parent can use the library.
+ *
+ * Busy. A session does one blocking call at a time: a second one gets MLXRT_E_BUSY at once.
+ *
+ * Every function says at its end: Threads (from which it may be called), Blocks (what it waits for), Errors (the
+ * likely codes; INVALID_ARGUMENT, INVALID_HANDLE, REENTRANT, FORKED and INTERNAL are possible wherever an error is
+ * returned) and Owns (who frees what).
+ */
+
+#ifndef MLXRT_H
+#define MLXRT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Says of every pointer whether it may be NULL, where the compiler knows the words. */
+#if defined(__clang__)
+#define MLXRT_NULLABLE _Nullable
+#define MLXRT_NONNULL _Nonnull
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wnullability-extension"
+#else
+#define MLXRT_NULLABLE
+#define MLXRT_NONNULL
+#endif
+
+/* An error that nobody looks at is lost, and leaks. */
+#if defined(__GNUC__)
+#define MLXRT_MUST_USE __attribute__((warn_unused_result))
+#else
+#define MLXRT_MUST_USE
+#endif
+
+/** As a length: the text is NUL-terminated. */
+#define MLXRT_NTS ((size_t)-1)
+
+/** Does a struct that the library handed out have this field? */
+#define MLXRT_HAS(p, field) ((size_t)((const char *)&(p)->field - (const char *)(p)) + sizeof((p)->field) <= (p)->struct_size)
+
+/** The version of this surface. It rises with every release that adds a function. */
+#define MLXRT_ABI 1u
+
+/** For every timeout argument: wait without a limit. 0 does not wait at all. */
+#define MLXRT_FOREVER 4294967295u
+
+/** No error; what mlxrt_error_code gives for NULL. */
+#define MLXRT_OK 0
+
+/** An argument is wrong; the message names it, and the fix where there is one. */
+#define MLXRT_E_INVALID_ARGUMENT 1
+/** A handle is NULL, freed, of another type or not from this library. */
+#define MLXRT_E_INVALID_HANDLE 2
+/** A file, folder or named thing does not exist. */
+#define MLXRT_E_NOT_FOUND 3
+/** A file exists and cannot be read or written. */
+#define MLXRT_E_IO 4
+/** A model folder is damaged or contradicts itself. */
+#define MLXRT_E_BAD_MODEL 5
+/** Two things are valid, but not together. */
+#define MLXRT_E_INCOMPATIBLE 6
+/** Valid perhaps, but not known to this version of the library. */
+#define MLXRT_E_UNSUPPORTED 7
+/** Memory, or the budget set for it, does not suffice. */
+#define MLXRT_E_OUT_OF_MEMORY 8
+/** The prompt does not fit into the session's context. */
+#define MLXRT_E_CONTEXT_FULL 9
+/** Something else uses the object just now; try again later. */
+#define MLXRT_E_BUSY 10
+/** The call was ended by a cancel, a callback or the free of its object. */
+#define MLXRT_E_CANCELLED 11
+/** The time given was not enough. */
+#define MLXRT_E_TIMEOUT 12
+/** The library is suspended and the call needs the device. */
+#define MLXRT_E_SUSPENDED 13
+/** The device or its driver failed. */
+#define MLXRT_E_DEVICE 14
+/** A file that belongs to the library was not found. */
+#define MLXRT_E_RESOURCES 15
+/** A grammar cannot be compiled. */
+#define MLXRT_E_BAD_GRAMMAR 16
+/** The function may not be called from inside this callback. */
+#define MLXRT_E_REENTRANT 17
+/** The process has forked since its first call; only the parent may use the library. */
+#define MLXRT_E_FORKED 18
+/** A bug in the library, caught; the message says where. */
+#define MLXRT_E_INTERNAL 19
+
+/** The GPU where there is one, else the CPU. */
+#define MLXRT_DEVICE_AUTO 0
+/** The CPU. */
+#define MLXRT_DEVICE_CPU 1
+/** The GPU. */
+#define MLXRT_DEVICE_GPU 2
+
+/** Something failed. */
+#define MLXRT_LOG_ERROR 1
+/** Something is odd, and the library went on. */
+#define MLXRT_LOG_WARN 2
+/** What an operator wants to know. */
+#define MLXRT_LOG_INFO 3
+/** What a developer wants to know. */
+#define MLXRT_LOG_DEBUG 4
+
+/** An event or progress callback returns this to go on. */
+#define MLXRT_RETURN_CONTINUE 0
+/** An event or progress callback returns this to end the call. */
+#define MLXRT_RETURN_STOP 1
+
+/** mlxrt_shutdown: also end what other users of the library in this process still hold. */
+#define MLXRT_SHUTDOWN_FORCE 1u
+
+/** mlxrt_tokenize: add what the tokenizer's post-processor adds (BOS, EOS). */
+#define MLXRT_TOKENIZE_ADD_SPECIAL 1u
+/** mlxrt_tokenize: special tokens written in the text, such as <|im_start|>, are just text. */
+#define MLXRT_TOKENIZE_SPECIAL_AS_TEXT 2u
+
+/** mlxrt_detokenize: leave special tokens out of the text. */
+#define MLXRT_DETOKENIZE_SKIP_SPECIAL 1u
+
+/** Text at token 0 gets no BOS. Without this it gets the tokenizer's, unless it is there. */
+#define MLXRT_INPUT_NO_BOS 1u
+/** Text: special tokens are not recognised. */
+#define MLXRT_INPUT_SPECIAL_AS_TEXT 2u
+/**
+ * Messages: special tokens inside message content are recognised. By default they never are, so content
+ * cannot forge a turn.
+ */
+#define MLXRT_INPUT_TRUST_CONTENT 4u
+/** Messages: do not open the assistant's turn. */
+#define MLXRT_INPUT_NO_GENERATION_PROMPT 8u
+/** Messages: continue the last message, which must be the assistant's. */
+#define MLXRT_INPUT_CONTINUE_LAST 16u
+
+/** Always the most likely token. */
+#define MLXRT_GEN_GREEDY 1u
+/** Do not stop at an end-of-sequence token. */
+#define MLXRT_GEN_IGNORE_EOS 2u
+/** Events without text: nothing is detokenised, and stop strings are not looked for. */
+#define MLXRT_GEN_TOKENS_ONLY 4u
+/** Take the input in and generate nothing. */
+#define MLXRT_GEN_PREFILL_ONLY 8u
+/** Reuse nothing that was computed before: every token of the prompt is computed now. */
+#define MLXRT_GEN_NO_PREFIX_CACHE 16u
+/** Zeros mean neutral (temperature 1), not what the model's generation_config.json says. */
+#define MLXRT_GEN_NO_MODEL_DEFAULTS 32u
+/** Log-probabilities of the model's own distribution: before penalties, bias, temperature and masks. */
+#define MLXRT_GEN_LOGPROBS 64u
+/** No channels: everything is an event of text, markers included. */
+#define MLXRT_GEN_RAW_TEXT 128u
+
+/** The input is being taken in: done of total tokens. */
+#define MLXRT_EVENT_PROGRESS 1
+/** A piece of the answer. */
+#define MLXRT_EVENT_TEXT 2
+/** A piece of the model's thinking. */
+#define MLXRT_EVENT_THINKING 3
+/** The text is one {"id","name","arguments":{...}}. What does not parse arrives as text. */
+#define MLXRT_EVENT_TOOL_CALL 4
+
+/** The model ended its answer. */
+#define MLXRT_STOPPED_EOS 1
+/** A stop string appeared; stop_index says which. */
+#define MLXRT_STOPPED_STRING 2
+/** A stop token appeared; stop_index says which. */
+#define MLXRT_STOPPED_TOKEN 3
+/** max_tokens were generated. */
+#define MLXRT_STOPPED_LENGTH 4
+/** The session's context is full. */
+#define MLXRT_STOPPED_CONTEXT 5
+/** The event callback asked for it. */
+#define MLXRT_STOPPED_CALLBACK 6
+/** A cancel, the free of the session, or a forced shutdown. */
+#define MLXRT_STOPPED_CANCELLED 7
+/** timeout_ms passed. */
+#define MLXRT_STOPPED_TIMEOUT 8
+/** The model called a tool and waits for its answer. */
+#define MLXRT_STOPPED_TOOL_CALL 9
+/** The grammar allows nothing more. */
+#define MLXRT_STOPPED_GRAMMAR 10
+/** The call failed; error_code says how, and the call returned the error. */
+#define MLXRT_STOPPED_ERROR 11
+
+/** What mlxrt_request_next found: an event. */
+#define MLXRT_NEXT_EVENT 0
+/** Nothing yet. */
+#define MLXRT_NEXT_PENDING 1
+/** The request has ended and its events are taken. */
+#define MLXRT_NEXT_DONE 2
+
+/** The functions of this header as a table, for a program that loads the library while it runs: mlxrt_get_api. */
+typedef struct mlxrt_api mlxrt_api;
+
+/**
+ * What went wrong: a code and one sentence. It belongs to the caller, may be read on any thread, several at
+ * once, and lives until mlxrt_error_free.
+ */
+typedef struct mlxrt_error mlxrt_error;
+
+/** A compiled grammar. It is an id in the shape of a pointer: never dereference it. */
+typedef struct mlxrt_grammar mlxrt_grammar;
+
+/**
+ * A loaded model. It is an id in the shape of a pointer: never dereference it. Any thread may use it, several
+ * at once. Sessions keep what they need of it alive, so it may be freed in any order.
+ */
+typedef struct mlxrt_model mlxrt_model;
+
+/**
+ * A request that was submitted. It is an id in the shape of a pointer: never dereference it. Any thread may use
+ * it, several at once.
+ */
+typedef struct mlxrt_request mlxrt_request;
+
+/**
+ * A conversation or text in progress on one model. It is an id in the shape of a pointer: never dereference
+ * it. Any thread may use it; it does one blocking call at a time, a second one gets MLXRT_E_BUSY.
+ */
+typedef struct mlxrt_session mlxrt_session;
+
+/** How the library starts. All zero behind struct_size: the defaults. */
+typedef struct mlxrt_init_options {
+  /** sizeof(mlxrt_init_options). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** MLXRT_DEVICE_*. */
+  int32_t device;
+  /**
+   * The most threads for the library's own work on the CPU; 0 = one per physical core. (This version has no such
+   * work: MLX's CPU operations use one thread.)
+   */
+  uint32_t cpu_threads;
+  /** The folder in which mlx.metallib lies; NULL = beside the library. */
+  const char *MLXRT_NULLABLE resource_dir;
+  /**
+   * Bytes the library may use: what would pass it (a load, the next part of a prompt, a longer answer) is refused
+   * with MLXRT_E_OUT_OF_MEMORY before it is allocated, and near it freed buffers are no longer kept; 0 = default,
+   * UINT64_MAX = unlimited, 1 = none.
+   */
+  uint64_t memory_limit;
+  /** Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t cache_limit;
+  /** Bytes kept resident for the GPU; 0 = default, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t wired_limit;
+} mlxrt_init_options;
+
+/**
+ * Receives one log line (UTF-8, without a newline, a NUL behind it), on any thread, concurrently. Inside it
+ * only error, free, version and cancel functions may be called. It must not throw or longjmp.
+ */
+typedef void (*mlxrt_log_fn)(
+    void *MLXRT_NULLABLE user_data, int32_t level, const char *MLXRT_NONNULL message, size_t len);
+
+/** How much memory may be used, for the whole process. Each limit is as in mlxrt_init_options, but 0 = unchanged. */
+typedef struct mlxrt_memory_limits {
+  /** sizeof(mlxrt_memory_limits). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Bytes the library may use; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t memory_limit;
+  /** Bytes of freed buffers kept for reuse; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t cache_limit;
+  /** Bytes kept resident for the GPU; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  uint64_t wired_limit;
+} mlxrt_memory_limits;
+
+/** What the memory is used for, in bytes. */
+typedef struct mlxrt_memory {
+  /** sizeof(mlxrt_memory) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** In use now. */
+  uint64_t active_bytes;
+  /** Freed buffers kept for reuse. */
+  uint64_t cache_bytes;
+  /** The most that was in use at once. */
+  uint64_t peak_bytes;
+  /** Of active_bytes: weights of models. */
+  uint64_t weight_bytes;
+  /** Of active_bytes: keys and values of sessions. */
+  uint64_t kv_bytes;
+  /** What the library may use; UINT64_MAX = unlimited. */
+  uint64_t limit_bytes;
+} mlxrt_memory;
+
+/**
+ * Hears how far a long call is: done of total (bytes while loading), on the thread of that call. Returns
+ * MLXRT_RETURN_CONTINUE, or MLXRT_RETURN_STOP to end the call with MLXRT_E_CANCELLED. It must not throw or
+ * longjmp.
+ */
+typedef int32_t (*mlxrt_progress_fn)(void *MLXRT_NULLABLE user_data, uint64_t done, uint64_t total);
+
+/** How a model is loaded. All zero behind struct_size: the defaults. */
+typedef struct mlxrt_load_options {
+  /** sizeof(mlxrt_load_options). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** The most tokens a session may ask for; 0 = the model's own limit. */
+  uint32_t context;
+  /** Milliseconds after which loading ends with MLXRT_E_TIMEOUT; 0 = none. */
+  uint32_t timeout_ms;
+  /** Hears the bytes read of the bytes to read; NULL = nobody does. */
+  mlxrt_progress_fn MLXRT_NULLABLE progress;
+  /** Handed to progress. */
+  void *MLXRT_NULLABLE progress_data;
+  /** The folder of a draft model for speculation; NULL = none. */
+  const char *MLXRT_NULLABLE draft_path;
+} mlxrt_load_options;
+
+/** What a session is like. All zero behind struct_size: the defaults. */
+typedef struct mlxrt_session_options {
+  /** sizeof(mlxrt_session_options). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** The most tokens the session holds; 0 = the model's limit. */
+  uint32_t context;
+  /** Keep keys and values of only so many of the latest tokens; 0 = of all. */
+  uint32_t window;
+  /** With window: the first tokens that are never dropped; 0 = 4, -1 = none. */
+  int32_t keep;
+  /** Bits per cached key and value, 4 or 8; 0 = unquantised. */
+  uint32_t kv_bits;
+  /** With kv_bits: values per quantisation group; 0 = default. */
+  uint32_t kv_group_size;
+  /** 0. */
+  uint32_t reserved;
+  /** Bytes of keys and values that this session may use; 0 = what the budget has left. */
+  uint64_t kv_limit;
+} mlxrt_session_options;
+
+/** What goes into a session: exactly one of text, tokens and messages. Lengths are in bytes, or MLXRT_NTS. */
+typedef struct mlxrt_input {
+  /** sizeof(mlxrt_input). */
+  uint32_t struct_size;
+  /** MLXRT_INPUT_*. */
+  uint32_t flags;
+  /** Text that continues the session; NULL = none. */
+  const char *MLXRT_NULLABLE text;
+  /** Bytes of text. */
+  size_t text_len;
+  /** Token ids that continue the session; NULL = none. */
+  const int32_t *MLXRT_NULLABLE tokens;
+  /** How many tokens. */
+  size_t token_count;
+  /**
+   * A JSON array of messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
+   * of it is reused. NULL = none.
+   */
+  const char *MLXRT_NULLABLE messages;
+  /** Bytes of messages. */
+  size_t messages_len;
+  /** With messages: a JSON array of tools; NULL = none. */
+  const char *MLXRT_NULLABLE tools;
+  /** Bytes of tools. */
+  size_t tools_len;
+  /** With messages: a JSON object for the chat template, such as {"enable_thinking":false}; NULL = none. */
+  const char *MLXRT_NULLABLE template_args;
+  /** Bytes of template_args. */
+  size_t template_args_len;
+} mlxrt_input;
+
+/** Where a session is. */
+typedef struct mlxrt_session_state {
+  /** sizeof(mlxrt_session_state) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Tokens that the session holds. */
+  uint64_t tokens;
+  /** The most tokens it can hold. */
+  uint64_t context;
+  /** Tokens whose keys and values are computed. */
+  uint64_t kv_tokens;
+  /** Bytes of these keys and values. */
+  uint64_t kv_bytes;
+  /** 1 while a call or request runs on it, else 0. */
+  uint32_t busy;
+  /** Adapters applied. */
+  uint32_t adapters;
+} mlxrt_session_state;
+
+/**
+ * Called on any thread, concurrently, when something became available. It may only signal something (an
+ * event, a semaphore, a pipe) and must not throw or longjmp.
+ */
+typedef void (*mlxrt_notify_fn)(void *MLXRT_NULLABLE user_data);
+
+/**
+ * How to generate. All zero behind struct_size: the defaults, which are the model's own where its
+ * generation_config.json has them (and neutral with MLXRT_GEN_NO_MODEL_DEFAULTS). NaN and infinities are
+ * MLXRT_E_INVALID_ARGUMENT, but for -INFINITY as a bias.
+ */
+typedef struct mlxrt_generate_options {
+  /** sizeof(mlxrt_generate_options). */
+  uint32_t struct_size;
+  /** MLXRT_GEN_*. */
+  uint32_t flags;
+  /** The most tokens to generate; 0 = until the model ends or the context is full. */
+  uint32_t max_tokens;
+  /**
+   * Milliseconds for the whole call, queueing and callbacks included; 0 = none. The end is
+   * MLXRT_STOPPED_TIMEOUT.
+   */
+  uint32_t timeout_ms;
+  /** Greater than 0; 0 = the model's (greedy where the model does not ask for sampling). */
+  float temperature;
+  /** The smallest set of likely tokens with this probability, up to 1 = off; 0 = the model's, else off. */
+  float top_p;
+  /**
+   * Tokens at least this share of the likeliest one's probability, up to 1; 0 = the model's, else off;
+   * -1 = off.
+   */
+  float min_p;
+  /** The so many likeliest tokens; 0 = the model's, else off; -1 = off. */
+  int32_t top_k;
+  /** Probability with which the likeliest tokens are left out, up to 1; 0 = the model's, else off; -1 = off. */
+  float xtc_probability;
+  /**
+   * With xtc_probability: tokens above this probability are left out, but for the least likely of them; up to 0.5,
+   * 0 = 0.1.
+   */
+  float xtc_threshold;
+  /** Divides the logits of tokens seen, greater than 0, 1 = off; 0 = the model's, else off. */
+  float repetition_penalty;
+  /** Taken from the logits of tokens seen, -2 to 2; 0 = off. */
+  float presence_penalty;
+  /** Taken from the logits of tokens seen, per occurrence, -2 to 2; 0 = off. */
+  float frequency_penalty;
+  /** How many of the latest tokens the penalties look at; 0 = 20, UINT32_MAX = all. */
+  uint32_t penalty_window;
+  /** The same seed gives the same text; 0 = a random one, which the result reports. */
+  uint64_t seed;
+  /** With MLXRT_GEN_LOGPROBS: likeliest alternatives reported per token; 0 = none. */
+  uint32_t top_logprobs;
+  /** The most tokens of thinking; 0 = no limit, -1 = no thinking. */
+  int32_t thinking_budget;
+  /** Strings that end the generation; none of their bytes is ever delivered. NULL = none. */
+  const char *MLXRT_NONNULL const *MLXRT_NULLABLE stop;
+  /** Bytes of each stop string; NULL = all are NUL-terminated. */
+  const size_t *MLXRT_NULLABLE stop_lens;
+  /** How many stop strings. */
+  size_t stop_count;
+  /** Tokens that end the generation, besides the model's own; NULL = none. */
+  const int32_t *MLXRT_NULLABLE stop_tokens;
+  /** How many stop tokens. */
+  size_t stop_token_count;
+  /** Tokens whose logits get bias_values added; NULL = none. */
+  const int32_t *MLXRT_NULLABLE bias_tokens;
+  /** What each of bias_tokens gets; -INFINITY bans it. */
+  const float *MLXRT_NULLABLE bias_values;
+  /** How many biases. */
+  size_t bias_count;
+  /** What the answer must match; NULL = anything. */
+  mlxrt_grammar *MLXRT_NULLABLE grammar;
+  /** An event of progress every so many tokens taken in; 0 = none. */
+  uint32_t progress_tokens;
+  /** Tokens that the draft model guesses at a time; 0 = default, -1 = no speculation. */
+  int32_t draft_tokens;
+  /** For requests that are submitted: called when events or the end become available; NULL = nobody is. */
+  mlxrt_notify_fn MLXRT_NULLABLE notify;
+  /** Handed to notify. */
+  void *MLXRT_NULLABLE notify_data;
+} mlxrt_generate_options;
+
+/**
+ * A piece of what a generation produces. struct_size is the library's: ask MLXRT_HAS for fields that later
+ * versions added.
+ */
+typedef struct mlxrt_event {
+  /** Bytes of the struct that the library filled. */
+  uint32_t struct_size;
+  /** MLXRT_EVENT_*; ignore values you do not know. */
+  int32_t kind;
+  /** Whole code points with a NUL behind them, never NULL; may hold U+0000. */
+  const char *MLXRT_NONNULL text;
+  /** Bytes of text. */
+  size_t text_len;
+  /** Exactly the tokens that this event completes; those of all events joined are all generated tokens. */
+  const int32_t *MLXRT_NULLABLE tokens;
+  /** How many tokens. */
+  size_t token_count;
+  /** With MLXRT_GEN_LOGPROBS: one for each token; else NULL. */
+  const float *MLXRT_NULLABLE logprobs;
+  /** With top_logprobs: token_count times top_count ids; else NULL. */
+  const int32_t *MLXRT_NULLABLE top_tokens;
+  /** The log-probabilities of top_tokens; else NULL. */
+  const float *MLXRT_NULLABLE top_logprobs;
+  /** Alternatives per token. */
+  size_t top_count;
+  /** MLXRT_EVENT_PROGRESS: tokens taken in. */
+  uint64_t done;
+  /** MLXRT_EVENT_PROGRESS: tokens to take in. */
+  uint64_t total;
+} mlxrt_event;
+
+/**
+ * Receives what a generation produces, on the thread of the blocking call. The event and all it points to
+ * live until the callback returns. Inside it, queries, cancel and free functions work; blocking calls give
+ * MLXRT_E_REENTRANT. Returns MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. It must not throw or longjmp.
+ */
+typedef int32_t (*mlxrt_event_fn)(void *MLXRT_NULLABLE user_data, const mlxrt_event *MLXRT_NONNULL event);
+
+/** How a generation ended and what it cost. It is filled on failure too: then stop is MLXRT_STOPPED_ERROR. */
+typedef struct mlxrt_result {
+  /** sizeof(mlxrt_result) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** MLXRT_STOPPED_*; ignore values you do not know. */
+  int32_t stop;
+  /** Which stop string or stop token ended it; else 0. */
+  uint32_t stop_index;
+  /** With MLXRT_STOPPED_ERROR: MLXRT_E_*; else MLXRT_OK. */
+  int32_t error_code;
+  /** The seed that was used. */
+  uint64_t seed;
+  /** Tokens before the first generated one: what the session held, or the part of it that stays, and the input. */
+  uint64_t prompt_tokens;
+  /** Of prompt_tokens: those not computed now, since the session or a cache had them. */
+  uint64_t cached_tokens;
+  /** Tokens delivered, thinking included. */
+  uint64_t generated_tokens;
+  /** Of generated_tokens: those of thinking. */
+  uint64_t thinking_tokens;
+  /** Tokens that the draft model guessed. */
+  uint64_t drafted;
+  /** Of drafted: those that were right. */
+  uint64_t accepted;
+  /** Nanoseconds from the call until the engine began. */
+  uint64_t queue_ns;
+  /** Nanoseconds in which the input was taken in. */
+  uint64_t prefill_ns;
+  /** Nanoseconds from the call until the first token; 0 = there was none. */
+  uint64_t first_token_ns;
+  /** Nanoseconds from the first token to the last one. */
+  uint64_t decode_ns;
+  /** Nanoseconds from the call to its end. */
+  uint64_t total_ns;
+  /** The most bytes in use at once during the call. */
+  uint64_t peak_bytes;
+  /** Bytes in use at its end. */
+  uint64_t active_bytes;
+  /** Bytes of the session's keys and values at its end. */
+  uint64_t kv_bytes;
+} mlxrt_result;
+
+/** Counters since the start, and the last request that ended. */
+typedef struct mlxrt_metrics_data {
+  /** sizeof(mlxrt_metrics_data) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Requests that began. */
+  uint64_t requests_started;
+  /** Requests that run now. */
+  uint64_t requests_running;
+  /** Requests that ended by themselves, by a limit or by a stop. */
+  uint64_t requests_completed;
+  /** Requests that were cancelled. */
+  uint64_t requests_cancelled;
+  /** Requests that ended with an error. */
+  uint64_t requests_failed;
+  /** Tokens of all inputs. */
+  uint64_t prompt_tokens;
+  /** Of prompt_tokens: those that did not have to be computed. */
+  uint64_t cached_tokens;
+  /** Tokens delivered. */
+  uint64_t generated_tokens;
+  /** Nanoseconds in which inputs were taken in. */
+  uint64_t prefill_ns;
+  /** Nanoseconds from first tokens to last ones. */
+  uint64_t decode_ns;
+  /** Bytes in use now. */
+  uint64_t active_bytes;
+  /** Bytes of freed buffers kept for reuse. */
+  uint64_t cache_bytes;
+  /** The most bytes that were in use at once. */
+  uint64_t peak_bytes;
+  /** Bytes of weights. */
+  uint64_t weight_bytes;
+  /** Bytes of keys and values. */
+  uint64_t kv_bytes;
+  /** prompt_tokens of the last request. */
+  uint64_t last_prompt_tokens;
+  /** cached_tokens of the last request. */
+  uint64_t last_cached_tokens;
+  /** generated_tokens of the last request. */
+  uint64_t last_generated_tokens;
+  /** prefill_ns of the last request. */
+  uint64_t last_prefill_ns;
+  /** first_token_ns of the last request. */
+  uint64_t last_first_token_ns;
+  /** decode_ns of the last request. */
+  uint64_t last_decode_ns;
+  /** total_ns of the last request. */
+  uint64_t last_total_ns;
+  /** peak_bytes of the last request. */
+  uint64_t last_peak_bytes;
+} mlxrt_metrics_data;
+
+/**
+ * Every field has the name, the parameters and the meaning of a function below. The order never changes: later
+ * versions add fields at the end, and give a const void * its function; until then it is NULL, the place of a
+ * function that this version does not have.
+ */
+struct mlxrt_api {
+  /** Bytes of the table that the library filled. */
+  uint32_t struct_size;
+  /** The library's MLXRT_ABI, which may be higher than the one asked for. */
+  uint32_t abi;
+  uint32_t (*MLXRT_NONNULL mlxrt_abi_version)(void);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_version)(void);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_init)(const mlxrt_init_options *MLXRT_NULLABLE options);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_shutdown)(uint32_t flags, uint32_t timeout_ms);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_suspend)(uint32_t timeout_ms);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_resume)(void);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_device_info)(
+      char *MLXRT_NULLABLE *MLXRT_NONNULL json, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_log_set)(
+      int32_t level, mlxrt_log_fn MLXRT_NULLABLE fn, void *MLXRT_NULLABLE user_data);
+  void (*MLXRT_NONNULL mlxrt_free)(void *MLXRT_NULLABLE buffer);
+  int32_t (*MLXRT_NONNULL mlxrt_error_code)(const mlxrt_error *MLXRT_NULLABLE error);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_error_message)(const mlxrt_error *MLXRT_NULLABLE error);
+  void (*MLXRT_NONNULL mlxrt_error_free)(mlxrt_error *MLXRT_NULLABLE error);
+  const char *MLXRT_NONNULL (*MLXRT_NONNULL mlxrt_code_name)(int32_t code);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_set)(
+      const mlxrt_memory_limits *MLXRT_NULLABLE limits);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_get)(mlxrt_memory *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_memory_trim)(int32_t level);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_inspect)(
+      const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE load,
+      const mlxrt_session_options *MLXRT_NULLABLE session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_load)(
+      const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE options,
+      mlxrt_model *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_info)(
+      const mlxrt_model *MLXRT_NONNULL model, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_model_save;
+  void (*MLXRT_NONNULL mlxrt_model_free)(mlxrt_model *MLXRT_NULLABLE model);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_tokenize)(
+      const mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NULLABLE text, size_t len, uint32_t flags,
+      int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids, size_t *MLXRT_NONNULL count);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_detokenize)(
+      const mlxrt_model *MLXRT_NONNULL model, const int32_t *MLXRT_NULLABLE ids, size_t count, uint32_t flags,
+      char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_render)(
+      const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
+      char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_adapter_create;
+  const void *MLXRT_NULLABLE mlxrt_adapter_load;
+  const void *MLXRT_NULLABLE mlxrt_adapter_info;
+  const void *MLXRT_NULLABLE mlxrt_adapter_get;
+  const void *MLXRT_NULLABLE mlxrt_adapter_set;
+  const void *MLXRT_NULLABLE mlxrt_adapter_save;
+  const void *MLXRT_NULLABLE mlxrt_adapter_free;
+  const void *MLXRT_NULLABLE mlxrt_apply_adapter;
+  const void *MLXRT_NULLABLE mlxrt_train;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_create)(
+      mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
+      mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  void (*MLXRT_NONNULL mlxrt_session_free)(mlxrt_session *MLXRT_NULLABLE session);
+  const void *MLXRT_NULLABLE mlxrt_session_fork;
+  const void *MLXRT_NULLABLE mlxrt_session_truncate;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_info)(
+      const mlxrt_session *MLXRT_NONNULL session, mlxrt_session_state *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_tokens)(
+      const mlxrt_session *MLXRT_NONNULL session, int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids,
+      size_t *MLXRT_NONNULL count);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_message)(
+      const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  const void *MLXRT_NULLABLE mlxrt_session_save;
+  const void *MLXRT_NULLABLE mlxrt_session_load;
+  void (*MLXRT_NONNULL mlxrt_session_cancel)(mlxrt_session *MLXRT_NONNULL session);
+  const void *MLXRT_NULLABLE mlxrt_inspect_attention;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_generate)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+      const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
+      void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NULLABLE out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_submit)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+      const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_request *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_next)(
+      mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms,
+      mlxrt_event *MLXRT_NULLABLE *MLXRT_NONNULL out, int32_t *MLXRT_NONNULL state);
+  void (*MLXRT_NONNULL mlxrt_request_cancel)(mlxrt_request *MLXRT_NONNULL request);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_result)(
+      mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
+  void (*MLXRT_NONNULL mlxrt_request_free)(mlxrt_request *MLXRT_NULLABLE request);
+  const void *MLXRT_NULLABLE mlxrt_embed;
+  const void *MLXRT_NULLABLE mlxrt_score;
+  const void *MLXRT_NULLABLE mlxrt_grammar_compile;
+  const void *MLXRT_NULLABLE mlxrt_grammar_free;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
+      const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- The library ---- */
+
+/**
+ * Gives the version of this surface that the library has: its MLXRT_ABI. A program that was compiled with a
+ * higher one needs a newer library.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing.
+ */
+uint32_t mlxrt_abi_version(void);
+
+/**
+ * Gives the library's version, such as "0.1.0".
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing; the text lives as long as the process.
+ */
+const char *MLXRT_NONNULL mlxrt_version(void);
+
+/**
+ * Gives the library's functions as a table, for plugins and programs that load it with dlopen: one name to look up.
+ * Give it the MLXRT_ABI that you were compiled with; NULL when the library is older than that, or for 0. A table has
+ * all functions of the version asked for.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing; the table lives as long as the process.
+ */
+const mlxrt_api *MLXRT_NULLABLE mlxrt_get_api(uint32_t abi);
+
+/**
+ * Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
+ * loading a model starts the engine with the defaults.
+ *
+ * Threads: any.
+ * Blocks: while the engine starts.
+ * Errors: INCOMPATIBLE when the engine runs on another device than the one asked for; UNSUPPORTED when there is no
+ * such device; RESOURCES; DEVICE.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_init(const mlxrt_init_options *MLXRT_NULLABLE options);
+
+/**
+ * Drops one init. The engine ends when no init and no model is left; with MLXRT_SHUTDOWN_FORCE it ends now, running
+ * requests as cancelled, and what other users of the library in this process still hold fails from then on. After
+ * it, init or loading a model starts a new engine.
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done, at most timeout_ms.
+ * Errors: BUSY names what is left (the init is dropped, the last model ends the engine); TIMEOUT: call again.
+ * Owns: nothing; handles of models and sessions stay yours to free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_shutdown(uint32_t flags, uint32_t timeout_ms);
+
+/**
+ * Keeps the engine from the device: running requests pause where they are, and a call that needs the device gives
+ * SUSPENDED. Counted: the work goes on after as many mlxrt_resume. Deadlines do not run meanwhile; queries, frees and
+ * cancels work. For an app that goes into the background.
+ *
+ * Threads: any.
+ * Blocks: until the device is idle, one decode step or one chunk of a prompt; at most timeout_ms.
+ * Errors: TIMEOUT: it is not suspended and owes no resume, but nothing new starts for a second; call again.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_suspend(uint32_t timeout_ms);
+
+/**
+ * Takes one mlxrt_suspend back; after the last one running requests go on.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT when nothing is suspended.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_resume(void);
+
+/**
+ * Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
+ * are), "mlx_version", and "info", what MLX tells of the device.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: DEVICE.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_device_info(
+    char *MLXRT_NULLABLE *MLXRT_NONNULL json, size_t *MLXRT_NULLABLE len);
+
+/**
+ * Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the
+ * default. The last one to set it wins. When this returns, the function before neither runs nor will.
+ *
+ * Threads: any; fn is called on any thread, concurrently.
+ * Blocks: until calls of the function before have returned.
+ * Errors: UNSUPPORTED for an unknown level; REENTRANT from inside a log function.
+ * Owns: nothing; user_data must live until another log_set returns.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_log_set(
+    int32_t level, mlxrt_log_fn MLXRT_NULLABLE fn, void *MLXRT_NULLABLE user_data);
+
+/**
+ * Frees a buffer that the library handed out; NULL is fine.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none; a handle given here by mistake is logged and left alone.
+ * Owns: takes the buffer.
+ */
+void mlxrt_free(void *MLXRT_NULLABLE buffer);
+
+/* ---- Errors ---- */
+
+/**
+ * Gives the code of an error, MLXRT_E_*; MLXRT_OK for NULL.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing.
+ */
+int32_t mlxrt_error_code(const mlxrt_error *MLXRT_NULLABLE error);
+
+/**
+ * Gives the sentence of an error in UTF-8; an empty one for NULL.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing; the text lives as long as the error.
+ */
+const char *MLXRT_NONNULL mlxrt_error_message(const mlxrt_error *MLXRT_NULLABLE error);
+
+/**
+ * Frees an error; NULL is fine. To ignore the outcome of a call:
+ * mlxrt_error_free(mlxrt_shutdown(0, 0)).
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: takes the error.
+ */
+void mlxrt_error_free(mlxrt_error *MLXRT_NULLABLE error);
+
+/**
+ * Gives the name of a code, such as "INVALID_ARGUMENT"; "UNKNOWN" for one that this version does not have.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none.
+ * Owns: nothing; the text lives as long as the process.
+ */
+const char *MLXRT_NONNULL mlxrt_code_name(int32_t code);
+
+/* ---- Memory ---- */
+
+/**
+ * Changes how much memory may be used, for the whole process: the last one to set it wins. memory_limit is a budget
+ * that is looked at before anything is allocated: a load, or the next part of a request, that does not fit is refused
+ * with OUT_OF_MEMORY; idle sessions lose their keys and values before that (their tokens stay). What is in use already
+ * is not touched: mlxrt_memory_trim.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: DEVICE.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_set(const mlxrt_memory_limits *MLXRT_NULLABLE limits);
+
+/**
+ * Frees what can be made again. Level 0: buffers kept for reuse. 1: also prefixes kept for new sessions (this version
+ * keeps none). 2: also the keys and values of idle sessions; they keep their tokens, and are computed anew when used.
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done.
+ * Errors: UNSUPPORTED for another level.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_trim(int32_t level);
+
+/**
+ * Tells what the whole process uses of MLX's memory.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_NONNULL out);
+
+/* ---- Models ---- */
+
+/**
+ * Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
+ * "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
+ * "session_context", "kv_bytes" (of one full session), "estimated_bytes". The headers of all files are checked.
+ * path is a folder, or the id of a model that is in the local Hugging Face cache.
+ *
+ * Threads: any.
+ * Blocks: while it reads headers.
+ * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
+    const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE load,
+    const mlxrt_session_options *MLXRT_NULLABLE session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Loads a model: its config, tokenizer and weights, each checked before it is used. path is a folder in mlx-lm's
+ * form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
+ * DEVICE.
+ * Owns: out is yours: mlxrt_model_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_load(
+    const char *MLXRT_NONNULL path, const mlxrt_load_options *MLXRT_NULLABLE options,
+    mlxrt_model *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part, and "chat_format".
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_info(
+    const mlxrt_model *MLXRT_NONNULL model, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Gives a model up. What sessions still need of it lives until the last of them is freed. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no; when it was the last thing that held the engine, until the engine has ended.
+ * Errors: none; a handle that is not a live model is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_model_free(mlxrt_model *MLXRT_NULLABLE model);
+
+/**
+ * Turns text into token ids. flags are MLXRT_TOKENIZE_*.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT for text that is not UTF-8.
+ * Owns: ids is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_tokenize(
+    const mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NULLABLE text, size_t len, uint32_t flags,
+    int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids, size_t *MLXRT_NONNULL count);
+
+/**
+ * Turns token ids into text; bytes that are no character come out as U+FFFD. flags are MLXRT_DETOKENIZE_*.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT names an id outside the vocabulary.
+ * Owns: text is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_detokenize(
+    const mlxrt_model *MLXRT_NONNULL model, const int32_t *MLXRT_NULLABLE ids, size_t count, uint32_t flags,
+    char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+
+/**
+ * Writes a conversation as the prompt that the model sees. input must have messages.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT names the message and key; UNSUPPORTED for what the model's chat format does not have.
+ * Owns: text is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_render(
+    const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
+    char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+
+/* ---- Sessions ---- */
+
+/**
+ * Starts a session on a model. It holds no memory to speak of before its first request.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT names the option; CANCELLED when the engine was shut down by force.
+ * Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_create(
+    mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
+    mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Gives a session up. A call that runs on it ends as cancelled. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no; when it was the last thing that held the engine, until the engine has ended.
+ * Errors: none; a handle that is not a live session is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_session_free(mlxrt_session *MLXRT_NULLABLE session);
+
+/**
+ * Tells where a session is: tokens held, room, keys and values computed, whether it is busy.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_info(
+    const mlxrt_session *MLXRT_NONNULL session, mlxrt_session_state *MLXRT_NONNULL out);
+
+/**
+ * Gives the tokens that the session holds: its ledger. It ends with the last token that was delivered.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: ids is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_tokens(
+    const mlxrt_session *MLXRT_NONNULL session, int32_t *MLXRT_NULLABLE *MLXRT_NONNULL ids,
+    size_t *MLXRT_NONNULL count);
+
+/**
+ * Gives the last answer in the form that messages takes, as JSON: {"role":"assistant","content":"..."}. A chat is:
+ * append it to the messages, append the user's next one, generate.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: NOT_FOUND when there is no answer yet.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_message(
+    const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Ends what runs on the session now, within one decode step or one chunk of the prompt; a later request is not
+ * touched. The session stays usable and keeps what was delivered.
+ *
+ * Threads: any, also from inside every callback.
+ * Blocks: no.
+ * Errors: none; a handle that is not a live session is logged.
+ * Owns: nothing.
+ */
+void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
+
+/* ---- Generation ---- */
+
+/**
+ * Runs one request on the session and hands what it produces to fn, on this thread, until it ends: by the model's
+ * end of text, a stop string or token, max_tokens, the context's end, fn, a cancel, or timeout_ms. All of these are
+ * results and no errors; out says which, and what it cost. Messages are the whole history: what the session already
+ * holds of it is not computed again. Text and tokens continue the session; when the request fails or is cancelled
+ * before its first token, the session stays as it was. fn may be NULL, and out may be.
+ *
+ * Threads: any; fn runs on this one. A session does one blocking call at a time.
+ * Blocks: until the request has ended.
+ * Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY, also while submitted requests run or wait; DEVICE;
+ * OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+ * Owns: nothing; events live until fn returns.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_generate(
+    mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+    const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
+    void *MLXRT_NULLABLE user_data, mlxrt_result *MLXRT_NULLABLE out);
+
+/**
+ * Queues one request on the session, behind those that were submitted before it, and gives a handle to it: its events
+ * are asked for with mlxrt_request_next. Everything else is as in mlxrt_generate; what the session holds when the
+ * request's turn comes is what it goes on from, and what was made counts as delivered. options.notify is called when
+ * events or the end become available.
+ *
+ * Threads: any, also from event and progress callbacks; notify is called on any thread.
+ * Blocks: no; input is made into tokens here.
+ * Errors: INVALID_ARGUMENT names the field; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+ * Owns: out is yours: mlxrt_request_free. The request keeps what it needs of the session alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_submit(
+    mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
+    const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_request *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Takes the next event of a request. state says what there was: MLXRT_NEXT_EVENT, and out is the event;
+ * MLXRT_NEXT_PENDING, there is none yet; MLXRT_NEXT_DONE, there will be none any more. Any number of threads may ask:
+ * each event goes to one of them. Events that were made before the end or before a cancel come first. A request that
+ * failed gives its error instead of DONE, every time.
+ *
+ * Threads: any; with timeout_ms 0 also from event and progress callbacks.
+ * Blocks: until there is something, at most timeout_ms; 0 does not wait.
+ * Errors: those of mlxrt_generate, once all events are taken.
+ * Owns: out is one block and yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_next(
+    mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_event *MLXRT_NULLABLE *MLXRT_NONNULL out,
+    int32_t *MLXRT_NONNULL state);
+
+/**
+ * Ends a request, running or waiting, within one decode step or one chunk of the prompt; its end is
+ * MLXRT_STOPPED_CANCELLED. After its end this does nothing. The session stays usable and keeps what was made.
+ *
+ * Threads: any, also from inside every callback.
+ * Blocks: no.
+ * Errors: none; a handle that is not a live request is logged.
+ * Owns: nothing.
+ */
+void mlxrt_request_cancel(mlxrt_request *MLXRT_NONNULL request);
+
+/**
+ * Waits for the end of a request, dropping events that nobody has taken, and tells what it did and what it cost. Can
+ * be called again.
+ *
+ * Threads: any; with timeout_ms 0 also from event and progress callbacks.
+ * Blocks: until the request has ended, at most timeout_ms; 0 does not wait.
+ * Errors: those of mlxrt_generate; TIMEOUT when it has not ended by then.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_result(
+    mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
+
+/**
+ * Gives a request up and cancels it. When this returns, its notify neither runs nor will. NULL does nothing.
+ *
+ * Threads: any, but not from notify.
+ * Blocks: until a notify that runs has returned.
+ * Errors: none; a handle that is not a live request is logged.
+ * Owns: takes the handle; events that were taken stay yours.
+ */
+void mlxrt_request_free(mlxrt_request *MLXRT_NULLABLE request);
+
+/* ---- Metrics ---- */
+
+/**
+ * Gives the counters of one model, or with NULL those of the whole process. active_bytes, cache_bytes and peak_bytes
+ * are the process's either way.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_metrics(
+    const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
+#endif  /* MLXRT_H */
