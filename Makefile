@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text differential fuzz clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan soak clean
 
 build:
 	$(CARGO) build --release
@@ -70,10 +70,15 @@ fmt:
 bench: build
 	benches/run.sh
 	$(MAKE) bench-text
+	$(MAKE) bench-safety
 
 ## Templates, streaming and tokenising beside minijinja, jinja2 and the tokenizers crate; needs no MLX.
 bench-text:
 	benches/text.sh
+
+## Nanoseconds of a handle, microseconds of a token between threads.
+bench-safety: build
+	benches/safety.sh
 
 ## Random templates and tokenizer files, SECONDS of each; see fuzz/README.md. Not part of `make test`.
 fuzz: SECONDS ?= 60
@@ -85,6 +90,24 @@ fuzz:
 			-max_total_time=$(SECONDS) -rss_limit_mb=1024 -timeout=5 -max_len=4096 \
 			-dict=fuzz/$$target.dict -print_final_stats=1 || exit 1; \
 	done
+
+## The C suite and the Rust tests under AddressSanitizer with LeakSanitizer, and under ThreadSanitizer; see
+## tests/sanitizers/README.md.
+asan:
+	tests/sanitizers/run.sh address
+
+tsan:
+	tests/sanitizers/run.sh thread
+
+## A long life of one process: CYCLES models loaded and unloaded, TOKENS in all. Writes tests/soak/RESULTS.md.
+soak: CYCLES ?= 1000
+soak: TOKENS ?= 100000
+soak: build
+	@mkdir -p $(BUILD)
+	$(CC) $(CFLAGS) -std=gnu99 -Wall -Wextra -Wpedantic -Werror -Iinclude -Itests/c \
+		'-DFIXTURES="$(CURDIR)/tests/fixtures/models"' tests/soak/soak.c -o $(BUILD)/soak $(LINK) -lpthread -lm
+	$(BUILD)/soak $(CYCLES) $(TOKENS) $(SEED) >$(BUILD)/soak.md; status=$$?; cat $(BUILD)/soak.md; \
+		if [ $(CYCLES) -ge 1000 ]; then cp $(BUILD)/soak.md tests/soak/RESULTS.md; fi; exit $$status
 
 $(BUILD)/%: bindings/c/examples/%.c include/mlxrt.h | build
 	@mkdir -p $(BUILD)

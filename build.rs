@@ -31,11 +31,14 @@ fn main() {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libmlxrt.dylib");
         return;
     }
+    // A sanitizer's runtime is in the program, so that the library alone has names that nothing defines.
+    if env::var_os("CARGO_CFG_SANITIZE").is_none() {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
+    }
     for arg in [
         "-Wl,-soname,libmlxrt.so.1",
         // Thread-locals and MLX's own threads outlive a dlclose: never unmap.
         "-Wl,-z,nodelete",
-        "-Wl,-z,defs",
         // libmlx.so and its BLAS lie beside the library. RPATH, not RUNPATH: it also serves libmlx.so's own needs.
         "-Wl,--disable-new-dtags",
         "-Wl,--exclude-libs,ALL",

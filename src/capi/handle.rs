@@ -82,6 +82,8 @@ struct Slot {
     object: Option<Object>,
 }
 
+/// Alone on its cache lines: threads that use handles of different shards do not disturb each other.
+#[repr(align(128))]
 struct Shard {
     slots: Vec<Slot>,
     /// Indices of empty slots that may be used again.
@@ -474,5 +476,65 @@ mod tests {
         });
         assert_eq!(removed.load(Ordering::Relaxed), 64);
         assert!(table.all::<Model>().is_empty());
+    }
+
+    /// `make bench` runs it.
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_a_lookup_costs() {
+        const LOOKUPS: u32 = 1_000_000;
+        let handles: Vec<usize> = (0..4)
+            .map(|n| table().insert(Arc::new(Model(n))).unwrap().addr())
+            .collect();
+        // On a busy machine the clock would count other processes too.
+        let thread_seconds = || {
+            let mut time = libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            // SAFETY: `time` is writable, and every system has this clock.
+            unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+            time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+        };
+        // Nanoseconds a lookup: of eleven rounds the middle one, of its threads the slowest.
+        let measure = |handles: &[usize]| {
+            let round = |_| {
+                let start = std::sync::Barrier::new(handles.len());
+                let run = |handle: usize| {
+                    let pointer = std::ptr::without_provenance::<mlxrt_model>(handle);
+                    start.wait();
+                    let began = thread_seconds();
+                    for _ in 0..LOOKUPS {
+                        let pointer = std::hint::black_box(pointer);
+                        std::hint::black_box(table().get::<Model>(pointer, "model").unwrap());
+                    }
+                    (thread_seconds() - began) * 1e9 / f64::from(LOOKUPS)
+                };
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = handles
+                        .iter()
+                        .map(|&handle| scope.spawn(move || run(handle)))
+                        .collect();
+                    let times = threads.into_iter().map(|thread| thread.join().unwrap());
+                    times.fold(0.0, f64::max)
+                })
+            };
+            let mut times: Vec<f64> = (0..11).map(round).collect();
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        };
+        let (one, other) = (handles[0], handles[1]);
+        for (what, target, handles) in [
+            ("one thread", "< 50", vec![one]),
+            ("two threads, a handle each", "", vec![one, other]),
+            ("two threads with one handle", "", vec![one, one]),
+        ] {
+            let ns = measure(&handles);
+            println!("| lookup of a handle (`Table::get` and its drop), {what}, ns | {ns:.3} | {target} |");
+        }
+        for handle in handles {
+            let pointer = std::ptr::without_provenance::<mlxrt_model>(handle);
+            table().remove::<Model>(pointer, "model").unwrap();
+        }
     }
 }

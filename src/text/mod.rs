@@ -22,6 +22,7 @@ mod stop;
 mod stream;
 mod table;
 mod tokenizer;
+mod words;
 
 #[cfg(test)]
 mod tests;

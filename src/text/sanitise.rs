@@ -270,7 +270,7 @@ pub(super) fn build(mut file: Map<String, Value>) -> Result<tokenizers::Tokenize
     let mut model = take("model");
     // Old files name no type: the crate then tries one after the other.
     let named = model.as_object_mut().and_then(|m| m.remove("type"));
-    let model = match named.as_ref().and_then(Value::as_str).unwrap_or("") {
+    let mut model = match named.as_ref().and_then(Value::as_str).unwrap_or("") {
         "BPE" => ModelWrapper::BPE(part("model", from_value(model))?),
         "WordPiece" => ModelWrapper::WordPiece(part("model", from_value(model))?),
         "WordLevel" => ModelWrapper::WordLevel(part("model", from_value(model))?),
@@ -280,6 +280,11 @@ pub(super) fn build(mut file: Map<String, Value>) -> Result<tokenizers::Tokenize
         }
         _ => part("model", from_value(model))?,
     };
+    // The crate's cache of words belongs to the thread, grows with every tokenizer that the thread uses and outlives
+    // them all; ours (`words.rs`) goes with the tokenizer.
+    if let ModelWrapper::BPE(bpe) = &mut model {
+        bpe.resize_cache(0);
+    }
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     let normalizer: Option<NormalizerWrapper> = part("normalizer", from_value(take("normalizer")))?;
     tokenizer

@@ -5,12 +5,16 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 use serde_json::Value;
-use tokenizers::{Encoding, Model, OffsetType, PreTokenizer, Token as CrateToken};
+use tokenizers::{
+    Encoding, Model, ModelWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    Token as CrateToken,
+};
 
 use super::added::{AddedTokens, Origins};
 use super::detokenize::Detokenizer;
 use super::sanitise::{self, brief};
 use super::table::Table;
+use super::words::Words;
 use crate::error::{Error, Result};
 
 /// Longer texts are refused.
@@ -57,6 +61,8 @@ pub struct Tokenizer {
     added: AddedTokens,
     /// Ids that the model itself must never make out of text.
     control: HashSet<u32>,
+    /// Of models that give the same tokens for the same word and have no memory of their own.
+    words: Option<Words>,
     pub(super) table: Arc<Table>,
     model_vocabulary: usize,
     bos_prefix: Vec<i32>,
@@ -95,6 +101,12 @@ impl Tokenizer {
         let mut this = Tokenizer {
             control: added.guarded().collect(),
             added,
+            words: match inner.get_model() {
+                ModelWrapper::BPE(bpe) if bpe.dropout.is_none_or(|p| p == 0.0) => {
+                    Some(Words::default())
+                }
+                _ => None,
+            },
             inner,
             table: Arc::new(table),
             model_vocabulary: size as usize,
@@ -115,7 +127,14 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, specials: Specials, add_special: bool) -> Result<Vec<i32>> {
         check_length(text.len())?;
         let encoding = guarded(|| match specials {
-            Specials::Recognise => self.inner.encode_fast(text, add_special),
+            // As the crate's `encode_fast`.
+            Specials::Recognise => {
+                let normalizer = self.inner.get_normalizer();
+                let added = self.inner.get_added_vocabulary();
+                let split = added.extract_and_normalize(normalizer, text);
+                let encoding = self.encode_split(split, false)?;
+                self.inner.post_process(encoding, None, add_special)
+            }
             Specials::AsText => {
                 let origins = Origins::new(std::iter::once((text.len(), Origin::Content)));
                 let encoding = self.encode_guarded(text, &origins)?;
@@ -146,24 +165,54 @@ impl Tokenizer {
     }
 
     fn encode_guarded(&self, text: &str, origins: &Origins) -> tokenizers::Result<Encoding> {
-        let mut split = self
+        let split = self
             .added
             .extract(text, origins, self.inner.get_normalizer())?;
+        self.encode_split(split, true)
+    }
+
+    /// Tokens of a text whose added tokens have been taken out; with `no_control` the model makes no control tokens of
+    /// the rest.
+    fn encode_split(
+        &self,
+        mut split: PreTokenizedString,
+        no_control: bool,
+    ) -> tokenizers::Result<Encoding> {
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut split)?;
         }
-        split.tokenize(|run| self.tokenize_run(run.get()))?;
+        let model = self.inner.get_model();
+        let words = self.words.as_ref().map(Words::borrow);
+        split.tokenize(|run| {
+            let run = run.get();
+            let met = words.as_ref().and_then(|words| words.get(run));
+            let (tokens, control) = match met {
+                Some(met) => met,
+                None => {
+                    let tokens = model.tokenize(run)?;
+                    let control = tokens.iter().any(|t| self.control.contains(&t.id));
+                    if let Some(words) = &words {
+                        words.put(run, &tokens, control);
+                    }
+                    (tokens, control)
+                }
+            };
+            if control && no_control {
+                return self.without_control(model.tokenize(run)?, run);
+            }
+            Ok(tokens)
+        })?;
         split.into_encoding(None, 0, OffsetType::None)
     }
 
-    /// The model's tokens of a run of plain text. Some vocabularies (Unigram above all) hold their control
-    /// tokens as ordinary entries: where the text spells one, it is broken after its first character.
-    fn tokenize_run(&self, run: &str) -> tokenizers::Result<Vec<CrateToken>> {
+    /// Some vocabularies (Unigram above all) hold their control tokens as ordinary entries: where the tokens of a run of
+    /// plain text spell one, it is broken after its first character.
+    fn without_control(
+        &self,
+        tokens: Vec<CrateToken>,
+        run: &str,
+    ) -> tokenizers::Result<Vec<CrateToken>> {
         let model = self.inner.get_model();
-        let tokens = model.tokenize(run)?;
-        if !tokens.iter().any(|t| self.control.contains(&t.id)) {
-            return Ok(tokens);
-        }
         let mut out = Vec::with_capacity(tokens.len());
         // What is still to be looked at, last first: tokens with the text that they stand for.
         let mut todo: Vec<(CrateToken, String)> = Vec::new();

@@ -93,7 +93,7 @@ struct background {
 
 static void be_slow(struct answer *answer, const mlxrt_event *event) {
   (void)event;
-  *(volatile int *)answer->data = 1;
+  __atomic_store_n((int *)answer->data, 1, __ATOMIC_RELEASE);
   sleep_ms(1);
 }
 
@@ -111,7 +111,7 @@ static void force_ends_a_running_request(void) {
     background.answer->data = &background.started;
     pthread_t thread;
     pthread_create(&thread, NULL, run_background, &background);
-    for (int i = 0; i < 5000 && !*(volatile int *)&background.started; i++) sleep_ms(1);
+    for (int i = 0; i < 5000 && !__atomic_load_n(&background.started, __ATOMIC_ACQUIRE); i++) sleep_ms(1);
     OK(mlxrt_shutdown(MLXRT_SHUTDOWN_FORCE, MLXRT_FOREVER));
     pthread_join(thread, NULL);
     CHECK(background.answer->token_count < 1500);
@@ -126,7 +126,7 @@ static void force_ends_a_running_request(void) {
 static void *run_long_prompt(void *data) {
   struct background *background = data;
   int32_t *tokens = calloc(2000, sizeof *tokens);
-  background->started = 1;
+  __atomic_store_n(&background->started, 1, __ATOMIC_RELEASE);
   ask_into(background->answer, background->session, token_input(tokens, 2000), greedy(40));
   free(tokens);
   return NULL;
@@ -140,7 +140,7 @@ static void a_shutdown_that_timed_out_can_be_repeated(void) {
     struct background background = {session_of(model), new_answer(), 0};
     pthread_t thread;
     pthread_create(&thread, NULL, run_long_prompt, &background);
-    for (int i = 0; i < 5000 && !*(volatile int *)&background.started; i++) sleep_ms(1);
+    for (int i = 0; i < 5000 && !__atomic_load_n(&background.started, __ATOMIC_ACQUIRE); i++) sleep_ms(1);
     sleep_ms(2 + round % 5);
     mlxrt_error *error = mlxrt_shutdown(MLXRT_SHUTDOWN_FORCE, 0);
     int32_t code = mlxrt_error_code(error);

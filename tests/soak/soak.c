@@ -1,0 +1,446 @@
+/* A long life of the library in one process: models come and go, requests end in every way there is, and errors are
+ * mixed in. Afterwards nothing may be left: neither memory of the process or of MLX, nor threads, nor files.
+ *
+ *   soak CYCLES TOKENS SEED
+ *
+ * Each cycle loads a model, gives its share of the tokens through sessions that are created and freed, makes some
+ * mistakes, frees everything and looks at the process. Prints a report in Markdown; exits with 1 when a bound is broken
+ * or a call gave what it should not.
+ */
+#include "use.h"
+
+#include <dirent.h>
+#include <malloc.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+enum { MOST_CYCLES = 100000, CONTROL_TOKENS = 12, CODES = 20, STOPS = 12, SLOPE_BOUND = 1024 };
+
+static uint64_t random_state;
+
+/* splitmix64; in 0 .. most-1. */
+static uint32_t below(uint32_t most) {
+  uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return (uint32_t)((z ^ (z >> 31)) % most);
+}
+
+/* ---- What went wrong ---- */
+
+static unsigned long wrong;
+static unsigned cycle;
+
+static void complain(const char *format, ...) {
+  va_list arguments;
+  if (++wrong > 20) return;
+  fprintf(stderr, "soak, cycle %u: ", cycle);
+  va_start(arguments, format);
+  vfprintf(stderr, format, arguments);
+  va_end(arguments);
+  fputc('\n', stderr);
+}
+
+static unsigned long errors_by_code[CODES];
+
+/* The call gives this code and no other. */
+static void gives(mlxrt_error *error, int32_t expected, const char *what) {
+  int32_t code = mlxrt_error_code(error);
+  if (code >= 0 && code < CODES) errors_by_code[code]++;
+  if (code != expected) {
+    complain("%s gives %s \"%s\", expected %s", what, mlxrt_code_name(code), mlxrt_error_message(error),
+             mlxrt_code_name(expected));
+  }
+  mlxrt_error_free(error);
+}
+
+#define GIVES(call, code) gives((call), (code), #call)
+#define WORKS(call) gives((call), MLXRT_OK, #call)
+
+/* ---- Requests ---- */
+
+/* How a request is brought to its end. */
+enum ending { BY_ITSELF, STOP, CANCEL_INSIDE, CANCEL_OUTSIDE, FREE_OUTSIDE, DEADLINE, ENDINGS };
+static const char *const ENDING_NAMES[ENDINGS] = {
+    "by itself",
+    "stopped by the callback",
+    "cancelled inside the callback",
+    "cancelled by another thread",
+    "session freed by another thread",
+    "deadline of 1 to 4 ms",
+};
+
+static unsigned long requests[ENDINGS], stops[STOPS];
+static uint64_t tokens_delivered;
+
+struct request {
+  mlxrt_session *session;
+  enum ending ending;
+  int events, at;
+  size_t tokens;
+  int32_t first[CONTROL_TOKENS];
+  /* The other thread's delay. */
+  long delay_us;
+};
+
+static int32_t take(void *user_data, const mlxrt_event *event) {
+  struct request *request = user_data;
+  for (size_t i = 0; i < event->token_count; i++) {
+    if (request->tokens < CONTROL_TOKENS) request->first[request->tokens] = event->tokens[i];
+    request->tokens++;
+  }
+  if (++request->events != request->at) return MLXRT_RETURN_CONTINUE;
+  if (request->ending == CANCEL_INSIDE) mlxrt_session_cancel(request->session);
+  /* No call that blocks is allowed here. */
+  if (request->ending == CANCEL_INSIDE) GIVES(mlxrt_init(NULL), MLXRT_E_REENTRANT);
+  return request->ending == STOP ? MLXRT_RETURN_STOP : MLXRT_RETURN_CONTINUE;
+}
+
+static void *disturb(void *data) {
+  struct request *request = data;
+  struct timespec delay = {0, request->delay_us * 1000};
+  nanosleep(&delay, NULL);
+  if (request->ending == FREE_OUTSIDE) {
+    mlxrt_session_free(request->session);
+  } else {
+    mlxrt_session_cancel(request->session);
+  }
+  return NULL;
+}
+
+/* One blocking request on the session; gives the number of tokens. The session is freed where the ending says so. */
+static size_t generate(mlxrt_session *session, mlxrt_input input, mlxrt_generate_options options, enum ending ending) {
+  struct request request;
+  pthread_t thread;
+  int disturbed = ending == CANCEL_OUTSIDE || ending == FREE_OUTSIDE;
+  memset(&request, 0, sizeof request);
+  request.session = session;
+  request.ending = ending;
+  request.at = 1 + (int)below(8);
+  request.delay_us = (long)below(3000);
+  if (ending == DEADLINE) options.timeout_ms = 1 + below(4);
+  mlxrt_result result = empty_result();
+  if (disturbed && pthread_create(&thread, NULL, disturb, &request)) complain("no thread");
+  mlxrt_error *error = mlxrt_generate(session, &input, &options, take, &request, &result);
+  int32_t code = mlxrt_error_code(error);
+  mlxrt_error_free(error);
+  if (disturbed) pthread_join(thread, NULL);
+
+  /* A session may be freed before the call that uses it begins. */
+  int gone = ending == FREE_OUTSIDE && code == MLXRT_E_INVALID_HANDLE;
+  if (code && !gone) complain("a request that ends %s gives %s", ENDING_NAMES[ending], mlxrt_code_name(code));
+  if (!gone && result.stop >= 0 && result.stop < STOPS) stops[result.stop]++;
+  if (!gone && result.generated_tokens != request.tokens) complain("tokens delivered and reported differ");
+  int cancelled = result.stop == MLXRT_STOPPED_CANCELLED, complete = request.tokens == options.max_tokens;
+  if (ending == BY_ITSELF && cancelled) complain("a request was cancelled by nobody");
+  if (ending == CANCEL_INSIDE && request.events >= request.at && !cancelled && !complete) {
+    complain("a cancel had no effect");
+  }
+  requests[ending]++;
+  tokens_delivered += request.tokens;
+  return request.tokens;
+}
+
+static const char *const MESSAGES[] = {
+    "[{\"role\":\"user\",\"content\":\"Hi\"}]",
+    "[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"Tell me a story.\"}]",
+};
+
+/* A session's life: some requests of random kinds. */
+static void session_life(mlxrt_model *model, uint64_t until) {
+  static const char *const stop[] = {"xyz", "the"};
+  static const int32_t ids[] = {5, 6, 7, 8, 9, 10, 11};
+  mlxrt_session_options session_with = session_options();
+  mlxrt_session *session = NULL;
+  if (below(4) == 0) session_with.window = 16;
+  WORKS(mlxrt_session_create(model, &session_with, &session));
+  for (uint32_t left = 1 + below(3); left > 0 && tokens_delivered < until; left--) {
+    uint64_t most = until - tokens_delivered;
+    uint32_t count = 1 + below(64);
+    if (count > most) count = (uint32_t)most;
+    mlxrt_generate_options options = below(2) ? greedy(count) : sampled(count, 1 + below(1000));
+    if (below(4) == 0) options.temperature = 0.8f, options.top_p = 0.9f, options.flags &= ~(uint32_t)MLXRT_GEN_GREEDY;
+    if (below(4) == 0) options.flags |= MLXRT_GEN_LOGPROBS, options.top_logprobs = 3;
+    if (below(4) == 0) options.stop = stop, options.stop_count = COUNT(stop);
+    if (below(4) == 0) options.progress_tokens = 2;
+    mlxrt_input input = text_input("Once upon a time");
+    switch (below(3)) {
+      case 0: input = token_input(ids, COUNT(ids)); break;
+      case 1: input = message_input(MESSAGES[below(COUNT(MESSAGES))]); break;
+      default: break;
+    }
+    enum ending ending = (enum ending)below(ENDINGS);
+    generate(session, input, options, ending);
+    if (ending == FREE_OUTSIDE) {
+      size_t n = 0;
+      int32_t *tokens = NULL;
+      GIVES(mlxrt_session_tokens(session, &tokens, &n), MLXRT_E_INVALID_HANDLE);
+      return;
+    }
+    char *json = NULL;
+    size_t n = 0;
+    int32_t *tokens = NULL;
+    mlxrt_error_free(mlxrt_session_message(session, &json, NULL));
+    mlxrt_free(json);
+    WORKS(mlxrt_session_tokens(session, &tokens, &n));
+    mlxrt_free(tokens);
+  }
+  mlxrt_session_free(session);
+}
+
+/* ---- Mistakes ---- */
+
+static char broken_folder[] = "/tmp/mlxrt-soak-XXXXXX";
+
+/* A folder whose weights are cut off. */
+static void make_broken_folder(void) {
+  static const char *const files[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"};
+  if (!mkdtemp(broken_folder)) exit(2);
+  for (size_t i = 0; i < COUNT(files); i++) {
+    char path[1200];
+    snprintf(path, sizeof path, "%s/%s", fixture("llama-f32"), files[i]);
+    FILE *from = fopen(path, "rb");
+    snprintf(path, sizeof path, "%s/%s", broken_folder, files[i]);
+    FILE *to = fopen(path, "wb");
+    if (!from || !to) exit(2);
+    fseek(from, 0, SEEK_END);
+    long length = ftell(from) - (i == 3 ? 100 : 0);
+    rewind(from);
+    for (long k = 0; k < length; k++) fputc(fgetc(from), to);
+    fclose(from);
+    fclose(to);
+  }
+}
+
+static void remove_broken_folder(void) {
+  char path[1200];
+  DIR *folder = opendir(broken_folder);
+  for (struct dirent *entry; folder && (entry = readdir(folder));) {
+    snprintf(path, sizeof path, "%s/%s", broken_folder, entry->d_name);
+    if (entry->d_name[0] != '.') unlink(path);
+  }
+  if (folder) closedir(folder);
+  rmdir(broken_folder);
+}
+
+static int32_t stop_loading(void *user_data, uint64_t done, uint64_t total) {
+  (void)user_data, (void)done, (void)total;
+  return MLXRT_RETURN_STOP;
+}
+
+static void mistakes(mlxrt_model *model) {
+  mlxrt_model *none = NULL;
+  mlxrt_session *session = NULL, *stale = NULL;
+  mlxrt_load_options stopped;
+  mlxrt_result result = empty_result();
+  char *json = NULL;
+  static const int32_t outside[] = {1, 1 << 30};
+  memset(&stopped, 0, sizeof stopped);
+  stopped.struct_size = sizeof stopped;
+  stopped.progress = stop_loading;
+  GIVES(mlxrt_model_load("/nowhere", NULL, &none), MLXRT_E_NOT_FOUND);
+  GIVES(mlxrt_model_load(broken_folder, NULL, &none), MLXRT_E_BAD_MODEL);
+  GIVES(mlxrt_model_inspect(broken_folder, NULL, NULL, &json, NULL), MLXRT_E_BAD_MODEL);
+  GIVES(mlxrt_model_load(fixture("llama-f32"), &stopped, &none), MLXRT_E_CANCELLED);
+
+  WORKS(mlxrt_session_create(model, NULL, &session));
+  WORKS(mlxrt_session_create(model, NULL, &stale));
+  mlxrt_session_free(stale);
+  mlxrt_session_free(stale);
+  mlxrt_session_cancel(stale);
+  mlxrt_generate_options options = greedy(4), odd = greedy(4);
+  mlxrt_input input = text_input("x"), broken = message_input("[{\"role\":"), none_at_all = no_input();
+  mlxrt_input bytes = text_input("\xff\xfe"), ids = token_input(outside, 2);
+  odd.temperature = -1;
+  GIVES(mlxrt_generate(stale, &input, &options, NULL, NULL, &result), MLXRT_E_INVALID_HANDLE);
+  GIVES(mlxrt_generate((mlxrt_session *)model, &input, &options, NULL, NULL, &result), MLXRT_E_INVALID_HANDLE);
+  GIVES(mlxrt_generate(session, &broken, &options, NULL, NULL, &result), MLXRT_E_INVALID_ARGUMENT);
+  GIVES(mlxrt_generate(session, &none_at_all, &options, NULL, NULL, &result), MLXRT_E_INVALID_ARGUMENT);
+  GIVES(mlxrt_generate(session, &bytes, &options, NULL, NULL, &result), MLXRT_E_INVALID_ARGUMENT);
+  GIVES(mlxrt_generate(session, &ids, &options, NULL, NULL, &result), MLXRT_E_INVALID_ARGUMENT);
+  GIVES(mlxrt_generate(session, &input, &odd, NULL, NULL, &result), MLXRT_E_INVALID_ARGUMENT);
+  GIVES(mlxrt_session_message(session, &json, NULL), MLXRT_E_NOT_FOUND);
+  mlxrt_session_free(session);
+}
+
+/* ---- The process ---- */
+
+struct sample {
+  uint64_t resident, active, cache;
+  int threads, files;
+};
+
+static int entries(const char *path) {
+  int count = 0;
+  DIR *folder = opendir(path);
+  for (struct dirent *entry; folder && (entry = readdir(folder));) count += entry->d_name[0] != '.';
+  if (folder) closedir(folder);
+  return count;
+}
+
+static struct sample look(void) {
+  struct sample sample;
+  mlxrt_memory memory;
+  unsigned long pages = 0;
+  memset(&sample, 0, sizeof sample);
+  memset(&memory, 0, sizeof memory);
+  memory.struct_size = sizeof memory;
+  WORKS(mlxrt_memory_get(&memory));
+  sample.active = memory.active_bytes;
+  sample.cache = memory.cache_bytes;
+  sample.threads = entries("/proc/self/task");
+  sample.files = entries("/proc/self/fd");
+  /* What the allocator keeps of freed memory is its own. */
+  malloc_trim(0);
+  FILE *file = fopen("/proc/self/statm", "r");
+  if (!file || fscanf(file, "%*u %lu", &pages) != 1) complain("/proc/self/statm cannot be read");
+  if (file) fclose(file);
+  sample.resident = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
+  return sample;
+}
+
+/* Bytes a cycle by least squares, and its standard error. */
+static double slope(const struct sample *samples, unsigned from, unsigned to, double *error) {
+  double n = (double)(to - from), x = 0, y = 0, xx = 0, xy = 0, rest = 0;
+  for (unsigned i = from; i < to; i++) x += i / n, y += (double)samples[i].resident / n;
+  for (unsigned i = from; i < to; i++) {
+    xx += (i - x) * (i - x);
+    xy += (i - x) * ((double)samples[i].resident - y);
+  }
+  double b = xy / xx;
+  for (unsigned i = from; i < to; i++) rest += pow((double)samples[i].resident - y - b * (i - x), 2);
+  *error = sqrt(rest / (n - 2) / xx);
+  return b;
+}
+
+/* ---- One cycle ---- */
+
+static const char *const MODELS[] = {"llama-f32", "qwen3-4bit", "gemma3-text-f32", "qwen3-f32"};
+static int32_t control[COUNT(MODELS)][CONTROL_TOKENS];
+
+static void one_cycle(uint64_t until) {
+  size_t which = cycle % COUNT(MODELS);
+  mlxrt_model *model = NULL;
+  int counted = below(3) == 0;
+  if (counted) WORKS(mlxrt_init(NULL));
+  WORKS(mlxrt_model_load(fixture(MODELS[which]), NULL, &model));
+  if (!model) return;
+
+  /* The same request in every cycle gives the same tokens. */
+  struct request request;
+  mlxrt_session *session = NULL;
+  mlxrt_input input = text_input("Hello");
+  mlxrt_generate_options options = greedy(CONTROL_TOKENS);
+  memset(&request, 0, sizeof request);
+  if (below(2)) mistakes(model);
+  WORKS(mlxrt_session_create(model, NULL, &session));
+  WORKS(mlxrt_generate(session, &input, &options, take, &request, NULL));
+  if (request.tokens != CONTROL_TOKENS) complain("the control gave %zu tokens", request.tokens);
+  if (cycle < COUNT(MODELS)) memcpy(control[which], request.first, sizeof request.first);
+  if (memcmp(control[which], request.first, sizeof request.first)) complain("the control gave other tokens than before");
+  tokens_delivered += request.tokens;
+
+  do session_life(model, until);
+  while (tokens_delivered < until);
+
+  /* In any order. */
+  if (below(2)) {
+    mlxrt_model_free(model);
+    mlxrt_session *none = NULL;
+    GIVES(mlxrt_session_create(model, NULL, &none), MLXRT_E_INVALID_HANDLE);
+    WORKS(mlxrt_generate(session, &input, &options, NULL, NULL, NULL));
+    tokens_delivered += CONTROL_TOKENS;
+    mlxrt_session_free(session);
+  } else {
+    mlxrt_session_free(session);
+    mlxrt_model_free(model);
+  }
+  if (counted) WORKS(mlxrt_shutdown(below(2) ? MLXRT_SHUTDOWN_FORCE : 0, MLXRT_FOREVER));
+}
+
+/* ---- The report ---- */
+
+static int bound(int kept, const char *what, const char *is, const char *wanted) {
+  printf("| %s | %s | %s | %s |\n", what, is, wanted, kept ? "kept" : "**broken**");
+  return kept;
+}
+
+static char *words(const char *format, ...) {
+  static char texts[4][200];
+  static int next;
+  char *text = texts[next++ % 4];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof texts[0], format, arguments);
+  va_end(arguments);
+  return text;
+}
+
+static int report(const struct sample *samples, unsigned cycles, uint64_t seed) {
+  unsigned warm = cycles / 5;
+  double error = 0, grows = slope(samples, warm, cycles, &error);
+  int threads_low = samples[warm].threads, threads_high = threads_low;
+  int files_low = samples[0].files, files_high = files_low;
+  uint64_t active_high = 0, cache_high = 0;
+  for (unsigned i = 0; i < cycles; i++) {
+    if (samples[i].active > active_high) active_high = samples[i].active;
+    if (samples[i].cache > cache_high) cache_high = samples[i].cache;
+    if (samples[i].threads < threads_low) threads_low = samples[i].threads;
+    if (samples[i].threads > threads_high) threads_high = samples[i].threads;
+    if (samples[i].files < files_low) files_low = samples[i].files;
+    if (samples[i].files > files_high) files_high = samples[i].files;
+  }
+  printf("# Soak\n\nMade by `make soak`; what a cycle does is in `soak.c`. mlxrt %s, seed %" PRIu64 ".\n\n", mlxrt_version(),
+         seed);
+  printf("| | is | wanted | |\n|---|---:|---:|---|\n");
+  int kept = 1;
+  kept &= bound(grows < SLOPE_BOUND, "resident memory, bytes a cycle", words("%.0f ± %.0f", grows, error), "< 1024");
+  kept &= bound(active_high == 0, "MLX's active memory after a cycle, most bytes", words("%" PRIu64, active_high), "0");
+  kept &= bound(threads_low == threads_high, "threads after a cycle", words("%d to %d", threads_low, threads_high),
+                "constant");
+  kept &= bound(files_low == files_high, "files open after a cycle", words("%d to %d", files_low, files_high), "constant");
+  kept &= bound(wrong == 0, "calls that gave what they should not", words("%lu", wrong), "0");
+  printf("\n%u cycles, the slope over the last %u. Resident after the first cycle %.1f MB, after warm-up %.1f MB, at the end "
+         "%.1f MB.\nMLX's buffer cache after a cycle: %" PRIu64 " bytes at most. Tokens delivered: %" PRIu64 ".\n",
+         cycles, cycles - warm, (double)samples[0].resident / 1e6, (double)samples[warm].resident / 1e6,
+         (double)samples[cycles - 1].resident / 1e6, cache_high, tokens_delivered);
+  printf("\n| requests made to end | |\n|---|---:|\n");
+  for (int i = 0; i < ENDINGS; i++) printf("| %s | %lu |\n", ENDING_NAMES[i], requests[i]);
+  printf("\n| how they ended | |\n|---|---:|\n");
+  static const char *const stop_names[STOPS] = {NULL,        "EOS",      "STRING",  "TOKEN",     "LENGTH",  "CONTEXT",
+                                                "CALLBACK", "CANCELLED", "TIMEOUT", "TOOL_CALL", "GRAMMAR", "ERROR"};
+  for (int i = 1; i < STOPS; i++) {
+    if (stops[i]) printf("| %s | %lu |\n", stop_names[i], stops[i]);
+  }
+  printf("\n| calls made to fail | |\n|---|---:|\n");
+  for (int i = 1; i < CODES; i++) {
+    if (errors_by_code[i]) printf("| %s | %lu |\n", mlxrt_code_name(i), errors_by_code[i]);
+  }
+  return kept;
+}
+
+int main(int argc, char **argv) {
+  static struct sample samples[MOST_CYCLES];
+  unsigned cycles = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 1000;
+  uint64_t tokens = argc > 2 ? strtoull(argv[2], NULL, 10) : 100000;
+  uint64_t seed = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
+  if (cycles < 20 || cycles > MOST_CYCLES) {
+    fprintf(stderr, "soak: CYCLES is 20 to %d\n", MOST_CYCLES);
+    return 2;
+  }
+  random_state = seed;
+  make_broken_folder();
+  if (look().active) complain("MLX has memory in use at the start");
+  for (cycle = 0; cycle < cycles; cycle++) {
+    one_cycle(tokens * (cycle + 1) / cycles);
+    samples[cycle] = look();
+  }
+  remove_broken_folder();
+  const char *csv = getenv("SOAK_CSV");
+  FILE *file = csv ? fopen(csv, "w") : NULL;
+  for (unsigned i = 0; file && i < cycles; i++) fprintf(file, "%u,%" PRIu64 "\n", i, samples[i].resident);
+  if (file) fclose(file);
+  return report(samples, cycles, seed) ? 0 : 1;
+}
