@@ -109,7 +109,7 @@ pub unsafe extern "C" fn mlxrt_session_info(
             kv_tokens: info.kv_tokens,
             kv_bytes: info.kv_bytes,
             busy: info.busy.into(),
-            adapters: 0,
+            adapters: info.adapters,
         });
         Ok(())
     })

@@ -60,6 +60,7 @@ unary! {
     sigmoid = mlx_sigmoid;
     tanh = mlx_tanh;
     exp = mlx_exp;
+    sqrt = mlx_sqrt;
     negative = mlx_negative;
     sort = mlx_sort;
     logical_not = mlx_logical_not;

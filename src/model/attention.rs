@@ -1,9 +1,10 @@
 //! Self-attention with grouped queries over a cache.
 
+use super::adapter::AdapterSet;
 use super::cache::{AttentionMask, Cache};
 use super::config::AttentionConfig;
 use super::decoder::{last_row, Rows};
-use super::layers::Linear;
+use super::layers::{Linear, Norm};
 use super::rope::RotaryEmbedding;
 use crate::error::Result;
 use crate::mlx::ops::{self, Mask};
@@ -15,9 +16,9 @@ pub struct Attention {
     pub v_proj: Linear,
     pub o_proj: Linear,
     /// `[head_dim]`
-    pub q_norm: Option<Array>,
+    pub q_norm: Option<Norm>,
     /// `[head_dim]`
-    pub k_norm: Option<Array>,
+    pub k_norm: Option<Norm>,
     pub norm_eps: f32,
     pub rope: RotaryEmbedding,
     pub config: AttentionConfig,
@@ -31,11 +32,18 @@ impl Attention {
         mask: &AttentionMask,
         cache: &mut Cache,
         rows: Rows,
+        adapters: &AdapterSet,
     ) -> Result<Array> {
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
         let offset = cache.offset();
-        let keys = self.heads(&self.k_proj.forward(x)?, kv_heads, self.k_norm.as_ref())?;
-        let values = self.heads(&self.v_proj.forward(x)?, kv_heads, None)?;
+        let split =
+            |x: &Array, heads: i32, norm: Option<&Norm>| self.heads(x, heads, norm, adapters);
+        let keys = split(
+            &self.k_proj.forward(x, adapters)?,
+            kv_heads,
+            self.k_norm.as_ref(),
+        )?;
+        let values = split(&self.v_proj.forward(x, adapters)?, kv_heads, None)?;
         let keys = self.rope.forward(&keys, offset)?;
         // Both `[1, kv_heads, tokens in the cache, head_dim]`.
         let (keys, values) = cache.update_and_fetch(keys, values)?;
@@ -46,7 +54,11 @@ impl Attention {
             Rows::Last => last_row(x)?,
         };
         let asking = x.dim(1);
-        let queries = self.heads(&self.q_proj.forward(&x)?, heads, self.q_norm.as_ref())?;
+        let queries = split(
+            &self.q_proj.forward(&x, adapters)?,
+            heads,
+            self.q_norm.as_ref(),
+        )?;
         let queries = self.rope.forward(&queries, cache.offset() - asking)?;
         let last_of_mask;
         let mask = match mask {
@@ -64,17 +76,21 @@ impl Attention {
             ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
         // [1, heads, asking, head_dim] → [1, asking, heads * head_dim]
         let output = ops::transpose(&output, &[0, 2, 1, 3])?;
-        self.o_proj.forward(&ops::reshape(
-            &output,
-            &[1, asking, heads * self.config.head_dim],
-        )?)
+        let output = ops::reshape(&output, &[1, asking, heads * self.config.head_dim])?;
+        self.o_proj.forward(&output, adapters)
     }
 
     /// `[1, n, heads * head_dim]` → `[1, heads, n, head_dim]`, each head normed where there is a norm
-    fn heads(&self, x: &Array, heads: i32, norm: Option<&Array>) -> Result<Array> {
+    fn heads(
+        &self,
+        x: &Array,
+        heads: i32,
+        norm: Option<&Norm>,
+        adapters: &AdapterSet,
+    ) -> Result<Array> {
         let mut split = ops::reshape(x, &[1, x.dim(1), heads, self.config.head_dim])?;
-        if let Some(weight) = norm {
-            split = ops::rms_norm(&split, Some(weight), self.norm_eps)?;
+        if let Some(norm) = norm {
+            split = norm.forward(&split, self.norm_eps, adapters)?;
         }
         ops::transpose(&split, &[0, 2, 1, 3])
     }

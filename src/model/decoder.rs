@@ -1,21 +1,22 @@
 //! The decoder: embedding, blocks, norm, output layer, from any family's description.
 
+use super::adapter::{Adapter, AdapterSet};
 use super::attention::Attention;
 use super::cache::{AttentionMask, Cache};
 use super::config::{DecoderConfig, NormPlacement};
-use super::layers::{add_residual, Embedding, Linear, Mlp};
+use super::layers::{add_residual, Embedding, Linear, Mlp, Norm};
+use super::modules::{BlockModule, Site};
 use super::rope::RotaryEmbedding;
 use super::weights::{self, Weights};
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mlx::{ops, Array};
 
 pub struct Decoder {
     config: DecoderConfig,
     embed_tokens: Embedding,
     blocks: Vec<Block>,
-    /// `[hidden]`
-    norm: Array,
+    norm: Norm,
     lm_head: Option<Linear>,
     /// The scalar that embeddings are multiplied by.
     embed_scale: Option<Array>,
@@ -30,21 +31,20 @@ struct Block {
 /// Each `[hidden]`.
 enum Norms {
     Pre {
-        attention: Array,
-        mlp: Array,
+        attention: Norm,
+        mlp: Norm,
     },
     Sandwich {
-        attention: Array,
-        after_attention: Array,
-        mlp: Array,
-        after_mlp: Array,
+        attention: Norm,
+        after_attention: Norm,
+        mlp: Norm,
+        after_mlp: Norm,
     },
 }
 
 impl Decoder {
     /// On the engine thread, from weights that were planned for `config`.
     pub fn new(config: DecoderConfig, weights: Weights<Array>) -> Result<Self> {
-        let norm = |weight: Array| stored_norm(&config, weight);
         let embed_scale = config
             .embed_scale
             .map(|scale| Array::scalar(f32::from(half::bf16::from_f32(scale)), Dtype::F32))
@@ -53,9 +53,11 @@ impl Decoder {
             .layers
             .into_iter()
             .zip(&config.layers)
-            .map(|(block, layer)| {
+            .enumerate()
+            .map(|(index, (block, layer))| {
                 Block::new(
                     &config,
+                    index,
                     block,
                     RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?,
                 )
@@ -64,8 +66,11 @@ impl Decoder {
         Ok(Decoder {
             embed_tokens: Embedding::new(weights.embed_tokens)?,
             blocks,
-            norm: norm(weights.norm)?,
-            lm_head: weights.lm_head.map(Linear::new).transpose()?,
+            norm: Norm::new(stored_norm(&config, weights.norm)?, Site::NORM),
+            lm_head: weights
+                .lm_head
+                .map(|head| Linear::new(head, Site::LM_HEAD))
+                .transpose()?,
             embed_scale,
             config,
         })
@@ -120,9 +125,16 @@ impl Decoder {
 
     /// tokens i32 or u32 `[n]` → the last block's output, `[1, n, hidden]` or for `Rows::Last` `[1, 1, hidden]`; the
     /// caches take the n tokens.
-    pub fn forward(&self, tokens: &Array, caches: &mut [Cache], rows: Rows) -> Result<Array> {
+    pub fn forward(
+        &self,
+        tokens: &Array,
+        caches: &mut [Cache],
+        rows: Rows,
+        adapters: &AdapterSet,
+    ) -> Result<Array> {
         let n = tokens.dim(0);
-        let mut h = self.embed_tokens.forward(&ops::reshape(tokens, &[1, n])?)?;
+        let tokens = ops::reshape(tokens, &[1, n])?;
+        let mut h = self.embed_tokens.forward(&tokens, adapters)?;
         if let Some(scale) = &self.embed_scale {
             h = ops::multiply(&h, &ops::astype(scale, h.dtype())?)?;
         }
@@ -145,24 +157,54 @@ impl Decoder {
                 }
             };
             let rows = if i == last { rows } else { Rows::All };
-            h = block.forward(&self.config, &h, &masks[index].1, cache, rows)?;
+            h = block.forward(&self.config, &h, &masks[index].1, cache, rows, adapters)?;
         }
         Ok(h)
     }
 
     /// hidden `[1, n, hidden]` as `forward` gave it → logits `[1, n, vocab]`
-    pub fn logits(&self, hidden: &Array) -> Result<Array> {
-        let h = ops::rms_norm(hidden, Some(&self.norm), self.config.norm_eps)?;
+    pub fn logits(&self, hidden: &Array, adapters: &AdapterSet) -> Result<Array> {
+        let h = self.norm.forward(hidden, self.config.norm_eps, adapters)?;
         match &self.lm_head {
-            Some(head) => head.forward(&h),
-            None => self.embed_tokens.as_linear(&h),
+            Some(head) => head.forward(&h, adapters),
+            None => self.embed_tokens.as_linear(&h, adapters),
         }
     }
 
     /// The logits after the last of `tokens` `[n]` → `[vocab]`; the caches take the n tokens.
-    pub fn next_logits(&self, tokens: &Array, caches: &mut [Cache]) -> Result<Array> {
-        let hidden = self.forward(tokens, caches, Rows::Last)?;
-        ops::reshape(&self.logits(&hidden)?, &[self.config.vocab_size])
+    pub fn next_logits(
+        &self,
+        tokens: &Array,
+        caches: &mut [Cache],
+        adapters: &AdapterSet,
+    ) -> Result<Array> {
+        let hidden = self.forward(tokens, caches, Rows::Last, adapters)?;
+        ops::reshape(&self.logits(&hidden, adapters)?, &[self.config.vocab_size])
+    }
+
+    /// Adds an adapter to a set, at `strength` times its own scale.
+    pub fn add_adapter(
+        &self,
+        set: &mut AdapterSet,
+        adapter: &mut Adapter,
+        strength: f32,
+    ) -> Result<()> {
+        set.add(adapter, strength, &|site| self.weight(site), &|norm| {
+            stored_norm(&self.config, norm.clone())
+        })
+    }
+
+    /// The base weight of a linear layer or the embedding, unpacked.
+    fn weight(&self, site: Site) -> Result<Array> {
+        if site == Site::EMBED_TOKENS {
+            return self.embed_tokens.weight();
+        }
+        let blocks = self.blocks.iter().flat_map(Block::linears);
+        let mut linears = blocks.chain(&self.lm_head);
+        match linears.find(|linear| linear.site() == site) {
+            Some(linear) => linear.weight(),
+            None => Err(Error::internal("an adapter of a module that is not there")),
+        }
     }
 }
 
@@ -202,46 +244,71 @@ fn stored_norm(config: &DecoderConfig, weight: Array) -> Result<Array> {
 impl Block {
     fn new(
         config: &DecoderConfig,
+        index: usize,
         weights: weights::Block<Array>,
         rope: RotaryEmbedding,
     ) -> Result<Self> {
-        let norm = |weight: Array| stored_norm(config, weight);
+        use BlockModule::*;
+        let site = |module| Site::block(index, module);
+        let norm = |weight: Array, module| -> Result<Norm> {
+            Ok(Norm::new(stored_norm(config, weight)?, site(module)))
+        };
+        let linear = |weights, module| Linear::new(weights, site(module));
         let norms = match (
             config.norm_placement,
             weights.pre_feedforward_layernorm,
             weights.post_feedforward_layernorm,
         ) {
             (NormPlacement::Sandwich, Some(before), Some(after)) => Norms::Sandwich {
-                attention: norm(weights.input_layernorm)?,
-                after_attention: norm(weights.post_attention_layernorm)?,
-                mlp: norm(before)?,
-                after_mlp: norm(after)?,
+                attention: norm(weights.input_layernorm, InputLayernorm)?,
+                after_attention: norm(weights.post_attention_layernorm, PostAttentionLayernorm)?,
+                mlp: norm(before, PreFeedforwardLayernorm)?,
+                after_mlp: norm(after, PostFeedforwardLayernorm)?,
             },
             _ => Norms::Pre {
-                attention: norm(weights.input_layernorm)?,
-                mlp: norm(weights.post_attention_layernorm)?,
+                attention: norm(weights.input_layernorm, InputLayernorm)?,
+                mlp: norm(weights.post_attention_layernorm, PostAttentionLayernorm)?,
             },
         };
         Ok(Block {
             attention: Attention {
-                q_proj: Linear::new(weights.q_proj)?,
-                k_proj: Linear::new(weights.k_proj)?,
-                v_proj: Linear::new(weights.v_proj)?,
-                o_proj: Linear::new(weights.o_proj)?,
-                q_norm: weights.q_norm.map(norm).transpose()?,
-                k_norm: weights.k_norm.map(norm).transpose()?,
+                q_proj: linear(weights.q_proj, QProj)?,
+                k_proj: linear(weights.k_proj, KProj)?,
+                v_proj: linear(weights.v_proj, VProj)?,
+                o_proj: linear(weights.o_proj, OProj)?,
+                q_norm: weights
+                    .q_norm
+                    .map(|weight| norm(weight, QNorm))
+                    .transpose()?,
+                k_norm: weights
+                    .k_norm
+                    .map(|weight| norm(weight, KNorm))
+                    .transpose()?,
                 norm_eps: config.norm_eps,
                 rope,
                 config: config.attention.clone(),
             },
             mlp: Mlp {
-                gate_proj: Linear::new(weights.gate_proj)?,
-                up_proj: Linear::new(weights.up_proj)?,
-                down_proj: Linear::new(weights.down_proj)?,
+                gate_proj: linear(weights.gate_proj, GateProj)?,
+                up_proj: linear(weights.up_proj, UpProj)?,
+                down_proj: linear(weights.down_proj, DownProj)?,
                 activation: config.mlp.activation,
             },
             norms,
         })
+    }
+
+    fn linears(&self) -> [&Linear; 7] {
+        let (attention, mlp) = (&self.attention, &self.mlp);
+        [
+            &attention.q_proj,
+            &attention.k_proj,
+            &attention.v_proj,
+            &attention.o_proj,
+            &mlp.gate_proj,
+            &mlp.up_proj,
+            &mlp.down_proj,
+        ]
     }
 
     /// x `[1, n, hidden]` → the wanted rows of the same
@@ -252,13 +319,14 @@ impl Block {
         mask: &AttentionMask,
         cache: &mut Cache,
         rows: Rows,
+        adapters: &AdapterSet,
     ) -> Result<Array> {
-        let rms = |x: &Array, weight: &Array| ops::rms_norm(x, Some(weight), config.norm_eps);
+        let rms = |x: &Array, norm: &Norm| norm.forward(x, config.norm_eps, adapters);
         let add = |x: &Array, y: &Array| add_residual(x, y, config.clip_residual);
         let (Norms::Pre { attention, .. } | Norms::Sandwich { attention, .. }) = &self.norms;
         let r = self
             .attention
-            .forward(&rms(x, attention)?, mask, cache, rows)?;
+            .forward(&rms(x, attention)?, mask, cache, rows, adapters)?;
         let x = match rows {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
@@ -266,7 +334,7 @@ impl Block {
         match &self.norms {
             Norms::Pre { mlp, .. } => {
                 let h = add(&x, &r)?;
-                let r = self.mlp.forward(&rms(&h, mlp)?)?;
+                let r = self.mlp.forward(&rms(&h, mlp)?, adapters)?;
                 add(&h, &r)
             }
             Norms::Sandwich {
@@ -276,7 +344,7 @@ impl Block {
                 ..
             } => {
                 let h = add(&x, &rms(&r, after_attention)?)?;
-                let r = self.mlp.forward(&rms(&h, mlp)?)?;
+                let r = self.mlp.forward(&rms(&h, mlp)?, adapters)?;
                 add(&h, &rms(&r, after_mlp)?)
             }
         }

@@ -1,6 +1,8 @@
 //! The small layers: linear, embedding, MLP.
 
+use super::adapter::AdapterSet;
 use super::config::Activation;
+use super::modules::Site;
 use super::weights::{self, Weight};
 use crate::dtype::{Dtype, Scheme};
 use crate::error::Result;
@@ -10,16 +12,17 @@ pub struct Linear {
     matrix: Matrix,
     /// `[out]`
     bias: Option<Array>,
+    site: Site,
 }
 
 /// A weight in the layout of its matrix product.
-enum Matrix {
+pub(super) enum Matrix {
     /// `[in, out]`, a view of the stored `[out, in]`
     Dense(Array),
     Quantized(Quantized),
 }
 
-struct Quantized {
+pub(super) struct Quantized {
     /// `[out, in * bits / 32]`
     weight: Array,
     /// `[out, in / group_size]`
@@ -31,7 +34,7 @@ struct Quantized {
 impl Matrix {
     fn new(weight: Weight<Array>) -> Result<Self> {
         Ok(match weight {
-            Weight::Dense(weight) => Matrix::Dense(ops::transpose(&weight, &[1, 0])?),
+            Weight::Dense(weight) => Matrix::dense(&weight)?,
             Weight::Quantized {
                 weight,
                 scales,
@@ -46,8 +49,23 @@ impl Matrix {
         })
     }
 
+    /// Of a stored `[out, in]`.
+    pub(super) fn dense(weight: &Array) -> Result<Self> {
+        Ok(Matrix::Dense(ops::transpose(weight, &[1, 0])?))
+    }
+
+    /// The weight `[out, in]`, unpacked.
+    pub(super) fn weight(&self) -> Result<Array> {
+        match self {
+            Matrix::Dense(weight) => ops::transpose(weight, &[1, 0]),
+            Matrix::Quantized(q) => {
+                ops::dequantize(&q.weight, &q.scales, q.biases.as_ref(), q.scheme)
+            }
+        }
+    }
+
     /// x `[…, in]` → `[…, out]`
-    fn product(&self, x: &Array) -> Result<Array> {
+    pub(super) fn product(&self, x: &Array) -> Result<Array> {
         match self {
             Matrix::Dense(weight) => ops::matmul(x, weight),
             Matrix::Quantized(q) => {
@@ -58,15 +76,28 @@ impl Matrix {
 }
 
 impl Linear {
-    pub fn new(weights: weights::Linear<Array>) -> Result<Self> {
+    pub fn new(weights: weights::Linear<Array>, site: Site) -> Result<Self> {
         Ok(Linear {
             matrix: Matrix::new(weights.weight)?,
             bias: weights.bias,
+            site,
         })
     }
 
+    pub fn site(&self) -> Site {
+        self.site
+    }
+
+    /// The base weight `[out, in]`, unpacked.
+    pub fn weight(&self) -> Result<Array> {
+        self.matrix.weight()
+    }
+
     /// x `[…, in]` → `[…, out]`
-    pub fn forward(&self, x: &Array) -> Result<Array> {
+    pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
+        if let Some(patch) = adapters.patch(self.site) {
+            return patch.linear(x, &self.matrix, self.bias.as_ref());
+        }
         match (&self.matrix, &self.bias) {
             (Matrix::Dense(weight), Some(bias)) => ops::addmm(bias, x, weight),
             (matrix, None) => matrix.product(x),
@@ -93,8 +124,28 @@ impl Embedding {
         })
     }
 
+    /// The weight `[vocab, hidden]`, unpacked.
+    pub fn weight(&self) -> Result<Array> {
+        match &self.rows {
+            Some(rows) => Ok(rows.clone()),
+            None => self.matrix.weight(),
+        }
+    }
+
     /// tokens `[1, n]` → `[1, n, hidden]`
-    pub fn forward(&self, tokens: &Array) -> Result<Array> {
+    pub fn forward(&self, tokens: &Array, adapters: &AdapterSet) -> Result<Array> {
+        let patch = adapters.patch(Site::EMBED_TOKENS);
+        let rows = match patch.and_then(|patch| patch.full.as_ref()) {
+            Some(rows) => ops::take(rows, tokens)?,
+            None => self.base_rows(tokens)?,
+        };
+        match patch {
+            Some(patch) => patch.rows(rows, tokens),
+            None => Ok(rows),
+        }
+    }
+
+    fn base_rows(&self, tokens: &Array) -> Result<Array> {
         match (&self.rows, &self.matrix) {
             (Some(rows), _) | (None, Matrix::Dense(rows)) => ops::take(rows, tokens),
             (None, Matrix::Quantized(q)) => {
@@ -111,8 +162,32 @@ impl Embedding {
     }
 
     /// The tied output layer: x `[…, hidden]` → `[…, vocab]`.
-    pub fn as_linear(&self, x: &Array) -> Result<Array> {
-        self.matrix.product(x)
+    pub fn as_linear(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
+        match adapters.patch(Site::EMBED_TOKENS) {
+            Some(patch) => patch.head(x, &self.matrix),
+            None => self.matrix.product(x),
+        }
+    }
+}
+
+/// A norm's weight, `[size]`.
+pub struct Norm {
+    weight: Array,
+    site: Site,
+}
+
+impl Norm {
+    pub fn new(weight: Array, site: Site) -> Self {
+        Norm { weight, site }
+    }
+
+    /// x `[…, size]` → the same shape
+    pub fn forward(&self, x: &Array, eps: f32, adapters: &AdapterSet) -> Result<Array> {
+        ops::rms_norm(x, Some(adapters.norm(self.site, &self.weight)), eps)
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.weight.dtype()
     }
 }
 
@@ -125,14 +200,15 @@ pub struct Mlp {
 
 impl Mlp {
     /// x `[1, n, hidden]` → the same shape
-    pub fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = self.gate_proj.forward(x)?;
-        let up = self.up_proj.forward(x)?;
+    pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
+        let gate = self.gate_proj.forward(x, adapters)?;
+        let up = self.up_proj.forward(x, adapters)?;
         let gate = match self.activation {
             Activation::Silu => ops::multiply(&gate, &ops::sigmoid(&gate)?)?,
             Activation::GeluTanh => gelu_tanh(&gate)?,
         };
-        self.down_proj.forward(&ops::multiply(&gate, &up)?)
+        self.down_proj
+            .forward(&ops::multiply(&gate, &up)?, adapters)
     }
 }
 

@@ -3,15 +3,18 @@
 //! The order of things: [`families::read`] → [`Weights::plan`] (every tensor that the config implies, checked against
 //! the files' headers) → the loader reads them → [`Decoder::new`] on the engine thread → [`Decoder::forward`].
 
+pub mod adapter;
 mod attention;
 pub mod cache;
 mod config;
 mod decoder;
 pub mod families;
 mod layers;
+pub mod modules;
 mod rope;
 mod weights;
 
+pub use adapter::AdapterSet;
 pub use cache::Cache;
 pub use config::DecoderConfig;
 pub use decoder::{Decoder, Rows};

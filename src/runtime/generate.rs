@@ -13,7 +13,7 @@ pub use super::prompt::{render, Conversation, Input};
 pub use super::report::{Report, Stop};
 use super::request::{Blocking, Delivery, Plan, Shared};
 pub use super::request::{Event, Next, Notify, Request};
-use super::session::Session;
+use super::session::{Applied, Session};
 use crate::error::{Error, Result};
 use crate::text::{StopStrings, StreamOptions, TextStream};
 
@@ -29,7 +29,16 @@ pub fn generate(
         engine::refuse_when_suspended()?;
         let ticket = ticket(session, Delivery::Push);
         let held = Blocking::take(session, ticket.id())?;
-        let shared = start(session, ticket, input, options, Delivery::Push, None)?;
+        let adapters = session.adapters();
+        let shared = start(
+            session,
+            &adapters,
+            ticket,
+            input,
+            options,
+            Delivery::Push,
+            None,
+        )?;
         Ok(held.run(&shared, on_event))
     };
     run().unwrap_or_else(|error: Error| (Report::refused(error.code as i32), Err(error)))
@@ -44,8 +53,17 @@ pub fn submit(
 ) -> Result<Request> {
     engine::refuse_when_suspended()?;
     let ticket = ticket(&session, Delivery::Pull);
-    let shared = start(&session, ticket, input, options, Delivery::Pull, notify)?;
-    Ok(Request::new(shared, session))
+    let adapters = session.adapters();
+    let shared = start(
+        &session,
+        &adapters,
+        ticket,
+        input,
+        options,
+        Delivery::Pull,
+        notify,
+    )?;
+    Ok(Request::new(shared, session, adapters))
 }
 
 fn ticket(session: &Session, delivery: Delivery) -> Ticket {
@@ -59,13 +77,14 @@ fn ticket(session: &Session, delivery: Delivery) -> Ticket {
 /// Sends a request to the engine. One that is refused here counts as failed.
 fn start(
     session: &Session,
+    adapters: &Applied,
     ticket: Ticket,
     input: &Input,
     options: &GenerateOptions,
     delivery: Delivery,
     notify: Option<Notify>,
 ) -> Result<Arc<Shared>> {
-    let prepared = prepare(session, ticket, input, options, delivery, notify);
+    let prepared = prepare(session, adapters, ticket, input, options, delivery, notify);
     let (job, shared) = prepared.inspect_err(|error| {
         for counters in [&metrics::PROCESS, &*session.model.counters] {
             counters.request_started();
@@ -78,6 +97,7 @@ fn start(
 
 fn prepare(
     session: &Session,
+    adapters: &Applied,
     ticket: Ticket,
     input: &Input,
     options: &GenerateOptions,
@@ -123,6 +143,10 @@ fn prepare(
     ));
     let job = Job {
         cache: session.cache,
+        adapters: adapters
+            .iter()
+            .map(|(adapter, strength)| (adapter.id(), *strength))
+            .collect(),
         sampling,
         max_tokens: options.max_tokens,
         context: session.context,

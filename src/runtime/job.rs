@@ -15,6 +15,8 @@ const RUN_AHEAD: u64 = 64;
 /// A request as the engine sees it: tokens in, tokens out.
 pub struct Job {
     pub cache: CacheSpec,
+    /// Ids of adapters, and what their own scale is multiplied by.
+    pub adapters: Vec<(u64, f32)>,
     pub sampling: Sampling,
     /// Tokens to generate at most; `None` = to the end of the context.
     pub max_tokens: Option<u64>,

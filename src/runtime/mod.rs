@@ -4,6 +4,8 @@
 //! The caller's thread renders and tokenises, and sends a [`Job`](job::Job); the engine thread does the arrays and hands
 //! tokens to the job's request ([`Shared`](request::Shared)), which makes events of them for whoever asks.
 
+pub mod adapter;
+mod caches;
 mod clock;
 pub mod engine;
 mod exit;

@@ -12,7 +12,7 @@ use super::job::{End, EndReason, Ticket, TokenOutput};
 use super::metrics::{self, Counters};
 use super::prompt::Prompt;
 use super::report::{Report, Stop};
-use super::session::Session;
+use super::session::{Applied, Session};
 use crate::error::{Code, Error, Result};
 use crate::guard;
 use crate::text::{Chunk, Finish, Kind, TextStream, Token, Tokenizer};
@@ -439,11 +439,17 @@ impl Plan {
 pub struct Request {
     shared: Arc<Shared>,
     session: Arc<Session>,
+    /// Alive until it has ended, whatever is applied to the session meanwhile.
+    _adapters: Arc<Applied>,
 }
 
 impl Request {
-    pub(super) fn new(shared: Arc<Shared>, session: Arc<Session>) -> Self {
-        Request { shared, session }
+    pub(super) fn new(shared: Arc<Shared>, session: Arc<Session>, adapters: Arc<Applied>) -> Self {
+        Request {
+            shared,
+            session,
+            _adapters: adapters,
+        }
     }
 
     /// The next event; each goes to one caller. After the last one `Done` for ever. `None` waits as long as it takes.

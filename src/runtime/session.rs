@@ -1,10 +1,11 @@
 //! A session is its token ledger; keys and values on the engine's side are only a cache of it.
 
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
+use super::adapter::Adapter;
 use super::engine::Command;
 use super::job::CacheSpec;
 use super::ledger::Ledger;
@@ -16,7 +17,11 @@ pub struct Session {
     pub(super) context: usize,
     pub(super) ledger: Arc<Ledger>,
     pub(super) cache: CacheSpec,
+    adapters: Mutex<Arc<Applied>>,
 }
+
+/// Adapters and what their own scale is multiplied by.
+pub type Applied = Vec<(Arc<Adapter>, f32)>;
 
 /// What was asked for; 0 is the default throughout.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +41,7 @@ pub struct SessionInfo {
     pub kv_tokens: u64,
     pub kv_bytes: u64,
     pub busy: bool,
+    pub adapters: u32,
 }
 
 const DEFAULT_KEEP: i32 = 4;
@@ -89,8 +95,38 @@ impl Session {
             context: context as usize,
             ledger: Arc::new(Ledger::new(model.counters.clone())),
             cache,
+            adapters: Mutex::default(),
             model,
         })
+    }
+
+    /// What requests from now on are computed with.
+    pub fn apply(&self, adapters: Applied) -> Result<()> {
+        for (index, (adapter, strength)) in adapters.iter().enumerate() {
+            if adapter.model_id() != self.model.id {
+                return Err(Error::new(
+                    Code::Incompatible,
+                    format!("adapters[{index}] is of another model than the session"),
+                ));
+            }
+            if !strength.is_finite() {
+                return Err(Error::invalid(format!("scales[{index}] is {strength}")));
+            }
+            let before = &adapters[..index];
+            if before.iter().any(|(other, _)| other.id() == adapter.id()) {
+                return Err(Error::invalid(format!("adapters[{index}] is there twice")));
+            }
+        }
+        *self.lock_adapters() = Arc::new(adapters);
+        Ok(())
+    }
+
+    pub(super) fn adapters(&self) -> Arc<Applied> {
+        self.lock_adapters().clone()
+    }
+
+    fn lock_adapters(&self) -> std::sync::MutexGuard<'_, Arc<Applied>> {
+        self.adapters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its handle was freed: ends what runs and waits, and what a call that still holds the session is about to begin.
@@ -119,6 +155,7 @@ impl Session {
             kv_tokens: state.kv_tokens,
             kv_bytes: state.kv_bytes,
             busy: self.ledger.is_busy(),
+            adapters: self.adapters().len() as u32,
         }
     }
 

@@ -8,15 +8,15 @@
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::caches::{AppliedAdapter, CacheKey, Caches, SessionCache};
 use super::engine::{Alive, Command};
 use super::job::{CacheSpec, End, EndReason, Job, Kv, TokenOutput};
-use super::ledger::Ledger;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, memory, Array, Device};
-use crate::model::{Cache, Decoder, Rows};
+use crate::model::adapter::Adapter;
+use crate::model::{AdapterSet, Cache, Decoder, Rows};
 use crate::sampling::{Draw, Sampler};
 
 const GPU_PREFILL_STEP: usize = 2048;
@@ -39,7 +39,8 @@ pub struct Worker {
     device: Device,
     commands: Receiver<Command>,
     models: HashMap<u64, Decoder>,
-    caches: HashMap<u64, SessionCache>,
+    adapters: HashMap<u64, LoadedAdapter>,
+    caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
     waiting: Vec<Running>,
@@ -60,19 +61,18 @@ struct Pause {
     until: Option<Instant>,
 }
 
-/// The caches of one session and the tokens whose keys and values they hold.
-struct SessionCache {
-    layers: Vec<Cache>,
-    tokens: Vec<i32>,
-    /// The last step that wrote to it.
-    last_step: u64,
-    /// The session's, which is told when they go.
-    ledger: Arc<Ledger>,
+/// An adapter's arrays, and how often they have changed.
+struct LoadedAdapter {
+    adapter: Adapter,
+    version: u64,
 }
 
 struct Running {
     job: Job,
     phase: Phase,
+    /// Which cache it uses; known with its adapters, when it begins.
+    key: CacheKey,
+    adapters: AdapterSet,
     /// What the request goes on from.
     prompt: Vec<i32>,
     deadline: Option<Instant>,
@@ -115,7 +115,8 @@ impl Worker {
             device,
             commands,
             models: HashMap::new(),
-            caches: HashMap::new(),
+            adapters: HashMap::new(),
+            caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
             look_at_waiting: false,
@@ -133,8 +134,8 @@ impl Worker {
             }
         }
         for running in self.running.drain(..).chain(self.waiting.drain(..)).rev() {
-            let kv = kv_of(&self.caches, &running);
-            running.end(Ok(EndReason::Cancelled), kv);
+            let kv = self.caches.kv(&running.key);
+            running.end(Ok(EndReason::Cancelled), Some(kv));
         }
     }
 
@@ -316,17 +317,44 @@ impl Worker {
             return Ok(Turn::Ended(EndReason::Deadline));
         }
         match running.phase {
-            Phase::Begin => Ok(match running.job.request.begin() {
-                Ok(prompt) => {
-                    running.prompt = prompt;
-                    running.phase = Phase::Match;
-                    Turn::More
-                }
-                Err(error) => Turn::Refused(error),
-            }),
+            Phase::Begin => self.begin(index),
             Phase::Match => self.match_cache(index),
             Phase::Prefill { total } => self.prefill(index, total),
             Phase::Decode { .. } => self.decode(index),
+        }
+    }
+
+    fn begin(&mut self, index: usize) -> Result<Turn> {
+        let running = &mut self.running[index];
+        let decoder = self
+            .models
+            .get(&running.job.cache.model)
+            .ok_or_else(|| Error::internal("the model is gone"))?;
+        running.key.adapters.clear();
+        running.adapters = AdapterSet::default();
+        for &(id, strength) in &running.job.adapters {
+            let LoadedAdapter { adapter, version } = self
+                .adapters
+                .get_mut(&id)
+                .ok_or_else(|| Error::internal("an adapter is gone"))?;
+            match decoder.add_adapter(&mut running.adapters, adapter, strength) {
+                // Adapters that do not go together; nothing of MLX's.
+                Err(error) if error.code == Code::Incompatible => return Ok(Turn::Refused(error)),
+                added => added?,
+            }
+            running.key.adapters.push(AppliedAdapter {
+                id,
+                version: *version,
+                strength: strength.to_bits(),
+            });
+        }
+        match running.job.request.begin() {
+            Ok(prompt) => {
+                running.prompt = prompt;
+                running.phase = Phase::Match;
+                Ok(Turn::More)
+            }
+            Err(error) => Ok(Turn::Refused(error)),
         }
     }
 
@@ -341,7 +369,6 @@ impl Worker {
             }
         }
         let CacheSpec {
-            session,
             model,
             window,
             keep,
@@ -351,11 +378,9 @@ impl Worker {
             .models
             .get(&model)
             .ok_or_else(|| Error::internal("the model is gone"))?;
-        let cache = self.caches.entry(session).or_insert_with(|| SessionCache {
-            layers: decoder.make_caches(window, keep),
-            tokens: Vec::new(),
-            last_step: 0,
-            ledger: running.job.request.ticket.ledger.clone(),
+        let cache = self.caches.get_or_insert(&running.key, || {
+            let ledger = running.job.request.ticket.ledger.clone();
+            SessionCache::new(decoder.make_caches(window, keep), ledger)
         });
         let inexact =
             running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
@@ -384,7 +409,7 @@ impl Worker {
     fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
         let running = &self.running[index];
         let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
-        let left = match self.caches.get(&running.session()) {
+        let left = match self.caches.get(&running.key) {
             Some(cache) => &all[cache.tokens.len()..],
             None => return Err(Error::internal("the session's cache is gone")),
         };
@@ -402,8 +427,9 @@ impl Worker {
         }
 
         let running = &mut self.running[index];
-        let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
+        let model = running.job.cache.model;
+        let (Some(decoder), Some(cache)) =
+            (self.models.get(&model), self.caches.get_mut(&running.key))
         else {
             return Err(Error::internal("the model or its cache is gone"));
         };
@@ -411,10 +437,15 @@ impl Worker {
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
         let logits = if last && !running.job.prefill_only {
-            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers)?)
+            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
         } else {
             // Only what it leaves in the caches is wanted, and computed.
-            decoder.forward(&chunk_tokens, &mut cache.layers, Rows::Last)?;
+            decoder.forward(
+                &chunk_tokens,
+                &mut cache.layers,
+                Rows::Last,
+                &running.adapters,
+            )?;
             None
         };
         cache.tokens.extend_from_slice(chunk);
@@ -458,8 +489,9 @@ impl Worker {
             return Ok(Turn::Refused(error));
         }
         let running = &mut self.running[index];
-        let CacheSpec { session, model, .. } = running.job.cache;
-        let (Some(decoder), Some(cache)) = (self.models.get(&model), self.caches.get_mut(&session))
+        let model = running.job.cache.model;
+        let (Some(decoder), Some(cache)) =
+            (self.models.get(&model), self.caches.get_mut(&running.key))
         else {
             return Err(Error::internal("the model or its cache is gone"));
         };
@@ -498,7 +530,8 @@ impl Worker {
                     .ok_or_else(|| Error::internal("the sampler is gone"))?;
                 self.steps += 1;
                 cache.last_step = self.steps;
-                let logits = decoder.next_logits(&current.token, &mut cache.layers)?;
+                let logits =
+                    decoder.next_logits(&current.token, &mut cache.layers, &running.adapters)?;
                 Some(queue_draw(logits, sampler)?)
             }
         };
@@ -540,8 +573,8 @@ impl Worker {
 
     fn end(&mut self, index: usize, reason: Result<EndReason>) {
         let running = self.running.remove(index);
-        let kv = kv_of(&self.caches, &running);
-        running.end(reason, kv);
+        let kv = self.caches.kv(&running.key);
+        running.end(reason, Some(kv));
         // Its session may be free.
         self.look_at_waiting = true;
     }
@@ -567,7 +600,7 @@ impl Worker {
             running.sampler = None;
             running.alone = true;
             running.retried = true;
-            if let Some(cache) = self.caches.get_mut(&running.job.cache.session) {
+            if let Some(cache) = self.caches.get_mut(&running.key) {
                 cache.clear();
             }
         }
@@ -600,7 +633,47 @@ impl Worker {
     }
 
     pub(super) fn drop_session(&mut self, id: u64) {
-        self.caches.remove(&id);
+        self.caches.drop_session(id);
+    }
+
+    pub(super) fn add_adapter(&mut self, id: u64, adapter: Adapter) {
+        let version = 0;
+        self.adapters.insert(id, LoadedAdapter { adapter, version });
+    }
+
+    pub(super) fn drop_adapter(&mut self, id: u64) {
+        self.adapters.remove(&id);
+        self.drop_keys_of(id);
+    }
+
+    pub(super) fn adapter(&self, id: u64) -> Result<&Adapter> {
+        match self.adapters.get(&id) {
+            Some(loaded) => Ok(&loaded.adapter),
+            None => Err(Error::internal("an adapter is gone")),
+        }
+    }
+
+    /// Changes an adapter's weights. Requests that run go on with the old ones.
+    pub(super) fn change_adapter(
+        &mut self,
+        id: u64,
+        change: impl FnOnce(&mut Adapter) -> Result<()>,
+    ) -> Result<()> {
+        let loaded = self
+            .adapters
+            .get_mut(&id)
+            .ok_or_else(|| Error::internal("an adapter is gone"))?;
+        change(&mut loaded.adapter)?;
+        loaded.adapter.forget_gains();
+        loaded.version += 1;
+        self.drop_keys_of(id);
+        Ok(())
+    }
+
+    fn drop_keys_of(&mut self, adapter: u64) {
+        let running = &self.running;
+        let in_use = |key: &CacheKey| running.iter().any(|running| running.key == *key);
+        self.caches.drop_adapter(adapter, &in_use);
     }
 
     /// Gives cached buffers back, and on wish the keys and values of sessions that no request uses.
@@ -614,19 +687,29 @@ impl Worker {
     /// Looks whether `n` more tokens of a request fit, and lets idle sessions lose their keys and values for them.
     /// OUT_OF_MEMORY, before anything is allocated, when they do not.
     fn make_room(&mut self, index: usize, n: usize) -> Result<()> {
-        let spec = self.running[index].job.cache;
+        let running = &self.running[index];
+        let spec = running.job.cache;
         let (Some(decoder), Some(cache)) =
-            (self.models.get(&spec.model), self.caches.get(&spec.session))
+            (self.models.get(&spec.model), self.caches.get(&running.key))
         else {
             return Err(Error::internal("the model or its cache is gone"));
         };
         let cost = decoder.cost(i32::try_from(n).unwrap_or(i32::MAX), &cache.layers);
         let refuse = |what: String| Err(Error::new(Code::OutOfMemory, what));
-        if let Some(limit) = spec.limit.filter(|&limit| cost.kv > limit) {
-            return refuse(format!(
-                "the keys and values would have {} bytes, and the session's kv_limit is {limit}",
-                cost.kv
-            ));
+        if let Some(limit) = spec.limit {
+            if cost
+                .kv
+                .saturating_add(self.caches.other_bytes(&running.key))
+                > limit
+            {
+                self.caches.drop_others(&running.key);
+            }
+            if cost.kv > limit {
+                return refuse(format!(
+                    "the keys and values would have {} bytes, and the session's kv_limit is {limit}",
+                    cost.kv
+                ));
+            }
         }
         let limit = memory::limit();
         while memory::active().saturating_add(cost.more) > limit {
@@ -641,24 +724,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Empties the caches of the idle session that was used longest ago; false: there is none that holds anything.
     fn drop_oldest_idle(&mut self) -> bool {
-        let used: HashSet<u64> = self.running.iter().map(Running::session).collect();
-        let idle = self.caches.iter_mut().filter(|(session, cache)| {
-            !used.contains(session) && cache.layers.iter().any(|layer| layer.nbytes() > 0)
-        });
-        let Some((_, cache)) = idle.min_by_key(|(_, cache)| cache.last_step) else {
-            return false;
-        };
-        cache.clear();
-        let mut state = cache.ledger.state();
-        cache.ledger.set_kv(&mut state, 0, 0);
-        true
+        let running = &self.running;
+        let in_use = |key: &CacheKey| running.iter().any(|running| running.key == *key);
+        self.caches.drop_oldest_idle(&in_use)
     }
-}
-
-fn kv_of(caches: &HashMap<u64, SessionCache>, running: &Running) -> Option<Kv> {
-    caches.get(&running.session()).map(SessionCache::kv)
 }
 
 /// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again.
@@ -707,6 +777,11 @@ impl Running {
     fn new(job: Job) -> Self {
         Running {
             deadline: job.deadline,
+            key: CacheKey {
+                session: job.cache.session,
+                adapters: Vec::new(),
+            },
+            adapters: AdapterSet::default(),
             job,
             phase: Phase::Begin,
             prompt: Vec::new(),
@@ -761,39 +836,5 @@ impl Running {
             peak_bytes: memory::peak(),
             active_bytes: memory::active(),
         });
-    }
-}
-
-impl SessionCache {
-    fn clear(&mut self) {
-        self.layers.iter_mut().for_each(Cache::clear);
-        self.tokens.clear();
-    }
-
-    /// Keeps the first `n` tokens; where a layer cannot go back, none.
-    fn cut(&mut self, n: usize) {
-        let extra = self.tokens.len() - n.min(self.tokens.len());
-        if extra == 0 {
-            return;
-        }
-        if !self.layers.iter().all(Cache::is_trimmable) {
-            self.clear();
-            return;
-        }
-        for layer in &mut self.layers {
-            layer.trim(extra as i32);
-        }
-        self.tokens.truncate(n);
-    }
-
-    fn nbytes(&self) -> u64 {
-        self.layers.iter().map(Cache::nbytes).sum()
-    }
-
-    fn kv(&self) -> Kv {
-        Kv {
-            tokens: self.tokens.len() as u64,
-            bytes: self.nbytes(),
-        }
     }
 }

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::mlx::{self, Array, Device};
-use crate::model::{Cache, Decoder, Rows};
+use crate::model::{AdapterSet, Cache, Decoder, Rows};
 use crate::runtime::model::decoder_for_tests;
 
 pub fn fixtures() -> PathBuf {
@@ -79,9 +79,12 @@ impl Case {
         let tokens = Array::from_i32(tokens).unwrap();
         let hidden = self
             .decoder
-            .forward(&tokens, &mut self.caches, Rows::All)
+            .forward(&tokens, &mut self.caches, Rows::All, &AdapterSet::default())
             .unwrap();
-        let logits = self.decoder.logits(&hidden).unwrap();
+        let logits = self
+            .decoder
+            .logits(&hidden, &AdapterSet::default())
+            .unwrap();
         mlx::ops::astype(&logits, crate::dtype::Dtype::F32)
             .unwrap()
             .to_f32()
@@ -140,7 +143,10 @@ fn every_fixture_gives_mlx_lms_logits_and_tokens() {
             // As generation does it: the last block computes the last row only.
             let prompt = Array::from_i32(&i32s(&expected, "prompt")).unwrap();
             let mut fresh = case.decoder.make_caches(window, keep);
-            let last = case.decoder.next_logits(&prompt, &mut fresh).unwrap();
+            let last = case
+                .decoder
+                .next_logits(&prompt, &mut fresh, &AdapterSet::default())
+                .unwrap();
             let last = mlx::ops::astype(&last, crate::dtype::Dtype::F32)
                 .unwrap()
                 .to_f32()

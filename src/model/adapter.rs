@@ -1,0 +1,287 @@
+//! Adapters beside the base weights, unfused: y = base(x) + scale * ((x A) B), with DoRA's magnitude or whole weights
+//! in place of the base's where an adapter has them. As in mlx-lm (`mlx_lm/tuner/lora.py`, `dora.py`).
+
+use std::collections::HashMap;
+
+use super::layers::Matrix;
+use super::modules::Site;
+use crate::error::{Code, Error, Result};
+use crate::mlx::{ops, Array};
+
+/// One adapter's arrays.
+pub struct Adapter {
+    pub parts: Vec<(Site, Part)>,
+    /// DoRA's gains by site and the bits of the scale: made once for each scale that is asked for.
+    gains: HashMap<(usize, u32), Array>,
+}
+
+/// What an adapter has for one module.
+pub enum Part {
+    Low {
+        /// `[in, rank]`; of an embedding `[vocab, rank]`
+        a: Array,
+        /// `[rank, out]`; of an embedding `[rank, hidden]`
+        b: Array,
+        scale: f32,
+        /// DoRA: `[out]`; of an embedding `[vocab]`
+        magnitude: Option<Array>,
+        /// Of an embedding: also where that is the output layer.
+        tied: bool,
+    },
+    /// In place of the base's: `[out, in]`, `[vocab, hidden]` or `[size]`.
+    Full(Array),
+}
+
+/// The adapters of one session, ready to be computed with. Empty: the base alone.
+#[derive(Default)]
+pub struct AdapterSet {
+    /// By site.
+    patches: Vec<Option<Patch>>,
+}
+
+/// What the adapters of a set do to one module.
+#[derive(Default)]
+pub(super) struct Patch {
+    pub full: Option<Array>,
+    low: Vec<LowRank>,
+}
+
+struct LowRank {
+    /// `[in, rank]`
+    a: Array,
+    /// `[rank, out]`
+    b: Array,
+    scale: f32,
+    /// DoRA: `[out]`, the magnitude over the norm of the adapted weight's rows
+    gain: Option<Array>,
+    tied: bool,
+}
+
+impl Adapter {
+    pub fn new(parts: Vec<(Site, Part)>) -> Self {
+        Adapter {
+            parts,
+            gains: HashMap::new(),
+        }
+    }
+
+    /// The magnitude over the norm of each row of W + scale * (A B)ᵀ.
+    fn gain(
+        &mut self,
+        index: usize,
+        strength: f32,
+        weight: impl FnOnce(Site) -> Result<Array>,
+    ) -> Result<Option<Array>> {
+        let Some((
+            site,
+            Part::Low {
+                a,
+                b,
+                scale,
+                magnitude: Some(magnitude),
+                ..
+            },
+        )) = self.parts.get(index)
+        else {
+            return Ok(None);
+        };
+        let key = (index, strength.to_bits());
+        if let Some(gain) = self.gains.get(&key) {
+            return Ok(Some(gain.clone()));
+        }
+        // [out, in], and of an embedding [vocab, hidden]
+        let weight = weight(*site)?;
+        let product = ops::matmul(a, b)?;
+        let delta = if *site == Site::EMBED_TOKENS {
+            product
+        } else {
+            ops::transpose(&product, &[1, 0])?
+        };
+        let scale = Array::scalar(scale * strength, delta.dtype())?;
+        let adapted = ops::add(&weight, &ops::multiply(&scale, &delta)?)?;
+        let squares = ops::sum(&ops::multiply(&adapted, &adapted)?, 1, false)?;
+        let gain = ops::divide(magnitude, &ops::sqrt(&squares)?)?;
+        crate::mlx::eval(&[&gain])?;
+        self.gains.insert(key, gain.clone());
+        Ok(Some(gain))
+    }
+
+    /// The weights have changed.
+    pub fn forget_gains(&mut self) {
+        self.gains.clear();
+    }
+
+    pub fn nbytes(&self) -> u64 {
+        let bytes = |part: &Part| match part {
+            Part::Low {
+                a, b, magnitude, ..
+            } => a.nbytes() + b.nbytes() + magnitude.as_ref().map_or(0, Array::nbytes),
+            Part::Full(weight) => weight.nbytes(),
+        };
+        self.parts.iter().map(|(_, part)| bytes(part)).sum()
+    }
+}
+
+impl AdapterSet {
+    /// Adds an adapter at `strength` times its own scale. `weight` gives a module's base weight, dense; `norm` makes of a
+    /// stored norm what is computed with.
+    ///
+    /// # Errors
+    /// INCOMPATIBLE when two adapters of a set replace the same weight, or one that replaces weights is scaled.
+    pub fn add(
+        &mut self,
+        adapter: &mut Adapter,
+        strength: f32,
+        weight: &dyn Fn(Site) -> Result<Array>,
+        norm: &dyn Fn(&Array) -> Result<Array>,
+    ) -> Result<()> {
+        for index in 0..adapter.parts.len() {
+            let gain = adapter.gain(index, strength, weight)?;
+            let Some((site, part)) = adapter.parts.get(index) else {
+                continue;
+            };
+            let patch = self.patch_mut(*site);
+            match part {
+                Part::Low {
+                    a, b, scale, tied, ..
+                } => patch.low.push(LowRank {
+                    a: a.clone(),
+                    b: b.clone(),
+                    scale: scale * strength,
+                    gain,
+                    tied: *tied,
+                }),
+                Part::Full(_) if strength != 1.0 => {
+                    return Err(Error::new(
+                        Code::Incompatible,
+                        format!(
+                        "an adapter that replaces weights works at scale 1 only, not at {strength}"
+                    ),
+                    ))
+                }
+                Part::Full(_) if patch.full.is_some() => {
+                    return Err(Error::new(
+                        Code::Incompatible,
+                        "two of the adapters replace the same weight",
+                    ))
+                }
+                // Only norms have one dimension.
+                Part::Full(full) if full.shape().len() == 1 => patch.full = Some(norm(full)?),
+                Part::Full(full) => patch.full = Some(full.clone()),
+            }
+        }
+        Ok(())
+    }
+
+    fn patch_mut(&mut self, site: Site) -> &mut Patch {
+        if self.patches.len() <= site.0 {
+            self.patches.resize_with(site.0 + 1, || None);
+        }
+        self.patches[site.0].get_or_insert_default()
+    }
+
+    pub(super) fn patch(&self, site: Site) -> Option<&Patch> {
+        self.patches.get(site.0)?.as_ref()
+    }
+
+    /// The norm to compute with at `site`.
+    pub(super) fn norm<'a>(&'a self, site: Site, own: &'a Array) -> &'a Array {
+        self.patch(site)
+            .and_then(|patch| patch.full.as_ref())
+            .unwrap_or(own)
+    }
+}
+
+impl Patch {
+    /// A linear layer: x `[…, in]` → `[…, out]`. `bias`: `[out]`.
+    pub fn linear(&self, x: &Array, base: &Matrix, bias: Option<&Array>) -> Result<Array> {
+        let full;
+        let base = match &self.full {
+            None => base,
+            Some(weight) => {
+                full = Matrix::dense(weight)?;
+                &full
+            }
+        };
+        let low = self.low.iter().map(|low| (low, low.product(x)));
+        self.sum(base.product(x)?, low, bias)
+    }
+
+    /// Rows of an embedding: base `[1, n, hidden]` of tokens `[1, n]` → the same shape.
+    pub fn rows(&self, base: Array, tokens: &Array) -> Result<Array> {
+        let mut y = base.clone();
+        for low in &self.low {
+            let z = ops::matmul(&ops::take(&low.a, tokens)?, &low.b)?;
+            let z = low.scaled(&z, &base)?;
+            y = match &low.gain {
+                None => ops::add(&y, &z)?,
+                Some(gain) => {
+                    // [1, n] → [1, n, 1]
+                    let gain = ops::take(gain, tokens)?;
+                    let gain = ops::reshape(&gain, &[gain.dim(0), gain.dim(1), 1])?;
+                    self.with_gain(y, &base, &z, &gain)?
+                }
+            };
+        }
+        Ok(y)
+    }
+
+    /// The embedding as the output layer: x `[…, hidden]` → `[…, vocab]`.
+    pub fn head(&self, x: &Array, base: &Matrix) -> Result<Array> {
+        let low = self.low.iter().filter(|low| low.tied);
+        let low = low.map(|low| (low, low.transposed_product(x)));
+        self.sum(base.product(x)?, low, None)
+    }
+
+    fn sum<'a>(
+        &self,
+        base: Array,
+        low: impl Iterator<Item = (&'a LowRank, Result<Array>)>,
+        bias: Option<&Array>,
+    ) -> Result<Array> {
+        let mut y = base.clone();
+        for (low, z) in low {
+            let z = low.scaled(&z?, &base)?;
+            y = match &low.gain {
+                None => ops::add(&y, &z)?,
+                Some(gain) => self.with_gain(y, &base, &z, gain)?,
+            };
+        }
+        match bias {
+            Some(bias) => ops::add(&y, bias),
+            None => Ok(y),
+        }
+    }
+
+    /// DoRA: alone gain * (base + z); among others its difference to the base is added to what they give.
+    fn with_gain(&self, y: Array, base: &Array, z: &Array, gain: &Array) -> Result<Array> {
+        let gain = ops::astype(gain, base.dtype())?;
+        let adapted = ops::multiply(&gain, &ops::add(base, z)?)?;
+        if self.low.len() == 1 {
+            return Ok(adapted);
+        }
+        ops::add(&y, &ops::subtract(&adapted, base)?)
+    }
+}
+
+impl LowRank {
+    /// x `[…, in]` → `[…, out]`
+    fn product(&self, x: &Array) -> Result<Array> {
+        ops::matmul(&ops::matmul(x, &self.a)?, &self.b)
+    }
+
+    /// x `[…, hidden]` → `[…, vocab]`
+    fn transposed_product(&self, x: &Array) -> Result<Array> {
+        let (a, b) = (
+            ops::transpose(&self.a, &[1, 0])?,
+            ops::transpose(&self.b, &[1, 0])?,
+        );
+        ops::matmul(&ops::matmul(x, &b)?, &a)
+    }
+
+    /// scale * z, in the type of `like`
+    fn scaled(&self, z: &Array, like: &Array) -> Result<Array> {
+        let scale = Array::scalar(self.scale, z.dtype())?;
+        ops::astype(&ops::multiply(&scale, z)?, like.dtype())
+    }
+}

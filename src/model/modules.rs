@@ -1,0 +1,139 @@
+//! The modules of a decoder that adapters can reach, by mlx-lm's names.
+
+use super::config::{DecoderConfig, NormPlacement};
+
+/// A module's place in an [`AdapterSet`](super::adapter::AdapterSet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site(pub(super) usize);
+
+impl Site {
+    pub const EMBED_TOKENS: Site = Site(0);
+    pub const NORM: Site = Site(1);
+    pub const LM_HEAD: Site = Site(2);
+
+    pub fn block(layer: usize, module: BlockModule) -> Site {
+        Site(3 + layer * BlockModule::NAMES.len() + module as usize)
+    }
+}
+
+/// The modules of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockModule {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+    QNorm,
+    KNorm,
+    InputLayernorm,
+    PostAttentionLayernorm,
+    PreFeedforwardLayernorm,
+    PostFeedforwardLayernorm,
+}
+
+impl BlockModule {
+    const NAMES: [(BlockModule, &'static str); 13] = [
+        (BlockModule::QProj, "self_attn.q_proj"),
+        (BlockModule::KProj, "self_attn.k_proj"),
+        (BlockModule::VProj, "self_attn.v_proj"),
+        (BlockModule::OProj, "self_attn.o_proj"),
+        (BlockModule::GateProj, "mlp.gate_proj"),
+        (BlockModule::UpProj, "mlp.up_proj"),
+        (BlockModule::DownProj, "mlp.down_proj"),
+        (BlockModule::QNorm, "self_attn.q_norm"),
+        (BlockModule::KNorm, "self_attn.k_norm"),
+        (BlockModule::InputLayernorm, "input_layernorm"),
+        (
+            BlockModule::PostAttentionLayernorm,
+            "post_attention_layernorm",
+        ),
+        (
+            BlockModule::PreFeedforwardLayernorm,
+            "pre_feedforward_layernorm",
+        ),
+        (
+            BlockModule::PostFeedforwardLayernorm,
+            "post_feedforward_layernorm",
+        ),
+    ];
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Module {
+    /// Without a prefix: `layers.0.self_attn.q_proj`, `embed_tokens`, `norm`, `lm_head`.
+    pub name: String,
+    pub site: Site,
+    pub shape: ModuleShape,
+    pub bias: bool,
+}
+
+/// Of the stored weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleShape {
+    /// `[out, in]`
+    Linear([i32; 2]),
+    /// `[vocab, hidden]`
+    Embedding([i32; 2]),
+    /// `[size]`
+    Norm(i32),
+}
+
+/// All modules, in the order of computation; `head`: the output layer is its own.
+pub fn modules(config: &DecoderConfig, head: bool) -> Vec<Module> {
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+    let module = |name: &str, site, shape| Module {
+        name: name.to_owned(),
+        site,
+        shape,
+        bias: false,
+    };
+    let mut all = vec![module(
+        "embed_tokens",
+        Site::EMBED_TOKENS,
+        ModuleShape::Embedding([vocab, hidden]),
+    )];
+    for layer in 0..config.layers.len() {
+        for (kind, name) in BlockModule::NAMES {
+            if let Some((shape, bias)) = in_block(config, kind) {
+                let name = format!("layers.{layer}.{name}");
+                all.push(Module {
+                    bias,
+                    ..module(&name, Site::block(layer, kind), shape)
+                });
+            }
+        }
+    }
+    all.push(module("norm", Site::NORM, ModuleShape::Norm(hidden)));
+    if head {
+        let shape = ModuleShape::Linear([vocab, hidden]);
+        all.push(module("lm_head", Site::LM_HEAD, shape));
+    }
+    all
+}
+
+/// What a block of this model has there, and whether with a bias.
+fn in_block(config: &DecoderConfig, module: BlockModule) -> Option<(ModuleShape, bool)> {
+    use BlockModule::*;
+    let (hidden, inner) = (config.hidden_size, config.mlp.intermediate_size);
+    let attention = &config.attention;
+    let (q, kv) = (
+        attention.heads * attention.head_dim,
+        attention.kv_heads * attention.head_dim,
+    );
+    let linear = |out, input, bias| Some((ModuleShape::Linear([out, input]), bias));
+    let norm = |size, there: bool| there.then_some((ModuleShape::Norm(size), false));
+    let sandwich = config.norm_placement == NormPlacement::Sandwich;
+    match module {
+        QProj => linear(q, hidden, attention.qkv_bias),
+        KProj | VProj => linear(kv, hidden, attention.qkv_bias),
+        OProj => linear(hidden, q, attention.o_bias),
+        GateProj | UpProj => linear(inner, hidden, config.mlp.bias),
+        DownProj => linear(hidden, inner, config.mlp.bias),
+        QNorm | KNorm => norm(attention.head_dim, attention.qk_norm),
+        InputLayernorm | PostAttentionLayernorm => norm(hidden, true),
+        PreFeedforwardLayernorm | PostFeedforwardLayernorm => norm(hidden, sandwich),
+    }
+}

@@ -1,0 +1,153 @@
+//! Keys and values of all sessions: for each session one cache for each set of adapters that it was used with, since
+//! what one set computed is worth nothing to another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::job::Kv;
+use super::ledger::Ledger;
+use crate::model::Cache;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey {
+    pub session: u64,
+    pub adapters: Vec<AppliedAdapter>,
+}
+
+/// One adapter of a set, in the state that it was computed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AppliedAdapter {
+    pub id: u64,
+    /// Counts changes of its weights.
+    pub version: u64,
+    /// The bits of the f32 that its own scale is multiplied by.
+    pub strength: u32,
+}
+
+/// The caches of all layers and the tokens whose keys and values they hold.
+pub struct SessionCache {
+    pub layers: Vec<Cache>,
+    pub tokens: Vec<i32>,
+    /// The last step that wrote to it.
+    pub last_step: u64,
+    /// The session's, which is told when they go.
+    ledger: Arc<Ledger>,
+}
+
+impl SessionCache {
+    pub fn new(layers: Vec<Cache>, ledger: Arc<Ledger>) -> Self {
+        SessionCache {
+            layers,
+            tokens: Vec::new(),
+            last_step: 0,
+            ledger,
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.layers.iter_mut().for_each(Cache::clear);
+        self.tokens.clear();
+    }
+
+    /// Keeps the first `n` tokens; where a layer cannot go back, none.
+    pub fn cut(&mut self, n: usize) {
+        let extra = self.tokens.len() - n.min(self.tokens.len());
+        if extra == 0 {
+            return;
+        }
+        if !self.layers.iter().all(Cache::is_trimmable) {
+            self.clear();
+            return;
+        }
+        for layer in &mut self.layers {
+            layer.trim(extra as i32);
+        }
+        self.tokens.truncate(n);
+    }
+
+    fn nbytes(&self) -> u64 {
+        self.layers.iter().map(Cache::nbytes).sum()
+    }
+}
+
+#[derive(Default)]
+pub struct Caches(HashMap<CacheKey, SessionCache>);
+
+impl Caches {
+    pub fn get(&self, key: &CacheKey) -> Option<&SessionCache> {
+        self.0.get(key)
+    }
+
+    pub fn get_mut(&mut self, key: &CacheKey) -> Option<&mut SessionCache> {
+        self.0.get_mut(key)
+    }
+
+    pub fn get_or_insert(
+        &mut self,
+        key: &CacheKey,
+        make: impl FnOnce() -> SessionCache,
+    ) -> &mut SessionCache {
+        self.0.entry(key.clone()).or_insert_with(make)
+    }
+
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut SessionCache> {
+        self.0.values_mut()
+    }
+
+    /// Tokens of this cache, bytes of all that the session has.
+    pub fn kv(&self, key: &CacheKey) -> Kv {
+        Kv {
+            tokens: self.get(key).map_or(0, |cache| cache.tokens.len() as u64),
+            bytes: self.session_bytes(key.session),
+        }
+    }
+
+    fn session_bytes(&self, session: u64) -> u64 {
+        let own = self.0.iter().filter(|(key, _)| key.session == session);
+        own.map(|(_, cache)| cache.nbytes()).sum()
+    }
+
+    /// Bytes that the session has besides those of `key`.
+    pub fn other_bytes(&self, key: &CacheKey) -> u64 {
+        let own = self.get(key).map_or(0, SessionCache::nbytes);
+        self.session_bytes(key.session).saturating_sub(own)
+    }
+
+    pub fn drop_session(&mut self, session: u64) {
+        self.0.retain(|key, _| key.session != session);
+    }
+
+    /// Of the session's caches only `key`'s stays.
+    pub fn drop_others(&mut self, key: &CacheKey) {
+        self.0
+            .retain(|other, _| other.session != key.session || other == key);
+    }
+
+    /// What was computed with an adapter that is gone or has changed.
+    pub fn drop_adapter(&mut self, id: u64, in_use: &dyn Fn(&CacheKey) -> bool) {
+        let has = |key: &CacheKey| key.adapters.iter().any(|applied| applied.id == id);
+        self.0.retain(|key, _| !has(key) || in_use(key));
+    }
+
+    /// Empties the cache that no request uses and that was used longest ago; false: there is none that holds anything.
+    pub fn drop_oldest_idle(&mut self, in_use: &dyn Fn(&CacheKey) -> bool) -> bool {
+        let idle = self
+            .0
+            .iter()
+            .filter(|(key, cache)| !in_use(key) && cache.nbytes() > 0);
+        let Some((key, _)) = idle.min_by_key(|(_, cache)| cache.last_step) else {
+            return false;
+        };
+        let key = key.clone();
+        if let Some(cache) = self.0.get_mut(&key) {
+            cache.clear();
+            let ledger = cache.ledger.clone();
+            let bytes = self.session_bytes(key.session);
+            let mut state = ledger.state();
+            // The ledger tells the tokens of the cache that was used last.
+            let tokens = if bytes == 0 { 0 } else { state.kv_tokens };
+            ledger.set_kv(&mut state, tokens, bytes);
+        }
+        true
+    }
+}
