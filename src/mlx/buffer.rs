@@ -92,6 +92,15 @@ impl HostBuffer {
         }
     }
 
+    /// What was read so far.
+    pub fn bytes(&self) -> &[u8] {
+        if self.filled == 0 {
+            return &[];
+        }
+        // SAFETY: `filled` bytes of the allocation are written, and only `&mut self` writes to it.
+        unsafe { std::slice::from_raw_parts(self.data, self.filled) }
+    }
+
     /// Makes it an array of `shape`, row-major. The engine thread only.
     pub fn into_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let elements: usize = shape.iter().map(|&n| n.max(0) as usize).product();

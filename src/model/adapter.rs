@@ -23,13 +23,20 @@ pub enum Part {
         /// `[rank, out]`; of an embedding `[rank, hidden]`
         b: Array,
         scale: f32,
-        /// DoRA: `[out]`; of an embedding `[vocab]`
+        /// DoRA: `[out]`; of an embedding `[vocab]`, or `[hidden]` as PEFT has it
         magnitude: Option<Array>,
         /// Of an embedding: also where that is the output layer.
         tied: bool,
     },
-    /// In place of the base's: `[out, in]`, `[vocab, hidden]` or `[size]`.
-    Full(Array),
+    /// In place of the base's.
+    Full {
+        /// `[out, in]`, `[vocab, hidden]` or `[size]`
+        weight: Option<Array>,
+        /// `[out]`
+        bias: Option<Array>,
+        /// As above.
+        tied: bool,
+    },
 }
 
 /// The adapters of one session, ready to be computed with. Empty: the base alone.
@@ -42,7 +49,9 @@ pub struct AdapterSet {
 /// What the adapters of a set do to one module.
 #[derive(Default)]
 pub(super) struct Patch {
-    pub full: Option<Array>,
+    /// The weight in place of the base's, and whether also where an embedding is the output layer.
+    full: Option<(Array, bool)>,
+    bias: Option<Array>,
     low: Vec<LowRank>,
 }
 
@@ -52,7 +61,8 @@ struct LowRank {
     /// `[rank, out]`
     b: Array,
     scale: f32,
-    /// DoRA: `[out]`, the magnitude over the norm of the adapted weight's rows
+    /// DoRA: `[out]`, the magnitude over the norm of the adapted weight's rows (of an embedding `[vocab]`, or over that of
+    /// its columns `[hidden]`)
     gain: Option<Array>,
     tied: bool,
 }
@@ -99,7 +109,9 @@ impl Adapter {
         };
         let scale = Array::scalar(scale * strength, delta.dtype())?;
         let adapted = ops::add(&weight, &ops::multiply(&scale, &delta)?)?;
-        let squares = ops::sum(&ops::multiply(&adapted, &adapted)?, 1, false)?;
+        // An embedding's magnitude may be that of its columns.
+        let axis = i32::from(magnitude.dim(0) == weight.dim(0));
+        let squares = ops::sum(&ops::multiply(&adapted, &adapted)?, axis, false)?;
         let gain = ops::divide(magnitude, &ops::sqrt(&squares)?)?;
         crate::mlx::eval(&[&gain])?;
         self.gains.insert(key, gain.clone());
@@ -116,7 +128,9 @@ impl Adapter {
             Part::Low {
                 a, b, magnitude, ..
             } => a.nbytes() + b.nbytes() + magnitude.as_ref().map_or(0, Array::nbytes),
-            Part::Full(weight) => weight.nbytes(),
+            Part::Full { weight, bias, .. } => {
+                [weight, bias].into_iter().flatten().map(Array::nbytes).sum()
+            }
         };
         self.parts.iter().map(|(_, part)| bytes(part)).sum()
     }
@@ -151,23 +165,27 @@ impl AdapterSet {
                     gain,
                     tied: *tied,
                 }),
-                Part::Full(_) if strength != 1.0 => {
+                Part::Full { .. } if strength != 1.0 => {
                     return Err(Error::new(
                         Code::Incompatible,
-                        format!(
-                        "an adapter that replaces weights works at scale 1 only, not at {strength}"
-                    ),
+                        format!("an adapter that replaces weights works at scale 1 only, not at {strength}"),
                     ))
                 }
-                Part::Full(_) if patch.full.is_some() => {
+                Part::Full { .. } if patch.full.is_some() || patch.bias.is_some() => {
                     return Err(Error::new(
                         Code::Incompatible,
                         "two of the adapters replace the same weight",
                     ))
                 }
-                // Only norms have one dimension.
-                Part::Full(full) if full.shape().len() == 1 => patch.full = Some(norm(full)?),
-                Part::Full(full) => patch.full = Some(full.clone()),
+                Part::Full { weight, bias, tied } => {
+                    let stored = weight.as_ref().map(|weight| match weight.shape().len() {
+                        // Only norms have one dimension.
+                        1 => norm(weight),
+                        _ => Ok(weight.clone()),
+                    });
+                    patch.full = stored.transpose()?.map(|weight| (weight, *tied));
+                    patch.bias.clone_from(bias);
+                }
             }
         }
         Ok(())
@@ -187,24 +205,25 @@ impl AdapterSet {
     /// The norm to compute with at `site`.
     pub(super) fn norm<'a>(&'a self, site: Site, own: &'a Array) -> &'a Array {
         self.patch(site)
-            .and_then(|patch| patch.full.as_ref())
+            .and_then(Patch::full)
             .unwrap_or(own)
     }
 }
 
 impl Patch {
+    /// What is there in place of the base's weight.
+    pub fn full(&self) -> Option<&Array> {
+        self.full.as_ref().map(|(weight, _)| weight)
+    }
+
     /// A linear layer: x `[…, in]` → `[…, out]`. `bias`: `[out]`.
     pub fn linear(&self, x: &Array, base: &Matrix, bias: Option<&Array>) -> Result<Array> {
-        let full;
-        let base = match &self.full {
-            None => base,
-            Some(weight) => {
-                full = Matrix::dense(weight)?;
-                &full
-            }
+        let y = match self.full() {
+            None => base.product(x)?,
+            Some(weight) => Matrix::dense(weight)?.product(x)?,
         };
         let low = self.low.iter().map(|low| (low, low.product(x)));
-        self.sum(base.product(x)?, low, bias)
+        self.sum(y, low, self.bias.as_ref().or(bias))
     }
 
     /// Rows of an embedding: base `[1, n, hidden]` of tokens `[1, n]` → the same shape.
@@ -216,9 +235,13 @@ impl Patch {
             y = match &low.gain {
                 None => ops::add(&y, &z)?,
                 Some(gain) => {
-                    // [1, n] → [1, n, 1]
-                    let gain = ops::take(gain, tokens)?;
-                    let gain = ops::reshape(&gain, &[gain.dim(0), gain.dim(1), 1])?;
+                    let gain = if gain.dim(0) == low.a.dim(0) {
+                        // Of each row: [1, n] → [1, n, 1]
+                        let gain = ops::take(gain, tokens)?;
+                        ops::reshape(&gain, &[gain.dim(0), gain.dim(1), 1])?
+                    } else {
+                        gain.clone()
+                    };
                     self.with_gain(y, &base, &z, &gain)?
                 }
             };
@@ -230,7 +253,11 @@ impl Patch {
     pub fn head(&self, x: &Array, base: &Matrix) -> Result<Array> {
         let low = self.low.iter().filter(|low| low.tied);
         let low = low.map(|low| (low, low.transposed_product(x)));
-        self.sum(base.product(x)?, low, None)
+        let y = match &self.full {
+            Some((weight, true)) => Matrix::dense(weight)?.product(x)?,
+            _ => base.product(x)?,
+        };
+        self.sum(y, low, None)
     }
 
     fn sum<'a>(

@@ -194,6 +194,12 @@ impl Decoder {
         })
     }
 
+    /// The norm of each row of a module's base weight: `[out]`, of the embedding `[vocab]`.
+    pub fn row_norms(&self, site: Site) -> Result<Array> {
+        let weight = self.weight(site)?;
+        ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, 1, false)?)
+    }
+
     /// The base weight of a linear layer or the embedding, unpacked.
     fn weight(&self, site: Site) -> Result<Array> {
         if site == Site::EMBED_TOKENS {

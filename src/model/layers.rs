@@ -135,7 +135,7 @@ impl Embedding {
     /// tokens `[1, n]` → `[1, n, hidden]`
     pub fn forward(&self, tokens: &Array, adapters: &AdapterSet) -> Result<Array> {
         let patch = adapters.patch(Site::EMBED_TOKENS);
-        let rows = match patch.and_then(|patch| patch.full.as_ref()) {
+        let rows = match patch.and_then(|patch| patch.full()) {
             Some(rows) => ops::take(rows, tokens)?,
             None => self.base_rows(tokens)?,
         };

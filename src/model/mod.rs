@@ -16,6 +16,6 @@ mod weights;
 
 pub use adapter::AdapterSet;
 pub use cache::Cache;
-pub use config::DecoderConfig;
+pub use config::{DecoderConfig, Names};
 pub use decoder::{Decoder, Rows};
 pub use weights::{Weight, Weights};

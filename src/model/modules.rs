@@ -1,6 +1,7 @@
 //! The modules of a decoder that adapters can reach, by mlx-lm's names.
 
 use super::config::{DecoderConfig, NormPlacement};
+use crate::load::ModuleShape;
 
 /// A module's place in an [`AdapterSet`](super::adapter::AdapterSet).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,18 +68,6 @@ pub struct Module {
     pub name: String,
     pub site: Site,
     pub shape: ModuleShape,
-    pub bias: bool,
-}
-
-/// Of the stored weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModuleShape {
-    /// `[out, in]`
-    Linear([i32; 2]),
-    /// `[vocab, hidden]`
-    Embedding([i32; 2]),
-    /// `[size]`
-    Norm(i32),
 }
 
 /// All modules, in the order of computation; `head`: the output layer is its own.
@@ -88,34 +77,37 @@ pub fn modules(config: &DecoderConfig, head: bool) -> Vec<Module> {
         name: name.to_owned(),
         site,
         shape,
-        bias: false,
     };
     let mut all = vec![module(
         "embed_tokens",
         Site::EMBED_TOKENS,
-        ModuleShape::Embedding([vocab, hidden]),
+        ModuleShape::Embedding {
+            vocab,
+            dims: hidden,
+        },
     )];
     for layer in 0..config.layers.len() {
         for (kind, name) in BlockModule::NAMES {
-            if let Some((shape, bias)) = in_block(config, kind) {
+            if let Some(shape) = in_block(config, kind) {
                 let name = format!("layers.{layer}.{name}");
-                all.push(Module {
-                    bias,
-                    ..module(&name, Site::block(layer, kind), shape)
-                });
+                all.push(module(&name, Site::block(layer, kind), shape));
             }
         }
     }
-    all.push(module("norm", Site::NORM, ModuleShape::Norm(hidden)));
+    all.push(module("norm", Site::NORM, ModuleShape::Norm { dims: hidden }));
     if head {
-        let shape = ModuleShape::Linear([vocab, hidden]);
+        let shape = ModuleShape::Linear {
+            input: hidden,
+            output: vocab,
+            bias: false,
+        };
         all.push(module("lm_head", Site::LM_HEAD, shape));
     }
     all
 }
 
-/// What a block of this model has there, and whether with a bias.
-fn in_block(config: &DecoderConfig, module: BlockModule) -> Option<(ModuleShape, bool)> {
+/// What a block of this model has there.
+fn in_block(config: &DecoderConfig, module: BlockModule) -> Option<ModuleShape> {
     use BlockModule::*;
     let (hidden, inner) = (config.hidden_size, config.mlp.intermediate_size);
     let attention = &config.attention;
@@ -123,8 +115,8 @@ fn in_block(config: &DecoderConfig, module: BlockModule) -> Option<(ModuleShape,
         attention.heads * attention.head_dim,
         attention.kv_heads * attention.head_dim,
     );
-    let linear = |out, input, bias| Some((ModuleShape::Linear([out, input]), bias));
-    let norm = |size, there: bool| there.then_some((ModuleShape::Norm(size), false));
+    let linear = |output, input, bias| Some(ModuleShape::Linear { input, output, bias });
+    let norm = |dims, there: bool| there.then_some(ModuleShape::Norm { dims });
     let sandwich = config.norm_placement == NormPlacement::Sandwich;
     match module {
         QProj => linear(q, hidden, attention.qkv_bias),

@@ -1,22 +1,391 @@
-//! An adapter as callers see it.
+//! Adapters as callers see them: read from a folder or made here, told about, read, changed and saved.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
 
 use super::engine::Command;
-use super::model::Model;
+use super::model::{check_budget, Model, Reader};
+use crate::dtype::Dtype;
+use crate::error::{Code, Error, Result};
+use crate::load::{self, check_finite, AdapterFile, AdapterKind, ModuleShape, Tensor};
+use crate::mlx::{ops, Array, HostBuffer};
+use crate::model::adapter::{self as arrays, Part};
+use crate::model::modules::Module;
 
 pub struct Adapter {
     id: u64,
-    model: Arc<Model>,
+    pub(super) model: Arc<Model>,
+    settings: Settings,
+    /// By name, as mlx-lm names them: `model.layers.0.self_attn.q_proj.lora_a`.
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+/// What an adapter is as a whole.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub kind: AdapterKind,
+    /// Where it came from; `None`: made here.
+    pub format: Option<load::AdapterFormat>,
+    pub rank: Option<i32>,
+    pub scale: Option<f32>,
+    pub dropout: f32,
+}
+
+#[derive(Clone, Debug)]
+struct TensorInfo {
+    shape: Vec<i32>,
+    dtype: Dtype,
+    part: usize,
+    leaf: Leaf,
+}
+
+/// Which tensor of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaf {
+    A,
+    B,
+    Magnitude,
+    Weight,
+    Bias,
+}
+
+impl Leaf {
+    fn name(self) -> &'static str {
+        match self {
+            Leaf::A => "lora_a",
+            Leaf::B => "lora_b",
+            Leaf::Magnitude => "m",
+            Leaf::Weight => "weight",
+            Leaf::Bias => "bias",
+        }
+    }
+
+    fn of(self, part: &Part) -> Option<&Array> {
+        match (self, part) {
+            (Leaf::A, Part::Low { a, .. }) => Some(a),
+            (Leaf::B, Part::Low { b, .. }) => Some(b),
+            (Leaf::Magnitude, Part::Low { magnitude, .. }) => magnitude.as_ref(),
+            (Leaf::Weight, Part::Full { weight, .. }) => weight.as_ref(),
+            (Leaf::Bias, Part::Full { bias, .. }) => bias.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn of_mut(self, part: &mut Part) -> Option<&mut Array> {
+        match (self, part) {
+            (Leaf::A, Part::Low { a, .. }) => Some(a),
+            (Leaf::B, Part::Low { b, .. }) => Some(b),
+            (Leaf::Magnitude, Part::Low { magnitude, .. }) => magnitude.as_mut(),
+            (Leaf::Weight, Part::Full { weight, .. }) => weight.as_mut(),
+            (Leaf::Bias, Part::Full { bias, .. }) => bias.as_mut(),
+            _ => None,
+        }
+    }
+
+    const ALL: [Leaf; 5] = [Leaf::A, Leaf::B, Leaf::Magnitude, Leaf::Weight, Leaf::Bias];
+}
+
+/// How an adapter is made; 0 and empty are the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterOptions {
+    pub dora: bool,
+    pub rank: u32,
+    pub scale: f32,
+    pub dropout: f32,
+    /// The last so many; 0 = all.
+    pub layers: u32,
+    pub dtype: Option<Dtype>,
+    pub seed: u64,
+    pub keys: Vec<String>,
+}
+
+const DEFAULT_RANK: u32 = 8;
+/// As mlx-lm.
+const DEFAULT_SCALE: f32 = 20.0;
+const DEFAULT_KEYS: [&str; 2] = ["self_attn.q_proj", "self_attn.v_proj"];
+const MOST_RANK: u32 = 4096;
+
+/// A tensor that a caller reads or gives.
+pub struct TensorData {
+    pub shape: Vec<i32>,
+    /// Row-major.
+    pub values: Vec<f32>,
+}
+
+pub struct LoadOptions<'a> {
+    pub deadline: Option<Instant>,
+    /// Bytes done, of how many; false stops.
+    pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
 }
 
 impl Adapter {
+    pub fn load(model: Arc<Model>, path: &str, options: LoadOptions) -> Result<Self> {
+        let file = AdapterFile::open(path)?;
+        let modules: Vec<(String, ModuleShape)> = model
+            .modules
+            .iter()
+            .map(|module| (module.name.clone(), module.shape))
+            .collect();
+        file.check(&modules)?;
+        let total = file.entries.iter().flat_map(tensors_of).map(|t| t.bytes).sum();
+        check_budget(total)?;
+        let mut reader = Reader {
+            catalog: &file.catalog,
+            deadline: options.deadline,
+            progress: options.progress,
+            done: 0,
+            total,
+        };
+        let mut parts = Vec::with_capacity(file.entries.len());
+        for entry in &file.entries {
+            let path = entry.target.path();
+            let module = find(&model.modules, &path)
+                .ok_or_else(|| Error::internal("an adapter's module is gone"))?;
+            let mut read = |tensor: &Tensor| -> Result<ReadTensor> {
+                let (tensor, buffer) = reader.read(tensor.clone())?;
+                check_finite(&tensor.name, buffer.bytes(), tensor.dtype, 0)?;
+                Ok(ReadTensor { tensor, buffer })
+            };
+            let part = match &entry.part {
+                load::Part::Low(low) => ReadPart::Low {
+                    a: (read(&low.a)?, low.a_transposed),
+                    b: (read(&low.b)?, low.b_transposed),
+                    scale: low.scale,
+                    magnitude: low.magnitude.as_ref().map(&mut read).transpose()?,
+                },
+                load::Part::Full(full) => ReadPart::Full {
+                    weight: full.weight.as_ref().map(&mut read).transpose()?,
+                    bias: full.bias.as_ref().map(&mut read).transpose()?,
+                },
+            };
+            parts.push((module.site, part, entry.with_tied_output));
+        }
+        let names = file
+            .entries
+            .iter()
+            .map(|entry| entry.target.path())
+            .collect();
+        let settings = Settings {
+            kind: file.kind,
+            format: Some(file.format),
+            rank: file.rank,
+            scale: file.scale,
+            dropout: file.dropout,
+        };
+        Self::register(model, settings, names, move |_| {
+            parts
+                .into_iter()
+                .map(|(site, part, tied)| Ok((site, part.into_part(tied)?)))
+                .collect()
+        })
+    }
+
+    /// A new one: A uniform within 1 over the root of its width as in mlx-lm, B zero, and DoRA's magnitude the base
+    /// weight's own, so that it changes nothing until it is trained.
+    pub fn create(model: Arc<Model>, options: &AdapterOptions) -> Result<Self> {
+        let rank = if options.rank == 0 { DEFAULT_RANK } else { options.rank };
+        if rank > MOST_RANK {
+            return Err(Error::invalid(format!(
+                "options.rank is {rank}; at most {MOST_RANK}"
+            )));
+        }
+        let scale = if options.scale == 0.0 { DEFAULT_SCALE } else { options.scale };
+        if !scale.is_finite() {
+            return Err(Error::invalid(format!("options.scale is {scale}")));
+        }
+        if !(0.0..1.0).contains(&options.dropout) {
+            return Err(Error::invalid(format!(
+                "options.dropout is {}; it must be at least 0 and below 1",
+                options.dropout
+            )));
+        }
+        let chosen = choose(&model.modules, &options.keys, options.layers)?;
+        let rank = rank as i32;
+        let dtype = options.dtype.unwrap_or(Dtype::F32);
+        let names = chosen.iter().map(|module| module.name.clone()).collect();
+        let settings = Settings {
+            kind: if options.dora { AdapterKind::Dora } else { AdapterKind::Lora },
+            format: None,
+            rank: Some(rank),
+            scale: Some(scale),
+            dropout: options.dropout,
+        };
+        let (dora, mut random, id) = (options.dora, Random(options.seed), model.id);
+        let sites: Vec<_> = chosen.iter().map(|module| (module.site, module.shape)).collect();
+        Self::register(model, settings, names, move |worker| {
+            let mut parts = Vec::with_capacity(sites.len());
+            for (site, shape) in sites {
+                let (input, output) = match shape {
+                    ModuleShape::Linear { input, output, .. } => (input, output),
+                    ModuleShape::Embedding { vocab, dims } => (vocab, dims),
+                    _ => return Err(Error::internal("low rank for what has no matrix")),
+                };
+                let bound = 1.0 / (input as f32).sqrt();
+                let count = input as usize * rank as usize;
+                let values: Vec<f32> = (0..count).map(|_| random.uniform(bound)).collect();
+                let a = ops::reshape(&Array::from_f32(&values)?, &[input, rank])?;
+                let magnitude = match dora {
+                    true => Some(ops::astype(&worker.decoder(id)?.row_norms(site)?, dtype)?),
+                    false => None,
+                };
+                parts.push((
+                    site,
+                    Part::Low {
+                        a: ops::astype(&a, dtype)?,
+                        b: ops::zeros(&[rank, output], dtype)?,
+                        scale,
+                        magnitude,
+                        tied: true,
+                    },
+                ));
+            }
+            Ok(parts)
+        })
+    }
+
+    /// Gives the engine the arrays that `make` makes on its thread; `modules` names theirs, in order.
+    fn register(
+        model: Arc<Model>,
+        settings: Settings,
+        modules: Vec<String>,
+        make: impl FnOnce(&mut super::worker::Worker) -> Result<Vec<(crate::model::modules::Site, Part)>>
+            + Send
+            + 'static,
+    ) -> Result<Self> {
+        let id = model.engine.next_id();
+        let names = model.names;
+        let tensors = model.engine.call(move |worker| {
+            worker.refuse_when_paused()?;
+            let parts = make(worker)?;
+            let mut tensors = BTreeMap::new();
+            let mut all = Vec::new();
+            for (index, ((_, part), module)) in parts.iter().zip(&modules).enumerate() {
+                for leaf in Leaf::ALL {
+                    let Some(array) = leaf.of(part) else { continue };
+                    all.push(array);
+                    let info = TensorInfo {
+                        shape: array.shape().to_vec(),
+                        dtype: array.dtype(),
+                        part: index,
+                        leaf,
+                    };
+                    tensors.insert(full_name(&names, module, leaf), info);
+                }
+            }
+            crate::mlx::eval(&all)?;
+            worker.add_adapter(id, arrays::Adapter::new(parts));
+            Ok(tensors)
+        })?;
+        Ok(Adapter {
+            id,
+            model,
+            settings,
+            tensors,
+        })
+    }
+
     pub fn id(&self) -> u64 {
         self.id
     }
 
     pub fn model_id(&self) -> u64 {
         self.model.id
+    }
+
+    /// JSON: what it is, and its tensors by name.
+    pub fn info(&self) -> String {
+        let elements = |info: &TensorInfo| info.shape.iter().map(|&n| n as u64).product::<u64>();
+        let parameters: u64 = self.tensors.values().map(elements).sum();
+        let bytes: u64 = self
+            .tensors
+            .values()
+            .map(|info| elements(info) * info.dtype.size() as u64)
+            .sum();
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|(name, info)| json!({"name": name, "shape": info.shape, "dtype": info.dtype.name()}))
+            .collect();
+        json!({
+            "kind": self.settings.kind.name(),
+            "format": self.settings.format.map(load::AdapterFormat::name),
+            "rank": self.settings.rank,
+            "scale": self.settings.scale,
+            "dropout": self.settings.dropout,
+            "parameters": parameters,
+            "bytes": bytes,
+            "tensors": tensors,
+        })
+        .to_string()
+    }
+
+    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensors.get(name).ok_or_else(|| {
+            let some: Vec<&str> = self.tensors.keys().take(3).map(String::as_str).collect();
+            Error::new(
+                Code::NotFound,
+                format!(
+                    "the adapter has no tensor \"{}\"; it has {}, ... ({} in all)",
+                    name.chars().take(200).collect::<String>(),
+                    some.join(", "),
+                    self.tensors.len()
+                ),
+            )
+        })
+    }
+
+    /// A copy of one tensor, as f32.
+    pub fn get(&self, name: &str) -> Result<TensorData> {
+        let TensorInfo { part, leaf, .. } = *self.tensor(name)?;
+        let id = self.id;
+        let (shape, values) = self.model.engine.call(move |worker| {
+            worker.refuse_when_paused()?;
+            let array = worker
+                .adapter(id)?
+                .parts
+                .get(part)
+                .and_then(|(_, part)| leaf.of(part))
+                .ok_or_else(|| Error::internal("an adapter's tensor is gone"))?;
+            let values = ops::astype(array, Dtype::F32)?.to_f32()?;
+            Ok((array.shape().to_vec(), values))
+        })?;
+        Ok(TensorData { shape, values })
+    }
+
+    /// Replaces one tensor, in the type that it has. Requests that run go on with the old one.
+    pub fn set(&self, name: &str, data: TensorData) -> Result<()> {
+        let info = self.tensor(name)?;
+        if info.shape != data.shape {
+            return Err(Error::invalid(format!(
+                "in.shape is {:?}, and the tensor's is {:?}",
+                data.shape, info.shape
+            )));
+        }
+        if let Some(at) = data.values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::invalid(format!(
+                "in.data[{at}] is {}",
+                data.values[at]
+            )));
+        }
+        let (part, leaf, dtype, id) = (info.part, info.leaf, info.dtype, self.id);
+        self.model.engine.call(move |worker| {
+            worker.refuse_when_paused()?;
+            let array = ops::reshape(&Array::from_f32(&data.values)?, &data.shape)?;
+            let array = ops::astype(&array, dtype)?;
+            crate::mlx::eval(&[&array])?;
+            worker.change_adapter(id, |adapter| {
+                let place = adapter
+                    .parts
+                    .get_mut(part)
+                    .and_then(|(_, part)| leaf.of_mut(part))
+                    .ok_or_else(|| Error::internal("an adapter's tensor is gone"))?;
+                *place = array;
+                Ok(())
+            })
+        })
     }
 }
 
@@ -27,5 +396,142 @@ impl Drop for Adapter {
             .model
             .engine
             .send(Command::Do(Box::new(move |worker| worker.drop_adapter(id))));
+    }
+}
+
+struct ReadTensor {
+    tensor: Tensor,
+    buffer: HostBuffer,
+}
+
+impl ReadTensor {
+    fn into_array(self) -> Result<Array> {
+        self.buffer.into_array(&self.tensor.shape, self.tensor.dtype)
+    }
+}
+
+/// Bytes in MLX's memory, not yet arrays; the flags say whether A and B are stored transposed.
+enum ReadPart {
+    Low {
+        a: (ReadTensor, bool),
+        b: (ReadTensor, bool),
+        scale: f32,
+        magnitude: Option<ReadTensor>,
+    },
+    Full {
+        weight: Option<ReadTensor>,
+        bias: Option<ReadTensor>,
+    },
+}
+
+impl ReadPart {
+    fn into_part(self, tied: bool) -> Result<Part> {
+        let upright = |(tensor, transposed): (ReadTensor, bool)| -> Result<Array> {
+            let array = tensor.into_array()?;
+            match transposed {
+                true => ops::contiguous(&ops::transpose(&array, &[1, 0])?),
+                false => Ok(array),
+            }
+        };
+        let whole = |tensor: Option<ReadTensor>| tensor.map(ReadTensor::into_array).transpose();
+        Ok(match self {
+            ReadPart::Low {
+                a,
+                b,
+                scale,
+                magnitude,
+            } => Part::Low {
+                a: upright(a)?,
+                b: upright(b)?,
+                scale,
+                magnitude: whole(magnitude)?,
+                tied,
+            },
+            ReadPart::Full { weight, bias } => Part::Full {
+                weight: whole(weight)?,
+                bias: whole(bias)?,
+                tied,
+            },
+        })
+    }
+}
+
+fn tensors_of(entry: &load::Entry) -> Vec<&Tensor> {
+    match &entry.part {
+        load::Part::Low(low) => [Some(&low.a), Some(&low.b), low.magnitude.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect(),
+        load::Part::Full(full) => full.weight.iter().chain(&full.bias).collect(),
+    }
+}
+
+fn find<'a>(modules: &'a [Module], name: &str) -> Option<&'a Module> {
+    modules.iter().find(|module| module.name == name)
+}
+
+/// The modules that `keys` name, in the last `layers` blocks (0 = all) and outside of them.
+fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec<&'a Module>> {
+    let defaults = DEFAULT_KEYS.map(str::to_owned);
+    let keys = if keys.is_empty() { &defaults[..] } else { keys };
+    let can = |module: &&Module| !matches!(module.shape, ModuleShape::Norm { .. });
+    // (layer, name inside its block)
+    let split = |module: &'a Module| -> (Option<u32>, &'a str) {
+        let inner = module.name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+        match inner {
+            Some((layer, name)) => (layer.parse().ok(), name),
+            None => (None, &module.name),
+        }
+    };
+    let count = modules.iter().filter_map(|module| split(module).0).max().map_or(0, |last| last + 1);
+    if layers > count {
+        return Err(Error::invalid(format!(
+            "options.layers is {layers}, and the model has {count}"
+        )));
+    }
+    let first = if layers == 0 { 0 } else { count - layers };
+    let is = |key: &str, name: &str| name == key || name.rsplit('.').next() == Some(key);
+    let mut chosen = Vec::new();
+    for key in keys {
+        let named: Vec<&Module> = modules.iter().filter(can).filter(|module| is(key, split(module).1)).collect();
+        if named.is_empty() {
+            let mut known: Vec<&str> = modules.iter().filter(can).map(|module| split(module).1).collect();
+            known.sort_unstable();
+            known.dedup();
+            return Err(Error::invalid(format!(
+                "options.keys names \"{}\", which is none of {}",
+                key.chars().take(200).collect::<String>(),
+                known.join(", ")
+            )));
+        }
+        let wanted = named.into_iter().filter(|module| split(module).0.is_none_or(|layer| layer >= first));
+        for module in wanted {
+            if !chosen.contains(&module) {
+                chosen.push(module);
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// As mlx-lm names it.
+fn full_name(names: &crate::model::Names, module: &str, leaf: Leaf) -> String {
+    let prefix = if module == "lm_head" { names.head } else { names.body };
+    format!("{prefix}{module}.{}", leaf.name())
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    /// In (-bound, bound).
+    fn uniform(&mut self, bound: f32) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // 24 bits: every value is an f32.
+        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32;
+        (2.0 * unit - 1.0) * bound
     }
 }

@@ -16,7 +16,8 @@ use crate::load::{
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::families::{self, Family};
-use crate::model::{Decoder, DecoderConfig, Weight, Weights};
+use crate::model::modules::{modules, Module};
+use crate::model::{Decoder, DecoderConfig, Names, Weight, Weights};
 use crate::text::{ChatFormat, ChatTemplate, Tokenizer};
 
 /// Bytes read between two looks at progress and deadline.
@@ -31,6 +32,9 @@ pub struct Model {
     pub(super) vocab_size: usize,
     /// The most tokens a session may ask for.
     pub(super) context: u32,
+    /// What adapters can reach, and what its name begins with in mlx-lm.
+    pub(super) modules: Vec<Module>,
+    pub(super) names: Names,
     pub counters: Arc<Counters>,
     info: String,
     weight_bytes: u64,
@@ -257,6 +261,8 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         weights,
         ..
     } = description;
+    let modules = modules(&config, weights.lm_head.is_some());
+    let names = config.names.first().copied();
     let engine = engine::acquire()?;
     check_budget(weight_bytes)?;
 
@@ -285,6 +291,8 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         defaults: generation,
         vocab_size,
         context,
+        modules,
+        names: names.ok_or_else(|| Error::internal("a family without names"))?,
         counters: Arc::new(Counters::new()),
         info: Value::Object(info).to_string(),
         weight_bytes,
@@ -306,7 +314,7 @@ fn chat_format(family: &Family, tokenizer: &Tokenizer) -> ChatFormat {
 }
 
 /// Refuses weights that do not fit beside what is in use, before any are read.
-fn check_budget(weight_bytes: u64) -> Result<()> {
+pub(super) fn check_budget(weight_bytes: u64) -> Result<()> {
     let (active, limit) = (memory::active(), memory::limit());
     if active.saturating_add(weight_bytes) <= limit {
         return Ok(());
@@ -319,16 +327,17 @@ fn check_budget(weight_bytes: u64) -> Result<()> {
     ))
 }
 
-struct Reader<'a> {
-    catalog: &'a Catalog,
-    deadline: Option<Instant>,
-    progress: &'a mut dyn FnMut(u64, u64) -> bool,
-    done: u64,
-    total: u64,
+/// Reads tensors into MLX's memory.
+pub(super) struct Reader<'a> {
+    pub catalog: &'a Catalog,
+    pub deadline: Option<Instant>,
+    pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    pub done: u64,
+    pub total: u64,
 }
 
 impl Reader<'_> {
-    fn read(&mut self, tensor: Tensor) -> Result<(Tensor, HostBuffer)> {
+    pub fn read(&mut self, tensor: Tensor) -> Result<(Tensor, HostBuffer)> {
         let file = self
             .catalog
             .files

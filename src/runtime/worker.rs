@@ -646,6 +646,12 @@ impl Worker {
         self.drop_keys_of(id);
     }
 
+    pub(super) fn decoder(&self, model: u64) -> Result<&Decoder> {
+        self.models
+            .get(&model)
+            .ok_or_else(|| Error::internal("the model is gone"))
+    }
+
     pub(super) fn adapter(&self, id: u64) -> Result<&Adapter> {
         match self.adapters.get(&id) {
             Some(loaded) => Ok(&loaded.adapter),
