@@ -35,12 +35,16 @@ fn main() {
         "-Wl,-soname,libmlxrt.so.1",
         // Thread-locals and MLX's own threads outlive a dlclose: never unmap.
         "-Wl,-z,nodelete",
-        "-Wl,-z,defs",
         // libmlx.so and its BLAS lie beside the library. RPATH, not RUNPATH: it also serves libmlx.so's own needs.
         "-Wl,--disable-new-dtags",
         "-Wl,--exclude-libs,ALL",
     ] {
         println!("cargo:rustc-cdylib-link-arg={arg}");
+    }
+    // What a sanitizer instruments is defined in the program.
+    let sanitized = ["CARGO_CFG_FUZZING", "CARGO_CFG_SANITIZE"];
+    if !sanitized.iter().any(|name| env::var_os(name).is_some()) {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
     }
     let rpath = env::var("DEP_MLX_LINUX_RPATH").unwrap_or_else(|_| "$ORIGIN".into());
     println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,{rpath}");
