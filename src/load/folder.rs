@@ -138,6 +138,7 @@ impl ModelFolder {
     }
 
     /// Opens a file that must be there.
+    #[cfg(test)]
     pub fn open_file(&self, name: &str) -> Result<File> {
         self.open_present(name)?.ok_or_else(|| self.missing(name))
     }
@@ -179,14 +180,15 @@ impl ModelFolder {
         quoted(&self.dir.to_string_lossy(), 400)
     }
 
-    fn missing(&self, name: &str) -> Error {
+    pub(super) fn missing(&self, name: &str) -> Error {
         Error::bad_model(format!(
             "{name}: is missing from the folder {}",
             self.shown()
         ))
     }
 
-    fn open_present(&self, name: &str) -> Result<Option<File>> {
+    /// Opens a file; None when there is none of that name.
+    pub(super) fn open_present(&self, name: &str) -> Result<Option<File>> {
         check_name(name).map_err(|why| Error::bad_model(format!("the file name {why}")))?;
         let path = self.dir.join(name);
         match fs::symlink_metadata(&path) {

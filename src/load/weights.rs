@@ -60,6 +60,9 @@ pub struct Catalog {
     pub tensors: BTreeMap<String, Tensor>,
     /// Of all tensors.
     pub total_bytes: u64,
+    /// What the index names and no file holds, with the file it names. Indices outlive the tensors that a conversion
+    /// dropped, so it is an error only where such a tensor is needed.
+    pub absent: BTreeMap<String, String>,
 }
 
 /// The optional list of which tensor is in which file.
@@ -67,7 +70,7 @@ const INDEX: &str = "model.safetensors.index.json";
 
 impl Catalog {
     /// Reads the headers of all files `model*.safetensors` and of those that the index names, and holds the
-    /// index against them.
+    /// index against them: a tensor that it puts into another file than the one that holds it is refused.
     ///
     /// Errors: `BadModel` naming file and tensor, `Unsupported` for element types that MLX lacks, `Io`.
     pub fn open(folder: &ModelFolder) -> Result<Catalog> {
@@ -76,7 +79,8 @@ impl Catalog {
 
     pub(super) fn open_within(folder: &ModelFolder, limits: &Limits) -> Result<Catalog> {
         let index = read_index(folder, limits)?;
-        let mut names = folder.list("model", ".safetensors", limits.shards)?;
+        let listed = folder.list("model", ".safetensors", limits.shards)?;
+        let mut names = listed.clone();
         names.extend(index.values().cloned());
         names.sort();
         names.dedup();
@@ -86,21 +90,26 @@ impl Catalog {
                 limits.shards
             )));
         }
-        if names.is_empty() {
+        let mut catalog = Catalog {
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+            total_bytes: 0,
+            absent: BTreeMap::new(),
+        };
+        for name in names {
+            match folder.open_present(&name)? {
+                Some(file) => catalog.add_file(name, file, limits)?,
+                None if listed.contains(&name) => return Err(folder.missing(&name)),
+                None => {}
+            }
+        }
+        if catalog.files.is_empty() {
             return Err(Error::bad_model(format!(
                 "the folder {} holds no model*.safetensors",
                 folder.shown()
             )));
         }
-        let mut catalog = Catalog {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-            total_bytes: 0,
-        };
-        for name in names {
-            catalog.add_file(folder, name, limits)?;
-        }
-        catalog.check_index(&index)?;
+        catalog.check_index(index)?;
         Ok(catalog)
     }
 
@@ -109,8 +118,7 @@ impl Catalog {
         self.tensors.get(name)
     }
 
-    fn add_file(&mut self, folder: &ModelFolder, name: String, limits: &Limits) -> Result<()> {
-        let file = folder.open_file(&name)?;
+    fn add_file(&mut self, name: String, file: File, limits: &Limits) -> Result<()> {
         let index = self.files.len();
         for entry in read_header(&name, &file, limits)? {
             let shown = quoted(&entry.name, 160);
@@ -153,26 +161,35 @@ impl Catalog {
         Ok(())
     }
 
-    fn check_index(&self, index: &BTreeMap<String, String>) -> Result<()> {
+    /// The error for a tensor that is needed and that no file holds.
+    pub fn missing(&self, name: &str) -> Error {
+        let shown = quoted(name, 160);
+        let Some(file) = self.absent.get(name) else {
+            return Error::bad_model(format!("the weights hold no tensor {shown}"));
+        };
+        let is_open = self.files.iter().any(|open| open.name == *file);
+        let state = if is_open {
+            "does not hold it"
+        } else {
+            "is missing"
+        };
+        Error::bad_model(format!(
+            "the weights hold no tensor {shown}: {INDEX} puts it in {file}, which {state}"
+        ))
+    }
+
+    fn check_index(&mut self, index: BTreeMap<String, String>) -> Result<()> {
         for (tensor, file) in index {
-            let place = || {
-                format!(
-                    "{INDEX}: \"weight_map\" puts tensor {} in {file}",
-                    quoted(tensor, 160)
-                )
-            };
-            let Some(found) = self.tensors.get(tensor) else {
-                return Err(Error::bad_model(format!(
-                    "{}, which does not hold it",
-                    place()
-                )));
+            let Some(found) = self.tensors.get(&tensor) else {
+                self.absent.insert(tensor, file);
+                continue;
             };
             match self.files.get(found.file) {
-                Some(actual) if actual.name == *file => {}
+                Some(actual) if actual.name == file => {}
                 Some(actual) => {
                     return Err(Error::bad_model(format!(
-                        "{}, but it is in {}",
-                        place(),
+                        "{INDEX}: \"weight_map\" puts tensor {} in {file}, but it is in {}",
+                        quoted(&tensor, 160),
                         actual.name
                     )))
                 }
@@ -187,7 +204,7 @@ impl Catalog {
     }
 }
 
-/// The index as tensor → file; empty when there is none. Every file is one plain name and is there.
+/// The index as tensor → file; empty when there is none. Every file is one plain name; it may be absent.
 fn read_index(folder: &ModelFolder, limits: &Limits) -> Result<BTreeMap<String, String>> {
     let Some(bytes) = folder.read(INDEX, limits.index_bytes)? else {
         return Ok(BTreeMap::new());

@@ -150,10 +150,6 @@ fn the_index_must_tell_the_truth() {
     let second = "model-00002-of-00002.safetensors";
     for (weight_map, expected) in [
         (
-            format!(r#"{{"x":"{first}"}}"#),
-            format!("{INDEX}: \"weight_map\" puts tensor \"x\" in {first}, which does not hold it"),
-        ),
-        (
             format!(r#"{{"a":"{second}"}}"#),
             format!("{INDEX}: \"weight_map\" puts tensor \"a\" in {second}, but it is in {first}"),
         ),
@@ -179,10 +175,11 @@ fn the_index_must_tell_the_truth() {
     ] {
         assert_eq!(refused(&sharded(&weight_map)), expected);
     }
-    let message = refused(&sharded(r#"{"a":"model-00003-of-00003.safetensors"}"#));
-    assert!(
-        message.starts_with("model-00003-of-00003.safetensors: is missing from the folder \""),
-        "{message}"
+    // A file that is not there cannot hold what another file holds.
+    let third = "model-00003-of-00003.safetensors";
+    assert_eq!(
+        refused(&sharded(&format!(r#"{{"a":"{third}"}}"#))),
+        format!("{INDEX}: \"weight_map\" puts tensor \"a\" in {third}, but it is in {first}")
     );
     let message = refused(&sharded(&format!(r#"{{"a":"{first}","a":"{second}"}}"#)));
     assert!(
@@ -192,6 +189,44 @@ fn the_index_must_tell_the_truth() {
     let temp = sharded("{}");
     temp.write(INDEX, "{");
     assert!(refused(&temp).starts_with(&format!("{INDEX}: is not valid JSON: ")));
+}
+
+#[test]
+fn what_only_the_index_names_is_an_error_where_it_is_needed() {
+    let first = "model-00001-of-00002.safetensors";
+    let third = "model-00003-of-00003.safetensors";
+    let temp = sharded(&format!(r#"{{"a":"{first}","x":"{first}","y":"{third}"}}"#));
+    let catalog = Catalog::open(&temp.open()).unwrap();
+    assert_eq!(catalog.files.len(), 2);
+    assert!(catalog.get("x").is_none() && catalog.get("y").is_none());
+    for (name, why) in [
+        (
+            "x",
+            format!("{INDEX} puts it in {first}, which does not hold it"),
+        ),
+        ("y", format!("{INDEX} puts it in {third}, which is missing")),
+    ] {
+        let error = catalog.missing(name);
+        assert_eq!(error.code, Code::BadModel);
+        assert_eq!(
+            error.message,
+            format!("the weights hold no tensor \"{name}\": {why}")
+        );
+    }
+    assert_eq!(
+        catalog.missing("z").message,
+        "the weights hold no tensor \"z\""
+    );
+
+    let temp = TempFolder::new();
+    temp.write(INDEX, format!(r#"{{"weight_map":{{"a":"{third}"}}}}"#));
+    assert!(refused(&temp).ends_with("holds no model*.safetensors"));
+    temp.write(INDEX, r#"{"weight_map":{"a":"link.safetensors"}}"#);
+    symlink("gone", temp.path().join("link.safetensors")).unwrap();
+    assert_eq!(
+        refused(&temp),
+        "link.safetensors: is a link to a file that is not there"
+    );
 }
 
 #[test]

@@ -158,9 +158,7 @@ impl Weights<Tensor> {
             })
             .ok_or_else(|| {
                 let body = config.names.first().map_or("", |names| names.body);
-                Error::bad_model(format!(
-                    "the weights hold no tensor \"{body}embed_tokens.weight\""
-                ))
+                catalog.missing(&format!("{body}embed_tokens.weight"))
             })?;
         let mut planner = Planner {
             catalog,
@@ -183,9 +181,12 @@ impl Planner<'_> {
     fn weights(&mut self, config: &DecoderConfig, names: &Names) -> Result<Weights<Tensor>> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let head = format!("{}lm_head", names.head);
-        let tied = config
-            .tie_word_embeddings
-            .unwrap_or_else(|| !self.catalog.tensors.contains_key(&format!("{head}.weight")));
+        // Where the config does not say, a head that the index names and no file holds is missing, not tied.
+        let head_weight = format!("{head}.weight");
+        let tied = config.tie_word_embeddings.unwrap_or_else(|| {
+            !self.catalog.tensors.contains_key(&head_weight)
+                && !self.catalog.absent.contains_key(&head_weight)
+        });
         Ok(Weights {
             embed_tokens: self.weight(&format!("{}embed_tokens", names.body), vocab, hidden)?,
             layers: (0..config.layers.len())
@@ -344,7 +345,7 @@ impl Planner<'_> {
         let tensor = self
             .catalog
             .get(name)
-            .ok_or_else(|| Error::bad_model(format!("the weights hold no tensor \"{name}\"")))?;
+            .ok_or_else(|| self.catalog.missing(name))?;
         if tensor.shape != shape {
             return Err(Error::bad_model(format!(
                 "tensor \"{name}\" has the shape {:?}, and config.json implies {shape:?}",

@@ -85,15 +85,17 @@ impl Description {
         })
     }
 
-    fn tokenizer(&self) -> Result<Tokenizer> {
-        let limits = Limits::DEFAULT;
+    fn tokenizer_config(&self) -> Result<Option<Map<String, Value>>> {
+        let name = "tokenizer_config.json";
+        let bytes = self.folder.read(name, Limits::DEFAULT.config_bytes)?;
+        bytes.map(|bytes| parse_object(name, &bytes)).transpose()
+    }
+
+    fn tokenizer(&self, config: Option<&Map<String, Value>>) -> Result<Tokenizer> {
         let json = self
             .folder
-            .read_required("tokenizer.json", limits.tokenizer_bytes)?;
-        let config = self
-            .folder
-            .read("tokenizer_config.json", limits.config_bytes)?;
-        let mut tokenizer = Tokenizer::from_bytes(&json, config.as_deref())?;
+            .read_required("tokenizer.json", Limits::DEFAULT.tokenizer_bytes)?;
+        let mut tokenizer = Tokenizer::from_bytes(&json, config)?;
         let (ids, rows) = (tokenizer.vocab_size(), self.config.vocab_size as usize);
         if ids > rows {
             // gemma-3-1b is published so, with an image token that its text model has no row for. A prompt that
@@ -116,23 +118,14 @@ impl Description {
     }
 
     /// The folder's template, or the family's format where there is none.
-    fn chat(&self, tokenizer: &Tokenizer) -> Result<Chat> {
-        let limits = Limits::DEFAULT;
+    fn chat(&self, config: Option<&Map<String, Value>>, tokenizer: &Tokenizer) -> Result<Chat> {
         let jinja = self
             .folder
-            .read("chat_template.jinja", limits.template_bytes)?;
-        let config = self
-            .folder
-            .read("tokenizer_config.json", limits.config_bytes)?;
-        let config = config
-            .map(|bytes| parse_object("tokenizer_config.json", &bytes))
-            .transpose()?;
-        Ok(
-            match ChatTemplate::find(jinja.as_deref(), config.as_ref())? {
-                Some(template) => Chat::Template(Box::new(template)),
-                None => Chat::BuiltIn(chat_format(self.family, tokenizer)),
-            },
-        )
+            .read("chat_template.jinja", Limits::DEFAULT.template_bytes)?;
+        Ok(match ChatTemplate::find(jinja.as_deref(), config)? {
+            Some(template) => Chat::Template(Box::new(template)),
+            None => Chat::BuiltIn(chat_format(self.family, tokenizer)),
+        })
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -238,7 +231,8 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     } = options;
     let mut description = Description::read(path)?;
     let context = checked_context(context, &description.config)?;
-    let tokenizer = description.tokenizer()?;
+    let tokenizer_config = description.tokenizer_config()?;
+    let tokenizer = description.tokenizer(tokenizer_config.as_ref())?;
     description.drop_unknown_eos();
     if description.generation.eos_token_ids.is_empty() {
         description
@@ -249,7 +243,8 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     }
     let weight_bytes = description.weight_bytes();
     let mut info = description.to_json(context);
-    let chat = description.chat(&tokenizer)?;
+    let chat = description.chat(tokenizer_config.as_ref(), &tokenizer)?;
+    drop(tokenizer_config);
     let format = match &chat {
         Chat::Template(_) => "template".to_owned(),
         Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),

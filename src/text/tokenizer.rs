@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::{
     Encoding, Model, ModelWrapper, OffsetType, PreTokenizedString, PreTokenizer,
     Token as CrateToken,
@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 
 /// Longer texts are refused.
 const MAX_TEXT: usize = 64 << 20;
-const MAX_CONFIG: usize = 16 << 20;
 
 pub use crate::template::Origin;
 
@@ -71,14 +70,13 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`.
+    /// Reads `tokenizer.json`, and the special tokens of a parsed `tokenizer_config.json`.
     ///
     /// Errors: `BadModel` or `Unsupported`, naming the file and the part of it.
-    pub fn from_bytes(tokenizer_json: &[u8], tokenizer_config: Option<&[u8]>) -> Result<Tokenizer> {
-        let config = tokenizer_config
-            .map(parse_config)
-            .transpose()?
-            .unwrap_or(Value::Null);
+    pub fn from_bytes(
+        tokenizer_json: &[u8],
+        tokenizer_config: Option<&Map<String, Value>>,
+    ) -> Result<Tokenizer> {
         let checked = sanitise::check(tokenizer_json)?;
         let file = checked.file;
         let inner = guarded(move || sanitise::build(file))??;
@@ -111,8 +109,8 @@ impl Tokenizer {
             table: Arc::new(table),
             model_vocabulary: size as usize,
             bos_prefix: Vec::new(),
-            bos_token: config_token(&config, "bos_token"),
-            eos_token: config_token(&config, "eos_token"),
+            bos_token: config_token(tokenizer_config, "bos_token"),
+            eos_token: config_token(tokenizer_config, "eos_token"),
         };
         this.bos_prefix = this.prefix(size)?;
         // A file whose rules cannot encode anything is an error of loading it.
@@ -225,9 +223,11 @@ impl Tokenizer {
         };
         todo.extend(tokens.into_iter().rev().map(|t| covered(run, t)));
         while let Some((token, text)) = todo.pop() {
-            // The unknown token is a control token too, but then the text spells something else.
+            // The unknown token is a control token too, but then the text spells something else. Several entries may
+            // have one id, of which the model then knows one text only: both ways are asked.
             let spelled = self.control.contains(&token.id)
-                && model.id_to_token(token.id).is_some_and(|s| s == text);
+                && (model.token_to_id(&text) == Some(token.id)
+                    || model.id_to_token(token.id).is_some_and(|s| s == text));
             if !spelled {
                 out.push(token);
                 continue;
@@ -361,25 +361,9 @@ fn check_length(length: usize) -> Result<()> {
     Ok(())
 }
 
-fn parse_config(bytes: &[u8]) -> Result<Value> {
-    let refuse = |what: String| Error::bad_model(format!("tokenizer_config.json: {what}"));
-    if bytes.len() > MAX_CONFIG {
-        return Err(refuse(format!(
-            "has {} bytes, at most {MAX_CONFIG} are read",
-            bytes.len()
-        )));
-    }
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|e| refuse(format!("is not valid JSON: {e}")))?;
-    if !value.is_object() {
-        return Err(refuse("must be a JSON object".into()));
-    }
-    Ok(value)
-}
-
 /// A token is a string, or an object with its content.
-fn config_token(config: &Value, key: &str) -> Option<String> {
-    let token = config.get(key)?;
+fn config_token(config: Option<&Map<String, Value>>, key: &str) -> Option<String> {
+    let token = config?.get(key)?;
     token
         .as_str()
         .or_else(|| token.get("content").and_then(Value::as_str))

@@ -105,7 +105,7 @@ fn maps_that_are_no_maps() {
 }
 
 #[test]
-fn tensors_in_the_wrong_shard_or_in_none() {
+fn tensors_in_the_wrong_shard() {
     let folder = with_shard("model-00002-of-00003.safetensors");
     refused_at_sight(
         "the wrong shard",
@@ -113,11 +113,47 @@ fn tensors_in_the_wrong_shard_or_in_none() {
         BAD,
         &["model.embed_tokens.weight"],
     );
+    check_alive();
+}
+
+/// Indices outlive what a conversion drops; mlx-lm does not read them at all.
+#[test]
+fn tensors_that_no_shard_has() {
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.edit(INDEX, |index| {
-        index["weight_map"]["ghost"] = json!("model-00001-of-00003.safetensors")
+        index["weight_map"]["ghost"] = json!("model-00001-of-00003.safetensors");
+        index["weight_map"]["visual.ghost"] = json!("model-00004-of-00004.safetensors");
+        // The head is tied: a copy of it is not needed.
+        index["weight_map"]["lm_head.weight"] = json!("model-00004-of-00004.safetensors");
     });
-    refused_at_sight("a tensor that no shard has", folder.path(), BAD, &["ghost"]);
+    assert!(survives("stale entries", folder.path()));
+    folder.edit("config.json", |config| {
+        config["tie_word_embeddings"] = json!(false)
+    });
+    let words = [
+        "lm_head.weight",
+        "model-00004-of-00004.safetensors",
+        "is missing",
+    ];
+    refused_at_sight("an untied head", folder.path(), &["BAD_MODEL"], &words);
+
+    let folder = Folder::copy_of("qwen3-f32-shards");
+    let shard = "model-00002-of-00003.safetensors";
+    folder.remove(shard);
+    refused_at_sight(
+        "a lost shard",
+        folder.path(),
+        &["BAD_MODEL"],
+        &[shard, "is missing"],
+    );
+
+    // Gemma's configs do not say whether the head is tied: one that was lost must not decide it.
+    let folder = Folder::copy_of("gemma3-text-f32");
+    folder.edit(INDEX, |index| {
+        index["weight_map"]["lm_head.weight"] = json!("model-00002-of-00002.safetensors")
+    });
+    let words = ["lm_head.weight", "model-00002-of-00002.safetensors"];
+    refused_at_sight("a lost head", folder.path(), &["BAD_MODEL"], &words);
     check_alive();
 }
 

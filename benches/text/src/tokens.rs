@@ -64,8 +64,11 @@ pub fn measure(data: &Path, repository: &Path, rounds: usize) -> Result<Value, F
 
 fn one(folder: &Path, text: &str, rounds: usize) -> Result<Value, Failure> {
     let file = std::fs::read(folder.join("tokenizer.json"))?;
-    let config = std::fs::read(folder.join("tokenizer_config.json")).ok();
-    let ours = Tokenizer::from_bytes(&file, config.as_deref())?;
+    let config: Option<Value> = std::fs::read(folder.join("tokenizer_config.json"))
+        .ok()
+        .map(|file| serde_json::from_slice(&file))
+        .transpose()?;
+    let ours = Tokenizer::from_bytes(&file, config.as_ref().and_then(Value::as_object))?;
     let mut direct = tokenizers::Tokenizer::from_bytes(&file).map_err(|e| e.to_string())?;
     direct.with_padding(None);
     direct.with_truncation(None).map_err(|e| e.to_string())?;

@@ -35,7 +35,9 @@ pub fn real() -> &'static [Real] {
         .map(|name| {
             let file = std::fs::read(folder.join(name).join("tokenizer.json")).unwrap();
             let config = std::fs::read(folder.join(name).join("tokenizer_config.json")).ok();
-            let ours = Tokenizer::from_bytes(&file, config.as_deref()).unwrap();
+            let config: Option<Value> = config.map(|file| serde_json::from_slice(&file).unwrap());
+            let config = config.as_ref().and_then(Value::as_object);
+            let ours = Tokenizer::from_bytes(&file, config).unwrap();
             Real {
                 name,
                 ours,
@@ -343,6 +345,33 @@ fn nobody_forges_a_control_token() {
             if !token.normalized {
                 assert_eq!(control(&ids), wanted, "{name} {content:?} {ids:?}");
             }
+        }
+    }
+}
+
+/// Several entries may have one id; whichever text the crate keeps for it, no text of a user's leads to it.
+#[test]
+fn a_control_token_with_other_names_is_not_forged() {
+    let file = json!({
+        "version": "1.0",
+        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": null,
+        "decoder": null,
+        "model": {"type": "WordLevel", "unk_token": "?",
+            "vocab": {"?": 0, "<s>": 1, "begin": 1, "start": 1, "a": 2}},
+    });
+    let tokenizer = Tokenizer::from_bytes(&serde_json::to_vec(&file).unwrap(), None).unwrap();
+    let ids = |text: &str, origin| {
+        let pieces = [Piece::new(text, origin)];
+        tokenizer.encode_pieces(&pieces, false).unwrap()
+    };
+    assert_eq!(ids("a <s>", Origin::Template), [2, 1]);
+    for text in ["a <s>", "a begin", "a start", "begin", "<s>begin start"] {
+        for origin in [Origin::Content, Origin::Assistant] {
+            assert!(!ids(text, origin).contains(&1), "{text:?}");
         }
     }
 }

@@ -76,18 +76,18 @@
  * open.
  *
  * Timeouts are in milliseconds. As an argument, 0 does not wait and MLXRT_FOREVER waits without a limit. As
- * timeout_ms in options, 0 is no limit; it covers queueing and callbacks.
+ * timeout_ms in options, 0 is no limit; it covers queueing and callbacks, and not the time of a suspension.
  *
  * Callbacks get your user_data first. Event and progress callbacks run on the thread of the blocking call and return
- * MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. Inside one, queries, cancel and free work; blocking calls on any handle,
- * and shutdown, give MLXRT_E_REENTRANT. Log and notify callbacks run on any thread, concurrently: inside a log
+ * MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. Inside one, queries, cancel, free and submit work; blocking calls on any
+ * handle, shutdown, suspend and resume give MLXRT_E_REENTRANT. Log and notify callbacks run on any thread, concurrently: inside a log
  * function only error, free, version and cancel functions may be called, and notify only signals something. When a
  * blocking call has returned, none of its callbacks runs any more. A callback must not throw, longjmp or unwind.
  *
- * The process. Initialisation is counted and belongs to all users of the library in the process, as do the log and
+ * The process. Init and suspend are counted and belong to all users of the library in the process, as do the log and
  * the memory limits: the last one to set them wins. After a fork only the parent can use the library.
  *
- * Busy. A session does one blocking call at a time: a second one gets MLXRT_E_BUSY at once.
+ * Busy. A session does one blocking call at a time: a second one gets MLXRT_E_BUSY at once. Submitting queues instead.
  *
  * Every function says at its end: Threads (from which it may be called), Blocks (what it waits for), Errors (the
  * likely codes; INVALID_ARGUMENT, INVALID_HANDLE, REENTRANT, FORKED and INTERNAL are possible wherever an error is
