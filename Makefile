@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan soak clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak clean
 
 build:
 	$(CARGO) build --release
@@ -80,15 +80,19 @@ bench-text:
 bench-safety: build
 	benches/safety.sh
 
-## Random templates and tokenizer files, SECONDS of each; see fuzz/README.md. Not part of `make test`.
+## Random input, SECONDS for each target; see fuzz/README.md. Not part of `make test`.
 fuzz: SECONDS ?= 60
+fuzz: TARGETS ?= config generation_config index safetensors_header messages template tokenizer_json api
 fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
-	for target in template tokenizer_json; do \
+	for target in $(TARGETS); do \
+		crate=fuzz; limits="-rss_limit_mb=1024 -timeout=5 -max_len=4096"; \
+		if [ $$target = api ]; then crate=fuzz/api; limits="-rss_limit_mb=4096 -timeout=20 -max_len=512"; fi; \
+		if [ -f fuzz/$$target.dict ]; then limits="$$limits -dict=fuzz/$$target.dict"; fi; \
 		mkdir -p fuzz/found/$$target && \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/found/$$target fuzz/corpus/$$target -- \
-			-max_total_time=$(SECONDS) -rss_limit_mb=1024 -timeout=5 -max_len=4096 \
-			-dict=fuzz/$$target.dict -print_final_stats=1 || exit 1; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir $$crate $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) $$limits -print_final_stats=1 || exit 1; \
+		rm -rf fuzz/scratch; \
 	done
 
 ## The C suite and the Rust tests under AddressSanitizer with LeakSanitizer, and under ThreadSanitizer; see
@@ -108,6 +112,12 @@ soak: build
 		'-DFIXTURES="$(CURDIR)/tests/fixtures/models"' tests/soak/soak.c -o $(BUILD)/soak $(LINK) -lpthread -lm
 	$(BUILD)/soak $(CYCLES) $(TOKENS) $(SEED) >$(BUILD)/soak.md; status=$$?; cat $(BUILD)/soak.md; \
 		if [ $(CYCLES) -ge 1000 ]; then cp $(BUILD)/soak.md tests/soak/RESULTS.md; fi; exit $$status
+
+## The handle table, structs between versions, text in and out, and the log under Miri, which needs a nightly toolchain:
+## rustup toolchain install nightly --component miri --component rust-src
+miri: NIGHTLY ?= nightly
+miri:
+	cd tests/miri && $(CARGO) +$(NIGHTLY) miri test --lib
 
 $(BUILD)/%: bindings/c/examples/%.c include/mlxrt.h | build
 	@mkdir -p $(BUILD)

@@ -45,6 +45,11 @@ fn main() {
     ] {
         println!("cargo:rustc-cdylib-link-arg={arg}");
     }
+    // What a sanitizer instruments is defined in the program.
+    let sanitized = ["CARGO_CFG_FUZZING", "CARGO_CFG_SANITIZE"];
+    if !sanitized.iter().any(|name| env::var_os(name).is_some()) {
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
+    }
     let rpath = env::var("DEP_MLX_LINUX_RPATH").unwrap_or_else(|_| "$ORIGIN".into());
     println!("cargo:rustc-cdylib-link-arg=-Wl,-rpath,{rpath}");
     place_beside(&env::var_os("DEP_MLX_LINUX_LIBS").unwrap_or_default());

@@ -133,6 +133,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "the place is spelled otherwise there")]
     fn a_panic_becomes_an_error_with_text_and_place() {
         let text = message(|| panic!("no {}", "luck"));
         assert!(
@@ -147,6 +148,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "the second payload is leaked, as it must be")]
     fn a_payload_that_panics_when_dropped_is_survived() {
         struct Spiteful;
         impl Drop for Spiteful {
@@ -160,6 +162,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it starts a process")]
     fn the_hosts_hook_sees_only_its_own_panics() {
         // Runs the test again in a process of its own, since the hook belongs to all threads of one.
         const CHILD: &str = "MLXRT_TEST_PANIC_HOOK";

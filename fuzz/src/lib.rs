@@ -1,9 +1,15 @@
-//! The text layer's own sources, without MLX, and what both targets watch: the stack and the heap.
+//! The sources that read what is hostile, without MLX, and what the targets watch: the stack and the heap.
 
 #![allow(dead_code, unused_imports)]
 
+#[path = "../../src/dtype.rs"]
+pub mod dtype;
 #[path = "../../src/error.rs"]
 pub mod error;
+#[path = "../../src/load/mod.rs"]
+pub mod load;
+pub mod model;
+pub mod scratch;
 #[path = "../../src/template/mod.rs"]
 pub mod template;
 #[path = "../../src/text/mod.rs"]
@@ -20,6 +26,22 @@ const STACK: usize = 512 << 10;
 
 type Job = (Vec<u8>, fn(&[u8]));
 type Done = std::thread::Result<()>;
+
+/// What a refusal by the loader is like: it names one of the files and shows little of them.
+pub fn check_refusal(error: &error::Error, files: &[&str]) {
+    use error::Code::{BadModel, Unsupported};
+    assert!(
+        matches!(error.code, BadModel | Unsupported),
+        "{error:?} has another code"
+    );
+    let named = files.iter().any(|file| error.message.contains(file));
+    assert!(named, "{error:?} names none of {files:?}");
+    assert!(
+        error.message.len() < 4096,
+        "a message of {} bytes",
+        error.message.len()
+    );
+}
 
 /// Runs a target on a thread with a small stack; a panic goes on in the caller.
 pub fn on_small_stack(data: &[u8], target: fn(&[u8])) {

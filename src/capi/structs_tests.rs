@@ -250,6 +250,7 @@ fn outputs_that_are_refused_stay_untouched() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it protects a page")]
 fn absurd_sizes_are_refused_unread() {
     // Two pages, the second without any access: the struct's first 4 bytes are the last 4 of the first page.
     // SAFETY: sysconf has no preconditions.

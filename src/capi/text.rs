@@ -331,8 +331,9 @@ pub(super) fn allocate<T>(count: usize, extra: usize) -> Result<*mut T> {
     let full = || Error::new(Code::OutOfMemory, "no memory for the result");
     let values = count.checked_add(extra).ok_or_else(full)?;
     let bytes = values.checked_mul(size_of::<T>()).ok_or_else(full)?;
-    // SAFETY: malloc has no preconditions; it aligns for every T that is Plain.
-    let buffer = unsafe { libc::malloc(bytes.max(1)) }.cast::<T>();
+    // Of nothing, too, one value: what malloc gives for fewer bytes may be aligned for those only.
+    // SAFETY: malloc has no preconditions; it aligns for every T that is Plain and fits.
+    let buffer = unsafe { libc::malloc(bytes.max(size_of::<T>())) }.cast::<T>();
     if buffer.is_null() {
         return Err(full());
     }

@@ -72,11 +72,23 @@ static const char *const ENDING_NAMES[ENDINGS] = {
     "deadline of 1 to 4 ms",
 };
 
-static unsigned long requests[ENDINGS], stops[STOPS];
+/* Of a request that is submitted and pulled. */
+static const char *const PULLED_NAMES[ENDINGS] = {
+    "by itself",
+    "freed between two events",
+    "cancelled between two events",
+    "cancelled by another thread",
+    "session freed by another thread",
+    "deadline of 1 to 4 ms",
+};
+
+static unsigned long requests[ENDINGS], pulled[ENDINGS], stops[STOPS], pauses;
 static uint64_t tokens_delivered;
 
 struct request {
   mlxrt_session *session;
+  /* NULL where the request is a blocking call. */
+  mlxrt_request *submitted;
   enum ending ending;
   int events, at;
   size_t tokens;
@@ -104,6 +116,8 @@ static void *disturb(void *data) {
   nanosleep(&delay, NULL);
   if (request->ending == FREE_OUTSIDE) {
     mlxrt_session_free(request->session);
+  } else if (request->submitted) {
+    mlxrt_request_cancel(request->submitted);
   } else {
     mlxrt_session_cancel(request->session);
   }
@@ -143,6 +157,64 @@ static size_t generate(mlxrt_session *session, mlxrt_input input, mlxrt_generate
   return request.tokens;
 }
 
+static void count_notice(void *user_data) { __atomic_fetch_add((unsigned long *)user_data, 1, __ATOMIC_RELAXED); }
+
+/* One submitted request, its events asked for here; gives the number of tokens. */
+static size_t pull(mlxrt_session *session, mlxrt_input input, mlxrt_generate_options options, enum ending ending) {
+  struct request request;
+  pthread_t thread;
+  unsigned long notices = 0;
+  int disturbed = ending == CANCEL_OUTSIDE || ending == FREE_OUTSIDE, ended = 0;
+  memset(&request, 0, sizeof request);
+  request.session = session;
+  request.ending = ending;
+  request.at = 1 + (int)below(8);
+  request.delay_us = (long)below(3000);
+  if (ending == DEADLINE) options.timeout_ms = 1 + below(4);
+  if (below(2)) options.notify = count_notice, options.notify_data = &notices;
+  WORKS(mlxrt_submit(session, &input, &options, &request.submitted));
+  if (!request.submitted) return 0;
+  if (disturbed && pthread_create(&thread, NULL, disturb, &request)) complain("no thread");
+  if (below(8) == 0) {
+    WORKS(mlxrt_suspend(MLXRT_FOREVER));
+    WORKS(mlxrt_resume());
+    pauses++;
+  }
+  while (!ended) {
+    mlxrt_event *event = NULL;
+    int32_t state = -1;
+    WORKS(mlxrt_request_next(request.submitted, below(2) ? MLXRT_FOREVER : below(3), &event, &state));
+    if (event) {
+      request.events++;
+      request.tokens += event->token_count;
+      mlxrt_free(event);
+    }
+    if (request.events == request.at && ending == CANCEL_INSIDE) mlxrt_request_cancel(request.submitted);
+    ended = (state != MLXRT_NEXT_EVENT && state != MLXRT_NEXT_PENDING) || (ending == STOP && request.events >= request.at);
+  }
+  if (ending != STOP) {
+    mlxrt_result result = empty_result();
+    WORKS(mlxrt_request_result(request.submitted, MLXRT_FOREVER, &result));
+    if (result.generated_tokens != request.tokens) complain("tokens pulled and reported differ");
+    if (result.stop >= 0 && result.stop < STOPS) stops[result.stop]++;
+  }
+  if (disturbed) pthread_join(thread, NULL);
+  /* The reader may hear of the end before notify does. */
+  for (int i = 0; options.notify && ending != STOP && !__atomic_load_n(&notices, __ATOMIC_RELAXED); i++) {
+    if (i < 5000) {
+      sleep_ms(1);
+    } else {
+      complain("nobody was notified");
+      break;
+    }
+  }
+  mlxrt_request_free(request.submitted);
+  GIVES(mlxrt_request_result(request.submitted, 0, NULL), MLXRT_E_INVALID_HANDLE);
+  pulled[ending]++;
+  tokens_delivered += request.tokens;
+  return request.tokens;
+}
+
 static const char *const MESSAGES[] = {
     "[{\"role\":\"user\",\"content\":\"Hi\"}]",
     "[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"Tell me a story.\"}]",
@@ -172,7 +244,11 @@ static void session_life(mlxrt_model *model, uint64_t until) {
       default: break;
     }
     enum ending ending = (enum ending)below(ENDINGS);
-    generate(session, input, options, ending);
+    if (below(3) == 0) {
+      pull(session, input, options, ending);
+    } else {
+      generate(session, input, options, ending);
+    }
     if (ending == FREE_OUTSIDE) {
       size_t n = 0;
       int32_t *tokens = NULL;
@@ -406,8 +482,10 @@ static int report(const struct sample *samples, unsigned cycles, uint64_t seed) 
          "%.1f MB.\nMLX's buffer cache after a cycle: %" PRIu64 " bytes at most. Tokens delivered: %" PRIu64 ".\n",
          cycles, cycles - warm, (double)samples[0].resident / 1e6, (double)samples[warm].resident / 1e6,
          (double)samples[cycles - 1].resident / 1e6, cache_high, tokens_delivered);
-  printf("\n| requests made to end | |\n|---|---:|\n");
+  printf("\n| blocking requests made to end | |\n|---|---:|\n");
   for (int i = 0; i < ENDINGS; i++) printf("| %s | %lu |\n", ENDING_NAMES[i], requests[i]);
+  printf("\n| submitted requests made to end (%lu of them across a suspend and resume) | |\n|---|---:|\n", pauses);
+  for (int i = 0; i < ENDINGS; i++) printf("| %s | %lu |\n", PULLED_NAMES[i], pulled[i]);
   printf("\n| how they ended | |\n|---|---:|\n");
   static const char *const stop_names[STOPS] = {NULL,        "EOS",      "STRING",  "TOKEN",     "LENGTH",  "CONTEXT",
                                                 "CALLBACK", "CANCELLED", "TIMEOUT", "TOOL_CALL", "GRAMMAR", "ERROR"};

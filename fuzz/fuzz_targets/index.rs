@@ -1,0 +1,62 @@
+//! model.safetensors.index.json, in a folder with a fixture's three shards and its config.
+#![no_main]
+
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use mlxrt_fuzz::load::{parse_object, Catalog, Object, Quantization};
+use mlxrt_fuzz::model::{families, DecoderConfig, Weights};
+use mlxrt_fuzz::{check_refusal, on_small_stack, peak, scratch};
+
+const HEAP: usize = 16 << 20;
+const CASE: &str = "qwen3-f32-shards";
+const INDEX: &str = "model.safetensors.index.json";
+const SHARDS: [&str; 3] = [
+    "model-00001-of-00003.safetensors",
+    "model-00002-of-00003.safetensors",
+    "model-00003-of-00003.safetensors",
+];
+
+fuzz_target!(|data: &[u8]| on_small_stack(data, check));
+
+fn check(data: &[u8]) {
+    let config = config();
+    scratch::write(INDEX, data);
+    let folder = scratch::open();
+    let (catalog, heap) = peak(|| Catalog::open(&folder));
+    assert!(heap <= HEAP, "opening held {heap} bytes");
+    let catalog = match catalog {
+        Ok(catalog) => catalog,
+        Err(error) => return check_refusal(&error, &[INDEX, ".safetensors: "]),
+    };
+    let names: Vec<&str> = catalog
+        .files
+        .iter()
+        .map(|file| file.name.as_str())
+        .collect();
+    assert_eq!(names, SHARDS);
+    for (tensor, file) in &catalog.absent {
+        assert!(catalog.get(tensor).is_none());
+        assert!(!file.contains('/') && file.ends_with(".safetensors"));
+        let error = catalog.missing(tensor);
+        check_refusal(&error, &[INDEX]);
+    }
+    // The shards are whole, so whatever else the index names is not needed.
+    let plan = Weights::plan(config, &catalog, &Quantization::default());
+    assert_eq!(plan.map(|weights| weights.layers.len()).ok(), Some(2));
+}
+
+/// Written once: the shards, of which nothing changes, and what they are checked against.
+fn config() -> &'static DecoderConfig {
+    static CONFIG: OnceLock<DecoderConfig> = OnceLock::new();
+    CONFIG.get_or_init(|| {
+        for shard in SHARDS {
+            scratch::write(shard, &scratch::fixture(CASE, shard));
+        }
+        let map = parse_object("config.json", &scratch::fixture(CASE, "config.json"));
+        let map = map.expect("the fixture");
+        let object = Object::new("config.json", &map);
+        let family = families::find(&object).expect("the fixture");
+        (family.read)(&object).expect("the fixture")
+    })
+}

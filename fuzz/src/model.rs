@@ -1,0 +1,9 @@
+#[path = "../../src/model/config.rs"]
+pub mod config;
+#[path = "../../src/model/families/mod.rs"]
+pub mod families;
+#[path = "../../src/model/weights.rs"]
+pub mod weights;
+
+pub use config::DecoderConfig;
+pub use weights::Weights;
