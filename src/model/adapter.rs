@@ -122,18 +122,6 @@ impl Adapter {
     pub fn forget_gains(&mut self) {
         self.gains.clear();
     }
-
-    pub fn nbytes(&self) -> u64 {
-        let bytes = |part: &Part| match part {
-            Part::Low {
-                a, b, magnitude, ..
-            } => a.nbytes() + b.nbytes() + magnitude.as_ref().map_or(0, Array::nbytes),
-            Part::Full { weight, bias, .. } => {
-                [weight, bias].into_iter().flatten().map(Array::nbytes).sum()
-            }
-        };
-        self.parts.iter().map(|(_, part)| bytes(part)).sum()
-    }
 }
 
 impl AdapterSet {
@@ -168,7 +156,9 @@ impl AdapterSet {
                 Part::Full { .. } if strength != 1.0 => {
                     return Err(Error::new(
                         Code::Incompatible,
-                        format!("an adapter that replaces weights works at scale 1 only, not at {strength}"),
+                        format!(
+                        "an adapter that replaces weights works at scale 1 only, not at {strength}"
+                    ),
                     ))
                 }
                 Part::Full { .. } if patch.full.is_some() || patch.bias.is_some() => {
@@ -204,9 +194,7 @@ impl AdapterSet {
 
     /// The norm to compute with at `site`.
     pub(super) fn norm<'a>(&'a self, site: Site, own: &'a Array) -> &'a Array {
-        self.patch(site)
-            .and_then(Patch::full)
-            .unwrap_or(own)
+        self.patch(site).and_then(Patch::full).unwrap_or(own)
     }
 }
 
