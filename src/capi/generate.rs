@@ -125,10 +125,6 @@ pub unsafe extern "C" fn mlxrt_request_next(
     // SAFETY: the caller's outputs are NULL or writable.
     let out = unsafe { HandleOut::clear(out, "out") };
     let state = (!state.is_null()).then_some(state);
-    if let Some(state) = state {
-        // SAFETY: not NULL, so writable.
-        unsafe { state.write_unaligned(MLXRT_NEXT_PENDING) };
-    }
     call("mlxrt_request_next", waiting(timeout_ms), || {
         let out = out?;
         let state = state.ok_or_else(|| Error::invalid("state is NULL"))?;

@@ -72,11 +72,17 @@ impl Cache {
         match &self.window {
             None if self.offset + n <= capacity => capacity,
             None => self.offset + steps(n),
-            Some(window) if n == 1 => capacity
-                .max((self.offset / STEP + 1) * STEP)
-                .min(window.size),
-            Some(window) => self.offset.min(window.size) + n,
+            Some(window) if n == 1 && self.offset >= capacity && capacity < window.size => {
+                capacity + STEP.min(window.size - self.offset)
+            }
+            Some(window) if n == 1 => capacity.min(window.size),
+            Some(window) => self.offset.min(window.size - 1) + n,
         }
+    }
+
+    /// Tokens that `n` more see at most, they themselves included.
+    pub fn length_after(&self, n: i32) -> i32 {
+        (self.offset + n).min(self.capacity_after(n))
     }
 
     /// Bytes that it would hold with `n` more tokens, of `token_bytes` each.

@@ -103,12 +103,17 @@ impl Decoder {
         let token = 2 * size(attention.kv_heads) * size(attention.head_dim) * element;
         let before: u64 = caches.iter().map(Cache::nbytes).sum();
         let after = caches.iter().map(|cache| cache.nbytes_after(n, token));
-        // One layer at a time is copied as it grows. Activations: a few rows of each width, in f32 at worst, and where
-        // attention is not fused its scores.
-        let longest = caches.iter().map(|cache| size(cache.offset() + n)).max();
-        let scores = size(n) * size(attention.heads) * longest.unwrap_or(0);
-        let row = 4 * size(*hidden_size) + 3 * size(mlp.intermediate_size);
-        let work = 4 * (size(n) * row + scores + 2 * size(*vocab_size));
+        // One layer at a time is copied: as it grows, or into one piece where attention is not fused. Activations: a few
+        // rows of each width, in f32 at worst, and the scores before and after the softmax, again where attention is not
+        // fused. Of the logits, what sampling makes of them.
+        let longest = caches.iter().map(|cache| size(cache.length_after(n))).max();
+        let longest = longest.unwrap_or(0);
+        let scores = 2 * size(n) * size(attention.heads) * longest;
+        let heads = size(attention.heads) + 2 * size(attention.kv_heads);
+        let row = 4 * size(*hidden_size)
+            + 3 * size(mlp.intermediate_size)
+            + 2 * heads * size(attention.head_dim);
+        let work = 4 * (size(n) * row + scores + 8 * size(*vocab_size));
         Cost {
             kv: after.clone().sum(),
             more: after.clone().sum::<u64>().saturating_sub(before)
@@ -119,6 +124,7 @@ impl Decoder {
                     .map(|(_, after)| after)
                     .max()
                     .unwrap_or(0)
+                    .max(longest * token)
                 + work,
         }
     }

@@ -44,6 +44,12 @@ impl SessionCache {
         }
     }
 
+    /// Empties it behind the session's back.
+    pub fn forget(&mut self) {
+        self.clear();
+        self.ledger.set_kv(&mut self.ledger.state(), 0, 0);
+    }
+
     pub fn clear(&mut self) {
         self.layers.iter_mut().for_each(Cache::clear);
         self.tokens.clear();
@@ -126,7 +132,20 @@ impl Caches {
     /// What was computed with an adapter that is gone or has changed.
     pub fn drop_adapter(&mut self, id: u64, in_use: &dyn Fn(&CacheKey) -> bool) {
         let has = |key: &CacheKey| key.adapters.iter().any(|applied| applied.id == id);
-        self.0.retain(|key, _| !has(key) || in_use(key));
+        let gone = self.0.keys().filter(|key| has(key) && !in_use(key));
+        for key in gone.cloned().collect::<Vec<_>>() {
+            if let Some(cache) = self.0.remove(&key) {
+                self.tell(key.session, &cache.ledger);
+            }
+        }
+    }
+
+    /// Tells a session what is left; its tokens are those of the cache that was used last.
+    fn tell(&self, session: u64, ledger: &Ledger) {
+        let bytes = self.session_bytes(session);
+        let mut state = ledger.state();
+        let tokens = if bytes == 0 { 0 } else { state.kv_tokens };
+        ledger.set_kv(&mut state, tokens, bytes);
     }
 
     /// Empties the cache that no request uses and that was used longest ago; false: there is none that holds anything.
@@ -142,11 +161,7 @@ impl Caches {
         if let Some(cache) = self.0.get_mut(&key) {
             cache.clear();
             let ledger = cache.ledger.clone();
-            let bytes = self.session_bytes(key.session);
-            let mut state = ledger.state();
-            // The ledger tells the tokens of the cache that was used last.
-            let tokens = if bytes == 0 { 0 } else { state.kv_tokens };
-            ledger.set_kv(&mut state, tokens, bytes);
+            self.tell(key.session, &ledger);
         }
         true
     }

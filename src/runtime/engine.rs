@@ -1,7 +1,7 @@
 //! The process's one engine: a thread that owns MLX, started by the first `init` or model and ended with the last.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
+use std::sync::mpsc::{channel, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -152,18 +152,16 @@ pub fn refuse_when_suspended() -> Result<()> {
 /// Adds one to those who suspend the engine. On return no device work runs, and none starts before the last `resume`.
 /// After TIMEOUT it is not counted; nothing new starts for a while, so that another try finds the engine quiet.
 pub fn suspend(timeout: Option<Duration>) -> Result<()> {
-    let engine = {
+    let (quiet, is_quiet) = channel();
+    {
         let mut holders = holders();
         holders.suspends += 1;
-        holders.engine.upgrade()
-    };
-    let Some(engine) = engine else {
-        return Ok(());
-    };
-    let (quiet, is_quiet) = channel();
-    // An engine that has ended does no work.
-    if engine.send(Command::Pause(quiet)).is_err() {
-        return Ok(());
+        let Some(engine) = holders.engine.upgrade() else {
+            return Ok(());
+        };
+        // Sent under the lock, so that the engine hears of suspends and resumes in the order in which they are counted.
+        // (One that has ended does no work, and drops its end of the channel.)
+        let _ = engine.send(Command::Pause(quiet));
     }
     let waited = match timeout {
         None => is_quiet.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -193,7 +191,8 @@ pub fn resume() -> Result<()> {
 }
 
 fn end_suspend(holders: &mut Holders, after: Duration) {
-    holders.suspends -= 1;
+    // A stray resume may have taken back what ends here.
+    holders.suspends = holders.suspends.saturating_sub(1);
     if holders.suspends == 0 {
         if let Some(engine) = holders.engine.upgrade() {
             let _ = engine.send(Command::Resume(after));
@@ -213,6 +212,10 @@ pub fn set_limits(limits: MemoryLimits) -> Result<()> {
         wired: given.wired.filter(|_| limits.wired.is_none()),
     };
     holders.limits = limits.or(holders.limits);
+    set_given(&limits)
+}
+
+fn set_given(limits: &MemoryLimits) -> Result<()> {
     let set = [
         limits.memory.map(memory::set_limit),
         limits.cache.map(memory::set_cache_limit),
@@ -251,6 +254,8 @@ pub fn init(options: EngineOptions) -> Result<()> {
                     ),
                 ));
             }
+            set_given(&options.limits)?;
+            holders.options.limits = options.limits.or(holders.options.limits);
             holders.held = Some(engine);
         }
         None => {
@@ -449,6 +454,18 @@ impl Engine {
         self.commands.send(command).map_err(|_| ended())
     }
 
+    /// Hands a request over. One that comes too late ends as cancelled, and only its caller hears of it.
+    pub(super) fn start_job(&self, job: Box<Job>) -> Result<()> {
+        self.commands
+            .send(Command::Start(job))
+            .map_err(|SendError(command)| {
+                if let Command::Start(job) = command {
+                    job.request.refuse();
+                }
+                ended()
+            })
+    }
+
     /// Runs `work` on the engine thread and waits for what it gives.
     pub(super) fn call<T: Send + 'static>(
         &self,
@@ -507,7 +524,13 @@ impl Drop for Alive {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let _ = self.stop(None);
+        // A cancel in a log function of the engine thread may hold a session for a moment, and be the last that does. The
+        // thread cannot wait for its own end.
+        if std::thread::current().name() == Some(THREAD) {
+            let _ = self.commands.send(Command::Stop);
+        } else {
+            let _ = self.stop(None);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::engine::{self, Command};
+use super::engine;
 use super::job::{Job, Ticket};
 use super::metrics;
 use super::options::sampling;
@@ -91,7 +91,7 @@ fn start(
             counters.request_ended(&Report::refused(error.code as i32));
         }
     })?;
-    session.model.engine.send(Command::Start(Box::new(job)))?;
+    session.model.engine.start_job(Box::new(job))?;
     Ok(shared)
 }
 

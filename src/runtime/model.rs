@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{json, Map, Value};
 
-use super::engine::{self, Command, Hold};
+use super::engine::{self, Command, Engine, Hold};
 use super::metrics::{self, Counters};
 use super::session::SessionOptions;
 use crate::dtype::Scheme;
@@ -264,9 +264,10 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let modules = modules(&config, weights.lm_head.is_some());
     let names = config.names.first().copied();
     let engine = engine::acquire()?;
-    check_budget(weight_bytes)?;
+    check_budget(&engine, weight_bytes)?;
 
     let mut reader = Reader {
+        engine: Some(&engine),
         catalog: &catalog,
         deadline,
         progress,
@@ -313,12 +314,14 @@ fn chat_format(family: &Family, tokenizer: &Tokenizer) -> ChatFormat {
     }
 }
 
-/// Refuses weights that do not fit beside what is in use, before any are read.
-pub(super) fn check_budget(weight_bytes: u64) -> Result<()> {
-    let (active, limit) = (memory::active(), memory::limit());
-    if active.saturating_add(weight_bytes) <= limit {
+/// Refuses weights that do not fit beside what is in use, before they are read. Idle sessions lose their keys and values
+/// before that.
+pub(super) fn check_budget(engine: &Engine, weight_bytes: u64) -> Result<()> {
+    let fit = memory::active().saturating_add(weight_bytes) <= memory::limit();
+    if fit || engine.call(move |worker| Ok(worker.make_room_for(weight_bytes)))? {
         return Ok(());
     }
+    let (active, limit) = (memory::active(), memory::limit());
     Err(Error::new(
         Code::OutOfMemory,
         format!(
@@ -329,6 +332,8 @@ pub(super) fn check_budget(weight_bytes: u64) -> Result<()> {
 
 /// Reads tensors into MLX's memory.
 pub(super) struct Reader<'a> {
+    /// Whose budget the weights come out of.
+    pub engine: Option<&'a Engine>,
     pub catalog: &'a Catalog,
     pub deadline: Option<Instant>,
     pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
@@ -349,6 +354,10 @@ impl Reader<'_> {
                 format!("tensor \"{}\" is too large", tensor.name),
             )
         })?;
+        // Again for each: others may have taken the room meanwhile, or the limit may have changed.
+        if let Some(engine) = self.engine {
+            check_budget(engine, self.total.saturating_sub(self.done))?;
+        }
         let mut buffer = HostBuffer::new(bytes)?;
         loop {
             let read = buffer
@@ -433,6 +442,7 @@ pub(super) fn decoder_for_tests(path: &str) -> Result<(Decoder, usize)> {
         ..
     } = description;
     let mut reader = Reader {
+        engine: None,
         catalog: &catalog,
         deadline: None,
         progress: &mut |_, _| true,

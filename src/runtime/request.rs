@@ -29,7 +29,7 @@ pub type Notify = Box<dyn Fn() + Send + Sync>;
 /// Who gets the events, and when the ledger takes the answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// A blocking call hands them to a callback: what the callback did not get because it stopped is not in the ledger.
+    /// A blocking call hands them to a callback: what the callback did not get is not in the ledger.
     /// The call commits at its end.
     Push,
     /// They can be asked for: what was made counts as delivered. Commits when the engine is done.
@@ -209,6 +209,16 @@ impl Shared {
                 Ok(chunks) => made = chunks,
                 Err(error) => end.reason = Err(error),
             }
+            // A callback that is far behind hears nothing more after a cancel or its deadline.
+            if self.delivery == Delivery::Push && end.is_cut_short() {
+                state.events.clear();
+                made = 0;
+            }
+        }
+        // Now and not when the caller comes to it: by then the session may have lost them for another.
+        if let Some(kv) = end.kv {
+            let ledger = &self.ticket.ledger;
+            ledger.set_kv(&mut ledger.state(), kv.tokens, kv.bytes);
         }
         state.engine_end = Some(end);
         // A blocking call that a panic has ended commits nothing any more.
@@ -216,6 +226,13 @@ impl Shared {
             self.commit(&mut state);
         }
         self.announce(state, made);
+    }
+
+    /// The engine ended before it could take the request: its caller is told, and nobody else.
+    pub fn refuse(&self) {
+        *self.notify.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.end(End::cancelled());
+        self.commit(&mut self.state());
     }
 
     /// Tells readers that there is something new.
@@ -296,14 +313,17 @@ impl Shared {
 
     /// Gives the session what was delivered. Once, by whoever ends the request.
     fn commit(&self, state: &mut State) {
+        if state.outcome.is_some() {
+            return;
+        }
         let Some(end) = state.engine_end.take() else {
             return;
         };
         state.fill_report(&end);
         let all = state.answer.tokens.len();
-        let Delivered { text, tokens } = match state.stopped {
-            Some(Stop::Callback) => std::mem::take(&mut state.delivered),
-            _ => Delivered {
+        let Delivered { text, tokens } = match self.delivery {
+            Delivery::Push => std::mem::take(&mut state.delivered),
+            Delivery::Pull => Delivered {
                 text: state.answer.text.len(),
                 tokens: all,
             },
@@ -313,9 +333,6 @@ impl Shared {
         state.report.generated_tokens = tokens as u64;
 
         let mut ledger = self.ticket.ledger.state();
-        if let Some(kv) = end.kv {
-            self.ticket.ledger.set_kv(&mut ledger, kv.tokens, kv.bytes);
-        }
         let ended_itself = state.stopped.is_none() && end.is_complete();
         // A request that ended before its first token leaves no trace but a warm cache.
         if tokens > 0 || ended_itself || state.stopped == Some(Stop::String) {
@@ -354,6 +371,11 @@ impl End {
     fn is_complete(&self) -> bool {
         use EndReason::*;
         matches!(self.reason, Ok(StopToken | MaxTokens | Context))
+    }
+
+    /// Somebody or a clock ended it.
+    fn is_cut_short(&self) -> bool {
+        matches!(self.reason, Ok(EndReason::Cancelled | EndReason::Deadline))
     }
 }
 

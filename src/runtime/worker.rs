@@ -52,6 +52,8 @@ pub struct Worker {
     /// Counts queued steps; a step is known to be good once a token of it or of a later one was read.
     steps: u64,
     good_steps: u64,
+    /// Bytes that the steps which were queued since the device was last idle may take: what MLX counts may lack them.
+    queued_bytes: u64,
 }
 
 /// No device work is started.
@@ -124,6 +126,7 @@ impl Worker {
             turn: 0,
             steps: 0,
             good_steps: 0,
+            queued_bytes: 0,
         }
     }
 
@@ -190,7 +193,7 @@ impl Worker {
         if self.paused.as_ref().is_some_and(due) {
             self.go_on();
         }
-        if std::mem::take(&mut self.look_at_waiting) {
+        if std::mem::take(&mut self.look_at_waiting) || self.waiting.iter().any(Running::is_late) {
             self.admit();
         }
         self.next_turn().is_some()
@@ -233,10 +236,21 @@ impl Worker {
             .take()
             .map_or_else(Instant::now, |pause| pause.since);
         self.paused = Some(Pause { since, until: None });
-        match mlx::synchronize() {
-            Ok(()) => self.good_steps = self.steps,
-            Err(error) => self.recover(None, error),
+        if let Err(error) = self.wait_for_device() {
+            self.recover(None, error);
         }
+    }
+
+    /// Until it has done what was queued.
+    fn wait_for_device(&mut self) -> Result<()> {
+        mlx::synchronize()?;
+        self.device_is_idle();
+        Ok(())
+    }
+
+    fn device_is_idle(&mut self) {
+        self.good_steps = self.steps;
+        self.queued_bytes = 0;
     }
 
     fn resume(&mut self, after: Duration) {
@@ -293,9 +307,8 @@ impl Worker {
         let alone = self.running[index].alone;
         if alone && self.good_steps < self.steps && self.paused.is_none() {
             // What others queued must fail before its turn, or it would be blamed.
-            match mlx::synchronize() {
-                Ok(()) => self.good_steps = self.steps,
-                Err(error) => return self.recover(None, error),
+            if let Err(error) = self.wait_for_device() {
+                return self.recover(None, error);
             }
         }
         let outcome = crate::guard::catch(|| self.step(index));
@@ -420,11 +433,19 @@ impl Worker {
             (_, progress) => prefill_step(self.device).min(progress),
         };
         // Balanced chunks, so that no small rest is left.
-        let chunk = &left[..left.len().div_ceil(left.len().div_ceil(most))];
-        let last = chunk.len() == left.len();
-        if let Err(error) = self.make_room(index, chunk.len()) {
-            return Ok(Turn::Refused(error));
+        let mut n = left.len().div_ceil(left.len().div_ceil(most));
+        let as_cut = running.job.cache.keep > 0;
+        loop {
+            // A smaller chunk needs less beside its keys and values.
+            let smallest = n == 1 || as_cut;
+            match self.make_room(index, n, smallest)? {
+                None => break,
+                Some(refusal) if smallest => return Ok(Turn::Refused(refusal)),
+                Some(_) => n = n.div_ceil(2),
+            }
         }
+        let chunk = &left[..n];
+        let last = chunk.len() == left.len();
 
         let running = &mut self.running[index];
         let model = running.job.cache.model;
@@ -453,6 +474,7 @@ impl Worker {
             let state: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
             mlx::eval(&state)?;
             self.good_steps = self.steps;
+            self.queued_bytes = 0;
             memory::clear_cache();
         }
         if running.job.progress_tokens > 0 {
@@ -485,9 +507,21 @@ impl Worker {
     }
 
     fn decode(&mut self, index: usize) -> Result<Turn> {
-        if let Err(error) = self.make_room(index, 1) {
-            return Ok(Turn::Refused(error));
-        }
+        let running = &self.running[index];
+        let count = running.generated.len() as u64 + 1;
+        let length = running.prompt.len() + count as usize;
+        let end = if running.job.max_tokens.is_some_and(|most| count >= most) {
+            Some(EndReason::MaxTokens)
+        } else if length >= running.job.context {
+            Some(EndReason::Context)
+        } else {
+            None
+        };
+        // The token that is there goes out either way.
+        let refusal = match end {
+            None => self.make_room(index, 1, true)?,
+            Some(_) => None,
+        };
         let running = &mut self.running[index];
         let model = running.job.cache.model;
         let (Some(decoder), Some(cache)) =
@@ -503,15 +537,6 @@ impl Worker {
         else {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
-        let count = running.generated.len() as u64 + 1;
-        let length = running.prompt.len() + count as usize;
-        let end = if running.job.max_tokens.is_some_and(|most| count >= most) {
-            Some(EndReason::MaxTokens)
-        } else if length >= running.job.context {
-            Some(EndReason::Context)
-        } else {
-            None
-        };
         // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
         // of what was queued before, so the token would be a step late.
         let (first, alone) = (running.generated.is_empty(), running.alone);
@@ -522,7 +547,7 @@ impl Worker {
         }
         let next = match end {
             Some(_) => None,
-            None if !wanted => None,
+            None if !wanted || refusal.is_some() => None,
             None => {
                 let sampler = running
                     .sampler
@@ -559,6 +584,9 @@ impl Worker {
         if running.job.stop_tokens.contains(&id) {
             return Ok(Turn::Ended(EndReason::StopToken));
         }
+        if let Some(refusal) = refusal {
+            return Ok(Turn::Refused(refusal));
+        }
         match (end, next) {
             (None, Some(next)) => {
                 running.phase = Phase::Decode {
@@ -591,7 +619,7 @@ impl Worker {
             .values_mut()
             .filter(|cache| cache.last_step > good)
         {
-            cache.clear();
+            cache.forget();
         }
         for running in &mut self.running {
             if !matches!(running.phase, Phase::Begin) {
@@ -601,10 +629,10 @@ impl Worker {
             running.alone = true;
             running.retried = true;
             if let Some(cache) = self.caches.get_mut(&running.key) {
-                cache.clear();
+                cache.forget();
             }
         }
-        self.good_steps = self.steps;
+        self.device_is_idle();
         let stream = mlx::enter(self.device);
         memory::clear_cache();
         if let Some(index) = hopeless {
@@ -690,9 +718,9 @@ impl Worker {
         memory::clear_cache();
     }
 
-    /// Looks whether `n` more tokens of a request fit, and lets idle sessions lose their keys and values for them.
-    /// OUT_OF_MEMORY, before anything is allocated, when they do not.
-    fn make_room(&mut self, index: usize, n: usize) -> Result<()> {
+    /// Looks whether `n` more tokens of a request fit, and where `idle_may_go` lets idle sessions lose their keys and
+    /// values for them. Gives OUT_OF_MEMORY, before anything is allocated, when they do not.
+    fn make_room(&mut self, index: usize, n: usize, idle_may_go: bool) -> Result<Option<Error>> {
         let running = &self.running[index];
         let spec = running.job.cache;
         let (Some(decoder), Some(cache)) =
@@ -701,13 +729,10 @@ impl Worker {
             return Err(Error::internal("the model or its cache is gone"));
         };
         let cost = decoder.cost(i32::try_from(n).unwrap_or(i32::MAX), &cache.layers);
-        let refuse = |what: String| Err(Error::new(Code::OutOfMemory, what));
+        let refuse = |what: String| Ok(Some(Error::new(Code::OutOfMemory, what)));
         if let Some(limit) = spec.limit {
-            if cost
-                .kv
-                .saturating_add(self.caches.other_bytes(&running.key))
-                > limit
-            {
+            let others = self.caches.other_bytes(&running.key);
+            if cost.kv.saturating_add(others) > limit {
                 self.caches.drop_others(&running.key);
             }
             if cost.kv > limit {
@@ -717,17 +742,44 @@ impl Worker {
                 ));
             }
         }
-        let limit = memory::limit();
-        while memory::active().saturating_add(cost.more) > limit {
-            if !self.drop_oldest_idle() {
+        while !self.fits(cost.more)? {
+            if !(idle_may_go && self.drop_oldest_idle()) {
                 return refuse(format!(
-                    "{} bytes are in use, the next {n} tokens take up to {} more, and the limit is {limit}",
+                    "{} bytes are in use, the next {n} tokens take up to {} more, and the limit is {}",
                     memory::active(),
-                    cost.more
+                    cost.more,
+                    memory::limit()
                 ));
             }
         }
-        Ok(())
+        self.queued_bytes = self.queued_bytes.saturating_add(cost.more);
+        Ok(None)
+    }
+
+    /// Whether so many more bytes fit. What is in use is only known when the device is idle, so near the limit this waits
+    /// for it.
+    fn fits(&mut self, more: u64) -> Result<bool> {
+        let fit = |queued: u64| {
+            let now = memory::active().saturating_add(queued);
+            now.saturating_add(more) <= memory::limit()
+        };
+        if fit(self.queued_bytes) {
+            return Ok(true);
+        }
+        self.wait_for_device()?;
+        Ok(fit(0))
+    }
+
+    /// Lets idle sessions lose their keys and values until so many bytes fit; false: they do not.
+    pub(super) fn make_room_for(&mut self, bytes: u64) -> bool {
+        loop {
+            match self.fits(bytes) {
+                Ok(true) => return true,
+                Ok(false) if self.drop_oldest_idle() => {}
+                Ok(false) => return false,
+                Err(error) => self.recover(None, error),
+            }
+        }
     }
 
     fn drop_oldest_idle(&mut self) -> bool {

@@ -166,6 +166,206 @@ static void idle_sessions_make_room(void) {
   mlxrt_model_free(model);
 }
 
+static mlxrt_session *limited(mlxrt_model *model, uint32_t window, uint64_t kv_limit) {
+  mlxrt_session_options options = session_options();
+  options.window = window;
+  options.keep = window ? -1 : 0;
+  options.kv_limit = kv_limit;
+  mlxrt_session *session = NULL;
+  OK(mlxrt_session_create(model, &options, &session));
+  return session;
+}
+
+static uint64_t kv_of_a_token(mlxrt_model *model) {
+  mlxrt_session *probe = session_of(model);
+  free(ask(probe, text_input("Hello"), greedy(4)));
+  uint64_t bytes = state_of(probe).kv_bytes / 256;
+  mlxrt_session_free(probe);
+  return bytes;
+}
+
+static void a_kv_limit_is_never_passed(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  uint64_t token = kv_of_a_token(model);
+  int32_t prompt[300];
+  for (size_t i = 0; i < COUNT(prompt); i++) prompt[i] = (int32_t)(i * 11 % 100);
+  const uint32_t windows[] = {0, 8, 64, 300, 700};
+  const size_t prompts[] = {1, 37, 255, 256, 300};
+  for (size_t w = 0; w < COUNT(windows); w++) {
+    for (size_t p = 0; p < COUNT(prompts); p++) {
+      for (uint64_t limit = 32; limit <= 768; limit += 32) {
+        mlxrt_session *session = limited(model, windows[w], limit * token);
+        struct answer *answer = new_answer();
+        ask_into(answer, session, token_input(prompt, prompts[p]), greedy(12));
+        uint64_t held = state_of(session).kv_bytes;
+        if (!CHECK(held <= limit * token)) {
+          printf(": window %u, prompt %zu, limit %d tokens, holds %d", (unsigned)windows[w], prompts[p], (int)limit,
+                 (int)(held / token));
+        }
+        free(answer);
+        mlxrt_session_free(session);
+      }
+    }
+  }
+  mlxrt_model_free(model);
+}
+
+/* Nothing is computed behind the last token, so no room is wanted for it; and a token that was computed is delivered. */
+static void the_last_token_needs_no_room(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  uint64_t token = kv_of_a_token(model);
+  int32_t prompt[256];
+  for (size_t i = 0; i < COUNT(prompt); i++) prompt[i] = (int32_t)(i * 11 % 100);
+  mlxrt_session *session = limited(model, 0, 256 * token);
+  struct answer *answer = ask(session, token_input(prompt, 256), greedy(1));
+  CHECK_INT(answer->token_count, 1);
+  check_ledger(session, answer);
+  free(answer);
+  mlxrt_session_free(session);
+  session = limited(model, 0, 256 * token);
+  answer = new_answer();
+  ask_into(answer, session, token_input(prompt, 250), greedy(20));
+  CHECK_INT(answer->code, MLXRT_E_OUT_OF_MEMORY);
+  CHECK_INT(answer->token_count, 7);
+  check_ledger(session, answer);
+  free(answer);
+  mlxrt_session_free(session);
+  mlxrt_model_free(model);
+}
+
+/* For limits from too little to plenty: refused or not, the peak stays below. */
+static void the_peak_stays_below_the_limit(void) {
+  const char *names[] = {"qwen3-f32", "qwen3-4bit", "gemma3-text-bf16", "llama-f32"};
+  int32_t prompt[700];
+  for (size_t i = 0; i < COUNT(prompt); i++) prompt[i] = (int32_t)(i * 11 % 100);
+  uint64_t before = memory().limit_bytes;
+  for (size_t m = 0; m < COUNT(names); m++) {
+    mlxrt_model *model = load(names[m]);
+    uint64_t step = 8000;
+    int refused = 0, done = 0;
+    for (uint64_t room = 2000; done < 3 && room < (64u << 20); room += step, step += step / 4) {
+      OK(mlxrt_memory_trim(2));
+      mlxrt_session *session = limited(model, m == 3 ? 300 : 0, 0);
+      uint64_t limit = memory().active_bytes + room;
+      set_limit(limit);
+      struct answer *answer = new_answer();
+      ask_into(answer, session, token_input(prompt, COUNT(prompt)), greedy(80));
+      set_limit(before);
+      if (answer->code) {
+        CHECK_INT(answer->code, MLXRT_E_OUT_OF_MEMORY);
+        refused++;
+      } else {
+        done++;
+      }
+      if (!CHECK(answer->result.peak_bytes <= limit)) {
+        printf(": %s with room for %d, peak %d over", names[m], (int)room, (int)(answer->result.peak_bytes - limit));
+      }
+      free(answer);
+      mlxrt_session_free(session);
+    }
+    CHECK(refused > 0);
+    CHECK_INT(done, 3);
+    mlxrt_model_free(model);
+  }
+}
+
+static void idle_sessions_make_room_for_a_model(void) {
+  mlxrt_model *model = load("qwen3-f32"), *another = NULL;
+  uint64_t before = memory().limit_bytes, weights = memory().weight_bytes;
+  mlxrt_session *idle = session_of(model);
+  free(ask(idle, text_input("Hello"), greedy(1000)));
+  OK(mlxrt_memory_trim(0));
+  CHECK(state_of(idle).kv_bytes > weights);
+  set_limit(memory().active_bytes + 1000);
+  OK(mlxrt_model_load(fixture("qwen3-f32"), NULL, &another));
+  CHECK_INT(state_of(idle).kv_bytes, 0);
+  set_limit(before);
+  mlxrt_model_free(another);
+  mlxrt_session_free(idle);
+  mlxrt_model_free(model);
+}
+
+static int32_t lower_the_limit(void *data, uint64_t done, uint64_t total) {
+  (void)done;
+  (void)total;
+  set_limit(memory().active_bytes);
+  ++*(int *)data;
+  return MLXRT_RETURN_CONTINUE;
+}
+
+static void a_load_looks_again_as_it_goes_on(void) {
+  uint64_t before = memory().limit_bytes, active = memory().active_bytes;
+  mlxrt_model *model = NULL;
+  mlxrt_load_options options;
+  int calls = 0;
+  memset(&options, 0, sizeof options);
+  options.struct_size = sizeof options;
+  options.progress = lower_the_limit;
+  options.progress_data = &calls;
+  FAILS(mlxrt_model_load(fixture("qwen3-f32"), &options, &model), MLXRT_E_OUT_OF_MEMORY, "limit");
+  CHECK_INT(calls, 1);
+  CHECK_INT(memory().active_bytes, active);
+  set_limit(before);
+}
+
+/* Several requests at once share the room: each looks at what the others queued. */
+static void the_peak_of_many_stays_below_the_limit(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  uint64_t before = memory().limit_bytes;
+  int refused = 0, done = 0;
+  for (int round = 0; round < 5; round++) {
+    enum { MANY = 6 };
+    mlxrt_session *sessions[MANY];
+    mlxrt_request *requests[MANY];
+    mlxrt_session *alone = session_of(model);
+    free(ask(alone, text_input("x"), greedy(1))); /* begins a new peak */
+    mlxrt_session_free(alone);
+    OK(mlxrt_memory_trim(2));
+    uint64_t limit = memory().active_bytes + 150000 + (uint64_t)round * 200000;
+    set_limit(limit);
+    for (int i = 0; i < MANY; i++) {
+      mlxrt_input input = text_input("Hello");
+      mlxrt_generate_options options = greedy(250 + 5 * (uint32_t)i);
+      sessions[i] = session_of(model);
+      requests[i] = NULL;
+      OK(mlxrt_submit(sessions[i], &input, &options, &requests[i]));
+    }
+    for (int i = 0; i < MANY; i++) {
+      mlxrt_result result = empty_result();
+      mlxrt_error *error = mlxrt_request_result(requests[i], MLXRT_FOREVER, &result);
+      if (error) CHECK_INT(mlxrt_error_code(error), MLXRT_E_OUT_OF_MEMORY);
+      error ? refused++ : done++;
+      mlxrt_error_free(error);
+      if (!CHECK(result.peak_bytes <= limit)) printf(": %d over", (int)(result.peak_bytes - limit));
+      mlxrt_request_free(requests[i]);
+      mlxrt_session_free(sessions[i]);
+    }
+    set_limit(before);
+  }
+  CHECK(refused > 0 && done > 0);
+  mlxrt_model_free(model);
+}
+
+/* The last one to set them wins, whether the engine runs or not. */
+static void an_init_beside_a_running_engine_sets_its_limits(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  uint64_t before = memory().limit_bytes;
+  mlxrt_init_options options;
+  memset(&options, 0, sizeof options);
+  options.struct_size = sizeof options;
+  options.memory_limit = 77777777;
+  OK(mlxrt_init(&options));
+  CHECK_INT(memory().limit_bytes, 77777777);
+  OK(mlxrt_init(NULL)); /* asks for nothing, changes nothing */
+  CHECK_INT(memory().limit_bytes, 77777777);
+  set_limit(88888888);
+  CHECK_INT(memory().limit_bytes, 88888888);
+  OK(mlxrt_shutdown(0, 0));
+  FAILS(mlxrt_shutdown(0, 0), MLXRT_E_BUSY, "still open");
+  set_limit(before);
+  mlxrt_model_free(model);
+}
+
 static void a_trim_gives_back_and_loses_nothing(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model), *fresh = session_of(model);
@@ -202,6 +402,13 @@ static const struct test tests[] = {
     {"a prompt that does not fit is refused before", a_prompt_that_does_not_fit_is_refused_before},
     {"an answer that outgrows the limit ends there", an_answer_that_outgrows_the_limit_ends_there},
     {"idle sessions make room", idle_sessions_make_room},
+    {"a kv_limit is never passed", a_kv_limit_is_never_passed},
+    {"the last token needs no room", the_last_token_needs_no_room},
+    {"the peak stays below the limit", the_peak_stays_below_the_limit},
+    {"idle sessions make room for a model", idle_sessions_make_room_for_a_model},
+    {"a load looks again as it goes on", a_load_looks_again_as_it_goes_on},
+    {"the peak of many stays below the limit", the_peak_of_many_stays_below_the_limit},
+    {"an init beside a running engine sets its limits", an_init_beside_a_running_engine_sets_its_limits},
     {"a trim gives back and loses nothing", a_trim_gives_back_and_loses_nothing},
 };
 

@@ -125,8 +125,9 @@ impl Adapter {
             .flat_map(tensors_of)
             .map(|t| t.bytes)
             .sum();
-        check_budget(total)?;
+        check_budget(&model.engine, total)?;
         let mut reader = Reader {
+            engine: Some(&model.engine),
             catalog: &file.catalog,
             deadline: options.deadline,
             progress: options.progress,

@@ -89,6 +89,35 @@ fn a_shutdown_after_a_timeout_waits_on() {
 }
 
 #[test]
+fn the_last_hold_may_be_dropped_on_the_engine_thread() {
+    let _lock = engine_lock();
+    let _ = engine::shutdown(true, None);
+    let model = load("qwen3-f32");
+    let session = session(&model);
+    let (go, may_go) = std::sync::mpsc::channel();
+    let (dropped, was_dropped) = std::sync::mpsc::channel();
+    let work = move |_: &mut super::super::worker::Worker| {
+        let _ = may_go.recv();
+        drop(session);
+        let _ = dropped.send(());
+    };
+    model
+        .engine
+        .send(super::super::engine::Command::Do(Box::new(work)))
+        .unwrap();
+    drop(model);
+    go.send(()).unwrap();
+    was_dropped.recv_timeout(Duration::from_secs(10)).unwrap();
+    let other = load("qwen3-f32");
+    let given = run(
+        &super::session(&other),
+        &Input::Tokens(vec![1, 2]),
+        &exactly(2),
+    );
+    assert_eq!(given.tokens.len(), 2);
+}
+
+#[test]
 fn a_limit_refuses_weights_and_does_not_outlive_its_engine() {
     let _lock = engine_lock();
     let _ = engine::shutdown(true, None);
