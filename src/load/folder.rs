@@ -24,16 +24,34 @@ impl ModelFolder {
     ///
     /// Errors: `InvalidArgument` for an empty path or a file, `NotFound` where there is nothing.
     pub fn open(path: &str) -> Result<ModelFolder> {
+        check_path("model", path)?;
         Self::open_in(path, hub_cache(|name| std::env::var_os(name)))
     }
 
+    /// [`Self::open`] for an adapter, whose path may also name one file: the folder, and that file's name in it.
+    pub(super) fn open_adapter(path: &str) -> Result<(ModelFolder, Option<String>)> {
+        check_path("adapter", path)?;
+        let file = Path::new(path);
+        if !file.is_file() {
+            let folder = Self::open_in(path, hub_cache(|name| std::env::var_os(name)))?;
+            return Ok((folder, None));
+        }
+        let shown = quoted(path, 400);
+        let name = file.file_name().and_then(|name| name.to_str());
+        let Some(name) = name.filter(|name| name.ends_with(".safetensors")) else {
+            return Err(Error::invalid(format!(
+                "the adapter path {shown} is neither a folder nor a .safetensors file"
+            )));
+        };
+        let above = match file.parent() {
+            Some(above) if above != Path::new("") => above,
+            _ => Path::new("."),
+        };
+        let folder = Self::at(above).map_err(|e| no_folder(&shown, &e))?;
+        Ok((folder, Some(name.to_string())))
+    }
+
     fn open_in(path: &str, cache: Option<PathBuf>) -> Result<ModelFolder> {
-        if path.is_empty() {
-            return Err(Error::invalid("the model path is empty"));
-        }
-        if path.contains('\0') {
-            return Err(Error::invalid("the model path holds a NUL character"));
-        }
         let shown = quoted(path, 400);
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
@@ -221,6 +239,17 @@ impl ModelFolder {
         check_regular(name, &file.metadata().map_err(|e| cannot_read(name, &e))?)?;
         Ok(Some(file))
     }
+}
+
+fn check_path(what: &str, path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Err(Error::invalid(format!("the {what} path is empty")));
+    }
+    if path.contains('\0') {
+        let why = format!("the {what} path holds a NUL character");
+        return Err(Error::invalid(why));
+    }
+    Ok(())
 }
 
 /// A name that stays inside its folder: one normal component. The error continues a sentence.

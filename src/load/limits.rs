@@ -40,6 +40,8 @@ pub struct Limits {
     pub vocab: u32,
     /// Tokens of a context or of a sliding window.
     pub context: u32,
+    /// Rank of an adapter's matrices.
+    pub adapter_rank: u32,
 }
 
 impl Limits {
@@ -63,6 +65,7 @@ impl Limits {
         experts: 1 << 13,
         vocab: 1 << 22,
         context: 1 << 27,
+        adapter_rank: 4_096,
     };
 }
 

@@ -5,7 +5,8 @@
 //! - `scan`, `json`: JSON with bounds, and a reader whose errors name file and key;
 //! - `quantization`: which scheme each module's weights have;
 //! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
-//! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens.
+//! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens;
+//! - `adapter`: LoRA, DoRA and full adapters of three formats as one description.
 //!
 //! The rules: a size is compared with its limit before anything of that size is read or allocated, numbers
 //! are calculated with checks, a name from a file never leaves the folder, and what is refused is refused
@@ -20,6 +21,8 @@
     clippy::arithmetic_side_effects
 )]
 
+#[allow(dead_code)] // the runtime does not load adapters yet
+mod adapter;
 mod folder;
 mod generation_config;
 mod json;
@@ -32,6 +35,11 @@ mod weights;
 #[cfg(test)]
 pub(crate) mod testing;
 
+#[allow(unused_imports)] // as above
+pub use adapter::{
+    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, Full, Low, ModuleShape, Part,
+    Target,
+};
 pub use folder::ModelFolder;
 pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
