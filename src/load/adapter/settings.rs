@@ -207,7 +207,10 @@ impl Settings {
         };
         // PEFT saves these two unasked when their number of rows was changed.
         let resized = matches!(target.module.as_str(), "embed_tokens" | "lm_head");
-        let named = |name: &String| format!(".{path}.").contains(&format!(".{name}."));
+        // PEFT compares the end without a dot: "norm" also saves every input_layernorm.
+        let named = |name: &String| {
+            path.ends_with(name.as_str()) || format!(".{path}.").contains(&format!(".{name}."))
+        };
         !resized && !peft.to_save.iter().any(named)
     }
 }

@@ -385,7 +385,7 @@ fn peft_patterns() {
 fn peft_embedding_head_and_saved_modules() {
     let config = r#"{"peft_type":"LORA","r":4,"lora_alpha":4,"use_dora":true,"bias":"none","lora_bias":false,
         "init_lora_weights":true,"loftq_config":{},"target_modules":["embed_tokens","q_proj"],
-        "modules_to_save":["norm","k_proj"]}"#;
+        "modules_to_save":["model.norm","layernorm","k_proj"]}"#;
     let q = "base_model.model.model.layers.0.self_attn.q_proj";
     let listed: Vec<(String, &str, &[usize])> = vec![
         (format!("{q}.lora_A.weight"), "F32", &[4, 8]),
@@ -452,14 +452,14 @@ fn peft_embedding_head_and_saved_modules() {
     let message = bad(
         config,
         &[(
-            "base_model.model.model.layers.0.input_layernorm.weight",
+            "base_model.model.model.layers.0.self_attn.q_norm.weight",
             "F32",
             &[8],
         )],
     );
     assert!(
         message
-            .ends_with("\"layers.0.input_layernorm\" is not in \"modules_to_save\" of the config"),
+            .ends_with("\"layers.0.self_attn.q_norm\" is not in \"modules_to_save\" of the config"),
         "{message}"
     );
     let message = bad(
@@ -1027,4 +1027,88 @@ fn finite_weights() {
         check_finite("w", &[0; 4], Dtype::I32, 0).unwrap_err().code,
         Code::Internal
     );
+}
+
+/// The modules of an unquantised model folder, by the shapes of its weights.
+fn modules_of(folder: &std::path::Path) -> Vec<(String, ModuleShape)> {
+    let folder = ModelFolder::open(folder.to_str().unwrap()).unwrap();
+    let catalog = Catalog::open(&folder).unwrap();
+    let mut modules = Vec::new();
+    for (name, tensor) in &catalog.tensors {
+        let Some(path) = name.strip_suffix(".weight") else {
+            continue;
+        };
+        let Some(target) = Target::parse(path) else {
+            continue;
+        };
+        let shape = match (target.module.as_str(), tensor.shape.as_slice()) {
+            ("embed_tokens", &[vocab, dims]) => ModuleShape::Embedding { vocab, dims },
+            (_, &[output, input]) => {
+                let bias = catalog.get(&format!("{path}.bias")).is_some();
+                ModuleShape::Linear {
+                    input,
+                    output,
+                    bias,
+                }
+            }
+            (_, &[dims]) => ModuleShape::Norm { dims },
+            (module, shape) => panic!("{module} {shape:?}"),
+        };
+        modules.push((target.path(), shape));
+    }
+    let head = |(path, _): &(String, ModuleShape)| path == "lm_head";
+    if !modules.iter().any(head) {
+        let embedding = modules
+            .iter()
+            .find(|(path, _)| path == "embed_tokens")
+            .unwrap()
+            .1;
+        let ModuleShape::Embedding { vocab, dims } = embedding else {
+            panic!("{embedding:?}");
+        };
+        let shape = ModuleShape::Linear {
+            input: dims,
+            output: vocab,
+            bias: false,
+        };
+        modules.push(("lm_head".to_string(), shape));
+    }
+    modules
+}
+
+#[test]
+fn every_adapter_of_mlx_lm_and_peft_is_read_and_fits_its_model() {
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let list = std::fs::read(fixtures.join("adapters.json")).unwrap();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+    let mut checked = 0;
+    for case in list.as_array().unwrap() {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let folder = fixtures.join("adapters").join(text("name"));
+        let adapter = AdapterFile::open(folder.to_str().unwrap()).unwrap();
+        assert_eq!(adapter.format.name(), text("format"), "{}", text("name"));
+        assert_eq!(adapter.kind.name(), text("kind"), "{}", text("name"));
+        assert_eq!(adapter.scale.is_none(), text("kind") == "full");
+        for tensor in adapter.catalog.tensors.values() {
+            let mut bytes = vec![0; tensor.bytes as usize];
+            let file = &adapter.catalog.files[tensor.file].file;
+            std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, tensor.offset).unwrap();
+            check_finite(&tensor.name, &bytes, tensor.dtype, 0).unwrap();
+        }
+        let model = fixtures.join("models").join(text("model"));
+        if text("model").contains("-f32") {
+            adapter.check(&modules_of(&model)).unwrap();
+            checked += 1;
+        }
+        // And none of another width.
+        let other = match text("model") {
+            name if name.starts_with("llama-f32") => "qwen2-f32",
+            _ => "llama-f32-untied-bias",
+        };
+        let error = adapter
+            .check(&modules_of(&fixtures.join("models").join(other)))
+            .unwrap_err();
+        assert_eq!(error.code, Code::Incompatible, "{}: {error}", text("name"));
+    }
+    assert!(checked >= 20, "{checked}");
 }
