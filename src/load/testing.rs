@@ -68,3 +68,20 @@ pub(crate) fn vectors(tensors: &[(&str, usize)]) -> Vec<u8> {
     }
     safetensors(&format!("{{{}}}", header.join(",")), at)
 }
+
+/// A safetensors file of tensors with these names, types and shapes, full of zeros.
+pub(crate) fn tensors(tensors: &[(&str, &str, &[usize])]) -> Vec<u8> {
+    let mut at = 0;
+    let mut header = Vec::new();
+    for (name, dtype, shape) in tensors {
+        let size = crate::dtype::Dtype::parse(dtype).unwrap().size() as usize;
+        let end = at + shape.iter().product::<usize>() * size;
+        header.push(format!(
+            r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{at},{end}]}}"#
+        ));
+        at = end;
+    }
+    let mut file = safetensors(&format!("{{{}}}", header.join(",")), 0);
+    file.resize(file.len() + at, 0);
+    file
+}

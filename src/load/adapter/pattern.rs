@@ -5,6 +5,8 @@
 //! runs in all its states at once, so the time is bounded by its size times the path's length, and a budget bounds
 //! the sum of that over a config.
 
+use std::rc::Rc;
+
 use super::super::limits::Limits;
 use crate::error::{Error, Result};
 
@@ -13,7 +15,7 @@ pub(super) struct Budget(u64);
 
 impl Budget {
     pub fn new(limits: &Limits) -> Budget {
-        Budget((limits.tensors as u64).saturating_mul(2_000))
+        Budget((limits.tensors as u64).saturating_mul(10_000))
     }
 
     fn take(&mut self, steps: usize) -> Result<()> {
@@ -25,14 +27,16 @@ impl Budget {
 }
 
 #[derive(Debug)]
-pub(super) struct Pattern {
-    program: Vec<Step>,
+pub(super) enum Pattern {
+    /// Of [`Pattern::at_end`], with nothing in it but names and dots, each of which is any character.
+    Plain(String),
+    Program(Vec<Step>),
 }
 
-#[derive(Clone, Debug)]
-enum Step {
+#[derive(Debug)]
+pub(super) enum Step {
     /// One character.
-    One(Class),
+    One(Rc<Class>),
     /// Goes on at both.
     Split(usize, usize),
     Jump(usize),
@@ -44,8 +48,8 @@ enum Step {
 }
 
 /// A set of characters: ranges, or all but them.
-#[derive(Clone, Debug)]
-struct Class {
+#[derive(Debug)]
+pub(super) struct Class {
     not: bool,
     ranges: Vec<(char, char)>,
 }
@@ -60,9 +64,8 @@ impl Class {
     }
 }
 
-#[derive(Clone, Debug)]
 enum Node {
-    One(Class),
+    One(Rc<Class>),
     Start,
     End,
     Border(bool),
@@ -74,7 +77,8 @@ enum Node {
 const MAX_BYTES: usize = 8_192;
 const MAX_DEPTH: usize = 50;
 const MAX_REPEAT: u32 = 1_000;
-const MAX_PROGRAM: usize = 20_000;
+const MAX_RANGES: usize = 100;
+const MAX_PROGRAM: usize = 5_000;
 
 type Parsed<T> = std::result::Result<T, String>;
 
@@ -86,66 +90,92 @@ impl Pattern {
 
     /// Matches a path or its end after a dot, as PEFT compares `(.*\.)?(text)$`.
     pub fn at_end(text: &str) -> Parsed<Pattern> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+        if text.chars().all(plain) {
+            return Ok(Pattern::Plain(text.to_string()));
+        }
         let before = parse(r"(.*\.)?")?;
         Self::compile(Node::All(vec![before, parse(text)?]))
     }
 
     fn compile(node: Node) -> Parsed<Pattern> {
-        let mut program = Vec::new();
-        emit(&node, &mut program)?;
-        program.push(Step::Match);
-        Ok(Pattern { program })
+        let mut compiler = Compiler::default();
+        compiler.emit(&node)?;
+        compiler.program.push(Step::Match);
+        Ok(Pattern::Program(compiler.program))
+    }
+
+    /// What it takes in memory, in steps or bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Pattern::Plain(text) => text.len(),
+            Pattern::Program(program) => program.len(),
+        }
     }
 
     pub fn matches(&self, path: &str, budget: &mut Budget) -> Result<bool> {
-        let mut states = States::new(self.program.len());
-        let mut next = States::new(self.program.len());
-        let mut before = None;
-        let mut rest = path.chars();
-        states.add(0);
-        loop {
-            let after = rest.clone().next();
-            // Grows while it is walked: what a state leads to without a character is a state, too.
-            let mut matched = false;
-            let mut walked = 0;
-            while let Some(&at) = states.list.get(walked) {
-                walked = walked.saturating_add(1);
-                let following = at.saturating_add(1);
-                match self.program.get(at) {
-                    Some(Step::One(class)) => {
-                        if after.is_some_and(|c| class.has(c)) {
-                            next.add(following);
-                        }
-                    }
-                    Some(Step::Split(one, other)) => {
-                        states.add(*one);
-                        states.add(*other);
-                    }
-                    Some(Step::Jump(to)) => states.add(*to),
-                    Some(Step::Start) if before.is_none() => states.add(following),
-                    Some(Step::End) if after.is_none() => states.add(following),
-                    Some(Step::Border(wanted)) => {
-                        let word =
-                            |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-                        if (word(before) != word(after)) == *wanted {
-                            states.add(following);
-                        }
-                    }
-                    Some(Step::Match) => matched |= after.is_none(),
-                    Some(Step::Start | Step::End) | None => {}
-                }
-            }
-            budget.take(walked.saturating_add(1))?;
-            if matched {
-                return Ok(true);
-            }
-            before = rest.next();
-            if before.is_none() || next.list.is_empty() {
-                return Ok(false);
-            }
-            states.clear();
-            std::mem::swap(&mut states, &mut next);
+        budget.take(self.size())?;
+        match self {
+            Pattern::Plain(text) => Ok(ends_like(path, text)),
+            Pattern::Program(program) => run(program, path, budget),
         }
+    }
+}
+
+/// Whether `path` or its end after a dot is `text`, whose dots are any character.
+fn ends_like(path: &str, text: &str) -> bool {
+    let mut path = path.chars().rev();
+    let alike = |c: char| path.next().is_some_and(|found| c == '.' || c == found);
+    text.chars().rev().all(alike) && matches!(path.next(), None | Some('.'))
+}
+
+fn run(program: &[Step], path: &str, budget: &mut Budget) -> Result<bool> {
+    let mut states = States::new(program.len());
+    let mut next = States::new(program.len());
+    let mut before = None;
+    let mut rest = path.chars();
+    states.add(0);
+    loop {
+        let after = rest.clone().next();
+        // Grows while it is walked: what a state leads to without a character is a state, too.
+        let mut matched = false;
+        let mut walked = 0;
+        while let Some(&at) = states.list.get(walked) {
+            walked = walked.saturating_add(1);
+            let following = at.saturating_add(1);
+            match program.get(at) {
+                Some(Step::One(class)) => {
+                    if after.is_some_and(|c| class.has(c)) {
+                        next.add(following);
+                    }
+                }
+                Some(Step::Split(one, other)) => {
+                    states.add(*one);
+                    states.add(*other);
+                }
+                Some(Step::Jump(to)) => states.add(*to),
+                Some(Step::Start) if before.is_none() => states.add(following),
+                Some(Step::End) if after.is_none() => states.add(following),
+                Some(Step::Border(wanted)) => {
+                    let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+                    if (word(before) != word(after)) == *wanted {
+                        states.add(following);
+                    }
+                }
+                Some(Step::Match) => matched |= after.is_none(),
+                Some(Step::Start | Step::End) | None => {}
+            }
+        }
+        budget.take(walked.saturating_add(1))?;
+        if matched {
+            return Ok(true);
+        }
+        before = rest.next();
+        if before.is_none() || next.list.is_empty() {
+            return Ok(false);
+        }
+        states.clear();
+        std::mem::swap(&mut states, &mut next);
     }
 }
 
@@ -179,75 +209,86 @@ impl States {
     }
 }
 
-fn emit(node: &Node, program: &mut Vec<Step>) -> Parsed<()> {
-    if program.len() > MAX_PROGRAM {
-        return Err("is too large".into());
-    }
-    match node {
-        Node::One(class) => program.push(Step::One(class.clone())),
-        Node::Start => program.push(Step::Start),
-        Node::End => program.push(Step::End),
-        Node::Border(wanted) => program.push(Step::Border(*wanted)),
-        Node::All(nodes) => {
-            for node in nodes {
-                emit(node, program)?;
-            }
-        }
-        Node::Any(nodes) => {
-            let mut ends = Vec::new();
-            for (index, node) in nodes.iter().enumerate() {
-                let last = index.saturating_add(1) == nodes.len();
-                let split = program.len();
-                if !last {
-                    program.push(Step::Split(split.saturating_add(1), 0));
-                }
-                emit(node, program)?;
-                if !last {
-                    ends.push(program.len());
-                    program.push(Step::Jump(0));
-                    patch(program, split);
-                }
-            }
-            for end in ends {
-                patch(program, end);
-            }
-        }
-        Node::Repeat(node, least, most) => {
-            for _ in 0..*least {
-                emit(node, program)?;
-            }
-            match most {
-                None => {
-                    let split = program.len();
-                    program.push(Step::Split(split.saturating_add(1), 0));
-                    emit(node, program)?;
-                    program.push(Step::Jump(split));
-                    patch(program, split);
-                }
-                Some(most) => {
-                    let mut splits = Vec::new();
-                    for _ in *least..*most {
-                        splits.push(program.len());
-                        program.push(Step::Split(program.len().saturating_add(1), 0));
-                        emit(node, program)?;
-                    }
-                    for split in splits {
-                        patch(program, split);
-                    }
-                }
-            }
-        }
-    }
-    Ok(())
+#[derive(Default)]
+struct Compiler {
+    program: Vec<Step>,
+    /// Nodes that were compiled; repeated empty groups make many of them and no steps.
+    nodes: usize,
 }
 
-/// Lets the step at `at` go on after all that is there by now.
-fn patch(program: &mut [Step], at: usize) {
-    let end = program.len();
-    match program.get_mut(at) {
-        Some(Step::Split(_, other)) => *other = end,
-        Some(Step::Jump(to)) => *to = end,
-        _ => {}
+impl Compiler {
+    fn emit(&mut self, node: &Node) -> Parsed<()> {
+        self.nodes = self.nodes.saturating_add(1);
+        if self.program.len() > MAX_PROGRAM || self.nodes > MAX_PROGRAM.saturating_mul(4) {
+            return Err("is too large".into());
+        }
+        match node {
+            Node::One(class) => self.program.push(Step::One(class.clone())),
+            Node::Start => self.program.push(Step::Start),
+            Node::End => self.program.push(Step::End),
+            Node::Border(wanted) => self.program.push(Step::Border(*wanted)),
+            Node::All(nodes) => {
+                for node in nodes {
+                    self.emit(node)?;
+                }
+            }
+            Node::Any(nodes) => {
+                let mut ends = Vec::new();
+                for (index, node) in nodes.iter().enumerate() {
+                    let last = index.saturating_add(1) == nodes.len();
+                    let split = self.program.len();
+                    if !last {
+                        self.program.push(Step::Split(split.saturating_add(1), 0));
+                    }
+                    self.emit(node)?;
+                    if !last {
+                        ends.push(self.program.len());
+                        self.program.push(Step::Jump(0));
+                        self.patch(split);
+                    }
+                }
+                for end in ends {
+                    self.patch(end);
+                }
+            }
+            Node::Repeat(node, least, most) => {
+                for _ in 0..*least {
+                    self.emit(node)?;
+                }
+                match most {
+                    None => {
+                        let split = self.program.len();
+                        self.program.push(Step::Split(split.saturating_add(1), 0));
+                        self.emit(node)?;
+                        self.program.push(Step::Jump(split));
+                        self.patch(split);
+                    }
+                    Some(most) => {
+                        let mut splits = Vec::new();
+                        for _ in *least..*most {
+                            let split = self.program.len();
+                            splits.push(split);
+                            self.program.push(Step::Split(split.saturating_add(1), 0));
+                            self.emit(node)?;
+                        }
+                        for split in splits {
+                            self.patch(split);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the step at `at` go on after all that is there by now.
+    fn patch(&mut self, at: usize) {
+        let end = self.program.len();
+        match self.program.get_mut(at) {
+            Some(Step::Split(_, other)) => *other = end,
+            Some(Step::Jump(to)) => *to = end,
+            _ => {}
+        }
     }
 }
 
@@ -287,13 +328,10 @@ impl Parser<'_> {
         let mut nodes = Vec::new();
         while let Some(c) = self.rest.next_if(|c| !matches!(c, '|' | ')')) {
             let node = match c {
-                '.' => Node::One(Class {
-                    not: true,
-                    ranges: vec![('\n', '\n')],
-                }),
+                '.' => one(true, vec![('\n', '\n')]),
                 '^' => Node::Start,
                 '$' => Node::End,
-                '[' => Node::One(self.class()?),
+                '[' => Node::One(Rc::new(self.class()?)),
                 '(' => self.group(depth)?,
                 '\\' => self.escaped()?,
                 '*' | '+' | '?' => return Err(format!("has nothing to repeat before {c:?}")),
@@ -321,7 +359,7 @@ impl Parser<'_> {
             Some('b') => Ok(Node::Border(true)),
             Some('B') => Ok(Node::Border(false)),
             Some(c) => match named(c) {
-                Some(class) => Ok(Node::One(class)),
+                Some(class) => Ok(Node::One(Rc::new(class))),
                 None if c.is_ascii_alphanumeric() => Err(format!("has the escape \\{c}")),
                 None => Ok(literal(c)),
             },
@@ -335,6 +373,9 @@ impl Parser<'_> {
         let mut ranges = Vec::new();
         let mut first = true;
         loop {
+            if ranges.len() > MAX_RANGES {
+                return Err(format!("has a class of more than {MAX_RANGES} ranges"));
+            }
             let c = self.rest.next().ok_or_else(open)?;
             let low = match c {
                 ']' if !first => return Ok(Class { not, ranges }),
@@ -416,10 +457,11 @@ fn bounds(inside: &str) -> Option<(u32, Option<u32>)> {
 }
 
 fn literal(c: char) -> Node {
-    Node::One(Class {
-        not: false,
-        ranges: vec![(c, c)],
-    })
+    one(false, vec![(c, c)])
+}
+
+fn one(not: bool, ranges: Vec<(char, char)>) -> Node {
+    Node::One(Rc::new(Class { not, ranges }))
 }
 
 /// The classes that have an escape of their own.

@@ -40,6 +40,9 @@ enum Targets {
     Match(Pattern),
 }
 
+/// Steps and bytes of all patterns of one key.
+const MAX_PATTERNS: usize = 1_000_000;
+
 const FINITE: std::ops::RangeInclusive<f32> = -f32::MAX..=f32::MAX;
 
 impl Settings {
@@ -204,7 +207,10 @@ impl Settings {
         };
         // PEFT saves these two unasked when their number of rows was changed.
         let resized = matches!(target.module.as_str(), "embed_tokens" | "lm_head");
-        let named = |name: &String| format!(".{path}.").contains(&format!(".{name}."));
+        // PEFT compares the end without a dot: "norm" also saves every input_layernorm.
+        let named = |name: &String| {
+            path.ends_with(name.as_str()) || format!(".{path}.").contains(&format!(".{name}."))
+        };
         !resized && !peft.to_save.iter().any(named)
     }
 }
@@ -257,6 +263,7 @@ fn patterns<T>(
         return Ok(Vec::new());
     };
     let mut patterns = Vec::new();
+    let mut size = 0usize;
     for text in values.keys() {
         let pattern = Pattern::at_end(text).map_err(|why| {
             Error::unsupported(format!(
@@ -264,6 +271,10 @@ fn patterns<T>(
                 config.place(&format!("{key}.{text}"))
             ))
         })?;
+        size = size.saturating_add(pattern.size());
+        if size > MAX_PATTERNS {
+            return Err(config.wrong(key, "smaller: its patterns are too many or too large"));
+        }
         patterns.push((pattern, value(&values, text)?));
     }
     Ok(patterns)
