@@ -21,7 +21,6 @@
     clippy::arithmetic_side_effects
 )]
 
-#[allow(dead_code)] // the runtime does not load adapters yet
 mod adapter;
 mod folder;
 mod generation_config;
@@ -35,10 +34,8 @@ mod weights;
 #[cfg(test)]
 pub(crate) mod testing;
 
-#[allow(unused_imports)] // as above
 pub use adapter::{
-    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, Full, Low, ModuleShape, Part,
-    Target,
+    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, ModuleShape, Part,
 };
 pub use folder::ModelFolder;
 pub use generation_config::GenerationConfig;

@@ -129,17 +129,6 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The header of one named file.
-    pub(super) fn open_file(folder: &ModelFolder, name: &str, limits: &Limits) -> Result<Catalog> {
-        let mut catalog = Catalog {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-            total_bytes: 0,
-        };
-        catalog.add_file(folder, name.to_string(), limits)?;
-        Ok(catalog)
-    }
-
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)

@@ -36,6 +36,8 @@ pub enum Part {
         bias: Option<Array>,
         /// As above.
         tied: bool,
+        /// Only a copy of the base's weight, which low-rank parts stand beside.
+        copy: bool,
     },
 }
 
@@ -153,7 +155,7 @@ impl AdapterSet {
                     gain,
                     tied: *tied,
                 }),
-                Part::Full { .. } if strength != 1.0 => {
+                Part::Full { copy: false, .. } if strength != 1.0 => {
                     return Err(Error::new(
                         Code::Incompatible,
                         format!(
@@ -167,7 +169,9 @@ impl AdapterSet {
                         "two of the adapters replace the same weight",
                     ))
                 }
-                Part::Full { weight, bias, tied } => {
+                Part::Full {
+                    weight, bias, tied, ..
+                } => {
                     let stored = weight.as_ref().map(|weight| match weight.shape().len() {
                         // Only norms have one dimension.
                         1 => norm(weight),
@@ -210,8 +214,15 @@ impl Patch {
             None => base.product(x)?,
             Some(weight) => Matrix::dense(weight)?.product(x)?,
         };
+        let bias = self.bias.as_ref().or(bias);
         let low = self.low.iter().map(|low| (low, low.product(x)));
-        self.sum(y, low, self.bias.as_ref().or(bias))
+        match bias {
+            // The order in which mlx-lm adds: what DoRA scales has no bias yet.
+            Some(bias) if self.low.iter().all(|low| low.gain.is_none()) => {
+                self.sum(ops::add(&y, bias)?, low, None)
+            }
+            bias => self.sum(y, low, bias),
+        }
     }
 
     /// Rows of an embedding: base `[1, n, hidden]` of tokens `[1, n]` → the same shape.

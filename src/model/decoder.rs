@@ -224,7 +224,7 @@ impl Decoder {
 
     /// The base weight of a linear layer or the embedding, unpacked.
     fn weight(&self, site: Site) -> Result<Array> {
-        if site == Site::EMBED_TOKENS {
+        if site == Site::EMBED_TOKENS || (site == Site::LM_HEAD && self.is_tied()) {
             return self.embed_tokens.weight();
         }
         let blocks = self.blocks.iter().flat_map(Block::linears);

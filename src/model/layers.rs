@@ -163,6 +163,10 @@ impl Embedding {
 
     /// The tied output layer: x `[…, hidden]` → `[…, vocab]`.
     pub fn as_linear(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
+        // An adapter of the output layer alone counts for more than one of the embedding that is tied to it.
+        if let Some(patch) = adapters.patch(Site::LM_HEAD) {
+            return patch.linear(x, &self.matrix, None);
+        }
         match adapters.patch(Site::EMBED_TOKENS) {
             Some(patch) => patch.head(x, &self.matrix),
             None => self.matrix.product(x),

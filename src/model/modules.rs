@@ -70,8 +70,9 @@ pub struct Module {
     pub shape: ModuleShape,
 }
 
-/// All modules, in the order of computation; `head`: the output layer is its own.
-pub fn modules(config: &DecoderConfig, head: bool) -> Vec<Module> {
+/// All modules, in the order of computation. The output layer is one also where it is the embedding: an adapter can
+/// change it alone.
+pub fn modules(config: &DecoderConfig) -> Vec<Module> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     let module = |name: &str, site, shape| Module {
         name: name.to_owned(),
@@ -99,14 +100,12 @@ pub fn modules(config: &DecoderConfig, head: bool) -> Vec<Module> {
         Site::NORM,
         ModuleShape::Norm { dims: hidden },
     ));
-    if head {
-        let shape = ModuleShape::Linear {
-            input: hidden,
-            output: vocab,
-            bias: false,
-        };
-        all.push(module("lm_head", Site::LM_HEAD, shape));
-    }
+    let shape = ModuleShape::Linear {
+        input: hidden,
+        output: vocab,
+        bias: false,
+    };
+    all.push(module("lm_head", Site::LM_HEAD, shape));
     all
 }
 

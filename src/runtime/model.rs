@@ -261,7 +261,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         weights,
         ..
     } = description;
-    let modules = modules(&config, weights.lm_head.is_some());
+    let modules = modules(&config);
     let names = config.names.first().copied();
     let engine = engine::acquire()?;
     check_budget(&engine, weight_bytes)?;

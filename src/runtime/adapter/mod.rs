@@ -154,6 +154,7 @@ impl Adapter {
                 load::Part::Full(full) => ReadPart::Full {
                     weight: full.weight.as_ref().map(&mut read).transpose()?,
                     bias: full.bias.as_ref().map(&mut read).transpose()?,
+                    copy: full.base_layer,
                 },
             };
             parts.push((module.site, part, entry.with_tied_output));
@@ -354,6 +355,7 @@ enum ReadPart {
     Full {
         weight: Option<ReadTensor>,
         bias: Option<ReadTensor>,
+        copy: bool,
     },
 }
 
@@ -380,10 +382,11 @@ impl ReadPart {
                 magnitude: whole(magnitude)?,
                 tied,
             },
-            ReadPart::Full { weight, bias } => Part::Full {
+            ReadPart::Full { weight, bias, copy } => Part::Full {
                 weight: whole(weight)?,
                 bias: whole(bias)?,
                 tied,
+                copy,
             },
         })
     }

@@ -184,6 +184,11 @@ impl Plan {
                         module.name
                     )))
                 }
+                Some(_) if module.site == Site::LM_HEAD && worker.decoder(model)?.is_tied() => {
+                    return Err(Error::unsupported(
+                        "the adapter changes an output layer that is tied to the embedding, which mlx-lm's format does not have",
+                    ))
+                }
                 Some((_, Part::Low { tied: false, .. }))
                     if module.site == Site::EMBED_TOKENS && worker.decoder(model)?.is_tied() =>
                 {

@@ -259,3 +259,73 @@ fn misuse_is_named() {
     }
     assert_eq!(tokens(&own), fresh(&model, vec![]));
 }
+
+/// As `parity`: LoRA is the same primitives in the same order, so the bounds are those of the type. PEFT sums in another
+/// order, and DoRA multiplies here with the packed weight where mlx-lm unpacks it to 16 bits first (two roundings of
+/// 2^-9 in each of 14 products that the next layers pass on): 4 and 8 times that.
+fn adapter_bound(dtype: &str, kind: &str, program: &str) -> f32 {
+    let factor = match (kind, program) {
+        ("dora", _) => 8.0,
+        (_, "peft") => 4.0,
+        _ => 1.0,
+    };
+    parity::bound(dtype) * factor
+}
+
+#[test]
+fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
+    let _lock = engine_lock();
+    let models = parity::json("cases.json");
+    let dtype_of = |model: &str| {
+        let case = models
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|case| case["name"] == model);
+        case.unwrap()["dtype"].as_str().unwrap().to_owned()
+    };
+    let mut worst_of: Vec<(String, f32)> = Vec::new();
+    for case in parity::json("adapters.json").as_array().unwrap() {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let (name, model_name) = (text("name"), text("model"));
+        let model = load(model_name);
+        let folder = parity::fixtures().join("adapters").join(name);
+        let options = AdapterLoad {
+            deadline: None,
+            progress: &mut |_, _| true,
+        };
+        let adapter = Adapter::load(model.clone(), folder.to_str().unwrap(), options)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        let bytes = std::fs::read(folder.with_extension("safetensors")).unwrap();
+        let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let prompt = parity::i32s(&expected, "prompt");
+        let (id, model_id) = (adapter.id(), model.id);
+        let ours = model
+            .engine
+            .call(move |worker| worker.logits_for_tests(model_id, id, &prompt))
+            .unwrap();
+        let worst = parity::farthest(&ours, &parity::f32s(&expected, "logits"));
+        let bound = adapter_bound(&dtype_of(model_name), text("kind"), text("program"));
+        worst_of.push((format!("{name} ({bound})"), worst));
+        drop(adapter);
+    }
+    let bad: Vec<_> = worst_of
+        .iter()
+        .filter(|(name, worst)| {
+            let bound: f32 = name
+                .rsplit('(')
+                .next()
+                .unwrap()
+                .trim_end_matches(')')
+                .parse()
+                .unwrap();
+            // Not a number is no match either.
+            !matches!(
+                worst.partial_cmp(&bound),
+                Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)
+            )
+        })
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(worst_of.len() >= 50, "only {} cases", worst_of.len());
+}

@@ -22,7 +22,7 @@ pub fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(fixtures().join(name)).unwrap()).unwrap()
 }
 
-fn i32s(file: &SafeTensors, name: &str) -> Vec<i32> {
+pub fn i32s(file: &SafeTensors, name: &str) -> Vec<i32> {
     let data = file.tensor(name).unwrap().data();
     data.chunks_exact(4)
         .map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap()))
@@ -36,7 +36,7 @@ pub fn f32s(file: &SafeTensors, name: &str) -> Vec<f32> {
         .collect()
 }
 
-fn bound(dtype: &str) -> f32 {
+pub fn bound(dtype: &str) -> f32 {
     match dtype {
         "f32" => 1e-4,
         "f16" => 0.04,
@@ -44,7 +44,7 @@ fn bound(dtype: &str) -> f32 {
     }
 }
 
-fn farthest(ours: &[f32], theirs: &[f32]) -> f32 {
+pub fn farthest(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     ours.iter()
         .zip(theirs)
