@@ -5,8 +5,28 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{json, Map, Value};
 
-use crate::folder::Folder;
-use crate::{check_alive, refused_at_sight, survives};
+use crate::folder::{loads, refused_at_sight, Folder};
+use crate::{damage, files, Class};
+
+pub const CLASS: Class = Class {
+    row: "8",
+    name: "index.json, links, files of another kind",
+    generators: &[
+        names_that_leave_the_folder,
+        links_that_leave_the_folder,
+        maps_that_are_no_maps,
+        tensors_in_the_wrong_shard_or_in_none,
+        absurd_numbers_of_entries,
+        files::no_folder,
+        files::files_that_are_missing,
+        files::files_of_another_kind,
+        files::files_without_permission,
+        files::text_that_is_no_json,
+        files::files_that_are_too_large,
+        damage::index,
+    ],
+    programs: &[],
+};
 
 const INDEX: &str = "model.safetensors.index.json";
 const BAD: &[&str] = &["BAD_MODEL", "UNSUPPORTED", "NOT_FOUND"];
@@ -20,7 +40,6 @@ fn with_shard(shard: &str) -> Folder {
     folder
 }
 
-#[test]
 fn names_that_leave_the_folder() {
     for name in [
         "../model-00001-of-00003.safetensors",
@@ -50,10 +69,8 @@ fn names_that_leave_the_folder() {
         BAD,
         &[],
     );
-    check_alive();
 }
 
-#[test]
 fn links_that_leave_the_folder() {
     let outside = Folder::copy_of("qwen3-f32-shards");
     let shard = "model-00001-of-00003.safetensors";
@@ -74,10 +91,8 @@ fn links_that_leave_the_folder() {
         &["BAD_MODEL"],
         &[shard],
     );
-    check_alive();
 }
 
-#[test]
 fn maps_that_are_no_maps() {
     for (key, value) in [
         ("weight_map", json!(null)),
@@ -97,14 +112,12 @@ fn maps_that_are_no_maps() {
     // An empty map names nothing, and the shards themselves say what they hold.
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.edit(INDEX, |index| index["weight_map"] = json!({}));
-    assert!(survives("an empty map", folder.path()));
+    loads("an empty map", folder.path());
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.write(INDEX, "{}");
     refused_at_sight("no map", folder.path(), BAD, &["weight_map"]);
-    check_alive();
 }
 
-#[test]
 fn tensors_in_the_wrong_shard_or_in_none() {
     let folder = with_shard("model-00002-of-00003.safetensors");
     refused_at_sight(
@@ -118,10 +131,8 @@ fn tensors_in_the_wrong_shard_or_in_none() {
         index["weight_map"]["ghost"] = json!("model-00001-of-00003.safetensors")
     });
     refused_at_sight("a tensor that no shard has", folder.path(), BAD, &["ghost"]);
-    check_alive();
 }
 
-#[test]
 fn absurd_numbers_of_entries() {
     for (entries, shards) in [(200_000, 1), (10_000, 10_000)] {
         let map: Map<String, Value> = (0..entries)
@@ -136,5 +147,4 @@ fn absurd_numbers_of_entries() {
         folder.write(INDEX, json!({ "weight_map": map }).to_string());
         refused_at_sight(&format!("{entries} entries"), folder.path(), BAD, &[]);
     }
-    check_alive();
 }

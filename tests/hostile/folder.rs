@@ -1,4 +1,4 @@
-//! A copy of a fixture folder to break, and ways to break it.
+//! A copy of a fixture folder to break, ways to break it, and the child that loads it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
-use crate::common::fixtures;
+use crate::child::{alive, leaks_nothing};
+use crate::common::{fixtures, inspect, load, Prompt};
+use crate::ensure;
+use crate::runner::case;
+use crate::verdict::*;
 
 /// Removed when it is dropped.
 pub struct Folder(PathBuf);
@@ -16,7 +20,7 @@ impl Folder {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("bad-input-{}-{number}", std::process::id()));
+            .join(format!("hostile-{}-folder-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         for entry in fs::read_dir(fixtures().join("models").join(fixture)).unwrap() {
             let entry = entry.unwrap();
@@ -89,4 +93,61 @@ impl Folder {
         // It would still name the old tensors.
         let _ = fs::remove_file(self.file("model.safetensors.index.json"));
     }
+}
+
+/// Loading fails with one of these codes and all of these words.
+pub fn refused(what: &str, path: &Path, codes: &[&str], words: &[&str]) {
+    folder_case("refused", what, path, codes, words);
+}
+
+/// As `refused`, and looking at the folder refuses it too, in the same words.
+pub fn refused_at_sight(what: &str, path: &Path, codes: &[&str], words: &[&str]) {
+    folder_case("refused-at-sight", what, path, codes, words);
+}
+
+/// Loading may succeed or fail by name; a model that loads also generates or fails by name.
+pub fn survives(what: &str, path: &Path) {
+    folder_case("survives", what, path, CODES, &[]);
+}
+
+/// Loading succeeds, and the model generates.
+pub fn loads(what: &str, path: &Path) {
+    folder_case("loads", what, path, &[], &[]);
+}
+
+fn folder_case(wish: &str, what: &str, path: &Path, codes: &[&str], words: &[&str]) {
+    let codes = codes.join(",");
+    let path = path.to_str().unwrap();
+    case(what, &[&["folder", wish, path, &codes][..], words].concat());
+}
+
+/// `folder WISH PATH CODES WORDS...`: the same three times, to see what it leaves behind, and then a good folder.
+pub fn child(args: &[&str]) -> Outcome {
+    let [wish, path, codes, words @ ..] = args else {
+        panic!("folder WISH PATH CODES WORDS...")
+    };
+    let (path, codes): (_, Vec<&str>) = (Path::new(path), codes.split(',').collect());
+    let verdict = leaks_nothing(2, || {
+        let loaded =
+            load(path).and_then(|model| model.session(0).generate(Prompt::Text("Hello"), 3, false));
+        match loaded {
+            Ok(answer) => {
+                ensure!(matches!(*wish, "survives" | "loads"), "it loads");
+                ensure!(answer.tokens.len() == 3, "{answer:?}");
+                fine()
+            }
+            Err(failure) => {
+                ensure!(*wish != "loads", "{failure:?}");
+                if *wish == "refused-at-sight" {
+                    match inspect(path) {
+                        Ok(json) => return Err(Wrong(format!("inspected: {json}"))),
+                        Err(failure) => named(&failure, &codes, words)?,
+                    };
+                }
+                named(&failure, &codes, words)
+            }
+        }
+    })?;
+    alive()?;
+    Ok(verdict)
 }
