@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::child::{alive, leaks_nothing};
 use crate::common::{fixtures, inspect, load, Prompt};
 use crate::ensure;
-use crate::runner::case;
+use crate::runner::{case, SCRATCH};
 use crate::verdict::*;
 
 /// Removed when it is dropped.
@@ -19,8 +19,11 @@ impl Folder {
     pub fn copy_of(fixture: &str) -> Folder {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("hostile-{}-folder-{number}", std::process::id()));
+        let scratch = std::env::var_os(SCRATCH).map_or_else(
+            || Path::new(env!("CARGO_TARGET_TMPDIR")).into(),
+            PathBuf::from,
+        );
+        let path = scratch.join(format!("hostile-{}-folder-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         for entry in fs::read_dir(fixtures().join("models").join(fixture)).unwrap() {
             let entry = entry.unwrap();

@@ -1,19 +1,36 @@
 //! The scoreboard of hostile input: see README.md. `make hostile` runs every case, `cargo test` every few-th.
 
 mod abi;
+mod allocations;
+mod budget;
+mod cancel;
+mod changed;
 mod child;
 #[path = "../common/mod.rs"]
 mod common;
 mod config;
 mod damage;
+mod faults;
 mod files;
 mod folder;
 mod handles;
 mod index;
+mod io;
 mod list;
+mod mlx;
 mod null;
+mod numbers;
+mod plugin;
+mod process;
+mod prompts;
+mod reentrant;
 mod runner;
+mod signals;
+mod structs;
 mod surface;
+mod templates;
+mod text;
+mod threads;
 mod tokenizer;
 mod verdict;
 mod weights;
@@ -44,8 +61,24 @@ pub static CLASSES: &[Class] = &[
     config::CLASS,
     index::CLASS,
     tokenizer::CLASS,
+    mlx::CLASS,
+    io::CLASS,
+    allocations::CLASS,
+    templates::CLASS,
+    threads::CLASS,
     null::CLASS,
     handles::CLASS,
+    text::CLASS,
+    numbers::CLASS,
+    structs::CLASS,
+    prompts::CLASS,
+    changed::CLASS,
+    budget::CLASS,
+    cancel::CLASS,
+    reentrant::CLASS,
+    plugin::CLASS,
+    process::CLASS,
+    signals::CLASS,
 ];
 
 /// What any child can run.

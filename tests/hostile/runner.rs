@@ -17,6 +17,9 @@ pub const LONGEST: Duration = Duration::from_secs(10);
 /// Of address space (RLIMIT_AS; MLX on the CPU bears it).
 pub const MOST_MEMORY: u64 = 2 << 30;
 
+/// Where a child may leave files: they are removed with the run.
+pub const SCRATCH: &str = "MLXRT_HOSTILE_SCRATCH";
+
 /// How a case ended, as the table counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
@@ -191,6 +194,7 @@ fn start(run: &Run, case: &Case) -> End {
         .arg("--child")
         .arg(&verdict)
         .args(case.args)
+        .env(SCRATCH, &run.scratch)
         .envs(case.env.iter().copied())
         .stdin(Stdio::null())
         .stdout(printed.try_clone().unwrap())

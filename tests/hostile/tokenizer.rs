@@ -3,7 +3,7 @@
 use serde_json::{json, Value};
 
 use crate::folder::{refused, survives, Folder};
-use crate::{damage, Class};
+use crate::{damage, templates, Class};
 
 pub const CLASS: Class = Class {
     row: "9",
@@ -16,6 +16,7 @@ pub const CLASS: Class = Class {
         growth,
         tokenizer_config,
         damage::tokenizer,
+        templates::tokenizers,
     ],
     programs: &[],
 };
