@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build demo test test-rust test-c check-apple header lint fmt bench bench-text differential fuzz clean
+.PHONY: build demo test test-rust test-c hostile check-apple header lint fmt bench bench-text differential fuzz clean
 
 build:
 	$(CARGO) build --release
@@ -34,6 +34,10 @@ test-rust:
 
 test-c: build
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
+
+## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
+hostile: build
+	$(CARGO) test --release --test hostile -- --all --write $(CURDIR)/tests/hostile/RESULTS.md
 
 ## Templates against jinja2, in the Python given: other cases with SEED and COUNT; writes the Rust test's fixture.
 differential:

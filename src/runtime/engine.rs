@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use once_cell::sync::Lazy;
+use once_cell::sync::{Lazy, OnceCell};
 
 use super::exit;
 use super::job::Job;
@@ -415,8 +415,9 @@ fn recommended_wired_limit(device: Device) -> Option<u64> {
 
 /// Sets MLX's limits; `None` is what MLX started with, also when an earlier engine had another.
 fn apply_limits(limits: &MemoryLimits) -> Result<()> {
-    static AT_START: Lazy<u64> = Lazy::new(mlx::memory::limit);
-    mlx::memory::set_limit(limits.memory.unwrap_or(*AT_START))?;
+    static AT_START: OnceCell<u64> = OnceCell::new();
+    let at_start = *AT_START.get_or_try_init(mlx::memory::try_limit)?;
+    mlx::memory::set_limit(limits.memory.unwrap_or(at_start))?;
     mlx::memory::set_cache_limit(limits.cache.unwrap_or(DEFAULT_CACHE_LIMIT))?;
     limits.wired.map(mlx::memory::set_wired_limit).transpose()?;
     Ok(())

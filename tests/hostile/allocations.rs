@@ -55,8 +55,8 @@ fn child(args: &[&str]) -> Outcome {
 fn generate(model: &Model, text: &str) -> Result<(), Failure> {
     let session = model.session(0);
     // Too long by far, then one that fits.
-    for prompt in [Prompt::Text(text), Prompt::Text(&text[..2_000])] {
-        let told = ask(session.0, &prompt, &exactly(4), |_| true);
+    for prompt in [Prompt::Text(text), Prompt::Text(&text[..34])] {
+        let told = ask(session.0, &prompt, &exactly(2), |_| true);
         match told.failure {
             Some(failure) if failure.code != "CONTEXT_FULL" => return Err(failure),
             _ => {}

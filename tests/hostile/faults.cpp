@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <stdio.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,8 +77,10 @@ static bool file_fails() {
   return true;
 }
 
-#define REAL(name, type) \
-  static type real = (type)dlsym(RTLD_NEXT, name)
+// The function that this one stands before.
+#define REAL(name, ...)       \
+  using Real = __VA_ARGS__;   \
+  static Real real = (Real)dlsym(RTLD_NEXT, name)
 
 int open64(const char *path, int flags, ...) {
   REAL("open64", int (*)(const char *, int, ...));
@@ -203,6 +206,8 @@ void *hostile_next(const char *name, char *caller) {
   static int found = dl_iterate_phdr(find_library, NULL);
   (void)found;
   if (caller >= first && caller < last && countdowns[2].strikes()) {
+    // For looking into one case: which function it was.
+    if (getenv("MLXRT_HOSTILE_TRACE")) dprintf(2, "%s fails\n", name);
     throw std::runtime_error("a fault that the test asked for");
   }
   return dlsym(mlx, name);

@@ -18,6 +18,8 @@ const BAD: &[&str] = &[
     "UNSUPPORTED",
     "CONTEXT_FULL",
     "BAD_MODEL",
+    // Sixteen megabytes.
+    "OUT_OF_MEMORY",
 ];
 
 fn cases() -> Cases {

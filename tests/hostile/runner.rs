@@ -45,6 +45,8 @@ pub struct Run {
     pub counts: Vec<Mutex<Counts>>,
     /// What went wrong, to be printed at the end.
     pub bad: Mutex<Vec<String>>,
+    /// The cases that took longest, by milliseconds.
+    pub slow: Mutex<Vec<(u128, String)>>,
     seen: Vec<AtomicUsize>,
     scratch: PathBuf,
     /// For looking into one case.
@@ -67,6 +69,7 @@ impl Run {
             step,
             counts: CLASSES.iter().map(|_| Mutex::default()).collect(),
             bad: Mutex::default(),
+            slow: Mutex::default(),
             seen: CLASSES.iter().map(|_| AtomicUsize::new(0)).collect(),
             scratch,
             only,
@@ -113,7 +116,13 @@ pub fn case_with(case: &Case) -> Option<Verdict> {
     if !wanted {
         return None;
     }
+    let began = Instant::now();
     let end = start(run, case);
+    let took = began.elapsed().as_millis();
+    if took > 3_000 {
+        let mut slow = run.slow.lock().unwrap();
+        slow.push((took, format!("{}: {}", CLASSES[class].row, case.what)));
+    }
     let mut counts = run.counts[class].lock().unwrap();
     counts.cases += 1;
     let bad = match &end {
@@ -157,6 +166,19 @@ pub fn case_with(case: &Case) -> Option<Verdict> {
     match end {
         End::Said(verdict) => Some(verdict),
         _ => Some(Wrong(String::new())),
+    }
+}
+
+/// As what a case would be counted, without counting it.
+pub fn judged(case: &Case) -> &'static str {
+    match start(RUN.get().expect("the run has begun"), case) {
+        End::Said(Fine(_)) => "ok",
+        End::Said(Named(_)) => "named",
+        End::Said(Wrong(_)) => "wrong",
+        End::Said(Leak(_)) => "leak",
+        End::Crash(_) => "crash",
+        End::Hang => "hang",
+        End::Printed(_) => "printed",
     }
 }
 
