@@ -11,7 +11,8 @@ use super::added::{AddedTokens, Origins};
 use super::detokenize::Detokenizer;
 use super::sanitise::{self, brief};
 use super::table::Table;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
+use crate::room;
 
 /// Longer texts are refused.
 const MAX_TEXT: usize = 64 << 20;
@@ -311,13 +312,7 @@ fn check_length(length: usize) -> Result<()> {
             "text has {length} bytes, at most {MAX_TEXT} can be tokenised at once"
         )));
     }
-    // The crate's own allocations cannot fail without ending the process: what they come to is asked for beforehand.
-    let mut room: Vec<u8> = Vec::new();
-    room.try_reserve_exact(length.saturating_mul(WORKING_BYTES))
-        .map_err(|_| {
-            let message = format!("no memory to tokenise a text of {length} bytes");
-            Error::new(Code::OutOfMemory, message)
-        })
+    room::ask(length, WORKING_BYTES, "text")
 }
 
 fn parse_config(bytes: &[u8]) -> Result<Value> {

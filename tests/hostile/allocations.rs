@@ -1,22 +1,43 @@
-//! Row 16: each allocation of a size that input decides fails in turn: OUT_OF_MEMORY or success, and never an abort.
+//! Row 16: memory runs out. The allocations of MLX and its C++ fail in turn, and those that are asked for by the size of a
+//! file; and the process gets a real limit, a little above what it has, that work on large input then meets. The outcome
+//! is OUT_OF_MEMORY or success, and never an abort.
 
-use crate::child::{alive, ask, exactly};
-use crate::common::{fixtures, load, Failure, Model, Prompt};
+use std::path::PathBuf;
+
+use crate::child::{alive, ask, exactly, qwen};
+use crate::common::{fixtures, inspect, load, outcome, Failure, Model, Prompt};
 use crate::faults::{arm, count, disarm, faulty, Kind};
+use crate::runner::case;
 use crate::verdict::*;
 use crate::Class;
 
 pub const CLASS: Class = Class {
     row: "16",
-    name: "allocations that fail",
-    generators: &[|| sweep("load"), || sweep("generate"), || sweep("render")],
-    programs: &[("allocations", child)],
+    name: "memory that runs out",
+    generators: &[|| fail_in_turn("load"), || fail_in_turn("generate"), limits],
+    programs: &[("allocations", in_turn), ("limit", limited)],
 };
 
-/// Bytes from which on an allocation may fail: what is smaller is of a fixed size, or one of very many.
-const LEAST: i64 = 64 << 10;
+/// Bytes from which on an allocation of C++ may fail.
+const LEAST: i64 = 1 << 10;
 
-fn sweep(work: &str) {
+/// Kilobytes that are left. With less than two megabytes not even an error is sure of its memory.
+const LEFT: [u64; 24] = [
+    2_048, 2_500, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000, 12_000, 16_000, 20_000, 24_000,
+    32_000, 40_000, 48_000, 64_000, 80_000, 96_000, 128_000, 192_000, 256_000, 512_000, 768_000,
+    1_000_000,
+];
+
+const WORKS: [&str; 6] = [
+    "load",
+    "inspect",
+    "tokenize",
+    "render",
+    "long prompt",
+    "generate",
+];
+
+fn fail_in_turn(work: &str) {
     for lasting in ["0", "1"] {
         let calls = count(&["allocations", work, "0", lasting]);
         for at in 1..=calls {
@@ -26,41 +47,105 @@ fn sweep(work: &str) {
     }
 }
 
+fn limits() {
+    for work in WORKS {
+        for left in LEFT {
+            let what = format!("{work} with {left} KB left");
+            case(&what, &["limit", work, &left.to_string()]);
+        }
+    }
+}
+
+fn demo() -> PathBuf {
+    fixtures().join("../../demo/model")
+}
+
+const CODES: &[&str] = &["OUT_OF_MEMORY", "DEVICE", "CONTEXT_FULL", "RESOURCES"];
+
 /// `allocations WORK AT LASTING`; AT 0 counts them.
-fn child(args: &[&str]) -> Outcome {
+fn in_turn(args: &[&str]) -> Outcome {
     let [work, at, lasting] = args else {
         panic!("allocations WORK AT LASTING")
     };
     let at: usize = at.parse().unwrap();
-    let folder = fixtures().join("../../demo/model");
-    let model = load(&folder).unwrap();
-    let text = "once upon a time ".repeat(20_000);
-    let messages = format!(r#"[{{"role":"user","content":"{text}"}}]"#);
+    let model = load(&qwen()).unwrap();
     arm(Kind::Allocations, at, *lasting == "1", LEAST, None);
-    let result: Result<(), Failure> = match *work {
-        "load" => load(&folder).map(drop),
-        "render" => model.render(&messages).map(drop),
-        _ => generate(&model, &text),
-    };
+    let result = work_on(work, &model, "once upon a time");
     let calls = disarm(Kind::Allocations);
     if at == 0 {
         return Ok(Fine(calls.to_string()));
     }
-    let codes = &["OUT_OF_MEMORY", "DEVICE", "CONTEXT_FULL", "IO"];
-    let verdict = fine_or_named(result, codes, &[])?;
+    let verdict = fine_or_named(result, CODES, &[])?;
     alive()?;
     Ok(verdict)
 }
 
-fn generate(model: &Model, text: &str) -> Result<(), Failure> {
+/// `limit WORK KILOBYTES`: with so much address space left.
+fn limited(args: &[&str]) -> Outcome {
+    let [work, left] = args else {
+        panic!("limit WORK KILOBYTES")
+    };
+    let left: u64 = left.parse().unwrap();
+    // The engine runs before, so that what is met is the work's own need.
+    let model = load(&qwen()).unwrap();
+    alive()?;
+    let text = "once upon a time ".repeat(200_000);
+    let before = limit_to(Some(size_now() + left * 1024));
+    let result = work_on(work, &model, &text);
+    limit_to(before);
+    let verdict = fine_or_named(result, CODES, &[])?;
+    alive()?;
+    Ok(verdict)
+}
+
+fn work_on(work: &str, model: &Model, text: &str) -> Result<(), Failure> {
+    let messages = |text: &str| format!(r#"[{{"role":"user","content":"{text}"}}]"#);
     let session = model.session(0);
-    // Too long by far, then one that fits.
-    for prompt in [Prompt::Text(text), Prompt::Text(&text[..34])] {
-        let told = ask(session.0, &prompt, &exactly(2), |_| true);
-        match told.failure {
-            Some(failure) if failure.code != "CONTEXT_FULL" => return Err(failure),
-            _ => {}
-        }
+    let prompt = match work {
+        "load" => return load(&demo()).map(drop),
+        "inspect" => return inspect(&demo()).map(drop),
+        "render" => return model.render(&messages(&text[..text.len() / 4])).map(drop),
+        "tokenize" => return tokenize(model, text),
+        "long prompt" => text,
+        _ => &text[..16],
+    };
+    let told = ask(session.0, &Prompt::Text(prompt), &exactly(8), |_| true);
+    told.failure.map_or(Ok(()), Err)
+}
+
+fn tokenize(model: &Model, text: &str) -> Result<(), Failure> {
+    use crate::abi::{mlxrt_free, mlxrt_tokenize};
+    let (mut ids, mut count) = (std::ptr::null_mut(), 0);
+    // SAFETY: the text has this length, the outputs are writable; the ids are freed once.
+    unsafe {
+        let text = text.as_bytes();
+        let (at, length) = (text.as_ptr().cast(), text.len());
+        outcome(mlxrt_tokenize(model.0, at, length, 0, &mut ids, &mut count))?;
+        mlxrt_free(ids.cast());
     }
     Ok(())
+}
+
+/// Bytes of address space in use.
+fn size_now() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = pages
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    pages * 4096
+}
+
+/// Sets the soft limit; gives the one before.
+fn limit_to(bytes: Option<u64>) -> Option<u64> {
+    // SAFETY: complete values.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_AS, &mut limit);
+        let before = limit.rlim_cur;
+        limit.rlim_cur = bytes.unwrap_or(limit.rlim_max).min(limit.rlim_max);
+        libc::setrlimit(libc::RLIMIT_AS, &limit);
+        Some(before)
+    }
 }
