@@ -29,7 +29,7 @@ demo: build $(BUILD)/chat
 test: build test-rust test-c
 	@echo "make test: everything passed"
 
-test-rust:
+test-rust: build
 	$(CARGO) test --release
 
 test-c: build

@@ -114,7 +114,7 @@ impl Tokenizer {
 
     /// Ids of a text. `add_special` adds what the post-processor adds (BOS, EOS).
     ///
-    /// Errors: `InvalidArgument` over 64 MB; `BadModel` where the tokenizer's rules fail.
+    /// Errors: `InvalidArgument` over 64 MB; `OutOfMemory`; `BadModel` where the tokenizer's rules fail.
     pub fn encode(&self, text: &str, specials: Specials, add_special: bool) -> Result<Vec<i32>> {
         check_length(text.len())?;
         let encoding = guarded(|| match specials {

@@ -174,7 +174,12 @@ fn in_the_callback(way: Way, event: usize) -> Outcome {
         _ => MLXRT_STOPPED_CANCELLED,
     };
     ensure!(told.result.stop == wanted, "stop {}", told.result.stop);
-    ensure!(told.events == event, "{} events after {event}", told.events);
+    // Within one step: a token that was on its way may still come.
+    ensure!(
+        told.events <= event + 1,
+        "{} events after {event}",
+        told.events
+    );
     if !matches!(way, Way::Free) {
         usable(&session, &told)?;
     }

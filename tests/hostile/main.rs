@@ -99,7 +99,7 @@ fn main() -> ExitCode {
         args.get(at + 1).cloned()
     };
     let full = args.iter().any(|arg| arg == "--all");
-    let step = value("--every").map_or(if full { 1 } else { 6 }, |n| n.parse().expect("a number"));
+    let step = value("--every").map_or(if full { 1 } else { 9 }, |n| n.parse().expect("a number"));
     let row = value("--row");
     let run = RUN.get_or_init(|| Run::new(step, value("--case")));
     let began = Instant::now();
