@@ -77,7 +77,7 @@ const CHANGES: &[(&str, Change, bool)] = &[
         "without permissions",
         |folder, name| {
             use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(folder.file(name), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(folder.file(name), fs::Permissions::from_mode(0o0)).unwrap();
         },
         true,
     ),

@@ -111,7 +111,7 @@ pub fn case_with(case: &Case) -> Option<Verdict> {
     let number = run.seen[class].fetch_add(1, Ordering::Relaxed);
     let wanted = match &run.only {
         Some(only) => case.what.contains(only.as_str()),
-        None => number % run.step == 0,
+        None => number.is_multiple_of(run.step),
     };
     if !wanted {
         return None;
@@ -229,6 +229,10 @@ fn start(run: &Run, case: &Case) -> End {
             Ok(())
         })
     };
+    #[allow(
+        clippy::zombie_processes,
+        reason = "`wait` waits for it, with its usage"
+    )]
     let child = command.spawn().expect("this program starts again");
     let end = wait(child.id() as libc::pid_t, case);
     let said = Verdict::read(&verdict);
