@@ -200,7 +200,7 @@ impl Call {
                 room[0] = 5;
                 room.as_ptr() as u64
             }
-            ("size_t *", _) => {
+            ("size_t *" | "int32_t *", _) => {
                 room[0] = UNTOUCHED;
                 room.as_ptr() as u64
             }
@@ -211,7 +211,14 @@ impl Call {
             ("size_t", "count") => 1,
             ("size_t", _) => 3,
             ("void *" | "mlxrt_error *" | "const mlxrt_error *", _) => 0,
+            // So that what can wait does wait.
+            ("uint32_t", "timeout_ms") => 1,
             ("uint32_t" | "int32_t", _) => 0,
+            // Adapters: one, at its own scale; a tensor that it has.
+            ("const float *", _) => {
+                room[0] = u64::from(1_f32.to_bits());
+                room.as_ptr() as u64
+            }
             (ty, _) if ty.ends_with("_fn") => 0,
             (ty, name) => panic!("surface.rs knows no good value for `{ty} {name}`"),
         }

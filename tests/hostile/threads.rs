@@ -60,6 +60,7 @@ fn chaos(seed: u64) -> Outcome {
         free(handle, bits);
     }
     // SAFETY: no preconditions. Random inits are still owed.
+    while_ok_resume();
     while outcome(unsafe { mlxrt_shutdown(0, MLXRT_FOREVER) }).is_err() {}
     for _ in 0..100 {
         if active_bytes() == 0 {
