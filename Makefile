@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -33,12 +33,16 @@ demo: build $(BUILD)/chat
 test: build test-rust test-c
 	@echo "make test: everything passed"
 
-test-rust:
+test-rust: build
 	$(CARGO) test --release
 
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
+hostile: build
+	$(CARGO) test --release --test hostile -- --all --write $(CURDIR)/tests/hostile/RESULTS.md
 
 ## Templates against jinja2, in the Python given: other cases with SEED and COUNT; writes the Rust test's fixture.
 differential:

@@ -104,7 +104,7 @@ static void time_calls(void (*call)(void), int threads, double *values) {
 /* ---- Hand-off ---- */
 
 struct reader {
-  int64_t woke, last, cpu;
+  int64_t called, first, woke, last, cpu;
   size_t tokens;
   /* Microseconds that it sleeps at its first token, until the engine is as far ahead as it may be. */
   useconds_t sleeps;
@@ -115,6 +115,7 @@ static int32_t take(void *user_data, const mlxrt_event *event) {
   if (event->token_count == 0) return MLXRT_RETURN_CONTINUE;
   reader->last = now_ns();
   if (reader->tokens == 0) {
+    reader->first = reader->last;
     if (reader->sleeps) usleep(reader->sleeps);
     reader->woke = now_ns();
   }
@@ -140,6 +141,7 @@ static mlxrt_result request(mlxrt_model *model, uint32_t tokens, uint32_t flags,
   result.struct_size = sizeof result;
   check(mlxrt_session_create(model, NULL, &own));
   reader->cpu = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
+  reader->called = now_ns();
   check(mlxrt_generate(own, &input, &options, take, reader, &result));
   reader->cpu = cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - reader->cpu;
   mlxrt_session_free(own);
@@ -147,14 +149,15 @@ static mlxrt_result request(mlxrt_model *model, uint32_t tokens, uint32_t flags,
   return result;
 }
 
-/* Microseconds from the engine's having its first token, which queue_ns and prefill_ns tell, until the caller's thread has it,
- * which first_token_ns tells: a thread that sleeps is woken. */
+/* Microseconds from the engine's having its first token, which queue_ns and prefill_ns tell, to the callback, by the program's
+ * clock: a thread that sleeps is woken. The way into the call is in it, so it is rather too much than too little.
+ * (first_token_ns will not do: it is taken on the engine's thread.) */
 static void first_hand_off(mlxrt_model *model, uint32_t flags, double *values) {
   for (int i = 0; i < REQUESTS; i++) {
     struct reader reader;
     memset(&reader, 0, sizeof reader);
     mlxrt_result result = request(model, 2, flags, &reader);
-    values[i] = ((double)result.first_token_ns - (double)result.queue_ns - (double)result.prefill_ns) / 1e3;
+    values[i] = (double)(reader.first - reader.called - (int64_t)result.queue_ns - (int64_t)result.prefill_ns) / 1e3;
   }
 }
 
@@ -239,12 +242,15 @@ int main(int argc, char **argv) {
     snprintf(what, sizeof what, "a token, %s: taken when it waits already", modes[i].name);
     row(what, b, PAIRS, "µs", "< 10");
     snprintf(what, sizeof what, "a token, %s: CPU time of both sides for sleeping and waking", modes[i].name);
-    row(what, a, PAIRS, "µs", "< 10");
+    qsort(a, PAIRS, sizeof *a, by_size);
+    /* A difference of two large times: on a busy machine it is all noise, and then it says nothing of the target. */
+    double spread = a[PAIRS - 1 - PAIRS / 20] - a[PAIRS / 20];
+    row(what, a, PAIRS, "µs", spread < 10 ? "< 10" : "not resolved: the spread is larger than 10");
     snprintf(what, sizeof what, "a token, %s: the engine's step itself", modes[i].name);
     row(what, c, PAIRS, "µs", "");
     first_hand_off(model, modes[i].flags, a);
-    snprintf(what, sizeof what, "the engine's first token, %s: from there to the caller's thread, which sleeps", modes[i].name);
-    row(what, a, REQUESTS, "µs", "");
+    snprintf(what, sizeof what, "the engine's first token, %s: from there to the callback, whose thread sleeps", modes[i].name);
+    row(what, a, REQUESTS, "µs", "< 10");
   }
   mlxrt_session_free(session);
   mlxrt_model_free(model);

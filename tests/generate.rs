@@ -1,5 +1,14 @@
 //! Whole requests through the C ABI against what mlx-lm generates, token for token (tests/fixtures/README.md).
 
+mod abi {
+    pub use mlxrt::capi::constants::*;
+    pub use mlxrt::capi::error::*;
+    pub use mlxrt::capi::generate::mlxrt_generate;
+    pub use mlxrt::capi::library::mlxrt_free;
+    pub use mlxrt::capi::model::*;
+    pub use mlxrt::capi::session::*;
+    pub use mlxrt::capi::types::*;
+}
 mod common;
 
 use std::fs;

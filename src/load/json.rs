@@ -59,6 +59,7 @@ fn check_text(file: &str, bytes: &[u8], max_values: usize) -> Result<Vec<std::op
 }
 
 fn parse_checked(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
+    crate::room::ask(bytes.len(), 32, file)?;
     match serde_json::from_slice::<Value>(bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(Error::bad_model(format!(

@@ -5,11 +5,15 @@ use crate::error::Result;
 
 type Getter = unsafe extern "C" fn(*mut usize) -> std::ffi::c_int;
 
-fn figure(get: Getter) -> Option<u64> {
+fn try_figure(get: Getter) -> Result<u64> {
     let mut bytes = 0usize;
     // SAFETY: each getter writes one size.
-    check(unsafe { get(&mut bytes) }).ok()?;
-    Some(bytes as u64)
+    check(unsafe { get(&mut bytes) })?;
+    Ok(bytes as u64)
+}
+
+fn figure(get: Getter) -> Option<u64> {
+    try_figure(get).ok()
 }
 
 /// In arrays that are alive.
@@ -30,6 +34,11 @@ pub fn peak() -> u64 {
 /// `u64::MAX` = none.
 pub fn limit() -> u64 {
     figure(mlx_sys::mlx_get_memory_limit).unwrap_or(u64::MAX)
+}
+
+/// As `limit`, for who takes it as a limit: where it cannot be read, 0 would be one.
+pub fn try_limit() -> Result<u64> {
+    try_figure(mlx_sys::mlx_get_memory_limit)
 }
 
 pub fn reset_peak() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use once_cell::sync::Lazy;
+use once_cell::sync::{Lazy, OnceCell};
 
 use super::exit;
 use super::job::Job;
@@ -203,7 +203,7 @@ fn end_suspend(holders: &mut Holders, after: Duration) {
 /// Changes the limits that are `Some`, now and for engines to come.
 pub fn set_limits(limits: MemoryLimits) -> Result<()> {
     prepare();
-    Lazy::force(&AT_START);
+    at_start()?;
     let mut holders = holders();
     let given = &mut holders.options.limits;
     *given = MemoryLimits {
@@ -559,11 +559,14 @@ fn recommended_wired_limit(device: Device) -> Option<u64> {
 }
 
 /// MLX's own memory limit, before anybody set one.
-static AT_START: Lazy<u64> = Lazy::new(memory::limit);
+fn at_start() -> Result<u64> {
+    static AT_START: OnceCell<u64> = OnceCell::new();
+    AT_START.get_or_try_init(memory::try_limit).copied()
+}
 
 /// Sets MLX's limits; `None` is what MLX started with, also when an earlier engine had another.
 fn apply_limits(limits: &MemoryLimits) -> Result<()> {
-    memory::set_limit(limits.memory.unwrap_or(*AT_START))?;
+    memory::set_limit(limits.memory.unwrap_or(at_start()?))?;
     memory::set_cache_limit(limits.cache.unwrap_or(DEFAULT_CACHE_LIMIT))?;
     limits.wired.map(memory::set_wired_limit).transpose()?;
     Ok(())

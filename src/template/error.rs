@@ -53,7 +53,7 @@ impl From<TemplateError> for crate::error::Error {
         let code = match error.kind {
             ErrorKind::Syntax => crate::error::Code::BadModel,
             ErrorKind::Unsupported => crate::error::Code::Unsupported,
-            ErrorKind::Limit => crate::error::Code::Resources,
+            ErrorKind::Limit => crate::error::Code::Unsupported,
             _ => crate::error::Code::InvalidArgument,
         };
         crate::error::Error::new(code, format!("chat template, {error}"))

@@ -107,7 +107,7 @@ impl ChatTemplate {
 
     /// Renders a conversation; `clock` is local time, read where the template asks for it.
     ///
-    /// Errors: `InvalidArgument` with what the template raised and where, `Resources` past its limits.
+    /// Errors: `InvalidArgument` with what the template raised and where, `Unsupported` past its limits.
     pub fn render(
         &self,
         messages: &[Message],

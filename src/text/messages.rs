@@ -38,6 +38,8 @@ impl Message {
                 json.len()
             )));
         }
+        // Of the JSON, what the template makes of it, and the prompt.
+        crate::room::ask(json.len(), 64, "messages")?;
         let value: Value = serde_json::from_slice(json)
             .map_err(|e| Error::invalid(format!("messages is not valid JSON: {e}")))?;
         let Value::Array(list) = value else {

@@ -34,6 +34,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
             bytes.len()
         )));
     }
+    // Of the JSON, the vocabularies made from it and our table.
+    crate::room::ask(bytes.len(), 48, "tokenizer.json")?;
     let parsed: Value =
         serde_json::from_slice(bytes).map_err(|e| refuse(format!("is not valid JSON: {e}")))?;
     let Value::Object(mut file) = parsed else {

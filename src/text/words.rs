@@ -91,6 +91,7 @@ impl Drop for Borrowed<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -6,15 +6,8 @@ use std::ffi::{c_void, CStr, CString};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
-use mlxrt::capi::constants::{MLXRT_GEN_GREEDY, MLXRT_GEN_IGNORE_EOS, MLXRT_STOPPED_CALLBACK};
-use mlxrt::capi::error::{
-    mlxrt_code_name, mlxrt_error, mlxrt_error_code, mlxrt_error_free, mlxrt_error_message,
-};
-use mlxrt::capi::generate::mlxrt_generate;
-use mlxrt::capi::library::mlxrt_free;
-use mlxrt::capi::model::{mlxrt_model_free, mlxrt_model_inspect, mlxrt_model_load, mlxrt_render};
-use mlxrt::capi::session::{mlxrt_session_create, mlxrt_session_free};
-use mlxrt::capi::types::*;
+// The ABI: out of the crate, or out of the shared library.
+use crate::abi::*;
 
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
@@ -27,7 +20,7 @@ pub struct Failure {
 }
 
 /// Takes an error and frees it.
-fn outcome(error: *mut mlxrt_error) -> Result<(), Failure> {
+pub fn outcome(error: *mut mlxrt_error) -> Result<(), Failure> {
     if error.is_null() {
         return Ok(());
     }
@@ -45,6 +38,7 @@ fn outcome(error: *mut mlxrt_error) -> Result<(), Failure> {
 }
 
 /// All zero but for its size.
+#[macro_export]
 macro_rules! sized {
     ($type:ty) => {{
         // SAFETY: the ABI's structs are plain integers, floats and pointers, for all of which zero is a value.
@@ -54,7 +48,7 @@ macro_rules! sized {
     }};
 }
 
-pub struct Model(*mut mlxrt_model);
+pub struct Model(pub *mut mlxrt_model);
 
 impl Drop for Model {
     fn drop(&mut self) {
@@ -63,7 +57,7 @@ impl Drop for Model {
     }
 }
 
-fn c_path(path: &Path) -> CString {
+pub fn c_path(path: &Path) -> CString {
     CString::new(path.to_str().unwrap()).unwrap()
 }
 
@@ -106,7 +100,7 @@ pub fn load_with(path: &Path, mut progress: &mut dyn FnMut(u64, u64)) -> Result<
     loaded.map(|()| Model(model))
 }
 
-pub struct Session(*mut mlxrt_session);
+pub struct Session(pub *mut mlxrt_session);
 
 impl Drop for Session {
     fn drop(&mut self) {
@@ -122,7 +116,7 @@ pub enum Prompt<'a> {
 }
 
 impl Prompt<'_> {
-    fn input(&self) -> mlxrt_input {
+    pub fn input(&self) -> mlxrt_input {
         let mut input = sized!(mlxrt_input);
         match self {
             Prompt::Text(text) => (input.text, input.text_len) = (text.as_ptr().cast(), text.len()),

@@ -35,6 +35,12 @@ static void leak(void) {
   (void)error;
 }
 
+/* The same while the engine's thread lives. */
+static void leak_beside_the_engine(void) {
+  mlxrt_error_free(mlxrt_init(NULL));
+  leak();
+}
+
 /* The log function is called by several threads, and this one forgets that. */
 static void count_line(void *user_data, int32_t level, const char *message, size_t len) {
   (void)user_data, (void)level, (void)message, (void)len;
@@ -77,6 +83,7 @@ int main(int argc, char **argv) {
     void (*run)(void);
   } faults[] = {
       {"overflow", overflow}, {"use_after_free", use_after_free}, {"leak", leak},
+      {"leak_beside_the_engine", leak_beside_the_engine},
       {"race", race},         {"race_inside", race_inside},
   };
   for (size_t i = 0; argc > 1 && i < sizeof faults / sizeof *faults; i++) {

@@ -13,7 +13,7 @@ case $name in
 address)
   short=asan
   std=()
-  canaries="overflow:heap-buffer-overflow use_after_free:heap-use-after-free leak:LeakSanitizer"
+  canaries="overflow:heap-buffer-overflow use_after_free:heap-use-after-free leak:LeakSanitizer leak_beside_the_engine:LeakSanitizer"
   # What else is wanted of each: a stack at every fault, C++ exceptions that are expected, and leaks.
   export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1:exitcode=77"
   export LSAN_OPTIONS="suppressions=$here/leak.supp:print_suppressions=0"
@@ -59,7 +59,8 @@ say "$(rustc --version | cut -d' ' -f1,2), $(${CC:-cc} --version | head -1), -Zs
 
 # 3. Faults that must be seen.
 for canary in $canaries; do
-  if "$build/canary" "${canary%%:*}" >"$build/out.txt" 2>&1 || ! grep -q "${canary#*:}" "$build/out.txt"; then
+  if "$build/canary" "${canary%%:*}" >"$build/out.txt" 2>&1 || ! grep -q "${canary#*:}" "$build/out.txt" \
+    || grep -q 'was not suspended' "$build/out.txt"; then
     say "canary ${canary%%:*}: NOT REPORTED"
     failed=1
   else
@@ -75,12 +76,24 @@ for program in $(make --no-print-directory -s -C tests/c BUILD="$build" list); d
   # Reports are counted in their files: what a program's children exit with is what it tests.
   env "${short^^}_OPTIONS=$(printenv "${short^^}_OPTIONS"):log_path=$build/report.$base:exitcode=0" \
     "$program" >"$build/$base.out" 2>&1 || status=$?
-  reports=$(cat "$build/report.$base".* 2>/dev/null | grep -cE '^(==.*ERROR|WARNING: ThreadSanitizer)' || true)
-  say "tests/c/$base: $(grep -E '^[0-9]+ passed' "$build/$base.out" || echo 'did not end'), $reports reports"
+  reports=0 orphans=0
+  for report in "$build/report.$base".*; do
+    [ -f "$report" ] || continue
+    found=$(grep -cE '^(==.*ERROR|WARNING: ThreadSanitizer)' "$report" || true)
+    # A forked child whose parent's threads, and what their stacks hold, are not in it (README.md). Leaks only.
+    if [ "$found" = 1 ] && grep -q '^==.*ERROR: LeakSanitizer' "$report" \
+      && grep -q 'was not suspended. False leaks are possible' "$report"; then
+      orphans=$((orphans + 1))
+      continue
+    fi
+    reports=$((reports + found))
+    [ "$found" = 0 ] || head -60 "$report"
+  done
+  say "tests/c/$base: $(grep -E '^[0-9]+ passed' "$build/$base.out" || echo 'did not end'), $reports reports$(
+    [ $orphans = 0 ] || echo ", leaks not judged in $orphans forked children")"
   if [ $status != 0 ] || [ "$reports" != 0 ]; then
     failed=1
     grep -B2 -A3 FAILED "$build/$base.out" || true
-    cat "$build/report.$base".* 2>/dev/null | head -60 || true
   fi
 done
 
@@ -91,7 +104,7 @@ cat "$build"/report.*.* 2>/dev/null | sed -n 's/^ *\([0-9][0-9]*\) \(race:.*\)$/
 
 # 5. The Rust tests of the library, but for those that bound the time that something takes.
 status=0
-filter="--skip template::tests::hostile"
+filter="--skip template::tests::hostile --skip long_streams_stay_linear"
 [ $name = address ] || filter="runtime:: capi:: log:: guard:: mlx::"
 # shellcheck disable=SC2086
 nice cargo test --release --lib --target $target "${std[@]}" -- $filter >"$build/rust.out" 2>&1 || status=$?

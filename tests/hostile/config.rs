@@ -2,8 +2,25 @@
 
 use serde_json::{json, Value};
 
-use crate::folder::Folder;
-use crate::{check_alive, refused, refused_at_sight, survives};
+use crate::folder::{refused, refused_at_sight, survives, Folder};
+use crate::{damage, Class};
+
+pub const CLASS: Class = Class {
+    row: "6",
+    name: "config.json, generation_config.json",
+    generators: &[
+        sizes,
+        sizes_that_do_not_fit,
+        model_types,
+        numbers_that_are_no_sizes,
+        rope_scaling,
+        quantization,
+        windows_of_layers,
+        ends_of_text,
+        damage::config,
+    ],
+    programs: &[],
+};
 
 fn with(fixture: &str, key: &str, value: &Value) -> Folder {
     let folder = Folder::copy_of(fixture);
@@ -32,7 +49,6 @@ fn absurd() -> Vec<Value> {
     ]
 }
 
-#[test]
 fn sizes() {
     for fixture in [
         "qwen3-f32",
@@ -71,11 +87,9 @@ fn sizes() {
             );
         }
     }
-    check_alive();
 }
 
 /// Legal numbers that the weights contradict, and legal ones that are much too large.
-#[test]
 fn sizes_that_do_not_fit() {
     for (key, values) in [
         ("hidden_size", [16, 33, 64, 131_072]),
@@ -101,10 +115,8 @@ fn sizes_that_do_not_fit() {
         "num_hidden_layers = 1",
         with("qwen3-f32", "num_hidden_layers", &json!(1)).path(),
     );
-    check_alive();
 }
 
-#[test]
 fn model_types() {
     for value in [
         json!("nope"),
@@ -150,10 +162,8 @@ fn model_types() {
             &[],
         );
     }
-    check_alive();
 }
 
-#[test]
 fn numbers_that_are_no_sizes() {
     for key in ["rms_norm_eps", "rope_theta"] {
         for value in [
@@ -188,10 +198,8 @@ fn numbers_that_are_no_sizes() {
             );
         }
     }
-    check_alive();
 }
 
-#[test]
 fn rope_scaling() {
     for value in [
         json!(7),
@@ -222,10 +230,8 @@ fn rope_scaling() {
         &["UNSUPPORTED"],
         &["rope", "spiral"],
     );
-    check_alive();
 }
 
-#[test]
 fn quantization() {
     for value in [
         json!(7),
@@ -269,10 +275,8 @@ fn quantization() {
         &["BAD_MODEL", "UNSUPPORTED"],
         &[],
     );
-    check_alive();
 }
 
-#[test]
 fn windows_of_layers() {
     for value in [json!(0), json!(-1), json!("8"), json!(1_u64 << 40)] {
         let folder = with("llama-f32-sliding", "sliding_window", &value);
@@ -297,10 +301,8 @@ fn windows_of_layers() {
             &["layer_types"],
         );
     }
-    check_alive();
 }
 
-#[test]
 fn ends_of_text() {
     for value in [
         json!(-1),
@@ -347,5 +349,4 @@ fn ends_of_text() {
             );
         }
     }
-    check_alive();
 }

@@ -5,8 +5,29 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{json, Map, Value};
 
-use crate::folder::Folder;
-use crate::{check_alive, refused_at_sight, survives};
+use crate::folder::{loads, refused_at_sight, Folder};
+use crate::{damage, files, Class};
+
+pub const CLASS: Class = Class {
+    row: "8",
+    name: "index.json, links, files of another kind",
+    generators: &[
+        names_that_leave_the_folder,
+        links_that_leave_the_folder,
+        maps_that_are_no_maps,
+        tensors_in_the_wrong_shard,
+        tensors_that_no_shard_has,
+        absurd_numbers_of_entries,
+        files::no_folder,
+        files::files_that_are_missing,
+        files::files_of_another_kind,
+        files::files_without_permission,
+        files::text_that_is_no_json,
+        files::files_that_are_too_large,
+        damage::index,
+    ],
+    programs: &[],
+};
 
 const INDEX: &str = "model.safetensors.index.json";
 const BAD: &[&str] = &["BAD_MODEL", "UNSUPPORTED", "NOT_FOUND"];
@@ -20,7 +41,6 @@ fn with_shard(shard: &str) -> Folder {
     folder
 }
 
-#[test]
 fn names_that_leave_the_folder() {
     for name in [
         "../model-00001-of-00003.safetensors",
@@ -50,10 +70,8 @@ fn names_that_leave_the_folder() {
         BAD,
         &[],
     );
-    check_alive();
 }
 
-#[test]
 fn links_that_leave_the_folder() {
     let outside = Folder::copy_of("qwen3-f32-shards");
     let shard = "model-00001-of-00003.safetensors";
@@ -74,10 +92,8 @@ fn links_that_leave_the_folder() {
         &["BAD_MODEL"],
         &[shard],
     );
-    check_alive();
 }
 
-#[test]
 fn maps_that_are_no_maps() {
     for (key, value) in [
         ("weight_map", json!(null)),
@@ -97,14 +113,12 @@ fn maps_that_are_no_maps() {
     // An empty map names nothing, and the shards themselves say what they hold.
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.edit(INDEX, |index| index["weight_map"] = json!({}));
-    assert!(survives("an empty map", folder.path()));
+    loads("an empty map", folder.path());
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.write(INDEX, "{}");
     refused_at_sight("no map", folder.path(), BAD, &["weight_map"]);
-    check_alive();
 }
 
-#[test]
 fn tensors_in_the_wrong_shard() {
     let folder = with_shard("model-00002-of-00003.safetensors");
     refused_at_sight(
@@ -113,11 +127,9 @@ fn tensors_in_the_wrong_shard() {
         BAD,
         &["model.embed_tokens.weight"],
     );
-    check_alive();
 }
 
 /// Indices outlive what a conversion drops; mlx-lm does not read them at all.
-#[test]
 fn tensors_that_no_shard_has() {
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.edit(INDEX, |index| {
@@ -126,7 +138,7 @@ fn tensors_that_no_shard_has() {
         // The head is tied: a copy of it is not needed.
         index["weight_map"]["lm_head.weight"] = json!("model-00004-of-00004.safetensors");
     });
-    assert!(survives("stale entries", folder.path()));
+    loads("stale entries", folder.path());
     folder.edit("config.json", |config| {
         config["tie_word_embeddings"] = json!(false)
     });
@@ -135,17 +147,12 @@ fn tensors_that_no_shard_has() {
         "model-00004-of-00004.safetensors",
         "is missing",
     ];
-    refused_at_sight("an untied head", folder.path(), &["BAD_MODEL"], &words);
+    refused_at_sight("an untied head", folder.path(), BAD, &words);
 
     let folder = Folder::copy_of("qwen3-f32-shards");
     let shard = "model-00002-of-00003.safetensors";
     folder.remove(shard);
-    refused_at_sight(
-        "a lost shard",
-        folder.path(),
-        &["BAD_MODEL"],
-        &[shard, "is missing"],
-    );
+    refused_at_sight("a lost shard", folder.path(), BAD, &[shard, "is missing"]);
 
     // Gemma's configs do not say whether the head is tied: one that was lost must not decide it.
     let folder = Folder::copy_of("gemma3-text-f32");
@@ -153,11 +160,9 @@ fn tensors_that_no_shard_has() {
         index["weight_map"]["lm_head.weight"] = json!("model-00002-of-00002.safetensors")
     });
     let words = ["lm_head.weight", "model-00002-of-00002.safetensors"];
-    refused_at_sight("a lost head", folder.path(), &["BAD_MODEL"], &words);
-    check_alive();
+    refused_at_sight("a lost head", folder.path(), BAD, &words);
 }
 
-#[test]
 fn absurd_numbers_of_entries() {
     for (entries, shards) in [(200_000, 1), (10_000, 10_000)] {
         let map: Map<String, Value> = (0..entries)
@@ -172,5 +177,4 @@ fn absurd_numbers_of_entries() {
         folder.write(INDEX, json!({ "weight_map": map }).to_string());
         refused_at_sight(&format!("{entries} entries"), folder.path(), BAD, &[]);
     }
-    check_alive();
 }

@@ -1,0 +1,102 @@
+//! Row 18: a memory budget that does not suffice: refused by name, before anything of the size is allocated.
+
+use std::path::PathBuf;
+
+use crate::abi::*;
+use crate::child::{ask, exactly, qwen, PROMPT, RIGHT};
+use crate::common::{fixtures, load, outcome, Prompt};
+use crate::list::Cases;
+use crate::verdict::*;
+use crate::{ensure, list_class, sized};
+
+list_class!("18", "memory budget too small", "budget");
+
+fn models() -> [(&'static str, PathBuf); 3] {
+    let root = fixtures().join("../..");
+    [
+        ("qwen3-f32", qwen()),
+        (
+            "gemma3-4bit-bf16",
+            fixtures().join("models/gemma3-4bit-bf16"),
+        ),
+        ("demo", root.join("demo/model")),
+    ]
+}
+
+fn cases() -> Cases {
+    let mut cases: Cases = vec![];
+    for (name, path) in models() {
+        // Of the weights' bytes, in percent.
+        for share in [0, 1, 10, 25, 50, 75, 90, 99, 100, 110, 150, 300] {
+            let path = path.clone();
+            let run = move || at_load(path, share);
+            cases.push((format!("{name}: {share} % of its weights"), Box::new(run)));
+        }
+    }
+    for limit in [1, 2, 4095, 4096, 1 << 20, 64 << 20, u64::MAX - 1, u64::MAX] {
+        let run = move || with_limit(qwen(), limit, None);
+        cases.push((format!("a limit of {limit}"), Box::new(run)));
+    }
+    cases
+}
+
+fn memory() -> mlxrt_memory {
+    let mut memory = sized!(mlxrt_memory);
+    // SAFETY: a complete output struct.
+    outcome(unsafe { mlxrt_memory_get(&mut memory) }).unwrap();
+    memory
+}
+
+fn at_load(path: PathBuf, share: u64) -> Outcome {
+    let weights: u64 = std::fs::metadata(path.join("model.safetensors"))
+        .unwrap()
+        .len();
+    with_limit(path, (weights * share / 100).max(1), Some(weights))
+}
+
+fn with_limit(path: PathBuf, limit: u64, weights: Option<u64>) -> Outcome {
+    let mut options = sized!(mlxrt_init_options);
+    options.memory_limit = limit;
+    // SAFETY: complete options.
+    outcome(unsafe { mlxrt_init(&options) }).unwrap();
+    let verdict = match load(&path) {
+        Ok(model) => {
+            ensure!(
+                weights.is_none_or(|weights| limit >= weights / 2),
+                "it loads under a limit of {limit}"
+            );
+            // The demo model takes its time: one token of it is enough.
+            let (prompt, count) = match path == qwen() {
+                true => (Prompt::Text(PROMPT), 8),
+                false => (Prompt::Tokens(&[1]), 1),
+            };
+            let told = ask(model.session(0).0, &prompt, &exactly(count), |_| true);
+            match told.failure {
+                None if path == qwen() => {
+                    ensure!(told.tokens == RIGHT, "{:?}", told.tokens);
+                    fine()
+                }
+                None => fine(),
+                Some(failure) => named(&failure, &["OUT_OF_MEMORY"], &[]),
+            }
+        }
+        Err(failure) => {
+            let memory = memory();
+            ensure!(
+                weights.is_none_or(|weights| memory.peak_bytes < weights / 2),
+                "refused after {} bytes were allocated",
+                memory.peak_bytes
+            );
+            ensure!(
+                memory.active_bytes == 0,
+                "{} bytes stay",
+                memory.active_bytes
+            );
+            named(&failure, &["OUT_OF_MEMORY"], &[])
+        }
+    };
+    // The limit ends with the engine: what comes next may use what it needs.
+    // SAFETY: no preconditions.
+    outcome(unsafe { mlxrt_shutdown(0, MLXRT_FOREVER) }).unwrap();
+    verdict
+}

@@ -1,0 +1,285 @@
+//! Row 20: cancel and deadline: from another thread, in the callback, before the start, after the end. Each leaves the
+//! session usable, with exactly what was delivered. (What is submitted joins `Way` below.)
+
+use std::time::{Duration, Instant};
+
+use crate::abi::*;
+use crate::child::{ask, exactly, ledger, qwen, Shared, Told, PROMPT, RIGHT};
+use crate::common::{load, Model, Prompt, Session};
+use crate::list::Cases;
+use crate::verdict::*;
+use crate::{ensure, list_class};
+
+list_class!("20", "cancel and deadline, in any place", "cancel");
+
+/// Longer than any step or chunk takes on a busy machine, and far shorter than the request.
+const SOON: Duration = Duration::from_millis(1500);
+/// More tokens than a request gets to in the time before it is ended.
+const LONG: u32 = 1900;
+
+/// How far the engine may have run ahead of a callback on a busy machine.
+const MOST_QUEUED: usize = 64;
+
+/// How a running request is ended.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Cancel,
+    CancelTwice,
+    Free,
+    Shutdown,
+}
+
+fn cases() -> Cases {
+    let mut cases: Cases = vec![];
+    let mut add = |what: String, run: Box<dyn FnOnce() -> Outcome>| cases.push((what, run));
+    for way in [Way::Cancel, Way::CancelTwice, Way::Free, Way::Shutdown] {
+        for ms in [0, 1, 3, 10, 30] {
+            let run = move || from_another_thread(way, ms, false);
+            add(format!("{way:?} after {ms} ms of decoding"), Box::new(run));
+            let run = move || from_another_thread(way, ms, true);
+            add(
+                format!("{way:?} after {ms} ms of a long prompt"),
+                Box::new(run),
+            );
+        }
+        for event in [1, 2, 5, 20] {
+            let run = move || in_the_callback(way, event);
+            add(
+                format!("{way:?} in the callback of event {event}"),
+                Box::new(run),
+            );
+        }
+    }
+    for event in [1, 2, 3, 50] {
+        let run = move || stopped_by_the_callback(event);
+        add(format!("STOP at event {event}"), Box::new(run));
+    }
+    for ms in [1, 2, 5, 10, 20, 50, 100] {
+        add(
+            format!("a deadline of {ms} ms"),
+            Box::new(move || deadline(ms, 0)),
+        );
+        let run = move || deadline(ms, 3);
+        add(
+            format!("a deadline of {ms} ms, slow callbacks"),
+            Box::new(run),
+        );
+    }
+    add("cancel before the start".into(), Box::new(before_the_start));
+    add("cancel after the end".into(), Box::new(after_the_end));
+    add(
+        "cancel of another session".into(),
+        Box::new(another_session),
+    );
+    add(
+        "cancels from eight threads".into(),
+        Box::new(from_many_threads),
+    );
+    cases
+}
+
+fn end(way: Way, session: *mut mlxrt_session) {
+    // SAFETY: handles may be used in any order; the library checks them.
+    unsafe {
+        match way {
+            Way::Cancel => mlxrt_session_cancel(session),
+            Way::CancelTwice => {
+                mlxrt_session_cancel(session);
+                mlxrt_session_cancel(session);
+            }
+            Way::Free => mlxrt_session_free(session),
+            Way::Shutdown => {
+                let _ = crate::common::outcome(mlxrt_shutdown(MLXRT_SHUTDOWN_FORCE, MLXRT_FOREVER));
+            }
+        }
+    }
+}
+
+fn fresh() -> (Model, Session) {
+    let model = load(&qwen()).unwrap();
+    let session = model.session(0);
+    (model, session)
+}
+
+/// The ledger is the prompt and what was delivered, and the session goes on.
+fn usable(session: &Session, told: &Told) -> Result<(), Verdict> {
+    let now = ledger(session.0);
+    ensure!(
+        now.ends_with(&told.tokens),
+        "the ledger lost tokens that were delivered"
+    );
+    let next = ask(
+        session.0,
+        &Prompt::Messages(r#"[{"role":"user","content":"Hi"}]"#),
+        &exactly(3),
+        |_| true,
+    );
+    ensure!(next.failure.is_none(), "afterwards {:?}", next.failure);
+    ensure!(next.tokens.len() == 3, "afterwards {:?}", next.tokens);
+    Ok(())
+}
+
+fn from_another_thread(way: Way, ms: u64, long_prompt: bool) -> Outcome {
+    let (_model, session) = fresh();
+    let ids = vec![7; 1900];
+    let handle = Shared(session.0);
+    let (told, took) = std::thread::scope(|scope| {
+        let (begun, wait) = std::sync::mpsc::channel();
+        let ending = scope.spawn(move || {
+            wait.recv().unwrap();
+            std::thread::sleep(Duration::from_millis(ms));
+            let now = Instant::now();
+            end(way, handle.get());
+            now
+        });
+        let told = match long_prompt {
+            true => {
+                begun.send(()).unwrap();
+                ask(session.0, &Prompt::Tokens(&ids), &exactly(LONG), |_| true)
+            }
+            false => ask(session.0, &Prompt::Text(PROMPT), &exactly(LONG), |event| {
+                if event == 1 {
+                    begun.send(()).unwrap();
+                }
+                true
+            }),
+        };
+        (told, ending.join().unwrap().elapsed())
+    });
+    ensure!(took < SOON, "it went on for {took:?}");
+    let over = told.result.stop;
+    if let Some(failure) = &told.failure {
+        // Before the request began, its session or engine was gone.
+        return named(failure, &["CANCELLED", "INVALID_HANDLE"], &[]);
+    }
+    // A cancel that came before the request began is not sticky; a prompt that long ends by the context then.
+    let early =
+        long_prompt && ms < 10 && matches!(over, MLXRT_STOPPED_CONTEXT | MLXRT_STOPPED_LENGTH);
+    ensure!(early || over == MLXRT_STOPPED_CANCELLED, "stop {over}");
+    if matches!(way, Way::Cancel | Way::CancelTwice) {
+        usable(&session, &told)?;
+    }
+    fine()
+}
+
+fn in_the_callback(way: Way, event: usize) -> Outcome {
+    let (_model, session) = fresh();
+    let told = ask(session.0, &Prompt::Text(PROMPT), &exactly(LONG), |number| {
+        if number == event {
+            end(way, session.0);
+        }
+        // Shutdown is refused here: then the callback ends it.
+        !matches!(way, Way::Shutdown) || number < event
+    });
+    ensure!(told.failure.is_none(), "{:?}", told.failure);
+    let wanted = match way {
+        Way::Shutdown => MLXRT_STOPPED_CALLBACK,
+        _ => MLXRT_STOPPED_CANCELLED,
+    };
+    ensure!(told.result.stop == wanted, "stop {}", told.result.stop);
+    // Tokens that the engine had queued by then may still come.
+    ensure!(
+        told.events <= event + MOST_QUEUED,
+        "{} events after {event}",
+        told.events
+    );
+    if !matches!(way, Way::Free) {
+        usable(&session, &told)?;
+    }
+    fine()
+}
+
+fn stopped_by_the_callback(event: usize) -> Outcome {
+    let (_model, session) = fresh();
+    let told = ask(session.0, &Prompt::Text(PROMPT), &exactly(LONG), |number| {
+        number < event
+    });
+    ensure!(
+        told.result.stop == MLXRT_STOPPED_CALLBACK,
+        "stop {}",
+        told.result.stop
+    );
+    ensure!(told.events == event, "{} events", told.events);
+    usable(&session, &told)?;
+    fine()
+}
+
+fn deadline(ms: u32, slow_ms: u64) -> Outcome {
+    let (_model, session) = fresh();
+    let mut options = exactly(LONG);
+    options.timeout_ms = ms;
+    let began = Instant::now();
+    let told = ask(session.0, &Prompt::Text(PROMPT), &options, |_| {
+        std::thread::sleep(Duration::from_millis(slow_ms));
+        true
+    });
+    let took = began.elapsed();
+    ensure!(took < SOON, "{took:?}");
+    ensure!(told.failure.is_none(), "{:?}", told.failure);
+    ensure!(
+        told.result.stop == MLXRT_STOPPED_TIMEOUT,
+        "stop {}",
+        told.result.stop
+    );
+    ensure!(
+        took >= Duration::from_millis(u64::from(ms)),
+        "only {took:?}"
+    );
+    usable(&session, &told)?;
+    fine()
+}
+
+fn before_the_start() -> Outcome {
+    let (_model, session) = fresh();
+    end(Way::CancelTwice, session.0);
+    let told = ask(session.0, &Prompt::Text(PROMPT), &exactly(8), |_| true);
+    ensure!(told.tokens == RIGHT, "{:?}", told.tokens);
+    fine()
+}
+
+fn after_the_end() -> Outcome {
+    let (_model, session) = fresh();
+    let told = ask(session.0, &Prompt::Text(PROMPT), &exactly(8), |_| true);
+    end(Way::CancelTwice, session.0);
+    ensure!(told.tokens == RIGHT, "{:?}", told.tokens);
+    ensure!(
+        told.result.stop == MLXRT_STOPPED_LENGTH,
+        "stop {}",
+        told.result.stop
+    );
+    usable(&session, &told)?;
+    fine()
+}
+
+fn another_session() -> Outcome {
+    let (model, session) = fresh();
+    let other = model.session(0);
+    let told = ask(session.0, &Prompt::Text(PROMPT), &exactly(8), |_| {
+        end(Way::Cancel, other.0);
+        true
+    });
+    ensure!(told.tokens == RIGHT, "{:?}", told.tokens);
+    fine()
+}
+
+fn from_many_threads() -> Outcome {
+    let (_model, session) = fresh();
+    let handle = Shared(session.0);
+    let told = std::thread::scope(|scope| {
+        ask(session.0, &Prompt::Text(PROMPT), &exactly(LONG), |event| {
+            if event == 3 {
+                (0..8).for_each(|_| {
+                    scope.spawn(move || end(Way::CancelTwice, handle.get()));
+                });
+            }
+            true
+        })
+    });
+    ensure!(
+        told.result.stop == MLXRT_STOPPED_CANCELLED,
+        "stop {}",
+        told.result.stop
+    );
+    usable(&session, &told)?;
+    fine()
+}
