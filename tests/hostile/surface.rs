@@ -107,6 +107,9 @@ fn read(text: &str) -> Surface {
 
 /// Bytes of a field's type. The ABI's structs have no padding.
 pub fn size_of(ty: &str) -> usize {
+    if let Some((element, count)) = ty.strip_suffix(']').and_then(|ty| ty.rsplit_once('[')) {
+        return size_of(element.trim()) * count.trim().parse::<usize>().expect("a length");
+    }
     match ty {
         "uint32_t" | "int32_t" | "float" => 4,
         _ => 8,
@@ -191,6 +194,16 @@ impl Call {
                 (input.messages, input.messages_len) = (messages as *const _, usize::MAX);
             }
             return at as u64;
+        }
+        if let Some(handle) = param.ty.strip_suffix(" * const *") {
+            let made = handle_of(handle, world);
+            let room = self.memory.last_mut().unwrap();
+            room[0] = made;
+            return room.as_ptr() as u64;
+        }
+        if param.name == "path" && self.function.name.ends_with("_save") {
+            let folder = format!("mlxrt-hostile-save-{}", std::process::id());
+            return self.text(std::env::temp_dir().join(folder).to_str().unwrap());
         }
         let room = self.memory.last_mut().unwrap();
         match (param.ty.as_str(), param.name.as_str()) {
