@@ -119,8 +119,13 @@ impl Catalog {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             total_bytes: 0,
+            absent: BTreeMap::new(),
         };
-        catalog.add_file(folder, name.to_string(), limits)?;
+        let file = match folder.open_present(name)? {
+            Some(file) => file,
+            None => return Err(folder.missing(name)),
+        };
+        catalog.add_file(name.to_string(), file, limits)?;
         Ok(catalog)
     }
 
