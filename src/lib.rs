@@ -15,3 +15,4 @@ mod runtime;
 mod sampling;
 mod template;
 mod text;
+mod train;
