@@ -86,8 +86,7 @@ where
     check(unsafe { mlx_sys::mlx_checkpoint(&mut repeated.0, closure.0) })?;
     let mut outputs = VectorArray::new(&[])?;
     // SAFETY: everything is alive and the result is ours; this is the engine thread.
-    let status =
-        unsafe { mlx_sys::mlx_closure_apply(outputs.raw_mut(), repeated.0, inputs.raw()) };
+    let status = unsafe { mlx_sys::mlx_closure_apply(outputs.raw_mut(), repeated.0, inputs.raw()) };
     own_error(status)?;
     outputs.arrays()
 }

@@ -136,9 +136,11 @@ impl Adapter {
             Part::Low {
                 a, b, magnitude, ..
             } => a.nbytes() + b.nbytes() + magnitude.as_ref().map_or(0, Array::nbytes),
-            Part::Full { weight, bias, .. } => {
-                [weight, bias].into_iter().flatten().map(Array::nbytes).sum()
-            }
+            Part::Full { weight, bias, .. } => [weight, bias]
+                .into_iter()
+                .flatten()
+                .map(Array::nbytes)
+                .sum(),
         };
         self.parts.iter().map(|(_, part)| bytes(part)).sum()
     }
@@ -226,12 +228,12 @@ impl AdapterSet {
                     tied: *tied,
                     dropout: None,
                 }),
-                Part::Full { .. } if strength != 1.0 => {
-                    return Err(Error::new(
-                        Code::Incompatible,
-                        format!("an adapter that replaces weights works at scale 1 only, not at {strength}"),
-                    ))
-                }
+                Part::Full { .. } if strength != 1.0 => return Err(Error::new(
+                    Code::Incompatible,
+                    format!(
+                        "an adapter that replaces weights works at scale 1 only, not at {strength}"
+                    ),
+                )),
                 Part::Full { .. } if patch.full.is_some() || patch.bias.is_some() => {
                     return Err(Error::new(
                         Code::Incompatible,
@@ -265,9 +267,7 @@ impl AdapterSet {
 
     /// The norm to compute with at `site`.
     pub(super) fn norm<'a>(&'a self, site: Site, own: &'a Array) -> &'a Array {
-        self.patch(site)
-            .and_then(Patch::full)
-            .unwrap_or(own)
+        self.patch(site).and_then(Patch::full).unwrap_or(own)
     }
 }
 

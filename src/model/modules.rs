@@ -104,7 +104,11 @@ pub fn modules(config: &DecoderConfig, head: bool) -> Vec<Module> {
             }
         }
     }
-    all.push(module("norm", Site::NORM, ModuleShape::Norm { dims: hidden }));
+    all.push(module(
+        "norm",
+        Site::NORM,
+        ModuleShape::Norm { dims: hidden },
+    ));
     if head {
         let shape = ModuleShape::Linear {
             input: hidden,
@@ -125,7 +129,13 @@ fn in_block(config: &DecoderConfig, module: BlockModule) -> Option<ModuleShape> 
         attention.heads * attention.head_dim,
         attention.kv_heads * attention.head_dim,
     );
-    let linear = |output, input, bias| Some(ModuleShape::Linear { input, output, bias });
+    let linear = |output, input, bias| {
+        Some(ModuleShape::Linear {
+            input,
+            output,
+            bias,
+        })
+    };
     let norm = |dims, there: bool| there.then_some(ModuleShape::Norm { dims });
     let sandwich = config.norm_placement == NormPlacement::Sandwich;
     match module {

@@ -130,7 +130,12 @@ impl Adapter {
             .map(|module| (module.name.clone(), module.shape))
             .collect();
         file.check(&modules)?;
-        let total = file.entries.iter().flat_map(tensors_of).map(|t| t.bytes).sum();
+        let total = file
+            .entries
+            .iter()
+            .flat_map(tensors_of)
+            .map(|t| t.bytes)
+            .sum();
         check_budget(total)?;
         let mut reader = Reader {
             catalog: &file.catalog,
@@ -186,13 +191,21 @@ impl Adapter {
     /// A new one: A uniform within 1 over the root of its width as in mlx-lm, B zero, and DoRA's magnitude the base
     /// weight's own, so that it changes nothing until it is trained.
     pub fn create(model: Arc<Model>, options: &AdapterOptions) -> Result<Self> {
-        let rank = if options.rank == 0 { DEFAULT_RANK } else { options.rank };
+        let rank = if options.rank == 0 {
+            DEFAULT_RANK
+        } else {
+            options.rank
+        };
         if rank > MOST_RANK {
             return Err(Error::invalid(format!(
                 "options.rank is {rank}; at most {MOST_RANK}"
             )));
         }
-        let scale = if options.scale == 0.0 { DEFAULT_SCALE } else { options.scale };
+        let scale = if options.scale == 0.0 {
+            DEFAULT_SCALE
+        } else {
+            options.scale
+        };
         if !scale.is_finite() {
             return Err(Error::invalid(format!("options.scale is {scale}")));
         }
@@ -207,14 +220,21 @@ impl Adapter {
         let dtype = options.dtype.unwrap_or(Dtype::F32);
         let names = chosen.iter().map(|module| module.name.clone()).collect();
         let settings = Settings {
-            kind: if options.dora { AdapterKind::Dora } else { AdapterKind::Lora },
+            kind: if options.dora {
+                AdapterKind::Dora
+            } else {
+                AdapterKind::Lora
+            },
             format: None,
             rank: Some(rank),
             scale: Some(scale),
             dropout: options.dropout,
         };
         let (dora, mut random, id) = (options.dora, Random(options.seed), model.id);
-        let sites: Vec<_> = chosen.iter().map(|module| (module.site, module.shape)).collect();
+        let sites: Vec<_> = chosen
+            .iter()
+            .map(|module| (module.site, module.shape))
+            .collect();
         Self::register(model, settings, names, move |worker| {
             let mut parts = Vec::with_capacity(sites.len());
             for (site, shape) in sites {
@@ -406,7 +426,8 @@ struct ReadTensor {
 
 impl ReadTensor {
     fn into_array(self) -> Result<Array> {
-        self.buffer.into_array(&self.tensor.shape, self.tensor.dtype)
+        self.buffer
+            .into_array(&self.tensor.shape, self.tensor.dtype)
     }
 }
 
@@ -477,13 +498,20 @@ fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec
     let can = |module: &&Module| !matches!(module.shape, ModuleShape::Norm { .. });
     // (layer, name inside its block)
     let split = |module: &'a Module| -> (Option<u32>, &'a str) {
-        let inner = module.name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+        let inner = module
+            .name
+            .strip_prefix("layers.")
+            .and_then(|rest| rest.split_once('.'));
         match inner {
             Some((layer, name)) => (layer.parse().ok(), name),
             None => (None, &module.name),
         }
     };
-    let count = modules.iter().filter_map(|module| split(module).0).max().map_or(0, |last| last + 1);
+    let count = modules
+        .iter()
+        .filter_map(|module| split(module).0)
+        .max()
+        .map_or(0, |last| last + 1);
     if layers > count {
         return Err(Error::invalid(format!(
             "options.layers is {layers}, and the model has {count}"
@@ -493,9 +521,17 @@ fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec
     let is = |key: &str, name: &str| name == key || name.rsplit('.').next() == Some(key);
     let mut chosen = Vec::new();
     for key in keys {
-        let named: Vec<&Module> = modules.iter().filter(can).filter(|module| is(key, split(module).1)).collect();
+        let named: Vec<&Module> = modules
+            .iter()
+            .filter(can)
+            .filter(|module| is(key, split(module).1))
+            .collect();
         if named.is_empty() {
-            let mut known: Vec<&str> = modules.iter().filter(can).map(|module| split(module).1).collect();
+            let mut known: Vec<&str> = modules
+                .iter()
+                .filter(can)
+                .map(|module| split(module).1)
+                .collect();
             known.sort_unstable();
             known.dedup();
             return Err(Error::invalid(format!(
@@ -504,7 +540,9 @@ fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec
                 known.join(", ")
             )));
         }
-        let wanted = named.into_iter().filter(|module| split(module).0.is_none_or(|layer| layer >= first));
+        let wanted = named
+            .into_iter()
+            .filter(|module| split(module).0.is_none_or(|layer| layer >= first));
         for module in wanted {
             if !chosen.contains(&module) {
                 chosen.push(module);
@@ -516,7 +554,11 @@ fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec
 
 /// As mlx-lm names it.
 fn full_name(names: &crate::model::Names, module: &str, leaf: Leaf) -> String {
-    let prefix = if module == "lm_head" { names.head } else { names.body };
+    let prefix = if module == "lm_head" {
+        names.head
+    } else {
+        names.body
+    };
     format!("{prefix}{module}.{}", leaf.name())
 }
 

@@ -246,12 +246,7 @@ fn check(options: &TrainOptions) -> Result<()> {
 }
 
 /// Tokenises a data set as mlx-lm does.
-fn samples(
-    model: &Model,
-    what: &str,
-    jsonl: &[u8],
-    options: &TrainOptions,
-) -> Result<Vec<Sample>> {
+fn samples(model: &Model, what: &str, jsonl: &[u8], options: &TrainOptions) -> Result<Vec<Sample>> {
     data::parse(what, jsonl)?
         .into_iter()
         .map(|Line { number, text }| {

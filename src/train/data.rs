@@ -148,7 +148,10 @@ mod tests {
             r#"{"messages": [{"role": "user", "content": "u"}], "tools": [{"type": "function"}]}"#,
         );
         let lines = parse("train", jsonl.as_bytes()).unwrap();
-        assert_eq!(lines.iter().map(|l| l.number).collect::<Vec<_>>(), [1, 4, 5]);
+        assert_eq!(
+            lines.iter().map(|l| l.number).collect::<Vec<_>>(),
+            [1, 4, 5]
+        );
         assert_eq!(lines[0].text, Text::Plain("plain".into()));
         let user = r#"[{"role":"user","content":"p"}]"#;
         assert_eq!(
@@ -177,17 +180,29 @@ mod tests {
         assert_eq!(error(""), "train has no samples");
         assert_eq!(error(" \n\n"), "train has no samples");
         let bad = error("{\"text\": \"a\"}\n\n{\"text\": \"b\"");
-        assert!(bad.starts_with("train, line 3: not valid JSON: EOF"), "{bad}");
+        assert!(
+            bad.starts_with("train, line 3: not valid JSON: EOF"),
+            "{bad}"
+        );
         for (line, says) in [
             ("[1]", "a JSON object is expected"),
-            ("{}", "\"messages\", \"prompt\" and \"completion\", or \"text\""),
+            (
+                "{}",
+                "\"messages\", \"prompt\" and \"completion\", or \"text\"",
+            ),
             ("{\"text\": 1}", "\"text\" must be a string"),
             ("{\"text\": \"\"}", "\"text\" is empty"),
             ("{\"prompt\": \"p\"}", "or \"text\" is expected"),
-            ("{\"prompt\": \"p\", \"completion\": [1]}", "\"completion\" must be"),
+            (
+                "{\"prompt\": \"p\", \"completion\": [1]}",
+                "\"completion\" must be",
+            ),
             ("{\"messages\": []}", "\"messages\" must be a list with"),
             ("{\"messages\": {}}", "\"messages\" must be a list with"),
-            ("{\"text\": \"a\", \"tools\": {}}", "\"tools\" must be a list"),
+            (
+                "{\"text\": \"a\", \"tools\": {}}",
+                "\"tools\" must be a list",
+            ),
             ("{\"text\": \"\\ud800\"}", "not valid JSON"),
         ] {
             let bad = error(&format!("{{\"text\": \"a\"}}\n{line}\n"));

@@ -16,10 +16,7 @@ pub fn loss(
     pass: Pass,
 ) -> Result<Array> {
     let count = batch.places.len() as i32;
-    let tokens = ops::reshape(
-        &Array::from_i32(&batch.inputs)?,
-        &[batch.rows, batch.width],
-    )?;
+    let tokens = ops::reshape(&Array::from_i32(&batch.inputs)?, &[batch.rows, batch.width])?;
     let hidden = decoder.forward_training(&tokens, trained, parameters, pass)?;
     let size = hidden.rows.dim(-1);
     let flat = ops::reshape(&hidden.rows, &[batch.rows * batch.width, size])?;

@@ -106,10 +106,7 @@ fn learning_rates() {
         rates(Shape::Linear, 0),
         [0.5, 0.375, 0.25, 0.125, 0.0, 0.0, 0.0]
     );
-    assert_eq!(
-        rates(Shape::Linear, 2)[..5],
-        [0.0, 0.25, 0.5, 0.5, 0.375]
-    );
+    assert_eq!(rates(Shape::Linear, 2)[..5], [0.0, 0.25, 0.5, 0.5, 0.375]);
     let cosine = rates(Shape::Cosine, 0);
     assert!((cosine[1] - 0.426_776_7).abs() < 1e-6 && (cosine[2] - 0.25).abs() < 1e-6);
     assert_eq!((cosine[0], cosine[4], cosine[6]), (0.5, 0.0, 0.0));

@@ -16,9 +16,7 @@ use crate::mlx::{ops, Array};
 use crate::model::adapter::{Adapter, Part};
 use crate::model::training::Pass;
 use crate::runtime::train::{train, train_on, Observer, TrainEvent, TrainOptions};
-use crate::train::{
-    Batches, Optimizer, Order, Sample, Schedule, Shape, StepOptions, Trainer,
-};
+use crate::train::{Batches, Optimizer, Order, Sample, Schedule, Shape, StepOptions, Trainer};
 
 /// f32 tensors by name.
 type Tensors = HashMap<String, (Vec<i32>, Vec<f32>)>;
@@ -50,7 +48,10 @@ fn leaves(model: &Model, tensors: &Tensors) -> Vec<(usize, Vec<String>)> {
             }
         }
     }
-    assert_eq!(all.iter().map(|(_, n)| n.len()).sum::<usize>(), tensors.len());
+    assert_eq!(
+        all.iter().map(|(_, n)| n.len()).sum::<usize>(),
+        tensors.len()
+    );
     all
 }
 
@@ -67,9 +68,9 @@ fn put(model: &Arc<Model>, tensors: &Tensors, scale: f32) -> u64 {
     let made = model.engine.call(move |worker| {
         let mut made = Vec::new();
         for (site, arrays) in parts {
-            let mut arrays = arrays.iter().map(|(shape, data)| {
-                ops::reshape(&Array::from_f32(data).unwrap(), shape).unwrap()
-            });
+            let mut arrays = arrays
+                .iter()
+                .map(|(shape, data)| ops::reshape(&Array::from_f32(data).unwrap(), shape).unwrap());
             let part = Part::Low {
                 a: arrays.next().unwrap(),
                 b: arrays.next().unwrap(),
@@ -261,28 +262,42 @@ fn as_mlx_lm_trains() {
             assert!(far < loss_bound, "{name} step {}: {far}", event.step);
             worst_loss = worst_loss.max(far);
             let rate = (event.learning_rate - number(1)).abs();
-            assert!(rate < 1e-6 * f64::from(options.learning_rate), "{name}: {event:?}");
+            assert!(
+                rate < 1e-6 * f64::from(options.learning_rate),
+                "{name}: {event:?}"
+            );
             assert_eq!(event.trained_tokens as f64, number(2), "{name}");
         }
-        let measured = log.events.iter().filter(|event| event.validation_loss.is_some());
+        let measured = log
+            .events
+            .iter()
+            .filter(|event| event.validation_loss.is_some());
         let measured: Vec<_> = measured.collect();
         let theirs = case["validations"].as_array().unwrap();
         assert_eq!(measured.len(), theirs.len(), "{name}");
         for (event, theirs) in measured.iter().zip(theirs) {
             assert_eq!(event.step, theirs[0].as_u64().unwrap() + 1);
             let (ours, theirs) = (event.validation_loss.unwrap(), theirs[1].as_f64().unwrap());
-            assert!((ours - theirs).abs() < loss_bound * theirs, "{name}: {ours} {theirs}");
+            assert!(
+                (ours - theirs).abs() < loss_bound * theirs,
+                "{name}: {ours} {theirs}"
+            );
         }
         let end = tensors(&format!("{name}/end/"));
         let mut worst_end: f64 = 0.0;
         for (key, ours) in names.iter().zip(get(&model, id)) {
             let far = distance(&ours, &end[key].1);
-            assert!(far < 10.0 * gradient_bound, "{name} {key} at the end: {far}");
+            assert!(
+                far < 10.0 * gradient_bound,
+                "{name} {key} at the end: {far}"
+            );
             worst_end = worst_end.max(far);
         }
         farthest.push((name.to_owned(), worst, worst_loss, worst_end));
     }
     for (name, gradient, loss, end) in farthest {
-        println!("{name}: gradients {gradient:.1e}, losses {loss:.1e}, weights at the end {end:.1e}");
+        println!(
+            "{name}: gradients {gradient:.1e}, losses {loss:.1e}, weights at the end {end:.1e}"
+        );
     }
 }
