@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::constants::MLXRT_ABI;
 use super::types::mlxrt_api;
-use super::{error, generate, library, memory, metrics, model, session};
+use super::{adapter, error, generate, library, memory, metrics, model, session};
 
 /// The address of a function, NULL for one that this version does not have.
 #[derive(Clone, Copy)]
@@ -72,14 +72,14 @@ table! {
     mlxrt_tokenize = model::mlxrt_tokenize,
     mlxrt_detokenize = model::mlxrt_detokenize,
     mlxrt_render = model::mlxrt_render,
-    mlxrt_adapter_create,
-    mlxrt_adapter_load,
-    mlxrt_adapter_info,
-    mlxrt_adapter_get,
-    mlxrt_adapter_set,
-    mlxrt_adapter_save,
-    mlxrt_adapter_free,
-    mlxrt_apply_adapter,
+    mlxrt_adapter_create = adapter::mlxrt_adapter_create,
+    mlxrt_adapter_load = adapter::mlxrt_adapter_load,
+    mlxrt_adapter_info = adapter::mlxrt_adapter_info,
+    mlxrt_adapter_get = adapter::mlxrt_adapter_get,
+    mlxrt_adapter_set = adapter::mlxrt_adapter_set,
+    mlxrt_adapter_save = adapter::mlxrt_adapter_save,
+    mlxrt_adapter_free = adapter::mlxrt_adapter_free,
+    mlxrt_apply_adapter = adapter::mlxrt_apply_adapter,
     mlxrt_train,
     mlxrt_session_create = session::mlxrt_session_create,
     mlxrt_session_free = session::mlxrt_session_free,

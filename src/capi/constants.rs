@@ -146,3 +146,15 @@ pub const MLXRT_NEXT_EVENT: i32 = 0;
 pub const MLXRT_NEXT_PENDING: i32 = 1;
 /// The request has ended and its events are taken.
 pub const MLXRT_NEXT_DONE: i32 = 2;
+
+/// Elements of tensors: 32-bit floats.
+pub const MLXRT_DTYPE_F32: i32 = 1;
+/// 16-bit floats.
+pub const MLXRT_DTYPE_F16: i32 = 2;
+/// bfloat16.
+pub const MLXRT_DTYPE_BF16: i32 = 3;
+
+/// Kinds of adapters: y = base(x) + scale * ((x A) B).
+pub const MLXRT_LORA: i32 = 0;
+/// The same, each row of the adapted weight brought to a learned length.
+pub const MLXRT_DORA: i32 = 1;

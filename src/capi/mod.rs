@@ -47,6 +47,7 @@
     keep to is in the header's opening"
 )]
 
+pub mod adapter;
 mod api;
 pub mod boundary;
 pub mod constants;

@@ -37,7 +37,12 @@ fn check_load_options(options: &mlxrt_load_options) -> Result<()> {
 }
 
 /// Calls the host's progress function, if there is one; false stops.
-fn report(progress: mlxrt_progress_fn, user_data: *mut c_void, done: u64, total: u64) -> bool {
+pub(super) fn report(
+    progress: mlxrt_progress_fn,
+    user_data: *mut c_void,
+    done: u64,
+    total: u64,
+) -> bool {
     let Some(progress) = progress else {
         return true;
     };

@@ -236,12 +236,26 @@ in_struct!(mlxrt_init_options, 48, 0);
 in_struct!(mlxrt_memory_limits, 32, 0);
 in_struct!(mlxrt_load_options, 40, 0);
 in_struct!(mlxrt_session_options, 40, 0, reserved reserved);
+in_struct!(mlxrt_call_options, 32, 0, reserved reserved);
+in_struct!(mlxrt_adapter_options, 56, 0);
 in_struct!(mlxrt_input, 88, INPUT_FLAGS);
 in_struct!(mlxrt_generate_options, 168, GENERATE_FLAGS);
 out_struct!(mlxrt_memory, 56);
+out_struct!(mlxrt_tensor, 96);
 out_struct!(mlxrt_session_state, 48);
 out_struct!(mlxrt_result, 136);
 out_struct!(mlxrt_metrics_data, 192);
+abi_struct!(mlxrt_tensor_view, 96);
+// SAFETY: as AbiStruct.
+unsafe impl InStruct for mlxrt_tensor_view {
+    // It has no flags.
+    fn check(&self, name: &str) -> Result<()> {
+        match self.reserved {
+            0 => Ok(()),
+            _ => Err(Error::unsupported(format!("{name}.reserved is not 0"))),
+        }
+    }
+}
 // Handed out with the library's own struct_size.
 abi_struct!(mlxrt_event, 88);
 

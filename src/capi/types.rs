@@ -23,6 +23,12 @@ pub struct mlxrt_request {
     _private: [u8; 0],
 }
 
+/// Low-rank changes beside one model's weights. It is an id in the shape of a pointer: never dereference it. Any
+/// thread may use it, several at once.
+pub struct mlxrt_adapter {
+    _private: [u8; 0],
+}
+
 /// A compiled grammar. It is an id in the shape of a pointer: never dereference it.
 pub struct mlxrt_grammar {
     _private: [u8; 0],
@@ -94,6 +100,24 @@ pub struct mlxrt_memory_limits {
     pub cache_limit: u64,
     /// Bytes kept resident for the GPU; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
     pub wired_limit: u64,
+}
+
+/// For calls that read, write or compute for a while. All zero behind struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_call_options {
+    /// sizeof(mlxrt_call_options).
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// Milliseconds for the whole call; 0 = none. The end is MLXRT_E_TIMEOUT.
+    pub timeout_ms: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Called with bytes done and in all; NULL = nobody is.
+    pub progress: mlxrt_progress_fn,
+    /// Handed to progress.
+    pub progress_data: *mut c_void,
 }
 
 /// How a model is loaded. All zero behind struct_size: the defaults.
@@ -415,4 +439,72 @@ pub struct mlxrt_event {
     pub done: u64,
     /// MLXRT_EVENT_PROGRESS: tokens to take in.
     pub total: u64,
+}
+
+/// How an adapter is made. All zero behind struct_size: the defaults.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_adapter_options {
+    /// sizeof(mlxrt_adapter_options).
+    pub struct_size: u32,
+    /// 0; none are defined.
+    pub flags: u32,
+    /// MLXRT_LORA or MLXRT_DORA.
+    pub kind: i32,
+    /// Columns of A and rows of B; 0 = 8.
+    pub rank: u32,
+    /// What (x A) B is multiplied by; 0 = 20.
+    pub scale: f32,
+    /// The share of the input's elements that training leaves out, below 1.
+    pub dropout: f32,
+    /// The last so many blocks; 0 = all.
+    pub layers: i32,
+    /// MLXRT_DTYPE_F32, _F16 or _BF16; 0 = F32.
+    pub dtype: i32,
+    /// The same seed gives the same A.
+    pub seed: u64,
+    /// Names of modules; NULL = q_proj and v_proj.
+    pub keys: *const *const c_char,
+    /// How many keys.
+    pub key_count: usize,
+}
+
+/// A tensor that goes in.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_tensor_view {
+    /// sizeof(mlxrt_tensor_view).
+    pub struct_size: u32,
+    /// MLXRT_DTYPE_*.
+    pub dtype: i32,
+    /// How many dimensions, at most 8.
+    pub rank: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The first rank of them count.
+    pub shape: [u64; 8],
+    /// Row-major; any alignment.
+    pub data: *const c_void,
+    /// Bytes of data: the product of the dimensions times the size of an element.
+    pub bytes: u64,
+}
+
+/// A tensor that comes out: F32, row-major.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_tensor {
+    /// sizeof(mlxrt_tensor) before the call; the bytes that were filled after it.
+    pub struct_size: u32,
+    /// MLXRT_DTYPE_F32.
+    pub dtype: i32,
+    /// How many dimensions.
+    pub rank: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The first rank of them count, the rest are 0.
+    pub shape: [u64; 8],
+    /// Yours: mlxrt_free.
+    pub data: *mut c_void,
+    /// Bytes of data.
+    pub bytes: u64,
 }

@@ -35,8 +35,7 @@ mod weights;
 pub(crate) mod testing;
 
 pub use adapter::{
-    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, Full, Low, ModuleShape, Part,
-    Target,
+    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, ModuleShape, Part,
 };
 pub use folder::ModelFolder;
 pub use generation_config::GenerationConfig;

@@ -179,6 +179,21 @@ impl Array {
         Ok(unsafe { std::slice::from_raw_parts(pointer, contiguous.size()) }.to_vec())
     }
 
+    /// Waits for the array and copies its elements as they are, row-major.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let contiguous = super::ops::contiguous(self)?;
+        // SAFETY: the array is alive and this is the engine thread.
+        check(unsafe { mlx_sys::mlx_array_eval(contiguous.raw) })?;
+        // SAFETY: evaluated; the pointer is to its first element, whatever its type.
+        let pointer = unsafe { mlx_sys::mlx_array_data_uint8(contiguous.raw) };
+        let bytes = contiguous.nbytes() as usize;
+        if pointer.is_null() || bytes == 0 {
+            return Ok(Vec::new());
+        }
+        // SAFETY: row-major, so `nbytes` bytes from there on are its elements.
+        Ok(unsafe { std::slice::from_raw_parts(pointer, bytes) }.to_vec())
+    }
+
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         // SAFETY: the array is alive; `read` checks the type.
         self.read(Dtype::F32, |raw| unsafe {

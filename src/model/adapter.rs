@@ -130,20 +130,6 @@ impl Adapter {
     pub fn forget_gains(&mut self) {
         self.gains.clear();
     }
-
-    pub fn nbytes(&self) -> u64 {
-        let bytes = |part: &Part| match part {
-            Part::Low {
-                a, b, magnitude, ..
-            } => a.nbytes() + b.nbytes() + magnitude.as_ref().map_or(0, Array::nbytes),
-            Part::Full { weight, bias, .. } => [weight, bias]
-                .into_iter()
-                .flatten()
-                .map(Array::nbytes)
-                .sum(),
-        };
-        self.parts.iter().map(|(_, part)| bytes(part)).sum()
-    }
 }
 
 /// `magnitude` over the norm of each row of W + scale * (A B)ᵀ, through which no gradient flows, as in mlx-lm.
@@ -228,12 +214,14 @@ impl AdapterSet {
                     tied: *tied,
                     dropout: None,
                 }),
-                Part::Full { .. } if strength != 1.0 => return Err(Error::new(
-                    Code::Incompatible,
-                    format!(
+                Part::Full { .. } if strength != 1.0 => {
+                    return Err(Error::new(
+                        Code::Incompatible,
+                        format!(
                         "an adapter that replaces weights works at scale 1 only, not at {strength}"
                     ),
-                )),
+                    ))
+                }
                 Part::Full { .. } if patch.full.is_some() || patch.bias.is_some() => {
                     return Err(Error::new(
                         Code::Incompatible,

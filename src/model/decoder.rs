@@ -204,6 +204,22 @@ impl Decoder {
         })
     }
 
+    /// Whether the embedding is the output layer.
+    pub fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    /// `[out, in]` of a linear layer, `[hidden, vocab]` of the embedding: as A and B of an adapter have it.
+    pub fn weight_shape(&self, site: Site) -> Result<[i32; 2]> {
+        let weight = self.weight(site)?;
+        let [rows, columns] = [weight.dim(0), weight.dim(1)];
+        Ok(if site == Site::EMBED_TOKENS {
+            [columns, rows]
+        } else {
+            [rows, columns]
+        })
+    }
+
     /// The norm of each row of a module's base weight: `[out]`, of the embedding `[vocab]`.
     pub fn row_norms(&self, site: Site) -> Result<Array> {
         let weight = self.weight(site)?;

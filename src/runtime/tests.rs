@@ -1,5 +1,6 @@
 //! Tests that need a model: the fixtures that mlx-lm wrote (tests/fixtures), run in this process.
 
+mod adapters;
 mod engine;
 mod odd_folders;
 mod parity;

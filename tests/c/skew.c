@@ -11,6 +11,9 @@
 
 static mlxrt_model *model;
 static mlxrt_session *session;
+static mlxrt_adapter *adapter;
+static char adapter_folder[] = "/tmp/mlxrt-skew-XXXXXX";
+#define ADAPTER_TENSOR "model.layers.0.self_attn.q_proj.lora_b"
 
 #define ARGUMENT MLXRT_E_INVALID_ARGUMENT
 #define UNSUPPORTED MLXRT_E_UNSUPPORTED
@@ -107,6 +110,16 @@ static mlxrt_error *generate_with(const void *options) {
   return mlxrt_generate(session, &input, options, NULL, NULL, NULL);
 }
 
+static mlxrt_error *adapter_with(const void *options) {
+  mlxrt_adapter *made = NULL;
+  mlxrt_error *error = mlxrt_adapter_create(model, options, &made);
+  CHECK((made != NULL) == (error == NULL));
+  mlxrt_adapter_free(made);
+  return error;
+}
+static mlxrt_error *save_with(const void *options) { return mlxrt_adapter_save(adapter, adapter_folder, options); }
+static mlxrt_error *set_with(const void *view) { return mlxrt_adapter_set(adapter, ADAPTER_TENSOR, view); }
+
 /* Every way that a struct goes in. A struct that is new goes in here, and the test of the header's structs says so. */
 static const struct in_case {
   const char *name;
@@ -137,6 +150,10 @@ static const struct in_case {
     {"generate", generate_with, sizeof(mlxrt_generate_options), FLAGS_OF_GENERATE, 0, 0, 0},
     {"submitted input", submit_from, sizeof(mlxrt_input), FLAGS_OF_INPUT, 0, 0, 0},
     {"submit", submit_with, sizeof(mlxrt_generate_options), FLAGS_OF_GENERATE, 0, 0, 0},
+    {"adapter", adapter_with, sizeof(mlxrt_adapter_options), 0, 0, offsetof(mlxrt_adapter_options, kind), MLXRT_DORA},
+    {"save", save_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
+    /* It has its dtype where others have their flags. */
+    {"tensor", set_with, sizeof(mlxrt_tensor_view), UINT32_MAX, offsetof(mlxrt_tensor_view, reserved), 0, 0},
 };
 
 /* What the struct of a case holds when it is right. */
@@ -145,6 +162,24 @@ static void fill(const struct in_case *one, unsigned char *value) {
   if (one->call == render_with || one->call == generate_from || one->call == submit_from) {
     mlxrt_input input = message_input("[{\"role\":\"user\",\"content\":\"Hi\"}]");
     memcpy(value, &input, sizeof input);
+  }
+  if (one->call == set_with) {
+    static float zeros[4096];
+    mlxrt_tensor tensor;
+    memset(&tensor, 0, sizeof tensor);
+    tensor.struct_size = sizeof tensor;
+    OK(mlxrt_adapter_get(adapter, ADAPTER_TENSOR, &tensor));
+    mlxrt_free(tensor.data);
+    CHECK(tensor.bytes <= sizeof zeros);
+    mlxrt_tensor_view view;
+    memset(&view, 0, sizeof view);
+    view.struct_size = sizeof view;
+    view.dtype = tensor.dtype;
+    view.rank = tensor.rank;
+    memcpy(view.shape, tensor.shape, sizeof view.shape);
+    view.data = zeros;
+    view.bytes = tensor.bytes;
+    memcpy(value, &view, sizeof view);
   }
   if (one->call == generate_with || one->call == submit_with) {
     mlxrt_generate_options options = greedy(1);
@@ -280,6 +315,16 @@ static mlxrt_error *submitted_result_into(void *out) {
   return error;
 }
 
+static mlxrt_error *tensor_into(void *out) {
+  mlxrt_error *error = mlxrt_adapter_get(adapter, ADAPTER_TENSOR, out);
+  if (!error) {
+    mlxrt_tensor tensor;
+    memcpy(&tensor, out, sizeof tensor);
+    mlxrt_free(tensor.data);
+  }
+  return error;
+}
+
 static const struct out_case {
   const char *name;
   mlxrt_error *(*call)(void *out);
@@ -291,6 +336,7 @@ static const struct out_case {
     {"model's metrics", model_metrics_into, sizeof(mlxrt_metrics_data)},
     {"result", result_into, sizeof(mlxrt_result)},
     {"submitted result", submitted_result_into, sizeof(mlxrt_result)},
+    {"tensor", tensor_into, sizeof(mlxrt_tensor)},
 };
 
 /* Calls with an output of 0xee with this struct_size. */
@@ -429,7 +475,16 @@ int main(int argc, char **argv) {
   make_room();
   model = load("qwen3-f32");
   session = session_of(model);
+  OK(mlxrt_adapter_create(model, NULL, &adapter));
+  CHECK(mkdtemp(adapter_folder) != NULL);
   int failed = RUN(tests);
+  char path[64];
+  snprintf(path, sizeof path, "%s/adapters.safetensors", adapter_folder);
+  unlink(path);
+  snprintf(path, sizeof path, "%s/adapter_config.json", adapter_folder);
+  unlink(path);
+  rmdir(adapter_folder);
+  mlxrt_adapter_free(adapter);
   mlxrt_session_free(session);
   mlxrt_model_free(model);
   return failed;

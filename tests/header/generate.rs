@@ -15,6 +15,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("error", "Errors"),
     ("memory", "Memory"),
     ("model", "Models"),
+    ("adapter", "Adapters"),
     ("session", "Sessions"),
     ("generate", "Generation"),
     ("metrics", "Metrics"),

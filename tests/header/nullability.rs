@@ -22,6 +22,8 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_generate", "out"),
     ("mlxrt_request_result", "out"),
     ("mlxrt_memory_set", "limits"),
+    ("mlxrt_apply_adapter", "adapters"),
+    ("mlxrt_apply_adapter", "scales"),
     ("mlxrt_metrics", "model"),
 ];
 

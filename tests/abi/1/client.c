@@ -408,6 +408,54 @@ static void requests(mlxrt_model *model) {
   mlxrt_session_free(session);
 }
 
+/* Applied, changed, saved and loaded again. */
+static void adapters(mlxrt_model *model) {
+  mlxrt_session *session = a_session(model);
+  if (!session) return;
+  mlxrt_adapter_options options;
+  mlxrt_call_options call;
+  mlxrt_tensor tensor;
+  mlxrt_tensor_view view;
+  START(options);
+  START(call);
+  START(tensor);
+  START(view);
+  options.rank = 2;
+  mlxrt_adapter *adapter = NULL, *again = NULL;
+  OK(mlxrt_adapter_create(model, &options, &adapter));
+  char *json = NULL;
+  OK(mlxrt_adapter_info(adapter, &json, NULL));
+  char name[200] = "";
+  const char *at = json ? strstr(json, "\"name\":\"") : NULL;
+  if (CHECK(at != NULL)) sscanf(at, "\"name\":\"%199[^\"]", name);
+  mlxrt_free(json);
+  OK(mlxrt_adapter_get(adapter, name, &tensor));
+  CHECK(tensor.struct_size == sizeof tensor && tensor.dtype == MLXRT_DTYPE_F32 && tensor.rank == 2);
+  view.dtype = tensor.dtype;
+  view.rank = tensor.rank;
+  memcpy(view.shape, tensor.shape, sizeof view.shape);
+  view.data = tensor.data;
+  view.bytes = tensor.bytes;
+  OK(mlxrt_adapter_set(adapter, name, &view));
+  mlxrt_free(tensor.data);
+  char folder[] = "/tmp/mlxrt-client-XXXXXX", path[64];
+  CHECK(mkdtemp(folder) != NULL);
+  OK(mlxrt_adapter_save(adapter, folder, &call));
+  OK(mlxrt_adapter_load(model, folder, &call, &again));
+  snprintf(path, sizeof path, "%s/adapters.safetensors", folder);
+  remove(path);
+  snprintf(path, sizeof path, "%s/adapter_config.json", folder);
+  remove(path);
+  remove(folder);
+  mlxrt_adapter *both[] = {adapter, again};
+  const float scales[] = {1, 0.5f};
+  OK(mlxrt_apply_adapter(session, both, scales, 2));
+  OK(mlxrt_apply_adapter(session, NULL, NULL, 0));
+  mlxrt_adapter_free(again);
+  mlxrt_adapter_free(adapter);
+  mlxrt_session_free(session);
+}
+
 static void what_it_cost(mlxrt_model *model) {
   mlxrt_memory memory;
   mlxrt_metrics_data of_model, of_process;
@@ -436,6 +484,7 @@ int main(int argc, char **argv) {
     generation(model);
     what_it_cost(model);
     requests(model);
+    adapters(model);
     FAILS(mlxrt_shutdown(0, 0), MLXRT_E_BUSY);
   }
   mlxrt_model_free(model);

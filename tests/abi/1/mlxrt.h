@@ -274,6 +274,25 @@
 /** The request has ended and its events are taken. */
 #define MLXRT_NEXT_DONE 2
 
+/** Elements of tensors: 32-bit floats. */
+#define MLXRT_DTYPE_F32 1
+/** 16-bit floats. */
+#define MLXRT_DTYPE_F16 2
+/** bfloat16. */
+#define MLXRT_DTYPE_BF16 3
+
+/** Kinds of adapters: y = base(x) + scale * ((x A) B). */
+#define MLXRT_LORA 0
+
+/** The same, each row of the adapted weight brought to a learned length. */
+#define MLXRT_DORA 1
+
+/**
+ * Low-rank changes beside one model's weights. It is an id in the shape of a pointer: never dereference it. Any
+ * thread may use it, several at once.
+ */
+typedef struct mlxrt_adapter mlxrt_adapter;
+
 /** The functions of this header as a table, for a program that loads the library while it runs: mlxrt_get_api. */
 typedef struct mlxrt_api mlxrt_api;
 
@@ -449,6 +468,84 @@ typedef struct mlxrt_input {
   /** Bytes of template_args. */
   size_t template_args_len;
 } mlxrt_input;
+
+/** How an adapter is made. All zero behind struct_size: the defaults. */
+typedef struct mlxrt_adapter_options {
+  /** sizeof(mlxrt_adapter_options). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** MLXRT_LORA or MLXRT_DORA. */
+  int32_t kind;
+  /** Columns of A and rows of B; 0 = 8. */
+  uint32_t rank;
+  /** What (x A) B is multiplied by; 0 = 20. */
+  float scale;
+  /** The share of the input's elements that training leaves out, below 1. */
+  float dropout;
+  /** The last so many blocks; 0 = all. */
+  int32_t layers;
+  /** MLXRT_DTYPE_F32, _F16 or _BF16; 0 = F32. */
+  int32_t dtype;
+  /** The same seed gives the same A. */
+  uint64_t seed;
+  /** Names of modules; NULL = q_proj and v_proj. */
+  const char *MLXRT_NONNULL const *MLXRT_NULLABLE keys;
+  /** How many keys. */
+  size_t key_count;
+} mlxrt_adapter_options;
+
+/** For calls that read, write or compute for a while. All zero behind struct_size: the defaults. */
+typedef struct mlxrt_call_options {
+  /** sizeof(mlxrt_call_options). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Milliseconds for the whole call; 0 = none. The end is MLXRT_E_TIMEOUT. */
+  uint32_t timeout_ms;
+  /** 0. */
+  uint32_t reserved;
+  /** Called with bytes done and in all; NULL = nobody is. */
+  mlxrt_progress_fn MLXRT_NULLABLE progress;
+  /** Handed to progress. */
+  void *MLXRT_NULLABLE progress_data;
+} mlxrt_call_options;
+
+/** A tensor that comes out: F32, row-major. */
+typedef struct mlxrt_tensor {
+  /** sizeof(mlxrt_tensor) before the call; the bytes that were filled after it. */
+  uint32_t struct_size;
+  /** MLXRT_DTYPE_F32. */
+  int32_t dtype;
+  /** How many dimensions. */
+  uint32_t rank;
+  /** 0. */
+  uint32_t reserved;
+  /** The first rank of them count, the rest are 0. */
+  uint64_t shape[8];
+  /** Yours: mlxrt_free. */
+  void *MLXRT_NULLABLE data;
+  /** Bytes of data. */
+  uint64_t bytes;
+} mlxrt_tensor;
+
+/** A tensor that goes in. */
+typedef struct mlxrt_tensor_view {
+  /** sizeof(mlxrt_tensor_view). */
+  uint32_t struct_size;
+  /** MLXRT_DTYPE_*. */
+  int32_t dtype;
+  /** How many dimensions, at most 8. */
+  uint32_t rank;
+  /** 0. */
+  uint32_t reserved;
+  /** The first rank of them count. */
+  uint64_t shape[8];
+  /** Row-major; any alignment. */
+  const void *MLXRT_NULLABLE data;
+  /** Bytes of data: the product of the dimensions times the size of an element. */
+  uint64_t bytes;
+} mlxrt_tensor_view;
 
 /** Where a session is. */
 typedef struct mlxrt_session_state {
@@ -737,14 +834,28 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_render)(
       const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
       char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
-  const void *MLXRT_NULLABLE mlxrt_adapter_create;
-  const void *MLXRT_NULLABLE mlxrt_adapter_load;
-  const void *MLXRT_NULLABLE mlxrt_adapter_info;
-  const void *MLXRT_NULLABLE mlxrt_adapter_get;
-  const void *MLXRT_NULLABLE mlxrt_adapter_set;
-  const void *MLXRT_NULLABLE mlxrt_adapter_save;
-  const void *MLXRT_NULLABLE mlxrt_adapter_free;
-  const void *MLXRT_NULLABLE mlxrt_apply_adapter;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_create)(
+      mlxrt_model *MLXRT_NONNULL model, const mlxrt_adapter_options *MLXRT_NULLABLE options,
+      mlxrt_adapter *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_load)(
+      mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_adapter *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_info)(
+      const mlxrt_adapter *MLXRT_NONNULL adapter, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+      size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_get)(
+      const mlxrt_adapter *MLXRT_NONNULL adapter, const char *MLXRT_NONNULL name,
+      mlxrt_tensor *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_set)(
+      mlxrt_adapter *MLXRT_NONNULL adapter, const char *MLXRT_NONNULL name,
+      const mlxrt_tensor_view *MLXRT_NONNULL in);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_save)(
+      const mlxrt_adapter *MLXRT_NONNULL adapter, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options);
+  void (*MLXRT_NONNULL mlxrt_adapter_free)(mlxrt_adapter *MLXRT_NULLABLE adapter);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_apply_adapter)(
+      mlxrt_session *MLXRT_NONNULL session, mlxrt_adapter *MLXRT_NONNULL const *MLXRT_NULLABLE adapters,
+      const float *MLXRT_NULLABLE scales, size_t count);
   const void *MLXRT_NULLABLE mlxrt_train;
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_create)(
       mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
@@ -1073,6 +1184,115 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_detokenize(
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_render(
     const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
     char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+
+/* ---- Adapters ---- */
+
+/**
+ * Makes a new adapter, which changes nothing until it is trained: A is random, B is zero. keys are names of modules
+ * inside a block ("q_proj", "mlp.gate_proj") or outside of the blocks ("embed_tokens", "lm_head").
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done.
+ * Errors: INVALID_ARGUMENT names the option; SUSPENDED; DEVICE.
+ * Owns: out is yours: mlxrt_adapter_free. The adapter keeps what it needs of the model alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_create(
+    mlxrt_model *MLXRT_NONNULL model, const mlxrt_adapter_options *MLXRT_NULLABLE options,
+    mlxrt_adapter *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Loads an adapter for a model: a folder, or a .safetensors file with its adapter_config.json beside it, of mlx-lm
+ * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save), or with rank and alpha at the top of its config.
+ * Every tensor has to belong to a module of the model and to fit it.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it reads the file; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Errors: NOT_FOUND; IO; BAD_MODEL names the file and the key or tensor; INCOMPATIBLE names the modules that do not
+ * fit; UNSUPPORTED; OUT_OF_MEMORY before anything is read; SUSPENDED.
+ * Owns: out is yours: mlxrt_adapter_free. The adapter keeps what it needs of the model alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_load(
+    mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_adapter *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Tells what an adapter is, as JSON: "kind" ("lora", "dora" or "full"), "format" (where it came from, null when it was
+ * made here), "rank", "scale", "dropout", "parameters", "bytes", and "tensors": name, shape and dtype of each, by name.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none but those of every function.
+ * Owns: json is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_info(
+    const mlxrt_adapter *MLXRT_NONNULL adapter, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
+    size_t *MLXRT_NULLABLE len);
+
+/**
+ * Gives a copy of one tensor as F32, by its name in mlxrt_adapter_info, such as
+ * "model.layers.0.self_attn.q_proj.lora_a" [in, rank] or ".lora_b" [rank, out].
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done.
+ * Errors: NOT_FOUND; SUSPENDED; OUT_OF_MEMORY; DEVICE.
+ * Owns: out->data is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_get(
+    const mlxrt_adapter *MLXRT_NONNULL adapter, const char *MLXRT_NONNULL name,
+    mlxrt_tensor *MLXRT_NONNULL out);
+
+/**
+ * Replaces one tensor, from the next request on: of the same shape, in F32, F16 or BF16, finite. It is stored in the
+ * type that the adapter's has.
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done.
+ * Errors: NOT_FOUND; INVALID_ARGUMENT for another shape, another size of data, or what is not finite; UNSUPPORTED for
+ * another dtype; SUSPENDED; DEVICE.
+ * Owns: nothing; data is copied.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_set(
+    mlxrt_adapter *MLXRT_NONNULL adapter, const char *MLXRT_NONNULL name,
+    const mlxrt_tensor_view *MLXRT_NONNULL in);
+
+/**
+ * Writes a folder in mlx-lm's format (adapter_config.json and adapters.safetensors), which mlx-lm and this library
+ * load. What was there is replaced only when everything is on the disk.
+ *
+ * Threads: any.
+ * Blocks: while it writes.
+ * Errors: IO names the file; UNSUPPORTED for what that format does not have; SUSPENDED; DEVICE.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_save(
+    const mlxrt_adapter *MLXRT_NONNULL adapter, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options);
+
+/**
+ * Gives an adapter up. Sessions that it is applied to, and requests, keep what they need of it. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no; when it was the last thing that held the engine, until the engine has ended.
+ * Errors: none; a handle that is not a live adapter is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_adapter_free(mlxrt_adapter *MLXRT_NULLABLE adapter);
+
+/**
+ * Sets the adapters of a session, from the next request on (those that were submitted keep theirs): none, one, or
+ * several, whose changes add up, each at scales times its own scale (NULL = 1 each). No weight is copied or read.
+ * Keys and values belong to the set that they were computed with: going back to a set finds them again. Other sessions
+ * of the model are not touched.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_HANDLE names which; INCOMPATIBLE for an adapter of another model; INVALID_ARGUMENT for one that is
+ * there twice and for scales that are not finite. Adapters that replace the same weights fail with the next request.
+ * Owns: nothing; the session keeps what it needs of the adapters.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
+    mlxrt_session *MLXRT_NONNULL session, mlxrt_adapter *MLXRT_NONNULL const *MLXRT_NULLABLE adapters,
+    const float *MLXRT_NULLABLE scales, size_t count);
 
 /* ---- Sessions ---- */
 

@@ -1,0 +1,189 @@
+//! New adapters, which change nothing until they are trained.
+
+use std::sync::Arc;
+
+use super::{Adapter, Settings};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::load::{AdapterKind, ModuleShape};
+use crate::mlx::{ops, Array};
+use crate::model::adapter::Part;
+use crate::model::modules::Module;
+use crate::runtime::model::Model;
+
+/// How an adapter is made; 0 and empty are the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterOptions {
+    pub dora: bool,
+    pub rank: u32,
+    pub scale: f32,
+    pub dropout: f32,
+    /// The last so many; 0 = all.
+    pub layers: u32,
+    pub dtype: Option<Dtype>,
+    pub seed: u64,
+    pub keys: Vec<String>,
+}
+
+const DEFAULT_RANK: u32 = 8;
+/// As mlx-lm.
+const DEFAULT_SCALE: f32 = 20.0;
+const DEFAULT_KEYS: [&str; 2] = ["self_attn.q_proj", "self_attn.v_proj"];
+const MOST_RANK: u32 = 4096;
+
+impl Adapter {
+    /// A new one: A uniform within 1 over the root of its width as in mlx-lm, B zero, and DoRA's magnitude the base
+    /// weight's own, so that it changes nothing until it is trained.
+    pub fn create(model: Arc<Model>, options: &AdapterOptions) -> Result<Self> {
+        let rank = if options.rank == 0 {
+            DEFAULT_RANK
+        } else {
+            options.rank
+        };
+        if rank > MOST_RANK {
+            return Err(Error::invalid(format!(
+                "options.rank is {rank}; at most {MOST_RANK}"
+            )));
+        }
+        let scale = if options.scale == 0.0 {
+            DEFAULT_SCALE
+        } else {
+            options.scale
+        };
+        if !scale.is_finite() {
+            return Err(Error::invalid(format!("options.scale is {scale}")));
+        }
+        if !(0.0..1.0).contains(&options.dropout) {
+            return Err(Error::invalid(format!(
+                "options.dropout is {}; it must be at least 0 and below 1",
+                options.dropout
+            )));
+        }
+        let chosen = choose(&model.modules, &options.keys, options.layers)?;
+        let rank = rank as i32;
+        let dtype = options.dtype.unwrap_or(Dtype::F32);
+        let names = chosen.iter().map(|module| module.name.clone()).collect();
+        let settings = Settings {
+            kind: if options.dora {
+                AdapterKind::Dora
+            } else {
+                AdapterKind::Lora
+            },
+            format: None,
+            rank: Some(rank),
+            scale: Some(scale),
+            dropout: options.dropout,
+        };
+        let (dora, mut random, id) = (options.dora, Random(options.seed), model.id);
+        let sites: Vec<_> = chosen
+            .iter()
+            .map(|module| (module.site, module.shape))
+            .collect();
+        Self::register(model, settings, names, move |worker| {
+            let mut parts = Vec::with_capacity(sites.len());
+            for (site, shape) in sites {
+                let (input, output) = match shape {
+                    ModuleShape::Linear { input, output, .. } => (input, output),
+                    ModuleShape::Embedding { vocab, dims } => (vocab, dims),
+                    _ => return Err(Error::internal("low rank for what has no matrix")),
+                };
+                let bound = 1.0 / (input as f32).sqrt();
+                let count = input as usize * rank as usize;
+                let values: Vec<f32> = (0..count).map(|_| random.uniform(bound)).collect();
+                let a = ops::reshape(&Array::from_f32(&values)?, &[input, rank])?;
+                let magnitude = match dora {
+                    true => Some(ops::astype(&worker.decoder(id)?.row_norms(site)?, dtype)?),
+                    false => None,
+                };
+                parts.push((
+                    site,
+                    Part::Low {
+                        a: ops::astype(&a, dtype)?,
+                        b: ops::zeros(&[rank, output], dtype)?,
+                        scale,
+                        magnitude,
+                        tied: true,
+                    },
+                ));
+            }
+            Ok(parts)
+        })
+    }
+}
+
+/// The modules that `keys` name, in the last `layers` blocks (0 = all) and outside of them.
+fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec<&'a Module>> {
+    let defaults = DEFAULT_KEYS.map(str::to_owned);
+    let keys = if keys.is_empty() { &defaults[..] } else { keys };
+    let can = |module: &&Module| !matches!(module.shape, ModuleShape::Norm { .. });
+    // (layer, name inside its block)
+    let split = |module: &'a Module| -> (Option<u32>, &'a str) {
+        let inner = module
+            .name
+            .strip_prefix("layers.")
+            .and_then(|rest| rest.split_once('.'));
+        match inner {
+            Some((layer, name)) => (layer.parse().ok(), name),
+            None => (None, &module.name),
+        }
+    };
+    let count = modules
+        .iter()
+        .filter_map(|module| split(module).0)
+        .max()
+        .map_or(0, |last| last + 1);
+    if layers > count {
+        return Err(Error::invalid(format!(
+            "options.layers is {layers}, and the model has {count}"
+        )));
+    }
+    let first = if layers == 0 { 0 } else { count - layers };
+    let is = |key: &str, name: &str| name == key || name.rsplit('.').next() == Some(key);
+    let mut chosen = Vec::new();
+    for key in keys {
+        let named: Vec<&Module> = modules
+            .iter()
+            .filter(can)
+            .filter(|module| is(key, split(module).1))
+            .collect();
+        if named.is_empty() {
+            let mut known: Vec<&str> = modules
+                .iter()
+                .filter(can)
+                .map(|module| split(module).1)
+                .collect();
+            known.sort_unstable();
+            known.dedup();
+            return Err(Error::invalid(format!(
+                "options.keys names \"{}\", which is none of {}",
+                key.chars().take(200).collect::<String>(),
+                known.join(", ")
+            )));
+        }
+        let wanted = named
+            .into_iter()
+            .filter(|module| split(module).0.is_none_or(|layer| layer >= first));
+        for module in wanted {
+            if !chosen.contains(&module) {
+                chosen.push(module);
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    /// In (-bound, bound).
+    fn uniform(&mut self, bound: f32) -> f32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // 24 bits: every value is an f32.
+        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32;
+        (2.0 * unit - 1.0) * bound
+    }
+}

@@ -1,0 +1,298 @@
+//! Adapters to disk, in mlx-lm's format.
+//!
+//! That format has one rank and one scale, and the same modules in each of the last layers. What an adapter has
+//! otherwise is brought to it without changing what it computes: a smaller rank is filled up with zeros, another
+//! scale goes into B, and a module that it leaves alone gets a part that does nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::time::Instant;
+
+use safetensors::tensor::TensorView;
+use serde_json::{json, Value};
+
+use super::{full_name, Adapter, Leaf, Settings};
+use crate::dtype::Dtype;
+use crate::error::{Code, Error, Result};
+use crate::load::AdapterKind;
+use crate::mlx::{ops, Array};
+use crate::model::adapter::Part;
+use crate::model::modules::{Module, Site};
+use crate::runtime::worker::Worker;
+
+const WEIGHTS: &str = "adapters.safetensors";
+const CONFIG: &str = "adapter_config.json";
+/// Bytes written between two looks at progress and deadline.
+const WRITE_STEP: usize = 8 << 20;
+
+/// One tensor's bytes, row-major.
+struct Saved {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Adapter {
+    /// Writes a folder that mlx-lm and this library load. What was there under the same names is replaced only when
+    /// everything is written.
+    ///
+    /// `progress`: bytes done, of how many; false stops.
+    pub fn save(
+        &self,
+        path: &Path,
+        deadline: Option<Instant>,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<()> {
+        let plan = Plan::new(&self.settings, &self.model.modules, &self.modules)?;
+        let config = plan.config(&self.settings, &self.model.names);
+        let (id, model, names) = (self.id, self.model.id, self.model.names);
+        let tensors = self.model.engine.call(move |worker| {
+            worker.refuse_when_paused()?;
+            plan.tensors(worker, id, model, &names)
+        })?;
+        let views: Vec<(&String, TensorView)> = tensors
+            .iter()
+            .map(|(name, saved)| Ok((name, saved.view()?)))
+            .collect::<Result<_>>()?;
+        let bytes = safetensors::serialize(views, None)
+            .map_err(|error| Error::internal(format!("safetensors: {error}")))?;
+        fs::create_dir_all(path).map_err(|error| io(path, "cannot be made", &error))?;
+        let config = format!("{config:#}\n");
+        let files = [(WEIGHTS, bytes.as_slice()), (CONFIG, config.as_bytes())];
+        replace_all(path, &files, &mut |done, total| {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::new(
+                    Code::Timeout,
+                    "saving took longer than timeout_ms",
+                ));
+            }
+            match progress(done, total) {
+                true => Ok(()),
+                false => Err(Error::new(
+                    Code::Cancelled,
+                    "saving was stopped by the progress callback",
+                )),
+            }
+        })
+    }
+}
+
+/// What is written for an adapter.
+struct Plan {
+    full: bool,
+    dora: bool,
+    rank: i32,
+    scale: f32,
+    /// The first layer that is adapted, and how many there are.
+    first: usize,
+    layers: usize,
+    /// Modules to write and the part of the adapter that they have, if any.
+    modules: Vec<(Module, Option<usize>)>,
+}
+
+impl Plan {
+    fn new(settings: &Settings, all: &[Module], own: &[String]) -> Result<Self> {
+        let layers = all.iter().filter_map(|module| layer(&module.name)).max();
+        let layers = layers.map_or(0, |last| last.0 + 1);
+        let first = own
+            .iter()
+            .filter_map(|name| layer(name))
+            .map(|(layer, _)| layer)
+            .min();
+        let first = first.unwrap_or(0);
+        let full = settings.kind == AdapterKind::Full;
+        let keys: BTreeSet<&str> = own
+            .iter()
+            .map(|name| layer(name).map_or(name.as_str(), |(_, key)| key))
+            .collect();
+        let wanted = |module: &&Module| match layer(&module.name) {
+            Some((layer, key)) => !full && layer >= first && keys.contains(key),
+            None => false,
+        };
+        let part_of = |name: &str| own.iter().position(|own| own == name);
+        let modules = all
+            .iter()
+            .filter(|module| wanted(module) || part_of(&module.name).is_some())
+            .map(|module| (module.clone(), part_of(&module.name)))
+            .collect();
+        Ok(Plan {
+            full,
+            dora: settings.kind == AdapterKind::Dora,
+            rank: settings.rank.unwrap_or(0),
+            scale: settings.scale.unwrap_or(1.0),
+            first,
+            layers,
+            modules,
+        })
+    }
+
+    fn config(&self, settings: &Settings, names: &crate::model::Names) -> Value {
+        let mut config = json!({
+            "fine_tune_type": settings.kind.name(),
+            "num_layers": self.layers - self.first,
+        });
+        if !self.full {
+            let keys: BTreeSet<String> = self
+                .modules
+                .iter()
+                .map(|(module, _)| match layer(&module.name) {
+                    Some((_, key)) => key.to_owned(),
+                    None if module.site == Site::LM_HEAD => format!("{}lm_head", names.head),
+                    None => format!("{}{}", names.body, module.name),
+                })
+                .collect();
+            config["lora_parameters"] = json!({
+                "rank": self.rank,
+                "scale": self.scale,
+                "dropout": settings.dropout,
+                "keys": keys,
+            });
+        }
+        config
+    }
+
+    fn tensors(
+        &self,
+        worker: &mut Worker,
+        id: u64,
+        model: u64,
+        names: &crate::model::Names,
+    ) -> Result<BTreeMap<String, Saved>> {
+        let mut all = BTreeMap::new();
+        let adapter = worker.adapter(id)?;
+        let dtype = adapter.parts.iter().find_map(|(_, part)| match part {
+            Part::Low { a, .. } => Some(a.dtype()),
+            Part::Full { .. } => None,
+        });
+        let dtype = dtype.unwrap_or(Dtype::F32);
+        for (module, part) in &self.modules {
+            let part = part.and_then(|index| adapter.parts.get(index));
+            let mut put = |leaf, array: &Array| -> Result<()> {
+                all.insert(full_name(names, &module.name, leaf), Saved::of(array)?);
+                Ok(())
+            };
+            match part {
+                Some((_, Part::Full { weight, bias, .. })) if self.full => {
+                    weight.as_ref().map(|weight| put(Leaf::Weight, weight)).transpose()?;
+                    bias.as_ref().map(|bias| put(Leaf::Bias, bias)).transpose()?;
+                }
+                Some((_, Part::Full { .. })) => {
+                    return Err(Error::unsupported(format!(
+                        "the adapter replaces the weight of \"{}\" beside its low-rank parts, which mlx-lm's format does not have",
+                        module.name
+                    )))
+                }
+                Some((_, Part::Low { tied: false, .. }))
+                    if module.site == Site::EMBED_TOKENS && worker.decoder(model)?.is_tied() =>
+                {
+                    return Err(Error::unsupported(
+                        "the adapter changes embed_tokens and not the output layer that is tied to it, which mlx-lm's format does not have",
+                    ))
+                }
+                Some((_, Part::Low { a, b, scale, magnitude, .. })) => {
+                    put(Leaf::A, &widened(a, self.rank, 1)?)?;
+                    let factor = Array::scalar(scale / self.scale, b.dtype())?;
+                    let b = if *scale == self.scale { b.clone() } else { ops::multiply(b, &factor)? };
+                    put(Leaf::B, &widened(&b, self.rank, 0)?)?;
+                    match magnitude {
+                        Some(magnitude) => put(Leaf::Magnitude, magnitude)?,
+                        None if self.dora => put(Leaf::Magnitude, &worker.decoder(model)?.row_norms(module.site)?)?,
+                        None => {}
+                    }
+                }
+                None => {
+                    let decoder = worker.decoder(model)?;
+                    let [output, input] = decoder.weight_shape(module.site)?;
+                    put(Leaf::A, &ops::zeros(&[input, self.rank], dtype)?)?;
+                    put(Leaf::B, &ops::zeros(&[self.rank, output], dtype)?)?;
+                    if self.dora {
+                        put(Leaf::Magnitude, &decoder.row_norms(module.site)?)?;
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Layer and key of a name inside a block.
+fn layer(name: &str) -> Option<(usize, &str)> {
+    let (layer, key) = name.strip_prefix("layers.")?.split_once('.')?;
+    Some((layer.parse().ok()?, key))
+}
+
+/// `x` with zeros behind it up to `rank` along `axis`.
+fn widened(x: &Array, rank: i32, axis: i32) -> Result<Array> {
+    let missing = rank - x.dim(axis);
+    if missing <= 0 {
+        return Ok(x.clone());
+    }
+    let mut shape = x.shape().to_vec();
+    if let Some(size) = shape.get_mut(axis as usize) {
+        *size = missing;
+    }
+    ops::concatenate(&[x, &ops::zeros(&shape, x.dtype())?], axis)
+}
+
+impl Saved {
+    fn of(array: &Array) -> Result<Self> {
+        Ok(Saved {
+            dtype: array.dtype(),
+            shape: array.shape().iter().map(|&n| n as usize).collect(),
+            bytes: array.to_bytes()?,
+        })
+    }
+
+    fn view(&self) -> Result<TensorView<'_>> {
+        let dtype = match self.dtype {
+            Dtype::F32 => safetensors::Dtype::F32,
+            Dtype::F16 => safetensors::Dtype::F16,
+            Dtype::BF16 => safetensors::Dtype::BF16,
+            other => return Err(Error::internal(format!("an adapter of {}", other.name()))),
+        };
+        TensorView::new(dtype, self.shape.clone(), &self.bytes)
+            .map_err(|error| Error::internal(format!("safetensors: {error}")))
+    }
+}
+
+fn io(path: &Path, what: &str, error: &std::io::Error) -> Error {
+    Error::new(Code::Io, format!("{} {what}: {error}", path.display()))
+}
+
+/// Writes files beside the ones they replace, and puts them in place when all are on the disk.
+fn replace_all(
+    folder: &Path,
+    files: &[(&str, &[u8])],
+    progress: &mut dyn FnMut(u64, u64) -> Result<()>,
+) -> Result<()> {
+    let new = |name: &str| folder.join(format!(".{name}.{}.new", std::process::id()));
+    let total = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let mut write = || -> Result<()> {
+        let mut done = 0;
+        for (name, bytes) in files {
+            let failed = |error| io(&folder.join(name), "cannot be written", &error);
+            let mut file = File::create(new(name)).map_err(failed)?;
+            for piece in bytes.chunks(WRITE_STEP) {
+                file.write_all(piece).map_err(failed)?;
+                done += piece.len() as u64;
+                progress(done, total)?;
+            }
+            file.sync_all().map_err(failed)?;
+        }
+        for (name, _) in files {
+            let path = folder.join(name);
+            fs::rename(new(name), &path)
+                .map_err(|error| io(&path, "cannot be replaced", &error))?;
+        }
+        Ok(())
+    };
+    let outcome = write();
+    if outcome.is_err() {
+        for (name, _) in files {
+            let _ = fs::remove_file(new(name));
+        }
+    }
+    outcome
+}

@@ -1,0 +1,261 @@
+//! Adapters beside the base: what they change, and that nothing of them stays.
+
+use super::*;
+use crate::error::Code;
+use crate::runtime::adapter::{Adapter, AdapterOptions, LoadOptions as AdapterLoad, TensorData};
+
+fn prompt() -> Input {
+    Input::Tokens(vec![52, 106, 110, 78, 83, 87, 109, 0, 126])
+}
+
+fn all_projections() -> Vec<String> {
+    let names = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ];
+    names.map(str::to_owned).to_vec()
+}
+
+/// One that says something: B is filled.
+fn adapter(model: &Arc<Model>, seed: u64, dora: bool) -> Arc<Adapter> {
+    let options = AdapterOptions {
+        rank: 4,
+        scale: 2.0,
+        seed,
+        dora,
+        keys: all_projections(),
+        ..AdapterOptions::default()
+    };
+    let adapter = Adapter::create(model.clone(), &options).unwrap();
+    let info: serde_json::Value = serde_json::from_str(&adapter.info()).unwrap();
+    for (index, tensor) in info["tensors"].as_array().unwrap().iter().enumerate() {
+        let name = tensor["name"].as_str().unwrap();
+        if name.ends_with("lora_b") {
+            let mut data = adapter.get(name).unwrap();
+            for (i, value) in data.values.iter_mut().enumerate() {
+                *value = ((i as u64 * 31 + index as u64 * 7 + seed * 13) % 17) as f32 / 40.0 - 0.2;
+            }
+            adapter.set(name, data).unwrap();
+        }
+    }
+    Arc::new(adapter)
+}
+
+fn history() -> Input {
+    Input::Messages(crate::runtime::generate::Conversation {
+        messages: r#"[{"role":"user","content":"The answer is 17"}]"#.into(),
+        ..Default::default()
+    })
+}
+
+fn tokens(session: &Session) -> Vec<i32> {
+    run(session, &prompt(), &exactly(12)).tokens
+}
+
+fn fresh(model: &Arc<Model>, adapters: Vec<(Arc<Adapter>, f32)>) -> Vec<i32> {
+    let session = session(model);
+    session.apply(adapters).unwrap();
+    tokens(&session)
+}
+
+#[test]
+fn a_new_adapter_changes_nothing() {
+    let _lock = engine_lock();
+    for case in ["qwen3-f32", "qwen3-4bit", "gemma3-text-f32"] {
+        let model = load(case);
+        let base = fresh(&model, vec![]);
+        for dora in [false, true] {
+            let options = AdapterOptions {
+                dora,
+                keys: all_projections(),
+                ..AdapterOptions::default()
+            };
+            let new = Arc::new(Adapter::create(model.clone(), &options).unwrap());
+            assert_eq!(fresh(&model, vec![(new, 1.0)]), base, "{case} {dora}");
+        }
+    }
+}
+
+#[test]
+fn swapping_leaves_no_trace() {
+    let _lock = engine_lock();
+    for case in ["qwen3-f32", "qwen3-4bit", "llama-f32"] {
+        let model = load(case);
+        let (one, two) = (adapter(&model, 1, false), adapter(&model, 2, true));
+        let sets = [
+            vec![],
+            vec![(one.clone(), 1.0)],
+            vec![(two.clone(), 1.0)],
+            vec![(one.clone(), 0.5), (two.clone(), 1.0)],
+            vec![(one.clone(), -1.0)],
+        ];
+        let wanted: Vec<Vec<i32>> = sets.iter().map(|set| fresh(&model, set.clone())).collect();
+        for (i, a) in wanted.iter().enumerate() {
+            assert!(
+                !wanted[..i].contains(a),
+                "{case}: set {i} says what another does"
+            );
+        }
+        // One session through all of them, twice: each time as a session that never swapped.
+        let session = session(&model);
+        let history = history();
+        for round in 0..2 {
+            for set in &sets {
+                session.apply(set.clone()).unwrap();
+                let given = run(&session, &history, &exactly(8));
+                let alone = super::session(&model);
+                alone.apply(set.clone()).unwrap();
+                let anew = run(&alone, &history, &exactly(8));
+                assert_eq!(given.tokens, anew.tokens, "{case} round {round}");
+                if round == 0 {
+                    assert_eq!(given.report.cached_tokens, 0);
+                } else {
+                    assert!(
+                        given.report.cached_tokens > 0,
+                        "its own keys and values are found again"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_that_runs_keeps_its_adapters() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let one = adapter(&model, 1, false);
+    let with = fresh(&model, vec![(one.clone(), 1.0)]);
+    let base = fresh(&model, vec![]);
+    let session = Arc::new(session(&model));
+    session.apply(vec![(one, 1.0)]).unwrap();
+    // Both are queued before the change; the adapter's handle goes away at once.
+    let first = submit(session.clone(), &prompt(), &exactly(12), None).unwrap();
+    let second = submit(session.clone(), &prompt(), &exactly(12), None).unwrap();
+    session.apply(vec![]).unwrap();
+    first.result(None).unwrap().1.unwrap();
+    let held = session.tokens();
+    assert!(held.ends_with(&with));
+    second.result(None).unwrap().1.unwrap();
+    assert_eq!(fresh(&model, vec![]), base);
+}
+
+#[test]
+fn a_changed_adapter_is_not_answered_from_old_keys() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let one = adapter(&model, 1, true);
+    let session = session(&model);
+    session.apply(vec![(one.clone(), 1.0)]).unwrap();
+    let history = history();
+    run(&session, &history, &exactly(4)).result.unwrap();
+    let name = "model.layers.0.self_attn.v_proj.lora_b";
+    let mut data = one.get(name).unwrap();
+    data.values.iter_mut().for_each(|value| *value *= -3.0);
+    one.set(name, data).unwrap();
+    let given = run(&session, &history, &exactly(8));
+    assert_eq!(given.report.cached_tokens, 0);
+    let alone = super::session(&model);
+    alone.apply(vec![(one, 1.0)]).unwrap();
+    assert_eq!(given.tokens, run(&alone, &history, &exactly(8)).tokens);
+}
+
+#[test]
+fn what_is_saved_is_what_is_loaded() {
+    let _lock = engine_lock();
+    let folder = std::env::temp_dir().join(format!("mlxrt-adapter-{}", std::process::id()));
+    for (case, dora) in [
+        ("qwen3-f32", false),
+        ("qwen3-4bit", true),
+        ("gemma3-text-f32", false),
+    ] {
+        let model = load(case);
+        let one = adapter(&model, 5, dora);
+        let wanted = fresh(&model, vec![(one.clone(), 1.0)]);
+        one.save(&folder, None, &mut |_, _| true).unwrap();
+        let again = Adapter::load(
+            model.clone(),
+            folder.to_str().unwrap(),
+            AdapterLoad {
+                deadline: None,
+                progress: &mut |_, _| true,
+            },
+        )
+        .unwrap();
+        assert_eq!(
+            fresh(&model, vec![(Arc::new(again), 1.0)]),
+            wanted,
+            "{case}"
+        );
+        // A save that does not come to its end leaves the good one.
+        let before = std::fs::read(folder.join("adapters.safetensors")).unwrap();
+        let stopped = one.save(&folder, None, &mut |_, _| false).unwrap_err();
+        assert_eq!(stopped.code, Code::Cancelled);
+        assert_eq!(
+            std::fs::read(folder.join("adapters.safetensors")).unwrap(),
+            before
+        );
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn misuse_is_named() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let other = load("llama-f32");
+    let one = adapter(&model, 1, false);
+    let session = session(&other);
+    let error = session.apply(vec![(one.clone(), 1.0)]).unwrap_err();
+    assert_eq!(error.code, Code::Incompatible);
+    let own = super::session(&model);
+    let twice = vec![(one.clone(), 1.0), (one.clone(), 1.0)];
+    assert_eq!(own.apply(twice).unwrap_err().code, Code::InvalidArgument);
+    let nan = vec![(one.clone(), f32::NAN)];
+    assert_eq!(own.apply(nan).unwrap_err().code, Code::InvalidArgument);
+    assert_eq!(one.get("nothing").err().unwrap().code, Code::NotFound);
+    let name = "model.layers.0.self_attn.v_proj.lora_b";
+    let shape = one.get(name).unwrap().shape;
+    let count = shape.iter().product::<i32>() as usize;
+    for (shape, value) in [(vec![1, 2], 0.0), (shape, f32::INFINITY)] {
+        let values = vec![value; if shape[0] == 1 { 2 } else { count }];
+        let error = one.set(name, TensorData { shape, values }).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    }
+    for options in [
+        AdapterOptions {
+            rank: 100_000,
+            ..AdapterOptions::default()
+        },
+        AdapterOptions {
+            scale: f32::NAN,
+            ..AdapterOptions::default()
+        },
+        AdapterOptions {
+            dropout: 1.0,
+            ..AdapterOptions::default()
+        },
+        AdapterOptions {
+            layers: 1000,
+            ..AdapterOptions::default()
+        },
+        AdapterOptions {
+            keys: vec!["x_proj".into()],
+            ..AdapterOptions::default()
+        },
+        AdapterOptions {
+            keys: vec!["input_layernorm".into()],
+            ..AdapterOptions::default()
+        },
+    ] {
+        let error = Adapter::create(model.clone(), &options).err().unwrap();
+        assert_eq!(error.code, Code::InvalidArgument, "{options:?}");
+    }
+    assert_eq!(tokens(&own), fresh(&model, vec![]));
+}
