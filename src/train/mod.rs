@@ -15,7 +15,7 @@ pub use batches::{Batch, Batches, Sample};
 pub use optimizer::Optimizer;
 pub use order::Order;
 pub use schedule::{Schedule, Shape};
-pub use trainer::{Step, StepOptions, Trainer};
+pub use trainer::{StepOptions, Trainer};
 
 #[cfg(test)]
 mod tests;
