@@ -287,6 +287,27 @@
 /** The same, each row of the adapted weight brought to a learned length. */
 #define MLXRT_DORA 1
 
+/** Adam with decoupled weight decay. */
+#define MLXRT_OPTIMIZER_ADAMW 0
+/** Adam. */
+#define MLXRT_OPTIMIZER_ADAM 1
+/** Gradient descent without momentum. */
+#define MLXRT_OPTIMIZER_SGD 2
+
+/** The learning rate stays. */
+#define MLXRT_SCHEDULE_CONSTANT 0
+/** It falls to 0 along half a cosine. */
+#define MLXRT_SCHEDULE_COSINE 1
+/** It falls to 0 in even steps. */
+#define MLXRT_SCHEDULE_LINEAR 2
+
+/** mlxrt_train_options: train and valid are paths of files, not JSONL text. */
+#define MLXRT_TRAIN_PATHS 1u
+/** Only answers are trained, not prompts: of messages the last one. */
+#define MLXRT_TRAIN_MASK_PROMPT 2u
+/** Gradient checkpointing: less memory, more computing. */
+#define MLXRT_TRAIN_CHECKPOINT 4u
+
 /**
  * Low-rank changes beside one model's weights. It is an id in the shape of a pointer: never dereference it. Any
  * thread may use it, several at once.
@@ -546,6 +567,87 @@ typedef struct mlxrt_tensor_view {
   /** Bytes of data: the product of the dimensions times the size of an element. */
   uint64_t bytes;
 } mlxrt_tensor_view;
+
+/** How an adapter is trained. All zero behind struct_size, train and train_len: mlx-lm's defaults, with AdamW. */
+typedef struct mlxrt_train_options {
+  /** sizeof(mlxrt_train_options). */
+  uint32_t struct_size;
+  /** MLXRT_TRAIN_*. */
+  uint32_t flags;
+  /**
+   * JSONL, an object on each line: {"messages": [...], "tools": [...]}, {"prompt": "...", "completion": "..."} or
+   * {"text": "..."}; with MLXRT_TRAIN_PATHS the path of a file of that.
+   */
+  const char *MLXRT_NULLABLE train;
+  /** Bytes of train. */
+  size_t train_len;
+  /** The same for validation; NULL = none. */
+  const char *MLXRT_NULLABLE valid;
+  /** Bytes of valid. */
+  size_t valid_len;
+  /** Batches to train; 0 = 1000. */
+  uint32_t steps;
+  /** Samples in a batch; 0 = 4. */
+  uint32_t batch_size;
+  /** The most tokens of a sample, the rest is cut; 0 = 2048. */
+  uint32_t max_tokens;
+  /** Steps whose gradients are averaged for one update; 0 = 1. */
+  uint32_t accumulate;
+  /** Steps between events; 0 = 10. */
+  uint32_t report_every;
+  /** Steps between validations, besides those at the first and the last step; 0 = 200. */
+  uint32_t validate_every;
+  /** Steps between saves, besides the one at the end; 0 = 100. */
+  uint32_t save_every;
+  /** Updates over which the learning rate rises from 0. */
+  uint32_t warmup;
+  /** The highest learning rate; 0 = 1e-5. */
+  float learning_rate;
+  /** 0 = 0.01 for AdamW and none for SGD; -1 = none. */
+  float weight_decay;
+  /** MLXRT_OPTIMIZER_*. */
+  int32_t optimizer;
+  /** MLXRT_SCHEDULE_*. */
+  int32_t schedule;
+  /** Of the order of batches and of dropout: the same seed gives the same training. */
+  uint64_t seed;
+  /** A folder that mlxrt_adapter_save writes; NULL = no saves. */
+  const char *MLXRT_NULLABLE save_path;
+} mlxrt_train_options;
+
+/** What happened in a training since the event before. */
+typedef struct mlxrt_train_event {
+  /** Bytes of the struct that the library filled. */
+  uint32_t struct_size;
+  /** 0. */
+  uint32_t flags;
+  /** Steps done. */
+  uint64_t step;
+  /** Steps to do. */
+  uint64_t steps;
+  /** Tokens trained since the start. */
+  uint64_t trained_tokens;
+  /** Samples of train that are longer than max_tokens. */
+  uint64_t truncated_samples;
+  /** The most memory that MLX used since the start, in bytes. */
+  uint64_t peak_bytes;
+  /** The mean of the steps. */
+  double loss;
+  /** The loss on valid before this step; NaN when it was not measured. */
+  double validation_loss;
+  /** Tokens trained a second, without the time of validations, saves and callbacks. */
+  double tokens_per_second;
+  /** Of the last update. */
+  double learning_rate;
+} mlxrt_train_event;
+
+/**
+ * Hears how a training goes, on the thread of mlxrt_train. The event lives until the callback returns. Inside it, queries,
+ * cancel and free functions work; blocking calls give MLXRT_E_REENTRANT. Returns MLXRT_RETURN_CONTINUE, or
+ * MLXRT_RETURN_STOP to end the training with what it has. It must not throw or longjmp.
+ */
+typedef int32_t (*mlxrt_train_fn)(
+    void *MLXRT_NULLABLE user_data, const mlxrt_train_event *MLXRT_NONNULL event);
 
 /** Where a session is. */
 typedef struct mlxrt_session_state {
@@ -856,7 +958,10 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_apply_adapter)(
       mlxrt_session *MLXRT_NONNULL session, mlxrt_adapter *MLXRT_NONNULL const *MLXRT_NULLABLE adapters,
       const float *MLXRT_NULLABLE scales, size_t count);
-  const void *MLXRT_NULLABLE mlxrt_train;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_train)(
+      mlxrt_model *MLXRT_NONNULL model, mlxrt_adapter *MLXRT_NONNULL adapter,
+      const mlxrt_train_options *MLXRT_NULLABLE options, mlxrt_train_fn MLXRT_NULLABLE fn,
+      void *MLXRT_NULLABLE user_data);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_create)(
       mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
       mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
@@ -1293,6 +1398,27 @@ void mlxrt_adapter_free(mlxrt_adapter *MLXRT_NULLABLE adapter);
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
     mlxrt_session *MLXRT_NONNULL session, mlxrt_adapter *MLXRT_NONNULL const *MLXRT_NULLABLE adapters,
     const float *MLXRT_NULLABLE scales, size_t count);
+
+/* ---- Training ---- */
+
+/**
+ * Trains an adapter in place, as mlx-lm's trainer does: the same batches in the same order for the same seed, the same
+ * loss, optimisers and schedules. Only the adapter's LoRA or DoRA weights change; the model's stay as they are, in
+ * whatever type. Sessions that have the adapter use its new weights from their next request on, and go on in between.
+ * Saves go to save_path every save_every steps and at the end, also when fn stopped the training.
+ *
+ * Threads: any; fn runs on this one.
+ * Blocks: until the last step is done or fn stops it. While the library is suspended it waits.
+ * Errors: INVALID_ARGUMENT names the option, or the line of train or valid; or tells that the loss or the weights are no
+ * numbers any more; INCOMPATIBLE for an adapter of another model; UNSUPPORTED for one that replaces whole weights;
+ * NOT_FOUND and IO name the file; OUT_OF_MEMORY; DEVICE. After each of them the adapter has the weights of the last good
+ * step.
+ * Owns: nothing; the options are copied.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_train(
+    mlxrt_model *MLXRT_NONNULL model, mlxrt_adapter *MLXRT_NONNULL adapter,
+    const mlxrt_train_options *MLXRT_NULLABLE options, mlxrt_train_fn MLXRT_NULLABLE fn,
+    void *MLXRT_NULLABLE user_data);
 
 /* ---- Sessions ---- */
 

@@ -16,3 +16,4 @@ mod runtime;
 mod sampling;
 mod template;
 mod text;
+mod train;

@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::constants::MLXRT_ABI;
 use super::types::mlxrt_api;
-use super::{adapter, error, generate, library, memory, metrics, model, session};
+use super::{adapter, error, generate, library, memory, metrics, model, session, train};
 
 /// The address of a function, NULL for one that this version does not have.
 #[derive(Clone, Copy)]
@@ -80,7 +80,7 @@ table! {
     mlxrt_adapter_save = adapter::mlxrt_adapter_save,
     mlxrt_adapter_free = adapter::mlxrt_adapter_free,
     mlxrt_apply_adapter = adapter::mlxrt_apply_adapter,
-    mlxrt_train,
+    mlxrt_train = train::mlxrt_train,
     mlxrt_session_create = session::mlxrt_session_create,
     mlxrt_session_free = session::mlxrt_session_free,
     mlxrt_session_fork,

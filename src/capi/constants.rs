@@ -158,3 +158,23 @@ pub const MLXRT_DTYPE_BF16: i32 = 3;
 pub const MLXRT_LORA: i32 = 0;
 /// The same, each row of the adapted weight brought to a learned length.
 pub const MLXRT_DORA: i32 = 1;
+
+/// Adam with decoupled weight decay.
+pub const MLXRT_OPTIMIZER_ADAMW: i32 = 0;
+/// Adam.
+pub const MLXRT_OPTIMIZER_ADAM: i32 = 1;
+/// Gradient descent without momentum.
+pub const MLXRT_OPTIMIZER_SGD: i32 = 2;
+/// The learning rate stays.
+pub const MLXRT_SCHEDULE_CONSTANT: i32 = 0;
+/// It falls to 0 along half a cosine.
+pub const MLXRT_SCHEDULE_COSINE: i32 = 1;
+/// It falls to 0 in even steps.
+pub const MLXRT_SCHEDULE_LINEAR: i32 = 2;
+
+/// mlxrt_train_options: train and valid are paths of files, not JSONL text.
+pub const MLXRT_TRAIN_PATHS: u32 = 1u32;
+/// Only answers are trained, not prompts: of messages the last one.
+pub const MLXRT_TRAIN_MASK_PROMPT: u32 = 2u32;
+/// Gradient checkpointing: less memory, more computing.
+pub const MLXRT_TRAIN_CHECKPOINT: u32 = 4u32;

@@ -63,4 +63,5 @@ pub mod model;
 pub mod session;
 pub mod structs;
 pub mod text;
+pub mod train;
 pub mod types;

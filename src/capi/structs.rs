@@ -223,6 +223,7 @@ const INPUT_FLAGS: u32 = MLXRT_INPUT_NO_BOS
     | MLXRT_INPUT_TRUST_CONTENT
     | MLXRT_INPUT_NO_GENERATION_PROMPT
     | MLXRT_INPUT_CONTINUE_LAST;
+const TRAIN_FLAGS: u32 = MLXRT_TRAIN_PATHS | MLXRT_TRAIN_MASK_PROMPT | MLXRT_TRAIN_CHECKPOINT;
 const GENERATE_FLAGS: u32 = MLXRT_GEN_GREEDY
     | MLXRT_GEN_IGNORE_EOS
     | MLXRT_GEN_TOKENS_ONLY
@@ -238,6 +239,7 @@ in_struct!(mlxrt_load_options, 40, 0);
 in_struct!(mlxrt_session_options, 40, 0, reserved reserved);
 in_struct!(mlxrt_call_options, 32, 0, reserved reserved);
 in_struct!(mlxrt_adapter_options, 56, 0);
+in_struct!(mlxrt_train_options, 104, TRAIN_FLAGS);
 in_struct!(mlxrt_input, 88, INPUT_FLAGS);
 in_struct!(mlxrt_generate_options, 168, GENERATE_FLAGS);
 out_struct!(mlxrt_memory, 56);
@@ -258,6 +260,7 @@ unsafe impl InStruct for mlxrt_tensor_view {
 }
 // Handed out with the library's own struct_size.
 abi_struct!(mlxrt_event, 88);
+abi_struct!(mlxrt_train_event, 80);
 
 #[cfg(test)]
 #[path = "structs_tests.rs"]

@@ -45,6 +45,12 @@ pub struct mlxrt_api {
 pub type mlxrt_event_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const mlxrt_event) -> i32>;
 
+/// Hears how a training goes, on the thread of mlxrt_train. The event lives until the callback returns. Inside it, queries,
+/// cancel and free functions work; blocking calls give MLXRT_E_REENTRANT. Returns MLXRT_RETURN_CONTINUE, or
+/// MLXRT_RETURN_STOP to end the training with what it has. It must not throw or longjmp.
+pub type mlxrt_train_fn =
+    Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const mlxrt_train_event) -> i32>;
+
 /// Hears how far a long call is: done of total (bytes while loading), on the thread of that call. Returns
 /// MLXRT_RETURN_CONTINUE, or MLXRT_RETURN_STOP to end the call with MLXRT_E_CANCELLED. It must not throw or
 /// longjmp.
@@ -467,6 +473,81 @@ pub struct mlxrt_adapter_options {
     pub keys: *const *const c_char,
     /// How many keys.
     pub key_count: usize,
+}
+
+/// How an adapter is trained. All zero behind struct_size, train and train_len: mlx-lm's defaults, with AdamW.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_train_options {
+    /// sizeof(mlxrt_train_options).
+    pub struct_size: u32,
+    /// MLXRT_TRAIN_*.
+    pub flags: u32,
+    /// JSONL, an object on each line: {"messages": [...], "tools": [...]}, {"prompt": "...", "completion": "..."} or
+    /// {"text": "..."}; with MLXRT_TRAIN_PATHS the path of a file of that.
+    pub train: *const c_char,
+    /// Bytes of train.
+    pub train_len: usize,
+    /// The same for validation; NULL = none.
+    pub valid: *const c_char,
+    /// Bytes of valid.
+    pub valid_len: usize,
+    /// Batches to train; 0 = 1000.
+    pub steps: u32,
+    /// Samples in a batch; 0 = 4.
+    pub batch_size: u32,
+    /// The most tokens of a sample, the rest is cut; 0 = 2048.
+    pub max_tokens: u32,
+    /// Steps whose gradients are averaged for one update; 0 = 1.
+    pub accumulate: u32,
+    /// Steps between events; 0 = 10.
+    pub report_every: u32,
+    /// Steps between validations, besides those at the first and the last step; 0 = 200.
+    pub validate_every: u32,
+    /// Steps between saves, besides the one at the end; 0 = 100.
+    pub save_every: u32,
+    /// Updates over which the learning rate rises from 0.
+    pub warmup: u32,
+    /// The highest learning rate; 0 = 1e-5.
+    pub learning_rate: f32,
+    /// 0 = 0.01 for AdamW and none for SGD; -1 = none.
+    pub weight_decay: f32,
+    /// MLXRT_OPTIMIZER_*.
+    pub optimizer: i32,
+    /// MLXRT_SCHEDULE_*.
+    pub schedule: i32,
+    /// Of the order of batches and of dropout: the same seed gives the same training.
+    pub seed: u64,
+    /// A folder that mlxrt_adapter_save writes; NULL = no saves.
+    pub save_path: *const c_char,
+}
+
+/// What happened in a training since the event before.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_train_event {
+    /// Bytes of the struct that the library filled.
+    pub struct_size: u32,
+    /// 0.
+    pub flags: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Steps to do.
+    pub steps: u64,
+    /// Tokens trained since the start.
+    pub trained_tokens: u64,
+    /// Samples of train that are longer than max_tokens.
+    pub truncated_samples: u64,
+    /// The most memory that MLX used since the start, in bytes.
+    pub peak_bytes: u64,
+    /// The mean of the steps.
+    pub loss: f64,
+    /// The loss on valid before this step; NaN when it was not measured.
+    pub validation_loss: f64,
+    /// Tokens trained a second, without the time of validations, saves and callbacks.
+    pub tokens_per_second: f64,
+    /// Of the last update.
+    pub learning_rate: f64,
 }
 
 /// A tensor that goes in.

@@ -233,6 +233,32 @@ impl VectorArray {
     pub fn raw(&self) -> mlx_sys::mlx_vector_array {
         self.0
     }
+
+    pub fn raw_mut(&mut self) -> *mut mlx_sys::mlx_vector_array {
+        &mut self.0
+    }
+
+    /// The arrays of a list that is another's.
+    ///
+    /// # Safety
+    /// `list` is alive.
+    pub unsafe fn arrays_of(list: mlx_sys::mlx_vector_array) -> Result<Vec<Array>> {
+        // SAFETY: the caller's promise.
+        let count = unsafe { mlx_sys::mlx_vector_array_size(list) };
+        (0..count)
+            .map(|index| {
+                let mut array = Array::empty();
+                // SAFETY: the list is alive and has such an index; the array takes its own reference.
+                check(unsafe { mlx_sys::mlx_vector_array_get(array.raw_mut(), list, index) })?;
+                Ok(array)
+            })
+            .collect()
+    }
+
+    pub fn arrays(&self) -> Result<Vec<Array>> {
+        // SAFETY: owned, so alive.
+        unsafe { Self::arrays_of(self.0) }
+    }
 }
 
 impl Drop for VectorArray {

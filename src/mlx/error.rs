@@ -51,9 +51,9 @@ fn without_build_path(message: &str) -> &str {
 
 /// The result of a call into mlx-c that gave `status`.
 pub(super) fn check(status: c_int) -> Result<()> {
+    let message = FIRST_MESSAGE.with(|first| first.borrow_mut().take());
     #[cfg(test)]
     super::fault::strike()?;
-    let message = FIRST_MESSAGE.with(|first| first.borrow_mut().take());
     match (status, message) {
         (0, None) => Ok(()),
         (_, message) => Err(mlx_error(

@@ -10,6 +10,7 @@ mod device;
 mod error;
 #[cfg(test)]
 pub mod fault;
+pub mod grad;
 pub mod memory;
 pub mod ops;
 

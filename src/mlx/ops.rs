@@ -79,6 +79,12 @@ binary! {
     power = mlx_power;
 }
 
+/// `a`, through which no gradient flows.
+pub fn stop_gradient(a: &Array) -> Result<Array> {
+    // SAFETY: the array is alive and the result pointer is ours.
+    make(|out, s| unsafe { mlx_sys::mlx_stop_gradient(out, a.raw(), s) })
+}
+
 pub fn contiguous(a: &Array) -> Result<Array> {
     // SAFETY: the array is alive.
     make(|out, s| unsafe { mlx_sys::mlx_contiguous(out, a.raw(), false, s) })
@@ -426,5 +432,14 @@ pub fn random_uniform(key: &Array) -> Result<Array> {
             key.raw(),
             s,
         )
+    })
+}
+
+/// true with probability `p` for each element of a `shape`.
+pub fn random_bernoulli(p: f32, shape: &[i32], key: &Array) -> Result<Array> {
+    let p = Array::scalar(p, Dtype::F32)?;
+    // SAFETY: the arrays are alive and `shape` has as many sizes as passed.
+    make(|out, s| unsafe {
+        mlx_sys::mlx_random_bernoulli(out, p.raw(), shape.as_ptr(), shape.len(), key.raw(), s)
     })
 }

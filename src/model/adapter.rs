@@ -67,6 +67,27 @@ struct LowRank {
     /// its columns `[hidden]`)
     gain: Option<Array>,
     tied: bool,
+    dropout: Option<Dropout>,
+}
+
+/// While an adapter is trained, part of what goes into A is dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Dropout {
+    /// From 0 up to but without 1.
+    pub rate: f32,
+    /// The same one drops the same.
+    pub seed: u64,
+}
+
+/// One low-rank part whose arrays are recorded while an adapter is trained.
+pub(super) struct Traced<'a> {
+    pub site: Site,
+    pub a: &'a Array,
+    pub b: &'a Array,
+    pub magnitude: Option<&'a Array>,
+    pub scale: f32,
+    pub tied: bool,
+    pub dropout: Option<Dropout>,
 }
 
 impl Adapter {
@@ -101,20 +122,7 @@ impl Adapter {
         if let Some(gain) = self.gains.get(&key) {
             return Ok(Some(gain.clone()));
         }
-        // [out, in], and of an embedding [vocab, hidden]
-        let weight = weight(*site)?;
-        let product = ops::matmul(a, b)?;
-        let delta = if *site == Site::EMBED_TOKENS {
-            product
-        } else {
-            ops::transpose(&product, &[1, 0])?
-        };
-        let scale = Array::scalar(scale * strength, delta.dtype())?;
-        let adapted = ops::add(&weight, &ops::multiply(&scale, &delta)?)?;
-        // An embedding's magnitude may be that of its columns.
-        let axis = i32::from(magnitude.dim(0) == weight.dim(0));
-        let squares = ops::sum(&ops::multiply(&adapted, &adapted)?, axis, false)?;
-        let gain = ops::divide(magnitude, &ops::sqrt(&squares)?)?;
+        let gain = gain(*site, a, b, scale * strength, magnitude, &weight(*site)?)?;
         crate::mlx::eval(&[&gain])?;
         self.gains.insert(key, gain.clone());
         Ok(Some(gain))
@@ -126,7 +134,59 @@ impl Adapter {
     }
 }
 
+/// `magnitude` over the norm of each row of W + scale * (A B)ᵀ, through which no gradient flows, as in mlx-lm.
+/// W: `[out, in]`, of an embedding `[vocab, hidden]`.
+fn gain(
+    site: Site,
+    a: &Array,
+    b: &Array,
+    scale: f32,
+    magnitude: &Array,
+    weight: &Array,
+) -> Result<Array> {
+    let product = ops::matmul(a, b)?;
+    let delta = if site == Site::EMBED_TOKENS {
+        product
+    } else {
+        ops::transpose(&product, &[1, 0])?
+    };
+    let scale = Array::scalar(scale, delta.dtype())?;
+    let adapted = ops::add(weight, &ops::multiply(&scale, &delta)?)?;
+    // An embedding's magnitude may be that of its columns.
+    let axis = i32::from(magnitude.dim(0) == weight.dim(0));
+    let squares = ops::sum(&ops::multiply(&adapted, &adapted)?, axis, false)?;
+    ops::divide(magnitude, &ops::stop_gradient(&ops::sqrt(&squares)?)?)
+}
+
 impl AdapterSet {
+    /// Adds a part with the arrays that gradients are wanted for. `weight` as in `add`.
+    pub(super) fn add_traced(
+        &mut self,
+        part: &Traced,
+        weight: &dyn Fn(Site) -> Result<Array>,
+    ) -> Result<()> {
+        let gain = match part.magnitude {
+            None => None,
+            Some(magnitude) => Some(gain(
+                part.site,
+                part.a,
+                part.b,
+                part.scale,
+                magnitude,
+                &weight(part.site)?,
+            )?),
+        };
+        self.patch_mut(part.site).low.push(LowRank {
+            a: part.a.clone(),
+            b: part.b.clone(),
+            scale: part.scale,
+            gain,
+            tied: part.tied,
+            dropout: part.dropout,
+        });
+        Ok(())
+    }
+
     /// Adds an adapter at `strength` times its own scale. `weight` gives a module's base weight, dense; `norm` makes of a
     /// stored norm what is computed with.
     ///
@@ -154,6 +214,7 @@ impl AdapterSet {
                     scale: scale * strength,
                     gain,
                     tied: *tied,
+                    dropout: None,
                 }),
                 Part::Full { copy: false, .. } if strength != 1.0 => {
                     return Err(Error::new(
@@ -230,7 +291,7 @@ impl Patch {
         let mut y = base.clone();
         for low in &self.low {
             let z = ops::matmul(&ops::take(&low.a, tokens)?, &low.b)?;
-            let z = low.scaled(&z, &base)?;
+            let z = low.scaled(&low.dropped(&z)?, &base)?;
             y = match &low.gain {
                 None => ops::add(&y, &z)?,
                 Some(gain) => {
@@ -293,7 +354,19 @@ impl Patch {
 impl LowRank {
     /// x `[…, in]` → `[…, out]`
     fn product(&self, x: &Array) -> Result<Array> {
-        ops::matmul(&ops::matmul(x, &self.a)?, &self.b)
+        ops::matmul(&ops::matmul(&self.dropped(x)?, &self.a)?, &self.b)
+    }
+
+    /// x without what is dropped, the rest enlarged in its place.
+    fn dropped(&self, x: &Array) -> Result<Array> {
+        let Some(Dropout { rate, seed }) = self.dropout else {
+            return Ok(x.clone());
+        };
+        let keep = 1.0 - rate;
+        let kept = ops::random_bernoulli(keep, x.shape(), &ops::random_key(seed)?)?;
+        let factor = ops::astype(&kept, x.dtype())?;
+        let factor = ops::multiply(&Array::scalar(1.0 / keep, x.dtype())?, &factor)?;
+        ops::multiply(&factor, x)
     }
 
     /// x `[…, hidden]` → `[…, vocab]`
@@ -302,7 +375,7 @@ impl LowRank {
             ops::transpose(&self.a, &[1, 0])?,
             ops::transpose(&self.b, &[1, 0])?,
         );
-        ops::matmul(&ops::matmul(x, &b)?, &a)
+        ops::matmul(&ops::matmul(&self.dropped(x)?, &b)?, &a)
     }
 
     /// scale * z, in the type of `like`

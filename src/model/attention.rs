@@ -25,17 +25,18 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// x `[1, n, hidden]` → the wanted rows of the same; the cache takes the n keys and values.
+    /// x `[1, n, hidden]` → the wanted rows of the same; the cache takes the n keys and values. Without a cache the n tokens
+    /// are all there are, and there may be a batch of them.
     pub fn forward(
         &self,
         x: &Array,
         mask: &AttentionMask,
-        cache: &mut Cache,
+        cache: Option<&mut Cache>,
         rows: Rows,
         adapters: &AdapterSet,
     ) -> Result<Array> {
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
-        let offset = cache.offset();
+        let offset = cache.as_ref().map_or(0, |cache| cache.offset());
         let split =
             |x: &Array, heads: i32, norm: Option<&Norm>| self.heads(x, heads, norm, adapters);
         let keys = split(
@@ -46,20 +47,24 @@ impl Attention {
         let values = split(&self.v_proj.forward(x, adapters)?, kv_heads, None)?;
         let keys = self.rope.forward(&keys, offset)?;
         // Both `[1, kv_heads, tokens in the cache, head_dim]`.
-        let (keys, values) = cache.update_and_fetch(keys, values)?;
+        let (keys, values) = match cache {
+            Some(cache) => cache.update_and_fetch(keys, values)?,
+            None => (keys, values),
+        };
 
         // The queries: `[1, heads, asking, head_dim]`.
+        let end = offset + x.dim(1);
         let x = match rows {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
         };
-        let asking = x.dim(1);
+        let (batch, asking) = (x.dim(0), x.dim(1));
         let queries = split(
             &self.q_proj.forward(&x, adapters)?,
             heads,
             self.q_norm.as_ref(),
         )?;
-        let queries = self.rope.forward(&queries, cache.offset() - asking)?;
+        let queries = self.rope.forward(&queries, end - asking)?;
         let last_of_mask;
         let mask = match mask {
             AttentionMask::None => Mask::All,
@@ -76,7 +81,7 @@ impl Attention {
             ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
         // [1, heads, asking, head_dim] → [1, asking, heads * head_dim]
         let output = ops::transpose(&output, &[0, 2, 1, 3])?;
-        let output = ops::reshape(&output, &[1, asking, heads * self.config.head_dim])?;
+        let output = ops::reshape(&output, &[batch, asking, heads * self.config.head_dim])?;
         self.o_proj.forward(&output, adapters)
     }
 
@@ -88,7 +93,7 @@ impl Attention {
         norm: Option<&Norm>,
         adapters: &AdapterSet,
     ) -> Result<Array> {
-        let mut split = ops::reshape(x, &[1, x.dim(1), heads, self.config.head_dim])?;
+        let mut split = ops::reshape(x, &[x.dim(0), x.dim(1), heads, self.config.head_dim])?;
         if let Some(norm) = norm {
             split = norm.forward(&split, self.norm_eps, adapters)?;
         }

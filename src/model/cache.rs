@@ -15,6 +15,23 @@ pub enum AttentionMask {
     Array(Array),
 }
 
+impl AttentionMask {
+    /// For `n` tokens that follow `before` others, of which a window of that many is seen.
+    pub fn new(n: i32, before: i32, window: Option<i32>) -> Result<Self> {
+        if n == 1 {
+            return Ok(AttentionMask::None);
+        }
+        let Some(size) = window else {
+            return Ok(AttentionMask::Causal);
+        };
+        let held = before.min(size - 1);
+        if held + n <= size {
+            return Ok(AttentionMask::Causal);
+        }
+        windowed_mask(n, held, size).map(AttentionMask::Array)
+    }
+}
+
 /// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
 pub struct Cache {
     /// Tokens seen, which is the position of the next one.
@@ -130,17 +147,8 @@ impl Cache {
 
     /// The mask for `n` new tokens, before they are put in.
     pub fn mask(&self, n: i32) -> Result<AttentionMask> {
-        if n == 1 {
-            return Ok(AttentionMask::None);
-        }
-        let Some(window) = &self.window else {
-            return Ok(AttentionMask::Causal);
-        };
-        let held = self.offset.min(window.size - 1);
-        if held + n <= window.size {
-            return Ok(AttentionMask::Causal);
-        }
-        windowed_mask(n, held, window.size).map(AttentionMask::Array)
+        let size = self.window.as_ref().map(|window| window.size);
+        AttentionMask::new(n, self.offset, size)
     }
 
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.

@@ -1,5 +1,7 @@
 //! The decoder: embedding, blocks, norm, output layer, from any family's description.
 
+use std::rc::Rc;
+
 use super::adapter::{Adapter, AdapterSet};
 use super::attention::Attention;
 use super::cache::{AttentionMask, Cache};
@@ -13,16 +15,17 @@ use crate::error::{Error, Result};
 use crate::mlx::{ops, Array};
 
 pub struct Decoder {
-    config: DecoderConfig,
+    pub(super) config: Rc<DecoderConfig>,
     embed_tokens: Embedding,
-    blocks: Vec<Block>,
+    /// Shared with what is kept to compute a block again (`training.rs`).
+    pub(super) blocks: Vec<Rc<Block>>,
     norm: Norm,
     lm_head: Option<Linear>,
     /// The scalar that embeddings are multiplied by.
     embed_scale: Option<Array>,
 }
 
-struct Block {
+pub(super) struct Block {
     attention: Attention,
     mlp: Mlp,
     norms: Norms,
@@ -61,6 +64,7 @@ impl Decoder {
                     block,
                     RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?,
                 )
+                .map(Rc::new)
             })
             .collect::<Result<_>>()?;
         Ok(Decoder {
@@ -72,7 +76,7 @@ impl Decoder {
                 .map(|head| Linear::new(head, Site::LM_HEAD))
                 .transpose()?,
             embed_scale,
-            config,
+            config: Rc::new(config),
         })
     }
 
@@ -97,7 +101,7 @@ impl Decoder {
             hidden_size,
             vocab_size,
             ..
-        } = &self.config;
+        } = &*self.config;
         let size = |n: i32| u64::try_from(n).unwrap_or(0);
         let element = size(self.norm.dtype().size() as i32);
         let token = 2 * size(attention.kv_heads) * size(attention.head_dim) * element;
@@ -139,11 +143,7 @@ impl Decoder {
         adapters: &AdapterSet,
     ) -> Result<Array> {
         let n = tokens.dim(0);
-        let tokens = ops::reshape(tokens, &[1, n])?;
-        let mut h = self.embed_tokens.forward(&tokens, adapters)?;
-        if let Some(scale) = &self.embed_scale {
-            h = ops::multiply(&h, &ops::astype(scale, h.dtype())?)?;
-        }
+        let mut h = self.embed(&ops::reshape(tokens, &[1, n])?, adapters)?;
         // Layers with the same window see the same part of the past, so they share a mask.
         let mut masks: Vec<(Option<i32>, AttentionMask)> = Vec::with_capacity(2);
         let last = self.blocks.len().saturating_sub(1);
@@ -163,12 +163,22 @@ impl Decoder {
                 }
             };
             let rows = if i == last { rows } else { Rows::All };
-            h = block.forward(&self.config, &h, &masks[index].1, cache, rows, adapters)?;
+            let mask = &masks[index].1;
+            h = block.forward(&self.config, &h, mask, Some(cache), rows, adapters)?;
         }
         Ok(h)
     }
 
-    /// hidden `[1, n, hidden]` as `forward` gave it → logits `[1, n, vocab]`
+    /// tokens `[batch, n]` → what goes into the first block, `[batch, n, hidden]`
+    pub(super) fn embed(&self, tokens: &Array, adapters: &AdapterSet) -> Result<Array> {
+        let h = self.embed_tokens.forward(tokens, adapters)?;
+        match &self.embed_scale {
+            Some(scale) => ops::multiply(&h, &ops::astype(scale, h.dtype())?),
+            None => Ok(h),
+        }
+    }
+
+    /// hidden `[…, hidden]` as `forward` gave it → logits `[…, vocab]`
     pub fn logits(&self, hidden: &Array, adapters: &AdapterSet) -> Result<Array> {
         let h = self.norm.forward(hidden, self.config.norm_eps, adapters)?;
         match &self.lm_head {
@@ -223,14 +233,15 @@ impl Decoder {
     }
 
     /// The base weight of a linear layer or the embedding, unpacked.
-    fn weight(&self, site: Site) -> Result<Array> {
+    pub(super) fn weight(&self, site: Site) -> Result<Array> {
         if site == Site::EMBED_TOKENS || (site == Site::LM_HEAD && self.is_tied()) {
             return self.embed_tokens.weight();
         }
-        let blocks = self.blocks.iter().flat_map(Block::linears);
-        let mut linears = blocks.chain(&self.lm_head);
-        match linears.find(|linear| linear.site() == site) {
-            Some(linear) => linear.weight(),
+        if let Some(head) = self.lm_head.as_ref().filter(|head| head.site() == site) {
+            return head.weight();
+        }
+        match site.layer().and_then(|layer| self.blocks.get(layer)) {
+            Some(block) => block.weight(site),
             None => Err(Error::internal("an adapter of a module that is not there")),
         }
     }
@@ -339,13 +350,22 @@ impl Block {
         ]
     }
 
-    /// x `[1, n, hidden]` → the wanted rows of the same
-    fn forward(
+    /// The base weight of one of its linear layers, unpacked.
+    pub(super) fn weight(&self, site: Site) -> Result<Array> {
+        let linears = self.linears();
+        match linears.iter().find(|linear| linear.site() == site) {
+            Some(linear) => linear.weight(),
+            None => Err(Error::internal("an adapter of a module that is not there")),
+        }
+    }
+
+    /// x `[1, n, hidden]` → the wanted rows of the same; without a cache `[batch, n, hidden]`
+    pub(super) fn forward(
         &self,
         config: &DecoderConfig,
         x: &Array,
         mask: &AttentionMask,
-        cache: &mut Cache,
+        cache: Option<&mut Cache>,
         rows: Rows,
         adapters: &AdapterSet,
     ) -> Result<Array> {

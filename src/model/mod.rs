@@ -12,6 +12,7 @@ pub mod families;
 mod layers;
 pub mod modules;
 mod rope;
+pub mod training;
 mod weights;
 
 pub use adapter::AdapterSet;

@@ -15,6 +15,16 @@ impl Site {
     pub fn block(layer: usize, module: BlockModule) -> Site {
         Site(3 + layer * BlockModule::NAMES.len() + module as usize)
     }
+
+    /// The block it is in; none: outside of them.
+    pub fn layer(self) -> Option<usize> {
+        Some(self.0.checked_sub(3)? / BlockModule::NAMES.len())
+    }
+
+    /// A number that no other site of the model has.
+    pub fn number(self) -> u64 {
+        self.0 as u64
+    }
 }
 
 /// The modules of one block.

@@ -19,6 +19,7 @@ mod prompt;
 mod report;
 mod request;
 pub mod session;
+pub mod train;
 mod worker;
 
 #[cfg(test)]

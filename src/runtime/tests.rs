@@ -6,6 +6,7 @@ mod odd_folders;
 mod parity;
 mod recovery;
 mod sessions;
+mod training;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -18,6 +18,7 @@ use crate::mlx::{self, memory, Array, Device};
 use crate::model::adapter::Adapter;
 use crate::model::{AdapterSet, Cache, Decoder, Rows};
 use crate::sampling::{Draw, Sampler};
+use crate::train::Trainer;
 
 const GPU_PREFILL_STEP: usize = 2048;
 
@@ -40,6 +41,8 @@ pub struct Worker {
     commands: Receiver<Command>,
     models: HashMap<u64, Decoder>,
     adapters: HashMap<u64, LoadedAdapter>,
+    /// Trainings that are under way.
+    pub(super) trainers: HashMap<u64, Trainer>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -118,6 +121,7 @@ impl Worker {
             commands,
             models: HashMap::new(),
             adapters: HashMap::new(),
+            trainers: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
@@ -668,6 +672,11 @@ impl Worker {
         let hidden = decoder.forward(&prompt, &mut caches, Rows::All, &set)?;
         let logits = decoder.logits(&hidden, &set)?;
         mlx::ops::astype(&logits, crate::dtype::Dtype::F32)?.to_f32()
+    }
+
+    /// After an MLX error outside of any request.
+    pub(super) fn failed(&mut self, error: Error) {
+        self.recover(None, error);
     }
 
     /// No request can go on.

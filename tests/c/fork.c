@@ -53,6 +53,11 @@ static void everything_is_refused(void) {
   memory.struct_size = sizeof memory;
   state.struct_size = sizeof state;
   metrics.struct_size = sizeof metrics;
+  mlxrt_train_options train;
+  memset(&train, 0, sizeof train);
+  train.struct_size = sizeof train;
+  /* Training */
+  FORKED(mlxrt_train(model, NULL, &train, NULL, NULL));
   /* The library */
   FORKED(mlxrt_init(NULL));
   FORKED(mlxrt_shutdown(0, 0));

@@ -120,6 +120,16 @@ static mlxrt_error *adapter_with(const void *options) {
 static mlxrt_error *save_with(const void *options) { return mlxrt_adapter_save(adapter, adapter_folder, options); }
 static mlxrt_error *set_with(const void *view) { return mlxrt_adapter_set(adapter, ADAPTER_TENSOR, view); }
 
+
+static int32_t train_event(void *user_data, const mlxrt_train_event *event) {
+  (void)user_data;
+  CHECK(MLXRT_HAS(event, learning_rate) && event->struct_size == sizeof(mlxrt_train_event) && event->step == 1);
+  return MLXRT_RETURN_CONTINUE;
+}
+static mlxrt_error *train_with(const void *options) {
+  return mlxrt_train(model, adapter, options, train_event, NULL);
+}
+
 /* Every way that a struct goes in. A struct that is new goes in here, and the test of the header's structs says so. */
 static const struct in_case {
   const char *name;
@@ -151,6 +161,9 @@ static const struct in_case {
     {"submitted input", submit_from, sizeof(mlxrt_input), FLAGS_OF_INPUT, 0, 0, 0},
     {"submit", submit_with, sizeof(mlxrt_generate_options), FLAGS_OF_GENERATE, 0, 0, 0},
     {"adapter", adapter_with, sizeof(mlxrt_adapter_options), 0, 0, offsetof(mlxrt_adapter_options, kind), MLXRT_DORA},
+    {"train", train_with, sizeof(mlxrt_train_options),
+     MLXRT_TRAIN_PATHS | MLXRT_TRAIN_MASK_PROMPT | MLXRT_TRAIN_CHECKPOINT, 0,
+     offsetof(mlxrt_train_options, optimizer), MLXRT_OPTIMIZER_SGD},
     {"save", save_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
     /* It has its dtype where others have their flags. */
     {"tensor", set_with, sizeof(mlxrt_tensor_view), UINT32_MAX, offsetof(mlxrt_tensor_view, reserved), 0, 0},
@@ -180,6 +193,16 @@ static void fill(const struct in_case *one, unsigned char *value) {
     view.data = zeros;
     view.bytes = tensor.bytes;
     memcpy(value, &view, sizeof view);
+  }
+  if (one->call == train_with) {
+    static const char data[] = "{\"text\": \"Hello there\"}";
+    mlxrt_train_options options;
+    memset(&options, 0, sizeof options);
+    options.struct_size = sizeof options;
+    options.train = data;
+    options.train_len = sizeof data - 1;
+    options.steps = options.batch_size = 1;
+    memcpy(value, &options, sizeof options);
   }
   if (one->call == generate_with || one->call == submit_with) {
     mlxrt_generate_options options = greedy(1);

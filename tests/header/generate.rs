@@ -16,6 +16,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("memory", "Memory"),
     ("model", "Models"),
     ("adapter", "Adapters"),
+    ("train", "Training"),
     ("session", "Sessions"),
     ("generate", "Generation"),
     ("metrics", "Metrics"),

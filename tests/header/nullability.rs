@@ -20,6 +20,7 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_detokenize", "ids"),
     ("mlxrt_generate", "fn"),
     ("mlxrt_generate", "out"),
+    ("mlxrt_train", "fn"),
     ("mlxrt_request_result", "out"),
     ("mlxrt_memory_set", "limits"),
     ("mlxrt_apply_adapter", "adapters"),

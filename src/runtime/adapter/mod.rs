@@ -224,6 +224,15 @@ impl Adapter {
         self.id
     }
 
+    /// The share of its inputs that training leaves out.
+    pub fn dropout(&self) -> f32 {
+        self.settings.dropout
+    }
+
+    pub fn is_of(&self, model: &Model) -> bool {
+        self.model.id == model.id
+    }
+
     pub fn model_id(&self) -> u64 {
         self.model.id
     }

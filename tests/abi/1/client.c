@@ -408,6 +408,12 @@ static void requests(mlxrt_model *model) {
   mlxrt_session_free(session);
 }
 
+static int32_t on_step(void *user_data, const mlxrt_train_event *event) {
+  *(uint64_t *)user_data += event->step;
+  CHECK(MLXRT_HAS(event, learning_rate) && event->steps == 2 && event->loss > 0 && event->truncated_samples == 0);
+  return MLXRT_RETURN_CONTINUE;
+}
+
 /* Applied, changed, saved and loaded again. */
 static void adapters(mlxrt_model *model) {
   mlxrt_session *session = a_session(model);
@@ -447,6 +453,17 @@ static void adapters(mlxrt_model *model) {
   snprintf(path, sizeof path, "%s/adapter_config.json", folder);
   remove(path);
   remove(folder);
+  mlxrt_train_options training;
+  START(training);
+  const char data[] = "{\"prompt\": \"Hi\", \"completion\": \"Hello\"}";
+  training.train = data;
+  training.train_len = sizeof data - 1;
+  training.steps = 2;
+  training.batch_size = training.report_every = 1;
+  training.flags = MLXRT_TRAIN_MASK_PROMPT;
+  uint64_t steps = 0;
+  OK(mlxrt_train(model, adapter, &training, on_step, &steps));
+  CHECK(steps == 3);
   mlxrt_adapter *both[] = {adapter, again};
   const float scales[] = {1, 0.5f};
   OK(mlxrt_apply_adapter(session, both, scales, 2));
