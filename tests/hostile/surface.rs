@@ -203,7 +203,8 @@ impl Call {
                     self.text("{\"text\":\"Hello there\"}"),
                     self.memory.len() - 1,
                 );
-                let fields: [(&str, &[u8]); 3] = [
+                let fields: [(&str, &[u8]); 4] = [
+                    ("batch_size", &1_u32.to_ne_bytes()),
                     ("train", &text.to_ne_bytes()),
                     ("train_len", &22_u64.to_ne_bytes()),
                     ("steps", &1_u32.to_ne_bytes()),
