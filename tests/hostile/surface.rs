@@ -194,9 +194,11 @@ impl Call {
                 // What comes out has the layout of what goes in.
                 let mut get = Call::good(function("mlxrt_adapter_get"), world);
                 get.args[0] = self.args[0];
-                get.run().unwrap();
-                let out = get.memory.last().unwrap();
-                self.memory.last_mut().unwrap()[..12].copy_from_slice(&out[..12]);
+                // (Another thread may have freed it.)
+                if get.run().is_ok() {
+                    let out = get.memory.last().unwrap();
+                    self.memory.last_mut().unwrap()[..12].copy_from_slice(&out[..12]);
+                }
             }
             if name == "mlxrt_train_options" {
                 let (text, last) = (
