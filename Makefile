@@ -16,7 +16,12 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+# For `make install`; DESTDIR goes in front of it. For `make dist`: MLX=cuda MLX_CUDA_WHEEL=<wheel>.
+PREFIX ?= /usr/local
+MLX ?= cpu
+export MLX MLX_CUDA_WHEEL
+
+.PHONY: build ship install dist demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -24,6 +29,14 @@ build:
 ## build/lib: the library as users get it, with versioned symbols and without debug information; see scripts/ship.sh.
 ship: build
 	scripts/ship.sh $(LIB) $(BUILD)/lib
+
+## The library, headers, pkg-config and CMake files, documents and licences under PREFIX; see scripts/install.sh.
+install: ship
+	scripts/install.sh $(BUILD)/lib $(PREFIX)
+
+## build/dist: the archive for users, and its SHA-256; see scripts/dist.sh.
+dist: ship
+	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
 
 ## Builds what is missing, then chats with the demo model once.
 demo: build $(BUILD)/chat

@@ -8,6 +8,25 @@
 set -eu
 release=$1 out=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
+
+# On a Mac cargo's dylib is what ships: its id is @rpath/libmlxrt.dylib, and MLX is inside of it but for its kernels,
+# which mlx-sys leaves in a folder of the user's or in MLX_RS_METAL_PATH. Written without a Mac, never run.
+if [ "$(uname -s)" = Darwin ]; then
+  metal=${MLX_RS_METAL_PATH:-$(ls -td "$HOME"/.mlx/lib/*/ 2>/dev/null | head -1)}
+  for file in "$release/libmlxrt.dylib" "$metal/mlx.metallib"; do
+    [ -e "$file" ] || { echo "ship.sh: $file is missing; run cargo build --release first" >&2; exit 1; }
+  done
+  rm -rf "$out"
+  mkdir -p "$out"
+  cp "$metal/mlx.metallib" "$out/"
+  cp "$release/libmlxrt.dylib" "$out/"
+  dsymutil "$out/libmlxrt.dylib" -o "$out/libmlxrt.dylib.dSYM"
+  strip -x "$out/libmlxrt.dylib"
+  codesign --force --sign - "$out/libmlxrt.dylib"
+  echo "$out/libmlxrt.dylib: $(wc -c <"$out/libmlxrt.dylib") bytes"
+  exit 0
+fi
+
 cxx=${CXX:-c++} objcopy=${OBJCOPY:-objcopy}
 library=$out/libmlxrt.so.1
 
