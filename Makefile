@@ -20,8 +20,9 @@ COUNT ?= 2600
 PREFIX ?= /usr/local
 MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship install dist demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -43,7 +44,7 @@ demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c
+test: build test-rust test-c test-cpp test-docs test-install
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -52,6 +53,22 @@ test-rust: build
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+test-cpp: ship
+	$(MAKE) -C tests/cpp LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-cpp run
+
+## The archive, unpacked elsewhere and used with an empty environment.
+test-install: MLX = cpu
+test-install: dist
+	tests/install/run.sh $(BUILD)/dist/mlxrt-$(VERSION)-linux-$(shell uname -m).tar.gz
+
+## Every C and C++ block of the documents compiles, and docs/abi.md is what the header says.
+test-docs:
+	tests/docs/run.sh $(BUILD)/tests-docs
+
+## docs/abi.md out of the header.
+docs:
+	scripts/abi.py include/mlxrt.h >docs/abi.md
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
