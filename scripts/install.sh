@@ -34,16 +34,7 @@ mlx=${MLX:-cpu}
 case $mlx in
   cpu)
     [ -z "${MLXRT_MLX_DIR:-}" ] || fail "MLXRT_MLX_DIR is set, so the library looks for MLX there; unset it and build again"
-    if [ "$(uname -s)" = Darwin ]; then
-      from=
-    else
-      # The wheel that this very libmlx.so came from: cargo keeps the folders of older builds, too.
-      from=
-      for folder in "$root"/target/release/build/mlx-sys-linux-*/out/mlx; do
-        if cmp -s "$folder/mlx/lib/libmlx.so" "$lib/libmlx.so"; then from=$folder; fi
-      done
-      [ -n "$from" ] || fail "no unpacked wheel under target/release has the libmlx.so of $lib; run make ship again"
-    fi
+    if [ "$(uname -s)" = Darwin ]; then from=; else from=$("$root/scripts/mlx-wheel.sh" "$lib"); fi
     ;;
   cuda)
     from=${MLX_CUDA_WHEEL:-}

@@ -44,14 +44,15 @@ rm -rf "$out"
 mkdir -p "$out/.debug"
 
 # As build.rs links the cdylib, but for --exclude-libs: here it would hide all of libmlxrt.a, and the version script
-# hides what it does not list. What is not reachable from the exports is left out.
+# hides what it does not list. What is not reachable from the exports is left out. -Bsymbolic-functions: a copy that a
+# plugin brings uses its own functions, also where the program has linked another.
 "$cxx" -shared -o "$library.tmp" \
   -Wl,--whole-archive "$release/libmlxrt.a" -Wl,--no-whole-archive \
   -L"$mlx" -lmlx -lgcc_s -lpthread -lm -ldl -lc \
   -Wl,--version-script="$root/src/capi/exports.map" \
   -Wl,-soname,libmlxrt.so.1 -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,relro,-z,now \
   -Wl,--disable-new-dtags "-Wl,-rpath,$rpath" \
-  -Wl,--gc-sections -Wl,--as-needed -Wl,--build-id=sha1
+  -Wl,-Bsymbolic-functions -Wl,--gc-sections -Wl,--as-needed -Wl,--build-id=sha1
 
 "$objcopy" --only-keep-debug --compress-debug-sections "$library.tmp" "$out/.debug/libmlxrt.so.1.debug"
 "$objcopy" --strip-all "--add-gnu-debuglink=$out/.debug/libmlxrt.so.1.debug" "$library.tmp"
