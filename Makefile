@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -39,6 +39,10 @@ install: ship
 dist: ship
 	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
 
+## build/dist/CMlxrt.xcframework, on a Mac; see scripts/xcframework.sh. Never run.
+xcframework:
+	scripts/xcframework.sh $(BUILD)/dist
+
 ## Builds what is missing, then chats with the demo model once.
 demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
@@ -54,6 +58,7 @@ test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
 
+## bindings/cpp/mlxrt.hpp, and a host that uses MLX itself.
 test-cpp: ship
 	$(MAKE) -C tests/cpp LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-cpp run
 
