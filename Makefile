@@ -33,7 +33,7 @@ ship: build
 
 ## The library, headers, pkg-config and CMake files, documents and licences under PREFIX; see scripts/install.sh.
 install: ship
-	scripts/install.sh $(BUILD)/lib $(PREFIX)
+	scripts/install.sh $(BUILD)/lib "$(PREFIX)"
 
 ## build/dist: the archive for users, and its SHA-256; see scripts/dist.sh.
 dist: ship

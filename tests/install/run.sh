@@ -179,4 +179,31 @@ cmp "$work/installed" "$work/archived" || fail "make install and make dist put o
 if "$root/scripts/install.sh" "$root/build/lib" relative >"$work/log" 2>&1; then fail "install.sh took a relative PREFIX"; fi
 ok
 
+# ---- The archive for CUDA, from a wheel that is made up: its libmlx.so is the CPU's ----
+from=$("$root/scripts/mlx-wheel.sh" "$root/build/lib")
+built=$(basename "$from"/mlx_cpu-*.dist-info .dist-info)
+built=${built#mlx_cpu-}
+wheel=$work/wheel
+mkdir -p "$wheel/mlx/lib" "$wheel/mlx/include/cccl" "$wheel/mlx_cuda_13.libs"
+cp "$from/mlx/lib/libmlx.so" "$wheel/mlx/lib/"
+cp "$from"/mlx_cpu.libs/* "$wheel/mlx_cuda_13.libs/"
+echo "// a header" >"$wheel/mlx/include/cccl/header.h"
+cp -R "$from/mlx_cpu-$built.dist-info" "$wheel/mlx_cuda_13-$built.dist-info"
+sed -i 's/mlx_cpu/mlx_cuda_13/g' "$wheel/mlx_cuda_13-$built.dist-info"/sboms/*.json
+cuda() { MLX=cuda MLX_CUDA_WHEEL=$wheel "$root/scripts/dist.sh" "$root/build/lib" "$work/cuda" >"$work/log" 2>&1; }
+cuda || fail "dist.sh for CUDA: $(cat "$work/log")"
+name=$(basename "$archive" .tar.gz)-cuda13
+tar xzf "$work/cuda/$name.tar.gz" -C "$work/elsewhere" || fail "there is no $name.tar.gz: $(ls "$work/cuda")"
+prefix=$work/elsewhere/$name
+[ -s "$prefix/include/cccl/header.h" ] || fail "the archive for CUDA has no headers"
+grep -q "NVIDIA's own" "$prefix/README.md" || fail "the archive for CUDA does not say what it lacks"
+grep -q "^libcu++" "$prefix/share/licenses/mlxrt/COMPONENTS.txt" || fail "the archive for CUDA has no licence of its headers"
+# shellcheck disable=SC2046
+bare cc "$prefix/share/doc/mlxrt/examples/hello.c" -o "$work/hello-cuda" $(pc --cflags --libs mlxrt)
+[ -n "$(bare "$work/hello-cuda" "$model")" ] || fail "hello with the archive for CUDA says nothing"
+mv "$wheel/mlx_cuda_13-$built.dist-info" "$wheel/mlx_cuda_13-9.9.9.dist-info"
+if cuda; then fail "dist.sh took a CUDA wheel of another version"; fi
+grep -q "another version than the MLX $built" "$work/log" || fail "dist.sh says $(cat "$work/log")"
+ok
+
 echo "tests/install: $passed checks passed"
