@@ -16,7 +16,13 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+# For `make install`; DESTDIR goes in front of it. For `make dist`: MLX=cuda MLX_CUDA_WHEEL=<wheel>.
+PREFIX ?= /usr/local
+MLX ?= cpu
+export MLX MLX_CUDA_WHEEL
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
+
+.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -25,12 +31,24 @@ build:
 ship: build
 	scripts/ship.sh $(LIB) $(BUILD)/lib
 
+## The library, headers, pkg-config and CMake files, documents and licences under PREFIX; see scripts/install.sh.
+install: ship
+	scripts/install.sh $(BUILD)/lib "$(PREFIX)"
+
+## build/dist: the archive for users, and its SHA-256; see scripts/dist.sh.
+dist: ship
+	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
+
+## build/dist/CMlxrt.xcframework, on a Mac; see scripts/xcframework.sh. Never run.
+xcframework:
+	scripts/xcframework.sh $(BUILD)/dist
+
 ## Builds what is missing, then chats with the demo model once.
 demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c
+test: build test-rust test-c test-cpp test-docs test-install
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -39,6 +57,23 @@ test-rust: build
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+## bindings/cpp/mlxrt.hpp, and a host that uses MLX itself.
+test-cpp: ship
+	$(MAKE) -C tests/cpp LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-cpp run
+
+## The archive, unpacked elsewhere and used with an empty environment.
+test-install: MLX = cpu
+test-install: dist
+	tests/install/run.sh $(BUILD)/dist/mlxrt-$(VERSION)-linux-$(shell uname -m).tar.gz
+
+## Every C and C++ block of the documents compiles, and docs/abi.md is what the header says.
+test-docs:
+	tests/docs/run.sh $(BUILD)/tests-docs
+
+## docs/abi.md out of the header.
+docs:
+	scripts/abi.py include/mlxrt.h >docs/abi.md
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
