@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli clean
 
 build:
 	$(CARGO) build --release
@@ -30,7 +30,7 @@ demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c
+test: build test-rust test-c test-cli
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -39,6 +39,24 @@ test-rust: build
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+## The command line: build/bin/mlxrt, which finds the library in build/lib, and any prefix that both are put under.
+cli: ship
+	$(CARGO) build --release -p mlxrt-cli
+	@mkdir -p $(BUILD)/bin
+	cp $(LIB)/mlxrt $(BUILD)/bin/mlxrt
+	strip $(BUILD)/bin/mlxrt
+
+## build/share: the command line's manual pages and completions.
+cli-docs: cli
+	cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
+
+test-cli: ship
+	MLXRT_LIB_DIR=$(CURDIR)/$(BUILD)/lib $(CARGO) test --release -p mlxrt-cli
+
+## Writes cli/src/ffi.rs from include/mlxrt.h.
+cli-bindings:
+	MLXRT_WRITE_BINDINGS=1 $(CARGO) test --release -p mlxrt-cli --test bindings
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
@@ -65,10 +83,13 @@ freeze: header
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt -p mlxrt-cli --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --all-targets -p mlxrt-cli -- -D warnings
 
 fmt:
 	$(CARGO) fmt
+	$(CARGO) fmt -p mlxrt-cli
 
 ## Side by side with mlx-lm; see benches/README.md.
 bench: build
