@@ -40,8 +40,9 @@ test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
 
-## The command line: build/bin/mlxrt, which finds the library in build/lib, and any prefix that both are put under.
-cli: ship
+## The command line: build/bin/mlxrt, which finds the library in build/lib, or in the prefix that both are put under. With
+## MLXRT_PREFIX set to where mlxrt is installed, that library is used and none is built.
+cli: $(if $(MLXRT_PREFIX),,ship)
 	$(CARGO) build --release -p mlxrt-cli
 	@mkdir -p $(BUILD)/bin
 	cp $(LIB)/mlxrt $(BUILD)/bin/mlxrt
@@ -51,8 +52,8 @@ cli: ship
 cli-docs: cli
 	cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
 
-test-cli: ship
-	MLXRT_LIB_DIR=$(CURDIR)/$(BUILD)/lib $(CARGO) test --release -p mlxrt-cli
+test-cli: $(if $(MLXRT_PREFIX),,ship)
+	LD_LIBRARY_PATH=$(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib $(CARGO) test --release -p mlxrt-cli
 
 ## Writes cli/src/ffi.rs from include/mlxrt.h.
 cli-bindings:

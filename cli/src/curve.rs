@@ -156,7 +156,7 @@ mod tests {
         assert!(!dots(&lines[7]).is_empty(), "{text}");
         assert!(lines[0][10] == 'o' || lines[1][10] == 'o', "{text}");
         assert!(
-            text.contains("4.0") && text.ends_with("step 100\n"),
+            text.contains("4.100") && text.ends_with("step 100\n"),
             "{text}"
         );
     }

@@ -91,7 +91,10 @@ impl Failure {
         Failure {
             exit: exit_of(code),
             code: name.to_owned(),
-            message: in_our_words(message),
+            message: match code {
+                MLXRT_E_OUT_OF_MEMORY => format!("not enough memory: {message}"),
+                _ => in_our_words(message),
+            },
         }
     }
 

@@ -203,9 +203,11 @@ impl Chat<'_> {
                 self.ui.line("A line that ends with \\ goes on in the next one; // in front is for text that starts with /.")?;
             }
             "quit" | "exit" => return Ok(false),
-            _ => return Err(Failure::usage(format!(
+            _ => {
+                return Err(Failure::usage(format!(
                 "there is no command /{name}; /help lists them, and // in front sends it as text"
-            ))),
+            )))
+            }
         }
         Ok(true)
     }
