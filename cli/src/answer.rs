@@ -1,5 +1,7 @@
 //! One request, and its answer on standard output: as text, or as events in JSON.
 
+use std::time::Duration;
+
 use serde_json::{json, Map, Value};
 
 use crate::failure::{Failure, Outcome};
@@ -38,15 +40,15 @@ pub fn run(session: &Session, input: &Input, options: &Generate, ui: &Ui) -> Out
     // With an event of progress now and then, a long prompt shows a sign of life.
     let mut options = options.clone();
     if !asked_for_progress {
-        options.raw.progress_tokens = 64;
+        options.raw.progress_tokens = 32;
     }
-    let bar = ui.bar(0, "Reading the prompt {bar:30} {pos} of {len} tokens");
+    let bar = ui.bar(0, "Reading the prompt{msg}");
+    bar.enable_steady_tick(Duration::from_millis(300));
     let (result, done, signal) = {
         let _work = Work::on_session(session.id());
         let (result, done) = session.generate(input, &options, &mut |event| {
             if event.kind == MLXRT_EVENT_PROGRESS {
-                bar.set_length(event.total);
-                bar.set_position(event.done);
+                bar.set_message(format!(": {} of {} tokens", event.done, event.total));
                 if !asked_for_progress {
                     return interrupt::signal().is_none();
                 }

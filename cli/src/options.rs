@@ -474,6 +474,9 @@ fn json_object(text: &str) -> Result<String, String> {
 
 /// What a result cost, in a line for people.
 pub fn cost(result: &mlxrt_result) -> String {
+    if result.generated_tokens == 0 {
+        return format!("no answer · peak {}", ui::bytes(result.peak_bytes));
+    }
     let computed = result.prompt_tokens.saturating_sub(result.cached_tokens);
     let mut parts = Vec::new();
     let cached = match result.cached_tokens {
@@ -490,12 +493,10 @@ pub fn cost(result: &mlxrt_result) -> String {
         result.generated_tokens,
         ui::rate(result.generated_tokens.saturating_sub(1), result.decode_ns)
     ));
-    if result.first_token_ns > 0 {
-        parts.push(format!(
-            "first token after {}",
-            ui::seconds(result.first_token_ns)
-        ));
-    }
+    parts.push(format!(
+        "first token after {}",
+        ui::seconds(result.first_token_ns)
+    ));
     parts.push(format!("peak {}", ui::bytes(result.peak_bytes)));
     parts.join(" · ")
 }
