@@ -40,6 +40,9 @@ test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
 
+# Where the command line finds the library while it is built and tested.
+CLI_LIB = $(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib
+
 ## The command line: build/bin/mlxrt, which finds the library in build/lib, or in the prefix that both are put under. With
 ## MLXRT_PREFIX set to where mlxrt is installed, that library is used and none is built.
 cli: $(if $(MLXRT_PREFIX),,ship)
@@ -50,10 +53,10 @@ cli: $(if $(MLXRT_PREFIX),,ship)
 
 ## build/share: the command line's manual pages and completions.
 cli-docs: cli
-	cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
+	LD_LIBRARY_PATH=$(CLI_LIB) cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
 
 test-cli: $(if $(MLXRT_PREFIX),,ship)
-	LD_LIBRARY_PATH=$(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib $(CARGO) test --release -p mlxrt-cli
+	LD_LIBRARY_PATH=$(CLI_LIB) $(CARGO) test --release -p mlxrt-cli
 
 ## Writes cli/src/ffi.rs from include/mlxrt.h.
 cli-bindings:

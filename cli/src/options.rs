@@ -82,11 +82,12 @@ impl ModelArgs {
     }
 }
 
-/// What a signal ended is reported as that.
+/// A signal during the work ends it, also when the work was done before it could hear of it.
 pub fn interrupted_or<T>(outcome: Outcome<T>) -> Outcome<T> {
     match (outcome, interrupt::signal()) {
-        (Err(failure), Some(signal)) if failure.code == "CANCELLED" => Err(Failure::signal(signal)),
-        (outcome, _) => outcome,
+        (Err(failure), Some(_)) if failure.code != "CANCELLED" => Err(failure),
+        (_, Some(signal)) => Err(Failure::signal(signal)),
+        (outcome, None) => outcome,
     }
 }
 

@@ -9,6 +9,7 @@ use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 use serde_json::{json, Value};
+use signal_hook::consts::SIGINT;
 
 use crate::answer::{self, result_json, stop_words};
 use crate::commands::complete::Completion;
@@ -114,6 +115,9 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
             Ok(true) => {}
             Ok(false) => break,
             // The chat goes on after what people can do otherwise; a pipe has nobody to do so.
+            Err(failure) if lines.interactive() && failure.exit == 128 + SIGINT => {
+                ui.note("[stopped]");
+            }
             Err(failure) if lines.interactive() && failure.exit < 128 => {
                 ui.error(&failure.message);
                 if failure.code == "CONTEXT_FULL" {
@@ -123,7 +127,7 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
             Err(failure) => return Err(failure),
         }
         if let Some(signal) = chat.last.as_ref().and_then(|last| last.signal) {
-            if !lines.interactive() || signal != signal_hook::consts::SIGINT {
+            if !lines.interactive() || signal != SIGINT {
                 return Err(Failure::signal(signal));
             }
         }
