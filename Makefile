@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli clean
 
 build:
 	$(CARGO) build --release
@@ -48,7 +48,7 @@ demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c test-cpp test-docs test-install
+test: build test-rust test-c test-cpp test-docs test-cli test-install
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -74,6 +74,27 @@ test-docs:
 ## docs/abi.md out of the header.
 docs:
 	scripts/abi.py include/mlxrt.h >docs/abi.md
+# Where the command line finds the library while it is built and tested.
+CLI_LIB = $(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib
+
+## The command line: build/bin/mlxrt, which finds the library in build/lib, or in the prefix that both are put under. With
+## MLXRT_PREFIX set to where mlxrt is installed, that library is used and none is built.
+cli: $(if $(MLXRT_PREFIX),,ship)
+	$(CARGO) build --release -p mlxrt-cli
+	@mkdir -p $(BUILD)/bin
+	cp $(LIB)/mlxrt $(BUILD)/bin/mlxrt
+	strip $(BUILD)/bin/mlxrt
+
+## build/share: the command line's manual pages and completions.
+cli-docs: cli
+	LD_LIBRARY_PATH=$(CLI_LIB) cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
+
+test-cli: $(if $(MLXRT_PREFIX),,ship)
+	LD_LIBRARY_PATH=$(CLI_LIB) $(CARGO) test --release -p mlxrt-cli
+
+## Writes cli/src/ffi.rs from include/mlxrt.h.
+cli-bindings:
+	MLXRT_WRITE_BINDINGS=1 $(CARGO) test --release -p mlxrt-cli --test bindings
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
@@ -100,10 +121,13 @@ freeze: header
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt -p mlxrt-cli --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --all-targets -p mlxrt-cli -- -D warnings
 
 fmt:
 	$(CARGO) fmt
+	$(CARGO) fmt -p mlxrt-cli
 
 ## Side by side with mlx-lm; see benches/README.md.
 bench: build
