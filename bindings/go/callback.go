@@ -1,0 +1,101 @@
+package mlxrt
+
+// #include "bridge.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"runtime/cgo"
+	"unsafe"
+)
+
+// callback is what a blocking call's progress function does. The library calls it on the thread of that call, which is the
+// calling goroutine's.
+type callback struct {
+	ctx      context.Context
+	progress func(done, total uint64) error
+	train    func(event TrainEvent) error
+	every    trainReports
+
+	handle      cgo.Handle
+	err         error // What the function returned.
+	interrupted bool  // The context ended, and the call is to end for that.
+	panicked    bool
+	value       any
+}
+
+// pointer is what C hands back: the address of the handle, pinned for the call.
+func (c *callback) pointer(a *arguments) unsafe.Pointer {
+	a.pinner.Pin(&c.handle)
+	return unsafe.Pointer(&c.handle)
+}
+
+// run calls f, and catches what must not pass through C.
+func (c *callback) run(f func() error) (answer C.int32_t) {
+	returned := false
+	defer func() {
+		if !returned {
+			c.panicked, c.value = true, recover()
+			answer = C.MLXRT_RETURN_STOP
+		}
+	}()
+	c.interrupted = c.ctx.Err() != nil
+	if !c.interrupted {
+		c.err = f()
+		c.interrupted = c.err == nil && c.ctx.Err() != nil
+	}
+	returned = true
+	if c.err != nil || c.interrupted {
+		return C.MLXRT_RETURN_STOP
+	}
+	return C.MLXRT_RETURN_CONTINUE
+}
+
+//export mlxrtGoProgress
+func mlxrtGoProgress(data unsafe.Pointer, done, total C.uint64_t) C.int32_t {
+	c := (*(*cgo.Handle)(data)).Value().(*callback)
+	return c.run(func() error {
+		if c.progress == nil {
+			return nil
+		}
+		return c.progress(uint64(done), uint64(total))
+	})
+}
+
+//export mlxrtGoTrain
+func mlxrtGoTrain(data unsafe.Pointer, event *C.mlxrt_train_event) C.int32_t {
+	c := (*(*cgo.Handle)(data)).Value().(*callback)
+	return c.run(func() error {
+		due, ok := c.every.add(trainEvent(event))
+		if !ok || c.train == nil {
+			return nil
+		}
+		return c.train(due)
+	})
+}
+
+// call makes the blocking call, and sorts out why it ended.
+func (c *callback) call(call func() error) error {
+	if err := ended(c.ctx); err != nil {
+		return err
+	}
+	c.handle = cgo.NewHandle(c)
+	err := call()
+	c.handle.Delete()
+	switch {
+	case c.panicked:
+		panic(c.value)
+	case c.err != nil && !errors.Is(c.err, Stop):
+		return c.err
+	case c.interrupted && (err == nil || errors.Is(err, ErrCancelled)):
+		return ended(c.ctx)
+	case errors.Is(err, ErrTimeout):
+		// Only deadlines of contexts become timeouts, and they end a little later.
+		if _, ok := c.ctx.Deadline(); ok {
+			<-c.ctx.Done()
+			return ended(c.ctx)
+		}
+	}
+	return err
+}
