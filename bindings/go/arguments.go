@@ -1,7 +1,6 @@
 package mlxrt
 
 // #include "bridge.h"
-// static const char mlxrt_go_empty[1];
 import "C"
 
 import (

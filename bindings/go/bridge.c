@@ -11,6 +11,8 @@
 
 #include "_cgo_export.h"
 
+char mlxrt_go_empty[1];
+
 /* Lines that wait for Go; more are counted and dropped. */
 enum { MOST_LINES = 1024 };
 

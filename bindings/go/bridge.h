@@ -8,6 +8,9 @@
 typedef struct mlxrt_go_wake mlxrt_go_wake;
 typedef struct mlxrt_go_line mlxrt_go_line;
 
+/* What "" is as a pointer. */
+extern char mlxrt_go_empty[1];
+
 struct mlxrt_go_line {
   mlxrt_go_line *next;
   int32_t level;

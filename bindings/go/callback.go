@@ -25,10 +25,11 @@ type callback struct {
 	value       any
 }
 
-// pointer is what C hands back: the address of the handle, pinned for the call.
+// pointer is what C hands back: the address of a handle, pinned for the call.
 func (c *callback) pointer(a *arguments) unsafe.Pointer {
-	a.pinner.Pin(&c.handle)
-	return unsafe.Pointer(&c.handle)
+	handle := c.handle
+	a.pinner.Pin(&handle)
+	return unsafe.Pointer(&handle)
 }
 
 // run calls f, and catches what must not pass through C.
