@@ -84,7 +84,7 @@ func (m *Model) NewAdapter(options *AdapterOptions) (*Adapter, error) {
 	return adapter, nil
 }
 
-// Progress hears the bytes done of all, in the goroutine of the call. An error ends the call and is what it gives.
+// Progress hears the bytes done of all, while the call waits. An error ends the call and is what it gives.
 type Progress func(done, total uint64) error
 
 // LoadAdapter loads an adapter of mlx-lm or PEFT for the model: a folder, or a .safetensors file with its adapter_config.json

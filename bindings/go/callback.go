@@ -6,12 +6,12 @@ import "C"
 import (
 	"context"
 	"errors"
+	"runtime"
 	"runtime/cgo"
 	"unsafe"
 )
 
-// callback is what a blocking call's progress function does. The library calls it on the thread of that call, which is the
-// calling goroutine's.
+// callback is what a blocking call's progress function does. The library calls it on the thread of that call.
 type callback struct {
 	ctx      context.Context
 	progress func(done, total uint64) error
@@ -23,6 +23,7 @@ type callback struct {
 	interrupted bool  // The context ended, and the call is to end for that.
 	panicked    bool
 	value       any
+	exited      bool // runtime.Goexit, as t.FailNow does it.
 }
 
 // pointer is what C hands back: the address of a handle, pinned for the call.
@@ -32,22 +33,29 @@ func (c *callback) pointer(a *arguments) unsafe.Pointer {
 	return unsafe.Pointer(&handle)
 }
 
-// run calls f, and catches what must not pass through C.
-func (c *callback) run(f func() error) (answer C.int32_t) {
-	returned := false
-	defer func() {
-		if !returned {
-			c.panicked, c.value = true, recover()
-			answer = C.MLXRT_RETURN_STOP
-		}
-	}()
-	c.interrupted = c.ctx.Err() != nil
-	if !c.interrupted {
-		c.err = f()
-		c.interrupted = c.err == nil && c.ctx.Err() != nil
+// run calls f, and catches what must not pass through C. A Goexit cannot be caught, so f runs in a goroutine of its own.
+func (c *callback) run(f func() error) C.int32_t {
+	if c.interrupted = c.ctx.Err() != nil; c.interrupted {
+		return C.MLXRT_RETURN_STOP
 	}
-	returned = true
-	if c.err != nil || c.interrupted {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		returned := false
+		defer func() {
+			if !returned {
+				c.value = recover()
+				c.panicked, c.exited = c.value != nil, c.value == nil
+			}
+		}()
+		c.err = f()
+		returned = true
+	}()
+	<-done
+	if c.err != nil || c.panicked || c.exited {
+		return C.MLXRT_RETURN_STOP
+	}
+	if c.interrupted = c.ctx.Err() != nil; c.interrupted {
 		return C.MLXRT_RETURN_STOP
 	}
 	return C.MLXRT_RETURN_CONTINUE
@@ -67,8 +75,8 @@ func mlxrtGoProgress(data unsafe.Pointer, done, total C.uint64_t) C.int32_t {
 //export mlxrtGoTrain
 func mlxrtGoTrain(data unsafe.Pointer, event *C.mlxrt_train_event) C.int32_t {
 	c := (*(*cgo.Handle)(data)).Value().(*callback)
+	due, ok := c.every.add(trainEvent(event))
 	return c.run(func() error {
-		due, ok := c.every.add(trainEvent(event))
 		if !ok || c.train == nil {
 			return nil
 		}
@@ -87,6 +95,8 @@ func (c *callback) call(call func() error) error {
 	switch {
 	case c.panicked:
 		panic(c.value)
+	case c.exited:
+		runtime.Goexit()
 	case c.err != nil && !errors.Is(c.err, Stop):
 		return c.err
 	case c.interrupted && (err == nil || errors.Is(err, ErrCancelled)):

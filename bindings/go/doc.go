@@ -27,9 +27,8 @@
 // # Threads
 //
 // Every method may be called from any goroutine. A generation blocks no thread: its goroutine sleeps until the library
-// has something. Load, Train and the reading and writing of adapters hold a thread each while they run. Callbacks run in the
-// goroutine of the call that they belong to; a panic in one passes through that call. They must not call runtime.Goexit (nor,
-// in tests, t.FailNow), and blocking calls from inside them give ErrReentrant.
+// has something. Load, Train and the reading and writing of adapters hold a thread each while they run. Their callbacks run while
+// the call waits for them: a panic or a runtime.Goexit in one ends the call and goes on in its goroutine.
 //
 // # Options
 //

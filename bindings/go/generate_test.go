@@ -267,6 +267,7 @@ func long() mlxrt.Input {
 func TestContextDuringPrefill(t *testing.T) {
 	session := newSession(t, nil)
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	options := greedy(5)
 	options.ProgressTokens = 1
 	var last mlxrt.Event

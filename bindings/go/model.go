@@ -14,7 +14,7 @@ type LoadOptions struct {
 	Context int
 	// The folder of a draft model for speculation; "" is none.
 	DraftPath string
-	// Hears the bytes read of the bytes to read, in the goroutine of the call. An error ends the load and is what Load gives.
+	// Hears the bytes read of the bytes to read, while the load waits. An error ends the load and is what Load gives.
 	Progress func(done, total uint64) error
 }
 

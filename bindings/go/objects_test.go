@@ -222,7 +222,7 @@ func TestLoadProgressAndContext(t *testing.T) {
 	wantErr(t, err, context.Canceled, mlxrt.ErrCancelled)
 }
 
-// A panic in a callback passes through the call, and leaves everything in order.
+// A panic or Goexit in a callback passes through the call, and leaves everything in order.
 func TestPanickingCallbacks(t *testing.T) {
 	folder, model := path(t, fixture), load(t)
 	adapter := must(model.NewAdapter(nil))(t)
@@ -251,10 +251,26 @@ func TestPanickingCallbacks(t *testing.T) {
 			}
 		}
 		var inside error
-		if err := call(func() { _, inside = mlxrt.Load(context.Background(), folder, nil) }); err != nil {
+		if err := call(func() {
+			var other *mlxrt.Model
+			if other, inside = mlxrt.Load(context.Background(), folder, nil); inside == nil {
+				other.Close()
+			}
+		}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		wantErr(t, inside, mlxrt.ErrReentrant)
+		if inside != nil {
+			t.Errorf("%s: a call from inside: %v", name, inside)
+		}
+		over, returned := make(chan struct{}), false
+		go func() {
+			defer close(over)
+			call(runtime.Goexit)
+			returned = true
+		}()
+		if <-over; returned {
+			t.Errorf("%s: the goroutine goes on after its callback's Goexit", name)
+		}
 	}
 	usable(t, newSession(t, nil))
 }

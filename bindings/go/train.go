@@ -123,7 +123,7 @@ func (r *trainReports) add(e TrainEvent) (TrainEvent, bool) {
 }
 
 // Train trains an adapter of the model in place, as mlx-lm's trainer does; sessions that have it use its new weights from
-// their next request on, and go on in between. progress, which may be nil, is called in this goroutine: Stop ends the training
+// their next request on, and go on in between. progress, which may be nil, is called between steps: Stop ends the training
 // with what it has and without an error; another error is what Train gives. ctx is looked at after every step. However it
 // ends, the adapter has the weights of the last good step.
 func (m *Model) Train(ctx context.Context, adapter *Adapter, options TrainOptions, progress func(event TrainEvent) error) error {
