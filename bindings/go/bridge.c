@@ -9,6 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <sys/eventfd.h>
+#endif
+
 #include "_cgo_export.h"
 
 char mlxrt_go_empty[1];
@@ -16,80 +20,46 @@ char mlxrt_go_empty[1];
 /* Lines that wait for Go; more are counted and dropped. */
 enum { MOST_LINES = 1024 };
 
-/* One request's place in the list of those that were woken. */
+/* Who waits for a request. */
 struct mlxrt_go_wake {
-  uint64_t id;
+  int ring;
   /* Its reader found nothing and wants to hear of the next change. */
   atomic_bool armed;
-  /* Under lock. */
-  bool listed;
-  mlxrt_go_wake *before, *after;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static mlxrt_go_wake *first, *last;
-static mlxrt_go_line *first_line, *last_line;
-static size_t lines;
-static uint64_t lost_lines;
-static int bell = -1;
-
-int mlxrt_go_open_bell(void) {
+int mlxrt_go_make_bell(int *ring) {
+#ifdef __linux__
+  return *ring = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+#else
   int ends[2];
   if (pipe(ends) != 0) return -1;
   for (int i = 0; i < 2; i++) {
     fcntl(ends[i], F_SETFD, FD_CLOEXEC);
     fcntl(ends[i], F_SETFL, O_NONBLOCK);
   }
-  bell = ends[1];
+  *ring = ends[1];
   return ends[0];
+#endif
 }
 
-/* A full pipe rings as well, so only an interrupted write is tried again. */
-static void ring(void) {
-  while (write(bell, "", 1) < 0 && errno == EINTR) {
+/* A bell that is full rings as well, so only an interrupted write is tried again. */
+static void ring_bell(int ring) {
+  uint64_t one = 1;
+  while (write(ring, &one, sizeof one) < 0 && errno == EINTR) {
   }
-}
-
-static void unlist(mlxrt_go_wake *wake) {
-  if (!wake->listed) return;
-  *(wake->before ? &wake->before->after : &first) = wake->after;
-  *(wake->after ? &wake->after->before : &last) = wake->before;
-  wake->before = wake->after = NULL;
-  wake->listed = false;
 }
 
 /* The notify of every request, on any thread. */
 static void wake_up(void *data) {
   mlxrt_go_wake *wake = data;
-  if (!atomic_exchange(&wake->armed, false)) return;
-  pthread_mutex_lock(&lock);
-  bool was_empty = !first;
-  if (!wake->listed) {
-    wake->listed = true;
-    wake->before = last;
-    *(last ? &last->after : &first) = wake;
-    last = wake;
-  }
-  pthread_mutex_unlock(&lock);
-  if (was_empty) ring();
+  if (atomic_exchange(&wake->armed, false)) ring_bell(wake->ring);
 }
 
-size_t mlxrt_go_woken(uint64_t *ids, size_t max) {
-  size_t count = 0;
-  pthread_mutex_lock(&lock);
-  for (; first && count < max; count++) {
-    ids[count] = first->id;
-    unlist(first);
-  }
-  pthread_mutex_unlock(&lock);
-  return count;
-}
-
-mlxrt_error *mlxrt_go_submit(mlxrt_session *session, const mlxrt_input *input, mlxrt_generate_options *options, uint64_t id,
+mlxrt_error *mlxrt_go_submit(mlxrt_session *session, const mlxrt_input *input, mlxrt_generate_options *options, int ring,
                              mlxrt_go_wake **wake, mlxrt_request **request) {
   *wake = calloc(1, sizeof **wake);
   if (!*wake) abort(); /* As Go itself does. */
-  (*wake)->id = id;
+  (*wake)->ring = ring;
   options->notify = wake_up;
   options->notify_data = *wake;
   mlxrt_error *error = mlxrt_submit(session, input, options, request);
@@ -113,12 +83,14 @@ mlxrt_error *mlxrt_go_result(mlxrt_request *request, mlxrt_go_wake *wake, mlxrt_
 
 void mlxrt_go_request_free(mlxrt_request *request, mlxrt_go_wake *wake) {
   mlxrt_request_free(request);
-  /* No notify runs any more. */
-  pthread_mutex_lock(&lock);
-  unlist(wake);
-  pthread_mutex_unlock(&lock);
-  free(wake);
+  free(wake); /* No notify runs any more. */
 }
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static mlxrt_go_line *first_line, *last_line;
+static size_t lines;
+static uint64_t lost_lines;
+static int log_ring;
 
 static void take_line(void *data, int32_t level, const char *message, size_t len) {
   (void)data;
@@ -131,6 +103,7 @@ static void take_line(void *data, int32_t level, const char *message, size_t len
   }
   pthread_mutex_lock(&lock);
   bool was_empty = !first_line;
+  int ring = log_ring;
   if (line && lines < MOST_LINES) {
     *(last_line ? &last_line->next : &first_line) = line;
     last_line = line;
@@ -142,7 +115,7 @@ static void take_line(void *data, int32_t level, const char *message, size_t len
   }
   pthread_mutex_unlock(&lock);
   free(line);
-  if (was_empty) ring();
+  if (was_empty) ring_bell(ring);
 }
 
 mlxrt_go_line *mlxrt_go_lines(uint64_t *lost) {
@@ -156,7 +129,10 @@ mlxrt_go_line *mlxrt_go_lines(uint64_t *lost) {
   return taken;
 }
 
-mlxrt_error *mlxrt_go_log(int32_t level) {
+mlxrt_error *mlxrt_go_log(int32_t level, int ring) {
+  pthread_mutex_lock(&lock);
+  log_ring = ring;
+  pthread_mutex_unlock(&lock);
   return mlxrt_log_set(level ? level : MLXRT_LOG_ERROR, level ? take_line : NULL, NULL);
 }
 

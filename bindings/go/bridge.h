@@ -1,5 +1,5 @@
 /* What the binding does in C: the wake-ups of requests and the log come from the library's threads, where no Go code runs.
- * They are put into lists here, and one byte in a pipe (the bell) tells Go's network poller that there is something. */
+ * They ring a bell, a descriptor that Go's network poller watches for the goroutine that waits. */
 #ifndef MLXRT_GO_BRIDGE_H
 #define MLXRT_GO_BRIDGE_H
 
@@ -18,23 +18,22 @@ struct mlxrt_go_line {
   char text[];
 };
 
-/* Opens the bell; gives the end to read, which does not block, or -1 with errno. */
-int mlxrt_go_open_bell(void);
-/* Takes ids of requests that were woken, at most max. */
-size_t mlxrt_go_woken(uint64_t *ids, size_t max);
+/* Makes a bell: the descriptor to read, which does not block, and the one that rings it. -1, and errno, when that fails. */
+int mlxrt_go_make_bell(int *ring);
 /* Takes all lines of the log, and how many were lost; each is for free(). */
 mlxrt_go_line *mlxrt_go_lines(uint64_t *lost);
 
-/* As mlxrt_submit, woken through a new *wake. */
-mlxrt_error *mlxrt_go_submit(mlxrt_session *session, const mlxrt_input *input, mlxrt_generate_options *options, uint64_t id,
+/* As mlxrt_submit, with a new *wake that rings the bell. */
+mlxrt_error *mlxrt_go_submit(mlxrt_session *session, const mlxrt_input *input, mlxrt_generate_options *options, int ring,
                              mlxrt_go_wake **wake, mlxrt_request **request);
-/* As mlxrt_request_next without waiting; after PENDING the request will be woken. Frees the event before, *event. */
+/* As mlxrt_request_next without waiting; after PENDING the bell will be rung. Frees the event before, *event. */
 mlxrt_error *mlxrt_go_next(mlxrt_request *request, mlxrt_go_wake *wake, mlxrt_event **event, int32_t *state);
-/* As mlxrt_request_result without waiting; after TIMEOUT the request will be woken. */
+/* As mlxrt_request_result without waiting; after TIMEOUT the bell will be rung. */
 mlxrt_error *mlxrt_go_result(mlxrt_request *request, mlxrt_go_wake *wake, mlxrt_result *result);
 void mlxrt_go_request_free(mlxrt_request *request, mlxrt_go_wake *wake);
 
-mlxrt_error *mlxrt_go_log(int32_t level);
+/* Sends the log to a list, and rings for what comes into an empty one; 0 sends it nowhere. */
+mlxrt_error *mlxrt_go_log(int32_t level, int ring);
 void mlxrt_go_enable_progress(mlxrt_progress_fn *progress);
 mlxrt_error *mlxrt_go_train(mlxrt_model *model, mlxrt_adapter *adapter, const mlxrt_train_options *options, void *data);
 

@@ -92,8 +92,7 @@ type Request struct {
 	ctx       context.Context
 	canceller *canceller
 	stopWatch func() bool
-	id        uint64
-	woken     chan struct{}
+	bell      *bell
 
 	// Held by whoever waits for an event or the end.
 	mu     sync.Mutex
@@ -132,9 +131,6 @@ func (s *Session) Submit(ctx context.Context, input Input, options *Options) (*R
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	if err := startBell(); err != nil {
-		return nil, err
-	}
 	var a arguments
 	defer a.free()
 	in, err := input.c(&a)
@@ -145,11 +141,13 @@ func (s *Session) Submit(ctx context.Context, input Input, options *Options) (*R
 	if err != nil {
 		return nil, err
 	}
-	r := &Request{ctx: ctx}
-	r.id, r.woken = newWaiter()
-	err = take(C.mlxrt_go_submit(s.handle, &in, &opts, C.uint64_t(r.id), &r.wake, &r.handle))
+	bell, err := newBell()
 	if err != nil {
-		waiting.Delete(r.id)
+		return nil, err
+	}
+	r := &Request{ctx: ctx, bell: bell}
+	if err := take(C.mlxrt_go_submit(s.handle, &in, &opts, bell.ring, &r.wake, &r.handle)); err != nil {
+		bell.release()
 		return nil, s.blame(err)
 	}
 	watch(&r.life, r, "request")
@@ -185,7 +183,7 @@ func (r *Request) Next() (Event, error) {
 			C.mlxrt_free(unsafe.Pointer(event))
 			return out, nil
 		}
-		<-r.woken
+		r.bell.wait()
 		if r.ctx.Err() != nil {
 			return r.finish(true)
 		}
@@ -216,7 +214,7 @@ func (r *Request) wait() (*Result, error) {
 		err := take(C.mlxrt_go_result(r.handle, r.wake, &out))
 		// A request's own time is up as StoppedTimeout, which is no error: this one says that it has not ended.
 		if errors.Is(err, ErrTimeout) {
-			<-r.woken
+			r.bell.wait()
 			continue
 		}
 		if err == nil && out.stop == C.MLXRT_STOPPED_CANCELLED {
@@ -263,7 +261,7 @@ func (r *Request) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	C.mlxrt_go_request_free(r.handle, r.wake)
-	waiting.Delete(r.id)
+	r.bell.release()
 	return nil
 }
 
