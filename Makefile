@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile test-go install-for-tests clean
 
 build:
 	$(CARGO) build --release
@@ -39,6 +39,17 @@ test-rust: build
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+## Where the suites of the bindings find an installed library.
+MLXRT_PREFIX ?= $(CURDIR)/build/prefix
+
+install-for-tests:
+	$(MAKE) install PREFIX=$(MLXRT_PREFIX)
+
+## The Go suite against the installed library: tests, the race detector, cgocheck2, and the chat server with OpenAI's client.
+## With Go 1.24 or newer, pkg-config, and python3 with venv.
+test-go: install-for-tests
+	PKG_CONFIG_PATH=$(MLXRT_PREFIX)/lib/pkgconfig bindings/go/test.sh
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
