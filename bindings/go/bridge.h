@@ -20,6 +20,8 @@ struct mlxrt_go_line {
 
 /* Makes a bell: the descriptor to read, which does not block, and the one that rings it. -1, and errno, when that fails. */
 int mlxrt_go_make_bell(int *ring);
+/* Closes the one that rings, after the one to read, where it is another. */
+void mlxrt_go_drop_ring(int ring);
 /* Takes all lines of the log, and how many were lost; each is for free(). */
 mlxrt_go_line *mlxrt_go_lines(uint64_t *lost);
 

@@ -33,10 +33,13 @@ func (c *callback) pointer(a *arguments) unsafe.Pointer {
 	return unsafe.Pointer(&handle)
 }
 
-// run calls f, and catches what must not pass through C. A Goexit cannot be caught, so f runs in a goroutine of its own.
+// run calls f, unless that is nil, and catches what must not pass through C. A Goexit cannot be caught, so f runs in a goroutine of its own.
 func (c *callback) run(f func() error) C.int32_t {
 	if c.interrupted = c.ctx.Err() != nil; c.interrupted {
 		return C.MLXRT_RETURN_STOP
+	}
+	if f == nil {
+		return C.MLXRT_RETURN_CONTINUE
 	}
 	done := make(chan struct{})
 	go func() {
@@ -64,24 +67,20 @@ func (c *callback) run(f func() error) C.int32_t {
 //export mlxrtGoProgress
 func mlxrtGoProgress(data unsafe.Pointer, done, total C.uint64_t) C.int32_t {
 	c := (*(*cgo.Handle)(data)).Value().(*callback)
-	return c.run(func() error {
-		if c.progress == nil {
-			return nil
-		}
-		return c.progress(uint64(done), uint64(total))
-	})
+	if c.progress == nil {
+		return c.run(nil)
+	}
+	return c.run(func() error { return c.progress(uint64(done), uint64(total)) })
 }
 
 //export mlxrtGoTrain
 func mlxrtGoTrain(data unsafe.Pointer, event *C.mlxrt_train_event) C.int32_t {
 	c := (*(*cgo.Handle)(data)).Value().(*callback)
 	due, ok := c.every.add(trainEvent(event))
-	return c.run(func() error {
-		if !ok || c.train == nil {
-			return nil
-		}
-		return c.train(due)
-	})
+	if !ok || c.train == nil {
+		return c.run(nil)
+	}
+	return c.run(func() error { return c.train(due) })
 }
 
 // call makes the blocking call, and sorts out why it ended.

@@ -214,6 +214,15 @@ func TestLogprobsAndProgress(t *testing.T) {
 	}
 }
 
+func TestTokensOnly(t *testing.T) {
+	options := greedy(5)
+	options.TokensOnly = true
+	answer := must(newSession(t, nil).Complete(context.Background(), mlxrt.Tokens(5, 6, 7), options))(t)
+	if len(answer.Tokens) != 5 || answer.Text != "" {
+		t.Fatalf("%+v", answer)
+	}
+}
+
 func TestChat(t *testing.T) {
 	model := must(mlxrt.Load(context.Background(), path(t, demo), nil))(t)
 	defer model.Close()
@@ -505,6 +514,13 @@ func TestNoThreadWaits(t *testing.T) {
 	cancel()
 	group.Wait()
 	running.Close()
+	descriptors := func() int {
+		entries, _ := os.ReadDir("/proc/self/fd")
+		return len(entries)
+	}
+	if open := descriptors(); open > 200 {
+		t.Errorf("%d descriptors are open after that", open)
+	}
 	if during > before+30 {
 		t.Fatalf("%d threads before, %d with 300 requests that wait", before, during)
 	}

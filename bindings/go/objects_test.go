@@ -345,6 +345,47 @@ func TestLeakReports(t *testing.T) {
 	}
 }
 
+// A forced shutdown ends everything, with errors and no crash; loading starts anew. In a process of its own.
+func TestForcedShutdown(t *testing.T) {
+	folder := path(t, fixture)
+	if os.Getenv("MLXRT_GO_TEST_SHUTDOWN") == "" {
+		command := exec.Command(os.Args[0], "-test.run=^TestForcedShutdown$")
+		command.Env = append(os.Environ(), "MLXRT_GO_TEST_SHUTDOWN=1")
+		if out, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return
+	}
+	ctx := context.Background()
+	session := newSession(t, nil)
+	request := must(session.Submit(ctx, mlxrt.Tokens(5, 6), never))(t)
+	if _, err := request.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mlxrt.Shutdown(ctx, true); err != nil {
+		t.Fatal(err)
+	}
+	if result := must(request.Result())(t); result.Stop != mlxrt.StoppedCancelled {
+		t.Fatalf("%+v", result)
+	}
+	_, err := session.Complete(ctx, mlxrt.Tokens(5), greedy(1))
+	wantErr(t, err, mlxrt.ErrCancelled)
+	model := must(mlxrt.Load(ctx, folder, nil))(t)
+	again := must(model.NewSession(nil))(t)
+	usable(t, again)
+	again.Close()
+	model.Close()
+	for _, object := range []interface{ Close() error }{request, session, load(t)} {
+		object.Close()
+	}
+	if err := mlxrt.Init(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := mlxrt.Shutdown(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // MLXRT_GO_DEBUG turns the reports on.
 func TestLeakReportsOfTheEnvironment(t *testing.T) {
 	if os.Getenv("MLXRT_GO_DEBUG") == "leak" {

@@ -267,7 +267,9 @@ func (r *Request) Close() error {
 
 // Generate runs one request on the session, and gives what it produces: a range over it submits the request, and leaving the
 // loop cancels it and waits for its end. The last event is of EventEnd and has the Result; an error comes with the last event.
-// Requests of one session run one after the other.
+// Requests of one session run one after the other, so the loop's body must not wait for another one of the same session: this one
+// waits for its reader once it is some tokens ahead. What was made until then is in the session, also where the loop was left
+// before it came.
 func (s *Session) Generate(ctx context.Context, input Input, options *Options) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		r, err := s.Submit(ctx, input, options)

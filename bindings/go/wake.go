@@ -18,7 +18,9 @@ type bell struct {
 	ring C.int
 }
 
-// Bells that nobody uses. There are as many as there were requests at once.
+const mostIdleBells = 64
+
+// Bells that nobody uses, for the next requests.
 var bells struct {
 	sync.Mutex
 	idle []*bell
@@ -41,10 +43,16 @@ func newBell() (*bell, error) {
 	return b, nil
 }
 
+// release is for when nothing rings it any more.
 func (b *bell) release() {
 	bells.Lock()
 	defer bells.Unlock()
-	bells.idle = append(bells.idle, b)
+	if len(bells.idle) < mostIdleBells {
+		bells.idle = append(bells.idle, b)
+		return
+	}
+	b.file.Close()
+	C.mlxrt_go_drop_ring(b.ring)
 }
 
 func (b *bell) wait() {
