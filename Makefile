@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go install-for-tests clean
 
 build:
 	$(CARGO) build --release
@@ -32,11 +32,11 @@ ship: build
 	scripts/ship.sh $(LIB) $(BUILD)/lib
 
 ## The library, headers, pkg-config and CMake files, documents and licences under PREFIX; see scripts/install.sh.
-install: ship
+install: ship cli-docs
 	scripts/install.sh $(BUILD)/lib "$(PREFIX)"
 
 ## build/dist: the archive for users, and its SHA-256; see scripts/dist.sh.
-dist: ship
+dist: ship cli-docs
 	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
 
 ## build/dist/CMlxrt.xcframework, on a Mac; see scripts/xcframework.sh. Never run.
@@ -48,7 +48,7 @@ demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c test-cpp test-docs test-cli test-install
+test: build test-rust test-c test-cpp test-docs test-cli test-install test-go
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -95,6 +95,16 @@ test-cli: $(if $(MLXRT_PREFIX),,ship)
 ## Writes cli/src/ffi.rs from include/mlxrt.h.
 cli-bindings:
 	MLXRT_WRITE_BINDINGS=1 $(CARGO) test --release -p mlxrt-cli --test bindings
+# Where the suites of the bindings find an installed library.
+INSTALLED := $(CURDIR)/$(BUILD)/prefix
+
+install-for-tests:
+	$(MAKE) install PREFIX=$(INSTALLED)
+
+## The Go suite against the installed library: tests, the race detector, cgocheck2, and the chat server with OpenAI's client.
+## With Go 1.24 or newer, pkg-config, and python3 with venv.
+test-go: install-for-tests
+	PKG_CONFIG_PATH=$(INSTALLED)/lib/pkgconfig bindings/go/test.sh
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
