@@ -1,6 +1,6 @@
 #!/bin/sh
 # install.sh LIB PREFIX: puts what users need under $DESTDIR$PREFIX: the library that ship.sh linked into LIB, MLX beside
-# it, headers, pkg-config, CMake, documents and licences. Nothing in it knows where it lies, so it may be moved.
+# it, the command line, headers, pkg-config, CMake, documents and licences. Nothing in it knows where it lies, so it may be moved.
 #
 #   MLX=cpu    (default) the MLX that ship.sh put into LIB
 #   MLX=cuda   the libmlx.so and headers of MLX_CUDA_WHEEL, an unpacked mlx-cuda wheel of the same version or its .whl file;
@@ -28,6 +28,7 @@ case $(uname -s) in
   *) library=libmlxrt.so.1 soname=libmlxrt.so.1 ;;
 esac
 [ -e "$lib/$library" ] || fail "$lib/$library is missing; run make ship first"
+[ -e "$root/build/bin/mlxrt" ] || fail "build/bin/mlxrt is missing; run make cli-docs first"
 
 # ---- MLX: which one, and whose licences ----
 mlx=${MLX:-cpu}
@@ -87,6 +88,12 @@ else
     for file in "$lib"/libmlx.so "$lib"/lib*-[0-9a-f]*.so.*; do put 755 "$file" lib; done
   fi
 fi
+
+# ---- The command line, its manual and completions ----
+put 755 "$root/build/bin/mlxrt" bin
+(cd "$root/build/share" && find . -type f) | while read -r file; do
+  put 644 "$root/build/share/$file" "share/$(dirname "$file")"
+done
 
 # ---- Headers, pkg-config, CMake ----
 put 644 "$root/include/mlxrt.h" include

@@ -15,7 +15,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXTS = ROOT / "scripts" / "install" / "licenses"
-OURS = {"mlxrt", "mlx-sys-linux"}
+OURS = {"mlxrt", "mlxrt-cli", "mlx-sys-linux"}
 FILE_NAMES = ("licen", "copying", "copyright", "notice", "unlicense")
 
 # Inside libmlx.so, linked statically; MLX's wheel carries only MLX's own licence.
@@ -40,13 +40,13 @@ def metadata(*more):
 
 
 def linked_crates():
-    """The crates whose code is in the library: normal dependencies, without those that only run in the compiler."""
+    """The crates whose code is in the library or the command line: normal dependencies, without those that only run in the compiler."""
     host = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True, cwd=ROOT).stdout
     target = next(line.split()[1] for line in host.splitlines() if line.startswith("host:"))
     data = metadata("--filter-platform", target)
     packages = {package["id"]: package for package in data["packages"]}
     nodes = {node["id"]: node for node in data["resolve"]["nodes"]}
-    open_ids = [package["id"] for package in data["packages"] if package["name"] == "mlxrt"]
+    open_ids = [package["id"] for package in data["packages"] if package["name"] in ("mlxrt", "mlxrt-cli")]
     found = {}
     while open_ids:
         package = packages[open_ids.pop()]
