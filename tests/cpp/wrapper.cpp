@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <fstream>
-#include <sstream>
 #include <thread>
 
 using mlxrt::code;
@@ -230,6 +229,40 @@ void options_mean_what_they_say() {
   mlxrt::Input none;
   FAILS(session.generate(none), code::invalid_argument);
   FAILS(session.generate(mlxrt::tokens({-5}), greedy(3)), code::invalid_argument);
+}
+
+// A 0 that is set turns off what the model's generation_config.json asks for; what is not set leaves it on.
+void zero_is_not_the_default() {
+  Folder folder;
+  std::filesystem::copy(fixture("llama-f32"), folder.path, std::filesystem::copy_options::recursive);
+  const auto run = [&](const std::string &config, const mlxrt::GenerateOptions &options) {
+    std::ofstream(folder.path + "/generation_config.json") << config;
+    mlxrt::Model model(folder.path);
+    mlxrt::Session session(model);
+    return session.generate(mlxrt::text("Once upon"), options).text;
+  };
+  mlxrt::GenerateOptions options;
+  options.max_tokens = 10;
+  options.ignore_eos = true;
+  options.seed = 7;
+  const std::string sampled = run(R"({"do_sample":true,"temperature":1.0})", options);
+  const std::string greedily = run(R"({"do_sample":true,"temperature":1.0,"top_k":1})", options);
+  CHECK(greedily == run("{}", greedy(10)));
+  CHECK(sampled != greedily);
+  auto off = options;
+  off.top_k = 0;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"top_k":1})", off) == sampled);
+  off = options;
+  off.min_p = 0.0f;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"min_p":1.0})", options) == greedily);
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"min_p":1.0})", off) == sampled);
+  off = options;
+  off.repetition_penalty = 0.0f;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"repetition_penalty":9.0})", options) != sampled);
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"repetition_penalty":9.0})", off) == sampled);
+  off = options;
+  off.temperature = 0.0f;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0})", off) == greedily);
 }
 
 struct Thrown : std::runtime_error {
@@ -511,6 +544,7 @@ int main(int argc, char **argv) {
           {"texts_and_tokens", texts_and_tokens},
           {"events_stream", events_stream},
           {"options_mean_what_they_say", options_mean_what_they_say},
+          {"zero_is_not_the_default", zero_is_not_the_default},
           {"callbacks_may_throw", callbacks_may_throw},
           {"cancel_and_close_from_another_thread", cancel_and_close_from_another_thread},
           {"requests_are_pulled", requests_are_pulled},

@@ -1,6 +1,6 @@
 /* One model, two sessions, one of them with an adapter; then the adapter is swapped while the model stays loaded.
  *
- *   adapters MODEL_FOLDER ADAPTER_FOLDER
+ *   adapters demo/model demo/adapters/pirate
  */
 #include <mlxrt.h>
 #include <stdio.h>
