@@ -9,6 +9,9 @@ WARNINGS := -std=c99 -Wall -Wextra -Wpedantic -Werror
 # Finds the library where cargo puts it.
 LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
 
+# Where mlxrt is installed for the suites of the bindings.
+MLXRT_PREFIX ?= $(CURDIR)/$(BUILD)/prefix
+
 PROMPT ?= Tell me a short story about a fox.
 MODEL ?= demo/model
 # With jinja2 and transformers, for `make differential`.
@@ -16,7 +19,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship demo test test-rust test-c test-swift bench-swift install-for-tests check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -39,6 +42,14 @@ test-rust: build
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+## The Swift package against the installed library: its suite, the sample with a bridging header, its documentation. Where
+## there is no swift, scripts/swift.sh fetches one (3.4 GB, once).
+test-swift: install-for-tests
+	MLXRT_PREFIX="$(MLXRT_PREFIX)" bindings/swift/test.sh
+
+install-for-tests:
+	@[ -e "$(MLXRT_PREFIX)/lib/pkgconfig/mlxrt.pc" ] || { echo "mlxrt is not installed in $(MLXRT_PREFIX): make install PREFIX=$(MLXRT_PREFIX)"; exit 1; }
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
@@ -83,6 +94,10 @@ bench-text:
 ## Nanoseconds of a handle, microseconds of a token between threads.
 bench-safety: build
 	benches/safety.sh
+
+## What a token costs more through the Swift package than through bare C.
+bench-swift: install-for-tests
+	MLXRT_PREFIX="$(MLXRT_PREFIX)" benches/swift.sh
 
 ## Random input, SECONDS for each target; see fuzz/README.md. Not part of `make test`.
 fuzz: SECONDS ?= 60

@@ -21,8 +21,11 @@ final class Locked<Value>: @unchecked Sendable {
 enum Blocking {
   static func run<T: Sendable>(_ work: @escaping @Sendable () throws -> T) async throws -> T {
     try await withCheckedThrowingContinuation { continuation in
-      let thread = Thread { continuation.resume(with: Result { try work() }) }
-      thread.name = "mlxrt"
+      let thread = Thread {
+        // Set from outside, a name does not reach the system on Linux.
+        Thread.current.name = "mlxrt"
+        continuation.resume(with: Result { try work() })
+      }
       thread.stackSize = 8 << 20
       thread.start()
     }
@@ -41,7 +44,18 @@ enum Blocking {
   }
 
   /// Frees run here one after the other: freeing what held the engine last waits for its end.
-  static let frees = DispatchQueue(label: "mlxrt.free")
+  static let frees: DispatchQueue = {
+    // An exit waits for those that are under way, like the library for its running step: MLX's static objects are
+    // destroyed behind it.
+    atexit { Blocking.finishFrees() }
+    return DispatchQueue(label: "mlxrt.free")
+  }()
+
+  private static func finishFrees() {
+    let done = DispatchSemaphore(value: 0)
+    frees.async { done.signal() }
+    _ = done.wait(timeout: .now() + .seconds(10))
+  }
 }
 
 /// Is set once.
