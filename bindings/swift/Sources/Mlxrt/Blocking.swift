@@ -22,8 +22,12 @@ enum Blocking {
   static func run<T: Sendable>(_ work: @escaping @Sendable () throws -> T) async throws -> T {
     try await withCheckedThrowingContinuation { continuation in
       let thread = Thread {
-        // Set from outside, a name does not reach the system on Linux.
-        Thread.current.name = "mlxrt"
+        #if os(Linux)
+          // Foundation's names do not reach the system there, and Swift does not see pthread_setname_np.
+          try? "mlxrt".write(toFile: "/proc/thread-self/comm", atomically: false, encoding: .utf8)
+        #else
+          Thread.current.name = "mlxrt"
+        #endif
         continuation.resume(with: Result { try work() })
       }
       thread.stackSize = 8 << 20
