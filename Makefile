@@ -44,7 +44,7 @@ test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
 
 ## The Swift package against the installed library: its suite, the sample with a bridging header, its documentation. Where
-## there is no swift, scripts/swift.sh fetches one (3.4 GB, once).
+## there is no swift, scripts/swift.sh fetches one (2.7 GB, once).
 test-swift: install-for-tests
 	MLXRT_PREFIX="$(MLXRT_PREFIX)" bindings/swift/test.sh
 

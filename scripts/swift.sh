@@ -2,7 +2,7 @@
 # swift.sh setup | DIR COMMAND...: runs COMMAND in DIR with a Swift toolchain on the PATH.
 #
 # Where `swift` is installed that one is used. Elsewhere, on Linux, Debian trixie's swiftlang (6.0.3) is put into a folder
-# of its own, once (3.4 GB, some minutes, root; an interrupted setup goes on where it was), and COMMAND runs chrooted there.
+# of its own, once (2.7 GB, some minutes, root; an interrupted setup goes on where it was), and COMMAND runs chrooted there.
 # Nothing of the machine changes: the mounts are made in a mount namespace that ends with the command, however that
 # ends. Inside, the source tree, DIR and the folders named below lie where they lie outside.
 #

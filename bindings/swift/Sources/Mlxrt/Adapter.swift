@@ -94,6 +94,8 @@ public final class Adapter: Sendable {
   ///
   /// - Parameters:
   ///   - path: a folder, or a `.safetensors` file with its `adapter_config.json` beside it.
+  ///   - model: what it is for.
+  ///   - timeout: after which loading ends with ``MlxrtError/Code/timeout``.
   ///   - progress: hears how far it is; what it throws ends the loading.
   public static func load(
     _ path: String, for model: Model, timeout: Duration? = nil, progress: ProgressCallback? = nil

@@ -42,7 +42,11 @@ public struct Input: Sendable, Hashable {
 
   /// A conversation: the whole history. What the session already holds of it is not computed again.
   ///
-  /// - Parameter templateArguments: for the model's chat template, such as `["enable_thinking": false]`.
+  /// - Parameters:
+  ///   - messages: all of them.
+  ///   - tools: those that the model may call.
+  ///   - flags: what is done differently from the default.
+  ///   - templateArguments: for the model's chat template, such as `["enable_thinking": false]`.
   public static func messages(
     _ messages: [Message], tools: [Tool] = [], templateArguments: [String: JSONValue] = [:], flags: Flags = []
   ) -> Input {

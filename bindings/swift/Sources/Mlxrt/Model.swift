@@ -84,6 +84,7 @@ public final class Model: Sendable {
   ///
   /// - Parameters:
   ///   - path: a folder in mlx-lm's form, or the id of a model that is in the local Hugging Face cache.
+  ///   - options: limits.
   ///   - progress: hears how far it is; what it throws ends the loading.
   /// - Throws: ``MlxrtError`` that names the file and key; `CancellationError` when the task is cancelled, which ends the
   ///   loading.
@@ -108,7 +109,10 @@ public final class Model: Sendable {
 
   /// Tells what a model folder holds and what it would need, without reading its weights.
   ///
-  /// - Parameter session: what a session on it would be like, for the estimate.
+  /// - Parameters:
+  ///   - path: a folder, or an id, as in ``load(_:options:progress:)``.
+  ///   - options: as it would be loaded.
+  ///   - session: what a session on it would be like, for the estimate.
   public static func inspect(
     _ path: String, options: LoadOptions = LoadOptions(), session: Session.Options = Session.Options()
   ) async throws -> Info {

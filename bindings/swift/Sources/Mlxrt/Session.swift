@@ -202,7 +202,9 @@ public final class Session: Sendable {
 
   /// Sets the adapters, from the next request on: none, one, or several, whose changes add up.
   ///
-  /// - Parameter scales: what each is multiplied by besides its own scale; nil = 1 each.
+  /// - Parameters:
+  ///   - adapters: all that are applied from then on.
+  ///   - scales: what each is multiplied by besides its own scale; nil = 1 each.
   public func apply(_ adapters: [Adapter], scales: [Float]? = nil) throws {
     if let scales, scales.count != adapters.count {
       throw invalid("there are \(scales.count) scales for \(adapters.count) adapters")

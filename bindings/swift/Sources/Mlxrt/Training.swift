@@ -99,7 +99,10 @@ extension Adapter {
   /// When the task is cancelled, the training stops at its next event (``TrainingOptions/reportEvery``) with a
   /// `CancellationError`; the adapter keeps what it has learnt.
   ///
-  /// - Parameter onEvent: hears how it goes, and may stop it; what it throws ends the training and comes out of here.
+  /// - Parameters:
+  ///   - data: what it learns.
+  ///   - options: how.
+  ///   - onEvent: hears how it goes, and may stop it; what it throws ends the training and comes out of here.
   public func train(
     on data: TrainingData, options: TrainingOptions = TrainingOptions(),
     onEvent: (@Sendable (TrainingEvent) throws -> Flow)? = nil
