@@ -75,7 +75,8 @@ enter() {
   IFS=: read -ra more <<<"${MLXRT_SWIFT_BINDS:-}"
   for path in "${binds[@]}" "${more[@]}"; do
     [ -n "$path" ] || continue
-    path=$(cd "$path" && pwd -P) || fail "$path is missing"
+    [ -d "$path" ] || fail "the folder $path is missing"
+    path=$(cd "$path" && pwd -P)
     mkdir -p "$root$path"
     mountpoint -q "$root$path" || mount --bind "$path" "$root$path"
   done
