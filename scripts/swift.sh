@@ -71,6 +71,8 @@ enter() {
   shift
   mount -t proc proc "$root/proc"
   mount --rbind /dev "$root/dev"
+  # Before the folders: some of them may lie below.
+  mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
   local binds=("$tree" "$dir")
   IFS=: read -ra more <<<"${MLXRT_SWIFT_BINDS:-}"
   for path in "${binds[@]}" "${more[@]}"; do
@@ -80,7 +82,6 @@ enter() {
     mkdir -p "$root$path"
     mountpoint -q "$root$path" || mount --bind "$path" "$root$path"
   done
-  mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
   exec chroot "$root" /usr/bin/env -i HOME=/root TERM="${TERM:-dumb}" LANG=C.UTF-8 \
     PATH=/usr/local/bin:/usr/bin:/bin "${KEPT[@]}" sh -c 'cd "$1" && shift && exec "$@"' sh "$dir" "$@"
 }
