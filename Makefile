@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go install-for-tests clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests clean
 
 build:
 	$(CARGO) build --release
@@ -39,16 +39,12 @@ install: ship cli-docs
 dist: ship cli-docs
 	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
 
-## build/dist/CMlxrt.xcframework, on a Mac; see scripts/xcframework.sh. Never run.
-xcframework:
-	scripts/xcframework.sh $(BUILD)/dist
-
 ## Builds what is missing, then chats with the demo model once.
 demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c test-cpp test-docs test-cli test-install test-go
+test: build test-rust test-c test-cpp test-docs test-cli test-install test-go test-swift
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -74,6 +70,7 @@ test-docs:
 ## docs/abi.md out of the header.
 docs:
 	scripts/abi.py include/mlxrt.h >docs/abi.md
+
 # Where the command line finds the library while it is built and tested.
 CLI_LIB = $(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib
 
@@ -95,6 +92,7 @@ test-cli: $(if $(MLXRT_PREFIX),,ship)
 ## Writes cli/src/ffi.rs from include/mlxrt.h.
 cli-bindings:
 	MLXRT_WRITE_BINDINGS=1 $(CARGO) test --release -p mlxrt-cli --test bindings
+
 # Where the suites of the bindings find an installed library.
 INSTALLED := $(CURDIR)/$(BUILD)/prefix
 
@@ -105,6 +103,16 @@ install-for-tests:
 ## With Go 1.24 or newer, pkg-config, and python3 with venv.
 test-go: install-for-tests
 	PKG_CONFIG_PATH=$(INSTALLED)/lib/pkgconfig bindings/go/test.sh
+
+## build/dist/CMlxrt.xcframework.zip for macOS, on a Mac; for iOS see scripts/xcframework.sh. Never run.
+xcframework: install-for-tests
+	scripts/xcframework.sh macos=$(INSTALLED)
+	cd bindings/swift && zip -qry $(CURDIR)/$(BUILD)/dist/CMlxrt.xcframework.zip CMlxrt.xcframework
+
+## The Swift package against the installed library: its suite, the sample with a bridging header, its documentation. Where
+## there is no swift, scripts/swift.sh fetches one (2.7 GB, once).
+test-swift: install-for-tests
+	MLXRT_PREFIX="$(INSTALLED)" bindings/swift/test.sh
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
@@ -153,6 +161,10 @@ bench-text:
 bench-safety: build
 	benches/safety.sh
 
+## What a token costs more through the Swift package than through bare C.
+bench-swift: install-for-tests
+	MLXRT_PREFIX="$(INSTALLED)" benches/swift.sh
+
 ## Random input, SECONDS for each target; see fuzz/README.md. Not part of `make test`.
 fuzz: SECONDS ?= 60
 fuzz: TARGETS ?= config generation_config index safetensors_header messages template tokenizer_json api
@@ -194,7 +206,7 @@ miri:
 
 $(BUILD)/%: bindings/c/examples/%.c include/mlxrt.h | build
 	@mkdir -p $(BUILD)
-	$(CC) $(CFLAGS) $(WARNINGS) -Iinclude $< -o $@ $(LINK)
+	$(CC) $(CFLAGS) $(WARNINGS) -Iinclude $< -o $@ $(LINK) -lm
 
 clean:
 	rm -rf $(BUILD)

@@ -1,55 +1,69 @@
-#!/bin/sh
-# xcframework.sh OUT: OUT/CMlxrt.xcframework, for SwiftPM's binary target and for app projects: the library for macOS, iOS and
-# the iOS simulator, each with mlx.metallib, the header and the module map in a framework. Needs a Mac with Xcode and the Rust
-# targets aarch64-apple-darwin, aarch64-apple-ios and aarch64-apple-ios-sim.
+#!/bin/bash
+# xcframework.sh PLATFORM=PREFIX...: makes bindings/swift/CMlxrt.xcframework of installed libraries, for apps.
+# NEVER RUN: it needs macOS with Xcode, which this project has not had yet.
 #
-# Written without a Mac, never run.
-set -eu
-out=$1
-root=$(cd "$(dirname "$0")/.." && pwd)
-[ "$(uname -s)" = Darwin ] || { echo "xcframework.sh: this needs a Mac with Xcode" >&2; exit 1; }
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -1)
-work=$root/build/xcframework
-rm -rf "$work" "$out/CMlxrt.xcframework"
-mkdir -p "$work" "$out"
+#   scripts/xcframework.sh macos=build/macos ios=build/ios ios-simulator=build/ios-simulator
+#
+# PREFIX is what `make install` made for that platform: include/mlxrt.h, lib/libmlxrt.dylib, lib/mlx.metallib. Each becomes
+# CMlxrt.framework, a dynamic one: a static library would let its MLX clash with that of mlx-swift in the same app, and
+# App Store apps may hold no bare dylibs. mlx.metallib lies beside the binary, where the library looks for it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ "$(uname -s)" = Darwin ] || { echo "xcframework.sh: needs macOS with Xcode" >&2; exit 1; }
+[ $# -gt 0 ] || { echo "usage: xcframework.sh PLATFORM=PREFIX... (macos, ios, ios-simulator)" >&2; exit 1; }
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+arguments=()
 
-set --
-for target in aarch64-apple-darwin aarch64-apple-ios aarch64-apple-ios-sim; do
-  case $target in
-    *-darwin) platform=MacOSX least=14.0 ;;
-    *-sim) platform=iPhoneSimulator least=17.0 ;;
-    *) platform=iPhoneOS least=17.0 ;;
+for given in "$@"; do
+  platform=${given%%=*} prefix=${given#*=}
+  case $platform in
+    macos) sdk=MacOSX minimum=14.0 ;;
+    ios) sdk=iPhoneOS minimum=17.0 ;;
+    ios-simulator) sdk=iPhoneSimulator minimum=17.0 ;;
+    *) echo "xcframework.sh: no platform $platform" >&2; exit 1 ;;
   esac
-  # mlx-sys leaves the kernels of each platform where this says.
-  export MLX_RS_METAL_PATH="$work/metal-$target"
-  mkdir -p "$MLX_RS_METAL_PATH"
-  cargo build --release --locked --target "$target"
-
-  framework=$work/$target/CMlxrt.framework
-  mkdir -p "$framework/Headers" "$framework/Modules"
-  cp "$root/target/$target/release/libmlxrt.dylib" "$framework/CMlxrt"
-  strip -x "$framework/CMlxrt"
-  install_name_tool -id @rpath/CMlxrt.framework/CMlxrt "$framework/CMlxrt"
-  cp "$MLX_RS_METAL_PATH/mlx.metallib" "$framework/"
-  cp "$root/include/mlxrt.h" "$framework/Headers/"
-  printf 'framework module CMlxrt {\n  header "mlxrt.h"\n  export *\n}\n' >"$framework/Modules/module.modulemap"
-  cat >"$framework/Info.plist" <<PLIST
+  for file in include/mlxrt.h lib/libmlxrt.dylib lib/mlx.metallib; do
+    [ -e "$prefix/$file" ] || { echo "xcframework.sh: $prefix/$file is missing" >&2; exit 1; }
+  done
+  framework=$work/$platform/CMlxrt.framework
+  # On macOS a framework has versions, elsewhere it is flat.
+  if [ "$platform" = macos ]; then
+    content=$framework/Versions/A
+    id=@rpath/CMlxrt.framework/Versions/A/CMlxrt plist=$content/Resources
+  else
+    content=$framework
+    id=@rpath/CMlxrt.framework/CMlxrt plist=$content
+  fi
+  mkdir -p "$content/Headers" "$content/Modules" "$plist"
+  cp "$prefix/include/mlxrt.h" "$content/Headers/"
+  cp "$prefix/lib/libmlxrt.dylib" "$content/CMlxrt"
+  cp "$prefix/lib/mlx.metallib" "$content/"
+  install_name_tool -id "$id" "$content/CMlxrt"
+  # The same module name as the system library's, so that sources need not know which one they got.
+  printf 'framework module CMlxrt {\n  header "mlxrt.h"\n  export *\n}\n' >"$content/Modules/module.modulemap"
+  cat >"$plist/Info.plist" <<END
 <?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
 <plist version="1.0"><dict>
-  <key>CFBundleExecutable</key><string>CMlxrt</string>
-  <key>CFBundleIdentifier</key><string>org.mlxrt.CMlxrt</string>
+  <key>CFBundleIdentifier</key><string>dev.mlxrt.CMlxrt</string>
   <key>CFBundleName</key><string>CMlxrt</string>
+  <key>CFBundleExecutable</key><string>CMlxrt</string>
   <key>CFBundlePackageType</key><string>FMWK</string>
   <key>CFBundleShortVersionString</key><string>$version</string>
   <key>CFBundleVersion</key><string>$version</string>
-  <key>CFBundleSupportedPlatforms</key><array><string>$platform</string></array>
-  <key>MinimumOSVersion</key><string>$least</string>
+  <key>CFBundleSupportedPlatforms</key><array><string>$sdk</string></array>
+  <key>MinimumOSVersion</key><string>$minimum</string>
 </dict></plist>
-PLIST
-  codesign --force --sign - "$framework"
-  set -- "$@" -framework "$framework"
+END
+  if [ "$platform" = macos ]; then
+    ln -s A "$framework/Versions/Current"
+    for entry in CMlxrt Headers Modules Resources; do ln -s "Versions/Current/$entry" "$framework/$entry"; done
+  fi
+  codesign --force --sign "${SIGN:--}" "$framework"
+  arguments+=(-framework "$framework")
 done
-xcodebuild -create-xcframework "$@" -output "$out/CMlxrt.xcframework"
-(cd "$out" && zip -qry "CMlxrt-$version.xcframework.zip" CMlxrt.xcframework && shasum -a 256 "CMlxrt-$version.xcframework.zip" \
-  >"CMlxrt-$version.xcframework.zip.sha256")
+
+rm -rf bindings/swift/CMlxrt.xcframework
+xcodebuild -create-xcframework "${arguments[@]}" -output bindings/swift/CMlxrt.xcframework
