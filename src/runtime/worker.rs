@@ -43,6 +43,8 @@ pub struct Worker {
     adapters: HashMap<u64, LoadedAdapter>,
     /// Trainings that are under way.
     pub(super) trainers: HashMap<u64, Trainer>,
+    /// What is fused into models that are being saved.
+    pub(super) savings: HashMap<u64, AdapterSet>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -122,6 +124,7 @@ impl Worker {
             models: HashMap::new(),
             adapters: HashMap::new(),
             trainers: HashMap::new(),
+            savings: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
@@ -651,24 +654,26 @@ impl Worker {
         }
     }
 
-    /// All rows' logits of a prompt with one adapter, f32.
+    /// All rows' logits of a prompt with adapters and their strengths, f32.
     #[cfg(test)]
     pub(super) fn logits_for_tests(
         &mut self,
         model: u64,
-        adapter: u64,
+        adapters: &[(u64, f32)],
         prompt: &[i32],
     ) -> Result<Vec<f32>> {
-        let loaded = self
-            .adapters
-            .get_mut(&adapter)
-            .ok_or_else(|| Error::internal("an adapter is gone"))?;
         let decoder = self
             .models
             .get(&model)
             .ok_or_else(|| Error::internal("the model is gone"))?;
         let mut set = AdapterSet::default();
-        decoder.add_adapter(&mut set, &mut loaded.adapter, 1.0)?;
+        for (id, strength) in adapters {
+            let loaded = self
+                .adapters
+                .get_mut(id)
+                .ok_or_else(|| Error::internal("an adapter is gone"))?;
+            decoder.add_adapter(&mut set, &mut loaded.adapter, *strength)?;
+        }
         let mut caches = decoder.make_caches(None, 0);
         let prompt = Array::from_i32(prompt)?;
         let hidden = decoder.forward(&prompt, &mut caches, Rows::All, &set)?;
@@ -676,9 +681,21 @@ impl Worker {
         mlx::ops::astype(&logits, crate::dtype::Dtype::F32)?.to_f32()
     }
 
-    /// After an MLX error outside of any request.
-    pub(super) fn failed(&mut self, error: Error) {
-        self.recover(None, error);
+    /// Does what computes, outside of any request. A failure of MLX may be that of other work on the stream, so what
+    /// failed is done once more, on a new one.
+    pub(super) fn twice<T>(&mut self, mut work: impl FnMut(&mut Worker) -> Result<T>) -> Result<T> {
+        let of_mlx = |error: &Error| matches!(error.code, Code::Device | Code::OutOfMemory);
+        match work(self) {
+            Err(error) if of_mlx(&error) => self.recover(None, error),
+            outcome => return outcome,
+        }
+        match work(self) {
+            Err(error) if of_mlx(&error) => {
+                self.recover(None, error.clone());
+                Err(error)
+            }
+            outcome => outcome,
+        }
     }
 
     /// No request can go on.
@@ -738,6 +755,26 @@ impl Worker {
         loaded.version += 1;
         self.drop_keys_of(id);
         Ok(())
+    }
+
+    /// These adapters, each at its strength, to be fused into a model's weights.
+    pub(super) fn set_to_fuse(
+        &mut self,
+        model: u64,
+        adapters: &[(u64, f32)],
+    ) -> Result<AdapterSet> {
+        let (models, loaded) = (&self.models, &mut self.adapters);
+        let decoder = models
+            .get(&model)
+            .ok_or_else(|| Error::internal("the model is gone"))?;
+        let mut set = AdapterSet::default();
+        for (id, strength) in adapters {
+            let one = loaded
+                .get_mut(id)
+                .ok_or_else(|| Error::internal("an adapter is gone"))?;
+            decoder.add_to_fuse(&mut set, &mut one.adapter, *strength)?;
+        }
+        Ok(set)
     }
 
     fn drop_keys_of(&mut self, adapter: u64) {
