@@ -11,12 +11,12 @@ LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
 
 PROMPT ?= Tell me a short story about a fox.
 MODEL ?= demo/model
-# With jinja2 and transformers, for `make differential`.
+# With jinja2 and transformers, for `make differential`; with mlx-lm, for `make check-saved`.
 PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship demo test test-rust test-c check-saved check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
 
 build:
 	$(CARGO) build --release
@@ -48,6 +48,10 @@ hostile: build
 differential:
 	$(PYTHON) tests/template/differential.py --seed $(SEED) --count $(COUNT)
 	$(CARGO) test --release --lib template::tests::differential
+
+## Whether mlx-lm, in the Python given, loads the adapters and the fused models that the library saves.
+check-saved: build
+	$(PYTHON) tests/fixtures/saved_check.py $(CURDIR)/$(LIB)/libmlxrt.so
 
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:
