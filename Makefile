@@ -11,7 +11,7 @@ LINK := -L$(LIB) -lmlxrt -Wl,-rpath,$(CURDIR)/$(LIB)
 
 PROMPT ?= Tell me a short story about a fox.
 MODEL ?= demo/model
-# With jinja2 and transformers, for `make differential`.
+# With jinja2 and transformers, for `make differential`; with mlx-lm, for `make check-saved`.
 PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests clean
 
 build:
 	$(CARGO) build --release
@@ -122,6 +122,10 @@ hostile: build
 differential:
 	$(PYTHON) tests/template/differential.py --seed $(SEED) --count $(COUNT)
 	$(CARGO) test --release --lib template::tests::differential
+
+## Whether mlx-lm, in the Python given, loads the adapters and the fused models that the library saves.
+check-saved: build
+	$(PYTHON) tests/fixtures/saved_check.py $(CURDIR)/$(LIB)/libmlxrt.so
 
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:

@@ -459,6 +459,22 @@ typedef struct mlxrt_session_options {
   uint64_t kv_limit;
 } mlxrt_session_options;
 
+/** For calls that read, write or compute for a while. All zero behind struct_size: the defaults. */
+typedef struct mlxrt_call_options {
+  /** sizeof(mlxrt_call_options). */
+  uint32_t struct_size;
+  /** 0; none are defined. */
+  uint32_t flags;
+  /** Milliseconds for the whole call; 0 = none. The end is MLXRT_E_TIMEOUT. */
+  uint32_t timeout_ms;
+  /** 0. */
+  uint32_t reserved;
+  /** Called with bytes done and in all; NULL = nobody is. */
+  mlxrt_progress_fn MLXRT_NULLABLE progress;
+  /** Handed to progress. */
+  void *MLXRT_NULLABLE progress_data;
+} mlxrt_call_options;
+
 /** What goes into a session: exactly one of text, tokens and messages. Lengths are in bytes, or MLXRT_NTS. */
 typedef struct mlxrt_input {
   /** sizeof(mlxrt_input). */
@@ -515,22 +531,6 @@ typedef struct mlxrt_adapter_options {
   /** How many keys. */
   size_t key_count;
 } mlxrt_adapter_options;
-
-/** For calls that read, write or compute for a while. All zero behind struct_size: the defaults. */
-typedef struct mlxrt_call_options {
-  /** sizeof(mlxrt_call_options). */
-  uint32_t struct_size;
-  /** 0; none are defined. */
-  uint32_t flags;
-  /** Milliseconds for the whole call; 0 = none. The end is MLXRT_E_TIMEOUT. */
-  uint32_t timeout_ms;
-  /** 0. */
-  uint32_t reserved;
-  /** Called with bytes done and in all; NULL = nobody is. */
-  mlxrt_progress_fn MLXRT_NULLABLE progress;
-  /** Handed to progress. */
-  void *MLXRT_NULLABLE progress_data;
-} mlxrt_call_options;
 
 /** A tensor that comes out: F32, row-major. */
 typedef struct mlxrt_tensor {
@@ -925,7 +925,10 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_info)(
       const mlxrt_model *MLXRT_NONNULL model, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
       size_t *MLXRT_NULLABLE len);
-  const void *MLXRT_NULLABLE mlxrt_model_save;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_model_save)(
+      mlxrt_model *MLXRT_NONNULL model, mlxrt_adapter *MLXRT_NONNULL const *MLXRT_NULLABLE adapters,
+      const float *MLXRT_NULLABLE scales, size_t count, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options);
   void (*MLXRT_NONNULL mlxrt_model_free)(mlxrt_model *MLXRT_NULLABLE model);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_tokenize)(
       const mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NULLABLE text, size_t len, uint32_t flags,
@@ -1245,6 +1248,28 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_info(
     size_t *MLXRT_NULLABLE len);
 
 /**
+ * Writes a model as a folder that mlx-lm and this library load: its weights, with adapters fused into them, each at
+ * scales times its own scale (NULL = 1 each), and the config, tokenizer and chat template that it was loaded with. Weights
+ * are quantised as they were, module by module, and the others keep their types; what no adapter changes stays as it is,
+ * byte for byte. An adapter that tells a tied embedding and output layer apart gives the model an output layer of its own.
+ * The folder gets its place, or its new files, when all of them are on the disk. A model that is in the folder is replaced,
+ * also if it is the one that was loaded; other files stay.
+ *
+ * Threads: any; progress runs on this one. Sessions of the model go on in between.
+ * Blocks: while it computes and writes; progress, in bytes of weights, may stop it (CANCELLED), timeout_ms ends it
+ * (TIMEOUT). A suspension makes it wait.
+ * Errors: IO names the file; BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
+ * another model, for two that replace the same weights, one that does and has a scale, and for weights that become too
+ * large for their type; INVALID_ARGUMENT for an adapter that is there twice and for scales that are not finite;
+ * OUT_OF_MEMORY; SUSPENDED; DEVICE. After each of them what was in the folder is there as it was.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_save(
+    mlxrt_model *MLXRT_NONNULL model, mlxrt_adapter *MLXRT_NONNULL const *MLXRT_NULLABLE adapters,
+    const float *MLXRT_NULLABLE scales, size_t count, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options);
+
+/**
  * Gives a model up. What sessions still need of it lives until the last of them is freed. NULL does nothing.
  *
  * Threads: any.
@@ -1364,8 +1389,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_set(
  * Writes a folder in mlx-lm's format (adapter_config.json and adapters.safetensors), which mlx-lm and this library
  * load. What was there is replaced only when everything is on the disk.
  *
- * Threads: any.
- * Blocks: while it writes.
+ * Threads: any; progress runs on this one.
+ * Blocks: while it writes; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
  * Errors: IO names the file; UNSUPPORTED for what that format does not have; SUSPENDED; DEVICE.
  * Owns: nothing.
  */
@@ -1405,14 +1430,15 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
  * Trains an adapter in place, as mlx-lm's trainer does: the same batches in the same order for the same seed, the same
  * loss, optimisers and schedules. Only the adapter's LoRA or DoRA weights change; the model's stay as they are, in
  * whatever type. Sessions that have the adapter use its new weights from their next request on, and go on in between.
- * Saves go to save_path every save_every steps and at the end, also when fn stopped the training.
+ * Saves go to the folder save_path every save_every steps, then also as 0000100_adapters.safetensors and so on, and at the
+ * end, also when fn stopped the training. A save that fails ends it, and leaves the files of the one before.
  *
  * Threads: any; fn runs on this one.
  * Blocks: until the last step is done or fn stops it. While the library is suspended it waits.
  * Errors: INVALID_ARGUMENT names the option, or the line of train or valid; or tells that the loss or the weights are no
  * numbers any more; INCOMPATIBLE for an adapter of another model; UNSUPPORTED for one that replaces whole weights;
- * NOT_FOUND and IO name the file; OUT_OF_MEMORY; DEVICE. After each of them the adapter has the weights of the last good
- * step.
+ * NOT_FOUND and IO name the file; OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
+ * the adapter has the weights of the last good step.
  * Owns: nothing; the options are copied.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_train(

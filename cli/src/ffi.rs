@@ -298,6 +298,42 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
+pub struct mlxrt_call_options {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub timeout_ms: u32,
+    pub reserved: u32,
+    pub progress: mlxrt_progress_fn,
+    pub progress_data: *mut ::std::os::raw::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mlxrt_call_options"][::std::mem::size_of::<mlxrt_call_options>() - 32usize];
+    ["Alignment of mlxrt_call_options"][::std::mem::align_of::<mlxrt_call_options>() - 8usize];
+    ["Offset of field: mlxrt_call_options::struct_size"]
+        [::std::mem::offset_of!(mlxrt_call_options, struct_size) - 0usize];
+    ["Offset of field: mlxrt_call_options::flags"]
+        [::std::mem::offset_of!(mlxrt_call_options, flags) - 4usize];
+    ["Offset of field: mlxrt_call_options::timeout_ms"]
+        [::std::mem::offset_of!(mlxrt_call_options, timeout_ms) - 8usize];
+    ["Offset of field: mlxrt_call_options::reserved"]
+        [::std::mem::offset_of!(mlxrt_call_options, reserved) - 12usize];
+    ["Offset of field: mlxrt_call_options::progress"]
+        [::std::mem::offset_of!(mlxrt_call_options, progress) - 16usize];
+    ["Offset of field: mlxrt_call_options::progress_data"]
+        [::std::mem::offset_of!(mlxrt_call_options, progress_data) - 24usize];
+};
+impl Default for mlxrt_call_options {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
 pub struct mlxrt_input {
     pub struct_size: u32,
     pub flags: u32,
@@ -390,42 +426,6 @@ const _: () = {
         [::std::mem::offset_of!(mlxrt_adapter_options, key_count) - 48usize];
 };
 impl Default for mlxrt_adapter_options {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
-#[repr(C)]
-#[derive(Copy, Clone)]
-pub struct mlxrt_call_options {
-    pub struct_size: u32,
-    pub flags: u32,
-    pub timeout_ms: u32,
-    pub reserved: u32,
-    pub progress: mlxrt_progress_fn,
-    pub progress_data: *mut ::std::os::raw::c_void,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of mlxrt_call_options"][::std::mem::size_of::<mlxrt_call_options>() - 32usize];
-    ["Alignment of mlxrt_call_options"][::std::mem::align_of::<mlxrt_call_options>() - 8usize];
-    ["Offset of field: mlxrt_call_options::struct_size"]
-        [::std::mem::offset_of!(mlxrt_call_options, struct_size) - 0usize];
-    ["Offset of field: mlxrt_call_options::flags"]
-        [::std::mem::offset_of!(mlxrt_call_options, flags) - 4usize];
-    ["Offset of field: mlxrt_call_options::timeout_ms"]
-        [::std::mem::offset_of!(mlxrt_call_options, timeout_ms) - 8usize];
-    ["Offset of field: mlxrt_call_options::reserved"]
-        [::std::mem::offset_of!(mlxrt_call_options, reserved) - 12usize];
-    ["Offset of field: mlxrt_call_options::progress"]
-        [::std::mem::offset_of!(mlxrt_call_options, progress) - 16usize];
-    ["Offset of field: mlxrt_call_options::progress_data"]
-        [::std::mem::offset_of!(mlxrt_call_options, progress_data) - 24usize];
-};
-impl Default for mlxrt_call_options {
     fn default() -> Self {
         let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
         unsafe {
@@ -1053,6 +1053,16 @@ unsafe extern "C" {
         model: *const mlxrt_model,
         json: *mut *mut ::std::os::raw::c_char,
         len: *mut usize,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_model_save(
+        model: *mut mlxrt_model,
+        adapters: *const *mut mlxrt_adapter,
+        scales: *const f32,
+        count: usize,
+        path: *const ::std::os::raw::c_char,
+        options: *const mlxrt_call_options,
     ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {

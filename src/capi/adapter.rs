@@ -20,7 +20,8 @@ use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::runtime::adapter::{Adapter, AdapterOptions, LoadOptions, TensorData};
 use crate::runtime::model::Model;
-use crate::runtime::session::Session;
+use crate::runtime::session::{Applied, Session};
+use crate::runtime::staging::SaveOptions;
 
 /// Dimensions of a tensor that crosses the border.
 const MOST_DIMENSIONS: usize = 8;
@@ -181,8 +182,8 @@ pub unsafe extern "C" fn mlxrt_adapter_set(
 /// Writes a folder in mlx-lm's format (adapter_config.json and adapters.safetensors), which mlx-lm and this library
 /// load. What was there is replaced only when everything is on the disk.
 ///
-/// Threads: any.
-/// Blocks: while it writes.
+/// Threads: any; progress runs on this one.
+/// Blocks: while it writes; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
 /// Errors: IO names the file; UNSUPPORTED for what that format does not have; SUSPENDED; DEVICE.
 /// Owns: nothing.
 #[no_mangle]
@@ -196,9 +197,13 @@ pub unsafe extern "C" fn mlxrt_adapter_save(
         // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
         let (path, options): (_, mlxrt_call_options) =
             unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
-        adapter.save(&path, deadline(options.timeout_ms), &mut |done, total| {
-            report(options.progress, options.progress_data, done, total)
-        })
+        let watch = SaveOptions {
+            deadline: deadline(options.timeout_ms),
+            progress: &mut |done, total| {
+                report(options.progress, options.progress_data, done, total)
+            },
+        };
+        adapter.save(&path, None, watch)
     })
 }
 
@@ -237,21 +242,34 @@ pub unsafe extern "C" fn mlxrt_apply_adapter(
     call("mlxrt_apply_adapter", Use::Query, || {
         let session = table().get::<Session>(session, "session")?;
         // SAFETY: the caller's arrays are NULL or have count elements.
-        let (handles, scales) = unsafe {
-            let handles = slice_arg(adapters, count, "adapters")?;
-            let scales = match scales.is_null() {
-                true => vec![1.0; handles.len()],
-                false => slice_arg(scales, count, "scales")?,
-            };
-            (handles, scales)
-        };
-        let applied = handles.iter().zip(scales).enumerate();
-        let applied = applied.map(|(index, (&handle, scale))| {
-            let adapter = table().get::<Adapter>(handle, &format!("adapters[{index}]"))?;
-            Ok((adapter, scale))
-        });
-        session.apply(applied.collect::<Result<_>>()?)
+        session.apply(unsafe { read_adapters(adapters, scales, count)? })
     })
+}
+
+/// Adapters and their scales.
+///
+/// # Safety
+/// Each is NULL or has `count` elements.
+pub(super) unsafe fn read_adapters(
+    adapters: *const *mut mlxrt_adapter,
+    scales: *const f32,
+    count: usize,
+) -> Result<Applied> {
+    // SAFETY: as this function's own contract.
+    let (handles, scales) = unsafe {
+        let handles = slice_arg(adapters, count, "adapters")?;
+        let scales = match scales.is_null() {
+            true => vec![1.0; handles.len()],
+            false => slice_arg(scales, count, "scales")?,
+        };
+        (handles, scales)
+    };
+    let applied = handles.iter().zip(scales).enumerate();
+    let applied = applied.map(|(index, (&handle, scale))| {
+        let adapter = table().get::<Adapter>(handle, &format!("adapters[{index}]"))?;
+        Ok((adapter, scale))
+    });
+    applied.collect()
 }
 
 /// # Safety

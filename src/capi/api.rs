@@ -67,7 +67,7 @@ table! {
     mlxrt_model_inspect = model::mlxrt_model_inspect,
     mlxrt_model_load = model::mlxrt_model_load,
     mlxrt_model_info = model::mlxrt_model_info,
-    mlxrt_model_save,
+    mlxrt_model_save = model::mlxrt_model_save,
     mlxrt_model_free = model::mlxrt_model_free,
     mlxrt_tokenize = model::mlxrt_tokenize,
     mlxrt_detokenize = model::mlxrt_detokenize,

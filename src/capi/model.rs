@@ -3,6 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 
+use super::adapter::read_adapters;
 use super::boundary::{call, quietly, with_callback_mark, Callback, Use};
 use super::constants::*;
 use super::error::mlxrt_error;
@@ -13,11 +14,14 @@ use super::structs::{check_flags, read_options};
 use super::text::{opt_path_arg, path_arg, slice_arg, str_arg, ArrayOut, HandleOut, TextOut};
 use super::time::deadline;
 use super::types::{
-    mlxrt_input, mlxrt_load_options, mlxrt_model, mlxrt_progress_fn, mlxrt_session_options,
+    mlxrt_adapter, mlxrt_call_options, mlxrt_input, mlxrt_load_options, mlxrt_model,
+    mlxrt_progress_fn, mlxrt_session_options,
 };
 use crate::error::{Error, Result};
 use crate::runtime::generate::render;
 use crate::runtime::model::{self, LoadOptions, Model};
+use crate::runtime::model_save;
+use crate::runtime::staging::SaveOptions;
 use crate::text::Specials;
 
 impl Handle for Model {
@@ -144,6 +148,51 @@ pub unsafe extern "C" fn mlxrt_model_info(
     let out = unsafe { TextOut::clear(json, len, "json") };
     call("mlxrt_model_info", Use::Query, || {
         out?.put(table().get::<Model>(model, "model")?.info())
+    })
+}
+
+/// Writes a model as a folder that mlx-lm and this library load: its weights, with adapters fused into them, each at
+/// scales times its own scale (NULL = 1 each), and the config, tokenizer and chat template that it was loaded with. Weights
+/// are quantised as they were, module by module, and the others keep their types; what no adapter changes stays as it is,
+/// byte for byte. An adapter that tells a tied embedding and output layer apart gives the model an output layer of its own.
+/// The folder gets its place, or its new files, when all of them are on the disk. A model that is in the folder is replaced,
+/// also if it is the one that was loaded; other files stay.
+///
+/// Threads: any; progress runs on this one. Sessions of the model go on in between.
+/// Blocks: while it computes and writes; progress, in bytes of weights, may stop it (CANCELLED), timeout_ms ends it
+/// (TIMEOUT). A suspension makes it wait.
+/// Errors: IO names the file; BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
+/// another model, for two that replace the same weights, one that does and has a scale, and for weights that become too
+/// large for their type; INVALID_ARGUMENT for an adapter that is there twice and for scales that are not finite;
+/// OUT_OF_MEMORY; SUSPENDED; DEVICE. After each of them what was in the folder is there as it was.
+/// Owns: nothing.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_model_save(
+    model: *mut mlxrt_model,
+    adapters: *const *mut mlxrt_adapter,
+    scales: *const f32,
+    count: usize,
+    path: *const c_char,
+    options: *const mlxrt_call_options,
+) -> *mut mlxrt_error {
+    call("mlxrt_model_save", Use::Blocking, || {
+        let model = table().get::<Model>(model, "model")?;
+        // SAFETY: the caller's arrays are NULL or have count elements; a path is NUL-terminated; options are NULL or as
+        // large as their struct_size says.
+        let (adapters, path, options): (_, _, mlxrt_call_options) = unsafe {
+            (
+                read_adapters(adapters, scales, count)?,
+                path_arg(path, "path")?,
+                read_options(options, "options")?,
+            )
+        };
+        let watch = SaveOptions {
+            deadline: deadline(options.timeout_ms),
+            progress: &mut |done, total| {
+                report(options.progress, options.progress_data, done, total)
+            },
+        };
+        model_save::save(&model, &adapters, &path, watch)
     })
 }
 

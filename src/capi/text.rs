@@ -88,6 +88,22 @@ pub unsafe fn slice_arg<T: Plain>(pointer: *const T, count: usize, name: &str) -
 /// # Safety
 /// `pointer` is NULL or points to `length` readable bytes, or with `NTS` to a NUL-terminated text.
 pub unsafe fn str_arg(pointer: *const c_char, length: usize, name: &str) -> Result<String> {
+    // SAFETY: as this function's own contract.
+    let bytes = unsafe { bytes_arg(pointer, length, name)? };
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Error::invalid(format!("{name} is not valid UTF-8 at byte {at}"))
+    })
+}
+
+/// As `str_arg`, whatever the bytes are.
+///
+/// # Errors
+/// As `slice_arg`; INVALID_ARGUMENT for NULL with `NTS`.
+///
+/// # Safety
+/// As `str_arg`.
+pub unsafe fn bytes_arg(pointer: *const c_char, length: usize, name: &str) -> Result<Vec<u8>> {
     if length == NTS && pointer.is_null() {
         return Err(Error::invalid(format!("{name} is NULL")));
     }
@@ -98,11 +114,7 @@ pub unsafe fn str_arg(pointer: *const c_char, length: usize, name: &str) -> Resu
         length
     };
     // SAFETY: so many bytes are readable.
-    let bytes = unsafe { slice_arg(pointer.cast::<u8>(), length, name)? };
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Error::invalid(format!("{name} is not valid UTF-8 at byte {at}"))
-    })
+    unsafe { slice_arg(pointer.cast::<u8>(), length, name) }
 }
 
 /// As `str_arg`, for a text that may be left out: NULL with a length of 0 or `NTS` is `None`.

@@ -10,27 +10,29 @@ use super::constants::*;
 use super::error::mlxrt_error;
 use super::handle::table;
 use super::structs::read_options;
-use super::text::{opt_path_arg, slice_arg};
+use super::text::{bytes_arg, opt_path_arg, NTS};
 use super::types::{
     mlxrt_adapter, mlxrt_model, mlxrt_train_event, mlxrt_train_fn, mlxrt_train_options,
 };
 use crate::error::{Code, Error, Result};
 use crate::runtime::adapter::Adapter;
 use crate::runtime::model::Model;
+use crate::runtime::staging::{SaveOptions, Staging};
 use crate::runtime::train::{train, Observer, TrainEvent, TrainOptions};
 use crate::train::{data, Optimizer, Shape};
 
 /// Trains an adapter in place, as mlx-lm's trainer does: the same batches in the same order for the same seed, the same
 /// loss, optimisers and schedules. Only the adapter's LoRA or DoRA weights change; the model's stay as they are, in
 /// whatever type. Sessions that have the adapter use its new weights from their next request on, and go on in between.
-/// Saves go to save_path every save_every steps and at the end, also when fn stopped the training.
+/// Saves go to the folder save_path every save_every steps, then also as 0000100_adapters.safetensors and so on, and at the
+/// end, also when fn stopped the training. A save that fails ends it, and leaves the files of the one before.
 ///
 /// Threads: any; fn runs on this one.
 /// Blocks: until the last step is done or fn stops it. While the library is suspended it waits.
 /// Errors: INVALID_ARGUMENT names the option, or the line of train or valid; or tells that the loss or the weights are no
 /// numbers any more; INCOMPATIBLE for an adapter of another model; UNSUPPORTED for one that replaces whole weights;
-/// NOT_FOUND and IO name the file; OUT_OF_MEMORY; DEVICE. After each of them the adapter has the weights of the last good
-/// step.
+/// NOT_FOUND and IO name the file; OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
+/// the adapter has the weights of the last good step.
 /// Owns: nothing; the options are copied.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_train(
@@ -51,6 +53,8 @@ pub unsafe extern "C" fn mlxrt_train(
                 "the adapter belongs to another model",
             ));
         }
+        // Better now than when the training is done.
+        save_path.as_deref().map(Staging::check).transpose()?;
         let mut host = Host {
             function: r#fn,
             user_data,
@@ -93,11 +97,15 @@ impl Observer for Host<'_> {
         answer != MLXRT_RETURN_STOP
     }
 
-    fn save(&mut self, _step: u64) -> Result<()> {
-        match &self.save_path {
-            Some(path) => self.adapter.save(path, None, &mut |_, _| true),
-            None => Ok(()),
-        }
+    fn save(&mut self, step: u64, checkpoint: bool) -> Result<()> {
+        let Some(path) = &self.save_path else {
+            return Ok(());
+        };
+        let watch = SaveOptions {
+            deadline: None,
+            progress: &mut |_, _| true,
+        };
+        self.adapter.save(path, checkpoint.then_some(step), watch)
     }
 }
 
@@ -182,18 +190,18 @@ fn unknown(name: &str, code: i32) -> Error {
 /// JSONL as it is given, or of a file.
 ///
 /// # Safety
-/// `text` is NULL or `len` bytes are readable there.
+/// As `bytes_arg`.
 unsafe fn read_data(
     text: *const c_char,
     len: usize,
     is_path: bool,
     name: &str,
 ) -> Result<Option<Vec<u8>>> {
-    if text.is_null() && len == 0 {
+    if text.is_null() && (len == 0 || len == NTS) {
         return Ok(None);
     }
     // SAFETY: as this function's own contract.
-    let bytes = unsafe { slice_arg(text.cast::<u8>(), len, name)? };
+    let bytes = unsafe { bytes_arg(text, len, name)? };
     if !is_path {
         return Ok(Some(bytes));
     }

@@ -155,6 +155,11 @@ impl ModelFolder {
         self.read(name, cap)?.ok_or_else(|| self.missing(name))
     }
 
+    /// Whether there is a file of that name that can be opened.
+    pub fn has(&self, name: &str) -> bool {
+        matches!(self.open_present(name), Ok(Some(_)))
+    }
+
     /// Opens a file that must be there.
     #[cfg(test)]
     pub fn open_file(&self, name: &str) -> Result<File> {

@@ -9,7 +9,7 @@ use super::array::{Array, VectorArray};
 use super::device::stream;
 use super::error::check;
 use crate::dtype::{Dtype, Mode, Scheme};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl Mode {
     fn c_name(self) -> &'static CStr {
@@ -295,6 +295,24 @@ pub fn quantized_matmul(
             s,
         )
     })
+}
+
+/// Packs w `[…, in]`: the weight, the scales, and for affine ones the biases, in w's type.
+pub fn quantize(w: &Array, scheme: Scheme) -> Result<(Array, Array, Option<Array>)> {
+    let mut out = VectorArray::new(&[])?;
+    let (group, bits) = (some(scheme.group_size), some(scheme.bits));
+    let mode = scheme.mode.c_name().as_ptr();
+    // SAFETY: the list is owned, the array is alive and the mode is NUL-terminated.
+    check(unsafe {
+        mlx_sys::mlx_quantize(out.raw_mut(), w.raw(), group, bits, mode, NONE, stream())
+    })?;
+    let mut parts = out.arrays()?.into_iter();
+    match (parts.next(), parts.next()) {
+        (Some(weight), Some(scales)) => Ok((weight, scales, parts.next())),
+        _ => Err(Error::internal(
+            "MLX packs a weight into two arrays or three",
+        )),
+    }
 }
 
 /// The float rows of packed `w`, in the scales' type (bf16 where the scales are no floats).

@@ -1,6 +1,8 @@
 //! Adapters beside the base weights, unfused: y = base(x) + scale * ((x A) B), with DoRA's magnitude or whole weights
 //! in place of the base's where an adapter has them. As in mlx-lm (`mlx_lm/tuner/lora.py`, `dora.py`).
 
+mod fuse;
+
 use std::collections::HashMap;
 
 use super::layers::Matrix;

@@ -70,7 +70,7 @@ impl Decoder {
         Ok(Decoder {
             embed_tokens: Embedding::new(weights.embed_tokens)?,
             blocks,
-            norm: Norm::new(stored_norm(&config, weights.norm)?, Site::NORM),
+            norm: norm(&config, weights.norm, Site::NORM)?,
             lm_head: weights
                 .lm_head
                 .map(|head| Linear::new(head, Site::LM_HEAD))
@@ -232,6 +232,19 @@ impl Decoder {
         ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, 1, false)?)
     }
 
+    /// The tensors that a module was made of, norms among them. The output layer of a tied model is the embedding.
+    pub(super) fn stored(&self, site: Site) -> Result<weights::Linear<Array>> {
+        match (&self.lm_head, site) {
+            (Some(head), Site::LM_HEAD) => head.stored(),
+            (None, Site::LM_HEAD) | (_, Site::EMBED_TOKENS) => self.embed_tokens.stored(),
+            (_, Site::NORM) => Ok(self.norm.stored()),
+            _ => match site.layer().and_then(|layer| self.blocks.get(layer)) {
+                Some(block) => block.stored(site),
+                None => Err(Error::internal("the tensors of a module that is not there")),
+            },
+        }
+    }
+
     /// The base weight of a linear layer or the embedding, unpacked.
     pub(super) fn weight(&self, site: Site) -> Result<Array> {
         if site == Site::EMBED_TOKENS || (site == Site::LM_HEAD && self.is_tied()) {
@@ -280,6 +293,14 @@ fn stored_norm(config: &DecoderConfig, weight: Array) -> Result<Array> {
     }
 }
 
+fn norm(config: &DecoderConfig, weight: Array, site: Site) -> Result<Norm> {
+    Ok(Norm::new(
+        stored_norm(config, weight.clone())?,
+        weight,
+        site,
+    ))
+}
+
 impl Block {
     fn new(
         config: &DecoderConfig,
@@ -289,9 +310,7 @@ impl Block {
     ) -> Result<Self> {
         use BlockModule::*;
         let site = |module| Site::block(index, module);
-        let norm = |weight: Array, module| -> Result<Norm> {
-            Ok(Norm::new(stored_norm(config, weight)?, site(module)))
-        };
+        let norm = |weight: Array, module| norm(config, weight, site(module));
         let linear = |weights, module| Linear::new(weights, site(module));
         let norms = match (
             config.norm_placement,
@@ -348,6 +367,31 @@ impl Block {
             &mlp.up_proj,
             &mlp.down_proj,
         ]
+    }
+
+    fn norms(&self) -> Vec<&Norm> {
+        let attention = [&self.attention.q_norm, &self.attention.k_norm];
+        let mut all: Vec<&Norm> = attention.into_iter().flatten().collect();
+        match &self.norms {
+            Norms::Pre { attention, mlp } => all.extend([attention, mlp]),
+            Norms::Sandwich {
+                attention,
+                after_attention,
+                mlp,
+                after_mlp,
+            } => all.extend([attention, after_attention, mlp, after_mlp]),
+        }
+        all
+    }
+
+    fn stored(&self, site: Site) -> Result<weights::Linear<Array>> {
+        if let Some(linear) = self.linears().into_iter().find(|one| one.site() == site) {
+            return linear.stored();
+        }
+        match self.norms().into_iter().find(|norm| norm.site() == site) {
+            Some(norm) => Ok(norm.stored()),
+            None => Err(Error::internal("the tensors of a module that is not there")),
+        }
     }
 
     /// The base weight of one of its linear layers, unpacked.

@@ -54,13 +54,29 @@ impl Matrix {
         Ok(Matrix::Dense(ops::transpose(weight, &[1, 0])?))
     }
 
+    /// The tensors that it was made of.
+    fn stored(&self) -> Result<Weight<Array>> {
+        Ok(match self {
+            Matrix::Dense(weight) => Weight::Dense(ops::transpose(weight, &[1, 0])?),
+            Matrix::Quantized(q) => Weight::Quantized {
+                weight: q.weight.clone(),
+                scales: q.scales.clone(),
+                biases: q.biases.clone(),
+                scheme: q.scheme,
+            },
+        })
+    }
+
     /// The weight `[out, in]`, unpacked.
     pub(super) fn weight(&self) -> Result<Array> {
-        match self {
-            Matrix::Dense(weight) => ops::transpose(weight, &[1, 0]),
-            Matrix::Quantized(q) => {
-                ops::dequantize(&q.weight, &q.scales, q.biases.as_ref(), q.scheme)
-            }
+        match self.stored()? {
+            Weight::Dense(weight) => Ok(weight),
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            } => ops::dequantize(&weight, &scales, biases.as_ref(), scheme),
         }
     }
 
@@ -86,6 +102,14 @@ impl Linear {
 
     pub fn site(&self) -> Site {
         self.site
+    }
+
+    /// The tensors that it was made of.
+    pub fn stored(&self) -> Result<weights::Linear<Array>> {
+        Ok(weights::Linear {
+            weight: self.matrix.stored()?,
+            bias: self.bias.clone(),
+        })
     }
 
     /// The base weight `[out, in]`, unpacked.
@@ -121,6 +145,14 @@ impl Embedding {
         Ok(Embedding {
             matrix: Matrix::new(weight)?,
             rows,
+        })
+    }
+
+    /// The tensors that it was made of.
+    pub fn stored(&self) -> Result<weights::Linear<Array>> {
+        Ok(weights::Linear {
+            weight: self.matrix.stored()?,
+            bias: None,
         })
     }
 
@@ -176,13 +208,31 @@ impl Embedding {
 
 /// A norm's weight, `[size]`.
 pub struct Norm {
+    /// As it is computed with.
     weight: Array,
+    stored: Array,
     site: Site,
 }
 
 impl Norm {
-    pub fn new(weight: Array, site: Site) -> Self {
-        Norm { weight, site }
+    pub fn new(weight: Array, stored: Array, site: Site) -> Self {
+        Norm {
+            weight,
+            stored,
+            site,
+        }
+    }
+
+    pub fn site(&self) -> Site {
+        self.site
+    }
+
+    /// The tensor that it was made of.
+    pub fn stored(&self) -> weights::Linear<Array> {
+        weights::Linear {
+            weight: Weight::Dense(self.stored.clone()),
+            bias: None,
+        }
     }
 
     /// x `[…, size]` → the same shape

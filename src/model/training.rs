@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet, Dropout, Part, Traced};
 use super::cache::AttentionMask;
+use super::config::DecoderConfig;
 use super::decoder::{Decoder, Rows};
 use super::modules::Site;
 use crate::error::{Error, Result};
@@ -161,6 +162,17 @@ fn traced_set(
     Ok(set)
 }
 
+/// What one step works on.
+#[derive(Clone, Copy)]
+pub struct StepSize {
+    pub rows: i32,
+    /// Tokens of a row.
+    pub width: i32,
+    /// Where a prediction is trained.
+    pub predictions: usize,
+    pub checkpoint: bool,
+}
+
 /// The last block's output, and what the output layer is computed with.
 pub struct Hidden {
     /// `[batch, n, hidden]`
@@ -169,6 +181,61 @@ pub struct Hidden {
 }
 
 impl Decoder {
+    /// Bytes that one step takes beside the weights, the adapter and its optimiser's state: an estimate, rather too high
+    /// than too low. What the gradients need is kept of every block, with checkpoints of one at a time.
+    pub fn training_cost(&self, adapter: &Adapter, step: StepSize) -> u64 {
+        let DecoderConfig {
+            attention,
+            mlp,
+            hidden_size,
+            vocab_size,
+            layers,
+            ..
+        } = &*self.config;
+        let size = |n: i32| u64::try_from(n).unwrap_or(0);
+        let (hidden, inner) = (size(*hidden_size), size(mlp.intermediate_size));
+        let (heads, kv_heads) = (size(attention.heads), size(attention.kv_heads));
+        let qkv = (heads + 2 * kv_heads) * size(attention.head_dim);
+        let width = size(step.width);
+        // Of one token in one block: norms and residuals, queries, keys and values before and after their turn, scores before
+        // and after the softmax, the MLP's halves and their products.
+        let plain = 8 * hidden + 2 * qkv + 4 * inner + 3 * heads * width;
+        // Of one token in all blocks: what adapters add to each projection.
+        let outputs = adapter.parts.iter().map(|(_, part)| match part {
+            Part::Low { b, .. } => 2 * size(b.dim(1)),
+            Part::Full { .. } => 0,
+        });
+        let adapted: u64 = outputs.sum();
+        let tokens = size(step.rows) * width;
+        let blocks = layers.len().max(1) as u64;
+        let block = tokens * (plain + adapted / blocks);
+        let activations = match step.checkpoint {
+            true => blocks * tokens * hidden + 2 * block,
+            false => (blocks + 1) * block,
+        };
+        let logits = 5 * step.predictions as u64 * size(*vocab_size);
+        // New weights, gradients and moments; of DoRA copies of the weights that it looks at.
+        let (mut own, mut looked_at) = (0, 0);
+        for (site, part) in &adapter.parts {
+            let Part::Low {
+                a, b, magnitude, ..
+            } = part
+            else {
+                continue;
+            };
+            own += (a.size() + b.size()) as u64;
+            if magnitude.is_some() {
+                let copies = 5 * size(a.dim(0)) * size(b.dim(1));
+                looked_at = match step.checkpoint && site.layer().is_some() {
+                    // Those of one block, of which no weight is looked at more often than the block has weights.
+                    true => looked_at.max(7 * copies),
+                    false => looked_at + copies,
+                };
+            }
+        }
+        4 * (activations + logits + 6 * own + looked_at)
+    }
+
     /// tokens i32 `[batch, n]`, each row from position 0 on; `parameters` as `trained` lists them.
     pub fn forward_training(
         &self,

@@ -3,6 +3,7 @@
 //! each stage into the next.
 
 use super::config::{DecoderConfig, Names, NormPlacement};
+use super::modules::{BlockModule, Site};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::load::{Catalog, Quantization, Tensor};
@@ -49,6 +50,7 @@ pub struct Linear<T> {
     pub bias: Option<T>,
 }
 
+#[derive(Clone)]
 pub enum Weight<T> {
     /// `[out, in]`
     Dense(T),
@@ -64,7 +66,7 @@ pub enum Weight<T> {
 }
 
 impl<T> Weight<T> {
-    fn try_map<U, E>(
+    pub(super) fn try_map<U, E>(
         self,
         f: &mut impl FnMut(T) -> std::result::Result<U, E>,
     ) -> std::result::Result<Weight<U>, E> {
@@ -403,6 +405,22 @@ impl Planner<'_> {
 }
 
 impl<T> Weights<T> {
+    /// The tensors of each module, in the order of computation: a matrix, its scales and biases, and then the bias.
+    pub fn modules(&self) -> Vec<(Site, Vec<&T>)> {
+        let mut all = vec![(Site::EMBED_TOKENS, self.embed_tokens.tensors())];
+        for (index, block) in self.layers.iter().enumerate() {
+            let of_block = block.modules().into_iter();
+            all.extend(of_block.map(|(module, tensors)| (Site::block(index, module), tensors)));
+        }
+        all.push((Site::NORM, vec![&self.norm]));
+        all.extend(
+            self.lm_head
+                .iter()
+                .map(|head| (Site::LM_HEAD, head.tensors())),
+        );
+        all
+    }
+
     /// Every matrix.
     pub fn for_each_weight<'a>(&'a self, f: &mut dyn FnMut(&'a Weight<T>)) {
         f(&self.embed_tokens);
@@ -459,7 +477,56 @@ impl<T> Weights<T> {
     }
 }
 
+impl<T> Weight<T> {
+    fn tensors(&self) -> Vec<&T> {
+        match self {
+            Weight::Dense(weight) => vec![weight],
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                ..
+            } => [weight, scales].into_iter().chain(biases).collect(),
+        }
+    }
+}
+
+impl<T> Linear<T> {
+    fn tensors(&self) -> Vec<&T> {
+        let mut all = self.weight.tensors();
+        all.extend(&self.bias);
+        all
+    }
+}
+
 impl<T> Block<T> {
+    fn modules(&self) -> Vec<(BlockModule, Vec<&T>)> {
+        use BlockModule::*;
+        let all = [
+            (InputLayernorm, vec![&self.input_layernorm]),
+            (QProj, self.q_proj.tensors()),
+            (KProj, self.k_proj.tensors()),
+            (VProj, self.v_proj.tensors()),
+            (QNorm, self.q_norm.iter().collect()),
+            (KNorm, self.k_norm.iter().collect()),
+            (OProj, self.o_proj.tensors()),
+            (PostAttentionLayernorm, vec![&self.post_attention_layernorm]),
+            (
+                PreFeedforwardLayernorm,
+                self.pre_feedforward_layernorm.iter().collect(),
+            ),
+            (GateProj, self.gate_proj.tensors()),
+            (UpProj, self.up_proj.tensors()),
+            (DownProj, self.down_proj.tensors()),
+            (
+                PostFeedforwardLayernorm,
+                self.post_feedforward_layernorm.iter().collect(),
+            ),
+        ];
+        let there = all.into_iter().filter(|(_, tensors)| !tensors.is_empty());
+        there.collect()
+    }
+
     fn linears(&self) -> [&Linear<T>; 7] {
         [
             &self.q_proj,

@@ -14,11 +14,13 @@ mod job;
 mod ledger;
 pub mod metrics;
 pub mod model;
+pub mod model_save;
 mod options;
 mod prompt;
 mod report;
 mod request;
 pub mod session;
+pub mod staging;
 pub mod train;
 mod worker;
 

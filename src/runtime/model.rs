@@ -8,6 +8,7 @@ use serde_json::{json, Map, Value};
 
 use super::engine::{self, Command, Engine, Hold};
 use super::metrics::{self, Counters};
+use super::model_save::Source;
 use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
@@ -35,6 +36,7 @@ pub struct Model {
     /// What adapters can reach, and what its name begins with in mlx-lm.
     pub(super) modules: Vec<Module>,
     pub(super) names: Names,
+    pub(super) source: Source,
     pub counters: Arc<Counters>,
     info: String,
     weight_bytes: u64,
@@ -58,6 +60,8 @@ pub struct LoadOptions<'a> {
 /// What a folder says of its model, every header checked, no weights read.
 struct Description {
     folder: ModelFolder,
+    /// `config.json`
+    json: Vec<u8>,
     family: &'static Family,
     config: DecoderConfig,
     quantization: Quantization,
@@ -78,8 +82,10 @@ impl Description {
         let generation = GenerationConfig::read(&folder, &object)?;
         let catalog = Catalog::open(&folder)?;
         let weights = Weights::plan(&config, &catalog, &quantization)?;
+        drop(map);
         Ok(Description {
             folder,
+            json: bytes,
             family,
             config,
             quantization,
@@ -254,13 +260,17 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
     };
     info.insert("chat_format".into(), format.into());
+    let parameters = description.parameters();
     let Description {
+        folder,
+        json,
         config,
         generation,
         catalog,
         weights,
         ..
     } = description;
+    let source = Source::new(folder, json, config.names, parameters, &weights)?;
     let modules = modules(&config);
     let names = config.names.first().copied();
     let engine = engine::acquire()?;
@@ -294,6 +304,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         context,
         modules,
         names: names.ok_or_else(|| Error::internal("a family without names"))?,
+        source,
         counters: Arc::new(Counters::new()),
         info: Value::Object(info).to_string(),
         weight_bytes,

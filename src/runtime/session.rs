@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
-use super::adapter::Adapter;
+use super::adapter::{check_set, Adapter};
 use super::engine::Command;
 use super::job::CacheSpec;
 use super::ledger::Ledger;
@@ -102,21 +102,7 @@ impl Session {
 
     /// What requests from now on are computed with.
     pub fn apply(&self, adapters: Applied) -> Result<()> {
-        for (index, (adapter, strength)) in adapters.iter().enumerate() {
-            if adapter.model_id() != self.model.id {
-                return Err(Error::new(
-                    Code::Incompatible,
-                    format!("adapters[{index}] is of another model than the session"),
-                ));
-            }
-            if !strength.is_finite() {
-                return Err(Error::invalid(format!("scales[{index}] is {strength}")));
-            }
-            let before = &adapters[..index];
-            if before.iter().any(|(other, _)| other.id() == adapter.id()) {
-                return Err(Error::invalid(format!("adapters[{index}] is there twice")));
-            }
-        }
+        check_set(&adapters, &self.model)?;
         *self.lock_adapters() = Arc::new(adapters);
         Ok(())
     }

@@ -10,6 +10,7 @@ use super::prompt::{Conversation, Input, Prompt};
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
 use crate::mlx::memory;
+use crate::model::training::StepSize;
 use crate::train::data::{self, Line, Text};
 use crate::train::{
     Batch, Batches, Optimizer, Order, Sample, Schedule, Shape, StepOptions, Trainer,
@@ -98,8 +99,9 @@ pub struct TrainEvent {
 pub trait Observer {
     /// False: stop, and keep what there is.
     fn event(&mut self, event: &TrainEvent) -> bool;
-    /// The adapter is to be saved: every `save_every` steps, and at the end.
-    fn save(&mut self, step: u64) -> Result<()>;
+    /// The adapter is to be saved: every `save_every` steps, then also under the step's number (`checkpoint`), and at the
+    /// end.
+    fn save(&mut self, step: u64, checkpoint: bool) -> Result<()>;
 }
 
 /// Trains the weights of an adapter of `model`, in place, until the last step or until the observer stops it. After an
@@ -165,8 +167,9 @@ pub(super) fn train_on(
             });
             since = Since::default();
         }
-        if stop || last || is_due(step, options.save_every) {
-            observer.save(step)?;
+        let checkpoint = is_due(step, options.save_every);
+        if stop || last || checkpoint {
+            observer.save(step, checkpoint)?;
         }
         if stop {
             break;
@@ -316,6 +319,7 @@ struct Training<'a> {
     model: &'a Arc<Model>,
     adapter: u64,
     id: u64,
+    checkpoint: bool,
 }
 
 struct Report {
@@ -340,24 +344,39 @@ impl<'a> Training<'a> {
             checkpoint: options.checkpoint,
         };
         let id = model.engine.next_id();
+        let checkpoint = options.checkpoint;
         model.engine.call(move |worker| {
             let trainer = Trainer::new(worker.adapter(adapter)?, options)?;
             worker.trainers.insert(id, trainer);
             engine::reset_peak();
             Ok(())
         })?;
-        Ok(Training { model, adapter, id })
+        Ok(Training {
+            model,
+            adapter,
+            id,
+            checkpoint,
+        })
     }
 
-    /// In a turn of the engine; not while the library is suspended.
+    /// In a turn of the engine; not while the library is suspended, and not where the memory does not suffice.
     fn turn<T: Send + 'static>(
         &self,
+        batch: &Batch,
         work: impl Fn(&mut Worker, &mut Trainer) -> Result<T> + Clone + Send + 'static,
     ) -> Result<T> {
+        let size = StepSize {
+            rows: batch.rows,
+            width: batch.width,
+            predictions: batch.places.len(),
+            checkpoint: self.checkpoint,
+        };
         loop {
-            let (id, work) = (self.id, work.clone());
+            let (id, model, adapter) = (self.id, self.model.id, self.adapter);
+            let work = work.clone();
             let outcome = self.model.engine.call(move |worker| {
                 worker.refuse_when_paused()?;
+                make_room(worker, model, adapter, size)?;
                 with_trainer(worker, id, &work)
             });
             match outcome {
@@ -370,8 +389,9 @@ impl<'a> Training<'a> {
     fn step(&self, batch: Batch) -> Result<Report> {
         let (model, adapter) = (self.model.id, self.adapter);
         let batch = Arc::new(batch);
-        let report = self.turn(move |worker, trainer| {
-            let step = trainer.step(worker.decoder(model)?, worker.adapter(adapter)?, &batch)?;
+        let of = batch.clone();
+        let report = self.turn(&batch, move |worker, trainer| {
+            let step = trainer.step(worker.decoder(model)?, worker.adapter(adapter)?, &of)?;
             if let Some(update) = step.update {
                 worker.change_adapter(adapter, |adapter| trainer.put(adapter, update))?;
             }
@@ -392,7 +412,7 @@ impl<'a> Training<'a> {
             let batch = Arc::new(batches.next(order)?);
             tokens += batch.tokens();
             let (model, adapter, of) = (self.model.id, self.adapter, batch.clone());
-            let loss = self.turn(move |worker, trainer| {
+            let loss = self.turn(&batch, move |worker, trainer| {
                 trainer.loss(worker.decoder(model)?, worker.adapter(adapter)?, &of)
             })?;
             sum += f64::from(loss) * batch.tokens() as f64;
@@ -413,7 +433,24 @@ impl Drop for Training<'_> {
     }
 }
 
-/// A failure of MLX may be that of other work on the stream, so what failed is done once more, on a new one.
+/// OUT_OF_MEMORY before anything is allocated.
+fn make_room(worker: &mut Worker, model: u64, adapter: u64, size: StepSize) -> Result<()> {
+    let cost = worker
+        .decoder(model)?
+        .training_cost(worker.adapter(adapter)?, size);
+    if worker.make_room_for(cost) {
+        return Ok(());
+    }
+    let StepSize { rows, width, .. } = size;
+    let (active, limit) = (memory::active(), memory::limit());
+    Err(Error::new(
+        Code::OutOfMemory,
+        format!(
+            "a step on {rows} samples of {width} tokens takes up to {cost} bytes more, {active} are in use, and the limit is {limit}: try a smaller batch_size or max_tokens, or MLXRT_TRAIN_CHECKPOINT"
+        ),
+    ))
+}
+
 fn with_trainer<T>(
     worker: &mut Worker,
     id: u64,
@@ -423,24 +460,7 @@ fn with_trainer<T>(
         .trainers
         .remove(&id)
         .ok_or_else(|| Error::internal("a training is gone"))?;
-    let of_mlx = |error: &Error| matches!(error.code, Code::Device | Code::OutOfMemory);
-    let mut outcome = work(worker, &mut trainer);
-    for again in [true, false] {
-        match outcome {
-            Err(error) if of_mlx(&error) => {
-                worker.recover(None, error.clone());
-                outcome = if again {
-                    work(worker, &mut trainer)
-                } else {
-                    Err(error)
-                };
-            }
-            other => {
-                outcome = other;
-                break;
-            }
-        }
-    }
+    let outcome = worker.twice(|worker| work(worker, &mut trainer));
     worker.trainers.insert(id, trainer);
     outcome
 }

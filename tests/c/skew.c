@@ -118,6 +118,9 @@ static mlxrt_error *adapter_with(const void *options) {
   return error;
 }
 static mlxrt_error *save_with(const void *options) { return mlxrt_adapter_save(adapter, adapter_folder, options); }
+static mlxrt_error *save_model_with(const void *options) {
+  return mlxrt_model_save(model, &adapter, NULL, 1, adapter_folder, options);
+}
 static mlxrt_error *set_with(const void *view) { return mlxrt_adapter_set(adapter, ADAPTER_TENSOR, view); }
 
 
@@ -165,6 +168,7 @@ static const struct in_case {
      MLXRT_TRAIN_PATHS | MLXRT_TRAIN_MASK_PROMPT | MLXRT_TRAIN_CHECKPOINT, 0,
      offsetof(mlxrt_train_options, optimizer), MLXRT_OPTIMIZER_SGD},
     {"save", save_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
+    {"save model", save_model_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
     /* It has its dtype where others have their flags. */
     {"tensor", set_with, sizeof(mlxrt_tensor_view), UINT32_MAX, offsetof(mlxrt_tensor_view, reserved), 0, 0},
 };
@@ -501,12 +505,19 @@ int main(int argc, char **argv) {
   OK(mlxrt_adapter_create(model, NULL, &adapter));
   CHECK(mkdtemp(adapter_folder) != NULL);
   int failed = RUN(tests);
-  char path[64];
+  char path[96];
   snprintf(path, sizeof path, "%s/adapters.safetensors", adapter_folder);
   unlink(path);
   snprintf(path, sizeof path, "%s/adapter_config.json", adapter_folder);
   unlink(path);
-  rmdir(adapter_folder);
+  static const char *const model_files[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                            "tokenizer_config.json", "chat_template.jinja", "model.safetensors",
+                                            "model.safetensors.index.json"};
+  for (size_t i = 0; i < COUNT(model_files); i++) {
+    snprintf(path, sizeof path, "%s/%s", adapter_folder, model_files[i]);
+    unlink(path);
+  }
+  CHECK_INT(rmdir(adapter_folder), 0);
   mlxrt_adapter_free(adapter);
   mlxrt_session_free(session);
   mlxrt_model_free(model);

@@ -61,7 +61,7 @@ static void an_adapter_learns(void) {
   mlxrt_train_options options = train_options();
   options.flags = MLXRT_TRAIN_MASK_PROMPT | MLXRT_TRAIN_CHECKPOINT;
   options.valid = DATA;
-  options.valid_len = sizeof DATA - 1;
+  options.valid_len = MLXRT_NTS;
   options.schedule = MLXRT_SCHEDULE_COSINE;
   options.warmup = 2;
   OK(mlxrt_train(model, adapter, &options, hear, &heard));
@@ -93,16 +93,23 @@ static void a_file_is_trained_on_and_a_folder_saved(void) {
   mlxrt_train_options options = train_options();
   options.flags = MLXRT_TRAIN_PATHS;
   options.train = path;
-  options.train_len = strlen(path);
+  options.train_len = MLXRT_NTS;
   options.save_path = saved;
+  options.save_every = 4;
   OK(mlxrt_train(model, adapter, &options, hear, &heard));
   CHECK_INT(heard.count, 1);
   CHECK_INT(heard.last.step, 10);
   CHECK(isnan(heard.last.validation_loss));
   OK(mlxrt_adapter_load(model, saved, NULL, &again));
   mlxrt_adapter_free(again);
-  snprintf(file, sizeof file, "%s/adapters.safetensors", saved);
-  unlink(file);
+  /* What it was at steps 4 and 8; it was stopped at 10. */
+  static const char *const steps[] = {"0000004_", "0000008_", ""};
+  for (size_t i = 0; i < COUNT(steps); i++) {
+    snprintf(file, sizeof file, "%s/%sadapters.safetensors", saved, steps[i]);
+    OK(mlxrt_adapter_load(model, file, NULL, &again));
+    mlxrt_adapter_free(again);
+    CHECK_INT(unlink(file), 0);
+  }
   snprintf(file, sizeof file, "%s/adapter_config.json", saved);
   unlink(file);
   rmdir(saved);
@@ -137,8 +144,11 @@ static void what_is_wrong_is_named(void) {
   options.batch_size = 3;
   REFUSED(MLXRT_E_INVALID_ARGUMENT, "batch_size is 3");
   options.train = "{\"text\": \"a\"}\n{";
-  options.train_len = strlen(options.train);
+  options.train_len = MLXRT_NTS;
   REFUSED(MLXRT_E_INVALID_ARGUMENT, "train, line 2");
+  options.train = NULL;
+  options.train_len = MLXRT_NTS;
+  REFUSED(MLXRT_E_INVALID_ARGUMENT, "options.train is NULL");
   options.save_path = "/proc/none";
   REFUSED(MLXRT_E_IO, "/proc/none");
   /* And it still works. */

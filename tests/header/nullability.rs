@@ -23,8 +23,8 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_train", "fn"),
     ("mlxrt_request_result", "out"),
     ("mlxrt_memory_set", "limits"),
-    ("mlxrt_apply_adapter", "adapters"),
-    ("mlxrt_apply_adapter", "scales"),
+    ("*", "adapters"),
+    ("*", "scales"),
     ("mlxrt_metrics", "model"),
 ];
 

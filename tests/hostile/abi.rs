@@ -98,6 +98,7 @@ exports! {
     fn mlxrt_error_free(error: *mut mlxrt_error);
     fn mlxrt_code_name(code: i32) -> *const c_char;
     fn mlxrt_memory_get(out: *mut mlxrt_memory) -> *mut mlxrt_error;
+    fn mlxrt_memory_trim(level: i32) -> *mut mlxrt_error;
     fn mlxrt_model_inspect(
         path: *const c_char,
         load: *const mlxrt_load_options,
@@ -137,6 +138,36 @@ exports! {
         input: *const mlxrt_input,
         text: *mut *mut c_char,
         len: *mut usize,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_adapter_create(
+        model: *mut mlxrt_model,
+        options: *const mlxrt_adapter_options,
+        out: *mut *mut mlxrt_adapter,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_adapter_load(
+        model: *mut mlxrt_model,
+        path: *const c_char,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_adapter,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_adapter_set(
+        adapter: *mut mlxrt_adapter,
+        name: *const c_char,
+        data: *const mlxrt_tensor_view,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_adapter_free(adapter: *mut mlxrt_adapter);
+    fn mlxrt_apply_adapter(
+        session: *mut mlxrt_session,
+        adapters: *const *mut mlxrt_adapter,
+        scales: *const f32,
+        count: usize,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_train(
+        model: *mut mlxrt_model,
+        adapter: *mut mlxrt_adapter,
+        options: *const mlxrt_train_options,
+        event: mlxrt_train_fn,
+        user_data: *mut c_void,
     ) -> *mut mlxrt_error;
     fn mlxrt_session_create(
         model: *mut mlxrt_model,

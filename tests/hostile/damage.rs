@@ -7,6 +7,12 @@ use crate::folder::{survives, Folder};
 pub struct Random(pub u64);
 
 impl Random {
+    pub fn new() -> Random {
+        let seed = std::env::var("MLXRT_FUZZ_SEED").ok();
+        let seed = seed.and_then(|seed| seed.parse().ok());
+        Random(seed.unwrap_or(20_261_121))
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -35,7 +41,7 @@ const PIECES: [&str; 16] = [
     "9",
 ];
 
-fn damage(random: &mut Random, bytes: &mut Vec<u8>, range: usize) {
+pub fn damage(random: &mut Random, bytes: &mut Vec<u8>, range: usize) {
     for _ in 0..1 + random.below(3) {
         let at = random
             .below(range.min(bytes.len()).max(1))
@@ -77,10 +83,7 @@ pub fn tokenizer() {
 }
 
 fn damaged(fixture: &str, name: &str, rounds: usize) {
-    let seed = std::env::var("MLXRT_FUZZ_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let mut random = Random(seed.unwrap_or(20_261_121));
+    let mut random = Random::new();
     let folder = Folder::copy_of(fixture);
     let whole = folder.read(name);
     // In a weight file the header is what can be wrong.

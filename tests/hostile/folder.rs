@@ -15,17 +15,29 @@ use crate::verdict::*;
 /// Removed when it is dropped.
 pub struct Folder(PathBuf);
 
+/// Where this run's files go, all of which go away with it.
+pub fn scratch() -> PathBuf {
+    std::env::var_os(SCRATCH).map_or_else(
+        || Path::new(env!("CARGO_TARGET_TMPDIR")).into(),
+        PathBuf::from,
+    )
+}
+
 impl Folder {
     pub fn copy_of(fixture: &str) -> Folder {
+        Self::copy(&fixtures().join("models").join(fixture))
+    }
+
+    pub fn copy_of_adapter(fixture: &str) -> Folder {
+        Self::copy(&fixtures().join("adapters").join(fixture))
+    }
+
+    fn copy(from: &Path) -> Folder {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let scratch = std::env::var_os(SCRATCH).map_or_else(
-            || Path::new(env!("CARGO_TARGET_TMPDIR")).into(),
-            PathBuf::from,
-        );
-        let path = scratch.join(format!("hostile-{}-folder-{number}", std::process::id()));
+        let path = scratch().join(format!("hostile-{}-folder-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        for entry in fs::read_dir(fixtures().join("models").join(fixture)).unwrap() {
+        for entry in fs::read_dir(from).unwrap() {
             let entry = entry.unwrap();
             if !entry.file_name().to_str().unwrap().starts_with("expected") {
                 fs::copy(entry.path(), path.join(entry.file_name())).unwrap();

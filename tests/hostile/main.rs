@@ -1,6 +1,7 @@
 //! The scoreboard of hostile input: see README.md. `make hostile` runs every case, `cargo test` every few-th.
 
 mod abi;
+mod adapters;
 mod allocations;
 mod budget;
 mod cancel;
@@ -66,6 +67,7 @@ pub static CLASSES: &[Class] = &[
     io::CLASS,
     allocations::CLASS,
     templates::CLASS,
+    adapters::CLASS,
     threads::CLASS,
     null::CLASS,
     handles::CLASS,

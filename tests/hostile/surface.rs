@@ -8,6 +8,7 @@ use crate::abi::{library, mlxrt_error, mlxrt_input, symbol};
 use crate::child::qwen;
 use crate::common::{outcome, Failure};
 use crate::ensure;
+use crate::folder::scratch;
 use crate::verdict::*;
 
 #[path = "../header/c.rs"]
@@ -230,8 +231,8 @@ impl Call {
             return room.as_ptr() as u64;
         }
         if param.name == "path" && self.function.name.ends_with("_save") {
-            let folder = format!("mlxrt-hostile-save-{}", std::process::id());
-            return self.text(std::env::temp_dir().join(folder).to_str().unwrap());
+            let (folder, own) = (scratch(), format!("save-{}", std::process::id()));
+            return self.text(folder.join(own).to_str().unwrap());
         }
         let room = self.memory.last_mut().unwrap();
         match (param.ty.as_str(), param.name.as_str()) {

@@ -233,10 +233,6 @@ impl Adapter {
         self.model.id == model.id
     }
 
-    pub fn model_id(&self) -> u64 {
-        self.model.id
-    }
-
     /// JSON: what it is, and its tensors by name.
     pub fn info(&self) -> String {
         let elements = |info: &TensorInfo| info.shape.iter().map(|&n| n as u64).product::<u64>();
@@ -339,6 +335,29 @@ impl Drop for Adapter {
             .engine
             .send(Command::Do(Box::new(move |worker| worker.drop_adapter(id))));
     }
+}
+
+/// Whether these adapters and their scales can be used together on a model.
+///
+/// # Errors
+/// INCOMPATIBLE for one of another model; INVALID_ARGUMENT.
+pub(super) fn check_set(adapters: &[(Arc<Adapter>, f32)], model: &Model) -> Result<()> {
+    for (index, (adapter, strength)) in adapters.iter().enumerate() {
+        if !adapter.is_of(model) {
+            return Err(Error::new(
+                Code::Incompatible,
+                format!("adapters[{index}] is of another model"),
+            ));
+        }
+        if !strength.is_finite() {
+            return Err(Error::invalid(format!("scales[{index}] is {strength}")));
+        }
+        let before = &adapters[..index];
+        if before.iter().any(|(other, _)| other.id() == adapter.id()) {
+            return Err(Error::invalid(format!("adapters[{index}] is there twice")));
+        }
+    }
+    Ok(())
 }
 
 struct ReadTensor {

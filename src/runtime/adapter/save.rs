@@ -5,21 +5,19 @@
 //! scale goes into B, and a module that it leaves alone gets a part that does nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
-use std::time::Instant;
 
 use safetensors::tensor::TensorView;
 use serde_json::{json, Value};
 
 use super::{full_name, Adapter, Leaf, Settings};
 use crate::dtype::Dtype;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::load::AdapterKind;
 use crate::mlx::{ops, Array};
 use crate::model::adapter::Part;
 use crate::model::modules::{Module, Site};
+use crate::runtime::staging::{SaveOptions, Staging};
 use crate::runtime::worker::Worker;
 
 const WEIGHTS: &str = "adapters.safetensors";
@@ -36,16 +34,13 @@ struct Saved {
 
 impl Adapter {
     /// Writes a folder that mlx-lm and this library load. What was there under the same names is replaced only when
-    /// everything is written.
-    ///
-    /// `progress`: bytes done, of how many; false stops.
-    pub fn save(
-        &self,
-        path: &Path,
-        deadline: Option<Instant>,
-        progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) -> Result<()> {
-        let plan = Plan::new(&self.settings, &self.model.modules, &self.modules)?;
+    /// everything is written. With a training's `step` the weights are kept also under its number, as mlx-lm does.
+    pub fn save(&self, path: &Path, step: Option<u64>, mut options: SaveOptions) -> Result<()> {
+        // A module may have a larger one than the settings say.
+        let ranks = self.tensors.values().filter(|info| info.leaf == Leaf::A);
+        let largest = ranks.filter_map(|info| info.shape.last().copied()).max();
+        let rank = largest.unwrap_or(0);
+        let plan = Plan::new(&self.settings, rank, &self.model.modules, &self.modules)?;
         let config = plan.config(&self.settings, &self.model.names);
         let (id, model, names) = (self.id, self.model.id, self.model.names);
         let tensors = self.model.engine.call(move |worker| {
@@ -58,24 +53,26 @@ impl Adapter {
             .collect::<Result<_>>()?;
         let bytes = safetensors::serialize(views, None)
             .map_err(|error| Error::internal(format!("safetensors: {error}")))?;
-        fs::create_dir_all(path).map_err(|error| io(path, "cannot be made", &error))?;
         let config = format!("{config:#}\n");
-        let files = [(WEIGHTS, bytes.as_slice()), (CONFIG, config.as_bytes())];
-        replace_all(path, &files, &mut |done, total| {
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Error::new(
-                    Code::Timeout,
-                    "saving took longer than timeout_ms",
-                ));
+        let numbered = step.map(|step| format!("{step:07}_{WEIGHTS}"));
+        let mut files = vec![(WEIGHTS, bytes.as_slice())];
+        files.extend(numbered.as_deref().map(|name| (name, bytes.as_slice())));
+        files.push((CONFIG, config.as_bytes()));
+        let total = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        let mut staging = Staging::new(path)?;
+        let mut done = 0;
+        for (name, bytes) in files {
+            let file = staging.create(name)?;
+            let mut offset = 0;
+            for piece in bytes.chunks(WRITE_STEP) {
+                file.write_at(piece, offset)?;
+                offset += piece.len() as u64;
+                done += piece.len() as u64;
+                options.check(done, total)?;
             }
-            match progress(done, total) {
-                true => Ok(()),
-                false => Err(Error::new(
-                    Code::Cancelled,
-                    "saving was stopped by the progress callback",
-                )),
-            }
-        })
+            file.finish()?;
+        }
+        staging.commit(None, &|_| false)
     }
 }
 
@@ -93,7 +90,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(settings: &Settings, all: &[Module], own: &[String]) -> Result<Self> {
+    fn new(settings: &Settings, rank: i32, all: &[Module], own: &[String]) -> Result<Self> {
         let layers = all.iter().filter_map(|module| layer(&module.name)).max();
         let layers = layers.map_or(0, |last| last.0 + 1);
         let first = own
@@ -120,7 +117,7 @@ impl Plan {
         Ok(Plan {
             full,
             dora: settings.kind == AdapterKind::Dora,
-            rank: settings.rank.unwrap_or(0),
+            rank,
             scale: settings.scale.unwrap_or(1.0),
             first,
             layers,
@@ -260,44 +257,4 @@ impl Saved {
         TensorView::new(dtype, self.shape.clone(), &self.bytes)
             .map_err(|error| Error::internal(format!("safetensors: {error}")))
     }
-}
-
-fn io(path: &Path, what: &str, error: &std::io::Error) -> Error {
-    Error::new(Code::Io, format!("{} {what}: {error}", path.display()))
-}
-
-/// Writes files beside the ones they replace, and puts them in place when all are on the disk.
-fn replace_all(
-    folder: &Path,
-    files: &[(&str, &[u8])],
-    progress: &mut dyn FnMut(u64, u64) -> Result<()>,
-) -> Result<()> {
-    let new = |name: &str| folder.join(format!(".{name}.{}.new", std::process::id()));
-    let total = files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-    let mut write = || -> Result<()> {
-        let mut done = 0;
-        for (name, bytes) in files {
-            let failed = |error| io(&folder.join(name), "cannot be written", &error);
-            let mut file = File::create(new(name)).map_err(failed)?;
-            for piece in bytes.chunks(WRITE_STEP) {
-                file.write_all(piece).map_err(failed)?;
-                done += piece.len() as u64;
-                progress(done, total)?;
-            }
-            file.sync_all().map_err(failed)?;
-        }
-        for (name, _) in files {
-            let path = folder.join(name);
-            fs::rename(new(name), &path)
-                .map_err(|error| io(&path, "cannot be replaced", &error))?;
-        }
-        Ok(())
-    };
-    let outcome = write();
-    if outcome.is_err() {
-        for (name, _) in files {
-            let _ = fs::remove_file(new(name));
-        }
-    }
-    outcome
 }

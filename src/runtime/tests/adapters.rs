@@ -3,6 +3,7 @@
 use super::*;
 use crate::error::Code;
 use crate::runtime::adapter::{Adapter, AdapterOptions, LoadOptions as AdapterLoad, TensorData};
+use crate::runtime::staging::SaveOptions;
 
 fn prompt() -> Input {
     Input::Tokens(vec![52, 106, 110, 78, 83, 87, 109, 0, 126])
@@ -22,7 +23,7 @@ fn all_projections() -> Vec<String> {
 }
 
 /// One that says something: B is filled.
-fn adapter(model: &Arc<Model>, seed: u64, dora: bool) -> Arc<Adapter> {
+pub(super) fn adapter(model: &Arc<Model>, seed: u64, dora: bool) -> Arc<Adapter> {
     let options = AdapterOptions {
         rank: 4,
         scale: 2.0,
@@ -46,7 +47,14 @@ fn adapter(model: &Arc<Model>, seed: u64, dora: bool) -> Arc<Adapter> {
     Arc::new(adapter)
 }
 
-fn history() -> Input {
+pub(super) fn watch(progress: &mut dyn FnMut(u64, u64) -> bool) -> SaveOptions<'_> {
+    SaveOptions {
+        deadline: None,
+        progress,
+    }
+}
+
+pub(super) fn history() -> Input {
     Input::Messages(crate::runtime::generate::Conversation {
         messages: r#"[{"role":"user","content":"The answer is 17"}]"#.into(),
         ..Default::default()
@@ -177,7 +185,7 @@ fn what_is_saved_is_what_is_loaded() {
         let model = load(case);
         let one = adapter(&model, 5, dora);
         let wanted = fresh(&model, vec![(one.clone(), 1.0)]);
-        one.save(&folder, None, &mut |_, _| true).unwrap();
+        one.save(&folder, None, watch(&mut |_, _| true)).unwrap();
         let again = Adapter::load(
             model.clone(),
             folder.to_str().unwrap(),
@@ -194,7 +202,8 @@ fn what_is_saved_is_what_is_loaded() {
         );
         // A save that does not come to its end leaves the good one.
         let before = std::fs::read(folder.join("adapters.safetensors")).unwrap();
-        let stopped = one.save(&folder, None, &mut |_, _| false).unwrap_err();
+        let stopped = one.save(&folder, None, watch(&mut |_, _| false));
+        let stopped = stopped.unwrap_err();
         assert_eq!(stopped.code, Code::Cancelled);
         assert_eq!(
             std::fs::read(folder.join("adapters.safetensors")).unwrap(),
@@ -302,7 +311,7 @@ fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
         let (id, model_id) = (adapter.id(), model.id);
         let ours = model
             .engine
-            .call(move |worker| worker.logits_for_tests(model_id, id, &prompt))
+            .call(move |worker| worker.logits_for_tests(model_id, &[(id, 1.0)], &prompt))
             .unwrap();
         let worst = parity::farthest(&ours, &parity::f32s(&expected, "logits"));
         let bound = adapter_bound(&dtype_of(model_name), text("kind"), text("program"));

@@ -153,7 +153,7 @@ fn options(case: &Value) -> TrainOptions {
 #[derive(Default)]
 struct Log {
     events: Vec<TrainEvent>,
-    saves: Vec<u64>,
+    saves: Vec<(u64, bool)>,
     stop_at: Option<u64>,
 }
 
@@ -163,8 +163,8 @@ impl Observer for Log {
         self.stop_at.is_none_or(|step| event.step < step)
     }
 
-    fn save(&mut self, step: u64) -> Result<()> {
-        self.saves.push(step);
+    fn save(&mut self, step: u64, checkpoint: bool) -> Result<()> {
+        self.saves.push((step, checkpoint));
         Ok(())
     }
 }
@@ -258,7 +258,7 @@ fn as_mlx_lm_trains() {
         train_on(&model, id, train, valid, &options, &mut log).unwrap();
         let steps = case["steps_reported"].as_array().unwrap();
         assert_eq!(log.events.len(), steps.len());
-        assert_eq!(log.saves, [options.steps]);
+        assert_eq!(log.saves, [(options.steps, false)]);
         let mut worst_loss: f64 = 0.0;
         for (event, theirs) in log.events.iter().zip(steps) {
             let number = |index: usize| theirs[index].as_f64().unwrap();
@@ -411,7 +411,7 @@ fn what_is_trained_is_learnt_and_live() {
         train(&model, adapter.id(), &options, &mut log).unwrap();
         let steps: Vec<u64> = log.events.iter().map(|event| event.step).collect();
         assert_eq!(steps, [1, 20, 30, 40, 60]);
-        assert_eq!(log.saves, [25, 50, 60]);
+        assert_eq!(log.saves, [(25, true), (50, true), (60, false)]);
         let (first, last) = (&log.events[0], &log.events[4]);
         assert!(last.loss < 0.3 * first.loss, "{case}: {:?}", losses(&log));
         assert!(last.validation_loss.unwrap() < 0.3 * first.validation_loss.unwrap());
@@ -446,7 +446,7 @@ fn requests_go_on_and_a_suspended_library_waits() {
             }
             true
         }
-        fn save(&mut self, _: u64) -> Result<()> {
+        fn save(&mut self, _: u64, _: bool) -> Result<()> {
             Ok(())
         }
     }
@@ -493,7 +493,7 @@ fn a_stop_keeps_what_there_is() {
     };
     train(&model, adapter.id(), &task(50), &mut log).unwrap();
     assert_eq!(losses(&log), losses(&short));
-    assert_eq!(log.saves, [3]);
+    assert_eq!(log.saves, [(3, false)]);
     assert_eq!(get(&model, adapter.id()), wanted);
 }
 
@@ -674,6 +674,60 @@ fn what_is_refused() {
     put.unwrap();
     let error = train(&model, id, &task(1), &mut Log::default()).unwrap_err();
     assert_eq!(error.code, Code::Unsupported);
+}
+
+/// The estimate before a step is above what the step takes, and not absurdly.
+#[test]
+fn a_step_is_refused_before_it_takes_more_than_there_is() {
+    let _lock = engine_lock();
+    let long = "{\"text\": \"All the words of a long line, one after the other, again and again and again\"}\n";
+    for case in ["llama-f32", "qwen3-4bit", "gemma3-text-bf16"] {
+        let model = load(case);
+        for (dora, checkpoint, batch_size, times) in [
+            (false, false, 1, 1),
+            (false, false, 4, 8),
+            (false, true, 4, 8),
+            (true, false, 2, 4),
+            (true, true, 2, 4),
+        ] {
+            let words = long.replace("again and", &"again and ".repeat(times));
+            let options = TrainOptions {
+                train: words.repeat(batch_size as usize).into(),
+                batch_size,
+                checkpoint,
+                steps: 2,
+                report_every: 1,
+                save_every: 0,
+                learning_rate: 0.001,
+                ..TrainOptions::default()
+            };
+            let adapter = new_adapter(&model, dora);
+            model.engine.call(|_| Ok(())).unwrap();
+            let before = memory::active();
+            let mut log = Log::default();
+            train(&model, adapter.id(), &options, &mut log).unwrap();
+            let taken = log.events[1].peak_bytes - before;
+
+            let (start, limit) = (get(&model, adapter.id()), memory::limit());
+            model.engine.call(|_| Ok(())).unwrap();
+            let refused = |room: u64| {
+                memory::set_limit(memory::active() + room).unwrap();
+                let end = train(&model, adapter.id(), &options, &mut Log::default());
+                memory::set_limit(limit).unwrap();
+                end.err()
+            };
+            let error = refused(taken).expect("less than it takes is refused");
+            assert_eq!(error.code, Code::OutOfMemory);
+            assert!(error.message.contains(" samples of "), "{error}");
+            let number = error.message.split("takes up to ").nth(1).unwrap();
+            let cost: u64 = number.split(' ').next().unwrap().parse().unwrap();
+            println!("{case} dora {dora} checkpoint {checkpoint} {batch_size}: {cost} for {taken}");
+            assert!(cost < 4 * taken, "{case}: {cost} for {taken}");
+            assert_eq!(get(&model, adapter.id()), start);
+            let fits = refused(cost + cost / 4);
+            assert!(fits.is_none(), "{fits:?}");
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::Worker;
 use crate::error::{Error, Result};
 use crate::mlx::memory;
 use crate::model::adapter::Adapter;
-use crate::model::Decoder;
+use crate::model::{AdapterSet, Decoder};
 
 #[derive(Default)]
 pub(super) struct Loaded {
@@ -98,20 +98,37 @@ impl Worker {
         self.caches.drop_adapter(adapter, &in_use(&self.running));
     }
 
-    /// All rows' logits of a prompt with one adapter, f32.
+    /// These adapters, each at its strength, to be fused into a model's weights.
+    pub(in crate::runtime) fn set_to_fuse(
+        &mut self,
+        model: u64,
+        adapters: &[(u64, f32)],
+    ) -> Result<AdapterSet> {
+        let mut set = AdapterSet::default();
+        for (id, strength) in adapters {
+            let (decoder, loaded) = self.loaded.adapter_of(model, *id)?;
+            decoder.add_to_fuse(&mut set, &mut loaded.adapter, *strength)?;
+        }
+        Ok(set)
+    }
+
+    /// All rows' logits of a prompt with adapters and their strengths, f32.
     #[cfg(test)]
     pub(in crate::runtime) fn logits_for_tests(
         &mut self,
         model: u64,
-        adapter: u64,
+        adapters: &[(u64, f32)],
         prompt: &[i32],
     ) -> Result<Vec<f32>> {
         use crate::mlx::{ops, Array};
-        use crate::model::{AdapterSet, Rows};
+        use crate::model::Rows;
 
-        let (decoder, loaded) = self.loaded.adapter_of(model, adapter)?;
         let mut set = AdapterSet::default();
-        decoder.add_adapter(&mut set, &mut loaded.adapter, 1.0)?;
+        for (id, strength) in adapters {
+            let (decoder, loaded) = self.loaded.adapter_of(model, *id)?;
+            decoder.add_adapter(&mut set, &mut loaded.adapter, *strength)?;
+        }
+        let decoder = self.loaded.model(model)?;
         let mut caches = decoder.make_caches(None, 0);
         let prompt = Array::from_i32(prompt)?;
         let hidden = decoder.forward(&prompt, &mut caches, Rows::All, &set)?;

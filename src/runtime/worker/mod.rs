@@ -15,6 +15,7 @@ use super::engine::{Alive, Command};
 use super::job::EndReason;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, memory, Device};
+use crate::model::AdapterSet;
 use crate::train::Trainer;
 
 mod loaded;
@@ -34,6 +35,8 @@ pub struct Worker {
     loaded: Loaded,
     /// Trainings that are under way.
     pub(super) trainers: HashMap<u64, Trainer>,
+    /// What is fused into models that are being saved.
+    pub(super) savings: HashMap<u64, AdapterSet>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -65,6 +68,7 @@ impl Worker {
             commands,
             loaded: Loaded::default(),
             trainers: HashMap::new(),
+            savings: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
@@ -303,6 +307,23 @@ impl Worker {
             for index in (0..self.running.len()).rev() {
                 self.end(index, Err(error.clone()));
             }
+        }
+    }
+
+    /// Does what computes, outside of any request. A failure of MLX may be that of other work on the stream, so what
+    /// failed is done once more, on a new one.
+    pub(super) fn twice<T>(&mut self, mut work: impl FnMut(&mut Worker) -> Result<T>) -> Result<T> {
+        let of_mlx = |error: &Error| matches!(error.code, Code::Device | Code::OutOfMemory);
+        match work(self) {
+            Err(error) if of_mlx(&error) => self.recover(None, error),
+            outcome => return outcome,
+        }
+        match work(self) {
+            Err(error) if of_mlx(&error) => {
+                self.recover(None, error.clone());
+                Err(error)
+            }
+            outcome => outcome,
         }
     }
 

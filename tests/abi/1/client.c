@@ -444,7 +444,7 @@ static void adapters(mlxrt_model *model) {
   view.bytes = tensor.bytes;
   OK(mlxrt_adapter_set(adapter, name, &view));
   mlxrt_free(tensor.data);
-  char folder[] = "/tmp/mlxrt-client-XXXXXX", path[64];
+  char folder[] = "/tmp/mlxrt-client-XXXXXX", path[96];
   CHECK(mkdtemp(folder) != NULL);
   OK(mlxrt_adapter_save(adapter, folder, &call));
   OK(mlxrt_adapter_load(model, folder, &call, &again));
@@ -466,6 +466,19 @@ static void adapters(mlxrt_model *model) {
   CHECK(steps == 3);
   mlxrt_adapter *both[] = {adapter, again};
   const float scales[] = {1, 0.5f};
+  char whole[] = "/tmp/mlxrt-client-model-XXXXXX";
+  mlxrt_model *fused = NULL;
+  CHECK(mkdtemp(whole) != NULL);
+  OK(mlxrt_model_save(model, both, scales, 2, whole, &call));
+  OK(mlxrt_model_load(whole, NULL, &fused));
+  mlxrt_model_free(fused);
+  const char *const files[] = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+                               "chat_template.jinja", "model.safetensors", "model.safetensors.index.json"};
+  for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+    snprintf(path, sizeof path, "%s/%s", whole, files[i]);
+    remove(path);
+  }
+  remove(whole);
   OK(mlxrt_apply_adapter(session, both, scales, 2));
   OK(mlxrt_apply_adapter(session, NULL, NULL, 0));
   mlxrt_adapter_free(again);

@@ -1,0 +1,252 @@
+//! Adapters fused into the base's weights: what `Patch` computes beside a weight, as one weight. Rows are made in blocks,
+//! in f32, so that a weight's copies need little memory and the sum is rounded once.
+
+use std::ops::Range;
+
+use super::{Adapter, AdapterSet, LowRank, Part, Patch};
+use crate::dtype::{Dtype, Mode};
+use crate::error::{Code, Error, Result};
+use crate::mlx::{ops, Array};
+use crate::model::modules::Site;
+use crate::model::weights::{Linear, Weight};
+use crate::model::Decoder;
+
+/// How a module's weight is looked at.
+#[derive(Clone, Copy, PartialEq)]
+enum View {
+    /// `[out, in]`
+    Linear,
+    /// `[vocab, hidden]`, looked up
+    Rows,
+    /// The same as the output layer
+    Head,
+}
+
+impl Decoder {
+    /// Adds an adapter to a set that is to be fused, not computed with: its norms stay as files have them.
+    pub fn add_to_fuse(
+        &self,
+        set: &mut AdapterSet,
+        adapter: &mut Adapter,
+        strength: f32,
+    ) -> Result<()> {
+        let stored = |norm: &Array| Ok(norm.clone());
+        set.add(adapter, strength, &|site| self.weight(site), &stored)
+    }
+
+    /// Whether the output layer is the embedding and cannot be that any more with this set.
+    pub fn is_untied_by(&self, set: &AdapterSet) -> bool {
+        let embedding = set.patch(Site::EMBED_TOKENS);
+        self.is_tied()
+            && (set.patch(Site::LM_HEAD).is_some() || embedding.is_some_and(Patch::is_of_one_end))
+    }
+
+    /// Whether a set changes a module's tensors.
+    pub fn is_changed_by(&self, set: &AdapterSet, site: Site) -> bool {
+        let tied = site == Site::LM_HEAD && self.is_tied();
+        set.patch(site).is_some() || (tied && set.patch(Site::EMBED_TOKENS).is_some())
+    }
+
+    /// A module's tensors as files have them, with a set's changes in them: of matrices these rows, and the bias beside the
+    /// first of them. Packed ones are packed as they were, the others are of the type that they had. LM_HEAD of a tied model
+    /// is the embedding as the output layer.
+    ///
+    /// # Errors
+    /// INCOMPATIBLE where the numbers are too large for the type.
+    pub fn fused(&self, set: &AdapterSet, site: Site, rows: Range<i32>) -> Result<Linear<Array>> {
+        let mut stored = self.stored(site)?;
+        if rows.start > 0 {
+            stored.bias = None;
+        }
+        let stored = stored.rows(&rows)?;
+        let tied = site == Site::LM_HEAD && self.is_tied();
+        let (patch, view) = match (set.patch(site), set.patch(Site::EMBED_TOKENS)) {
+            (Some(patch), _) if site == Site::EMBED_TOKENS => (patch, View::Rows),
+            (Some(patch), _) => (patch, View::Linear),
+            (None, Some(patch)) if tied => (patch, View::Head),
+            _ => return Ok(stored),
+        };
+        let weight = patch.fused(&stored.weight, view, &rows)?;
+        let bias = match (stored.bias, &patch.bias) {
+            (Some(old), Some(new)) => Some(as_type_of(&old, new)?),
+            (None, Some(_)) if rows.start == 0 => {
+                let message = "an adapter has a bias for a layer that has none";
+                return Err(Error::new(Code::Incompatible, message));
+            }
+            (old, _) => old,
+        };
+        Ok(Linear { weight, bias })
+    }
+}
+
+impl Adapter {
+    /// Bytes that DoRA's gains take while they are made, one after the other: a few copies of a weight.
+    pub fn cost_of_gains(&self) -> u64 {
+        let elements = |part: &Part| match part {
+            Part::Low {
+                a,
+                b,
+                magnitude: Some(_),
+                ..
+            } => a.dim(0) as u64 * b.dim(1) as u64,
+            _ => 0,
+        };
+        let most = self.parts.iter().map(|(_, part)| elements(part)).max();
+        16 * most.unwrap_or(0)
+    }
+}
+
+impl Linear<Array> {
+    /// In the order of `Weights::modules`.
+    pub fn into_arrays(self) -> Vec<Array> {
+        let mut all = match self.weight {
+            Weight::Dense(weight) => vec![weight],
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                ..
+            } => [weight, scales].into_iter().chain(biases).collect(),
+        };
+        all.extend(self.bias);
+        all
+    }
+
+    fn rows(self, rows: &Range<i32>) -> Result<Self> {
+        let cut = |array: Array| match array.shape() {
+            &[all, columns] if rows.start > 0 || rows.end < all => {
+                ops::slice(&array, &[rows.start, 0], &[rows.end.min(all), columns])
+            }
+            _ => Ok(array),
+        };
+        Ok(Linear {
+            weight: self.weight.try_map(&mut { cut })?,
+            bias: self.bias,
+        })
+    }
+}
+
+impl Patch {
+    /// Whether something of an embedding's changes the input alone.
+    fn is_of_one_end(&self) -> bool {
+        let full = self.full.as_ref().is_some_and(|(_, tied)| !tied);
+        full || self.low.iter().any(|low| !low.tied)
+    }
+
+    fn fused(
+        &self,
+        stored: &Weight<Array>,
+        view: View,
+        rows: &Range<i32>,
+    ) -> Result<Weight<Array>> {
+        let own = |tied: bool| view != View::Head || tied;
+        let full = self.full.as_ref().filter(|(_, tied)| own(*tied));
+        let low: Vec<&LowRank> = self.low.iter().filter(|low| own(low.tied)).collect();
+        if full.is_none() && low.is_empty() {
+            return Ok(stored.clone());
+        }
+        let base = match full {
+            Some((weight, _)) if weight.shape().len() == 1 => weight.clone(),
+            Some((weight, _)) => ops::slice(weight, &[rows.start, 0], &[rows.end, weight.dim(1)])?,
+            None => unpacked(stored)?,
+        };
+        let base = ops::astype(&base, Dtype::F32)?;
+        let mut sum = base.clone();
+        for low in &low {
+            let adapted = ops::add(&base, &low.rows(view, rows)?)?;
+            let adapted = match &low.gain {
+                None => adapted,
+                Some(gain) => ops::multiply(&gain_of_rows(gain, low, view, rows)?, &adapted)?,
+            };
+            sum = ops::add(&sum, &ops::subtract(&adapted, &base)?)?;
+            if self.low.len() == 1 {
+                sum = adapted;
+            }
+        }
+        match stored {
+            Weight::Dense(old) => Ok(Weight::Dense(as_type_of(old, &sum)?)),
+            Weight::Quantized { scales, scheme, .. } => {
+                let sum = match scheme.mode {
+                    // The scales and biases become of the weight's type.
+                    Mode::Affine => as_type_of(scales, &sum)?,
+                    _ => finite(sum)?,
+                };
+                let (weight, scales, biases) = ops::quantize(&sum, *scheme)?;
+                Ok(Weight::Quantized {
+                    weight,
+                    scales,
+                    biases,
+                    scheme: *scheme,
+                })
+            }
+        }
+    }
+}
+
+impl LowRank {
+    /// Rows of what it adds, f32.
+    fn rows(&self, view: View, rows: &Range<i32>) -> Result<Array> {
+        let (a, b) = (&self.a, &self.b);
+        let product = match view {
+            View::Linear => {
+                let b = ops::slice(b, &[0, rows.start], &[b.dim(0), rows.end])?;
+                let (a, b) = (ops::transpose(a, &[1, 0])?, ops::transpose(&b, &[1, 0])?);
+                ops::matmul(&ops::astype(&b, Dtype::F32)?, &ops::astype(&a, Dtype::F32)?)?
+            }
+            View::Rows | View::Head => {
+                let a = ops::slice(a, &[rows.start, 0], &[rows.end, a.dim(1)])?;
+                ops::matmul(&ops::astype(&a, Dtype::F32)?, &ops::astype(b, Dtype::F32)?)?
+            }
+        };
+        ops::multiply(&Array::scalar(self.scale, Dtype::F32)?, &product)
+    }
+}
+
+/// DoRA's gain for a block of rows: `[rows, 1]`, or that of an embedding's columns.
+fn gain_of_rows(gain: &Array, low: &LowRank, view: View, rows: &Range<i32>) -> Result<Array> {
+    let gain = ops::astype(gain, Dtype::F32)?;
+    if view != View::Linear && gain.dim(0) != low.a.dim(0) {
+        return Ok(gain);
+    }
+    let gain = ops::slice(&gain, &[rows.start], &[rows.end])?;
+    ops::reshape(&gain, &[rows.end - rows.start, 1])
+}
+
+/// Exactly what is packed.
+fn unpacked(weight: &Weight<Array>) -> Result<Array> {
+    match weight {
+        Weight::Dense(weight) => Ok(weight.clone()),
+        Weight::Quantized {
+            weight,
+            scales,
+            biases,
+            scheme,
+        } => match biases {
+            Some(biases) => {
+                let scales = ops::astype(scales, Dtype::F32)?;
+                let biases = ops::astype(biases, Dtype::F32)?;
+                ops::dequantize(weight, &scales, Some(&biases), *scheme)
+            }
+            None => ops::dequantize(weight, scales, None, *scheme),
+        },
+    }
+}
+
+fn as_type_of(like: &Array, x: &Array) -> Result<Array> {
+    finite(ops::astype(x, like.dtype())?)
+}
+
+/// Refuses what would be infinite in a file.
+fn finite(x: Array) -> Result<Array> {
+    let flat = ops::reshape(&ops::astype(&x, Dtype::F32)?, &[x.size() as i32])?;
+    // 0, or NaN where an element is not finite.
+    let zero = ops::multiply(&flat, &Array::scalar(0.0, Dtype::F32)?)?;
+    let sum = ops::sum(&zero, 0, false)?.to_f32()?;
+    if sum.first() == Some(&0.0) {
+        return Ok(x);
+    }
+    Err(Error::new(
+        Code::Incompatible,
+        format!("a fused weight is not finite in {}", x.dtype().name()),
+    ))
+}

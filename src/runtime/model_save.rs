@@ -1,0 +1,459 @@
+//! A loaded model to disk, with adapters fused in: a folder that this library and mlx-lm load.
+//!
+//! The engine makes a block of rows in each turn, so that requests go on in between and no copy of a weight is ever
+//! whole in memory. Nothing is read again but the small files, which are copied.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{json, Map, Value};
+
+use super::adapter::check_set;
+use super::engine::Command;
+use super::model::Model;
+use super::session::Applied;
+use super::staging::{NewFile, SaveOptions, Staging};
+use super::worker::Worker;
+use crate::dtype::Dtype;
+use crate::error::{Code, Error, Result};
+use crate::load::{parse_object, Limits, ModelFolder, ModuleShape, Tensor};
+use crate::mlx::memory;
+use crate::model::modules::Site;
+use crate::model::{Names, Weights};
+
+/// As mlx-lm's `make_shards`; a larger tensor has a file of its own.
+const SHARD_BYTES: u64 = 5 << 30;
+/// Elements of a matrix that are made at once.
+const BLOCK: u64 = 1 << 20;
+/// Bytes for each of them while adapters are fused into it: a few copies in f32.
+const FUSED_BYTES: u64 = 32;
+/// And where it only comes out of the device.
+const COPIED_BYTES: u64 = 8;
+const SUSPENDED_LOOK: Duration = Duration::from_millis(5);
+
+const CONFIG: &str = "config.json";
+const INDEX: &str = "model.safetensors.index.json";
+/// What is copied as it is, where it is there: settings, and what tokenizers and chat templates come in.
+const COPIED: [&str; 13] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+];
+
+/// Where a model came from, and what its files held.
+pub(super) struct Source {
+    folder: ModelFolder,
+    config: Vec<u8>,
+    /// Of `COPIED`, what was there.
+    copied: Vec<&'static str>,
+    names: Names,
+    parameters: u64,
+    modules: Vec<SavedModule>,
+}
+
+/// The tensors of one module, in the order of `Weights::modules`.
+#[derive(Clone)]
+struct SavedModule {
+    site: Site,
+    tensors: Vec<SavedTensor>,
+}
+
+#[derive(Clone)]
+struct SavedTensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<i32>,
+    bytes: u64,
+}
+
+impl Source {
+    pub fn new(
+        folder: ModelFolder,
+        config: Vec<u8>,
+        names: &[Names],
+        parameters: u64,
+        weights: &Weights<Tensor>,
+    ) -> Result<Self> {
+        let tensor = |tensor: &Tensor| SavedTensor {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+            bytes: tensor.bytes,
+        };
+        let modules: Vec<SavedModule> = weights
+            .modules()
+            .into_iter()
+            .map(|(site, tensors)| SavedModule {
+                site,
+                tensors: tensors.into_iter().map(tensor).collect(),
+            })
+            .collect();
+        let embedding = modules.first().and_then(|module| module.tensors.first());
+        let embedding = embedding.map_or("", |tensor| &tensor.name);
+        let is_own = |names: &&Names| embedding == format!("{}embed_tokens.weight", names.body);
+        let names = names.iter().find(is_own).copied();
+        let copied = COPIED.into_iter().filter(|name| folder.has(name)).collect();
+        Ok(Source {
+            folder,
+            config,
+            copied,
+            names: names.ok_or_else(|| Error::internal("a model without names"))?,
+            parameters,
+            modules,
+        })
+    }
+
+    /// An output layer of its own, as the embedding that it was tied to is stored.
+    fn head(&self) -> Option<SavedModule> {
+        let Names { body, head } = self.names;
+        let embedding = self.modules.first()?;
+        let tensors = embedding.tensors.iter().map(|tensor| {
+            let leaf = tensor.name.strip_prefix(&format!("{body}embed_tokens."))?;
+            Some(SavedTensor {
+                name: format!("{head}lm_head.{leaf}"),
+                ..tensor.clone()
+            })
+        });
+        Some(SavedModule {
+            site: Site::LM_HEAD,
+            tensors: tensors.collect::<Option<_>>()?,
+        })
+    }
+
+    /// The config of the same model with an output layer of its own, which is packed as the embedding is.
+    fn untied_config(&self) -> Result<Vec<u8>> {
+        let Names { body, head } = self.names;
+        let mut config = parse_object(CONFIG, &self.config)?;
+        untie(&mut config, true);
+        if let Some(Value::Object(text)) = config.get_mut("text_config") {
+            untie(text, false);
+        }
+        for key in ["quantization", "quantization_config"] {
+            if let Some(Value::Object(block)) = config.get_mut(key) {
+                match block.get(&format!("{body}embed_tokens")).cloned() {
+                    Some(own) => block.insert(format!("{head}lm_head"), own),
+                    None => block.remove(&format!("{head}lm_head")),
+                };
+            }
+        }
+        let text = format!("{:#}\n", Value::Object(config));
+        Ok(text.into_bytes())
+    }
+}
+
+fn untie(config: &mut Map<String, Value>, always: bool) {
+    const KEY: &str = "tie_word_embeddings";
+    if always || config.contains_key(KEY) {
+        config.insert(KEY.into(), false.into());
+    }
+}
+
+/// Where a tensor's data goes.
+struct Place {
+    shard: usize,
+    offset: u64,
+}
+
+/// One weight file: its name, and what comes before the data.
+struct Shard {
+    name: String,
+    header: Vec<u8>,
+}
+
+/// The files for all tensors, in order, and the place of each.
+fn plan(modules: &[SavedModule], shard_bytes: u64) -> (Vec<Shard>, Vec<Place>) {
+    let mut tables: Vec<(Map<String, Value>, u64)> = Vec::new();
+    let mut places = Vec::new();
+    for tensor in modules.iter().flat_map(|module| &module.tensors) {
+        if !matches!(tables.last(), Some((_, size)) if size + tensor.bytes <= shard_bytes) {
+            let metadata = json!({ "format": "mlx" });
+            let table = [("__metadata__".to_owned(), metadata)];
+            tables.push((table.into_iter().collect(), 0));
+        }
+        let shard = tables.len() - 1;
+        if let Some((table, size)) = tables.last_mut() {
+            let (offset, end) = (*size, *size + tensor.bytes);
+            places.push(Place { shard, offset });
+            table.insert(
+                tensor.name.clone(),
+                json!({ "dtype": tensor.dtype.name(), "shape": tensor.shape, "data_offsets": [offset, end] }),
+            );
+            *size = end;
+        }
+    }
+    let count = tables.len();
+    let shards: Vec<Shard> = tables
+        .into_iter()
+        .enumerate()
+        .map(|(index, (table, _))| {
+            let mut text = Value::Object(table).to_string().into_bytes();
+            // So that the data begins at a multiple of 8.
+            text.resize(text.len().next_multiple_of(8), b' ');
+            let mut header = (text.len() as u64).to_le_bytes().to_vec();
+            header.extend(text);
+            let name = match count {
+                1 => "model.safetensors".to_owned(),
+                _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+            };
+            Shard { name, header }
+        })
+        .collect();
+    for place in &mut places {
+        place.offset += shards[place.shard].header.len() as u64;
+    }
+    (shards, places)
+}
+
+/// Writes a folder. Without adapters: the tensors that were loaded, byte for byte.
+pub fn save(
+    model: &Arc<Model>,
+    adapters: &Applied,
+    path: &Path,
+    options: SaveOptions,
+) -> Result<()> {
+    save_in_shards(model, adapters, path, options, SHARD_BYTES)
+}
+
+pub(super) fn save_in_shards(
+    model: &Arc<Model>,
+    adapters: &Applied,
+    path: &Path,
+    mut options: SaveOptions,
+    shard_bytes: u64,
+) -> Result<()> {
+    check_set(adapters, model)?;
+    let source = &model.source;
+    let saving = Saving::start(model, adapters)?;
+    let mut modules = source.modules.clone();
+    let mut parameters = source.parameters;
+    let config = if saving.untied {
+        let head = source.head();
+        modules.push(head.ok_or_else(|| Error::internal("an embedding without a name"))?);
+        if let Some(ModuleShape::Embedding { vocab, dims }) = model.modules.first().map(|m| m.shape)
+        {
+            parameters += vocab as u64 * dims as u64;
+        }
+        source.untied_config()?
+    } else {
+        source.config.clone()
+    };
+    let (shards, places) = plan(&modules, shard_bytes);
+    let mut staging = Staging::new(path)?;
+
+    let total = modules.iter().flat_map(|module| &module.tensors);
+    let total = total.map(|tensor| tensor.bytes).sum();
+    let mut files = Vec::with_capacity(shards.len());
+    for shard in &shards {
+        let file = staging.create(&shard.name)?;
+        file.write_at(&shard.header, 0)?;
+        files.push(file);
+    }
+    let mut writer = Writer {
+        saving: &saving,
+        files: &files,
+        options: &mut options,
+        done: 0,
+        total,
+    };
+    let mut rest = places.as_slice();
+    for module in &modules {
+        let (own, others) = rest.split_at(module.tensors.len());
+        rest = others;
+        writer.module(module, own)?;
+    }
+    files.into_iter().try_for_each(NewFile::finish)?;
+
+    let mut put = |name: &str, bytes: &[u8]| -> Result<()> {
+        let file = staging.create(name)?;
+        file.write_at(bytes, 0)?;
+        file.finish()
+    };
+    let names = modules.iter().flat_map(|module| &module.tensors);
+    let names = names.map(|tensor| tensor.name.as_str()).zip(&places);
+    put(INDEX, &index(names, &shards, total, parameters))?;
+    for name in &source.copied {
+        let most = Limits::DEFAULT.tokenizer_bytes;
+        put(name, &source.folder.read_required(name, most)?)?;
+    }
+    put(CONFIG, &config)?;
+    options.check(total, total)?;
+    // What is there of another model would be taken for a part of this one.
+    staging.commit(Some(CONFIG), &|name| {
+        (name.starts_with("model") && name.ends_with(".safetensors")) || COPIED.contains(&name)
+    })
+}
+
+/// Which tensor is in which file.
+fn index<'a>(
+    names: impl Iterator<Item = (&'a str, &'a Place)>,
+    shards: &[Shard],
+    total: u64,
+    parameters: u64,
+) -> Vec<u8> {
+    let mut map: Vec<(&str, &str)> = names
+        .map(|(name, place)| (name, shards[place.shard].name.as_str()))
+        .collect();
+    map.sort_unstable();
+    let map: Map<String, Value> = map
+        .into_iter()
+        .map(|(name, file)| (name.to_owned(), file.into()))
+        .collect();
+    let index = json!({
+        "metadata": { "total_size": total, "total_parameters": parameters },
+        "weight_map": map,
+    });
+    format!("{index:#}\n").into_bytes()
+}
+
+struct Writer<'a, 'b> {
+    saving: &'a Saving<'a>,
+    files: &'a [NewFile],
+    options: &'a mut SaveOptions<'b>,
+    done: u64,
+    total: u64,
+}
+
+impl Writer<'_, '_> {
+    fn module(&mut self, module: &SavedModule, places: &[Place]) -> Result<()> {
+        let Some(first) = module.tensors.first() else {
+            return Ok(());
+        };
+        let (rows, columns) = match *first.shape.as_slice() {
+            // A packed number has 16 elements at most.
+            [rows, columns] if first.dtype == Dtype::U32 => (rows, columns as u64 * 16),
+            [rows, columns] => (rows, columns as u64),
+            _ => (1, first.bytes),
+        };
+        let step = (BLOCK / columns.max(1)).clamp(1, i32::MAX as u64) as i32;
+        let mut start = 0;
+        while start < rows {
+            let block = start..start.saturating_add(step).min(rows);
+            let elements = columns * block.len() as u64;
+            let arrays = self.block(module.site, &block, elements)?;
+            let tensors = module.tensors.iter().zip(places);
+            for ((tensor, place), bytes) in tensors.zip(arrays) {
+                // The bias, too, is whole.
+                let row = match tensor.shape.len() {
+                    2 => tensor.bytes / rows as u64,
+                    _ => tensor.bytes,
+                };
+                let wanted = match tensor.shape.len() {
+                    2 => row * block.len() as u64,
+                    _ => tensor.bytes,
+                };
+                if bytes.len() as u64 != wanted {
+                    let message = format!("{} bytes of \"{}\"", bytes.len(), tensor.name);
+                    return Err(Error::internal(message));
+                }
+                let offset = place.offset + row * start as u64;
+                self.files[place.shard].write_at(&bytes, offset)?;
+                self.done += wanted;
+            }
+            self.options.check(self.done, self.total)?;
+            start = block.end;
+        }
+        Ok(())
+    }
+
+    /// While the library is suspended it waits.
+    fn block(&mut self, site: Site, rows: &Range<i32>, elements: u64) -> Result<Vec<Vec<u8>>> {
+        loop {
+            match self.saving.block(site, rows.clone(), elements) {
+                Err(error) if error.code == Code::Suspended => {
+                    self.options.check(self.done, self.total)?;
+                    std::thread::sleep(SUSPENDED_LOOK);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// What is fused, kept on the engine, which forgets it when this goes.
+struct Saving<'a> {
+    model: &'a Arc<Model>,
+    id: u64,
+    untied: bool,
+}
+
+impl<'a> Saving<'a> {
+    /// The adapters as they are now.
+    fn start(model: &'a Arc<Model>, adapters: &Applied) -> Result<Self> {
+        let id = model.engine.next_id();
+        let of = model.id;
+        let adapters: Vec<(u64, f32)> = adapters
+            .iter()
+            .map(|(adapter, strength)| (adapter.id(), *strength))
+            .collect();
+        let untied = model.engine.call(move |worker| {
+            worker.refuse_when_paused()?;
+            for (id, _) in &adapters {
+                make_room(worker, worker.adapter(*id)?.cost_of_gains())?;
+            }
+            let set = worker.twice(|worker| worker.set_to_fuse(of, &adapters))?;
+            let untied = worker.decoder(of)?.is_untied_by(&set);
+            worker.savings.insert(id, set);
+            Ok(untied)
+        })?;
+        Ok(Saving { model, id, untied })
+    }
+
+    /// The bytes of a module's tensors, of matrices some rows.
+    fn block(&self, site: Site, rows: Range<i32>, elements: u64) -> Result<Vec<Vec<u8>>> {
+        let (model, id) = (self.model.id, self.id);
+        self.model.engine.call(move |worker| {
+            worker.refuse_when_paused()?;
+            let gone = || Error::internal("a save is gone");
+            let set = worker.savings.get(&id).ok_or_else(gone)?;
+            let each = match worker.decoder(model)?.is_changed_by(set, site) {
+                true => FUSED_BYTES,
+                false => COPIED_BYTES,
+            };
+            make_room(worker, elements.saturating_mul(each))?;
+            worker.twice(|worker| {
+                let set = worker.savings.get(&id).ok_or_else(gone)?;
+                let fused = worker.decoder(model)?.fused(set, site, rows.clone())?;
+                fused
+                    .into_arrays()
+                    .iter()
+                    .map(|array| array.to_bytes())
+                    .collect()
+            })
+        })
+    }
+}
+
+impl Drop for Saving<'_> {
+    fn drop(&mut self) {
+        let id = self.id;
+        let forget = move |worker: &mut Worker| {
+            worker.savings.remove(&id);
+            worker.trim(false);
+        };
+        // Fails only when the engine ended, and then the set went with it.
+        let _ = self.model.engine.send(Command::Do(Box::new(forget)));
+    }
+}
+
+fn make_room(worker: &mut Worker, bytes: u64) -> Result<()> {
+    if worker.make_room_for(bytes) {
+        return Ok(());
+    }
+    let (active, limit) = (memory::active(), memory::limit());
+    Err(Error::new(
+        Code::OutOfMemory,
+        format!("saving takes {bytes} bytes more for a while, {active} are in use, and the limit is {limit}"),
+    ))
+}
