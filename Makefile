@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build demo test test-rust test-c check-apple header lint fmt bench bench-text differential fuzz clean
+.PHONY: build demo test test-rust test-c test-neon bench-kernels check-apple header lint fmt bench bench-text differential fuzz clean
 
 build:
 	$(CARGO) build --release
@@ -43,6 +43,14 @@ differential:
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:
 	scripts/check-apple.sh
+
+## The CPU kernels for aarch64 under qemu-user. Not part of `make test`.
+test-neon:
+	scripts/test-neon.sh
+
+## How near the CPU kernels come to this machine's limits: MLXRT_THREADS, MLXRT_PATHS.
+bench-kernels:
+	$(CARGO) bench --bench kernels
 
 ## Writes include/mlxrt.h from src/capi.
 header:

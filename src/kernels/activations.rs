@@ -34,7 +34,7 @@ pub(super) struct Digits {
     pub steps: Vec<[f32; 2]>,
 }
 
-/// The tiles that `rows` rows are cut into: (first row, rows), each of 8, 4, 2 or 1 rows, at most `most`.
+/// The tiles that `rows` rows are cut into: (first row, rows), each a power of two, at most `most`.
 pub(super) fn tiles(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut first = 0;
     std::iter::from_fn(move || {

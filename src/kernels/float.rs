@@ -209,9 +209,23 @@ impl<'a> Floats<'a> {
             .wrapping_add(row * self.stride * size_of::<E>())
             .cast()
     }
-    /// The memory from `row` on; rows of bf16 are as AMX reads them.
-    pub(super) fn stride(&self) -> usize {
-        self.stride
+    /// The bytes of one row.
+    pub(super) fn row_bytes(&self, row: usize) -> &'a [u8] {
+        assert!(row < self.rows);
+        let size = self.dtype.size() as usize;
+        let at = self.data.wrapping_add(row * self.stride * size);
+        // SAFETY: the row exists, and can be read as long as the borrow.
+        unsafe { std::slice::from_raw_parts(at, self.width * size) }
+    }
+    /// `rows` rows from `first` on.
+    pub(super) fn some_rows(&self, first: usize, rows: usize) -> Floats<'a> {
+        assert!(first <= self.rows && rows <= self.rows - first);
+        let at = first * self.stride * self.dtype.size() as usize;
+        Floats {
+            data: self.data.wrapping_add(at),
+            rows,
+            ..*self
+        }
     }
 }
 
@@ -268,6 +282,15 @@ impl<'a> FloatsMut<'a> {
         self.data
             .wrapping_add(row * self.stride * size_of::<E>())
             .cast()
+    }
+
+    /// The bytes of one row.
+    pub(super) fn row_bytes_mut(&mut self, row: usize) -> &mut [u8] {
+        assert!(row < self.rows);
+        let size = self.dtype.size() as usize;
+        let at = self.data.wrapping_add(row * self.stride * size);
+        // SAFETY: the row exists, and is ours alone as long as the borrow.
+        unsafe { std::slice::from_raw_parts_mut(at, self.width * size) }
     }
 
     /// Writes `n` floats (at most 16) from `from` on into `row`, from column `column` on.

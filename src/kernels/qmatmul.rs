@@ -16,6 +16,8 @@ use super::simd::{Kernel, Simd};
 use super::Kernels;
 use crate::dtype::Mode;
 
+/// Most rows of one pass over the weights: with more, registers run out.
+const TILE: usize = 4;
 /// Bytes of digits that stay in a core's second cache while weights pass by.
 const CACHED: usize = 256 << 10;
 /// Bytes of weights under which a chunk is not worth handing out.
@@ -48,14 +50,14 @@ impl Kernels {
         let per_row = layout.runs() * RUN * super::activations::digits_for(x.dtype());
         let most = self.tile_rows(super::activations::digits_for(x.dtype()));
         // Whole tiles, and rows about equally many in each pass.
-        let at_once = (CACHED / per_row.max(1)).max(8) / 8 * 8;
+        let at_once = (CACHED / per_row.max(1)).max(TILE) / TILE * TILE;
         let passes = x.rows().div_ceil(at_once).max(1);
-        let at_once = x.rows().div_ceil(passes).next_multiple_of(8);
+        let at_once = x.rows().div_ceil(passes).next_multiple_of(TILE);
         let mut from = 0;
         while from < x.rows() {
             let rows = at_once.min(x.rows() - from);
             digits.fill(self.path, &self.pool, layout, x, from, rows, most);
-            let chunks = self.chunks(layout.panels(), layout.panel_bytes() * rows.div_ceil(8));
+            let chunks = self.chunks(layout.panels(), layout.panel_bytes() * rows.div_ceil(TILE));
             self.pool.parallel(chunks.count, |chunk| {
                 let job = Job {
                     weights: *weights,
@@ -78,12 +80,7 @@ impl Kernels {
             type Output = usize;
             #[inline(always)]
             unsafe fn run<S: Simd>(self) -> usize {
-                // Sums of three digits need more registers.
-                if self.0 == 3 {
-                    (S::ROWS / 2).max(1)
-                } else {
-                    S::ROWS
-                }
+                tile_rows::<S>(self.0)
             }
         }
         self.path.run(Most(digits))
@@ -101,6 +98,15 @@ impl Kernels {
             },
             items: panels,
         }
+    }
+}
+
+/// Rows of one pass over the weights; sums of three digits need more registers.
+const fn tile_rows<S: Simd>(digits: usize) -> usize {
+    if digits == 3 && S::LANES < 16 && S::ROWS > 1 {
+        S::ROWS / 2
+    } else {
+        S::ROWS
     }
 }
 
@@ -175,7 +181,7 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
             let data = job.weights.panel(panel);
             let columns = ROWS.min(rows - panel * ROWS);
             for (first, size) in tiles(job.digits.rows, job.most) {
-                let mut out = [[0.0_f32; ROWS]; 8];
+                let mut out = [[0.0_f32; ROWS]; TILE];
                 let (x, steps) = job.digits.tile(first);
                 let tile = Tile {
                     job,
@@ -186,11 +192,8 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
                 let mut lane = 0;
                 while lane < ROWS {
                     match size {
-                        8 if S::ROWS >= 8 && D == 2 => tile.go::<S, C, 8, D>(lane, &mut out),
-                        4 if S::ROWS >= 4 && (D == 2 || S::ROWS >= 8) => {
-                            tile.go::<S, C, 4, D>(lane, &mut out)
-                        }
-                        2 if S::ROWS >= 2 => tile.go::<S, C, 2, D>(lane, &mut out),
+                        4 if tile_rows::<S>(D) >= 4 => tile.go::<S, C, 4, D>(lane, &mut out),
+                        2 if tile_rows::<S>(D) >= 2 => tile.go::<S, C, 2, D>(lane, &mut out),
                         _ => tile.go::<S, C, 1, D>(lane, &mut out),
                     }
                     lane += S::LANES;
@@ -218,7 +221,7 @@ impl Tile<'_> {
     unsafe fn go<S: Simd, C: Codec, const M: usize, const D: usize>(
         &self,
         lane: usize,
-        out: &mut [[f32; ROWS]; 8],
+        out: &mut [[f32; ROWS]; TILE],
     ) {
         let layout = self.job.weights.layout();
         let (block_bytes, code_bytes) = (layout.block_bytes(), layout.code_bytes());
@@ -229,14 +232,15 @@ impl Tile<'_> {
         let mut x = self.x;
         let mut steps = self.steps;
 
-        // Quad Q of the run by all rows.
+        // Quad Q of the run by all rows. One row sums odd quads apart, so that a sum waits less for itself.
         macro_rules! quad {
             ($sums:ident, $run:ident, $Q:literal) => {
                 let w = C::quad::<S, $Q>($run);
                 for m in 0..M {
                     for d in 0..D {
                         let digits = S::broadcast(x.add((m * D + d) * RUN + 4 * $Q));
-                        $sums[m][d] = S::dot($sums[m][d], w, digits);
+                        let chain = if M == 1 { $Q % 2 } else { 0 };
+                        $sums[chain][m][d] = S::dot($sums[chain][m][d], w, digits);
                     }
                 }
             };
@@ -247,11 +251,17 @@ impl Tile<'_> {
                 let (scale, bias) = scales::<S>(kind, $scales, lane);
                 for m in 0..M {
                     let [step, sum] = *steps.add(m);
+                    let mut digit = $sums[0][m];
+                    if M == 1 {
+                        for d in 0..D {
+                            digit[d] = S::iadd(digit[d], $sums[1][m][d]);
+                        }
+                    }
                     let whole = if D == 2 {
-                        S::to_float(S::iadd(S::ishl::<7>($sums[m][0]), $sums[m][1]))
+                        S::to_float(S::iadd(S::ishl::<7>(digit[0]), digit[1]))
                     } else {
-                        let low = S::iadd(S::ishl::<7>($sums[m][1]), $sums[m][D - 1]);
-                        let high = S::mul(S::to_float($sums[m][0]), S::splat(16384.0));
+                        let low = S::iadd(S::ishl::<7>(digit[1]), digit[D - 1]);
+                        let high = S::mul(S::to_float(digit[0]), S::splat(16384.0));
                         S::add(high, S::to_float(low))
                     };
                     y[m] = S::fma(bias, S::splat(sum), y[m]);
@@ -272,13 +282,13 @@ impl Tile<'_> {
                 }
             }
             if C::HALVES {
-                let mut sums = [[S::izero(); D]; M];
+                let mut sums = [[[S::izero(); D]; M]; 2];
                 quad!(sums, run, 0);
                 quad!(sums, run, 1);
                 quad!(sums, run, 2);
                 quad!(sums, run, 3);
                 finish!(sums, scale);
-                let mut sums = [[S::izero(); D]; M];
+                let mut sums = [[[S::izero(); D]; M]; 2];
                 quad!(sums, run, 4);
                 quad!(sums, run, 5);
                 quad!(sums, run, 6);
@@ -286,7 +296,7 @@ impl Tile<'_> {
                 finish!(sums, scale.add(scale_bytes));
                 x = x.add(M * D * RUN);
             } else {
-                let mut sums = [[S::izero(); D]; M];
+                let mut sums = [[[S::izero(); D]; M]; 2];
                 for _ in 0..runs {
                     quad!(sums, run, 0);
                     quad!(sums, run, 1);

@@ -23,6 +23,38 @@ pub struct QuantizedMut<'a> {
     pub biases: Option<&'a mut [u8]>,
 }
 
+/// Runs the body with `$BITS` a constant: the loops over bits are unrolled.
+macro_rules! with_bits {
+    ($bits:expr, $BITS:ident => $body:expr) => {
+        match $bits {
+            2 => {
+                const $BITS: usize = 2;
+                $body
+            }
+            3 => {
+                const $BITS: usize = 3;
+                $body
+            }
+            4 => {
+                const $BITS: usize = 4;
+                $body
+            }
+            5 => {
+                const $BITS: usize = 5;
+                $body
+            }
+            6 => {
+                const $BITS: usize = 6;
+                $body
+            }
+            _ => {
+                const $BITS: usize = 8;
+                $body
+            }
+        }
+    };
+}
+
 impl Layout {
     /// Whether arrays of these lengths are a matrix of this layout.
     fn fits(&self, weight: usize, scales: usize, biases: Option<usize>) -> bool {
@@ -48,7 +80,7 @@ pub fn pack(pool: &Pool, layout: &Layout, from: Quantized, to: &mut [u8]) -> boo
     pool.parallel(layout.panels(), |panel| {
         // SAFETY: every panel is handed out once, and they do not overlap.
         let to = unsafe { to.slice(panel * bytes, bytes) };
-        pack_panel(layout, &from, panel, to);
+        with_bits!(layout.bits(), BITS => pack_panel::<BITS>(layout, &from, panel, to));
     });
     true
 }
@@ -81,12 +113,15 @@ pub fn unpack(pool: &Pool, packed: &Packed, to: QuantizedMut) -> bool {
                     .map(|biases| biases.slice(first * scale_row, rows * scale_row)),
             )
         };
-        unpack_panel(&layout, packed.panel(panel), weight, scales, biases);
+        let panel = packed.panel(panel);
+        with_bits!(layout.bits(), BITS => {
+            unpack_panel::<BITS>(&layout, panel, weight, scales, biases)
+        });
     });
     true
 }
 
-fn pack_panel(layout: &Layout, from: &Quantized, panel: usize, to: &mut [u8]) {
+fn pack_panel<const BITS: usize>(layout: &Layout, from: &Quantized, panel: usize, to: &mut [u8]) {
     let first = panel * ROWS;
     let rows = ROWS.min(layout.rows() - first);
     if rows < ROWS || layout.inputs() % RUN != 0 {
@@ -111,7 +146,7 @@ fn pack_panel(layout: &Layout, from: &Quantized, panel: usize, to: &mut [u8]) {
                         run[k * ROWS + lane] = code;
                     }
                 } else {
-                    to_planes(layout.bits(), &quads(layout.bits(), from), run, lane);
+                    to_planes::<BITS>(&quads::<BITS>(from), run, lane);
                 }
             }
         }
@@ -132,7 +167,7 @@ fn pack_panel(layout: &Layout, from: &Quantized, panel: usize, to: &mut [u8]) {
     }
 }
 
-fn unpack_panel(
+fn unpack_panel<const BITS: usize>(
     layout: &Layout,
     panel: &[u8],
     weight: &mut [u8],
@@ -160,7 +195,7 @@ fn unpack_panel(
                         *code = run[k * ROWS + lane];
                     }
                 } else {
-                    from_quads(layout.bits(), &from_planes(layout.bits(), run, lane), to);
+                    from_quads::<BITS>(&from_planes::<BITS>(run, lane), to);
                 }
             }
         }
@@ -181,20 +216,21 @@ fn unpack_panel(
     }
 }
 
-/// Up to 32 codes of `bits` bits, packed one after the other from the lowest bit on, as one byte each: four in a number.
-fn quads(bits: usize, from: &[u8]) -> [u32; 8] {
+/// Up to 32 codes, packed one after the other from the lowest bit on, as one byte each: four in a number.
+#[inline(always)]
+fn quads<const BITS: usize>(from: &[u8]) -> [u32; 8] {
     let mut quads = [0; 8];
-    // Eight codes are `bits` bytes.
-    for (pair, from) in quads.chunks_exact_mut(2).zip(from.chunks_exact(bits)) {
+    // Eight codes are BITS bytes.
+    for (pair, from) in quads.chunks_exact_mut(2).zip(from.chunks_exact(BITS)) {
         let mut bytes = [0; 8];
-        bytes[..bits].copy_from_slice(from);
+        bytes[..BITS].copy_from_slice(from);
         let codes = u64::from_le_bytes(bytes);
-        let spread = match bits {
+        let spread = match BITS {
             8 => codes,
             4 => spread_nibbles(codes),
             _ => {
-                let mask = (1 << bits) - 1;
-                (0..8).fold(0, |all, i| all | ((codes >> (bits * i)) & mask) << (8 * i))
+                let mask = (1 << BITS) - 1;
+                (0..8).fold(0, |all, i| all | ((codes >> (BITS * i)) & mask) << (8 * i))
             }
         };
         pair[0] = spread as u32;
@@ -204,14 +240,16 @@ fn quads(bits: usize, from: &[u8]) -> [u32; 8] {
 }
 
 /// The inverse of `quads`.
-fn from_quads(bits: usize, quads: &[u32; 8], to: &mut [u8]) {
-    for (pair, to) in quads.chunks_exact(2).zip(to.chunks_exact_mut(bits)) {
+#[inline(always)]
+fn from_quads<const BITS: usize>(quads: &[u32; 8], to: &mut [u8]) {
+    for (pair, to) in quads.chunks_exact(2).zip(to.chunks_exact_mut(BITS)) {
         let spread = u64::from(pair[0]) | u64::from(pair[1]) << 32;
-        let codes = (0..8).fold(0, |all, i| all | ((spread >> (8 * i)) & 0xff) << (bits * i));
-        to.copy_from_slice(&codes.to_le_bytes()[..bits]);
+        let codes = (0..8).fold(0, |all, i| all | ((spread >> (8 * i)) & 0xff) << (BITS * i));
+        to.copy_from_slice(&codes.to_le_bytes()[..BITS]);
     }
 }
 
+#[inline(always)]
 fn spread_nibbles(codes: u64) -> u64 {
     let x = codes & 0xffff_ffff;
     let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
@@ -220,7 +258,8 @@ fn spread_nibbles(codes: u64) -> u64 {
 }
 
 /// The planes of codes of `bits` bits: width, and the lowest bit that it holds.
-fn planes(bits: usize) -> &'static [(u32, u32)] {
+#[inline(always)]
+const fn planes(bits: usize) -> &'static [(u32, u32)] {
     match bits {
         2 => &[(2, 0)],
         3 => &[(2, 0), (1, 2)],
@@ -231,13 +270,15 @@ fn planes(bits: usize) -> &'static [(u32, u32)] {
     }
 }
 
+#[inline(always)]
 fn mask(width: u32) -> u32 {
     ((1_u32 << width) - 1) * 0x0101_0101
 }
 
-fn to_planes(bits: usize, quads: &[u32; 8], run: &mut [u8], lane: usize) {
+#[inline(always)]
+fn to_planes<const BITS: usize>(quads: &[u32; 8], run: &mut [u8], lane: usize) {
     let mut at = 4 * lane;
-    for &(width, low) in planes(bits) {
+    for &(width, low) in planes(BITS) {
         for quads in quads.chunks_exact(8 / width as usize) {
             let word = quads.iter().rev().fold(0, |word, quad| {
                 word << (width & 7) | (quad >> low) & mask(width)
@@ -248,10 +289,11 @@ fn to_planes(bits: usize, quads: &[u32; 8], run: &mut [u8], lane: usize) {
     }
 }
 
-fn from_planes(bits: usize, run: &[u8], lane: usize) -> [u32; 8] {
+#[inline(always)]
+fn from_planes<const BITS: usize>(run: &[u8], lane: usize) -> [u32; 8] {
     let mut all = [0; 8];
     let mut at = 4 * lane;
-    for &(width, low) in planes(bits) {
+    for &(width, low) in planes(BITS) {
         for quads in all.chunks_exact_mut(8 / width as usize) {
             let word = u32::from_le_bytes([run[at], run[at + 1], run[at + 2], run[at + 3]]);
             for (i, quad) in quads.iter_mut().enumerate() {
@@ -277,7 +319,7 @@ pub(super) fn row_codes(packed: &Packed, row: usize, to: &mut [u8]) {
                 *code = run[k * ROWS + lane];
             }
         } else {
-            let quads = from_planes(layout.bits(), run, lane);
+            let quads = with_bits!(layout.bits(), BITS => from_planes::<BITS>(run, lane));
             for (to, quad) in to.chunks_mut(4).zip(quads) {
                 to.copy_from_slice(&quad.to_le_bytes()[..to.len()]);
             }

@@ -20,7 +20,7 @@ impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
     const LANES: usize = 16;
-    const ROWS: usize = 8;
+    const ROWS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {

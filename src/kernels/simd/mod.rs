@@ -25,7 +25,7 @@ pub trait Simd: Copy + 'static {
     type F: Copy;
     type I: Copy;
     const LANES: usize;
-    /// Rows of activations that one pass over packed weights has registers for: 1, 2, 4 or 8.
+    /// Rows of activations that one pass over packed weights has registers for: 1, 2 or 4.
     const ROWS: usize;
 
     unsafe fn splat(x: f32) -> Self::F;

@@ -2,6 +2,7 @@
 
 mod attention;
 mod dense;
+mod gather;
 mod quantized;
 mod repack;
 mod rope;
