@@ -6,7 +6,7 @@
 #[allow(dead_code)]
 #[path = "../src/dtype.rs"]
 mod dtype;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 #[path = "../src/kernels/mod.rs"]
 mod kernels;
 

@@ -9,7 +9,7 @@ mod error;
 mod guard;
 // The decoder does not call it yet.
 #[cfg(not(target_os = "macos"))]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod kernels;
 mod load;
 mod log;

@@ -166,7 +166,7 @@ impl<E: Element> Kernel for Row<'_, E> {
             let mut total = S::izero();
             let mut i = 0;
             while i < group {
-                let v = if i < n && step == step {
+                let v = if i < n && !step.is_nan() {
                     load::<S, E>(x.add(i), n - i)
                 } else {
                     S::splat(0.0)

@@ -7,6 +7,8 @@
 //! relatively; an output by the weights' errors times the largest value, plus `(keys + 8) e` times it, and its rounding.
 
 #![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
 

@@ -3,6 +3,8 @@
 //! The error is f32's own: sums of 32 products in a group, then of the groups.
 
 #![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
 

@@ -1,6 +1,8 @@
 //! The two inner products that dense products and attention are made of, a few rows by a few columns in registers.
 
 #![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
 
 use super::float::{load, Element};
 use super::simd::Simd;

@@ -134,7 +134,7 @@ impl Pool {
         while shared.gate.load(Ordering::Acquire) != 0 {
             looks = looks.wrapping_add(1);
             // A worker that has lost its processor needs ours to finish.
-            if looks % (LOOKS * 16) == 0 {
+            if looks.is_multiple_of(LOOKS * 16) {
                 thread::yield_now();
             } else {
                 spin_loop();

@@ -5,6 +5,8 @@
 //! gives does not depend on the rows beside it, nor on the number of threads.
 
 #![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
 

@@ -124,7 +124,7 @@ pub fn unpack(pool: &Pool, packed: &Packed, to: QuantizedMut) -> bool {
 fn pack_panel<const BITS: usize>(layout: &Layout, from: &Quantized, panel: usize, to: &mut [u8]) {
     let first = panel * ROWS;
     let rows = ROWS.min(layout.rows() - first);
-    if rows < ROWS || layout.inputs() % RUN != 0 {
+    if rows < ROWS || !layout.inputs().is_multiple_of(RUN) {
         to.fill(0);
     }
     let (row, scale_row, size) = (

@@ -1,6 +1,8 @@
 //! Weights as tiles of bf16: for 16 outputs and 32 inputs 16 lines, line i inputs 2 i and 2 i + 1 of every output.
 
 #![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
 
