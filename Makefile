@@ -16,7 +16,7 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+.PHONY: build ship demo test test-rust test-c check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile bench-kernels test-neon clean
 
 build:
 	$(CARGO) build --release
@@ -52,6 +52,14 @@ differential:
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:
 	scripts/check-apple.sh
+
+## The CPU kernels for aarch64 under qemu-user. Not part of `make test`.
+test-neon:
+	scripts/test-neon.sh
+
+## How near the CPU kernels come to this machine's limits: MLXRT_THREADS, MLXRT_PATHS.
+bench-kernels:
+	$(CARGO) bench --bench kernels
 
 ## Writes include/mlxrt.h and src/capi/exports.map from src/capi.
 header:

@@ -7,6 +7,10 @@ pub mod capi;
 mod dtype;
 mod error;
 mod guard;
+// The decoder does not call it yet.
+#[cfg(not(target_os = "macos"))]
+#[allow(dead_code, unused_imports)]
+mod kernels;
 mod load;
 mod log;
 mod mlx;
