@@ -41,7 +41,7 @@ pub fn no_folder() {
 pub fn files_that_are_missing() {
     for (fixture, name, word) in [
         ("qwen3-f32", "config.json", "config.json"),
-        ("qwen3-f32", "model.safetensors", "model.safetensors"),
+        ("qwen3-f32", "model.safetensors", "safetensors"),
         (
             "qwen3-f32-shards",
             "model-00002-of-00003.safetensors",

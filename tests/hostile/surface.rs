@@ -145,6 +145,9 @@ pub struct Call {
 /// Handles, one of each type that the header has.
 pub type World = BTreeMap<String, u64>;
 
+/// A tensor of the world's adapter.
+const TENSOR: &str = "model.layers.0.self_attn.q_proj.lora_b";
+
 /// What outputs hold before a call.
 pub const UNTOUCHED: u64 = 0xeeee_eeee_eeee_eeee;
 
@@ -187,6 +190,31 @@ impl Call {
             if let (true, Some(most)) = (param.is_input(), offset_of(&name, "max_tokens")) {
                 self.set(self.memory.len() - 1, most, &4_u32.to_ne_bytes());
             }
+            if name == "mlxrt_tensor_view" {
+                // What comes out has the layout of what goes in.
+                let mut get = Call::good(function("mlxrt_adapter_get"), world);
+                get.args[0] = self.args[0];
+                // (Another thread may have freed it.)
+                if get.run().is_ok() {
+                    let out = get.memory.last().unwrap();
+                    self.memory.last_mut().unwrap()[..12].copy_from_slice(&out[..12]);
+                }
+            }
+            if name == "mlxrt_train_options" {
+                let (text, last) = (
+                    self.text("{\"text\":\"Hello there\"}"),
+                    self.memory.len() - 1,
+                );
+                let fields: [(&str, &[u8]); 4] = [
+                    ("batch_size", &1_u32.to_ne_bytes()),
+                    ("train", &text.to_ne_bytes()),
+                    ("train_len", &22_u64.to_ne_bytes()),
+                    ("steps", &1_u32.to_ne_bytes()),
+                ];
+                for (field, bytes) in fields {
+                    self.set(last, offset_of(&name, field).unwrap(), bytes);
+                }
+            }
             if name == "mlxrt_input" {
                 let messages = self.text(r#"[{"role":"user","content":"Hi"}]"#);
                 // SAFETY: the room is larger than the struct and aligned for it.
@@ -207,6 +235,13 @@ impl Call {
         }
         let room = self.memory.last_mut().unwrap();
         match (param.ty.as_str(), param.name.as_str()) {
+            ("const char *", "name") => self.text(TENSOR),
+            ("const char *", "path") if self.function.name == "mlxrt_adapter_load" => {
+                self.text(&format!(
+                    "{}/tests/fixtures/adapters/mlx-lora-qwen3-last-embed",
+                    env!("CARGO_MANIFEST_DIR")
+                ))
+            }
             ("const char *", "path") => self.text(qwen().to_str().unwrap()),
             ("const char *", _) => self.text("abc"),
             ("const int32_t *", _) => {
@@ -225,6 +260,7 @@ impl Call {
             ("size_t", _) => 3,
             ("void *" | "mlxrt_error *" | "const mlxrt_error *", _) => 0,
             // So that what can wait does wait.
+            ("uint32_t", "timeout_ms") if self.function.name == "mlxrt_request_result" => 2000,
             ("uint32_t", "timeout_ms") => 1,
             ("uint32_t" | "int32_t", _) => 0,
             // Adapters: one, at its own scale; a tensor that it has.
