@@ -12,6 +12,7 @@ mod activations;
 mod amx;
 mod attention;
 pub(crate) mod codec;
+mod cores;
 mod cpu;
 mod dense;
 mod experts;
@@ -32,6 +33,7 @@ mod shared;
 mod simd;
 
 pub use attention::{AttentionOptions, Visible};
+pub use cores::physical_cores;
 pub use cpu::{features, Features, Path};
 pub use experts::{Experts, Route};
 pub use float::{Floats, FloatsMut};

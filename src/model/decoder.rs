@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::adapter::{Adapter, AdapterSet};
 use super::attention::Attention;
 use super::cache::{AttentionMask, Cache};
-use super::config::{DecoderConfig, NormPlacement};
+use super::config::{DecoderConfig, NormPlacement, Rope};
 use super::layers::{add_residual, Embedding, Linear, Mlp, Norm};
 use super::modules::{BlockModule, Site};
 use super::rope::RotaryEmbedding;
@@ -52,19 +52,24 @@ impl Decoder {
             .embed_scale
             .map(|scale| Array::scalar(f32::from(half::bf16::from_f32(scale)), Dtype::F32))
             .transpose()?;
+        // Layers that turn alike share what they turn by.
+        let mut ropes: Vec<(&Rope, RotaryEmbedding)> = Vec::with_capacity(2);
         let blocks = weights
             .layers
             .into_iter()
             .zip(&config.layers)
             .enumerate()
             .map(|(index, (block, layer))| {
-                Block::new(
-                    &config,
-                    index,
-                    block,
-                    RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?,
-                )
-                .map(Rc::new)
+                let known = ropes.iter().find(|(rope, _)| **rope == layer.rope);
+                let rope = match known {
+                    Some((_, rope)) => rope.clone(),
+                    None => {
+                        let rope = RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?;
+                        ropes.push((&layer.rope, rope.clone()));
+                        rope
+                    }
+                };
+                Block::new(&config, index, block, rope).map(Rc::new)
             })
             .collect::<Result<_>>()?;
         Ok(Decoder {
