@@ -651,31 +651,6 @@ impl Worker {
         }
     }
 
-    /// All rows' logits of a prompt with one adapter, f32.
-    #[cfg(test)]
-    pub(super) fn logits_for_tests(
-        &mut self,
-        model: u64,
-        adapter: u64,
-        prompt: &[i32],
-    ) -> Result<Vec<f32>> {
-        let loaded = self
-            .adapters
-            .get_mut(&adapter)
-            .ok_or_else(|| Error::internal("an adapter is gone"))?;
-        let decoder = self
-            .models
-            .get(&model)
-            .ok_or_else(|| Error::internal("the model is gone"))?;
-        let mut set = AdapterSet::default();
-        decoder.add_adapter(&mut set, &mut loaded.adapter, 1.0)?;
-        let mut caches = decoder.make_caches(None, 0);
-        let prompt = Array::from_i32(prompt)?;
-        let hidden = decoder.forward(&prompt, &mut caches, Rows::All, &set)?;
-        let logits = decoder.logits(&hidden, &set)?;
-        mlx::ops::astype(&logits, crate::dtype::Dtype::F32)?.to_f32()
-    }
-
     /// After an MLX error outside of any request.
     pub(super) fn failed(&mut self, error: Error) {
         self.recover(None, error);
