@@ -428,7 +428,7 @@ fn with_trainer<T>(
     for again in [true, false] {
         match outcome {
             Err(error) if of_mlx(&error) => {
-                worker.failed(error.clone());
+                worker.recover(None, error.clone());
                 outcome = if again {
                     work(worker, &mut trainer)
                 } else {
