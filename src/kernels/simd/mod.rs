@@ -90,7 +90,7 @@ pub trait Simd: Copy + 'static {
     unsafe fn ishl<const N: u32>(a: Self::I) -> Self::I;
     unsafe fn ishr<const N: u32>(a: Self::I) -> Self::I;
     unsafe fn to_float(a: Self::I) -> Self::F;
-    /// Whole numbers below 2^31 in size; anything else gives anything.
+    /// Rounded as `round` does; anything that is not below 2^31 in size gives anything.
     unsafe fn to_int(a: Self::F) -> Self::I;
     /// The low byte of each of the `LANES` lanes.
     unsafe fn store_low_bytes(p: *mut u8, a: Self::I);

@@ -197,7 +197,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn to_int(a: Self::F) -> Self::I {
-        a.map(|x| x as i32 as u32)
+        a.map(|x| x.round_ties_even() as i32 as u32)
     }
     #[inline(always)]
     unsafe fn store_low_bytes(p: *mut u8, a: Self::I) {

@@ -45,6 +45,7 @@ operation!(Exp, S, x => exp::<S>(x));
 operation!(Sigmoid, S, x => sigmoid::<S>(x));
 operation!(Tanh, S, x => tanh::<S>(x));
 operation!(Round, S, x => S::round(x));
+operation!(ToIntAndBack, S, x => S::to_float(S::to_int(x)));
 operation!(Pow2, S, x => S::pow2(x));
 operation!(Abs, S, x => S::abs(x));
 operation!(MaxWithOne, S, x => S::max(S::splat(1.0), x));
@@ -201,6 +202,23 @@ fn small_floats_round_as_they_should() {
                         "{path:?}"
                     );
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn whole_numbers_are_the_nearest() {
+    let mut random = Random(23);
+    for path in Path::available() {
+        for size in [1.0, 8.0, 1e3, 2.0_f32.powi(21)] {
+            for _ in 0..500 {
+                let x = [(); 16].map(|()| (size * random.float() * 4.0).round() / 4.0);
+                let wanted = x.map(f32::round_ties_even);
+                assert_eq!(map(path, ToIntAndBack, x), wanted, "{path:?} {x:?}");
+                let x = [(); 16].map(|()| size * random.float());
+                let wanted = x.map(f32::round_ties_even);
+                assert_eq!(map(path, ToIntAndBack, x), wanted, "{path:?} {x:?}");
             }
         }
     }
