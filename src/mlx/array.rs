@@ -66,6 +66,7 @@ impl Array {
     }
 
     /// Takes an array, or an empty one.
+    #[cfg(not(target_os = "macos"))]
     pub(super) fn from_raw(raw: mlx_sys::mlx_array) -> Array {
         Array {
             raw,

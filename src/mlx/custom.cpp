@@ -41,6 +41,13 @@ void copy_rows(const mx::array& from, char* to, const char* start, size_t axis) 
   for (int i = 0; i < n; i++) copy_rows(from, to + i * inner, start + i * stride, axis + 1);
 }
 
+// MLX's allocator gives NULL where there is none.
+mx::allocator::Buffer memory(size_t bytes) {
+  mx::allocator::Buffer made = mx::allocator::malloc(bytes);
+  if (!made.ptr()) throw std::runtime_error("[malloc] Unable to allocate " + std::to_string(bytes) + " bytes.");
+  return made;
+}
+
 class Custom : public mx::Primitive {
  public:
   Custom(mx::Stream stream, const char* name, mlxrt_run run, std::shared_ptr<void> context, uint32_t strided,
@@ -49,7 +56,7 @@ class Custom : public mx::Primitive {
         shapes_(std::move(shapes)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    for (mx::array& out : outputs) out.set_data(mx::allocator::malloc(out.nbytes()));
+    for (mx::array& out : outputs) out.set_data(memory(out.nbytes()));
     std::vector<bool> copied;
     for (size_t i = 0; i < inputs.size(); i++) {
       const mx::array& in = inputs[i];

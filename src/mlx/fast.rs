@@ -18,9 +18,9 @@ thread_local! {
     static PLAIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on the calling thread computes with kernels on `threads` threads. Its device must be the CPU.
-pub fn start(threads: usize) {
-    KERNELS.set(Some(Arc::new(Kernels::new(threads))));
+/// From now on the calling thread computes with these. Its device must be the CPU.
+pub fn start(kernels: Kernels) {
+    KERNELS.set(Some(Arc::new(kernels)));
 }
 
 /// Ends the kernels' threads, once the stream has come to rest.
@@ -439,3 +439,7 @@ pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, visible: Visible) 
     let out = (&shape[..], dtype);
     Ok(one(queue(c"attention", 0b111, &[q, k, v], [out], run)?))
 }
+
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "fast_tests.rs"]
+mod tests;

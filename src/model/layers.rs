@@ -68,17 +68,38 @@ impl Matrix {
         })
     }
 
-    /// The weight `[out, in]`, unpacked.
-    pub(super) fn weight(&self) -> Result<Array> {
-        match self {
-            Matrix::Dense { weight, .. } => Ok(weight.clone()),
-            Matrix::Quantized(q) => {
-                ops::dequantize(&q.weight, &q.scales, q.biases.as_ref(), q.scheme)
-            }
+    /// The tensors that it was made of, bit by bit. Queues a copy of those that are packed for the kernels.
+    fn stored(&self) -> Result<Weight<Array>> {
+        Ok(match self {
+            Matrix::Dense { weight, .. } => Weight::Dense(weight.clone()),
+            Matrix::Quantized(q) => Weight::Quantized {
+                weight: q.weight.clone(),
+                scales: q.scales.clone(),
+                biases: q.biases.clone(),
+                scheme: q.scheme,
+            },
             Matrix::Packed(packed) => {
                 let (weight, scales, biases) = packed.unpack()?;
-                ops::dequantize(&weight, &scales, biases.as_ref(), packed.scheme())
+                Weight::Quantized {
+                    weight,
+                    scales,
+                    biases,
+                    scheme: packed.scheme(),
+                }
             }
+        })
+    }
+
+    /// The weight `[out, in]`, dense.
+    pub(super) fn weight(&self) -> Result<Array> {
+        match self.stored()? {
+            Weight::Dense(weight) => Ok(weight),
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            } => ops::dequantize(&weight, &scales, biases.as_ref(), scheme),
         }
     }
 

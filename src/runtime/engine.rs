@@ -12,7 +12,7 @@ use super::exit;
 use super::job::Job;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
-use crate::kernels;
+use crate::kernels::{self, Kernels};
 use crate::mlx::{self, memory, Device};
 
 /// Bytes of freed buffers that MLX keeps for reuse, unless `init` says otherwise: enough for a step's intermediates.
@@ -170,7 +170,7 @@ pub fn suspend(timeout: Option<Duration>) -> Result<()> {
     }
     let waited = match timeout {
         None => is_quiet.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Some(timeout) => is_quiet.recv_timeout(timeout),
+        Some(timeout) => is_quiet.recv_timeout(timeout.max(ANSWER)),
     };
     if waited == Err(RecvTimeoutError::Timeout) {
         end_suspend(&mut holders(), AFTER_TIMEOUT);
@@ -181,6 +181,9 @@ pub fn suspend(timeout: Option<Duration>) -> Result<()> {
     }
     Ok(())
 }
+
+/// Also without a timeout an engine that is quiet gets this long to wake up and say so.
+const ANSWER: Duration = Duration::from_millis(5);
 
 /// How long the engine starts nothing new after a suspend that ran out of time.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -417,7 +420,7 @@ impl Engine {
                     let entered = mlx::enter(device).and_then(|()| mlx::warm_up());
                     exit::watch();
                     if uses_kernels(device) {
-                        mlx::fast::start(threads);
+                        mlx::fast::start(Kernels::new(threads));
                     }
                     let failed = entered.is_err();
                     let _ = ready.send(entered);
