@@ -397,6 +397,7 @@ pub fn device_json() -> Result<String> {
 impl Engine {
     fn start(options: EngineOptions, limits: MemoryLimits) -> Result<Arc<Engine>> {
         mlx::install_error_handler();
+        mlx::refuse_other_version()?;
         if let Some(dir) = &options.resource_dir {
             mlx::set_resource_dir(dir)?;
         }
