@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests bench-kernels test-neon clean
 
 build:
 	$(CARGO) build --release
@@ -130,6 +130,14 @@ check-saved: build
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:
 	scripts/check-apple.sh
+
+## The CPU kernels for aarch64 under qemu-user. Not part of `make test`.
+test-neon:
+	scripts/test-neon.sh
+
+## How near the CPU kernels come to this machine's limits: MLXRT_THREADS, MLXRT_PATHS.
+bench-kernels:
+	$(CARGO) bench --bench kernels
 
 ## Writes include/mlxrt.h and src/capi/exports.map from src/capi.
 header:

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/mlx/shim.cpp");
+    println!("cargo:rerun-if-changed=src/mlx/custom.cpp");
     println!("cargo:rerun-if-changed=src/mlx/shim.h");
     let macos = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "macos");
     let include = env::var_os(if macos {
@@ -25,7 +26,12 @@ fn main() {
         // As system headers: their warnings are not ours.
         shim.flag("-isystem").flag(folder);
     }
-    shim.file("src/mlx/shim.cpp").compile("mlxrt_shim");
+    shim.file("src/mlx/shim.cpp");
+    if !macos {
+        // There the GPU computes, and MLX's own operations are fast.
+        shim.file("src/mlx/custom.cpp");
+    }
+    shim.compile("mlxrt_shim");
 
     if macos {
         println!("cargo:rustc-cdylib-link-arg=-Wl,-install_name,@rpath/libmlxrt.dylib");

@@ -352,10 +352,7 @@ typedef struct mlxrt_init_options {
   uint32_t flags;
   /** MLXRT_DEVICE_*. */
   int32_t device;
-  /**
-   * The most threads for the library's own work on the CPU; 0 = one per physical core. (This version has no such
-   * work: MLX's CPU operations use one thread.)
-   */
+  /** The most threads that compute on the CPU device, at most 1024; 0 = one per physical core. */
   uint32_t cpu_threads;
   /** The folder in which mlx.metallib lies; NULL = beside the library. */
   const char *MLXRT_NULLABLE resource_dir;
@@ -1092,7 +1089,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_resume(void);
 
 /**
  * Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
- * are), "mlx_version", and "info", what MLX tells of the device.
+ * are), "mlx_version", and "info", what MLX tells of the device; of a CPU that computes with the library's own kernels
+ * also "kernels": the "path" they take, the machine's "features", and "threads".
  *
  * Threads: any.
  * Blocks: no.

@@ -90,9 +90,17 @@ pub unsafe extern "C" fn mlxrt_init(options: *const mlxrt_init_options) -> *mut 
                 cache: limit(options.cache_limit),
                 wired: limit(options.wired_limit),
             },
+            cpu_threads: match options.cpu_threads {
+                0 => None,
+                // More than that is a mistake that would only start idle threads.
+                threads => Some(threads.min(MOST_THREADS) as usize),
+            },
         })
     })
 }
+
+/// More threads than any machine has use for.
+const MOST_THREADS: u32 = 1024;
 
 /// 0 = not set, 1 = none, else bytes.
 pub(super) fn limit(bytes: u64) -> Option<u64> {
@@ -146,7 +154,8 @@ pub unsafe extern "C" fn mlxrt_resume() -> *mut mlxrt_error {
 }
 
 /// Tells the device that the engine runs on (or would), as JSON: "device" ("cpu" or "gpu"), "devices" (those there
-/// are), "mlx_version", and "info", what MLX tells of the device.
+/// are), "mlx_version", and "info", what MLX tells of the device; of a CPU that computes with the library's own kernels
+/// also "kernels": the "path" they take, the machine's "features", and "threads".
 ///
 /// Threads: any.
 /// Blocks: no.

@@ -77,8 +77,7 @@ pub struct mlxrt_init_options {
     pub flags: u32,
     /// MLXRT_DEVICE_*.
     pub device: i32,
-    /// The most threads for the library's own work on the CPU; 0 = one per physical core. (This version has no such
-    /// work: MLX's CPU operations use one thread.)
+    /// The most threads that compute on the CPU device, at most 1024; 0 = one per physical core.
     pub cpu_threads: u32,
     /// The folder in which mlx.metallib lies; NULL = beside the library.
     pub resource_dir: *const c_char,

@@ -27,7 +27,7 @@ impl Dtype {
     }
 
     /// `None` for what mlxrt never makes (f64, complex).
-    fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Dtype> {
+    pub(super) fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Dtype> {
         Self::MLX.iter().find(|row| row.1 == raw).map(|row| row.0)
     }
 }
@@ -61,6 +61,15 @@ impl Array {
             raw: mlx_sys::mlx_array {
                 ctx: std::ptr::null_mut(),
             },
+            _not_send: PhantomData,
+        }
+    }
+
+    /// Takes an array, or an empty one.
+    #[cfg(not(target_os = "macos"))]
+    pub(super) fn from_raw(raw: mlx_sys::mlx_array) -> Array {
+        Array {
+            raw,
             _not_send: PhantomData,
         }
     }

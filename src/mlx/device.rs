@@ -97,6 +97,7 @@ pub fn enter(device: Device) -> Result<()> {
 /// Ends the calling thread's streams: what MLX still holds at process exit dies in a static destructor on CUDA.
 pub fn leave() {
     put_aside();
+    super::fast::stop();
     // SAFETY: no stream of this thread is used after this.
     let _ = check(unsafe { mlx_sys::mlx_clear_streams() });
 }

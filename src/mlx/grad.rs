@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 
 use super::array::{Array, VectorArray};
 use super::error::check;
+use super::fast;
 use crate::error::{Error, Result};
 
 thread_local! {
@@ -33,8 +34,16 @@ impl Drop for ValueAndGrad {
     }
 }
 
-/// What `work` makes of `inputs`, and the gradients of its first array (one number) by each of them.
+/// What `work` makes of `inputs`, and the gradients of its first array (one number) by each of them. With MLX's own
+/// operations: those of `fast` have no gradient.
 pub fn value_and_grad(
+    work: impl Fn(&[Array]) -> Result<Vec<Array>>,
+    inputs: &[Array],
+) -> Result<(Vec<Array>, Vec<Array>)> {
+    fast::plainly(|| differentiate(work, inputs))
+}
+
+fn differentiate(
     work: impl Fn(&[Array]) -> Result<Vec<Array>>,
     inputs: &[Array],
 ) -> Result<(Vec<Array>, Vec<Array>)> {

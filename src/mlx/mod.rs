@@ -6,8 +6,11 @@
 
 mod array;
 mod buffer;
+#[cfg_attr(target_os = "macos", path = "no_custom.rs")]
+mod custom;
 mod device;
 mod error;
+pub mod fast;
 #[cfg(test)]
 pub mod fault;
 pub mod grad;

@@ -347,6 +347,9 @@ pub fn dequantize(
 
 /// Over the last dimension; no weight means 1.
 pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
+    if super::fast::active() {
+        return super::fast::rms_norm(x, weight, eps);
+    }
     // SAFETY: the arrays are alive.
     make(|out, s| unsafe { mlx_sys::mlx_fast_rms_norm(out, x.raw(), optional(weight), eps, s) })
 }

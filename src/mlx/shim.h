@@ -17,6 +17,34 @@ int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, in
 // The version of the MLX headers that this was compiled with, such as "0.32.2"; never freed. Any thread.
 const char* mlxrt_shim_mlx_version(void);
 
+// An array in memory as `mlxrt_run` gets it; strides in elements.
+typedef struct mlxrt_view {
+  void* data;
+  int dtype;
+  int rank;
+  const int* shape;
+  const int64_t* strides;
+} mlxrt_view;
+
+// Computes all outputs, which are row-major and hold nothing yet, from the inputs; both may have no elements. On a
+// thread of MLX's. 0, or another number and why in `message`, of `size` bytes.
+typedef int (*mlxrt_run)(
+    void* context, const mlxrt_view* inputs, size_t n, const mlxrt_view* outputs, size_t m, char* message, size_t size);
+
+// An operation that Rust computes. It takes the context, also when it fails, and frees it on any thread.
+typedef struct mlxrt_custom {
+  const char* name; // lives for ever
+  mlxrt_run run;
+  void* context;
+  void (*free)(void* context);
+  const mlxrt_view* views; // of the outputs; shapes and types count
+  size_t outputs;
+  uint32_t strided; // bit i: input i may have any strides but 1 in its last dimension; the others come row-major
+} mlxrt_custom;
+
+// Queues it: `inputs` and `outputs` are lists of mlx_array, `stream` is a mlx_stream's ctx, on the CPU device.
+int mlxrt_shim_custom(const mlxrt_custom* op, const void* inputs, size_t count, void* outputs, void* stream);
+
 #ifdef __cplusplus
 }
 #endif

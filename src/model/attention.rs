@@ -7,8 +7,9 @@ use super::decoder::{last_row, Rows};
 use super::layers::{Linear, Norm};
 use super::rope::RotaryEmbedding;
 use crate::error::Result;
+use crate::kernels::Visible;
 use crate::mlx::ops::{self, Mask};
-use crate::mlx::Array;
+use crate::mlx::{fast, Array};
 
 pub struct Attention {
     pub q_proj: Linear,
@@ -58,31 +59,55 @@ impl Attention {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
         };
-        let (batch, asking) = (x.dim(0), x.dim(1));
+        let asking = x.dim(1);
         let queries = split(
             &self.q_proj.forward(&x, adapters)?,
             heads,
             self.q_norm.as_ref(),
         )?;
         let queries = self.rope.forward(&queries, end - asking)?;
+        let output = if fast::active() {
+            let visible = match mask {
+                AttentionMask::None => Visible::All,
+                AttentionMask::Causal => Visible::Causal { window: None },
+                AttentionMask::Window { size, .. } => Visible::Causal {
+                    window: usize::try_from(*size).ok(),
+                },
+            };
+            fast::attention(&queries, &keys, &values, self.config.scale, visible)?
+        } else {
+            self.attend(&queries, &keys, &values, mask)?
+        };
+        self.o_proj.forward(&output, adapters)
+    }
+
+    /// queries `[batch, heads, n, head_dim]` → `[batch, n, heads * head_dim]`, with MLX's own operation
+    fn attend(
+        &self,
+        queries: &Array,
+        keys: &Array,
+        values: &Array,
+        mask: &AttentionMask,
+    ) -> Result<Array> {
+        let (batch, asking) = (queries.dim(0), queries.dim(2));
         let last_of_mask;
         let mask = match mask {
             AttentionMask::None => Mask::All,
             // The newest token sees all.
             AttentionMask::Causal if asking == 1 => Mask::All,
             AttentionMask::Causal => Mask::Causal,
-            AttentionMask::Array(mask) => {
+            AttentionMask::Window { mask, .. } => {
                 let n = mask.dim(0);
                 last_of_mask = ops::slice(mask, &[n - asking, 0], &[n, mask.dim(1)])?;
                 Mask::Array(&last_of_mask)
             }
         };
         let output =
-            ops::scaled_dot_product_attention(&queries, &keys, &values, self.config.scale, mask)?;
-        // [1, heads, asking, head_dim] → [1, asking, heads * head_dim]
+            ops::scaled_dot_product_attention(queries, keys, values, self.config.scale, mask)?;
+        // [batch, heads, asking, head_dim] → [batch, asking, heads * head_dim]
         let output = ops::transpose(&output, &[0, 2, 1, 3])?;
-        let output = ops::reshape(&output, &[batch, asking, heads * self.config.head_dim])?;
-        self.o_proj.forward(&output, adapters)
+        let size = self.config.heads * self.config.head_dim;
+        ops::reshape(&output, &[batch, asking, size])
     }
 
     /// `[1, n, heads * head_dim]` → `[1, heads, n, head_dim]`, each head normed where there is a norm

@@ -11,8 +11,11 @@ const STEP: i32 = 256;
 pub enum AttentionMask {
     None,
     Causal,
-    /// bool `[queries, keys]`
-    Array(Array),
+    /// The last `size` keys up to the query's own; as a bool mask `[queries, keys]` too.
+    Window {
+        mask: Array,
+        size: i32,
+    },
 }
 
 impl AttentionMask {
@@ -28,7 +31,8 @@ impl AttentionMask {
         if held + n <= size {
             return Ok(AttentionMask::Causal);
         }
-        windowed_mask(n, held, size).map(AttentionMask::Array)
+        let mask = windowed_mask(n, held, size)?;
+        Ok(AttentionMask::Window { mask, size })
     }
 }
 

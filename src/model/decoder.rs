@@ -5,14 +5,14 @@ use std::rc::Rc;
 use super::adapter::{Adapter, AdapterSet};
 use super::attention::Attention;
 use super::cache::{AttentionMask, Cache};
-use super::config::{DecoderConfig, NormPlacement};
+use super::config::{DecoderConfig, NormPlacement, Rope};
 use super::layers::{add_residual, Embedding, Linear, Mlp, Norm};
 use super::modules::{BlockModule, Site};
 use super::rope::RotaryEmbedding;
 use super::weights::{self, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::mlx::{ops, Array};
+use crate::mlx::{fast, ops, Array};
 
 pub struct Decoder {
     pub(super) config: Rc<DecoderConfig>,
@@ -52,19 +52,24 @@ impl Decoder {
             .embed_scale
             .map(|scale| Array::scalar(f32::from(half::bf16::from_f32(scale)), Dtype::F32))
             .transpose()?;
+        // Layers that turn alike share what they turn by.
+        let mut ropes: Vec<(&Rope, RotaryEmbedding)> = Vec::with_capacity(2);
         let blocks = weights
             .layers
             .into_iter()
             .zip(&config.layers)
             .enumerate()
             .map(|(index, (block, layer))| {
-                Block::new(
-                    &config,
-                    index,
-                    block,
-                    RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?,
-                )
-                .map(Rc::new)
+                let known = ropes.iter().find(|(rope, _)| **rope == layer.rope);
+                let rope = match known {
+                    Some((_, rope)) => rope.clone(),
+                    None => {
+                        let rope = RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?;
+                        ropes.push((&layer.rope, rope.clone()));
+                        rope
+                    }
+                };
+                Block::new(&config, index, block, rope).map(Rc::new)
             })
             .collect::<Result<_>>()?;
         Ok(Decoder {
@@ -107,7 +112,7 @@ impl Decoder {
         let token = 2 * size(attention.kv_heads) * size(attention.head_dim) * element;
         let before: u64 = caches.iter().map(Cache::nbytes).sum();
         let after = caches.iter().map(|cache| cache.nbytes_after(n, token));
-        // One layer at a time is copied: as it grows, or into one piece where attention is not fused. Activations: a few
+        // Of the layers that are queued at a time each may be copied: as it grows, or into one piece where attention is not fused. Activations: a few
         // rows of each width, in f32 at worst, and the scores before and after the softmax, again where attention is not
         // fused. Of the logits, what sampling makes of them.
         let longest = caches.iter().map(|cache| size(cache.length_after(n))).max();
@@ -117,18 +122,20 @@ impl Decoder {
         let row = 4 * size(*hidden_size)
             + 3 * size(mlp.intermediate_size)
             + 2 * heads * size(attention.head_dim);
-        let work = 4 * (size(n) * row + scores + 8 * size(*vocab_size));
+        let queued = layers_queued().min(caches.len() as u64).max(1);
+        let work = 4 * (queued * size(n) * row + scores + 8 * size(*vocab_size));
         Cost {
             kv: after.clone().sum(),
             more: after.clone().sum::<u64>().saturating_sub(before)
-                + caches
-                    .iter()
-                    .zip(after)
-                    .filter(|(cache, after)| cache.nbytes() != *after)
-                    .map(|(_, after)| after)
-                    .max()
-                    .unwrap_or(0)
-                    .max(longest * token)
+                + queued
+                    * caches
+                        .iter()
+                        .zip(after)
+                        .filter(|(cache, after)| cache.nbytes() != *after)
+                        .map(|(_, after)| after)
+                        .max()
+                        .unwrap_or(0)
+                        .max(longest * token)
                 + work,
         }
     }
@@ -257,6 +264,16 @@ impl Decoder {
             Some(block) => block.weight(site),
             None => Err(Error::internal("an adapter of a module that is not there")),
         }
+    }
+}
+
+/// Layers whose arrays MLX makes before the first of them is computed: on the CPU about 50 operations are queued at a time,
+/// and with kernels a layer has some 20.
+fn layers_queued() -> u64 {
+    if fast::active() {
+        3
+    } else {
+        1
     }
 }
 

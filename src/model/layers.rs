@@ -6,6 +6,8 @@ use super::modules::Site;
 use super::weights::{self, Weight};
 use crate::dtype::{Dtype, Scheme};
 use crate::error::Result;
+use crate::kernels::Gate;
+use crate::mlx::fast::{self, PackedMatrix};
 use crate::mlx::{ops, Array};
 
 pub struct Linear {
@@ -17,9 +19,15 @@ pub struct Linear {
 
 /// A weight in the layout of its matrix product.
 pub(super) enum Matrix {
-    /// `[in, out]`, a view of the stored `[out, in]`
-    Dense(Array),
+    Dense {
+        /// `[out, in]`
+        weight: Array,
+        /// `[in, out]`, a view of it
+        transposed: Array,
+    },
     Quantized(Quantized),
+    /// For the CPU's kernels, in place of the arrays it was made of.
+    Packed(PackedMatrix),
 }
 
 pub(super) struct Quantized {
@@ -40,34 +48,49 @@ impl Matrix {
                 scales,
                 biases,
                 scheme,
-            } => Matrix::Quantized(Quantized {
-                weight,
-                scales,
-                biases,
-                scheme,
-            }),
+            } => match PackedMatrix::new(&weight, &scales, biases.as_ref(), scheme)? {
+                Some(packed) => Matrix::Packed(packed),
+                None => Matrix::Quantized(Quantized {
+                    weight,
+                    scales,
+                    biases,
+                    scheme,
+                }),
+            },
         })
     }
 
     /// Of a stored `[out, in]`.
     pub(super) fn dense(weight: &Array) -> Result<Self> {
-        Ok(Matrix::Dense(ops::transpose(weight, &[1, 0])?))
+        Ok(Matrix::Dense {
+            transposed: ops::transpose(weight, &[1, 0])?,
+            weight: weight.clone(),
+        })
     }
 
-    /// The tensors that it was made of.
+    /// The tensors that it was made of, bit by bit. Queues a copy of those that are packed for the kernels.
     fn stored(&self) -> Result<Weight<Array>> {
         Ok(match self {
-            Matrix::Dense(weight) => Weight::Dense(ops::transpose(weight, &[1, 0])?),
+            Matrix::Dense { weight, .. } => Weight::Dense(weight.clone()),
             Matrix::Quantized(q) => Weight::Quantized {
                 weight: q.weight.clone(),
                 scales: q.scales.clone(),
                 biases: q.biases.clone(),
                 scheme: q.scheme,
             },
+            Matrix::Packed(packed) => {
+                let (weight, scales, biases) = packed.unpack()?;
+                Weight::Quantized {
+                    weight,
+                    scales,
+                    biases,
+                    scheme: packed.scheme(),
+                }
+            }
         })
     }
 
-    /// The weight `[out, in]`, unpacked.
+    /// The weight `[out, in]`, dense.
     pub(super) fn weight(&self) -> Result<Array> {
         match self.stored()? {
             Weight::Dense(weight) => Ok(weight),
@@ -83,9 +106,15 @@ impl Matrix {
     /// x `[…, in]` → `[…, out]`
     pub(super) fn product(&self, x: &Array) -> Result<Array> {
         match self {
-            Matrix::Dense(weight) => ops::matmul(x, weight),
+            Matrix::Dense { weight, .. } if fast::active() => fast::linear(x, weight),
+            Matrix::Dense { transposed, .. } => ops::matmul(x, transposed),
             Matrix::Quantized(q) => {
                 ops::quantized_matmul(x, &q.weight, &q.scales, q.biases.as_ref(), q.scheme)
+            }
+            Matrix::Packed(packed) if fast::active() => packed.product(x),
+            Matrix::Packed(packed) => {
+                let (weight, scales, biases) = packed.unpack()?;
+                ops::quantized_matmul(x, &weight, &scales, biases.as_ref(), packed.scheme())
             }
         }
     }
@@ -123,7 +152,9 @@ impl Linear {
             return patch.linear(x, &self.matrix, self.bias.as_ref());
         }
         match (&self.matrix, &self.bias) {
-            (Matrix::Dense(weight), Some(bias)) => ops::addmm(bias, x, weight),
+            (Matrix::Dense { transposed, .. }, Some(bias)) if !fast::active() => {
+                ops::addmm(bias, x, transposed)
+            }
             (matrix, None) => matrix.product(x),
             (matrix, Some(bias)) => ops::add(&matrix.product(x)?, bias),
         }
@@ -132,19 +163,12 @@ impl Linear {
 
 pub struct Embedding {
     matrix: Matrix,
-    /// `[vocab, hidden]`; none where the matrix is packed
-    rows: Option<Array>,
 }
 
 impl Embedding {
     pub fn new(weight: Weight<Array>) -> Result<Self> {
-        let rows = match &weight {
-            Weight::Dense(rows) => Some(rows.clone()),
-            Weight::Quantized { .. } => None,
-        };
         Ok(Embedding {
             matrix: Matrix::new(weight)?,
-            rows,
         })
     }
 
@@ -158,10 +182,7 @@ impl Embedding {
 
     /// The weight `[vocab, hidden]`, unpacked.
     pub fn weight(&self) -> Result<Array> {
-        match &self.rows {
-            Some(rows) => Ok(rows.clone()),
-            None => self.matrix.weight(),
-        }
+        self.matrix.weight()
     }
 
     /// tokens `[1, n]` → `[1, n, hidden]`
@@ -178,17 +199,15 @@ impl Embedding {
     }
 
     fn base_rows(&self, tokens: &Array) -> Result<Array> {
-        match (&self.rows, &self.matrix) {
-            (Some(rows), _) | (None, Matrix::Dense(rows)) => ops::take(rows, tokens),
-            (None, Matrix::Quantized(q)) => {
-                let biases = q
-                    .biases
-                    .as_ref()
-                    .map(|biases| ops::take(biases, tokens))
-                    .transpose()?;
-                let (weight, scales) =
-                    (ops::take(&q.weight, tokens)?, ops::take(&q.scales, tokens)?);
-                ops::dequantize(&weight, &scales, biases.as_ref(), q.scheme)
+        match &self.matrix {
+            Matrix::Dense { weight, .. } => ops::take(weight, tokens),
+            Matrix::Packed(packed) if fast::active() => packed.rows(tokens),
+            Matrix::Packed(packed) => {
+                let (weight, scales, biases) = packed.unpack()?;
+                quantized_rows(&weight, &scales, biases.as_ref(), packed.scheme(), tokens)
+            }
+            Matrix::Quantized(q) => {
+                quantized_rows(&q.weight, &q.scales, q.biases.as_ref(), q.scheme, tokens)
             }
         }
     }
@@ -204,6 +223,21 @@ impl Embedding {
             None => self.matrix.product(x),
         }
     }
+}
+
+/// Rows by index, unpacked.
+fn quantized_rows(
+    weight: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    scheme: Scheme,
+    indices: &Array,
+) -> Result<Array> {
+    let biases = biases
+        .map(|biases| ops::take(biases, indices))
+        .transpose()?;
+    let (weight, scales) = (ops::take(weight, indices)?, ops::take(scales, indices)?);
+    ops::dequantize(&weight, &scales, biases.as_ref(), scheme)
 }
 
 /// A norm's weight, `[size]`.
@@ -257,6 +291,14 @@ impl Mlp {
     pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
         let gate = self.gate_proj.forward(x, adapters)?;
         let up = self.up_proj.forward(x, adapters)?;
+        if fast::active() && gate.dtype() == up.dtype() {
+            let kind = match self.activation {
+                Activation::Silu => Gate::Silu,
+                Activation::GeluTanh => Gate::GeluTanh,
+            };
+            let inner = fast::gated(&gate, &up, kind)?;
+            return self.down_proj.forward(&inner, adapters);
+        }
         let gate = match self.activation {
             Activation::Silu => ops::multiply(&gate, &ops::sigmoid(&gate)?)?,
             Activation::GeluTanh => gelu_tanh(&gate)?,

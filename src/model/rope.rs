@@ -1,18 +1,24 @@
 //! Rotary position embeddings: default, linear and llama3 scaling.
 
 use std::f32::consts::PI;
+use std::sync::Arc;
 
 use super::config::{Rope, RopeScaling};
 use crate::error::Result;
-use crate::mlx::{ops, Array};
+use crate::kernels;
+use crate::mlx::{fast, ops, Array};
 
+#[derive(Clone)]
 pub struct RotaryEmbedding {
     dims: i32,
     traditional: bool,
     scale: f32,
     frequencies: Frequencies,
+    /// The same for the CPU's kernels.
+    kernel: Arc<kernels::Rope>,
 }
 
+#[derive(Clone)]
 enum Frequencies {
     Base(f32),
     /// `[dims / 2]`, f32: the wavelengths over 2π
@@ -25,6 +31,8 @@ impl RotaryEmbedding {
             RopeScaling::Linear(factor) => 1.0 / factor,
             _ => 1.0,
         };
+        let size = usize::try_from(dims).unwrap_or(0);
+        let mut kernel = None;
         let frequencies = match rope.scaling {
             RopeScaling::Llama3 {
                 factor,
@@ -44,6 +52,11 @@ impl RotaryEmbedding {
                         )
                     })
                     .collect();
+                kernel = Some(kernels::Rope::from_wavelengths(
+                    rope.traditional,
+                    scale,
+                    &table,
+                ));
                 Frequencies::Table(Array::from_f32(&table)?)
             }
             _ => Frequencies::Base(rope.base),
@@ -53,11 +66,17 @@ impl RotaryEmbedding {
             traditional: rope.traditional,
             scale,
             frequencies,
+            kernel: Arc::new(kernel.unwrap_or_else(|| {
+                kernels::Rope::from_base(size, rope.traditional, scale, rope.base)
+            })),
         })
     }
 
     /// x `[1, heads, tokens, head_dim]`, its first token at position `offset`.
     pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
+        if fast::active() {
+            return fast::rope(x, &self.kernel, offset);
+        }
         let (base, table) = match &self.frequencies {
             Frequencies::Base(base) => (Some(*base), None),
             Frequencies::Table(table) => (None, Some(table)),

@@ -12,6 +12,7 @@ use super::exit;
 use super::job::Job;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
+use crate::kernels::{self, Kernels};
 use crate::mlx::{self, memory, Device};
 
 /// Bytes of freed buffers that MLX keeps for reuse, unless `init` says otherwise: enough for a step's intermediates.
@@ -30,6 +31,8 @@ pub struct EngineOptions {
     /// Where `mlx.metallib` lies.
     pub resource_dir: Option<String>,
     pub limits: MemoryLimits,
+    /// Threads of the CPU device's kernels; `None`: one for each physical core.
+    pub cpu_threads: Option<usize>,
 }
 
 /// Bytes; `None` = the default, `u64::MAX` = unlimited.
@@ -66,6 +69,8 @@ pub(super) enum Command {
 pub struct Engine {
     commands: Sender<Command>,
     device: Device,
+    /// Threads that compute on the CPU device.
+    threads: usize,
     /// Cleared when the thread ends; from then on every call fails.
     alive: Arc<AtomicBool>,
     thread: Arc<Thread>,
@@ -177,8 +182,8 @@ pub fn suspend(timeout: Option<Duration>) -> Result<()> {
     Ok(())
 }
 
-/// An engine that is quiet already takes this long to say so.
-const ANSWER: Duration = Duration::from_millis(2);
+/// Also without a timeout an engine that is quiet gets this long to wake up and say so.
+const ANSWER: Duration = Duration::from_millis(5);
 
 /// How long the engine starts nothing new after a suspend that ran out of time.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -233,6 +238,7 @@ pub fn trim(idle_kv: bool) -> Result<()> {
     match current() {
         Some(engine) => engine.call(move |worker| {
             worker.trim(idle_kv);
+            mlx::fast::trim();
             Ok(())
         }),
         None => {
@@ -380,12 +386,19 @@ pub fn device_json() -> Result<String> {
         .filter(|&device| mlx::device_available(device))
         .map(Device::name)
         .collect();
-    let json = serde_json::json!({
+    let mut json = serde_json::json!({
         "device": device.name(),
         "devices": devices,
         "mlx_version": mlx::version()?,
         "info": mlx::device_info(device)?,
     });
+    if uses_kernels(device) {
+        json["kernels"] = serde_json::json!({
+            "path": kernels::Path::best().name(),
+            "features": kernels::features().names(),
+            "threads": engine.map_or_else(kernels::physical_cores, |engine| engine.threads),
+        });
+    }
     Ok(json.to_string())
 }
 
@@ -406,6 +419,7 @@ impl Engine {
         let alive = Arc::new(AtomicBool::new(true));
         let (ready, started) = channel();
         let flag = alive.clone();
+        let threads = options.cpu_threads.unwrap_or_else(kernels::physical_cores);
         let thread = std::thread::Builder::new()
             .name(THREAD.into())
             .stack_size(STACK)
@@ -414,6 +428,9 @@ impl Engine {
                 let _ = crate::guard::catch(|| {
                     let entered = mlx::enter(device).and_then(|()| mlx::warm_up());
                     exit::watch();
+                    if uses_kernels(device) {
+                        mlx::fast::start(Kernels::new(threads));
+                    }
                     let failed = entered.is_err();
                     let _ = ready.send(entered);
                     if !failed {
@@ -436,6 +453,7 @@ impl Engine {
         Ok(Arc::new(Engine {
             commands,
             device,
+            threads,
             alive,
             thread,
             next_id: AtomicU64::new(1),
@@ -572,6 +590,11 @@ impl Drop for Engine {
 
 pub(super) fn ended() -> Error {
     Error::new(Code::Cancelled, "the engine was shut down")
+}
+
+/// Whether the device's operations are ours. On macOS MLX's own are fast.
+fn uses_kernels(device: Device) -> bool {
+    device == Device::Cpu && !cfg!(target_os = "macos")
 }
 
 fn choose_device(wanted: Option<Device>) -> Result<Device> {

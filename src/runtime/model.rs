@@ -441,9 +441,10 @@ impl Drop for Model {
     }
 }
 
-/// A decoder on the calling thread, without an engine, and the size of its vocabulary.
+/// A decoder on the calling thread, without an engine, and the size of its vocabulary; `wide`: its floats as f32.
 #[cfg(test)]
-pub(super) fn decoder_for_tests(path: &str) -> Result<(Decoder, usize)> {
+pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usize)> {
+    use crate::dtype::Dtype;
     let description = Description::read(path)?;
     let total = description.weight_bytes();
     let Description {
@@ -461,8 +462,13 @@ pub(super) fn decoder_for_tests(path: &str) -> Result<(Decoder, usize)> {
         total,
     };
     let weights = weights.try_map(|tensor| reader.read(tensor))?;
-    let weights =
-        weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
+    let weights = weights.try_map(|(tensor, buffer)| {
+        let array = buffer.into_array(&tensor.shape, tensor.dtype)?;
+        if wide && tensor.dtype.is_float() {
+            return crate::mlx::ops::astype(&array, Dtype::F32);
+        }
+        Ok(array)
+    })?;
     let vocab = config.vocab_size as usize;
     Ok((Decoder::new(config, weights)?, vocab))
 }

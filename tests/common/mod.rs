@@ -135,6 +135,8 @@ pub struct Answer {
     pub text: String,
     pub stop: i32,
     pub prompt_tokens: u64,
+    /// For each token the likeliest ids and their log-probabilities, where they were asked for.
+    pub likeliest: Vec<Vec<(i32, f32)>>,
 }
 
 impl Model {
@@ -168,6 +170,17 @@ impl Session {
         max_tokens: u32,
         to_the_end: bool,
     ) -> Result<Answer, Failure> {
+        let mut options = sized!(mlxrt_generate_options);
+        options.flags = MLXRT_GEN_GREEDY | if to_the_end { 0 } else { MLXRT_GEN_IGNORE_EOS };
+        options.max_tokens = max_tokens;
+        self.generate_with(prompt, &options)
+    }
+
+    pub fn generate_with(
+        &self,
+        prompt: Prompt,
+        options: &mlxrt_generate_options,
+    ) -> Result<Answer, Failure> {
         unsafe extern "C" fn collect(user_data: *mut c_void, event: *const mlxrt_event) -> i32 {
             // SAFETY: user_data is the `answer` below; the event and its arrays live through this call.
             unsafe {
@@ -180,18 +193,23 @@ impl Session {
                         event.token_count,
                     ));
                 }
+                if !event.top_tokens.is_null() {
+                    let count = event.token_count * event.top_count;
+                    let ids = std::slice::from_raw_parts(event.top_tokens, count);
+                    let values = std::slice::from_raw_parts(event.top_logprobs, count);
+                    let pairs: Vec<_> = ids.iter().copied().zip(values.iter().copied()).collect();
+                    let rows = pairs.chunks_exact(event.top_count).map(<[_]>::to_vec);
+                    answer.likeliest.extend(rows);
+                }
             }
             0
         }
-        let mut options = sized!(mlxrt_generate_options);
-        options.flags = MLXRT_GEN_GREEDY | if to_the_end { 0 } else { MLXRT_GEN_IGNORE_EOS };
-        options.max_tokens = max_tokens;
         let (input, mut answer, mut result) =
             (prompt.input(), Answer::default(), sized!(mlxrt_result));
         // SAFETY: all structs are complete and live through the call.
         let error = unsafe {
             let answer = (&raw mut answer).cast();
-            mlxrt_generate(self.0, &input, &options, Some(collect), answer, &mut result)
+            mlxrt_generate(self.0, &input, options, Some(collect), answer, &mut result)
         };
         outcome(error)?;
         assert_ne!(result.stop, MLXRT_STOPPED_CALLBACK);

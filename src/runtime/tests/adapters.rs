@@ -1,8 +1,17 @@
 //! Adapters beside the base: what they change, and that nothing of them stays.
 
+use std::cmp::Ordering;
+use std::path::PathBuf;
+
 use super::*;
+use crate::dtype::Dtype;
 use crate::error::Code;
+use crate::mlx::{fast, ops, Array};
+use crate::model::adapter::{Adapter as Arrays, Part};
+use crate::model::modules::Site;
+use crate::model::{AdapterSet, Decoder, Rows};
 use crate::runtime::adapter::{Adapter, AdapterOptions, LoadOptions as AdapterLoad, TensorData};
+use crate::runtime::model::decoder_for_tests;
 use crate::runtime::staging::SaveOptions;
 
 fn prompt() -> Input {
@@ -281,6 +290,77 @@ fn adapter_bound(dtype: &str, kind: &str, program: &str) -> f32 {
     parity::bound(dtype) * factor
 }
 
+/// All rows' logits of a prompt with one adapter, f32; `wide`: with the adapter's arrays as f32.
+fn logits(decoder: &Decoder, adapter: &Arrays, wide: bool, prompt: &[i32]) -> Result<Vec<f32>> {
+    let array = |array: &Array| match wide {
+        true => ops::astype(array, Dtype::F32),
+        false => Ok(array.clone()),
+    };
+    let maybe = |from: &Option<Array>| from.as_ref().map(array).transpose();
+    let copy = |(site, part): &(Site, Part)| {
+        let part = match part {
+            Part::Low {
+                a,
+                b,
+                scale,
+                magnitude,
+                tied,
+            } => Part::Low {
+                a: array(a)?,
+                b: array(b)?,
+                scale: *scale,
+                magnitude: maybe(magnitude)?,
+                tied: *tied,
+            },
+            Part::Full {
+                weight,
+                bias,
+                tied,
+                copy,
+            } => Part::Full {
+                weight: maybe(weight)?,
+                bias: maybe(bias)?,
+                tied: *tied,
+                copy: *copy,
+            },
+        };
+        Ok((*site, part))
+    };
+    let mut adapter = Arrays::new(adapter.parts.iter().map(copy).collect::<Result<_>>()?);
+    let mut set = AdapterSet::default();
+    decoder.add_adapter(&mut set, &mut adapter, 1.0)?;
+    let mut caches = decoder.make_caches(None, 0);
+    let hidden = decoder.forward(&Array::from_i32(prompt)?, &mut caches, Rows::All, &set)?;
+    let logits = decoder.logits(&hidden, &set)?;
+    ops::astype(&logits, Dtype::F32)?.to_f32()
+}
+
+/// With MLX's own operations; and where the engine has kernels, with those and from the same weights in f32.
+struct Computed {
+    plain: Vec<f32>,
+    kernels: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+fn compute(model: &Arc<Model>, folder: PathBuf, adapter: u64, prompt: Vec<i32>) -> Computed {
+    let model_id = model.id;
+    let computed = model.engine.call(move |worker| {
+        let (decoder, adapter) = (worker.decoder(model_id)?, worker.adapter(adapter)?);
+        let plain = fast::plainly(|| logits(decoder, adapter, false, &prompt))?;
+        let mut kernels = None;
+        if fast::active() {
+            let exact = fast::plainly(|| {
+                let (wide, _) = decoder_for_tests(folder.to_str().unwrap(), true)?;
+                logits(&wide, adapter, true, &prompt)
+            })?;
+            kernels = Some((logits(decoder, adapter, false, &prompt)?, exact));
+        }
+        Ok(Computed { plain, kernels })
+    });
+    computed.unwrap()
+}
+
+/// With MLX's operations within the bounds above. On the kernels in f32 too; in 16 bits as near as the other program to
+/// what the same arrays give in f32 (see `parity`).
 #[test]
 fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
     let _lock = engine_lock();
@@ -293,7 +373,18 @@ fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
             .find(|case| case["name"] == model);
         case.unwrap()["dtype"].as_str().unwrap().to_owned()
     };
-    let mut worst_of: Vec<(String, f32)> = Vec::new();
+    let mut far = Vec::new();
+    // Not a number is no match either.
+    let mut check = |name: &str, what: &str, worst: f32, bound: f32| {
+        let fits = matches!(
+            worst.partial_cmp(&bound),
+            Some(Ordering::Less | Ordering::Equal)
+        );
+        if !fits {
+            far.push(format!("{name} {what}: {worst}, allowed {bound}"));
+        }
+    };
+    let mut cases = 0;
     for case in parity::json("adapters.json").as_array().unwrap() {
         let text = |key: &str| case[key].as_str().unwrap();
         let (name, model_name) = (text("name"), text("model"));
@@ -307,34 +398,30 @@ fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let bytes = std::fs::read(folder.with_extension("safetensors")).unwrap();
         let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let theirs = parity::f32s(&expected, "logits");
+        let dtype = dtype_of(model_name);
+        let bound = adapter_bound(&dtype, text("kind"), text("program"));
+        let base = parity::fixtures().join("models").join(model_name);
         let prompt = parity::i32s(&expected, "prompt");
-        let (id, model_id) = (adapter.id(), model.id);
-        let ours = model
-            .engine
-            .call(move |worker| worker.logits_for_tests(model_id, &[(id, 1.0)], &prompt))
-            .unwrap();
-        let worst = parity::farthest(&ours, &parity::f32s(&expected, "logits"));
-        let bound = adapter_bound(&dtype_of(model_name), text("kind"), text("program"));
-        worst_of.push((format!("{name} ({bound})"), worst));
-        drop(adapter);
+        let computed = compute(&model, base, adapter.id(), prompt);
+        check(
+            name,
+            "plain",
+            parity::farthest(&computed.plain, &theirs),
+            bound,
+        );
+        match computed.kernels {
+            Some((ours, _)) if dtype == "f32" => {
+                check(name, "on kernels", parity::farthest(&ours, &theirs), bound);
+            }
+            Some((ours, exact)) => {
+                let bound = parity::farthest(&theirs, &exact);
+                check(name, "on kernels", parity::farthest(&ours, &exact), bound);
+            }
+            None => (),
+        }
+        cases += 1;
     }
-    let bad: Vec<_> = worst_of
-        .iter()
-        .filter(|(name, worst)| {
-            let bound: f32 = name
-                .rsplit('(')
-                .next()
-                .unwrap()
-                .trim_end_matches(')')
-                .parse()
-                .unwrap();
-            // Not a number is no match either.
-            !matches!(
-                worst.partial_cmp(&bound),
-                Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal)
-            )
-        })
-        .collect();
-    assert!(bad.is_empty(), "{bad:#?}");
-    assert!(worst_of.len() >= 50, "only {} cases", worst_of.len());
+    assert!(far.is_empty(), "{far:#?}");
+    assert!(cases >= 50, "only {cases} cases");
 }

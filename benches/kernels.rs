@@ -1,0 +1,150 @@
+//! How near the CPU's kernels come to the limits of the machine, measured in the same run: `cargo bench --bench kernels`.
+//!
+//! MLXRT_THREADS (2) and MLXRT_PATHS (the best; `all`, or names with commas) say what is measured.
+
+// The library keeps its kernels to itself: they are compiled in.
+#[allow(dead_code)]
+#[path = "../src/dtype.rs"]
+mod dtype;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/kernels/mod.rs"]
+mod kernels;
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use dtype::{Dtype, Mode, Scheme};
+use kernels::{Floats, FloatsMut, Kernels, Layout, Packed, Path};
+
+/// Larger than every cache.
+const BYTES: usize = 256 << 20;
+const INPUTS: usize = 2048;
+
+fn main() {
+    let threads = std::env::var("MLXRT_THREADS").map_or(2, |n| n.parse().expect("a number"));
+    let paths: Vec<Path> = match std::env::var("MLXRT_PATHS").as_deref() {
+        Ok("all") => Path::available().collect(),
+        Ok(names) => names
+            .split(',')
+            .map(|name| Path::parse(name).expect("a path's name"))
+            .collect(),
+        Err(_) => vec![Path::best()],
+    };
+    println!(
+        "{}, {threads} threads",
+        kernels::features().names().join(", ")
+    );
+    let limit = read_bandwidth(threads);
+    println!("reading: {limit:.1} GB/s");
+    for path in paths {
+        let kernels = Kernels::with_path(path, threads);
+        println!("\n{}", path.name());
+        dispatch(&kernels);
+        for (name, mode, bits, group_size) in [
+            ("4-bit/64", Mode::Affine, 4, 64),
+            ("2-bit/64", Mode::Affine, 2, 64),
+            ("3-bit/64", Mode::Affine, 3, 64),
+            ("5-bit/64", Mode::Affine, 5, 64),
+            ("6-bit/64", Mode::Affine, 6, 64),
+            ("8-bit/64", Mode::Affine, 8, 64),
+            ("4-bit/32", Mode::Affine, 4, 32),
+            ("mxfp4", Mode::Mxfp4, 4, 32),
+            ("mxfp8", Mode::Mxfp8, 8, 32),
+            ("nvfp4", Mode::Nvfp4, 4, 16),
+        ] {
+            let scheme = Scheme {
+                mode,
+                bits,
+                group_size,
+            };
+            quantized(&kernels, name, scheme, limit);
+        }
+    }
+}
+
+/// The best of some runs, in seconds.
+fn best(runs: usize, mut run: impl FnMut()) -> f64 {
+    (0..runs)
+        .map(|_| {
+            let start = Instant::now();
+            run();
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+/// GB/s at which the threads read memory that no cache holds.
+fn read_bandwidth(threads: usize) -> f64 {
+    let memory = vec![1_u64; BYTES / 8];
+    let pool = kernels::Pool::new(threads);
+    let parts: Vec<&[u64]> = memory.chunks(1 << 17).collect();
+    let seconds = best(8, || {
+        pool.parallel(parts.len(), |part| {
+            black_box(xor(parts[part]));
+        });
+    });
+    BYTES as f64 / seconds * 1e-9
+}
+
+fn xor(part: &[u64]) -> u64 {
+    let mut sums = [0; 32];
+    for chunk in part.chunks_exact(32) {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum ^= x;
+        }
+    }
+    sums.iter().fold(0, |all, x| all ^ x)
+}
+
+fn dispatch(kernels: &Kernels) {
+    let rounds = 20_000;
+    let seconds = best(5, || {
+        for _ in 0..rounds {
+            kernels.pool().parallel(kernels.pool().threads(), |chunk| {
+                black_box(chunk);
+            });
+        }
+    });
+    println!("dispatch: {:.2} us", seconds / f64::from(rounds) * 1e6);
+}
+
+fn quantized(kernels: &Kernels, name: &str, scheme: Scheme, limit: f64) {
+    let scales = match scheme.mode {
+        Mode::Affine => Dtype::BF16,
+        _ => Dtype::U8,
+    };
+    let one = Layout::new(scheme, scales, 16, INPUTS).expect("legal");
+    let outputs = BYTES / one.nbytes() * 16;
+    let layout = Layout::new(scheme, scales, outputs, INPUTS).expect("legal");
+    // Any bytes do: no time here depends on values, as long as they are finite.
+    let bytes: Vec<u8> = (0..layout.nbytes()).map(|i| (i * 37 % 61) as u8).collect();
+    let weights = Packed::new(layout, &bytes).expect("its size");
+    let x = vec![0x3f_u8; 512 * INPUTS * 2];
+    let mut y = vec![0_u8; 512 * outputs * 2];
+    let mut time = |rows: usize, weights: Packed, runs: usize| {
+        let outputs = weights.layout().rows();
+        let x = Floats::new(&x[..rows * INPUTS * 2], Dtype::BF16, rows, INPUTS).expect("its size");
+        let y = &mut y[..rows * outputs * 2];
+        let mut y = FloatsMut::new(y, Dtype::BF16, rows, outputs).expect("its size");
+        best(runs, || kernels.quantized_matmul(&x, &weights, &mut y))
+    };
+    let row = time(1, weights, 5);
+    let speed = layout.nbytes() as f64 / row * 1e-9;
+    print!(
+        "{name:9} 1 row {speed:5.1} GB/s ({:3.0} %)",
+        100.0 * speed / limit
+    );
+    for rows in [2, 4, 8] {
+        print!(", {rows} rows x{:.2}", time(rows, weights, 3) / row);
+    }
+    let small = Layout::new(scheme, scales, 3072, INPUTS).expect("legal");
+    let in_cache = Packed::new(small, &bytes[..small.nbytes()]).expect("its size");
+    let speed = small.nbytes() as f64 / time(1, in_cache, 200) * 1e-9;
+    print!("; in cache {speed:.1} GB/s;");
+    for rows in [32, 128, 512] {
+        let flops = 2.0 * (rows * INPUTS * 3072) as f64;
+        let speed = flops / time(rows, in_cache, 3) * 1e-9;
+        print!(" {rows} rows {speed:.0}");
+    }
+    println!(" GFLOP/s");
+}

@@ -1,0 +1,139 @@
+//! Products of activations with plain weights of f32, f16 or bf16, in f32.
+//!
+//! Error of an output: `(inputs / lanes + 8) * 2^-24 * Σ |x w|`, beside its rounding. The order of an output's sum depends
+//! only on the path and on the number of inputs.
+
+#![allow(unsafe_op_in_unsafe_fn)]
+
+use std::ops::Range;
+
+use super::float::{with_element, Element, Floats, FloatsMut};
+use super::fp8::Widen;
+use super::microkernel::{dots, rows_at_once, COLUMNS};
+use super::simd::{Kernel, Simd};
+use super::Kernels;
+
+/// Outputs whose weights stay in a core's first caches while rows pass by.
+const PANEL: usize = 16;
+/// Bytes of activations that stay in a core's second cache.
+const CACHED: usize = 512 << 10;
+
+impl Kernels {
+    /// `y = x Wᵀ`: x `[rows, inputs]`, weights `[outputs, inputs]`, y `[rows, outputs]`.
+    ///
+    /// Panics where the shapes do not fit together.
+    pub fn matmul(&self, x: &Floats, weights: &Floats, y: &mut FloatsMut) {
+        assert!(
+            x.width() == weights.width() && y.width() == weights.rows() && x.rows() == y.rows(),
+            "matmul: [{}, {}] by [{}, {}] to [{}, {}]",
+            x.rows(),
+            x.width(),
+            weights.rows(),
+            weights.width(),
+            y.rows(),
+            y.width()
+        );
+        let (inputs, outputs) = (x.width(), y.width());
+        let y = &*y;
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles_pay(x, weights.dtype()) {
+            return self.tile_matmul(x, super::amx::Weights::Dense(*weights), y);
+        }
+        let mut floats = self.scratch.floats();
+        let at_once = (CACHED / (4 * inputs).max(1)).max(8) / 8 * 8;
+        let mut from = 0;
+        while from < x.rows() {
+            let rows = at_once.min(x.rows() - from);
+            floats.resize(rows * inputs, 0.0);
+            for (row, to) in floats.chunks_exact_mut(inputs.max(1)).enumerate() {
+                with_element!(x.dtype(), E => self.path.run(Widen { x: x.row::<E>(from + row), to }));
+            }
+            let size = weights.dtype().size() as usize * inputs * PANEL;
+            let chunks = self.chunks(outputs.div_ceil(PANEL), size * rows.div_ceil(4));
+            self.pool.parallel(chunks.count, |chunk| {
+                let panels = chunks.range(chunk);
+                let outputs = panels.start * PANEL..outputs.min(panels.end * PANEL);
+                with_element!(weights.dtype(), W => self.path.run(Outputs::<W> {
+                    weights,
+                    x: &floats,
+                    rows,
+                    y,
+                    from,
+                    outputs,
+                    element: std::marker::PhantomData,
+                }));
+            });
+            from += rows;
+        }
+    }
+}
+
+struct Outputs<'a, W> {
+    weights: &'a Floats<'a>,
+    /// `[rows, inputs]`
+    x: &'a [f32],
+    rows: usize,
+    y: &'a FloatsMut<'a>,
+    from: usize,
+    outputs: Range<usize>,
+    element: std::marker::PhantomData<W>,
+}
+
+impl<W: Element> Kernel for Outputs<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let most = rows_at_once(S::LANES);
+        let mut panel = self.outputs.start;
+        while panel < self.outputs.end {
+            let end = self.outputs.end.min(panel + PANEL);
+            for (first, size) in super::activations::tiles(self.rows, most) {
+                let mut out = [[0.0_f32; PANEL]; 4];
+                match size {
+                    4 => self.tile::<S, 4>(first, panel..end, &mut out),
+                    2 => self.tile::<S, 2>(first, panel..end, &mut out),
+                    _ => self.tile::<S, 1>(first, panel..end, &mut out),
+                }
+                for (row, out) in out.iter().enumerate().take(size) {
+                    let row = self.from + first + row;
+                    self.y.put::<S>(row, panel, out.as_ptr(), end - panel);
+                }
+            }
+            panel = end;
+        }
+    }
+}
+
+impl<W: Element> Outputs<'_, W> {
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize>(
+        &self,
+        first: usize,
+        outputs: Range<usize>,
+        out: &mut [[f32; PANEL]; 4],
+    ) {
+        let inputs = self.weights.width();
+        let mut a = [self.x.as_ptr(); R];
+        for (r, a) in a.iter_mut().enumerate() {
+            *a = a.add((first + r) * inputs);
+        }
+        let last = outputs.end - 1;
+        let mut column = outputs.start;
+        while column < outputs.end {
+            // Past the end the last output is made again.
+            let b = [
+                self.weights.row::<W>(column),
+                self.weights.row::<W>(last.min(column + 1)),
+                self.weights.row::<W>(last.min(column + 2)),
+                self.weights.row::<W>(last.min(column + 3)),
+            ];
+            let sums = dots::<S, W, R>(a, b, inputs);
+            for (out, sums) in out.iter_mut().zip(sums) {
+                let at = column - outputs.start;
+                out[at..at + COLUMNS].copy_from_slice(&sums);
+            }
+            column += COLUMNS;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The two inner products that dense products and attention are made of, a few rows by a few columns in registers.
+
+#![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
+
+use super::float::{load, Element};
+use super::simd::Simd;
+
+/// Columns of one `dots`.
+pub(super) const COLUMNS: usize = 4;
+
+/// Rows of one `dots` or `accumulate` that this path has registers for.
+pub(super) const fn rows_at_once(lanes: usize) -> usize {
+    match lanes {
+        16 => 4,
+        _ => 2,
+    }
+}
+
+/// `out[r][c] = Σ_i a[r][i] b[c][i]` over `n` elements, for R rows of f32 and four columns of any float type.
+///
+/// # Safety
+/// The processor has S's instructions; every row has `n` elements.
+#[inline(always)]
+pub(super) unsafe fn dots<S: Simd, B: Element, const R: usize>(
+    a: [*const f32; R],
+    b: [*const B; COLUMNS],
+    n: usize,
+) -> [[f32; COLUMNS]; R] {
+    let mut sums = [[S::splat(0.0); COLUMNS]; R];
+    let mut i = 0;
+    while i + S::LANES <= n {
+        let b = [
+            B::load::<S>(b[0].add(i)),
+            B::load::<S>(b[1].add(i)),
+            B::load::<S>(b[2].add(i)),
+            B::load::<S>(b[3].add(i)),
+        ];
+        for r in 0..R {
+            let a = S::load(a[r].add(i));
+            for c in 0..COLUMNS {
+                sums[r][c] = S::fma(a, b[c], sums[r][c]);
+            }
+        }
+        i += S::LANES;
+    }
+    if i < n {
+        for c in 0..COLUMNS {
+            let b = load::<S, B>(b[c].add(i), n - i);
+            for r in 0..R {
+                let a = load::<S, f32>(a[r].add(i), n - i);
+                sums[r][c] = S::fma(a, b, sums[r][c]);
+            }
+        }
+    }
+    let mut out = [[0.0; COLUMNS]; R];
+    for r in 0..R {
+        out[r] = S::sum4(sums[r]);
+    }
+    out
+}
+
+/// Vectors of columns in one `accumulate`.
+pub(super) const VECTORS: usize = 4;
+
+/// `y[r][..] = y[r][..] * keep[r] + Σ_j p[r][j] v[j][..]` for V vectors of columns, of which `n` elements count (all but
+/// the last vector are whole). Row j of v lies `stride` elements after the one before.
+///
+/// # Safety
+/// The processor has S's instructions; every row has its elements.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: usize>(
+    y: [*mut f32; R],
+    keep: [f32; R],
+    p: [*const f32; R],
+    v: *const E,
+    stride: usize,
+    rows: usize,
+    n: usize,
+) {
+    let mut sums = [[S::splat(0.0); V]; R];
+    for r in 0..R {
+        for c in 0..V {
+            let at = c * S::LANES;
+            let old = load::<S, f32>(y[r].add(at), n - at);
+            sums[r][c] = S::mul(old, S::splat(keep[r]));
+        }
+    }
+    let mut from = v;
+    for j in 0..rows {
+        let mut values = [S::splat(0.0); V];
+        for c in 0..V {
+            let at = c * S::LANES;
+            values[c] = load::<S, E>(from.add(at), n - at);
+        }
+        for r in 0..R {
+            let p = S::splat(*p[r].add(j));
+            for c in 0..V {
+                sums[r][c] = S::fma(p, values[c], sums[r][c]);
+            }
+        }
+        from = from.wrapping_add(stride);
+    }
+    for r in 0..R {
+        for c in 0..V {
+            let at = c * S::LANES;
+            super::float::store::<S, f32>(y[r].add(at), n - at, sums[r][c]);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The CPU's own kernels: what a decoder needs, at the speed of memory, in Rust over raw memory.
+//!
+//! `Kernels` holds a path (the instruction set, chosen once) and a pool of threads; its methods are the operations. They
+//! know nothing of MLX: arrays come as `Floats` (rows somewhere in memory) and `Packed` weights. Everything is computed in
+//! f32, or in whole numbers that stand for 15 bits and more, and rounded once, when the result is written. No result
+//! depends on the number of threads.
+//!
+//! A shape that does not fit is a mistake of the caller's and panics before anything is written.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod attention;
+pub(crate) mod codec;
+mod cores;
+mod cpu;
+mod dense;
+mod experts;
+mod float;
+mod fp8;
+mod heads;
+mod layout;
+mod math;
+mod microkernel;
+mod pool;
+mod qmatmul;
+mod repack;
+mod rope;
+mod rows;
+mod rowwise;
+mod scratch;
+mod shared;
+mod simd;
+
+pub use attention::{AttentionOptions, Visible};
+pub use cores::physical_cores;
+pub use cpu::{features, Features, Path};
+pub use experts::{Experts, Route};
+pub use float::{Floats, FloatsMut};
+pub use heads::{HeadShape, Heads, HeadsMut};
+pub use layout::{Layout, Packed, ScaleKind};
+pub use pool::Pool;
+pub use repack::{pack, unpack, Quantized, QuantizedMut};
+pub use rope::Rope;
+pub use rowwise::Gate;
+
+/// The operations, on one path and one pool.
+pub struct Kernels {
+    path: Path,
+    pool: Pool,
+    scratch: scratch::Scratch,
+}
+
+impl Kernels {
+    /// With the best path of this machine and `threads` threads (at least 1), the caller included.
+    pub fn new(threads: usize) -> Kernels {
+        Kernels::with_path(Path::best(), threads)
+    }
+
+    /// Panics where this machine cannot take that path.
+    pub fn with_path(path: Path, threads: usize) -> Kernels {
+        assert!(path.is_available(), "no {} here", path.name());
+        Kernels {
+            path,
+            pool: Pool::new(threads),
+            scratch: scratch::Scratch::default(),
+        }
+    }
+
+    pub fn path(&self) -> Path {
+        self.path
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Gives working memory that is kept between calls back to the system.
+    pub fn trim(&self) {
+        self.scratch.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! Products of activations with packed weights of whole numbers and 4-bit floats, in products of bytes.
+//!
+//! An output's error, against exact arithmetic on the same weights, is at most
+//! `Σ_groups step_g / 2 * Σ |w|` (see `activations`) plus f32's rounding of as many sums as there are groups. What a row
+//! gives does not depend on the rows beside it, nor on the number of threads.
+
+#![allow(unsafe_op_in_unsafe_fn)]
+// Indices name registers here.
+#![allow(clippy::needless_range_loop)]
+
+use std::ops::Range;
+
+use super::activations::{tiles, Digits};
+use super::codec::{scales, Bits, Codec, Fp4};
+use super::float::{Floats, FloatsMut};
+use super::layout::{Packed, ROWS, RUN};
+use super::simd::{Kernel, Simd};
+use super::Kernels;
+use crate::dtype::Mode;
+
+/// Most rows of one pass over the weights: with more, registers run out.
+const TILE: usize = 4;
+/// Bytes of digits that stay in a core's second cache while weights pass by.
+const CACHED: usize = 256 << 10;
+/// Bytes of weights under which a chunk is not worth handing out.
+const CHUNK: usize = 32 << 10;
+
+impl Kernels {
+    /// `y = x Wᵀ` for packed weights of any scheme: x `[rows, inputs]`, y `[rows, outputs]`.
+    ///
+    /// Panics where the shapes do not fit together.
+    pub fn quantized_matmul(&self, x: &Floats, weights: &Packed, y: &mut FloatsMut) {
+        let layout = weights.layout();
+        assert!(
+            x.width() == layout.inputs() && y.width() == layout.rows() && x.rows() == y.rows(),
+            "quantized_matmul: [{}, {}] by [{}, {}] to [{}, {}]",
+            x.rows(),
+            x.width(),
+            layout.rows(),
+            layout.inputs(),
+            y.rows(),
+            y.width()
+        );
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles_pay(x, x.dtype()) {
+            return self.tile_matmul(x, super::amx::Weights::Packed(*weights), y);
+        }
+        if layout.scheme().mode == Mode::Mxfp8 {
+            return self.fp8_matmul(x, weights, y);
+        }
+        let mut digits = self.scratch.digits();
+        let per_row = layout.runs() * RUN * super::activations::digits_for(x.dtype());
+        let most = self.tile_rows(super::activations::digits_for(x.dtype()));
+        // Whole tiles, and rows about equally many in each pass.
+        let at_once = (CACHED / per_row.max(1)).max(TILE) / TILE * TILE;
+        let passes = x.rows().div_ceil(at_once).max(1);
+        let at_once = x.rows().div_ceil(passes).next_multiple_of(TILE);
+        let mut from = 0;
+        while from < x.rows() {
+            let rows = at_once.min(x.rows() - from);
+            digits.fill(self.path, &self.pool, layout, x, from, rows, most);
+            let chunks = self.chunks(layout.panels(), layout.panel_bytes() * rows.div_ceil(TILE));
+            self.pool.parallel(chunks.count, |chunk| {
+                let job = Job {
+                    weights: *weights,
+                    digits: &digits,
+                    y: &*y,
+                    from,
+                    most,
+                    panels: chunks.range(chunk),
+                };
+                job.run(self.path);
+            });
+            from += rows;
+        }
+    }
+
+    /// Rows of one pass over the weights.
+    fn tile_rows(&self, digits: usize) -> usize {
+        struct Most(usize);
+        impl Kernel for Most {
+            type Output = usize;
+            #[inline(always)]
+            unsafe fn run<S: Simd>(self) -> usize {
+                tile_rows::<S>(self.0)
+            }
+        }
+        self.path.run(Most(digits))
+    }
+
+    /// Cuts `panels` of `bytes` of work each so that threads that are held up hold up little.
+    pub(super) fn chunks(&self, panels: usize, bytes: usize) -> Chunks {
+        let threads = self.pool.threads();
+        let by_size = (panels * bytes / CHUNK).max(1);
+        Chunks {
+            count: if threads == 1 {
+                1
+            } else {
+                by_size.min(8 * threads).min(panels.max(1))
+            },
+            items: panels,
+        }
+    }
+}
+
+/// Rows of one pass over the weights; sums of three digits need more registers.
+const fn tile_rows<S: Simd>(digits: usize) -> usize {
+    if digits == 3 && S::LANES < 16 && S::ROWS > 1 {
+        S::ROWS / 2
+    } else {
+        S::ROWS
+    }
+}
+
+/// `items` cut into `count` ranges of about the same length.
+#[derive(Clone, Copy)]
+pub(super) struct Chunks {
+    pub count: usize,
+    pub items: usize,
+}
+
+impl Chunks {
+    pub fn range(&self, chunk: usize) -> Range<usize> {
+        self.items * chunk / self.count..self.items * (chunk + 1) / self.count
+    }
+}
+
+/// Some panels of the weights by all rows that were made ready.
+struct Job<'a> {
+    weights: Packed<'a>,
+    digits: &'a Digits,
+    y: &'a FloatsMut<'a>,
+    /// The row of y that the first row of digits belongs to.
+    from: usize,
+    /// Rows of a tile.
+    most: usize,
+    panels: Range<usize>,
+}
+
+impl Job<'_> {
+    fn run(&self, path: super::Path) {
+        fn go<C: Codec, const D: usize>(path: super::Path, job: &Job) {
+            path.run(Panels {
+                job,
+                codec: std::marker::PhantomData::<C>,
+                digits: std::marker::PhantomData::<[(); D]>,
+            });
+        }
+        fn with<C: Codec>(path: super::Path, job: &Job) {
+            match job.digits.digits {
+                3 => go::<C, 3>(path, job),
+                _ => go::<C, 2>(path, job),
+            }
+        }
+        let scheme = self.weights.layout().scheme();
+        match (scheme.mode, scheme.bits) {
+            (Mode::Mxfp4, _) => with::<Fp4<false>>(path, self),
+            (Mode::Nvfp4, _) => with::<Fp4<true>>(path, self),
+            (_, 2) => with::<Bits<2>>(path, self),
+            (_, 3) => with::<Bits<3>>(path, self),
+            (_, 4) => with::<Bits<4>>(path, self),
+            (_, 5) => with::<Bits<5>>(path, self),
+            (_, 6) => with::<Bits<6>>(path, self),
+            _ => with::<Bits<8>>(path, self),
+        }
+    }
+}
+
+struct Panels<'a, C, const D: usize> {
+    job: &'a Job<'a>,
+    codec: std::marker::PhantomData<C>,
+    digits: std::marker::PhantomData<[(); D]>,
+}
+
+impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let job = self.job;
+        let rows = job.weights.layout().rows();
+        for panel in job.panels.clone() {
+            let data = job.weights.panel(panel);
+            let columns = ROWS.min(rows - panel * ROWS);
+            for (first, size) in tiles(job.digits.rows, job.most) {
+                let mut out = [[0.0_f32; ROWS]; TILE];
+                let (x, steps) = job.digits.tile(first);
+                let tile = Tile {
+                    job,
+                    data: data.as_ptr(),
+                    x,
+                    steps,
+                };
+                let mut lane = 0;
+                while lane < ROWS {
+                    match size {
+                        4 if tile_rows::<S>(D) >= 4 => tile.go::<S, C, 4, D>(lane, &mut out),
+                        2 if tile_rows::<S>(D) >= 2 => tile.go::<S, C, 2, D>(lane, &mut out),
+                        _ => tile.go::<S, C, 1, D>(lane, &mut out),
+                    }
+                    lane += S::LANES;
+                }
+                for (row, out) in out.iter().enumerate().take(size) {
+                    let row = job.from + first + row;
+                    job.y.put::<S>(row, panel * ROWS, out.as_ptr(), columns);
+                }
+            }
+        }
+    }
+}
+
+/// One panel by one tile of rows.
+struct Tile<'a> {
+    job: &'a Job<'a>,
+    data: *const u8,
+    x: *const u8,
+    steps: *const [f32; 2],
+}
+
+impl Tile<'_> {
+    /// M rows of D digits by outputs `lane .. lane + LANES` of the panel.
+    #[inline(always)]
+    unsafe fn go<S: Simd, C: Codec, const M: usize, const D: usize>(
+        &self,
+        lane: usize,
+        out: &mut [[f32; ROWS]; TILE],
+    ) {
+        let layout = self.job.weights.layout();
+        let (block_bytes, code_bytes) = (layout.block_bytes(), layout.code_bytes());
+        let (kind, scale_bytes) = (layout.scales(), layout.scale_bytes());
+        let runs = layout.block_inputs() / RUN;
+        let mut y = [S::splat(0.0); M];
+        let mut block = self.data;
+        let mut x = self.x;
+        let mut steps = self.steps;
+
+        // Quad Q of the run by all rows. One row sums odd quads apart, so that a sum waits less for itself.
+        macro_rules! quad {
+            ($sums:ident, $run:ident, $Q:literal) => {
+                let w = C::quad::<S, $Q>($run);
+                for m in 0..M {
+                    for d in 0..D {
+                        let digits = S::broadcast(x.add((m * D + d) * RUN + 4 * $Q));
+                        let chain = if M == 1 { $Q % 2 } else { 0 };
+                        $sums[chain][m][d] = S::dot($sums[chain][m][d], w, digits);
+                    }
+                }
+            };
+        }
+        // A whole group is summed: times its scale and step.
+        macro_rules! finish {
+            ($sums:ident, $scales:expr) => {
+                let (scale, bias) = scales::<S>(kind, $scales, lane);
+                for m in 0..M {
+                    let [step, sum] = *steps.add(m);
+                    let mut digit = $sums[0][m];
+                    if M == 1 {
+                        for d in 0..D {
+                            digit[d] = S::iadd(digit[d], $sums[1][m][d]);
+                        }
+                    }
+                    let whole = if D == 2 {
+                        S::to_float(S::iadd(S::ishl::<7>(digit[0]), digit[1]))
+                    } else {
+                        let low = S::iadd(S::ishl::<7>(digit[1]), digit[D - 1]);
+                        let high = S::mul(S::to_float(digit[0]), S::splat(16384.0));
+                        S::add(high, S::to_float(low))
+                    };
+                    y[m] = S::fma(bias, S::splat(sum), y[m]);
+                    y[m] = S::fma(S::mul(scale, S::splat(step)), whole, y[m]);
+                }
+                steps = steps.add(M);
+            };
+        }
+
+        for _ in 0..layout.blocks() {
+            let scale = block.add(code_bytes);
+            let mut run = block.add(4 * lane);
+            if lane == 0 {
+                let mut ahead = 0;
+                while ahead < block_bytes {
+                    S::prefetch(block.wrapping_add(8 * 576 + ahead));
+                    ahead += 64;
+                }
+            }
+            if C::HALVES {
+                let mut sums = [[[S::izero(); D]; M]; 2];
+                quad!(sums, run, 0);
+                quad!(sums, run, 1);
+                quad!(sums, run, 2);
+                quad!(sums, run, 3);
+                finish!(sums, scale);
+                let mut sums = [[[S::izero(); D]; M]; 2];
+                quad!(sums, run, 4);
+                quad!(sums, run, 5);
+                quad!(sums, run, 6);
+                quad!(sums, run, 7);
+                finish!(sums, scale.add(scale_bytes));
+                x = x.add(M * D * RUN);
+            } else {
+                let mut sums = [[[S::izero(); D]; M]; 2];
+                for _ in 0..runs {
+                    quad!(sums, run, 0);
+                    quad!(sums, run, 1);
+                    quad!(sums, run, 2);
+                    quad!(sums, run, 3);
+                    quad!(sums, run, 4);
+                    quad!(sums, run, 5);
+                    quad!(sums, run, 6);
+                    quad!(sums, run, 7);
+                    run = run.add(C::RUN_BYTES);
+                    x = x.add(M * D * RUN);
+                }
+                finish!(sums, scale);
+            }
+            block = block.add(block_bytes);
+        }
+        for (out, y) in out.iter_mut().zip(y) {
+            S::store(out.as_mut_ptr().add(lane), y);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Single rows of packed weights as floats: what an embedding looks up.
+
+use super::codec::{e2m1, e4m3, e8m0};
+use super::float::{with_element, Element, FloatsMut};
+use super::layout::{Packed, ScaleKind, ROWS};
+use super::repack::row_codes;
+use super::Kernels;
+use crate::dtype::Mode;
+
+impl Kernels {
+    /// Row i of y `[n, inputs]` becomes row `rows[i]` of the weights, made in f32 and rounded once.
+    ///
+    /// False, and nothing written, where a row does not exist. Panics where the shapes do not fit.
+    #[must_use]
+    pub fn dequantize_rows(&self, weights: &Packed, rows: &[u32], y: &mut FloatsMut) -> bool {
+        let layout = *weights.layout();
+        assert!(
+            y.rows() == rows.len() && y.width() == layout.inputs(),
+            "dequantize_rows: {} rows of {} to [{}, {}]",
+            rows.len(),
+            layout.inputs(),
+            y.rows(),
+            y.width()
+        );
+        if rows.iter().any(|&row| row as usize >= layout.rows()) {
+            return false;
+        }
+        let y = &*y;
+        self.rows(rows.len(), layout.inputs(), |index| {
+            let mut codes = vec![0; layout.inputs()];
+            let row = rows[index] as usize;
+            row_codes(weights, row, &mut codes);
+            with_element!(y.dtype(), E => {
+                let to = y.row::<E>(index);
+                for (group, codes) in codes.chunks(layout.group()).enumerate() {
+                    let (scale, bias) = scale_of(weights, row, group);
+                    for (i, &code) in codes.iter().enumerate() {
+                        let value = match layout.scheme().mode {
+                            Mode::Affine => f32::from(code) * scale + bias,
+                            Mode::Mxfp8 => e4m3(code) * scale,
+                            Mode::Mxfp4 | Mode::Nvfp4 => e2m1(code) * scale,
+                        };
+                        // SAFETY: the column exists, and this row is written here alone.
+                        unsafe {
+                            to.add(group * layout.group() + i)
+                                .write_unaligned(E::from_f32(value));
+                        }
+                    }
+                }
+            });
+        });
+        true
+    }
+}
+
+/// The scale of one output's group, and its bias or 0.
+fn scale_of(weights: &Packed, row: usize, group: usize) -> (f32, f32) {
+    let layout = weights.layout();
+    let kind = layout.scales();
+    let per_block = layout.groups_per_block();
+    let at = group / per_block * layout.block_bytes()
+        + layout.code_bytes()
+        + group % per_block * layout.scale_bytes();
+    let panel = weights.panel(row / ROWS);
+    let read = |index: usize| {
+        let at = at + index * kind.size();
+        let bytes = &panel[at..at + kind.size()];
+        match kind {
+            ScaleKind::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            ScaleKind::F16 => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+            ScaleKind::BF16 => half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+            ScaleKind::E8M0 => e8m0(bytes[0]),
+            ScaleKind::E4M3 => e4m3(bytes[0]),
+        }
+    };
+    let lane = row % ROWS;
+    let bias = if kind.has_biases() {
+        read(ROWS + lane)
+    } else {
+        0.0
+    };
+    (read(lane), bias)
+}

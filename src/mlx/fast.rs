@@ -1,0 +1,445 @@
+//! The CPU's own kernels as operations of MLX's graph: faster than MLX's, which are the reference and do what these do
+//! not. They have no gradient.
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Weak};
+
+use super::array::Array;
+use super::custom::{Custom, Outcome, View};
+use crate::dtype::{Dtype, Mode, Scheme};
+use crate::error::{Error, Result};
+use crate::kernels::{
+    self, AttentionOptions, Floats, FloatsMut, Gate, HeadShape, Heads, HeadsMut, Kernels, Layout,
+    Packed, Quantized, QuantizedMut, Visible,
+};
+
+thread_local! {
+    static KERNELS: RefCell<Option<Arc<Kernels>>> = const { RefCell::new(None) };
+    static PLAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on the calling thread computes with these. Its device must be the CPU.
+pub fn start(kernels: Kernels) {
+    KERNELS.set(Some(Arc::new(kernels)));
+}
+
+/// Ends the kernels' threads, once the stream has come to rest.
+pub(super) fn stop() {
+    drop(KERNELS.take());
+}
+
+/// Frees the kernels' working memory.
+pub fn trim() {
+    KERNELS.with_borrow(|kernels| kernels.iter().for_each(|kernels| kernels.trim()));
+}
+
+/// What `work` queues on this thread is MLX's own operations, which have gradients: for training, and for comparison.
+pub fn plainly<T>(work: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            PLAIN.set(self.0);
+        }
+    }
+    let _restore = Restore(PLAIN.replace(true));
+    work()
+}
+
+/// Whether operations of this thread run on the kernels.
+pub fn active() -> bool {
+    !PLAIN.get() && has_kernels()
+}
+
+fn has_kernels() -> bool {
+    KERNELS.with_borrow(Option::is_some)
+}
+
+/// The kernels as operations hold them: these may outlive the engine, whose threads must not.
+fn hold() -> Result<Weak<Kernels>> {
+    KERNELS
+        .with_borrow(|kernels| kernels.as_ref().map(Arc::downgrade))
+        .ok_or_else(|| Error::internal("a kernel was asked for where there are none"))
+}
+
+/// Queues `run` with the kernels.
+fn queue<const N: usize>(
+    name: &'static std::ffi::CStr,
+    strided: u32,
+    inputs: &[&Array],
+    outputs: [(&[i32], Dtype); N],
+    run: impl Fn(&Kernels, &[View], &[View]) -> Outcome + Send + Sync + 'static,
+) -> Result<[Array; N]> {
+    let kernels = hold()?;
+    let custom = Custom {
+        name,
+        strided,
+        run: Box::new(move |inputs, outputs| {
+            let kernels = kernels.upgrade().ok_or("the engine has ended")?;
+            run(&kernels, inputs, outputs)
+        }),
+    };
+    custom.queue(inputs, outputs)
+}
+
+fn one([array]: [Array; 1]) -> Array {
+    array
+}
+
+/// What MLX makes of two float types.
+fn wider(a: Dtype, b: Dtype) -> Dtype {
+    if a == b {
+        a
+    } else {
+        Dtype::F32
+    }
+}
+
+fn rows_and_width(view: &View) -> (usize, usize) {
+    let shape = view.shape();
+    let width = shape.last().map_or(1, |&n| n as usize);
+    let rows = shape.iter().rev().skip(1).map(|&n| n as usize).product();
+    (rows, width)
+}
+
+fn float_type(view: &View) -> Outcome<Dtype> {
+    view.dtype()
+        .filter(|dtype| dtype.is_float())
+        .ok_or_else(|| "an array is not of a float type".to_owned())
+}
+
+/// Rows of a row-major view.
+fn floats<'a>(view: &'a View) -> Outcome<Floats<'a>> {
+    let (rows, width) = rows_and_width(view);
+    // SAFETY: the view is row-major and alive, and MLX orders its writers before this.
+    Ok(unsafe { Floats::from_raw(view.data(), float_type(view)?, rows, width, width) })
+}
+
+fn floats_mut<'a>(view: &'a View) -> Outcome<FloatsMut<'a>> {
+    let (rows, width) = rows_and_width(view);
+    // SAFETY: the output was made for this operation, which alone has it until it returns.
+    Ok(unsafe { FloatsMut::from_raw(view.data(), float_type(view)?, rows, width, width) })
+}
+
+/// `[1, heads, tokens, dim]` of any strides.
+fn head_shape(view: &View) -> Outcome<HeadShape> {
+    let (&[1, heads, tokens, dim], &[_, head_stride, token_stride, _]) =
+        (view.shape(), view.strides())
+    else {
+        return Err("an array is not [1, heads, tokens, dim]".to_owned());
+    };
+    Ok(HeadShape {
+        heads: heads as usize,
+        tokens: tokens as usize,
+        dim: dim as usize,
+        head_stride: head_stride as usize,
+        token_stride: token_stride as usize,
+    })
+}
+
+fn heads<'a>(view: &'a View) -> Outcome<Heads<'a>> {
+    let shape = head_shape(view)?;
+    // SAFETY: as for `floats`, with the view's own strides.
+    Ok(unsafe { Heads::from_raw(view.data(), float_type(view)?, shape) })
+}
+
+/// A quantised matrix `[out, in]` as the kernels want it.
+pub struct PackedMatrix {
+    layout: Layout,
+    /// u32: the packed bytes from the first multiple of 64 on
+    data: Array,
+    /// Of scales and biases.
+    scales: Dtype,
+}
+
+const ALIGNMENT: usize = 64;
+
+fn packed_bytes<'a>(view: &'a View, layout: &Layout) -> &'a [u8] {
+    let start = view.data();
+    let skipped = start.align_offset(ALIGNMENT);
+    // SAFETY: the array has room for `nbytes` behind its first multiple of 64, and was written before this runs.
+    unsafe { std::slice::from_raw_parts(start.add(skipped), layout.nbytes()) }
+}
+
+impl PackedMatrix {
+    /// Packs now, so that the caller can free the originals. None where the kernels do not know such weights, or are off.
+    pub fn new(
+        weight: &Array,
+        scales: &Array,
+        biases: Option<&Array>,
+        scheme: Scheme,
+    ) -> Result<Option<PackedMatrix>> {
+        let size = |n: i32| usize::try_from(n).unwrap_or(0);
+        let inputs = size(scales.dim(1)) * size(scheme.group_size);
+        let layout = Layout::new(scheme, scales.dtype(), size(weight.dim(0)), inputs);
+        let Some(layout) = layout.filter(|_| active()) else {
+            return Ok(None);
+        };
+        if biases.is_some_and(|biases| biases.dtype() != scales.dtype()) {
+            return Ok(None);
+        }
+        let words = i32::try_from((layout.nbytes() + ALIGNMENT) / 4);
+        let Ok(words) = words else {
+            return Ok(None);
+        };
+        let mut arrays = vec![weight, scales];
+        arrays.extend(biases);
+        let data = one(queue(
+            c"pack",
+            0,
+            &arrays,
+            [(&[words], Dtype::U32)],
+            move |kernels, from, to| {
+                let [weight, scales, biases @ ..] = from else {
+                    return Err("an array is missing".to_owned());
+                };
+                let start = to[0].data();
+                let skipped = start.align_offset(ALIGNMENT);
+                // SAFETY: the output has 64 bytes more than the packed matrix; all of it is written before it is read.
+                let to = unsafe {
+                    std::ptr::write_bytes(start, 0, layout.nbytes() + ALIGNMENT);
+                    std::slice::from_raw_parts_mut(start.add(skipped), layout.nbytes())
+                };
+                let from = Quantized {
+                    weight: bytes(weight)?,
+                    scales: bytes(scales)?,
+                    biases: biases.first().map(bytes).transpose()?,
+                };
+                match kernels::pack(kernels.pool(), &layout, from, to) {
+                    true => Ok(()),
+                    false => Err("the arrays do not fit together".to_owned()),
+                }
+            },
+        )?);
+        super::eval(&[&data])?;
+        Ok(Some(PackedMatrix {
+            layout,
+            data,
+            scales: scales.dtype(),
+        }))
+    }
+
+    /// MLX's arrays as they were packed: weight, scales, biases.
+    pub fn unpack(&self) -> Result<(Array, Array, Option<Array>)> {
+        let layout = self.layout;
+        let size = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let weight = [size(layout.rows()), size(layout.mlx_weight_row() / 4)];
+        let scales = [size(layout.rows()), size(layout.groups())];
+        let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+            let packed = Packed::new(layout, packed_bytes(&from[0], &layout));
+            let [weight, scales, biases @ ..] = to else {
+                return Err("an array is missing".to_owned());
+            };
+            let to = QuantizedMut {
+                weight: bytes_mut(weight)?,
+                scales: bytes_mut(scales)?,
+                biases: biases.first().map(bytes_mut).transpose()?,
+            };
+            match packed.is_some_and(|packed| kernels::unpack(kernels.pool(), &packed, to)) {
+                true => Ok(()),
+                false => Err("the arrays do not fit together".to_owned()),
+            }
+        };
+        let (weight, scales) = ((&weight[..], Dtype::U32), (&scales[..], self.scales));
+        if layout.scheme().mode == Mode::Affine {
+            let [weight, scales, biases] =
+                queue(c"unpack", 0, &[&self.data], [weight, scales, scales], run)?;
+            return Ok((weight, scales, Some(biases)));
+        }
+        let [weight, scales] = queue(c"unpack", 0, &[&self.data], [weight, scales], run)?;
+        Ok((weight, scales, None))
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.layout.scheme()
+    }
+
+    /// The type of a product with x, as MLX has it.
+    fn product_type(&self, x: Dtype) -> Dtype {
+        match self.layout.scheme().mode {
+            Mode::Affine => wider(x, self.scales),
+            _ => x,
+        }
+    }
+
+    /// x `[…, in]` → `[…, out]`
+    pub fn product(&self, x: &Array) -> Result<Array> {
+        let layout = self.layout;
+        let shape = with_last(x, layout.rows());
+        let out = (&shape[..], self.product_type(x.dtype()));
+        let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+            let weights = packed(&from[1], layout)?;
+            kernels.quantized_matmul(&floats(&from[0])?, &weights, &mut floats_mut(&to[0])?);
+            Ok(())
+        };
+        Ok(one(queue(
+            c"quantized_matmul",
+            0,
+            &[x, &self.data],
+            [out],
+            run,
+        )?))
+    }
+
+    /// Rows by index, i32 or u32 `[…]` → `[…, in]`, as `dequantize` gives them.
+    pub fn rows(&self, indices: &Array) -> Result<Array> {
+        let layout = self.layout;
+        let mut shape = indices.shape().to_vec();
+        shape.push(i32::try_from(layout.inputs()).unwrap_or(i32::MAX));
+        let dtype = match self.layout.scheme().mode {
+            Mode::Affine => self.scales,
+            _ => Dtype::BF16,
+        };
+        let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+            let (weights, mut to) = (packed(&from[1], layout)?, floats_mut(&to[0])?);
+            let count: usize = from[0].shape().iter().map(|&n| n as usize).product();
+            if !matches!(from[0].dtype(), Some(Dtype::I32 | Dtype::U32)) {
+                return Err("rows are numbered in another type".to_owned());
+            }
+            let rows: Vec<u32> = (0..count)
+                // SAFETY: the view is row-major, of `count` 32-bit numbers.
+                .map(|i| unsafe { from[0].data().cast::<u32>().add(i).read_unaligned() })
+                .collect();
+            match kernels.dequantize_rows(&weights, &rows, &mut to) {
+                true => Ok(()),
+                false => Err("there is no such row".to_owned()),
+            }
+        };
+        Ok(one(queue(
+            c"dequantize_rows",
+            0,
+            &[indices, &self.data],
+            [(&shape, dtype)],
+            run,
+        )?))
+    }
+}
+
+fn packed<'a>(view: &'a View, layout: Layout) -> Outcome<Packed<'a>> {
+    Packed::new(layout, packed_bytes(view, &layout)).ok_or_else(|| "not a matrix".to_owned())
+}
+
+fn nbytes(view: &View) -> Outcome<usize> {
+    let count: usize = view.shape().iter().map(|&n| n as usize).product();
+    let dtype = view.dtype().ok_or("an array of an unknown type")?;
+    Ok(count * dtype.size() as usize)
+}
+
+fn bytes(view: &View) -> Outcome<&[u8]> {
+    match nbytes(view)? {
+        0 => Ok(&[]),
+        // SAFETY: the view is row-major and alive, and MLX orders its writers before this.
+        len => Ok(unsafe { std::slice::from_raw_parts(view.data(), len) }),
+    }
+}
+
+/// Of an output.
+#[allow(clippy::mut_from_ref)]
+fn bytes_mut(view: &View) -> Outcome<&mut [u8]> {
+    match nbytes(view)? {
+        0 => Ok(&mut []),
+        // SAFETY: the output was made for this operation, which alone has it; zeroed before it is looked at.
+        len => Ok(unsafe {
+            std::ptr::write_bytes(view.data(), 0, len);
+            std::slice::from_raw_parts_mut(view.data(), len)
+        }),
+    }
+}
+
+/// The shape of x with another last dimension.
+fn with_last(x: &Array, last: usize) -> Vec<i32> {
+    let mut shape = x.shape().to_vec();
+    shape.pop();
+    shape.push(i32::try_from(last).unwrap_or(i32::MAX));
+    shape
+}
+
+/// x `[…, in]` by a dense weight `[out, in]` → `[…, out]`
+pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
+    let shape = with_last(x, weight.dim(0).max(0) as usize);
+    let out = (&shape[..], wider(x.dtype(), weight.dtype()));
+    let run = |kernels: &Kernels, from: &[View], to: &[View]| {
+        kernels.matmul(
+            &floats(&from[0])?,
+            &floats(&from[1])?,
+            &mut floats_mut(&to[0])?,
+        );
+        Ok(())
+    };
+    Ok(one(queue(c"linear", 0, &[x, weight], [out], run)?))
+}
+
+pub(super) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
+    let dtype = weight.map_or(x.dtype(), |weight| wider(x.dtype(), weight.dtype()));
+    let mut arrays = vec![x];
+    arrays.extend(weight);
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let weight = from.get(1).map(floats).transpose()?;
+        let (x, mut y) = (floats(&from[0])?, floats_mut(&to[0])?);
+        kernels.rms_norm(&x, weight.as_ref(), 0.0, eps, &mut y);
+        Ok(())
+    };
+    Ok(one(queue(
+        c"rms_norm",
+        0,
+        &arrays,
+        [(x.shape(), dtype)],
+        run,
+    )?))
+}
+
+/// f(gate) * up
+pub fn gated(gate: &Array, up: &Array, kind: Gate) -> Result<Array> {
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        kernels.gated(
+            &floats(&from[0])?,
+            &floats(&from[1])?,
+            kind,
+            &mut floats_mut(&to[0])?,
+        );
+        Ok(())
+    };
+    let out = (gate.shape(), gate.dtype());
+    Ok(one(queue(c"gated", 0, &[gate, up], [out], run)?))
+}
+
+/// x `[1, heads, tokens, dim]`, its first token at `offset`.
+pub fn rope(x: &Array, rope: &Arc<kernels::Rope>, offset: i32) -> Result<Array> {
+    let rope = rope.clone();
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let (shape, dtype) = (head_shape(&to[0])?, float_type(&to[0])?);
+        // SAFETY: as for `floats_mut`; the output is row-major.
+        let mut to = unsafe { HeadsMut::from_raw(to[0].data(), dtype, shape) };
+        kernels.rope(&rope, &heads(&from[0])?, offset, &mut to);
+        Ok(())
+    };
+    let out = (x.shape(), x.dtype());
+    Ok(one(queue(c"rope", 1, &[x], [out], run)?))
+}
+
+/// q `[1, heads, n, dim]`, k and v `[1, kv_heads, keys, dim]` → `[1, n, heads * dim]`
+pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, visible: Visible) -> Result<Array> {
+    let (count, tokens, dim) = (q.dim(1), q.dim(2), v.dim(3));
+    let shape = [1, tokens, count * dim];
+    let dtype = wider(wider(q.dtype(), k.dtype()), v.dtype());
+    let (count, tokens, dim) = (count as usize, tokens as usize, dim as usize);
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let shape = HeadShape::tokens_first(count, tokens, dim);
+        // SAFETY: as for `floats_mut`; the shape is that of the output, cut into heads.
+        let mut out = unsafe { HeadsMut::from_raw(to[0].data(), float_type(&to[0])?, shape) };
+        let options = AttentionOptions {
+            scale,
+            visible,
+            softcap: None,
+            sinks: None,
+        };
+        let (q, k, v) = (heads(&from[0])?, heads(&from[1])?, heads(&from[2])?);
+        kernels.attention(&q, &k, &v, options, &mut out);
+        Ok(())
+    };
+    let out = (&shape[..], dtype);
+    Ok(one(queue(c"attention", 0b111, &[q, k, v], [out], run)?))
+}
+
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "fast_tests.rs"]
+mod tests;

@@ -1,0 +1,183 @@
+//! What the kernels are held to as operations of MLX: bits that come back, strides, errors. What they compute is held in
+//! `kernels/tests` and, with whole models, in `runtime/tests/parity.rs`.
+
+use super::*;
+use crate::mlx::{self, grad, ops, Device, HostBuffer};
+
+fn with_kernels(work: impl FnOnce()) {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    start(Kernels::new(2));
+    work();
+    mlx::leave();
+}
+
+/// SplitMix64's bytes.
+fn random(seed: u64, len: usize) -> Vec<u8> {
+    let words = (0..len.div_ceil(8) as u64).map(|i| {
+        let mut x = (seed + i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    });
+    let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+/// An array of random bits.
+fn bits(seed: u64, shape: &[i32], dtype: Dtype) -> Array {
+    let len = shape.iter().product::<i32>() as usize * dtype.size() as usize;
+    let name = format!(
+        "mlxrt-fast-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    );
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, random(seed, len)).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut buffer = HostBuffer::new(len).unwrap();
+    while buffer.read_some(&file, 0, len).unwrap() > 0 {}
+    buffer.into_array(shape, dtype).unwrap()
+}
+
+/// All that MLX knows, and the types of their scales.
+fn schemes() -> Vec<(Scheme, Dtype)> {
+    let scheme = |mode, bits, group_size| Scheme {
+        mode,
+        bits,
+        group_size,
+    };
+    let mut all = vec![
+        (scheme(Mode::Mxfp4, 4, 32), Dtype::U8),
+        (scheme(Mode::Mxfp8, 8, 32), Dtype::U8),
+        (scheme(Mode::Nvfp4, 4, 16), Dtype::U8),
+    ];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for group in [32, 64, 128] {
+            for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+                all.push((scheme(Mode::Affine, bits, group), dtype));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn packed_weights_come_back_bit_by_bit() {
+    with_kernels(|| {
+        for (seed, (scheme, dtype)) in schemes().into_iter().enumerate() {
+            let seed = 1000 * seed as u64;
+            for (rows, groups) in [(1, 1), (17, 3), (48, 2)] {
+                let inputs = groups * scheme.group_size;
+                let weight = bits(seed, &[rows, inputs * scheme.bits / 32], Dtype::U32);
+                let scales = bits(seed + 300, &[rows, groups], dtype);
+                let affine = scheme.mode == Mode::Affine;
+                let biases = affine.then(|| bits(seed + 600, &[rows, groups], dtype));
+                let packed = PackedMatrix::new(&weight, &scales, biases.as_ref(), scheme);
+                let packed = packed.unwrap().expect("a scheme that the kernels know");
+                let back = packed.unpack().unwrap();
+                let same = |a: &Array, b: &Array| {
+                    assert_eq!(a.shape(), b.shape());
+                    assert_eq!(a.dtype(), b.dtype());
+                    assert_eq!(a.to_bytes().unwrap(), b.to_bytes().unwrap(), "{scheme:?}");
+                };
+                same(&back.0, &weight);
+                same(&back.1, &scales);
+                assert_eq!(back.2.is_some(), affine);
+                if let (Some(back), Some(biases)) = (&back.2, &biases) {
+                    same(back, biases);
+                }
+            }
+        }
+    });
+}
+
+fn numbers(shape: &[i32]) -> Array {
+    let count = shape.iter().product::<i32>();
+    let values: Vec<f32> = (0..count)
+        .map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0)
+        .collect();
+    ops::reshape(&Array::from_f32(&values).unwrap(), shape).unwrap()
+}
+
+#[test]
+fn arrays_of_any_strides_are_taken() {
+    with_kernels(|| {
+        let (x, w) = (numbers(&[9, 40]), numbers(&[12, 33]));
+        let views = [
+            ops::slice(&x, &[2, 5], &[7, 38]).unwrap(),
+            ops::transpose(&numbers(&[33, 6]), &[1, 0]).unwrap(),
+            ops::slice(&x, &[3, 0], &[3, 33]).unwrap(),
+        ];
+        for view in views {
+            let copy = ops::contiguous(&view).unwrap();
+            let (a, b) = (linear(&view, &w).unwrap(), linear(&copy, &w).unwrap());
+            assert_eq!(a.shape(), [view.dim(0), 12]);
+            assert_eq!(a.to_f32().unwrap(), b.to_f32().unwrap());
+            let plain = ops::matmul(&copy, &ops::transpose(&w, &[1, 0]).unwrap()).unwrap();
+            for (a, b) in a.to_f32().unwrap().iter().zip(plain.to_f32().unwrap()) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+    });
+}
+
+fn failure(array: &Array) -> String {
+    let outcome = mlx::eval(&[array]).and_then(|()| mlx::synchronize());
+    mlx::enter(Device::Cpu).unwrap();
+    outcome.unwrap_err().to_string()
+}
+
+#[test]
+fn a_kernel_that_fails_fails_the_evaluation() {
+    with_kernels(|| {
+        let scheme = Scheme {
+            mode: Mode::Affine,
+            bits: 4,
+            group_size: 64,
+        };
+        let (weight, scales) = (bits(1, &[5, 8], Dtype::U32), numbers(&[5, 1]));
+        let packed = PackedMatrix::new(&weight, &scales, Some(&scales), scheme);
+        let packed = packed.unwrap().unwrap();
+        for row in [5, -1, i32::MAX] {
+            let rows = packed.rows(&Array::from_i32(&[0, row]).unwrap()).unwrap();
+            let error = failure(&rows);
+            assert!(error.contains("there is no such row"), "{error}");
+        }
+        // Shapes that do not fit are a panic inside.
+        let error = failure(&packed.product(&numbers(&[2, 63])).unwrap());
+        assert!(error.contains("quantized_matmul"), "{error}");
+        let rows = packed.rows(&Array::from_i32(&[4]).unwrap()).unwrap();
+        assert_eq!(rows.to_f32().unwrap().len(), 64);
+    });
+}
+
+#[test]
+fn without_kernels_nothing_is_packed_and_nothing_queued() {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    let scheme = Scheme {
+        mode: Mode::Affine,
+        bits: 4,
+        group_size: 64,
+    };
+    let (weight, scales) = (bits(1, &[5, 8], Dtype::U32), numbers(&[5, 1]));
+    let packed = PackedMatrix::new(&weight, &scales, Some(&scales), scheme);
+    assert!(packed.unwrap().is_none() && !active());
+    assert!(linear(&scales, &scales).is_err());
+    mlx::leave();
+}
+
+#[test]
+fn gradients_are_refused() {
+    with_kernels(|| {
+        let w = numbers(&[4, 8]);
+        let sum = |y: &Array| ops::sum(&ops::reshape(y, &[8])?, 0, false);
+        let work = |x: &[Array]| Ok(vec![sum(&linear(&x[0], &w)?)?]);
+        let outcome = grad::value_and_grad(work, &[numbers(&[2, 8])]);
+        let error = outcome.map(drop).unwrap_err();
+        assert!(error.to_string().contains("has no gradient"), "{error}");
+    });
+}
