@@ -1437,8 +1437,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
  * Blocks: until the last step is done or fn stops it. While the library is suspended it waits.
  * Errors: INVALID_ARGUMENT names the option, or the line of train or valid; or tells that the loss or the weights are no
  * numbers any more; INCOMPATIBLE for an adapter of another model; UNSUPPORTED for one that replaces whole weights;
- * NOT_FOUND and IO name the file; OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them the adapter has the weights of the last good
- * step.
+ * NOT_FOUND and IO name the file; OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
+ * the adapter has the weights of the last good step.
  * Owns: nothing; the options are copied.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_train(
