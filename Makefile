@@ -16,7 +16,13 @@ PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
 
-.PHONY: build ship demo test test-rust test-c check-saved check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile clean
+# For `make install`; DESTDIR goes in front of it. For `make dist`: MLX=cuda MLX_CUDA_WHEEL=<wheel>.
+PREFIX ?= /usr/local
+MLX ?= cpu
+export MLX MLX_CUDA_WHEEL
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
+
+.PHONY: build ship install dist xcframework demo test test-rust test-c test-cpp test-install test-docs docs check-saved check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests clean
 
 build:
 	$(CARGO) build --release
@@ -25,12 +31,20 @@ build:
 ship: build
 	scripts/ship.sh $(LIB) $(BUILD)/lib
 
+## The library, headers, pkg-config and CMake files, documents and licences under PREFIX; see scripts/install.sh.
+install: ship cli-docs
+	scripts/install.sh $(BUILD)/lib "$(PREFIX)"
+
+## build/dist: the archive for users, and its SHA-256; see scripts/dist.sh.
+dist: ship cli-docs
+	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
+
 ## Builds what is missing, then chats with the demo model once.
 demo: build $(BUILD)/chat
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
 
 ## The whole suite.
-test: build test-rust test-c
+test: build test-rust test-c test-cpp test-docs test-cli test-install test-go test-swift
 	@echo "make test: everything passed"
 
 test-rust: build
@@ -39,6 +53,66 @@ test-rust: build
 test-c: build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
+
+## bindings/cpp/mlxrt.hpp, and a host that uses MLX itself.
+test-cpp: ship
+	$(MAKE) -C tests/cpp LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-cpp run
+
+## The archive, unpacked elsewhere and used with an empty environment.
+test-install: MLX = cpu
+test-install: dist
+	tests/install/run.sh $(BUILD)/dist/mlxrt-$(VERSION)-linux-$(shell uname -m).tar.gz
+
+## Every C and C++ block of the documents compiles, and docs/abi.md is what the header says.
+test-docs:
+	tests/docs/run.sh $(BUILD)/tests-docs
+
+## docs/abi.md out of the header.
+docs:
+	scripts/abi.py include/mlxrt.h >docs/abi.md
+
+# Where the command line finds the library while it is built and tested.
+CLI_LIB = $(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib
+
+## The command line: build/bin/mlxrt, which finds the library in build/lib, or in the prefix that both are put under. With
+## MLXRT_PREFIX set to where mlxrt is installed, that library is used and none is built.
+cli: $(if $(MLXRT_PREFIX),,ship)
+	$(CARGO) build --release -p mlxrt-cli
+	@mkdir -p $(BUILD)/bin
+	cp $(LIB)/mlxrt $(BUILD)/bin/mlxrt
+	strip $(BUILD)/bin/mlxrt
+
+## build/share: the command line's manual pages and completions.
+cli-docs: cli
+	LD_LIBRARY_PATH=$(CLI_LIB) cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
+
+test-cli: $(if $(MLXRT_PREFIX),,ship)
+	LD_LIBRARY_PATH=$(CLI_LIB) $(CARGO) test --release -p mlxrt-cli
+
+## Writes cli/src/ffi.rs from include/mlxrt.h.
+cli-bindings:
+	MLXRT_WRITE_BINDINGS=1 $(CARGO) test --release -p mlxrt-cli --test bindings
+
+# Where the suites of the bindings find an installed library.
+INSTALLED := $(CURDIR)/$(BUILD)/prefix
+
+install-for-tests:
+	$(MAKE) install PREFIX=$(INSTALLED)
+
+## The Go suite against the installed library: tests, the race detector, cgocheck2, and the chat server with OpenAI's client.
+## With Go 1.24 or newer, pkg-config, and python3 with venv.
+test-go: install-for-tests
+	PKG_CONFIG_PATH=$(INSTALLED)/lib/pkgconfig bindings/go/test.sh
+
+## build/dist/CMlxrt.xcframework.zip for macOS, on a Mac; for iOS see scripts/xcframework.sh. Never run.
+xcframework: install-for-tests
+	scripts/xcframework.sh macos=$(INSTALLED)
+	cd bindings/swift && zip -qry $(CURDIR)/$(BUILD)/dist/CMlxrt.xcframework.zip CMlxrt.xcframework
+
+## The Swift package against the installed library: its suite, the sample with a bridging header, its documentation. Where
+## there is no swift, scripts/swift.sh fetches one (2.7 GB, once).
+test-swift: install-for-tests
+	MLXRT_PREFIX="$(INSTALLED)" bindings/swift/test.sh
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
@@ -69,10 +143,13 @@ freeze: header
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) fmt -p mlxrt-cli --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --all-targets -p mlxrt-cli -- -D warnings
 
 fmt:
 	$(CARGO) fmt
+	$(CARGO) fmt -p mlxrt-cli
 
 ## Side by side with mlx-lm; see benches/README.md.
 bench: build
@@ -87,6 +164,10 @@ bench-text:
 ## Nanoseconds of a handle, microseconds of a token between threads.
 bench-safety: build
 	benches/safety.sh
+
+## What a token costs more through the Swift package than through bare C.
+bench-swift: install-for-tests
+	MLXRT_PREFIX="$(INSTALLED)" benches/swift.sh
 
 ## Random input, SECONDS for each target; see fuzz/README.md. Not part of `make test`.
 fuzz: SECONDS ?= 60
@@ -129,7 +210,7 @@ miri:
 
 $(BUILD)/%: bindings/c/examples/%.c include/mlxrt.h | build
 	@mkdir -p $(BUILD)
-	$(CC) $(CFLAGS) $(WARNINGS) -Iinclude $< -o $@ $(LINK)
+	$(CC) $(CFLAGS) $(WARNINGS) -Iinclude $< -o $@ $(LINK) -lm
 
 clean:
 	rm -rf $(BUILD)

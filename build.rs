@@ -73,7 +73,7 @@ fn place_beside(libs: &std::ffi::OsStr) {
         let to = profile.join(name);
         if !same_length(&lib, &to) {
             let _ = fs::remove_file(&to);
-            fs::copy(&lib, &to).unwrap_or_else(|error| panic!("{}: {error}", to.display()));
+            copy(&lib, &to).unwrap_or_else(|error| panic!("{}: {error}", to.display()));
         }
         println!("cargo:rerun-if-changed={}", to.display());
     }
@@ -82,6 +82,13 @@ fn place_beside(libs: &std::ffi::OsStr) {
     if fs::symlink_metadata(&soname).is_err() {
         let _ = std::os::unix::fs::symlink("libmlxrt.so", soname);
     }
+}
+
+/// With the time of the original: a file that is newer than this run would make cargo run it, and build all, again.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::copy(from, to)?;
+    let time = fs::metadata(from)?.modified()?;
+    fs::File::options().write(true).open(to)?.set_modified(time)
 }
 
 fn same_length(a: &Path, b: &Path) -> bool {

@@ -1051,7 +1051,7 @@ const mlxrt_api *MLXRT_NULLABLE mlxrt_get_api(uint32_t abi);
  * Threads: any.
  * Blocks: while the engine starts.
  * Errors: INCOMPATIBLE when the engine runs on another device than the one asked for; UNSUPPORTED when there is no
- * such device; RESOURCES; DEVICE.
+ * such device; RESOURCES; SUSPENDED; DEVICE.
  * Owns: nothing.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_init(const mlxrt_init_options *MLXRT_NULLABLE options);
@@ -1228,7 +1228,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
  * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
- * DEVICE.
+ * SUSPENDED, DEVICE.
  * Owns: out is yours: mlxrt_model_free.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_load(

@@ -8,6 +8,25 @@
 set -eu
 release=$1 out=$2
 root=$(cd "$(dirname "$0")/.." && pwd)
+
+# On a Mac cargo's dylib is what ships: its id is @rpath/libmlxrt.dylib, and MLX is inside of it but for its kernels,
+# which mlx-sys leaves in a folder of the user's or in MLX_RS_METAL_PATH. Written without a Mac, never run.
+if [ "$(uname -s)" = Darwin ]; then
+  metal=${MLX_RS_METAL_PATH:-$(ls -td "$HOME"/.mlx/lib/*/ 2>/dev/null | head -1)}
+  for file in "$release/libmlxrt.dylib" "$metal/mlx.metallib"; do
+    [ -e "$file" ] || { echo "ship.sh: $file is missing; run cargo build --release first" >&2; exit 1; }
+  done
+  rm -rf "$out"
+  mkdir -p "$out"
+  cp "$metal/mlx.metallib" "$out/"
+  cp "$release/libmlxrt.dylib" "$out/"
+  dsymutil "$out/libmlxrt.dylib" -o "$out/libmlxrt.dylib.dSYM"
+  strip -x "$out/libmlxrt.dylib"
+  codesign --force --sign - "$out/libmlxrt.dylib"
+  echo "$out/libmlxrt.dylib: $(wc -c <"$out/libmlxrt.dylib") bytes"
+  exit 0
+fi
+
 cxx=${CXX:-c++} objcopy=${OBJCOPY:-objcopy}
 library=$out/libmlxrt.so.1
 
@@ -25,14 +44,15 @@ rm -rf "$out"
 mkdir -p "$out/.debug"
 
 # As build.rs links the cdylib, but for --exclude-libs: here it would hide all of libmlxrt.a, and the version script
-# hides what it does not list. What is not reachable from the exports is left out.
+# hides what it does not list. What is not reachable from the exports is left out. -Bsymbolic-functions: a copy that a
+# plugin brings uses its own functions, also where the program has linked another.
 "$cxx" -shared -o "$library.tmp" \
   -Wl,--whole-archive "$release/libmlxrt.a" -Wl,--no-whole-archive \
   -L"$mlx" -lmlx -lgcc_s -lpthread -lm -ldl -lc \
   -Wl,--version-script="$root/src/capi/exports.map" \
   -Wl,-soname,libmlxrt.so.1 -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,relro,-z,now \
   -Wl,--disable-new-dtags "-Wl,-rpath,$rpath" \
-  -Wl,--gc-sections -Wl,--as-needed -Wl,--build-id=sha1
+  -Wl,-Bsymbolic-functions -Wl,--gc-sections -Wl,--as-needed -Wl,--build-id=sha1
 
 "$objcopy" --only-keep-debug --compress-debug-sections "$library.tmp" "$out/.debug/libmlxrt.so.1.debug"
 "$objcopy" --strip-all "--add-gnu-debuglink=$out/.debug/libmlxrt.so.1.debug" "$library.tmp"

@@ -11,6 +11,7 @@ mod load;
 mod log;
 mod mlx;
 mod model;
+mod random;
 mod room;
 mod runtime;
 mod sampling;

@@ -3,7 +3,6 @@
 use std::ffi::{c_char, c_void};
 use std::mem::size_of;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::boundary::{call, quietly, Use};
 use super::constants::*;
@@ -12,6 +11,7 @@ use super::handle::{table, Handle, Kind};
 use super::model::report;
 use super::structs::{read_options, Out};
 use super::text::{allocate, path_arg, slice_arg, strings_arg, HandleOut, TextOut};
+use super::time::deadline;
 use super::types::{
     mlxrt_adapter, mlxrt_adapter_options, mlxrt_call_options, mlxrt_model, mlxrt_session,
     mlxrt_tensor, mlxrt_tensor_view,
@@ -85,7 +85,7 @@ pub unsafe extern "C" fn mlxrt_adapter_load(
             model,
             &path.to_string_lossy(),
             LoadOptions {
-                deadline: deadline(&options),
+                deadline: deadline(options.timeout_ms),
                 progress: &mut |done, total| {
                     report(options.progress, options.progress_data, done, total)
                 },
@@ -94,11 +94,6 @@ pub unsafe extern "C" fn mlxrt_adapter_load(
         out.put(table().insert(Arc::new(adapter))?);
         Ok(())
     })
-}
-
-pub(super) fn deadline(options: &mlxrt_call_options) -> Option<Instant> {
-    let timeout = Duration::from_millis(options.timeout_ms.into());
-    (options.timeout_ms != 0).then(|| Instant::now() + timeout)
 }
 
 /// Tells what an adapter is, as JSON: "kind" ("lora", "dora" or "full"), "format" (where it came from, null when it was
@@ -203,7 +198,7 @@ pub unsafe extern "C" fn mlxrt_adapter_save(
         let (path, options): (_, mlxrt_call_options) =
             unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
         let watch = SaveOptions {
-            deadline: deadline(&options),
+            deadline: deadline(options.timeout_ms),
             progress: &mut |done, total| {
                 report(options.progress, options.progress_data, done, total)
             },

@@ -9,9 +9,10 @@ use super::error::mlxrt_error;
 use super::event::EventBlock;
 use super::handle::{table, Handle, Kind};
 use super::input::{read_generate_options, read_input};
-use super::library::{timeout, UserData};
+use super::library::UserData;
 use super::structs::{read_options, Out};
 use super::text::HandleOut;
+use super::time::timeout;
 use super::types::{
     mlxrt_event, mlxrt_event_fn, mlxrt_generate_options, mlxrt_input, mlxrt_request, mlxrt_result,
     mlxrt_session,

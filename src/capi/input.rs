@@ -1,10 +1,9 @@
 //! What a request is given: `mlxrt_input` and `mlxrt_generate_options`, copied in and checked.
 
-use std::time::Duration;
-
 use super::constants::*;
 use super::structs::read_options;
 use super::text::{opt_str_arg, slice_arg, str_arg, strings_arg};
+use super::time::time_limit;
 use super::types::{mlxrt_generate_options, mlxrt_input};
 use crate::error::{Error, Result};
 use crate::runtime::generate::{Conversation, GenerateOptions, Input, Setting};
@@ -150,7 +149,7 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
     )?;
     Ok(GenerateOptions {
         max_tokens: (o.max_tokens != 0).then_some(o.max_tokens.into()),
-        timeout: (o.timeout_ms != 0).then(|| Duration::from_millis(o.timeout_ms.into())),
+        timeout: time_limit(o.timeout_ms),
         greedy: has(MLXRT_GEN_GREEDY),
         no_model_defaults: has(MLXRT_GEN_NO_MODEL_DEFAULTS),
         temperature,

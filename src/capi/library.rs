@@ -1,13 +1,13 @@
 //! The library itself: versions, the log, freeing buffers.
 
 use std::ffi::{c_char, c_void, CStr};
-use std::time::Duration;
 
 use super::boundary::{call, quietly, Use};
 use super::constants::*;
 use super::error::{c_text, mlxrt_error};
 use super::structs::{check_flags, read_options};
 use super::text::TextOut;
+use super::time::timeout;
 use super::types::{mlxrt_api, mlxrt_init_options, mlxrt_log_fn};
 use super::{api, handle, text};
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn mlxrt_get_api(abi: u32) -> *const mlxrt_api {
 /// Threads: any.
 /// Blocks: while the engine starts.
 /// Errors: INCOMPATIBLE when the engine runs on another device than the one asked for; UNSUPPORTED when there is no
-/// such device; RESOURCES; DEVICE.
+/// such device; RESOURCES; SUSPENDED; DEVICE.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_init(options: *const mlxrt_init_options) -> *mut mlxrt_error {
@@ -117,11 +117,6 @@ pub unsafe extern "C" fn mlxrt_shutdown(flags: u32, timeout_ms: u32) -> *mut mlx
         check_flags(flags, MLXRT_SHUTDOWN_FORCE, "flags")?;
         engine::shutdown(flags & MLXRT_SHUTDOWN_FORCE != 0, timeout(timeout_ms))
     })
-}
-
-/// A timeout argument; `None` waits as long as it takes.
-pub(super) fn timeout(timeout_ms: u32) -> Option<Duration> {
-    (timeout_ms != MLXRT_FOREVER).then(|| Duration::from_millis(timeout_ms.into()))
 }
 
 /// Keeps the engine from the device: running requests pause where they are, and a call that needs the device gives

@@ -63,5 +63,6 @@ pub mod model;
 pub mod session;
 pub mod structs;
 pub mod text;
+mod time;
 pub mod train;
 pub mod types;

@@ -2,9 +2,8 @@
 
 use std::ffi::{c_char, c_void};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::adapter::{deadline, read_adapters};
+use super::adapter::read_adapters;
 use super::boundary::{call, quietly, with_callback_mark, Callback, Use};
 use super::constants::*;
 use super::error::mlxrt_error;
@@ -13,6 +12,7 @@ use super::input::read_input;
 use super::session::read_session_options;
 use super::structs::{check_flags, read_options};
 use super::text::{opt_path_arg, path_arg, slice_arg, str_arg, ArrayOut, HandleOut, TextOut};
+use super::time::deadline;
 use super::types::{
     mlxrt_adapter, mlxrt_call_options, mlxrt_input, mlxrt_load_options, mlxrt_model,
     mlxrt_progress_fn, mlxrt_session_options,
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
 /// Threads: any; progress runs on this one.
 /// Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
 /// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
-/// DEVICE.
+/// SUSPENDED, DEVICE.
 /// Owns: out is yours: mlxrt_model_free.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_model_load(
@@ -117,13 +117,11 @@ pub unsafe extern "C" fn mlxrt_model_load(
         let (path, options) =
             unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
         check_load_options(&options)?;
-        let timeout = options.timeout_ms;
         let loaded = model::load(
             &path.to_string_lossy(),
             LoadOptions {
                 context: options.context,
-                deadline: (timeout != 0)
-                    .then(|| Instant::now() + Duration::from_millis(timeout.into())),
+                deadline: deadline(options.timeout_ms),
                 progress: &mut |done, total| {
                     report(options.progress, options.progress_data, done, total)
                 },
@@ -189,7 +187,7 @@ pub unsafe extern "C" fn mlxrt_model_save(
             )
         };
         let watch = SaveOptions {
-            deadline: deadline(&options),
+            deadline: deadline(options.timeout_ms),
             progress: &mut |done, total| {
                 report(options.progress, options.progress_data, done, total)
             },

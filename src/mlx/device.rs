@@ -187,6 +187,34 @@ pub fn set_resource_dir(_dir: &str) -> Result<()> {
     Ok(())
 }
 
+extern "C" {
+    fn mlxrt_shim_mlx_version() -> *const std::ffi::c_char;
+}
+
+/// Refuses an MLX of another version than the one that this was compiled against: its C++ has other layouts. A process
+/// has one `libmlx`, the first that was loaded, which need not be the one beside the library.
+pub fn refuse_other_version() -> Result<()> {
+    // SAFETY: a literal, NUL-terminated, that lives as long as the library.
+    let built = unsafe { CStr::from_ptr(mlxrt_shim_mlx_version()) }.to_string_lossy();
+    let found = version()?;
+    if is_version(&found, &built) {
+        return Ok(());
+    }
+    Err(crate::error::Error::new(
+        crate::error::Code::Incompatible,
+        format!(
+            "the libmlx in this process is MLX {found}, and mlxrt was built for MLX {built}: something else loaded its own first"
+        ),
+    ))
+}
+
+/// Builds of MLX's own sources add a suffix: "0.32.2.dev20260101+abc".
+fn is_version(found: &str, built: &str) -> bool {
+    found
+        .strip_prefix(built)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('+'))
+}
+
 /// MLX's version, such as "0.32.2".
 pub fn version() -> Result<String> {
     let mut text = RawString(mlx_sys::mlx_string {
@@ -209,5 +237,20 @@ impl Drop for RawString {
     fn drop(&mut self) {
         // SAFETY: owned and freed once.
         unsafe { mlx_sys::mlx_string_free(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_mlx() {
+        refuse_other_version().unwrap();
+        assert!(is_version("0.32.2", "0.32.2"));
+        assert!(is_version("0.32.2.dev20260101+abc", "0.32.2"));
+        for other in ["0.32.20", "0.32.1", "0.32", "", "1.0.32.2"] {
+            assert!(!is_version(other, "0.32.2"), "{other}");
+        }
     }
 }

@@ -17,7 +17,8 @@ pub mod ops;
 pub use array::Array;
 pub use buffer::HostBuffer;
 pub use device::{
-    device_available, device_info, enter, leave, set_resource_dir, synchronize, version, Device,
+    device_available, device_info, enter, leave, refuse_other_version, set_resource_dir,
+    synchronize, version, Device,
 };
 pub use error::install_error_handler;
 

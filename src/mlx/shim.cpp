@@ -8,6 +8,7 @@
 #include "mlx/c/private/array.h"
 #include "mlx/c/private/enums.h"
 #include "mlx/mlx.h"
+#include "mlx/version.h"
 
 namespace mx = mlx::core;
 
@@ -50,4 +51,11 @@ int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, in
       throw;
     }
   });
+}
+
+#define MLXRT_TEXT_OF(value) #value
+#define MLXRT_TEXT(value) MLXRT_TEXT_OF(value)
+
+const char* mlxrt_shim_mlx_version(void) {
+  return MLXRT_TEXT(MLX_VERSION_MAJOR) "." MLXRT_TEXT(MLX_VERSION_MINOR) "." MLXRT_TEXT(MLX_VERSION_PATCH);
 }

@@ -14,6 +14,9 @@ void mlxrt_shim_buffer_free(void* buffer);
 // `array` is a mlx_array*; the shape is i32 sizes, `dtype` mlx-c's number. Takes the buffer, also when it fails.
 int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, int rank, int dtype);
 
+// The version of the MLX headers that this was compiled with, such as "0.32.2"; never freed. Any thread.
+const char* mlxrt_shim_mlx_version(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -293,20 +293,15 @@ impl Patch {
         let mut y = base.clone();
         for low in &self.low {
             let z = ops::matmul(&ops::take(&low.a, tokens)?, &low.b)?;
-            let z = low.scaled(&low.dropped(&z)?, &base)?;
-            y = match &low.gain {
-                None => ops::add(&y, &z)?,
-                Some(gain) => {
-                    let gain = if gain.dim(0) == low.a.dim(0) {
-                        // Of each row: [1, n] → [1, n, 1]
-                        let gain = ops::take(gain, tokens)?;
-                        ops::reshape(&gain, &[gain.dim(0), gain.dim(1), 1])?
-                    } else {
-                        gain.clone()
-                    };
-                    self.with_gain(y, &base, &z, &gain)?
+            let gain = match &low.gain {
+                Some(gain) if gain.dim(0) == low.a.dim(0) => {
+                    // Of each row: [1, n] → [1, n, 1]
+                    let gain = ops::take(gain, tokens)?;
+                    Some(ops::reshape(&gain, &[gain.dim(0), gain.dim(1), 1])?)
                 }
+                gain => gain.clone(),
             };
+            y = self.with_low(y, &base, low, &low.dropped(&z)?, gain.as_ref())?;
         }
         Ok(y)
     }
@@ -330,11 +325,7 @@ impl Patch {
     ) -> Result<Array> {
         let mut y = base.clone();
         for (low, z) in low {
-            let z = low.scaled(&z?, &base)?;
-            y = match &low.gain {
-                None => ops::add(&y, &z)?,
-                Some(gain) => self.with_gain(y, &base, &z, gain)?,
-            };
+            y = self.with_low(y, &base, low, &z?, low.gain.as_ref())?;
         }
         match bias {
             Some(bias) => ops::add(&y, bias),
@@ -342,8 +333,20 @@ impl Patch {
         }
     }
 
-    /// DoRA: alone gain * (base + z); among others its difference to the base is added to what they give.
-    fn with_gain(&self, y: Array, base: &Array, z: &Array, gain: &Array) -> Result<Array> {
+    /// y with one low-rank part, whose product is z. DoRA: alone gain * (base + z); among others its difference to the
+    /// base is added to what they give.
+    fn with_low(
+        &self,
+        y: Array,
+        base: &Array,
+        low: &LowRank,
+        z: &Array,
+        gain: Option<&Array>,
+    ) -> Result<Array> {
+        let z = &low.scaled(z, base)?;
+        let Some(gain) = gain else {
+            return ops::add(&y, z);
+        };
         let gain = ops::astype(gain, base.dtype())?;
         let adapted = ops::multiply(&gain, &ops::add(base, z)?)?;
         if self.low.len() == 1 {

@@ -9,6 +9,7 @@ use super::decoder::{Decoder, Rows};
 use super::modules::Site;
 use crate::error::{Error, Result};
 use crate::mlx::{grad, Array};
+use crate::random::mix;
 
 /// Which arrays of an adapter are trained, and where they belong. The arrays themselves come in a list, in the order in
 /// which `parameters` gives them.
@@ -145,7 +146,7 @@ fn traced_set(
         };
         let dropout = (pass.dropout > 0.0).then(|| Dropout {
             rate: pass.dropout,
-            seed: mixed(pass.dropout_seed, part.site.number()),
+            seed: mix(pass.dropout_seed, part.site.number()),
         });
         let traced = Traced {
             site: part.site,
@@ -159,17 +160,6 @@ fn traced_set(
         set.add_traced(&traced, weight)?;
     }
     Ok(set)
-}
-
-/// A seed for each pair of numbers.
-pub fn mixed(seed: u64, number: u64) -> u64 {
-    let mut z = seed
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(number)
-        .wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// What one step works on.

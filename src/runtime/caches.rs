@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::job::Kv;
 use super::ledger::Ledger;
+use crate::error::{Error, Result};
 use crate::model::Cache;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,12 +45,6 @@ impl SessionCache {
         }
     }
 
-    /// Empties it behind the session's back.
-    pub fn forget(&mut self) {
-        self.clear();
-        self.ledger.set_kv(&mut self.ledger.state(), 0, 0);
-    }
-
     pub fn clear(&mut self) {
         self.layers.iter_mut().for_each(Cache::clear);
         self.tokens.clear();
@@ -80,12 +75,12 @@ impl SessionCache {
 pub struct Caches(HashMap<CacheKey, SessionCache>);
 
 impl Caches {
-    pub fn get(&self, key: &CacheKey) -> Option<&SessionCache> {
-        self.0.get(key)
+    pub fn of(&self, key: &CacheKey) -> Result<&SessionCache> {
+        self.0.get(key).ok_or_else(cache_is_gone)
     }
 
-    pub fn get_mut(&mut self, key: &CacheKey) -> Option<&mut SessionCache> {
-        self.0.get_mut(key)
+    pub fn of_mut(&mut self, key: &CacheKey) -> Result<&mut SessionCache> {
+        self.0.get_mut(key).ok_or_else(cache_is_gone)
     }
 
     pub fn get_or_insert(
@@ -96,14 +91,10 @@ impl Caches {
         self.0.entry(key.clone()).or_insert_with(make)
     }
 
-    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut SessionCache> {
-        self.0.values_mut()
-    }
-
     /// Tokens of this cache, bytes of all that the session has.
     pub fn kv(&self, key: &CacheKey) -> Kv {
         Kv {
-            tokens: self.get(key).map_or(0, |cache| cache.tokens.len() as u64),
+            tokens: self.0.get(key).map_or(0, |cache| cache.tokens.len() as u64),
             bytes: self.session_bytes(key.session),
         }
     }
@@ -115,7 +106,7 @@ impl Caches {
 
     /// Bytes that the session has besides those of `key`.
     pub fn other_bytes(&self, key: &CacheKey) -> u64 {
-        let own = self.get(key).map_or(0, SessionCache::nbytes);
+        let own = self.0.get(key).map_or(0, SessionCache::nbytes);
         self.session_bytes(key.session).saturating_sub(own)
     }
 
@@ -148,21 +139,35 @@ impl Caches {
         ledger.set_kv(&mut state, tokens, bytes);
     }
 
+    /// Empties caches behind their sessions' backs.
+    pub fn forget(&mut self, which: impl Fn(&CacheKey, &SessionCache) -> bool) {
+        let keys = self.0.iter().filter(|(key, cache)| which(key, cache));
+        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.empty(&key);
+        }
+    }
+
     /// Empties the cache that no request uses and that was used longest ago; false: there is none that holds anything.
     pub fn drop_oldest_idle(&mut self, in_use: &dyn Fn(&CacheKey) -> bool) -> bool {
-        let idle = self
-            .0
-            .iter()
-            .filter(|(key, cache)| !in_use(key) && cache.nbytes() > 0);
-        let Some((key, _)) = idle.min_by_key(|(_, cache)| cache.last_step) else {
+        let idle = self.0.iter();
+        let idle = idle.filter(|(key, cache)| !in_use(key) && cache.nbytes() > 0);
+        let oldest = idle.min_by_key(|(_, cache)| cache.last_step);
+        let Some(key) = oldest.map(|(key, _)| key.clone()) else {
             return false;
         };
-        let key = key.clone();
-        if let Some(cache) = self.0.get_mut(&key) {
+        self.empty(&key);
+        true
+    }
+
+    fn empty(&mut self, key: &CacheKey) {
+        if let Some(cache) = self.0.get_mut(key) {
             cache.clear();
             let ledger = cache.ledger.clone();
             self.tell(key.session, &ledger);
         }
-        true
     }
+}
+
+fn cache_is_gone() -> Error {
+    Error::internal("the session's cache is gone")
 }

@@ -68,7 +68,7 @@ pub struct Engine {
     device: Device,
     /// Cleared when the thread ends; from then on every call fails.
     alive: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Arc<Thread>,
     next_id: AtomicU64,
     /// Models that hold it, those that are being loaded included.
     models: AtomicUsize,
@@ -165,7 +165,7 @@ pub fn suspend(timeout: Option<Duration>) -> Result<()> {
     }
     let waited = match timeout {
         None => is_quiet.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Some(timeout) => is_quiet.recv_timeout(timeout),
+        Some(timeout) => is_quiet.recv_timeout(timeout.max(ANSWER)),
     };
     if waited == Err(RecvTimeoutError::Timeout) {
         end_suspend(&mut holders(), AFTER_TIMEOUT);
@@ -176,6 +176,9 @@ pub fn suspend(timeout: Option<Duration>) -> Result<()> {
     }
     Ok(())
 }
+
+/// An engine that is quiet already takes this long to say so.
+const ANSWER: Duration = Duration::from_millis(2);
 
 /// How long the engine starts nothing new after a suspend that ran out of time.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -317,9 +320,17 @@ pub(super) fn end_at_exit(timeout: Duration) {
         std::thread::sleep(Duration::from_millis(1));
     };
     if let Some(engine) = engine {
-        let _ = engine.stop(Some(deadline.saturating_duration_since(Instant::now())));
+        engine.send_stop();
         // Not dropped: that would wait without a limit.
         std::mem::forget(engine);
+    }
+    // Also for an engine whose last holder is just letting go of it.
+    let threads = match THREADS.try_lock() {
+        Ok(threads) => threads.clone(),
+        Err(_) => return,
+    };
+    for thread in threads {
+        let _ = thread.join(Some(deadline));
     }
 }
 
@@ -381,6 +392,7 @@ pub fn device_json() -> Result<String> {
 impl Engine {
     fn start(options: EngineOptions, limits: MemoryLimits) -> Result<Arc<Engine>> {
         mlx::install_error_handler();
+        mlx::refuse_other_version()?;
         if let Some(dir) = &options.resource_dir {
             mlx::set_resource_dir(dir)?;
         }
@@ -417,6 +429,7 @@ impl Engine {
                     format!("the engine thread cannot be started: {error}"),
                 )
             })?;
+        let thread = Thread::watched(thread);
         started
             .recv()
             .unwrap_or_else(|_| Err(Error::internal("the engine thread ended while it started")))?;
@@ -424,7 +437,7 @@ impl Engine {
             commands,
             device,
             alive,
-            thread: Mutex::new(Some(thread)),
+            thread,
             next_id: AtomicU64::new(1),
             models: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
@@ -486,9 +499,32 @@ impl Engine {
 
     /// Ends the thread, which ends every request as cancelled, and waits for it.
     fn stop(&self, timeout: Option<Duration>) -> Result<()> {
+        self.send_stop();
+        self.thread
+            .join(timeout.map(|timeout| Instant::now() + timeout))
+    }
+
+    fn send_stop(&self) {
         let _ = self.commands.send(Command::Stop);
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        // Several threads may wait here.
+    }
+}
+
+/// An engine thread, for those who wait for its end; several may.
+struct Thread(Mutex<Option<JoinHandle<()>>>);
+
+/// Those that may still run: an exit of the process waits for them.
+static THREADS: Mutex<Vec<Arc<Thread>>> = Mutex::new(Vec::new());
+
+impl Thread {
+    fn watched(handle: JoinHandle<()>) -> Arc<Thread> {
+        let thread = Arc::new(Thread(Mutex::new(Some(handle))));
+        let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.join_if_finished());
+        threads.push(thread.clone());
+        thread
+    }
+
+    fn join(&self, deadline: Option<Instant>) -> Result<()> {
         while !self.join_if_finished() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(Error::new(
@@ -502,7 +538,7 @@ impl Engine {
     }
 
     fn join_if_finished(&self) -> bool {
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match thread.take_if(|thread| thread.is_finished()) {
             Some(finished) => {
                 let _ = finished.join();
@@ -527,7 +563,7 @@ impl Drop for Engine {
         // A cancel in a log function of the engine thread may hold a session for a moment, and be the last that does. The
         // thread cannot wait for its own end.
         if std::thread::current().name() == Some(THREAD) {
-            let _ = self.commands.send(Command::Stop);
+            self.send_stop();
         } else {
             let _ = self.stop(None);
         }

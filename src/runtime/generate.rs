@@ -15,6 +15,7 @@ use super::request::{Blocking, Delivery, Plan, Shared};
 pub use super::request::{Event, Next, Notify, Request};
 use super::session::{Applied, Session};
 use crate::error::{Error, Result};
+use crate::random;
 use crate::text::{StopStrings, StreamOptions, TextStream};
 
 /// Runs one request on `session` and hands its events to `on_event`, which returns false to stop. Blocks until the
@@ -26,19 +27,9 @@ pub fn generate(
     on_event: &mut dyn FnMut(Event) -> bool,
 ) -> (Report, Result<()>) {
     let mut run = || {
-        engine::refuse_when_suspended()?;
-        let ticket = ticket(session, Delivery::Push);
-        let held = Blocking::take(session, ticket.id())?;
-        let adapters = session.adapters();
-        let shared = start(
-            session,
-            &adapters,
-            ticket,
-            input,
-            options,
-            Delivery::Push,
-            None,
-        )?;
+        let entry = Entry::new(session, Delivery::Push, None)?;
+        let held = Blocking::take(session, entry.ticket.id())?;
+        let shared = entry.start(input, options)?;
         Ok(held.run(&shared, on_event))
     };
     run().unwrap_or_else(|error: Error| (Report::refused(error.code as i32), Err(error)))
@@ -51,122 +42,117 @@ pub fn submit(
     options: &GenerateOptions,
     notify: Option<Notify>,
 ) -> Result<Request> {
-    engine::refuse_when_suspended()?;
-    let ticket = ticket(&session, Delivery::Pull);
-    let adapters = session.adapters();
-    let shared = start(
-        &session,
-        &adapters,
-        ticket,
-        input,
-        options,
-        Delivery::Pull,
-        notify,
-    )?;
+    let entry = Entry::new(&session, Delivery::Pull, notify)?;
+    let adapters = entry.adapters.clone();
+    let shared = entry.start(input, options)?;
     Ok(Request::new(shared, session, adapters))
 }
 
-fn ticket(session: &Session, delivery: Delivery) -> Ticket {
-    Ticket::new(
-        session.model.engine.next_id(),
-        session.ledger.clone(),
-        delivery == Delivery::Pull,
-    )
-}
-
-/// Sends a request to the engine. One that is refused here counts as failed.
-fn start(
-    session: &Session,
-    adapters: &Applied,
+/// What a request is made of besides its input and options.
+struct Entry<'a> {
+    session: &'a Session,
+    adapters: Arc<Applied>,
     ticket: Ticket,
-    input: &Input,
-    options: &GenerateOptions,
     delivery: Delivery,
     notify: Option<Notify>,
-) -> Result<Arc<Shared>> {
-    let prepared = prepare(session, adapters, ticket, input, options, delivery, notify);
-    let (job, shared) = prepared.inspect_err(|error| {
-        for counters in [&metrics::PROCESS, &*session.model.counters] {
-            counters.request_started();
-            counters.request_ended(&Report::refused(error.code as i32));
-        }
-    })?;
-    session.model.engine.start_job(Box::new(job))?;
-    Ok(shared)
+    called: Instant,
 }
 
-fn prepare(
-    session: &Session,
-    adapters: &Applied,
-    ticket: Ticket,
-    input: &Input,
-    options: &GenerateOptions,
-    delivery: Delivery,
-    notify: Option<Notify>,
-) -> Result<(Job, Arc<Shared>)> {
-    let called = Instant::now();
-    let model = &session.model;
-    let stops = StopStrings::new(&options.stop)?;
-    model.check_ids(&options.stop_tokens, "options.stop_tokens")?;
-    let ids: Vec<i32> = options.bias.iter().map(|(id, _)| *id).collect();
-    model.check_ids(&ids, "options.bias_tokens")?;
-    let eos = match options.ignore_eos {
-        true => Vec::new(),
-        false => model.defaults.eos_token_ids.clone(),
-    };
-    let seed = match options.seed {
-        0 => random_seed(),
-        seed => seed,
-    };
-    let sampling = sampling(options, model, &eos, seed);
-    let stop_tokens = eos.iter().chain(&options.stop_tokens).copied().collect();
-    let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
-    let stream_options = StreamOptions {
-        tokens_only: options.tokens_only,
-    };
-    let plan = Plan {
-        prompt: prompt::Prompt::new(model, input)?,
-        continued: prompt::continued_text(input)?,
-        stream: TextStream::new(detokenizer, &stops, stream_options),
-        tokenizer: model.tokenizer.clone(),
-        eos,
-        stop_tokens: options.stop_tokens.clone(),
-        tokens_only: options.tokens_only,
-        prefill_only: options.prefill_only,
-        raw_text: options.raw_text,
-        context: session.context,
-        seed,
-    };
-    let counters = model.counters.clone();
-    let shared = Arc::new(Shared::new(
-        ticket, delivery, called, counters, plan, notify,
-    ));
-    let job = Job {
-        cache: session.cache,
-        adapters: adapters
-            .iter()
-            .map(|(adapter, strength)| (adapter.id(), *strength))
-            .collect(),
-        sampling,
-        max_tokens: options.max_tokens,
-        context: session.context,
-        stop_tokens,
-        prefill_only: options.prefill_only,
-        ignore_cache: options.no_prefix_cache,
-        whole_history: matches!(input, Input::Messages(_)),
-        progress_tokens: options.progress_tokens,
-        submitted: called,
-        deadline: options.timeout.map(|timeout| called + timeout),
-        request: shared.clone(),
-    };
-    Ok((job, shared))
-}
+impl<'a> Entry<'a> {
+    fn new(session: &'a Session, delivery: Delivery, notify: Option<Notify>) -> Result<Self> {
+        engine::refuse_when_suspended()?;
+        let ticket = Ticket::new(
+            session.model.engine.next_id(),
+            session.ledger.clone(),
+            delivery == Delivery::Pull,
+        );
+        Ok(Entry {
+            session,
+            adapters: session.adapters(),
+            ticket,
+            delivery,
+            notify,
+            called: Instant::now(),
+        })
+    }
 
-/// Not 0, which means "random" on the way in.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
-        .max(1)
+    /// Sends the request to the engine. One that is refused here counts as failed.
+    fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
+        let model = &self.session.model;
+        let (job, shared) = self.prepare(input, options).inspect_err(|error| {
+            for counters in [&metrics::PROCESS, &*model.counters] {
+                counters.request_started();
+                counters.request_ended(&Report::refused(error.code as i32));
+            }
+        })?;
+        model.engine.start_job(Box::new(job))?;
+        Ok(shared)
+    }
+
+    fn prepare(self, input: &Input, options: &GenerateOptions) -> Result<(Job, Arc<Shared>)> {
+        let Entry {
+            session, called, ..
+        } = self;
+        let model = &session.model;
+        let stops = StopStrings::new(&options.stop)?;
+        model.check_ids(&options.stop_tokens, "options.stop_tokens")?;
+        let ids: Vec<i32> = options.bias.iter().map(|(id, _)| *id).collect();
+        model.check_ids(&ids, "options.bias_tokens")?;
+        let eos = match options.ignore_eos {
+            true => Vec::new(),
+            false => model.defaults.eos_token_ids.clone(),
+        };
+        let seed = match options.seed {
+            0 => random::seed(),
+            seed => seed,
+        };
+        let sampling = sampling(options, model, &eos, seed);
+        let stop_tokens = eos.iter().chain(&options.stop_tokens).copied().collect();
+        let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
+        let stream_options = StreamOptions {
+            tokens_only: options.tokens_only,
+        };
+        let plan = Plan {
+            prompt: prompt::Prompt::new(model, input)?,
+            continued: prompt::continued_text(input)?,
+            stream: TextStream::new(detokenizer, &stops, stream_options),
+            tokenizer: model.tokenizer.clone(),
+            eos,
+            stop_tokens: options.stop_tokens.clone(),
+            tokens_only: options.tokens_only,
+            prefill_only: options.prefill_only,
+            raw_text: options.raw_text,
+            context: session.context,
+            seed,
+        };
+        let counters = model.counters.clone();
+        let shared = Arc::new(Shared::new(
+            self.ticket,
+            self.delivery,
+            called,
+            counters,
+            plan,
+            self.notify,
+        ));
+        let job = Job {
+            cache: session.cache,
+            adapters: self
+                .adapters
+                .iter()
+                .map(|(adapter, strength)| (adapter.id(), *strength))
+                .collect(),
+            sampling,
+            max_tokens: options.max_tokens,
+            context: session.context,
+            stop_tokens,
+            prefill_only: options.prefill_only,
+            ignore_cache: options.no_prefix_cache,
+            whole_history: matches!(input, Input::Messages(_)),
+            progress_tokens: options.progress_tokens,
+            submitted: called,
+            deadline: options.timeout.map(|timeout| called + timeout),
+            request: shared.clone(),
+        };
+        Ok((job, shared))
+    }
 }

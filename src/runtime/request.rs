@@ -311,6 +311,12 @@ impl Shared {
         self.ticket.cancel();
     }
 
+    fn report(&self) -> (Report, Result<()>) {
+        let state = self.state();
+        let outcome = state.outcome.clone().unwrap_or(Ok(()));
+        (state.report.clone(), outcome)
+    }
+
     /// Gives the session what was delivered. Once, by whoever ends the request.
     fn commit(&self, state: &mut State) {
         if state.outcome.is_some() {
@@ -568,14 +574,6 @@ impl Drop for Blocking<'_> {
         // session before it has dropped this one.
         self.session.ledger.give_up(self.id);
         self.session.wake();
-    }
-}
-
-impl Shared {
-    fn report(&self) -> (Report, Result<()>) {
-        let state = self.state();
-        let outcome = state.outcome.clone().unwrap_or(Ok(()));
-        (state.report.clone(), outcome)
     }
 }
 

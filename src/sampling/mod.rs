@@ -13,6 +13,7 @@ mod tests;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::{ops, Array};
+use crate::random::mix;
 use penalties::Penalties;
 
 /// Checked settings; a filter that is off is `None`.
@@ -150,14 +151,6 @@ impl Sampler {
             &Array::scalar((1.0 / temperature).min(1e30), Dtype::F32)?,
         )
     }
-}
-
-/// A key of its own for every draw of a seed (splitmix64), so that a draw depends on nothing but the two.
-fn mix(seed: u64, index: u64) -> u64 {
-    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 fn logprobs(logits: &Array, token: &Array, top: u32) -> Result<DrawLogprobs> {

@@ -8,8 +8,9 @@ use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, grad, ops, Array};
 use crate::model::adapter::Adapter;
-use crate::model::training::{mixed, Pass, Trained};
+use crate::model::training::{Pass, Trained};
 use crate::model::Decoder;
+use crate::random::mix;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOptions {
@@ -66,7 +67,7 @@ impl Trainer {
         let parameters = self.trained.parameters(adapter)?;
         let pass = Pass {
             dropout: options.dropout,
-            dropout_seed: mixed(options.seed, number),
+            dropout_seed: mix(options.seed, number),
             checkpoint: options.checkpoint,
         };
         let work = |parameters: &[Array]| -> Result<Vec<Array>> {

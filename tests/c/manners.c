@@ -230,6 +230,23 @@ static void exit_after_a_shutdown(void) {
   exit(0);
 }
 
+static void *free_it(void *model) {
+  mlxrt_model_free(model);
+  return NULL;
+}
+
+static void exit_beside_the_last_free(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_session *session = session_of(model);
+  free(ask(session, text_input("Hello"), greedy(5)));
+  mlxrt_session_free(session);
+  pthread_t thread;
+  pthread_create(&thread, NULL, free_it, model);
+  struct timespec moment = {0, (long)(getpid() % 13) * 50000};
+  nanosleep(&moment, NULL);
+  exit(0);
+}
+
 static void exit_with_everything_open(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model);
@@ -245,6 +262,7 @@ static void exit_without_shutdown_is_clean(void) {
     child_ends_with(exit_inside_a_prompt, 0);
     child_ends_with(exit_after_a_shutdown, 0);
     child_ends_with(exit_with_everything_open, 0);
+    for (int j = 0; j < 5; j++) child_ends_with(exit_beside_the_last_free, 0);
   }
 }
 

@@ -2,6 +2,8 @@
 #include "check.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
+#include <time.h>
 
 static int threads(void) {
   char line[256];
@@ -65,11 +67,55 @@ static void use_once(void) {
   CHECK_INT(dlclose(library), 0);
 }
 
-static void opened_and_closed_twenty_times(void) {
+/* A thread of the host that has used the library, and lives on while it is closed and opened again. */
+struct witness {
+  pthread_t thread;
+  pthread_mutex_t mutex;
+  int stop;
+  int calls, wrong;
+};
+
+static int stopped(struct witness *self, int stop) {
+  pthread_mutex_lock(&self->mutex);
+  stop = self->stop |= stop;
+  pthread_mutex_unlock(&self->mutex);
+  return stop;
+}
+
+static void *witness(void *data) {
+  struct witness *self = data;
+  void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
+  const mlxrt_api *(*get_api)(uint32_t) = NULL;
+  if (!library || !find(library, "mlxrt_get_api", &get_api)) return NULL;
+  const mlxrt_api *api = get_api(1);
+  /* Closed before the first use of the table: the library stays mapped, whoever closes it. */
+  dlclose(library);
+  while (!stopped(self, 0)) {
+    mlxrt_model *model = NULL;
+    mlxrt_error *error = api->mlxrt_model_load("/nowhere", NULL, &model);
+    self->wrong += api->mlxrt_error_code(error) != MLXRT_E_NOT_FOUND;
+    api->mlxrt_error_free(error);
+    self->calls++;
+    struct timespec pause = {0, 1000000};
+    nanosleep(&pause, NULL);
+  }
+  return NULL;
+}
+
+static void opened_and_closed_a_hundred_times(void) {
   use_once();
-  int after_first = threads();
-  for (int i = 1; i < 20; i++) use_once();
-  CHECK_INT(threads(), after_first);
+  struct witness other = {0};
+  pthread_mutex_init(&other.mutex, NULL);
+  CHECK_INT(pthread_create(&other.thread, NULL, witness, &other), 0);
+  use_once();
+  int after_second = threads();
+  for (int i = 2; i < 100; i++) use_once();
+  CHECK_INT(threads(), after_second);
+  stopped(&other, 1);
+  CHECK_INT(pthread_join(other.thread, NULL), 0);
+  CHECK(other.calls > 10);
+  CHECK_INT(other.wrong, 0);
+  CHECK_INT(threads(), after_second - 1);
 }
 
 /* Nothing but the surface is exported, so no symbol clashes with the host's own MLX or Rust. */
@@ -192,7 +238,7 @@ static void used_through_the_table(void) {
 
 int main(int argc, char **argv) {
   static const struct test tests[] = {
-      {"opened_and_closed_twenty_times", opened_and_closed_twenty_times},
+      {"opened_and_closed_a_hundred_times", opened_and_closed_a_hundred_times},
       {"nothing_else_is_exported", nothing_else_is_exported},
       {"the_table_is_what_dlsym_finds", the_table_is_what_dlsym_finds},
       {"tables_of_other_versions", tables_of_other_versions},

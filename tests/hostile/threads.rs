@@ -59,10 +59,11 @@ fn chaos(seed: u64) -> Outcome {
     for (handle, bits) in pool.into_inner().unwrap() {
         free(handle, bits);
     }
-    // SAFETY: no preconditions. Random inits are still owed.
     // What was suspended at random goes on.
     let resume = crate::surface::function("mlxrt_resume");
     while Call::good(resume, &mut World::new()).run().is_ok() {}
+    // Random inits are still owed.
+    // SAFETY: no preconditions.
     while outcome(unsafe { mlxrt_shutdown(0, MLXRT_FOREVER) }).is_err() {}
     for _ in 0..100 {
         if active_bytes() == 0 {

@@ -9,6 +9,7 @@ use crate::load::{AdapterKind, ModuleShape};
 use crate::mlx::{ops, Array};
 use crate::model::adapter::Part;
 use crate::model::modules::Module;
+use crate::random::mix;
 use crate::runtime::model::Model;
 
 /// How an adapter is made; 0 and empty are the defaults.
@@ -74,7 +75,8 @@ impl Adapter {
             scale: Some(scale),
             dropout: options.dropout,
         };
-        let (dora, mut random, id) = (options.dora, Random(options.seed), model.id);
+        let (dora, seed, id) = (options.dora, options.seed, model.id);
+        let mut numbers = 0..;
         let sites: Vec<_> = chosen
             .iter()
             .map(|module| (module.site, module.shape))
@@ -89,7 +91,11 @@ impl Adapter {
                 };
                 let bound = 1.0 / (input as f32).sqrt();
                 let count = input as usize * rank as usize;
-                let values: Vec<f32> = (0..count).map(|_| random.uniform(bound)).collect();
+                let values: Vec<f32> = numbers
+                    .by_ref()
+                    .take(count)
+                    .map(|index| uniform(seed, index, bound))
+                    .collect();
                 let a = ops::reshape(&Array::from_f32(&values)?, &[input, rank])?;
                 let magnitude = match dora {
                     true => Some(ops::astype(&worker.decoder(id)?.row_norms(site)?, dtype)?),
@@ -172,18 +178,9 @@ fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec
     Ok(chosen)
 }
 
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    /// In (-bound, bound).
-    fn uniform(&mut self, bound: f32) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // 24 bits: every value is an f32.
-        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1u32 << 24) as f32;
-        (2.0 * unit - 1.0) * bound
-    }
+/// The `index`-th number of a seed in (-bound, bound).
+fn uniform(seed: u64, index: u64, bound: f32) -> f32 {
+    // 24 bits: every value is an f32.
+    let unit = (mix(seed, index) >> 40) as f32 / (1u32 << 24) as f32;
+    (2.0 * unit - 1.0) * bound
 }

@@ -1,0 +1,71 @@
+/* One model, two sessions, one of them with an adapter; then the adapter is swapped while the model stays loaded.
+ *
+ *   adapters demo/model demo/adapters/pirate
+ */
+#include <mlxrt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void check(mlxrt_error *error) {
+  if (!error) return;
+  fprintf(stderr, "%s: %s\n", mlxrt_code_name(mlxrt_error_code(error)), mlxrt_error_message(error));
+  mlxrt_error_free(error);
+  exit(1);
+}
+
+static int32_t print(void *user_data, const mlxrt_event *event) {
+  fwrite(event->text, 1, event->text_len, (FILE *)user_data);
+  return MLXRT_RETURN_CONTINUE;
+}
+
+static void ask(mlxrt_session *session, const char *label) {
+  mlxrt_input input = {0};
+  input.struct_size = sizeof input;
+  /* A whole history, so that the answers before do not count. */
+  input.messages = "[{\"role\": \"user\", \"content\": \"Who are you?\"}]";
+  input.messages_len = MLXRT_NTS;
+  mlxrt_generate_options options = {0};
+  options.struct_size = sizeof options;
+  options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS;
+  options.max_tokens = 24;
+  printf("[%s] ", label);
+  check(mlxrt_generate(session, &input, &options, print, stdout, NULL));
+  printf("\n");
+}
+
+int main(int argc, char **argv) {
+  if (argc < 3) {
+    fprintf(stderr, "usage: adapters MODEL_FOLDER ADAPTER_FOLDER\n");
+    return 2;
+  }
+  mlxrt_model *model = NULL;
+  mlxrt_adapter *adapter = NULL;
+  mlxrt_session *plain = NULL, *adapted = NULL;
+  check(mlxrt_model_load(argv[1], NULL, &model));
+  check(mlxrt_adapter_load(model, argv[2], NULL, &adapter));
+  check(mlxrt_session_create(model, NULL, &plain));
+  check(mlxrt_session_create(model, NULL, &adapted));
+
+  char *json = NULL;
+  check(mlxrt_adapter_info(adapter, &json, NULL));
+  printf("%.120s...\n", json);
+  mlxrt_free(json);
+
+  /* From the next request on; no weight is copied. */
+  check(mlxrt_apply_adapter(adapted, &adapter, NULL, 1));
+  ask(plain, "plain");
+  ask(adapted, "adapted");
+
+  float half = 0.5f;
+  check(mlxrt_apply_adapter(adapted, &adapter, &half, 1));
+  ask(adapted, "at half its strength");
+
+  check(mlxrt_apply_adapter(adapted, NULL, NULL, 0));
+  ask(adapted, "taken off");
+
+  mlxrt_adapter_free(adapter);
+  mlxrt_session_free(adapted);
+  mlxrt_session_free(plain);
+  mlxrt_model_free(model);
+  return 0;
+}

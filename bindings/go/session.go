@@ -1,0 +1,167 @@
+package mlxrt
+
+// #include "bridge.h"
+import "C"
+
+import "encoding/json"
+
+// SessionOptions say what a session is like. nil, and fields at zero, are the defaults.
+type SessionOptions struct {
+	// The most tokens the session holds; 0 is the model's limit.
+	Context int
+	// Keep keys and values of only so many of the latest tokens; 0 is of all.
+	Window int
+	// With Window: the first tokens that are never dropped; nil is 4, 0 none.
+	Keep *int
+	// Bits per cached key and value, 4 or 8, and values per group; 0 is unquantised, and the default.
+	KVBits, KVGroupSize int
+	// Bytes of keys and values that this session may use; 0 is what the budget has left.
+	KVLimit uint64
+}
+
+func (o *SessionOptions) c(a *arguments) (C.mlxrt_session_options, error) {
+	out := C.mlxrt_session_options{struct_size: C.sizeof_mlxrt_session_options}
+	if o == nil {
+		return out, nil
+	}
+	out.context = a.count("options.Context", o.Context)
+	out.window = a.count("options.Window", o.Window)
+	out.keep = a.signed("options.Keep", o.Keep)
+	out.kv_bits = a.count("options.KVBits", o.KVBits)
+	out.kv_group_size = a.count("options.KVGroupSize", o.KVGroupSize)
+	out.kv_limit = C.uint64_t(o.KVLimit)
+	return out, a.err
+}
+
+// Session is a conversation or text in progress on one model. Requests of one session run one after the other, those of
+// several beside each other.
+type Session struct {
+	life
+	handle *C.mlxrt_session
+}
+
+// NewSession starts a session. It holds no memory to speak of before its first request, and keeps what it needs of the model
+// alive. Close it.
+func (m *Model) NewSession(options *SessionOptions) (*Session, error) {
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	var a arguments
+	defer a.free()
+	opts, err := options.c(&a)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{}
+	if err := take(C.mlxrt_session_create(m.handle, &opts, &s.handle)); err != nil {
+		return nil, m.blame(err)
+	}
+	watch(&s.life, s, "session")
+	return s, nil
+}
+
+// Close gives the session up. A request that runs on it ends as StoppedCancelled.
+func (s *Session) Close() error {
+	if s.end() {
+		C.mlxrt_session_free(s.handle)
+	}
+	return nil
+}
+
+// SessionInfo tells where a session is.
+type SessionInfo struct {
+	// Tokens that the session holds, and can hold.
+	Tokens, Context uint64
+	// Tokens whose keys and values are computed, and the bytes of these.
+	KVTokens, KVBytes uint64
+	// A request runs on it.
+	Busy bool
+	// Adapters applied.
+	Adapters int
+}
+
+// Info tells where the session is.
+func (s *Session) Info() (SessionInfo, error) {
+	if err := s.check(); err != nil {
+		return SessionInfo{}, err
+	}
+	out := C.mlxrt_session_state{struct_size: C.sizeof_mlxrt_session_state}
+	if err := take(C.mlxrt_session_info(s.handle, &out)); err != nil {
+		return SessionInfo{}, s.blame(err)
+	}
+	return SessionInfo{
+		Tokens: uint64(out.tokens), Context: uint64(out.context),
+		KVTokens: uint64(out.kv_tokens), KVBytes: uint64(out.kv_bytes),
+		Busy: out.busy != 0, Adapters: int(out.adapters),
+	}, nil
+}
+
+// Tokens gives the tokens that the session holds: its ledger.
+func (s *Session) Tokens() ([]int32, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	var ids *C.int32_t
+	var count C.size_t
+	if err := take(C.mlxrt_session_tokens(s.handle, &ids, &count)); err != nil {
+		return nil, s.blame(err)
+	}
+	return takeInts(ids, count), nil
+}
+
+// MessageJSON gives the last answer in the form that Input.MessagesJSON takes. ErrNotFound when there is none yet.
+func (s *Session) MessageJSON() (json.RawMessage, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	var text *C.char
+	var length C.size_t
+	if err := take(C.mlxrt_session_message(s.handle, &text, &length)); err != nil {
+		return nil, s.blame(err)
+	}
+	return json.RawMessage(takeText(text, length)), nil
+}
+
+// Message gives the last answer, to be appended to the messages of the next turn. ErrNotFound when there is none yet.
+func (s *Session) Message() (Message, error) {
+	var message Message
+	text, err := s.MessageJSON()
+	if err == nil {
+		err = parse(text, &message)
+	}
+	return message, err
+}
+
+// Cancel ends what runs on the session now, as StoppedCancelled; a later request is not touched. It does nothing after Close.
+func (s *Session) Cancel() {
+	if s.check() == nil {
+		C.mlxrt_session_cancel(s.handle)
+	}
+}
+
+// Apply sets the adapters of the session, from the next request on: none, one, or several, whose changes add up.
+func (s *Session) Apply(adapters ...*Adapter) error { return s.ApplyScaled(adapters, nil) }
+
+// ApplyScaled is Apply with a number for each adapter that its scale is multiplied by; nil is 1 for each.
+func (s *Session) ApplyScaled(adapters []*Adapter, scales []float32) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	if scales != nil && len(scales) != len(adapters) {
+		return invalid("there are %d adapters and %d scales", len(adapters), len(scales))
+	}
+	handles := make([]*C.mlxrt_adapter, len(adapters))
+	for i, adapter := range adapters {
+		if adapter == nil {
+			return invalid("adapters[%d] is nil", i)
+		}
+		if err := adapter.check(); err != nil {
+			return err
+		}
+		handles[i] = adapter.handle
+	}
+	var a arguments
+	defer a.free()
+	err := take(C.mlxrt_apply_adapter(s.handle, pin(&a, handles), floats(&a, scales), C.size_t(len(handles))))
+	return s.blame(err)
+}

@@ -1,0 +1,278 @@
+import CMlxrt
+import Mlxrt
+import XCTest
+
+final class GenerationTests: XCTestCase {
+  func testAStreamIsWhatABlockingCallGives() async throws {
+    let model = try await Fixture.model()
+    let pulled = try Session(model), pushed = try Session(model)
+    var options = greedy(60)
+    options.logprobs = 3
+    options.progressTokens = 2
+    var text = "", tokens: [Int32] = [], logprobs: [Float] = [], alternatives: [[Event.Alternative]] = []
+    var progress = 0
+    var ends: [GenerationResult] = []
+    for try await event in pulled.generate(.text("Hello there, you"), options: options) {
+      switch event {
+      case .text(let piece):
+        text += piece.text
+        tokens += piece.tokens
+        logprobs += piece.logprobs
+        alternatives += piece.alternatives
+      case .progress(let done, let total):
+        XCTAssertLessThanOrEqual(done, total)
+        progress += 1
+      case .finished(let result): ends.append(result)
+      default: XCTFail("\(event)")
+      }
+    }
+    XCTAssertEqual(tokens.count, 60)
+    XCTAssertEqual(ends.count, 1)
+    let end = try XCTUnwrap(ends.first)
+    XCTAssertEqual(end.stop, .length)
+    XCTAssertEqual(end.generatedTokens, 60)
+    XCTAssertGreaterThan(progress, 0)
+    XCTAssertEqual(logprobs.count, 60)
+    XCTAssertEqual(alternatives.count, 60)
+    // Greedy takes the likeliest, and its log-probability is the first alternative's.
+    XCTAssertEqual(alternatives.map { $0[0].token }, tokens)
+    XCTAssertEqual(alternatives.map { $0[0].logprob }, logprobs)
+    XCTAssertTrue(alternatives.allSatisfy { $0.count == 3 })
+    XCTAssertGreaterThan(try XCTUnwrap(end.tokensPerSecond), 0)
+    XCTAssertGreaterThan(try XCTUnwrap(end.timeToFirstToken), .zero)
+    XCTAssertLessThanOrEqual(end.prefillTime + end.decodeTime, end.totalTime)
+    XCTAssertEqual(try pulled.tokens().suffix(60), tokens[...])
+    XCTAssertEqual(try model.detokenize(tokens), text)
+
+    let asked = options
+    let blocking = await onThread {
+      var text = ""
+      let result = try pushed.generateBlocking(.text("Hello there, you"), options: asked) { event in
+        if let piece = event.answerText { text += piece }
+        return .continue
+      }
+      return (text, result)
+    }
+    let (blockingText, blockingResult) = try blocking.get()
+    XCTAssertEqual(blockingText, text)
+    XCTAssertEqual(blockingResult.generatedTokens, 60)
+    let state = try pulled.state()
+    XCTAssertEqual(state.tokens, UInt64(try pulled.tokens().count))
+    XCTAssertFalse(state.isBusy)
+    XCTAssertGreaterThan(state.kvBytes, 0)
+    XCTAssertGreaterThan(try model.metrics().last.generatedTokens, 0)
+  }
+
+  func testAChatReusesWhatItHolds() async throws {
+    let model = try await Fixture.demo()
+    let session = try Session(model)
+    var messages: [Message] = [.user("What is the capital of France?")]
+    let first = try await session.respond(to: messages, options: GenerateOptions(maxTokens: 12, temperature: 0))
+    XCTAssertTrue(first.text.contains("Paris"), first.text)
+    let message = try session.message()
+    XCTAssertEqual(message.role, .assistant)
+    XCTAssertEqual(message.content, first.text)
+    XCTAssertEqual(first.message.content, message.content)
+    messages += [message, .user("And of Italy?")]
+    let second = try await session.respond(to: messages, options: GenerateOptions(maxTokens: 3, temperature: 0))
+    XCTAssertGreaterThan(second.result.cachedTokens, first.result.promptTokens)
+    XCTAssertLessThan(second.result.cachedTokens, second.result.promptTokens)
+  }
+
+  func testOptionsReachTheLibrary() async throws {
+    let model = try await Fixture.model()
+    func run(_ change: (inout GenerateOptions) -> Void) async throws -> Answer {
+      var options = greedy(24)
+      change(&options)
+      return try await Session(model).respond(to: .text("Hello there"), options: options)
+    }
+    let plain = try await run { _ in }
+    XCTAssertEqual(plain.tokens.count, 24)
+
+    // A temperature of 0 is greedy, and nothing else is.
+    let hot = try await run { $0.temperature = 5; $0.seed = 3; $0.flags.insert(.noModelDefaults) }
+    let same = try await run { $0.temperature = 5; $0.seed = 3; $0.flags.insert(.noModelDefaults) }
+    let other = try await run { $0.temperature = 5; $0.seed = 4; $0.flags.insert(.noModelDefaults) }
+    XCTAssertNotEqual(hot.tokens, plain.tokens)
+    XCTAssertEqual(hot.tokens, same.tokens)
+    XCTAssertEqual(hot.result.seed, 3)
+    XCTAssertNotEqual(hot.tokens, other.tokens)
+    let narrow = try await run { $0.temperature = 5; $0.topK = 1; $0.seed = 3 }
+    XCTAssertEqual(narrow.tokens, plain.tokens)
+    let off = try await run {
+      $0.temperature = 5; $0.seed = 3; $0.topK = 0; $0.minP = 0; $0.xtcProbability = 0; $0.topP = 1
+      $0.flags.insert(.noModelDefaults)
+    }
+    XCTAssertEqual(off.tokens, hot.tokens)
+    let minP = try await run { $0.temperature = 5; $0.minP = 1; $0.seed = 3 }
+    XCTAssertEqual(minP.tokens, plain.tokens)
+
+    let prefill = try await run { $0.maxTokens = 0; $0.flags = [] }
+    XCTAssertEqual(prefill.tokens, [])
+    XCTAssertGreaterThan(prefill.result.promptTokens, 0)
+    let banned = try await run { $0.bias = [plain.tokens[0]: -.infinity] }
+    XCTAssertNotEqual(banned.tokens.first, plain.tokens.first)
+    let forced = try await run { $0.bias = [77: 1000, 78: 10] }
+    XCTAssertEqual(Set(forced.tokens), [77])
+    let stopped = try await run { $0.stopTokens = [-1, plain.tokens[5]].filter { $0 >= 0 } }
+    XCTAssertEqual(stopped.result.stop, .stopToken(0))
+    XCTAssertLessThanOrEqual(stopped.tokens.count, 6)
+    let part = String(plain.text.dropFirst(4).prefix(3))
+    let cut = try await run { $0.stop = ["never, ever", part] }
+    XCTAssertEqual(cut.result.stop, .stopString(1))
+    XCTAssertFalse(cut.text.contains(part))
+    let penalised = try await run { $0.repetitionPenalty = 50; $0.penaltyWindow = .max }
+    XCTAssertEqual(Set(penalised.tokens).count, penalised.tokens.count)
+    let presence = try await run { $0.presencePenalty = 2; $0.frequencyPenalty = 2 }
+    XCTAssertNotEqual(presence.tokens, plain.tokens)
+    let tokensOnly = try await run { $0.flags.insert(.tokensOnly) }
+    XCTAssertEqual(tokensOnly.text, "")
+    XCTAssertEqual(tokensOnly.tokens, plain.tokens)
+    let logprobs = try await run { $0.logprobs = 0 }
+    XCTAssertEqual(logprobs.logprobs.count, 24)
+    let late = try await run { $0.timeout = .milliseconds(1); $0.maxTokens = nil }
+    XCTAssertEqual(late.result.stop, .timeout)
+  }
+
+  func testOptionsThatCannotBeAreRefusedAndNeverTrap() async throws {
+    let model = try await Fixture.model()
+    let session = try Session(model)
+    func refused(_ words: String, line: UInt = #line, _ change: (inout GenerateOptions) -> Void) async {
+      var options = GenerateOptions()
+      change(&options)
+      await assertFails(.invalidArgument, words, line: line) {
+        try await session.respond(to: .text("Hello"), options: options)
+      }
+    }
+    await refused("maxTokens") { $0.maxTokens = -1 }
+    await refused("maxTokens") { $0.maxTokens = .max }
+    await refused("topK") { $0.topK = .min }
+    await refused("topK") { $0.topK = .max }
+    await refused("topP") { $0.topP = 0 }
+    await refused("top_p") { $0.topP = 2 }
+    await refused("minP") { $0.minP = -1 }
+    await refused("xtcProbability") { $0.xtcProbability = -1 }
+    await refused("xtcThreshold") { $0.xtcThreshold = 0 }
+    await refused("temperature") { $0.temperature = -1 }
+    await refused("temperature") { $0.temperature = .nan }
+    await refused("repetitionPenalty") { $0.repetitionPenalty = 0 }
+    await refused("presence_penalty") { $0.presencePenalty = 3 }
+    await refused("penaltyWindow") { $0.penaltyWindow = 0 }
+    await refused("seed") { $0.seed = 0 }
+    await refused("logprobs") { $0.logprobs = -1 }
+    await refused("thinkingBudget") { $0.thinkingBudget = -1 }
+    await refused("timeout") { $0.timeout = .seconds(-1) }
+    await refused("timeout") { $0.timeout = .seconds(Int64.max) }
+    await refused("timeout") { $0.timeout = .seconds(50 * 86400) }
+    await refused("progressTokens") { $0.progressTokens = -1 }
+    await refused("stop") { $0.stop = [""] }
+    await refused("stop_tokens") { $0.stopTokens = [.min] }
+    await assertFails(.invalidArgument, "context") { try Session(model, options: .init(context: 0)) }
+    await assertFails(.invalidArgument, "keep") { try Session(model, options: .init(keep: -1)) }
+    await assertFails(.invalidArgument) { try await session.respond(to: .tokens([-5])) }
+    await assertFails(.invalidArgument) { try await session.respond(to: .tokens([])) }
+    await assertFails(.invalidArgument) { try await session.respond(to: .messages([])) }
+    // It is as good as new.
+    let answer = try await session.respond(to: .text("Hello"), options: greedy(2))
+    XCTAssertEqual(answer.tokens.count, 2)
+  }
+
+  func testTextAndTokens() async throws {
+    let model = try await Fixture.demo()
+    let text = "Hello, wörld \u{1F600} a\u{0}b"
+    let tokens = try await model.tokenize(text)
+    XCTAssertEqual(try model.detokenize(tokens), text)
+    let none = try await model.tokenize("")
+    XCTAssertEqual(none, [])
+    XCTAssertEqual(try model.detokenize([]), "")
+    let eos = try XCTUnwrap(try model.info().endTokens.first)
+    let name = try model.detokenize([eos])
+    let special = try await model.tokenize(name), spelled = try await model.tokenize(name, flags: .specialAsText)
+    XCTAssertEqual(special, [eos])
+    XCTAssertGreaterThan(spelled.count, 1)
+    XCTAssertEqual(try model.detokenize([eos], skipSpecial: true), "")
+    // Long text goes another way, to the same tokens.
+    let long = String(repeating: "many words ", count: 5000)
+    let some = try await model.tokenize("many words "), many = try await model.tokenize(long)
+    XCTAssertEqual(try model.detokenize(many), long)
+    XCTAssertGreaterThan(many.count, some.count * 1000)
+
+    let prompt = try model.render([.system("Be brief."), .user("Hi <|im_end|>")])
+    XCTAssertTrue(prompt.contains("Be brief."), prompt)
+    let closed = try model.render(.messages([.user("Hi")], flags: .noGenerationPrompt))
+    let open = try model.render([.user("Hi")])
+    XCTAssertTrue(open.hasPrefix(closed) && open.count > closed.count)
+    await assertFails(.invalidArgument) { try model.render(.text("no messages")) }
+  }
+
+  func testALongInputIsSubmittedFromAThreadOfItsOwn() async throws {
+    let model = try await Fixture.model()
+    let session = try Session(model)
+    let long = Message.user(String(repeating: "word ", count: 8000))
+    await assertFails(.contextFull) { try await session.respond(to: [long], options: greedy(2)) }
+  }
+
+  func testWhatAModelTellsOfItself() async throws {
+    let path = Fixture.path("models/qwen3-f32")
+    let inspected = try await Model.inspect(path, session: .init(context: 64))
+    let loaded = try await Model.load(path, options: .init(context: 512)).info()
+    XCTAssertEqual(inspected.modelType, "qwen3")
+    XCTAssertEqual(inspected.parameters, loaded.parameters)
+    XCTAssertEqual(inspected.json["session_context"]?.intValue, 64)
+    XCTAssertGreaterThan(try XCTUnwrap(inspected.estimatedBytes), inspected.weightBytes)
+    XCTAssertEqual(loaded.context, 512)
+    XCTAssertEqual(loaded.chatFormat, "template")
+    XCTAssertEqual(loaded.vocabularySize, loaded.json["vocab_size"]?.intValue)
+  }
+
+  func testSessionOptions() async throws {
+    let model = try await Fixture.model()
+    let session = try Session(model, options: .init(context: 40, window: 16, keep: 0))
+    XCTAssertEqual(try session.state().context, 40)
+    let answer = try await session.respond(to: .text("Hello"), options: greedy(200))
+    XCTAssertEqual(answer.result.stop, .context)
+    XCTAssertEqual(try session.state().tokens, 40)
+    await assertFails(.unsupported, "kv_bits") { try Session(model, options: .init(kvBits: 3)) }
+    let small = try Session(model, options: .init(kvLimit: 1))
+    await assertFails(.outOfMemory) { try await small.respond(to: .text("Hello"), options: greedy(200)) }
+  }
+
+  func testTheLibraryOfTheProcess() async throws {
+    XCTAssertGreaterThanOrEqual(Runtime.abiVersion, 1)
+    XCTAssertFalse(Runtime.version.isEmpty)
+    var options = Runtime.StartOptions()
+    options.device = .automatic
+    try await Runtime.start(options)
+    let device = try await Runtime.deviceInfo()
+    XCTAssertNotNil(device["mlx_version"]?.stringValue)
+    let model = try await Fixture.model()
+    let session = try Session(model)
+    _ = try await session.respond(to: .text("Hello"), options: greedy(4))
+    let memory = try Runtime.memory()
+    XCTAssertGreaterThan(memory.weightBytes, 0)
+    XCTAssertGreaterThan(memory.kvBytes, 0)
+    try await Runtime.trimMemory(.idleSessions)
+    XCTAssertEqual(try session.state().kvTokens, 0)
+    XCTAssertGreaterThan(try session.state().tokens, 0)
+    try Runtime.setMemoryLimits(memory: .bytes(1 << 40))
+    XCTAssertEqual(try Runtime.memory().limit, .bytes(1 << 40))
+    try Runtime.setMemoryLimits(memory: .unlimited)
+    XCTAssertEqual(try Runtime.memory().limit, .unlimited)
+    let metrics = try Runtime.metrics()
+    XCTAssertGreaterThanOrEqual(metrics.requestsStarted, 1)
+
+    let lines = Counter()
+    try await Runtime.setLog(.warning) { level, line in
+      XCTAssertEqual(level, .error)
+      XCTAssertTrue(line.contains("mlxrt_model_free"), line)
+      lines.add()
+    }
+    // A handle that is none is logged.
+    mlxrt_model_free(OpaquePointer(bitPattern: 4711))
+    XCTAssertEqual(lines.value, 1)
+    try await Runtime.setLog(to: nil)
+    mlxrt_model_free(OpaquePointer(bitPattern: 4711))
+    XCTAssertEqual(lines.value, 1)
+    do { try await Runtime.shutdown() } catch let error as MlxrtError { XCTAssertEqual(error.code, .busy) }
+  }
+}

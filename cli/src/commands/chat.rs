@@ -1,0 +1,525 @@
+//! `mlxrt chat`: a conversation in the terminal, or line by line from a pipe.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rustyline::error::ReadlineError;
+use rustyline::history::FileHistory;
+use rustyline::{CompletionType, Config, Editor};
+use serde_json::{json, Value};
+use signal_hook::consts::SIGINT;
+
+use crate::answer::{self, result_json, stop_words};
+use crate::commands::complete::Completion;
+use crate::failure::{plain, Failure, Outcome};
+use crate::ffi::mlxrt_result;
+use crate::handles::{Adapter, Generate, Input, Model, Session};
+use crate::interrupt;
+use crate::options::{
+    cost, load_adapter, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs, SessionArgs,
+};
+use crate::ui::{Style, Ui};
+
+/// The commands of a chat: name, argument, what it does.
+pub const COMMANDS: [(&str, &str, &str); 9] = [
+    (
+        "/adapter",
+        "PATH|off",
+        "use an adapter from the next answer on, or none; without PATH, tell which",
+    ),
+    (
+        "/system",
+        "[TEXT]",
+        "change what the model is told first; without TEXT, nothing",
+    ),
+    ("/save", "FILE", "write the conversation as JSON"),
+    (
+        "/load",
+        "FILE",
+        "go on with a conversation that /save wrote",
+    ),
+    ("/reset", "", "forget the conversation"),
+    (
+        "/stats",
+        "",
+        "what the last answer cost, and how full the context is",
+    ),
+    ("/help", "", "this list"),
+    ("/quit", "", "end, as Ctrl-D does"),
+    ("/exit", "", "the same"),
+];
+
+#[derive(Args)]
+pub struct ChatCommand {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Go on with a conversation that /save wrote
+    #[arg(long, value_name = "FILE")]
+    load: Option<PathBuf>,
+    /// Keep no history of what is typed
+    #[arg(long)]
+    no_history: bool,
+    /// Special tokens written in messages count as such
+    #[arg(long)]
+    trust_content: bool,
+    #[command(flatten)]
+    generate: GenerateArgs,
+    #[command(flatten)]
+    adapters: AdapterArgs,
+    #[command(flatten)]
+    session: SessionArgs,
+}
+
+pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
+    let adapters = command.adapters.list()?;
+    let _library = common.start()?;
+    let model = command
+        .model
+        .load(command.generate.draft_model.as_deref(), ui)?;
+    let session = model.session(&command.session.raw(command.model.context))?;
+    let mut chat = Chat {
+        model: &model,
+        session,
+        ui,
+        options: command.generate.options(),
+        template_args: command.generate.template_args.clone(),
+        input_flags: if command.trust_content {
+            crate::ffi::MLXRT_INPUT_TRUST_CONTENT
+        } else {
+            0
+        },
+        messages: Vec::new(),
+        adapters: Vec::new(),
+        applied: Vec::new(),
+        last: None,
+    };
+    chat.apply(adapters)?;
+    if let Some(path) = &command.load {
+        chat.load(path)?;
+    }
+    if let Some(system) = &command.system {
+        chat.set_system(system);
+    }
+    let mut lines = Lines::open(command.no_history, ui)?;
+    if lines.interactive() {
+        ui.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat.");
+    }
+    while let Some(line) = lines.next()? {
+        let outcome = chat.take(&line);
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => break,
+            // The chat goes on after what people can do otherwise; a pipe has nobody to do so.
+            Err(failure) if lines.interactive() && failure.exit == 128 + SIGINT => {
+                ui.note("[stopped]");
+            }
+            Err(failure) if lines.interactive() && failure.exit < 128 => {
+                ui.error(&failure.message);
+                if failure.code == "CONTEXT_FULL" {
+                    ui.note("/reset starts a new conversation.");
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        if let Some(signal) = chat.last.as_ref().and_then(|last| last.signal) {
+            if !lines.interactive() || signal != SIGINT {
+                return Err(Failure::signal(signal));
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Chat<'a> {
+    model: &'a Model,
+    session: Session,
+    ui: &'a Ui,
+    options: Generate,
+    template_args: Option<String>,
+    input_flags: u32,
+    /// The whole conversation, the system's message first if there is one.
+    messages: Vec<Value>,
+    /// Those that were loaded, so that going back to one is quick and finds its keys and values again.
+    adapters: Vec<(String, Adapter)>,
+    applied: Vec<(String, f32)>,
+    last: Option<Last>,
+}
+
+struct Last {
+    result: mlxrt_result,
+    signal: Option<i32>,
+}
+
+impl Chat<'_> {
+    /// Does what a line says; false ends the chat.
+    fn take(&mut self, line: &str) -> Outcome<bool> {
+        self.last = self.last.take().map(|last| Last {
+            signal: None,
+            ..last
+        });
+        let line = line.trim();
+        if line.is_empty() {
+            return Ok(true);
+        }
+        let Some(command) = line.strip_prefix('/') else {
+            return self.say(line).map(|()| true);
+        };
+        if let Some(text) = command.strip_prefix('/') {
+            return self.say(&format!("/{text}")).map(|()| true);
+        }
+        let (name, argument) = command
+            .split_once(char::is_whitespace)
+            .unwrap_or((command, ""));
+        let argument = argument.trim();
+        match name {
+            "adapter" => self.adapter(argument)?,
+            "system" => {
+                self.set_system(argument);
+                self.ui.note(if argument.is_empty() {
+                    "The model is told nothing before the conversation."
+                } else {
+                    "The model is told that from now on."
+                });
+            }
+            "save" => self.save(Path::new(&file_of(argument, "/save")?))?,
+            "load" => {
+                self.load(Path::new(&file_of(argument, "/load")?))?;
+                self.ui.note(&format!("{} messages.", self.messages.len()));
+            }
+            "reset" => {
+                let system = self.system();
+                self.messages.clear();
+                self.messages.extend(system);
+                self.last = None;
+                self.ui.note("A new conversation.");
+            }
+            "stats" => self.stats()?,
+            "help" => {
+                for (name, argument, what) in COMMANDS {
+                    let usage = format!("{name} {argument}");
+                    self.ui.line(&format!("{usage:18} {what}"))?;
+                }
+                self.ui.line("A line that ends with \\ goes on in the next one; // in front is for text that starts with /.")?;
+            }
+            "quit" | "exit" => return Ok(false),
+            _ => {
+                return Err(Failure::usage(format!(
+                "there is no command /{name}; /help lists them, and // in front sends it as text"
+            )))
+            }
+        }
+        Ok(true)
+    }
+
+    /// One turn. What was not answered at all is not kept.
+    fn say(&mut self, text: &str) -> Outcome<()> {
+        self.messages.push(json!({"role": "user", "content": text}));
+        let answered = self.answer();
+        let keep = matches!(&answered, Ok(last) if last.result.generated_tokens > 0);
+        if keep {
+            self.messages.push(self.session.message()?);
+        } else {
+            self.messages.pop();
+        }
+        let last = answered?;
+        if !self.ui.json && (io::stderr().is_terminal() || last.result.generated_tokens == 0) {
+            match stop_words(&last.result) {
+                Some("stopped") if !keep => self
+                    .ui
+                    .note("[stopped before the answer; the message is not kept]"),
+                Some(words) => self.ui.note(&format!("[{words}]")),
+                None if !keep => self
+                    .ui
+                    .note("[the model answered nothing; the message is not kept]"),
+                None => {}
+            }
+        }
+        self.last = Some(last);
+        Ok(())
+    }
+
+    fn answer(&self) -> Outcome<Last> {
+        let answer = answer::run(&self.session, &self.input(), &self.options, self.ui)?;
+        Ok(Last {
+            result: answer.result,
+            signal: answer.signal,
+        })
+    }
+
+    fn input(&self) -> Input {
+        Input {
+            messages: Some(json!(self.messages).to_string()),
+            template_args: self.template_args.clone(),
+            flags: self.input_flags,
+            ..Input::default()
+        }
+    }
+
+    fn system(&self) -> Option<Value> {
+        self.messages
+            .first()
+            .filter(|message| message["role"] == "system")
+            .cloned()
+    }
+
+    fn set_system(&mut self, text: &str) {
+        if self.system().is_some() {
+            self.messages.remove(0);
+        }
+        if !text.is_empty() {
+            self.messages
+                .insert(0, json!({"role": "system", "content": text}));
+        }
+    }
+
+    fn adapter(&mut self, argument: &str) -> Outcome<()> {
+        match argument {
+            "" => {}
+            "off" => self.apply(Vec::new())?,
+            path => self.apply(vec![(unquoted(path).to_owned(), 1.0)])?,
+        }
+        let names: Vec<_> = self.applied.iter().map(|(path, _)| path.as_str()).collect();
+        self.ui.note(&if names.is_empty() {
+            "No adapter.".to_owned()
+        } else {
+            format!("With the adapter {}.", names.join(" and "))
+        });
+        Ok(())
+    }
+
+    fn apply(&mut self, wanted: Vec<(String, f32)>) -> Outcome<()> {
+        for (path, _) in &wanted {
+            if !self.adapters.iter().any(|(loaded, _)| loaded == path) {
+                let adapter = load_adapter(self.model, path, self.ui)?;
+                self.adapters.push((path.clone(), adapter));
+            }
+        }
+        let find = |path: &str| self.adapters.iter().find(|(loaded, _)| loaded == path);
+        let handles: Vec<_> = wanted
+            .iter()
+            .filter_map(|(path, scale)| find(path).map(|(_, adapter)| (adapter, *scale)))
+            .collect();
+        self.session.apply(&handles)?;
+        self.applied = wanted;
+        Ok(())
+    }
+
+    /// Writes the conversation, replacing a file only when everything is on the disk.
+    fn save(&self, path: &Path) -> Outcome<()> {
+        let text = format!("{:#}\n", json!(self.messages));
+        let failed = |error: io::Error| Failure::file(path, "written", &error);
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let aside = path.with_file_name(name);
+        let written = fs::File::create(&aside).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&aside, path)
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        written.map_err(failed)?;
+        self.ui
+            .note(&format!("{} messages written.", self.messages.len()));
+        Ok(())
+    }
+
+    /// Takes a conversation over, if the model's chat format can show it.
+    fn load(&mut self, path: &Path) -> Outcome<()> {
+        let text = read_text(&path.to_owned())?;
+        let name = format!("{:?}", path.display().to_string());
+        let messages: Vec<Value> = serde_json::from_str(&text).map_err(|error| {
+            Failure::usage(format!("{name} is not a JSON array of messages: {error}"))
+        })?;
+        let before = std::mem::replace(&mut self.messages, messages);
+        let shown = if self.messages.is_empty() {
+            Ok(String::new())
+        } else {
+            self.model.render(&self.input())
+        };
+        if let Err(failure) = shown {
+            self.messages = before;
+            return Err(failure.about(name));
+        }
+        self.last = None;
+        Ok(())
+    }
+
+    fn stats(&self) -> Outcome<()> {
+        let state = self.session.state()?;
+        if self.ui.json {
+            let last = self.last.as_ref().map(|last| result_json(&last.result));
+            return self.ui.json_line(&json!({
+                "event": "stats", "messages": self.messages.len(), "tokens": state.tokens, "context": state.context,
+                "kv_tokens": state.kv_tokens, "kv_bytes": state.kv_bytes, "adapters": state.adapters, "last": last,
+            }));
+        }
+        match &self.last {
+            Some(last) => self.ui.line(&cost(&last.result))?,
+            None => self.ui.line("no answer yet")?,
+        }
+        self.ui.line(&format!(
+            "{} messages, {} of {} tokens, {} of keys and values",
+            self.messages.len(),
+            state.tokens,
+            state.context,
+            crate::ui::bytes(state.kv_bytes)
+        ))
+    }
+}
+
+fn file_of(argument: &str, command: &str) -> Outcome<String> {
+    match unquoted(argument) {
+        "" => Err(Failure::usage(format!(
+            "{command} needs the name of a file"
+        ))),
+        "~" => Err(Failure::usage(format!(
+            "{command} needs the name of a file"
+        ))),
+        path => Ok(match (path.strip_prefix("~/"), std::env::var("HOME")) {
+            (Some(rest), Ok(home)) => format!("{home}/{rest}"),
+            _ => path.to_owned(),
+        }),
+    }
+}
+
+fn unquoted(text: &str) -> &str {
+    ['"', '\'']
+        .iter()
+        .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
+        .unwrap_or(text)
+}
+
+/// Where the lines come from.
+enum Lines {
+    Terminal {
+        editor: Box<Editor<Completion, FileHistory>>,
+        history: Option<PathBuf>,
+        prompt: String,
+    },
+    Pipe(io::Lines<io::StdinLock<'static>>),
+}
+
+impl Lines {
+    fn open(no_history: bool, ui: &Ui) -> Outcome<Lines> {
+        if !io::stdin().is_terminal() || !ui.out_terminal() || ui.json {
+            return Ok(Lines::Pipe(io::stdin().lines()));
+        }
+        let failed = |error: ReadlineError| {
+            Failure::of_library(
+                crate::ffi::MLXRT_E_IO,
+                "IO",
+                format!("the terminal cannot be used: {error}"),
+            )
+        };
+        let config = Config::builder()
+            .completion_type(CompletionType::List)
+            .history_ignore_space(true)
+            .build();
+        let mut editor = Editor::with_config(config).map_err(failed)?;
+        editor.set_helper(Some(Completion::new()));
+        let history = if no_history { None } else { history_file() };
+        if let Some(path) = &history {
+            // The first time there is none.
+            let _ = editor.load_history(path);
+        }
+        let prompt = if ui.out_color() {
+            crate::ui::paint(Style::Green, "> ")
+        } else {
+            "> ".to_owned()
+        };
+        Ok(Lines::Terminal {
+            editor: Box::new(editor),
+            history,
+            prompt,
+        })
+    }
+
+    fn interactive(&self) -> bool {
+        matches!(self, Lines::Terminal { .. })
+    }
+
+    fn next(&mut self) -> Outcome<Option<String>> {
+        match self {
+            Lines::Pipe(lines) => lines.next().transpose().map_err(|error| {
+                let what = if error.kind() == io::ErrorKind::InvalidData {
+                    return Failure::usage("standard input is not UTF-8 text");
+                } else {
+                    plain(&error)
+                };
+                Failure::of_library(
+                    crate::ffi::MLXRT_E_IO,
+                    "IO",
+                    format!("standard input cannot be read: {what}"),
+                )
+            }),
+            Lines::Terminal {
+                editor,
+                history,
+                prompt,
+            } => {
+                let line = read_terminal(editor, prompt)?;
+                if let (Some(line), Some(path)) = (&line, history) {
+                    if !line.trim().is_empty() && editor.add_history_entry(line).unwrap_or(false) {
+                        // A history that cannot be written is not worth a word at each line.
+                        let _ = editor.append_history(path);
+                    }
+                }
+                Ok(line)
+            }
+        }
+    }
+}
+
+/// One message: a line, and the next ones as long as each ends with a backslash.
+fn read_terminal(
+    editor: &mut Editor<Completion, FileHistory>,
+    prompt: &str,
+) -> Outcome<Option<String>> {
+    let mut text = String::new();
+    loop {
+        interrupt::remember_terminal();
+        let line = editor.readline(if text.is_empty() { prompt } else { ". " });
+        interrupt::forget_terminal();
+        match line {
+            Ok(line) => match line.strip_suffix('\\') {
+                Some(line) => {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+                None => {
+                    text.push_str(&line);
+                    return Ok(Some(text));
+                }
+            },
+            // Ctrl-C empties the line; Ctrl-D ends.
+            Err(ReadlineError::Interrupted) => text.clear(),
+            Err(ReadlineError::Eof) => return Ok(None),
+            Err(error) => {
+                let message = format!("the terminal cannot be read: {error}");
+                return Err(Failure::of_library(crate::ffi::MLXRT_E_IO, "IO", message));
+            }
+        }
+    }
+}
+
+/// `$XDG_STATE_HOME/mlxrt/history`, in a folder that only its owner can read.
+fn history_file() -> Option<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let state = std::env::var_os("XDG_STATE_HOME")
+        .filter(|path| Path::new(path).is_absolute())
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/state")))?;
+    let folder = state.join("mlxrt");
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder);
+    made.ok().map(|()| folder.join("history"))
+}

@@ -1,0 +1,150 @@
+//! `mlxrt generate`: one prompt, one answer.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::answer::{self, stop_words};
+use crate::failure::{Failure, Outcome};
+use crate::ffi::*;
+use crate::handles::Input;
+use crate::options::{
+    cost, read_stdin, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs, SessionArgs,
+};
+use crate::ui::Ui;
+
+#[derive(Args)]
+pub struct GenerateCommand {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The prompt; "-" or nothing reads standard input
+    prompt: Option<String>,
+    /// Read the prompt from a file; one new line at its end is dropped
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Read a whole conversation from a JSON file: an array of messages, as /save of chat writes it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "system", "raw"])]
+    messages: Option<PathBuf>,
+    /// What the model is told before the prompt
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// A JSON file with an array of tools that the model may call
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    tools: Option<PathBuf>,
+    /// Continue the prompt as it is: no chat template
+    #[arg(long, conflicts_with_all = ["system", "template_args"])]
+    raw: bool,
+    /// With --raw: put no BOS in front
+    #[arg(long, requires = "raw")]
+    no_bos: bool,
+    /// With --raw: special tokens written in the prompt are just text
+    #[arg(long, requires = "raw")]
+    special_as_text: bool,
+    /// Special tokens written in messages count as such
+    #[arg(long, conflicts_with = "raw")]
+    trust_content: bool,
+    /// Go on with the last message of --messages, which must be the assistant's
+    #[arg(long, requires = "messages")]
+    continue_last: bool,
+    /// With --json: the log-probability of each token
+    #[arg(long, requires = "json")]
+    logprobs: bool,
+    /// With --json: also so many of the likeliest tokens in each place
+    #[arg(long, value_name = "TOKENS", requires = "json", value_parser = crate::options::positive)]
+    top_logprobs: Option<u32>,
+    /// With --json: tell how far the prompt is, every so many tokens
+    #[arg(long, value_name = "TOKENS", requires = "json", value_parser = crate::options::positive)]
+    progress: Option<u32>,
+    /// Say on standard error what the answer cost, also where that is no terminal
+    #[arg(long)]
+    stats: bool,
+    #[command(flatten)]
+    generate: GenerateArgs,
+    #[command(flatten)]
+    adapters: AdapterArgs,
+    #[command(flatten)]
+    session: SessionArgs,
+}
+
+pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
+    let input = command.input()?;
+    command.adapters.list()?;
+    let mut options = command.generate.options();
+    if command.logprobs || command.top_logprobs.is_some() {
+        options.raw.flags |= MLXRT_GEN_LOGPROBS;
+        options.raw.top_logprobs = command.top_logprobs.unwrap_or(0);
+    }
+    options.raw.progress_tokens = command.progress.unwrap_or(0);
+
+    let _library = common.start()?;
+    let model = command
+        .model
+        .load(command.generate.draft_model.as_deref(), ui)?;
+    let session = model.session(&command.session.raw(command.model.context))?;
+    command.adapters.apply(&model, &session, ui)?;
+    let answer = answer::run(&session, &input, &options, ui)?;
+    if !ui.json && (command.stats || io::stderr().is_terminal()) {
+        let why = stop_words(&answer.result).map_or(String::new(), |why| format!("{why} · "));
+        ui.note(&format!("[{why}{}]", cost(&answer.result)));
+    }
+    answer.failure().map_or(Ok(()), Err)
+}
+
+impl GenerateCommand {
+    fn input(&self) -> Outcome<Input> {
+        let mut input = Input::default();
+        for (set, flag) in [
+            (self.no_bos, MLXRT_INPUT_NO_BOS),
+            (self.special_as_text, MLXRT_INPUT_SPECIAL_AS_TEXT),
+            (self.trust_content, MLXRT_INPUT_TRUST_CONTENT),
+            (
+                self.continue_last,
+                MLXRT_INPUT_CONTINUE_LAST | MLXRT_INPUT_NO_GENERATION_PROMPT,
+            ),
+        ] {
+            if set {
+                input.flags |= flag;
+            }
+        }
+        input.template_args.clone_from(&self.generate.template_args);
+        input.tools = self.tools.as_ref().map(read_text).transpose()?;
+        if let Some(path) = &self.messages {
+            input.messages = Some(read_text(path)?);
+            return Ok(input);
+        }
+        let prompt = self.prompt()?;
+        if self.raw {
+            input.text = Some(prompt);
+            return Ok(input);
+        }
+        let mut messages = Vec::new();
+        if let Some(system) = &self.system {
+            messages.push(json!({"role": "system", "content": system}));
+        }
+        messages.push(json!({"role": "user", "content": prompt}));
+        input.messages = Some(json!(messages).to_string());
+        Ok(input)
+    }
+
+    fn prompt(&self) -> Outcome<String> {
+        let mut text = match (&self.prompt, &self.file) {
+            (Some(prompt), _) if prompt != "-" => return Ok(prompt.clone()),
+            (_, Some(path)) => read_text(path)?,
+            (None, None) if io::stdin().is_terminal() => {
+                return Err(Failure::usage(
+                    "no prompt: give one behind the model, with --file, or on standard input",
+                ))
+            }
+            _ => read_stdin()?,
+        };
+        if text.ends_with('\n') {
+            text.pop();
+        }
+        if text.is_empty() {
+            return Err(Failure::usage("the prompt is empty"));
+        }
+        Ok(text)
+    }
+}

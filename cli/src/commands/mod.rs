@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub mod bench;
+pub mod chat;
+pub mod complete;
+pub mod docs;
+pub mod generate;
+pub mod info;
+pub mod train;

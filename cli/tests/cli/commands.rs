@@ -1,0 +1,303 @@
+//! `generate`, `info`, `bench`, and what systems want to know.
+
+use std::fs;
+use std::process::Command;
+
+use crate::{demo, fixture, json_lines, mlxrt, root, run, run_with_input, scratch, tiny};
+
+const FRANCE: &str = "What is the capital of France?";
+
+#[test]
+fn generate_answers() {
+    let ran = run([
+        "generate",
+        &demo(),
+        FRANCE,
+        "--greedy",
+        "-n",
+        "12",
+        "--stats",
+    ]);
+    assert!(
+        ran.err.contains("answer") && ran.err.contains("tok/s"),
+        "{}",
+        ran.err
+    );
+    assert_eq!(ran.fine(), "The capital of France is Paris.\n");
+}
+
+#[test]
+fn prompts_come_from_everywhere() {
+    let folder = scratch("prompts");
+    let file = folder.join("prompt.txt");
+    fs::write(&file, "abc\n").unwrap();
+    let file = file.to_str().unwrap();
+    let end = ["--greedy", "-n", "5"];
+    let model = tiny();
+    let with = |more: &[&str]| run([&["generate", &model], more, &end].concat());
+    let given = |more: &[&str], input: &[u8]| {
+        run_with_input([&["generate", &model], more, &end].concat(), input)
+    };
+    let wanted = with(&["abc"]).fine();
+    assert!(!wanted.is_empty());
+    assert_eq!(with(&["--file", file]).fine(), wanted);
+    assert_eq!(given(&[], b"abc\n").fine(), wanted);
+    assert_eq!(given(&["-"], b"abc").fine(), wanted);
+    assert_eq!(given(&["--file", "-"], b"abc").fine(), wanted);
+    let messages = folder.join("messages.json");
+    fs::write(&messages, r#"[{"role":"user","content":"abc"}]"#).unwrap();
+    let messages = messages.to_str().unwrap();
+    assert_eq!(with(&["--messages", messages]).fine(), wanted);
+    assert_ne!(with(&["abc", "--raw"]).fine(), wanted);
+    assert_ne!(with(&["abc", "--system", "def"]).fine(), wanted);
+}
+
+#[test]
+fn json_says_the_same_as_text() {
+    let base = [
+        "generate",
+        &tiny(),
+        "abc",
+        "-n",
+        "6",
+        "--seed",
+        "7",
+        "--ignore-eos",
+        "-t",
+        "0.9",
+    ];
+    let text = run(base).fine();
+    let more = ["--json", "--top-logprobs", "2", "--progress", "1"];
+    let events = json_lines(&run(base.iter().chain(&more)).fine());
+    let of = |kind: &str| {
+        events
+            .iter()
+            .filter(|e| e["event"] == kind)
+            .collect::<Vec<_>>()
+    };
+    let joined: String = of("text")
+        .iter()
+        .map(|e| e["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(joined, text.trim_end_matches('\n'));
+    assert!(!of("progress").is_empty());
+    let end = events.last().unwrap();
+    assert_eq!(
+        (&end["event"], &end["stop"]),
+        (&"end".into(), &"length".into())
+    );
+    assert_eq!(
+        (&end["seed"], &end["generated_tokens"]),
+        (&7.into(), &6.into())
+    );
+    let mut tokens = 0;
+    for event in of("text") {
+        let count = event["tokens"].as_array().unwrap().len();
+        tokens += count;
+        assert_eq!(event["logprobs"].as_array().unwrap().len(), count);
+        let tops = event["top_logprobs"].as_array().unwrap();
+        assert_eq!(tops.len(), count);
+        assert!(
+            tops.iter().all(|top| top.as_array().unwrap().len() == 2),
+            "{event}"
+        );
+    }
+    assert_eq!(tokens, 6);
+    // Without --progress nobody asked for it.
+    assert!(!run(base.iter().chain(&["--json"]))
+        .fine()
+        .contains("\"progress\""));
+}
+
+#[test]
+fn stop_strings_stop() {
+    let out = run([
+        "generate",
+        &demo(),
+        FRANCE,
+        "--greedy",
+        "-n",
+        "12",
+        "--stop",
+        "no",
+        "--stop",
+        " France",
+        "--json",
+    ]);
+    let events = json_lines(&out.fine());
+    let joined: String = events.iter().filter_map(|e| e["text"].as_str()).collect();
+    assert_eq!(joined, "The capital of");
+    let end = events.last().unwrap();
+    assert_eq!(
+        (&end["stop"], &end["stop_index"]),
+        (&"string".into(), &1.into())
+    );
+}
+
+#[test]
+fn every_sampling_option_is_taken() {
+    let options = "-t 0.7 --top-p 0.9 --top-k 20 --min-p 0.05 --xtc-probability 0.1 --xtc-threshold 0.2 \
+                   --repetition-penalty 1.1 --presence-penalty -0.5 --frequency-penalty 0.5 --penalty-window all \
+                   --logit-bias 5=-inf --logit-bias 6=1.5 --seed 3 --no-model-defaults --ignore-eos --stop-token 9 \
+                   --timeout 60 --no-channels --context 200 -n 4";
+    let model = tiny();
+    let all = || {
+        ["generate", &model, "abc"]
+            .into_iter()
+            .chain(options.split_whitespace())
+    };
+    let once = run(all()).fine();
+    assert_eq!(run(all()).fine(), once);
+    // 0 turns off what a library's 0 would leave to the model.
+    run([
+        "generate",
+        &model,
+        "abc",
+        "-n",
+        "2",
+        "--top-k",
+        "0",
+        "--min-p",
+        "0",
+        "--xtc-probability",
+        "0",
+    ])
+    .fine();
+    let greedy = run(["generate", &model, "abc", "-n", "8", "--greedy"]).fine();
+    assert_eq!(
+        run(["generate", &model, "abc", "-n", "8", "-t", "0"]).fine(),
+        greedy
+    );
+}
+
+#[test]
+fn adapters_change_answers() {
+    let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
+    let model = fixture("models/qwen3-4bit");
+    let base = [
+        "generate",
+        &model,
+        "--raw",
+        "abc",
+        "--greedy",
+        "-n",
+        "12",
+        "--ignore-eos",
+    ];
+    let without = run(base).fine();
+    let with = run(base.iter().chain(&["--adapter", adapter.as_str()])).fine();
+    assert_ne!(with, without);
+    let scaled = |scale: &str| {
+        run(base
+            .iter()
+            .copied()
+            .chain(["--adapter-scaled", &adapter, scale]))
+        .fine()
+    };
+    assert_eq!(scaled("1"), with);
+    assert_eq!(scaled("0"), without);
+}
+
+#[test]
+fn info_tells_before_loading() {
+    let text = run(["info", &demo()]).fine();
+    for words in ["qwen3", "11.4 million", "4 bits", "2048 tokens", "it fits"] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    let json = &json_lines(&run(["info", &demo(), "--json", "--context", "100"]).fine())[0];
+    assert_eq!(json["model"]["session_context"], 100);
+    assert_eq!(json["fits"], true);
+    let limited = run(["info", &demo(), "--json", "--memory-limit", "1MB"]).fine();
+    assert_eq!(json_lines(&limited)[0]["fits"], false);
+    let text = run(["info", &demo(), "--memory-limit", "1MB"]).fine();
+    assert!(text.contains("it does not fit"), "{text}");
+}
+
+#[test]
+fn a_model_of_the_cache_has_an_id() {
+    let hub = scratch("hub");
+    let snapshot = hub.join("models--some--model/snapshots/abc");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(hub.join("models--some--model/refs")).unwrap();
+    fs::write(hub.join("models--some--model/refs/main"), "abc").unwrap();
+    for file in fs::read_dir(tiny()).unwrap().flatten() {
+        fs::copy(file.path(), snapshot.join(file.file_name())).unwrap();
+    }
+    let output = mlxrt(["info", "some/model"])
+        .env("HF_HUB_CACHE", &hub)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn bench_measures() {
+    let base = ["bench", &tiny(), "-p", "20", "-n", "5", "-r", "2"];
+    let text = run(base).fine();
+    for words in [
+        "prompt of 20 tokens",
+        "answer of 5 tokens",
+        "first token",
+        "tok/s",
+        "peak of memory",
+    ] {
+        assert!(text.contains(words), "{words} is not in {text}");
+    }
+    let json = &json_lines(&run(base.iter().chain(&["--json"])).fine())[0];
+    assert_eq!(json["runs"].as_array().unwrap().len(), 2);
+    for run in json["runs"].as_array().unwrap() {
+        assert_eq!(run["prompt_tokens"], 20);
+        assert_eq!(run["generated_tokens"], 5);
+        assert_eq!(run["cached_tokens"], 0);
+    }
+    for rate in [
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+        "first_token_ms",
+    ] {
+        assert!(json[rate]["mean"].as_f64().unwrap() > 0.0, "{json}");
+    }
+}
+
+#[test]
+fn manual_and_completions() {
+    let share = scratch("share");
+    let script = root().join("cli/docs.sh");
+    let done = Command::new(script)
+        .arg(env!("CARGO_BIN_EXE_mlxrt"))
+        .arg(&share)
+        .status();
+    assert!(done.unwrap().success());
+    let read = |name: &str| fs::read_to_string(share.join(name)).unwrap();
+    assert!(read("man/man1/mlxrt.1").contains("Exit codes"));
+    for name in ["chat", "generate", "info", "train", "bench"] {
+        let page = read(&format!("man/man1/mlxrt-{name}.1"));
+        assert!(
+            page.contains(&format!("mlxrt {name}")) || page.contains("SYNOPSIS"),
+            "{page}"
+        );
+    }
+    assert!(read("man/man1/mlxrt-generate.1").contains("repetition"));
+    assert!(read("zsh/site-functions/_mlxrt").starts_with("#compdef mlxrt"));
+    assert!(read("fish/vendor_completions.d/mlxrt.fish").contains("complete -c mlxrt"));
+    let bash = share.join("bash-completion/completions/mlxrt");
+    let ask = format!(
+        "source {:?}; COMP_WORDS=(mlxrt gen); COMP_CWORD=1; _mlxrt mlxrt gen mlxrt; echo \"${{COMPREPLY[@]}}\"",
+        bash.display().to_string()
+    );
+    let told = Command::new("bash").args(["-c", &ask]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), "generate");
+}
+
+#[test]
+fn version_is_the_librarys() {
+    let out = run(["--version"]).fine();
+    assert!(
+        out.starts_with("mlxrt ") && out.trim().split('.').count() == 3,
+        "{out}"
+    );
+}

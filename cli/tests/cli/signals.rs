@@ -1,0 +1,134 @@
+//! Ctrl-C, SIGTERM, and a reader that goes away.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use crate::{demo, json_lines, mlxrt, scratch, tiny};
+
+fn send(child: &Child, signal: i32) {
+    // SAFETY: the child is ours and not yet waited for, so that its id is no one else's.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+}
+
+/// Starts it, waits for the first line, sends the signal; gives all lines and the exit code.
+fn interrupted(arguments: &[&str], signal: i32) -> (String, Option<i32>) {
+    let mut child = mlxrt(arguments).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    out.read_line(&mut text).unwrap();
+    send(&child, signal);
+    out.read_to_string(&mut text).unwrap();
+    let mut err = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut err)
+        .unwrap();
+    assert!(!err.contains("panicked"), "{err}");
+    (text, child.wait().unwrap().code())
+}
+
+#[test]
+fn generate_ends_cleanly() {
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+        let base = [
+            "generate",
+            &demo(),
+            "Tell me a story.",
+            "--ignore-eos",
+            "--json",
+        ];
+        let (text, exit) = interrupted(&base, signal);
+        assert_eq!(exit, Some(code), "{text}");
+        let end = json_lines(&text).pop().unwrap();
+        assert_eq!(
+            (&end["event"], &end["stop"]),
+            (&"end".into(), &"cancelled".into())
+        );
+    }
+}
+
+#[test]
+fn training_keeps_what_there_is() {
+    let folder = scratch("interrupted");
+    let (data, out) = (folder.join("data.jsonl"), folder.join("out"));
+    fs::write(&data, "{\"text\":\"abcabc\"}\n".repeat(4)).unwrap();
+    let (data, out) = (data.to_str().unwrap(), out.to_str().unwrap());
+    let (text, exit) = interrupted(
+        &[
+            "train",
+            &tiny(),
+            "--data",
+            data,
+            "--out",
+            out,
+            "--steps",
+            "4000000",
+            "--save-every",
+            "4000000",
+            "--json",
+        ],
+        libc::SIGINT,
+    );
+    assert_eq!(exit, Some(130), "{text}");
+    let end = json_lines(&text).pop().unwrap();
+    assert_eq!(
+        (&end["stopped"], &end["saved"]),
+        (&true.into(), &true.into())
+    );
+    assert!(Path::new(out).join("adapters.safetensors").is_file());
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    for arguments in [
+        &["generate", &demo(), "Tell me a story.", "--ignore-eos"][..],
+        &[
+            "generate",
+            &demo(),
+            "Tell me a story.",
+            "--ignore-eos",
+            "--json",
+        ],
+    ] {
+        let mut child = mlxrt(arguments).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut [0]).unwrap();
+        drop(out);
+        let mut err = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(141), "{err}");
+        assert_eq!(err, "");
+    }
+}
+
+#[test]
+fn nobody_reads_at_all() {
+    for arguments in [
+        &["info", &tiny()][..],
+        &["--help"],
+        &["completions", "bash"],
+        &["generate", &tiny(), "a", "-n", "3"],
+    ] {
+        let mut child = mlxrt(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut err = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        let code = child.wait().unwrap().code();
+        assert!(code.is_some(), "ended by a signal: {arguments:?}");
+        assert!(!err.contains("panicked"), "{err}");
+    }
+}

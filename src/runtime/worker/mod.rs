@@ -1,0 +1,339 @@
+//! The engine thread's side: models, caches, and the requests that run, one step of one request after the other.
+//!
+//! Decoding runs one step ahead: step n+1 is queued from the lazy token of step n, and only then is token n read, so
+//! the device never waits for the host. After an MLX error nothing that was queued can be trusted (an error surfaces
+//! at a later, unrelated evaluation), so the worker takes a new stream, forgets every cache with work in flight and
+//! computes it again from the tokens, one request at a time; the request that fails again is the one that fails.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use super::caches::Caches;
+use super::engine::{Alive, Command};
+use super::job::EndReason;
+use crate::error::{Code, Error, Result};
+use crate::mlx::{self, memory, Device};
+use crate::model::AdapterSet;
+use crate::train::Trainer;
+
+mod loaded;
+mod room;
+mod running;
+mod step;
+
+use loaded::Loaded;
+use running::{Phase, Running};
+use step::Turn;
+
+pub struct Worker {
+    /// The first to be dropped.
+    _alive: Alive,
+    device: Device,
+    commands: Receiver<Command>,
+    loaded: Loaded,
+    /// Trainings that are under way.
+    pub(super) trainers: HashMap<u64, Trainer>,
+    /// What is fused into models that are being saved.
+    pub(super) savings: HashMap<u64, AdapterSet>,
+    caches: Caches,
+    running: Vec<Running>,
+    /// Requests whose session another one has, in the order in which they came.
+    waiting: Vec<Running>,
+    /// A waiting request may have become able to begin.
+    look_at_waiting: bool,
+    paused: Option<Pause>,
+    /// Whose turn is next.
+    turn: usize,
+    /// Counts queued steps; a step is known to be good once a token of it or of a later one was read.
+    steps: u64,
+    good_steps: u64,
+    /// Bytes that the steps which were queued since the device was last idle may take: what MLX counts may lack them.
+    queued_bytes: u64,
+}
+
+/// No device work is started.
+struct Pause {
+    since: Instant,
+    /// When it ends by itself.
+    until: Option<Instant>,
+}
+
+impl Worker {
+    pub(super) fn new(device: Device, commands: Receiver<Command>, alive: Alive) -> Self {
+        Worker {
+            _alive: alive,
+            device,
+            commands,
+            loaded: Loaded::default(),
+            trainers: HashMap::new(),
+            savings: HashMap::new(),
+            caches: Caches::default(),
+            running: Vec::new(),
+            waiting: Vec::new(),
+            look_at_waiting: false,
+            paused: None,
+            turn: 0,
+            steps: 0,
+            good_steps: 0,
+            queued_bytes: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        while self.take_commands() {
+            if let Some(index) = self.next_turn() {
+                self.run_turn(index);
+            }
+        }
+        for running in self.running.drain(..).chain(self.waiting.drain(..)).rev() {
+            let kv = self.caches.kv(&running.key);
+            running.end(Ok(EndReason::Cancelled), Some(kv));
+        }
+    }
+
+    /// Takes what was sent; waits for something where no request can go on. False: stop.
+    fn take_commands(&mut self) -> bool {
+        loop {
+            let command = if self.can_do_something() {
+                match self.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            } else {
+                let outcome = match self.time_to_wait() {
+                    None => self.commands.recv().map_err(RecvTimeoutError::from),
+                    Some(time) => self.commands.recv_timeout(time),
+                };
+                match outcome {
+                    Ok(command) => command,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.look_at_waiting = true;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return false,
+                }
+            };
+            match command {
+                Command::Stop => return false,
+                Command::Wake => self.look_at_waiting = true,
+                Command::Start(job) => {
+                    self.waiting.push(Running::new(*job));
+                    self.look_at_waiting = true;
+                }
+                Command::Pause(quiet) => {
+                    self.pause();
+                    let _ = quiet.send(());
+                }
+                Command::Resume(after) => self.resume(after),
+                Command::Do(work) => {
+                    // A panic in there drops the reply, which its caller notices.
+                    let _ = crate::guard::catch(AssertUnwindSafe(|| {
+                        work(self);
+                        Ok(())
+                    }));
+                }
+            }
+        }
+    }
+
+    fn can_do_something(&mut self) -> bool {
+        let due = |pause: &Pause| pause.until.is_some_and(|until| Instant::now() >= until);
+        if self.paused.as_ref().is_some_and(due) {
+            self.go_on();
+        }
+        if std::mem::take(&mut self.look_at_waiting) || self.waiting.iter().any(Running::is_late) {
+            self.admit();
+        }
+        self.next_turn().is_some()
+    }
+
+    /// How long nothing can happen that is not sent: deadlines, also of parked requests, and the end of a pause.
+    fn time_to_wait(&self) -> Option<Duration> {
+        let next = match &self.paused {
+            Some(pause) => pause.until,
+            None => {
+                let requests = self.running.iter().chain(&self.waiting);
+                requests.filter_map(|running| running.deadline).min()
+            }
+        };
+        next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Lets waiting requests begin whose session is free, in order, and ends those that wait no longer.
+    fn admit(&mut self) {
+        let paused = self.paused.is_some();
+        let mut taken: HashSet<u64> = self.running.iter().map(Running::session).collect();
+        for running in std::mem::take(&mut self.waiting) {
+            let ticket = &running.job.request.ticket;
+            if ticket.is_cancelled() {
+                running.end(Ok(EndReason::Cancelled), None);
+            } else if running.is_late() && !paused {
+                running.end(Ok(EndReason::Deadline), None);
+            } else if taken.insert(running.session()) && running.job.request.may_begin() {
+                self.running.push(running);
+            } else {
+                self.waiting.push(running);
+            }
+        }
+    }
+
+    /// Waits until the device has done what was queued.
+    fn pause(&mut self) {
+        let since = self
+            .paused
+            .take()
+            .map_or_else(Instant::now, |pause| pause.since);
+        self.paused = Some(Pause { since, until: None });
+        if let Err(error) = self.wait_for_device() {
+            self.recover(None, error);
+        }
+    }
+
+    /// Until it has done what was queued.
+    fn wait_for_device(&mut self) -> Result<()> {
+        mlx::synchronize()?;
+        self.device_is_idle();
+        Ok(())
+    }
+
+    fn device_is_idle(&mut self) {
+        self.good_steps = self.steps;
+        self.queued_bytes = 0;
+    }
+
+    fn resume(&mut self, after: Duration) {
+        if let Some(pause) = &mut self.paused {
+            pause.until = Some(Instant::now() + after);
+        }
+    }
+
+    /// Deadlines do not run while the engine is paused.
+    fn go_on(&mut self) {
+        let Some(pause) = self.paused.take() else {
+            return;
+        };
+        let paused = pause.since.elapsed();
+        for running in self.running.iter_mut().chain(&mut self.waiting) {
+            // One that was submitted meanwhile has lost less.
+            let lost = paused.min(running.job.submitted.elapsed());
+            running.deadline = running.deadline.map(|deadline| deadline + lost);
+        }
+        self.look_at_waiting = true;
+    }
+
+    /// SUSPENDED while no device work may be started.
+    pub(super) fn refuse_when_paused(&self) -> Result<()> {
+        match self.paused {
+            Some(Pause { until: None, .. }) => Err(Error::new(
+                Code::Suspended,
+                "the library was suspended meanwhile",
+            )),
+            // What only keeps quiet for a while, after a suspend that ran out of time, harms nobody.
+            _ => Ok(()),
+        }
+    }
+
+    /// The next request that can do something, in turn.
+    fn next_turn(&self) -> Option<usize> {
+        let n = self.running.len();
+        if self.paused.is_some() {
+            return self.running.iter().position(Running::is_cancelled);
+        }
+        if let Some(alone) = self
+            .running
+            .iter()
+            .position(|running| running.alone && running.can_go_on())
+        {
+            return Some(alone);
+        }
+        (0..n)
+            .map(|i| (self.turn + i) % n)
+            .find(|&i| self.running[i].can_go_on())
+    }
+
+    fn run_turn(&mut self, index: usize) {
+        self.turn = index + 1;
+        let alone = self.running[index].alone;
+        if alone && self.good_steps < self.steps && self.paused.is_none() {
+            // What others queued must fail before its turn, or it would be blamed.
+            if let Err(error) = self.wait_for_device() {
+                return self.recover(None, error);
+            }
+        }
+        let outcome = crate::guard::catch(|| self.step(index));
+        match outcome {
+            Ok(Turn::More) => {}
+            Ok(Turn::Ended(reason)) => self.end(index, Ok(reason)),
+            Ok(Turn::Refused(error)) => self.end(index, Err(error)),
+            Err(error) => self.recover(Some(index), error),
+        }
+    }
+
+    fn end(&mut self, index: usize, reason: Result<EndReason>) {
+        let running = self.running.remove(index);
+        let kv = self.caches.kv(&running.key);
+        running.end(reason, Some(kv));
+        // Its session may be free.
+        self.look_at_waiting = true;
+    }
+
+    /// Does what computes, outside of any request. A failure of MLX may be that of other work on the stream, so what
+    /// failed is done once more, on a new one.
+    pub(super) fn twice<T>(&mut self, mut work: impl FnMut(&mut Worker) -> Result<T>) -> Result<T> {
+        let of_mlx = |error: &Error| matches!(error.code, Code::Device | Code::OutOfMemory);
+        match work(self) {
+            Err(error) if of_mlx(&error) => self.recover(None, error),
+            outcome => return outcome,
+        }
+        match work(self) {
+            Err(error) if of_mlx(&error) => {
+                self.recover(None, error.clone());
+                Err(error)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// After an MLX error, in the turn of the request `index` or outside of any.
+    pub(super) fn recover(&mut self, index: Option<usize>, error: Error) {
+        crate::log::warn!("a step failed and is tried again from the tokens: {error}");
+        let hopeless =
+            index.filter(|&index| self.running[index].alone || error.code == Code::Internal);
+        let good = self.good_steps;
+        // Those that run, and sessions that ended with a step still queued.
+        self.caches
+            .forget(|key, cache| cache.last_step > good || running::in_use(&self.running)(key));
+        for running in &mut self.running {
+            if !matches!(running.phase, Phase::Begin) {
+                running.phase = Phase::Match;
+            }
+            running.sampler = None;
+            running.alone = true;
+            running.retried = true;
+        }
+        self.device_is_idle();
+        let stream = mlx::enter(self.device);
+        memory::clear_cache();
+        if let Some(index) = hopeless {
+            self.end(index, Err(error));
+        }
+        if let Err(error) = stream {
+            for index in (0..self.running.len()).rev() {
+                self.end(index, Err(error.clone()));
+            }
+        }
+    }
+
+    pub(super) fn drop_session(&mut self, id: u64) {
+        self.caches.drop_session(id);
+    }
+
+    /// No request can go on.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.next_turn().is_none()
+    }
+}

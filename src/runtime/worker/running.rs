@@ -1,0 +1,116 @@
+//! A request that runs or waits, as the engine thread sees it.
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::mlx::memory;
+use crate::model::AdapterSet;
+use crate::runtime::caches::CacheKey;
+use crate::runtime::exit;
+use crate::runtime::job::{End, EndReason, Job, Kv, TokenOutput};
+use crate::sampling::{Draw, Sampler};
+
+pub(super) struct Running {
+    pub job: Job,
+    pub phase: Phase,
+    /// Which cache it uses; known with its adapters, when it begins.
+    pub key: CacheKey,
+    pub adapters: AdapterSet,
+    /// What the request goes on from.
+    pub prompt: Vec<i32>,
+    pub deadline: Option<Instant>,
+    pub sampler: Option<Sampler>,
+    pub generated: Vec<i32>,
+    pub cached_tokens: u64,
+    pub started: Option<Instant>,
+    pub first_token: Option<Instant>,
+    /// Runs with no other request until it has read a token: something failed while it had work in flight.
+    pub alone: bool,
+    pub retried: bool,
+}
+
+pub(super) enum Phase {
+    /// The request does not know its tokens yet.
+    Begin,
+    /// The cache is to be compared with the tokens.
+    Match,
+    Prefill {
+        total: usize,
+    },
+    /// A token is queued and not read.
+    Decode {
+        next: Draw,
+        step: u64,
+    },
+}
+
+impl Running {
+    pub fn new(job: Job) -> Self {
+        Running {
+            deadline: job.deadline,
+            key: CacheKey {
+                session: job.cache.session,
+                adapters: Vec::new(),
+            },
+            adapters: AdapterSet::default(),
+            job,
+            phase: Phase::Begin,
+            prompt: Vec::new(),
+            sampler: None,
+            generated: Vec::new(),
+            cached_tokens: 0,
+            started: None,
+            first_token: None,
+            alone: false,
+            retried: false,
+        }
+    }
+
+    pub fn session(&self) -> u64 {
+        self.job.cache.session
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.job.request.ticket.is_cancelled()
+    }
+
+    pub fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Not while its reader is far behind, unless it is to end.
+    pub fn can_go_on(&self) -> bool {
+        self.is_cancelled() || self.is_late() || !self.job.request.ticket.must_wait()
+    }
+
+    /// A token was read; false: no more are wanted.
+    pub fn take(&mut self, token: TokenOutput) -> bool {
+        self.generated.push(token.id);
+        exit::watch_again();
+        self.first_token.get_or_insert_with(Instant::now);
+        self.alone = false;
+        self.job.request.token(token)
+    }
+
+    pub fn end(self, reason: Result<EndReason>, kv: Option<Kv>) {
+        let now = Instant::now();
+        let started = self.started.unwrap_or(now);
+        let first = self.first_token.unwrap_or(now);
+        self.job.request.end(End {
+            reason,
+            cached_tokens: self.cached_tokens,
+            queue: started.saturating_duration_since(self.job.submitted),
+            prefill: first - started,
+            decode: now - first,
+            kv,
+            peak_bytes: memory::peak(),
+            active_bytes: memory::active(),
+        });
+    }
+}
+
+/// Whether a cache is one of those that `running` requests use.
+pub(super) fn in_use(running: &[Running]) -> impl Fn(&CacheKey) -> bool + '_ {
+    |key| running.iter().any(|running| running.key == *key)
+}

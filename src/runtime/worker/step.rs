@@ -1,0 +1,336 @@
+//! One step of one request: a chunk of its prompt, or one token.
+
+use std::time::Instant;
+
+use super::running::Phase;
+use super::Worker;
+use crate::error::{Code, Error, Result};
+use crate::mlx::{self, memory, Array, Device};
+use crate::model::{AdapterSet, Cache, Rows};
+use crate::runtime::caches::{AppliedAdapter, SessionCache};
+use crate::runtime::engine;
+use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
+use crate::sampling::{Draw, Sampler};
+
+const GPU_PREFILL_STEP: usize = 2048;
+
+/// Tokens of a prompt that are computed in one pass. The CPU device takes small bites: they cost it nothing, a cancel
+/// waits for one, and its intermediates are what a prompt's peak of memory is made of.
+fn prefill_step(device: Device) -> usize {
+    match device {
+        Device::Cpu => 32,
+        Device::Gpu => GPU_PREFILL_STEP,
+    }
+}
+
+/// Steps after which freed buffers go back to the system.
+const CLEAR_CACHE_EVERY: u64 = 256;
+
+pub(super) enum Turn {
+    More,
+    Ended(EndReason),
+    /// An error of this request alone; nothing was queued.
+    Refused(Error),
+}
+
+impl Worker {
+    /// One prefill chunk or one decode step.
+    pub(super) fn step(&mut self, index: usize) -> Result<Turn> {
+        let running = &mut self.running[index];
+        if running.is_cancelled() {
+            return Ok(Turn::Ended(EndReason::Cancelled));
+        }
+        if running.is_late() {
+            return Ok(Turn::Ended(EndReason::Deadline));
+        }
+        match running.phase {
+            Phase::Begin => self.begin(index),
+            Phase::Match => self.match_cache(index),
+            Phase::Prefill { total } => self.prefill(index, total),
+            Phase::Decode { .. } => self.decode(index),
+        }
+    }
+
+    fn begin(&mut self, index: usize) -> Result<Turn> {
+        let running = &mut self.running[index];
+        running.key.adapters.clear();
+        running.adapters = AdapterSet::default();
+        for &(id, strength) in &running.job.adapters {
+            let (decoder, loaded) = self.loaded.adapter_of(running.job.cache.model, id)?;
+            match decoder.add_adapter(&mut running.adapters, &mut loaded.adapter, strength) {
+                // Adapters that do not go together; nothing of MLX's.
+                Err(error) if error.code == Code::Incompatible => return Ok(Turn::Refused(error)),
+                added => added?,
+            }
+            running.key.adapters.push(AppliedAdapter {
+                id,
+                version: loaded.version,
+                strength: strength.to_bits(),
+            });
+        }
+        match running.job.request.begin() {
+            Ok(prompt) => {
+                running.prompt = prompt;
+                running.phase = Phase::Match;
+                Ok(Turn::More)
+            }
+            Err(error) => Ok(Turn::Refused(error)),
+        }
+    }
+
+    /// Cuts the session's cache back to what it has in common with the tokens.
+    fn match_cache(&mut self, index: usize) -> Result<Turn> {
+        let alone = self.running.len() == 1;
+        let running = &mut self.running[index];
+        if running.started.is_none() {
+            running.started = Some(Instant::now());
+            if alone {
+                engine::reset_peak();
+            }
+        }
+        let CacheSpec {
+            model,
+            window,
+            keep,
+            ..
+        } = running.job.cache;
+        let decoder = self.loaded.model(model)?;
+        let cache = self.caches.get_or_insert(&running.key, || {
+            let ledger = running.job.request.ticket.ledger.clone();
+            SessionCache::new(decoder.make_caches(window, keep), ledger)
+        });
+        let inexact =
+            running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
+        if running.job.ignore_cache || inexact {
+            cache.clear();
+        }
+        let wanted = running.prompt.iter().chain(&running.generated);
+        let common = cache
+            .tokens
+            .iter()
+            .zip(wanted)
+            .take_while(|(a, b)| a == b)
+            .count();
+        let length = running.prompt.len() + running.generated.len();
+        // The last token is computed in any case: its logits are wanted.
+        cache.cut(common.min(length.saturating_sub(1)));
+        if !running.retried {
+            running.cached_tokens = cache.tokens.len() as u64;
+        }
+        running.phase = Phase::Prefill {
+            total: length - cache.tokens.len(),
+        };
+        Ok(Turn::More)
+    }
+
+    fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
+        let running = &self.running[index];
+        let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
+        let left = &all[self.caches.of(&running.key)?.tokens.len()..];
+        let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
+            // With kept tokens beyond the window, what a prompt sees depends on how it was cut: as mlx-lm cuts it.
+            (1.., _) => GPU_PREFILL_STEP,
+            (_, 0) => prefill_step(self.device),
+            (_, progress) => prefill_step(self.device).min(progress),
+        };
+        // Balanced chunks, so that no small rest is left.
+        let mut n = left.len().div_ceil(left.len().div_ceil(most));
+        let as_cut = running.job.cache.keep > 0;
+        loop {
+            // A smaller chunk needs less beside its keys and values.
+            let smallest = n == 1 || as_cut;
+            match self.make_room(index, n, smallest)? {
+                None => break,
+                Some(refusal) if smallest => return Ok(Turn::Refused(refusal)),
+                Some(_) => n = n.div_ceil(2),
+            }
+        }
+        let chunk = &left[..n];
+        let last = chunk.len() == left.len();
+
+        let running = &mut self.running[index];
+        let decoder = self.loaded.model(running.job.cache.model)?;
+        let cache = self.caches.of_mut(&running.key)?;
+        self.steps += 1;
+        cache.last_step = self.steps;
+        let chunk_tokens = Array::from_i32(chunk)?;
+        let logits = if last && !running.job.prefill_only {
+            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
+        } else {
+            // Only what it leaves in the caches is wanted, and computed.
+            decoder.forward(
+                &chunk_tokens,
+                &mut cache.layers,
+                Rows::Last,
+                &running.adapters,
+            )?;
+            None
+        };
+        cache.tokens.extend_from_slice(chunk);
+        if logits.is_none() {
+            let state: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
+            mlx::eval(&state)?;
+            self.good_steps = self.steps;
+            self.queued_bytes = 0;
+            memory::clear_cache();
+        }
+        if running.job.progress_tokens > 0 {
+            let every = u64::from(running.job.progress_tokens);
+            let done = (total - (left.len() - chunk.len())) as u64;
+            let before = done - chunk.len() as u64;
+            if last || done / every > before / every {
+                running.job.request.progress(done, total as u64);
+            }
+        }
+        let Some(logits) = logits else {
+            return Ok(if last {
+                Turn::Ended(EndReason::MaxTokens)
+            } else {
+                Turn::More
+            });
+        };
+        let mut sampler = Sampler::new(
+            running.job.sampling.clone(),
+            &all,
+            running.generated.len() as u64,
+        )?;
+        let next = queue_draw(logits, &mut sampler)?;
+        running.sampler = Some(sampler);
+        running.phase = Phase::Decode {
+            next,
+            step: self.steps,
+        };
+        Ok(Turn::More)
+    }
+
+    fn decode(&mut self, index: usize) -> Result<Turn> {
+        let running = &self.running[index];
+        let count = running.generated.len() as u64 + 1;
+        let length = running.prompt.len() + count as usize;
+        let end = if running.job.max_tokens.is_some_and(|most| count >= most) {
+            Some(EndReason::MaxTokens)
+        } else if length >= running.job.context {
+            Some(EndReason::Context)
+        } else {
+            None
+        };
+        // The token that is there goes out either way.
+        let refusal = match end {
+            None => self.make_room(index, 1, true)?,
+            Some(_) => None,
+        };
+        let running = &mut self.running[index];
+        let decoder = self.loaded.model(running.job.cache.model)?;
+        let cache = self.caches.of_mut(&running.key)?;
+        // Left in this phase when something fails below; `recover` starts it anew.
+        let Phase::Decode {
+            next: current,
+            step,
+        } = std::mem::replace(&mut running.phase, Phase::Match)
+        else {
+            return Err(Error::internal("a request was decoded before its prompt"));
+        };
+        // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
+        // of what was queued before, so the token would be a step late.
+        let (first, alone) = (running.generated.is_empty(), running.alone);
+        let mut wanted = true;
+        if first {
+            wanted = running.take(read(&current)?);
+            self.good_steps = self.good_steps.max(step);
+        }
+        let next = match end {
+            Some(_) => None,
+            None if !wanted || refusal.is_some() => None,
+            None => {
+                let sampler = running
+                    .sampler
+                    .as_mut()
+                    .ok_or_else(|| Error::internal("the sampler is gone"))?;
+                self.steps += 1;
+                cache.last_step = self.steps;
+                let logits =
+                    decoder.next_logits(&current.token, &mut cache.layers, &running.adapters)?;
+                Some(queue_draw(logits, sampler)?)
+            }
+        };
+        if !first {
+            wanted = running.take(read(&current)?);
+            self.good_steps = self.good_steps.max(step);
+        }
+        if alone {
+            // What it queued must fail in its own turn: the next one may be another's that is alone, and be blamed.
+            if let Some(next) = &next {
+                mlx::eval(&[&next.token])?;
+                self.good_steps = self.steps;
+            }
+        }
+        let id = running.generated.last().copied().unwrap_or_default();
+        if next.is_some() {
+            cache.tokens.push(id);
+        }
+        if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
+            memory::clear_cache();
+        }
+        if !wanted {
+            return Ok(Turn::Ended(EndReason::Satisfied));
+        }
+        if running.job.stop_tokens.contains(&id) {
+            return Ok(Turn::Ended(EndReason::StopToken));
+        }
+        if let Some(refusal) = refusal {
+            return Ok(Turn::Refused(refusal));
+        }
+        match (end, next) {
+            (None, Some(next)) => {
+                running.phase = Phase::Decode {
+                    next,
+                    step: self.steps,
+                };
+                Ok(Turn::More)
+            }
+            (end, _) => Ok(Turn::Ended(end.unwrap_or(EndReason::MaxTokens))),
+        }
+    }
+}
+
+/// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again.
+fn queue_draw(logits: Array, sampler: &mut Sampler) -> Result<Draw> {
+    let draw = sampler.draw(&logits)?;
+    drop(logits);
+    let mut wanted = vec![&draw.token];
+    if let Some(logprobs) = &draw.logprobs {
+        wanted.push(&logprobs.token);
+        wanted.extend(logprobs.top.iter().flat_map(|(ids, values)| [ids, values]));
+    }
+    mlx::async_eval(&wanted)?;
+    Ok(draw)
+}
+
+/// Waits for a queued draw.
+fn read(draw: &Draw) -> Result<TokenOutput> {
+    let id = draw.token.item_u32()? as i32;
+    let Some(logprobs) = &draw.logprobs else {
+        return Ok(TokenOutput {
+            id,
+            logprob: 0.0,
+            top: Vec::new(),
+        });
+    };
+    let logprob = logprobs
+        .token
+        .to_f32()?
+        .first()
+        .copied()
+        .unwrap_or(f32::NAN);
+    let mut top = Vec::new();
+    if let Some((ids, values)) = &logprobs.top {
+        top = ids
+            .to_u32()?
+            .into_iter()
+            .map(|id| id as i32)
+            .zip(values.to_f32()?)
+            .collect();
+        top.sort_by(|a: &(i32, f32), b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    }
+    Ok(TokenOutput { id, logprob, top })
+}

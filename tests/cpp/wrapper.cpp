@@ -1,0 +1,557 @@
+// The C++ wrapper, as a program would use it: ownership, errors, callbacks that throw, threads, options.
+#include "check.hpp"
+
+#include <cmath>
+#include <fstream>
+#include <thread>
+
+using mlxrt::code;
+
+static_assert(!std::is_copy_constructible_v<mlxrt::Model> && std::is_nothrow_move_constructible_v<mlxrt::Model>);
+static_assert(!std::is_copy_constructible_v<mlxrt::Session> && std::is_nothrow_move_assignable_v<mlxrt::Session>);
+static_assert(!std::is_copy_constructible_v<mlxrt::Request> && std::is_nothrow_move_assignable_v<mlxrt::Request>);
+static_assert(!std::is_copy_constructible_v<mlxrt::Adapter> && std::is_nothrow_move_constructible_v<mlxrt::Adapter>);
+static_assert(!std::is_copy_constructible_v<mlxrt::OwnedEvent> && std::is_move_constructible_v<mlxrt::OwnedEvent>);
+
+namespace {
+
+mlxrt::GenerateOptions greedy(std::uint32_t max_tokens) {
+  mlxrt::GenerateOptions options;
+  options.temperature = 0.0f;
+  options.max_tokens = max_tokens;
+  options.ignore_eos = true;
+  return options;
+}
+
+std::string greedy_text(mlxrt::Session &session, std::uint32_t max_tokens) {
+  return session.generate(mlxrt::text("Once upon"), greedy(max_tokens)).text;
+}
+
+void errors_have_code_name_and_sentence() {
+  try {
+    mlxrt::Model model("/nowhere/at/all");
+    CHECK(!"loaded what is not there");
+  } catch (const mlxrt::error &error) {
+    CHECK(error.code() == code::not_found);
+    CHECK(error.name() == std::string_view("NOT_FOUND"));
+    CHECK(std::string_view(error.what()).find("/nowhere/at/all") != std::string_view::npos);
+  }
+  // Every code of the header has its enumerator, and the library knows its name.
+#define CODE(NAME, lower, value)                 \
+  CHECK(static_cast<int>(code::lower) == value); \
+  CHECK(mlxrt::name(code::lower) == std::string_view(NAME));
+#include "codes.h"
+  CHECK(mlxrt::name(static_cast<code>(12345)) == std::string_view("UNKNOWN"));
+}
+
+void handles_move_and_close() {
+  mlxrt::Model model(fixture("llama-f32"));
+  CHECK(static_cast<bool>(model));
+  mlxrt::Session session(model);
+  const std::string expected = greedy_text(session, 8);
+
+  mlxrt::Session moved(std::move(session));
+  CHECK(!session);
+  CHECK(static_cast<bool>(moved));
+  FAILS(session.state(), code::invalid_handle);
+  FAILS(session.generate(mlxrt::text("Hello")), code::invalid_handle);
+  FAILS(session.submit(mlxrt::text("Hello")), code::invalid_handle);
+  FAILS(session.apply(), code::invalid_handle);
+  FAILS(session.tokens(), code::invalid_handle);
+  FAILS(session.message(), code::invalid_handle);
+  session.cancel();
+
+  // Assignment frees what was there.
+  mlxrt::Session other(model);
+  mlxrt_session *freed = other.get();
+  other = std::move(moved);
+  mlxrt_session_state state{};
+  state.struct_size = sizeof state;
+  mlxrt_error *error = mlxrt_session_info(freed, &state);
+  CHECK(mlxrt_error_code(error) == MLXRT_E_INVALID_HANDLE);
+  mlxrt_error_free(error);
+  other = std::move(*&other);
+  CHECK(static_cast<bool>(other));
+
+  // The model may go first; twice closed is closed.
+  model.close();
+  model.close();
+  FAILS(model.info(), code::invalid_handle);
+  FAILS(model.tokenize("x"), code::invalid_handle);
+  FAILS(model.metrics(), code::invalid_handle);
+  FAILS(mlxrt::Session(model), code::invalid_handle);
+  CHECK(other.state().tokens > 0);
+  other.close();
+  FAILS(other.state(), code::invalid_handle);
+
+  // A handle that was given away is the caller's.
+  mlxrt::Model again(fixture("llama-f32"));
+  mlxrt_model *raw = again.release();
+  FAILS(again.info(), code::invalid_handle);
+  mlxrt::Model taken(raw);
+  mlxrt::Session last(taken);
+  CHECK(greedy_text(last, 8) == expected);
+}
+
+void texts_and_tokens() {
+  const std::string inspected = mlxrt::Model::inspect(fixture("llama-f32"));
+  CHECK(inspected.find("\"model_type\"") != std::string::npos);
+  mlxrt::Model model(fixture("llama-f32"));
+  CHECK(model.info().find("llama") != std::string::npos);
+  const auto ids = model.tokenize("Hello world");
+  CHECK(!ids.empty());
+  CHECK(model.detokenize(ids) == "Hello world");
+  CHECK(model.tokenize("").empty());
+  CHECK(model.tokenize(std::string_view()).empty());
+  CHECK(model.detokenize({}).empty());
+  FAILS(model.detokenize({1 << 30}), code::invalid_argument);
+  const auto prompt = model.render(mlxrt::chat({{"user", "Say \"hi\"\n\x01 \\ ok"}}));
+  CHECK(prompt.find("Say \"hi\"\n\x01 \\ ok") != std::string::npos);
+  FAILS(model.render(mlxrt::messages("[{\"role\":1}]")), code::invalid_argument);
+  CHECK(mlxrt::json_string("a\"\\\n\x1f") == "\"a\\\"\\\\\\u000a\\u001f\"");
+  CHECK(mlxrt::version() == std::string_view(VERSION));
+  CHECK(mlxrt::abi_version() == MLXRT_ABI);
+  CHECK(mlxrt::api() && mlxrt::api()->abi == MLXRT_ABI);
+  CHECK(!mlxrt::api(MLXRT_ABI + 1));
+}
+
+void events_stream() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session session(model);
+  auto options = greedy(12);
+  options.top_logprobs = 3;
+  options.progress_tokens = 1;
+  std::string text;
+  std::size_t tokens = 0, progress = 0;
+  const auto thread = std::this_thread::get_id();
+  const mlxrt::Result result = session.generate(mlxrt::text("Once upon a time"), options, [&](const mlxrt::Event &event) {
+    CHECK(std::this_thread::get_id() == thread);
+    if (event.kind() == mlxrt::event_kind::progress) {
+      progress++;
+      CHECK(event.done() <= event.total());
+      return;
+    }
+    text += event.text();
+    tokens += event.tokens().size();
+    CHECK(event.logprobs().size() == event.tokens().size());
+    CHECK(event.top_count() == 3);
+    CHECK(event.top_tokens().size() == 3 * event.tokens().size());
+    for (std::size_t i = 0; i < event.tokens().size(); i++) {
+      // Greedy takes the likeliest.
+      CHECK(event.top_tokens()[3 * i] == event.tokens()[i]);
+      CHECK(event.logprobs()[i] <= 0);
+      CHECK(event.top_logprobs()[3 * i] == event.logprobs()[i]);
+    }
+  });
+  CHECK(progress > 0);
+  CHECK(tokens == 12 && result.generated_tokens == 12);
+  CHECK(result.reason() == mlxrt::stop_reason::length);
+  CHECK(result.tokens_per_second() > 0);
+  CHECK(session.tokens().size() == result.prompt_tokens + 12);
+
+  // As text only, and as a whole: the same.
+  mlxrt::Session second(model), third(model);
+  std::string pieces;
+  second.generate(mlxrt::text("Once upon a time"), greedy(12), [&](std::string_view piece) { pieces += piece; });
+  CHECK(pieces == text);
+  CHECK(third.generate(mlxrt::text("Once upon a time"), greedy(12)).text == text);
+  CHECK(!third.message().empty());
+
+  // false stops, and is a result.
+  int events = 0;
+  const auto stopped = third.generate(mlxrt::text(" and"), greedy(50), [&](const mlxrt::Event &) { return ++events < 3; });
+  CHECK(stopped.reason() == mlxrt::stop_reason::callback);
+  CHECK(events == 3);
+}
+
+void options_mean_what_they_say() {
+  mlxrt::Model model(fixture("llama-f32"));
+  const auto run = [&](const mlxrt::GenerateOptions &options) {
+    mlxrt::Session session(model);
+    return session.generate(mlxrt::text("Once upon"), options);
+  };
+  const std::string greedily = run(greedy(10)).text;
+  auto nothing = greedy(0);
+  CHECK(run(nothing).result.generated_tokens == 0);
+
+  // 0 in C++ is off, or the strictest: each of these leaves only the likeliest token, or changes nothing.
+  mlxrt::GenerateOptions sampled;
+  sampled.max_tokens = 10;
+  sampled.ignore_eos = sampled.no_model_defaults = true;
+  sampled.temperature = 1.0f;
+  sampled.seed = 0;
+  const mlxrt::Answer zero = run(sampled);
+  CHECK(run(sampled).text == zero.text);
+  auto off = sampled;
+  off.top_k = 0;
+  off.min_p = 0.0f;
+  off.xtc_probability = 0.0f;
+  off.repetition_penalty = 0.0f;
+  CHECK(run(off).text == zero.text);
+  auto windowless = sampled;
+  windowless.repetition_penalty = 5.0f;
+  windowless.presence_penalty = 2;
+  CHECK(run(windowless).text != zero.text);
+  windowless.penalty_window = 0;
+  CHECK(run(windowless).text == zero.text);
+  auto narrow = sampled;
+  narrow.top_p = 0.0f;
+  CHECK(run(narrow).text == greedily);
+
+  auto late = greedy(400);
+  late.timeout = mlxrt::milliseconds(0);
+  CHECK(run(late).result.reason() == mlxrt::stop_reason::timeout);
+
+  // Stop strings and biases go over as they are.
+  auto stop = greedy(10);
+  stop.stop = {greedily.substr(greedily.size() / 2, 3)};
+  const mlxrt::Answer cut = run(stop);
+  CHECK(cut.result.reason() == mlxrt::stop_reason::string);
+  CHECK(cut.text == greedily.substr(0, greedily.find(stop.stop[0])));
+  auto biased = greedy(10);
+  mlxrt::Session session(model);
+  std::vector<std::int32_t> first;
+  session.generate(mlxrt::text("Once upon"), greedy(1), [&](const mlxrt::Event &event) {
+    first.insert(first.end(), event.tokens().begin(), event.tokens().end());
+  });
+  CHECK(first.size() == 1);
+  biased.bias = {{first.at(0), -INFINITY}};
+  bool banned = true;
+  mlxrt::Session other(model);
+  other.generate(mlxrt::text("Once upon"), biased, [&](const mlxrt::Event &event) {
+    for (auto token : event.tokens()) banned = banned && token != first.at(0);
+  });
+  CHECK(banned);
+
+  auto wrong = greedy(5);
+  wrong.temperature = -1.0f;
+  FAILS(run(wrong), code::invalid_argument);
+  mlxrt::Input none;
+  FAILS(session.generate(none), code::invalid_argument);
+  FAILS(session.generate(mlxrt::tokens({-5}), greedy(3)), code::invalid_argument);
+}
+
+// A 0 that is set turns off what the model's generation_config.json asks for; what is not set leaves it on.
+void zero_is_not_the_default() {
+  Folder folder;
+  std::filesystem::copy(fixture("llama-f32"), folder.path, std::filesystem::copy_options::recursive);
+  const auto run = [&](const std::string &config, const mlxrt::GenerateOptions &options) {
+    std::ofstream(folder.path + "/generation_config.json") << config;
+    mlxrt::Model model(folder.path);
+    mlxrt::Session session(model);
+    return session.generate(mlxrt::text("Once upon"), options).text;
+  };
+  mlxrt::GenerateOptions options;
+  options.max_tokens = 10;
+  options.ignore_eos = true;
+  options.seed = 7;
+  const std::string sampled = run(R"({"do_sample":true,"temperature":1.0})", options);
+  const std::string greedily = run(R"({"do_sample":true,"temperature":1.0,"top_k":1})", options);
+  CHECK(greedily == run("{}", greedy(10)));
+  CHECK(sampled != greedily);
+  auto off = options;
+  off.top_k = 0;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"top_k":1})", off) == sampled);
+  off = options;
+  off.min_p = 0.0f;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"min_p":1.0})", options) == greedily);
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"min_p":1.0})", off) == sampled);
+  off = options;
+  off.repetition_penalty = 0.0f;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"repetition_penalty":9.0})", options) != sampled);
+  CHECK(run(R"({"do_sample":true,"temperature":1.0,"repetition_penalty":9.0})", off) == sampled);
+  off = options;
+  off.temperature = 0.0f;
+  CHECK(run(R"({"do_sample":true,"temperature":1.0})", off) == greedily);
+}
+
+struct Thrown : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+void callbacks_may_throw() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session session(model);
+  int events = 0;
+  bool caught = false;
+  try {
+    session.generate(mlxrt::text("Once upon"), greedy(200), [&](const mlxrt::Event &) {
+      if (++events == 2) throw Thrown("from the callback");
+    });
+  } catch (const Thrown &thrown) {
+    caught = thrown.what() == std::string_view("from the callback");
+  }
+  CHECK(caught && events == 2);
+  // The session goes on.
+  CHECK(session.state().busy == 0);
+  CHECK(greedy_text(session, 5).size() > 0);
+
+  // Not only std::exception, also from text callbacks.
+  caught = false;
+  try {
+    session.generate(mlxrt::text(" and"), greedy(50), [](std::string_view) { throw 42; });
+  } catch (int value) {
+    caught = value == 42;
+  }
+  CHECK(caught);
+
+  // A blocking call inside a callback is refused, and that error comes through as any other.
+  FAILS(session.generate(mlxrt::text(" and"), greedy(50), [&](const mlxrt::Event &) { session.generate(mlxrt::text("x")); }),
+        code::reentrant);
+
+  // Progress of a load.
+  mlxrt::LoadOptions load;
+  load.progress = [](std::uint64_t, std::uint64_t) -> bool { throw Thrown("from progress"); };
+  caught = false;
+  try {
+    mlxrt::Model other(fixture("llama-f32"), load);
+  } catch (const Thrown &) {
+    caught = true;
+  }
+  CHECK(caught);
+  load.progress = [](std::uint64_t, std::uint64_t) { return false; };
+  FAILS(mlxrt::Model(fixture("llama-f32"), load), code::cancelled);
+  std::uint64_t done = 0, total = 1;
+  load.progress = [&](std::uint64_t d, std::uint64_t t) { return done = d, total = t, true; };
+  mlxrt::Model other(fixture("llama-f32"), load);
+  CHECK(done == total && total > 0);
+  CHECK(greedy_text(session, 5).size() > 0);
+}
+
+void cancel_and_close_from_another_thread() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session session(model);
+  std::atomic<bool> started{false};
+  std::thread canceller([&] {
+    while (!started) std::this_thread::yield();
+    session.cancel();
+  });
+  auto result = session.generate(mlxrt::text("Once upon"), greedy(400), [&](const mlxrt::Event &) { started = true; });
+  canceller.join();
+  CHECK(result.reason() == mlxrt::stop_reason::cancelled);
+  CHECK(result.generated_tokens < 400);
+  CHECK(greedy_text(session, 5).size() > 0);
+
+  started = false;
+  std::thread closer([&] {
+    while (!started) std::this_thread::yield();
+    session.close();
+  });
+  result = session.generate(mlxrt::text(" and"), greedy(400), [&](const mlxrt::Event &) { started = true; });
+  closer.join();
+  CHECK(result.reason() == mlxrt::stop_reason::cancelled);
+  FAILS(session.state(), code::invalid_handle);
+}
+
+void requests_are_pulled() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session plain(model), session(model);
+  const std::string expected = greedy_text(plain, 12);
+  std::atomic<int> notified{0};
+  auto options = greedy(12);
+  options.notify = [&] { notified++; };
+  mlxrt::Request request = session.submit(mlxrt::text("Once upon"), options);
+  // The handle's closure moves with it.
+  mlxrt::Request moved = std::move(request);
+  FAILS(request.next(), code::invalid_handle);
+  std::string text;
+  for (const mlxrt::Event &event : moved) text += event.text();
+  CHECK(text == expected);
+  CHECK(notified > 0);
+  CHECK(moved.result().generated_tokens == 12);
+  CHECK(!moved.next());
+  std::optional<mlxrt::OwnedEvent> event;
+  CHECK(moved.poll(event) == mlxrt::next_state::done);
+
+  // Events outlive their request.
+  auto kept = session.submit(mlxrt::text(" and"), greedy(3));
+  auto first = kept.next();
+  kept.close();
+  CHECK(first && first->tokens().size() > 0);
+  FAILS(kept.result(), code::invalid_handle);
+
+  auto cancelled = session.submit(mlxrt::text(" and"), greedy(400));
+  FAILS(cancelled.result(mlxrt::no_wait), code::timeout);
+  cancelled.cancel();
+  CHECK(cancelled.result().reason() == mlxrt::stop_reason::cancelled);
+
+  // What notify throws comes out of the next call; the request goes on.
+  options = greedy(4);
+  options.notify = [] { throw Thrown("from notify"); };
+  auto throwing = session.submit(mlxrt::text(" and"), options);
+  bool caught = false;
+  for (int i = 0; i < 1000 && !caught; i++) {
+    try {
+      throwing.poll(event, mlxrt::milliseconds(5));
+    } catch (const Thrown &) {
+      caught = true;
+    }
+  }
+  CHECK(caught);
+  moved = std::move(throwing);
+  moved.close();
+}
+
+void adapters_are_swapped() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session session(model);
+  const auto ask = [&] { return session.generate(mlxrt::messages(R"([{"role":"user","content":"Hello"}])"), greedy(8)).text; };
+  const std::string plain = ask();
+  mlxrt::Adapter adapter(model, fixture("mlx-lora-llama", "adapters"));
+  CHECK(adapter.info().find("\"lora\"") != std::string::npos);
+  session.apply(adapter);
+  CHECK(session.state().adapters == 1);
+  const std::string adapted = ask();
+  CHECK(adapted != plain);
+  session.apply(adapter, 0);
+  CHECK(ask() == plain);
+  session.apply({{adapter, 1}});
+  CHECK(ask() == adapted);
+  session.apply();
+  CHECK(ask() == plain);
+
+  // A new one changes nothing, until it is set.
+  mlxrt::AdapterOptions options;
+  options.rank = 2;
+  options.keys = {"v_proj"};
+  mlxrt::Adapter made(model, options);
+  session.apply(made);
+  CHECK(ask() == plain);
+  const std::string b = "model.layers.0.self_attn.v_proj.lora_b";
+  mlxrt::Tensor tensor = made.tensor(b);
+  CHECK(tensor.shape.size() == 2 && tensor.shape[0] == 2);
+  CHECK(tensor.data.size() == tensor.shape[0] * tensor.shape[1]);
+  for (std::size_t i = 0; i < tensor.data.size(); i++) tensor.data[i] = static_cast<float>(i % 7) - 3;
+  made.set_tensor(b, tensor);
+  const std::string changed = ask();
+  CHECK(changed != plain);
+  CHECK(made.tensor(b).data == tensor.data);
+  FAILS(made.tensor("no.such"), code::not_found);
+  tensor.data.pop_back();
+  FAILS(made.set_tensor(b, tensor), code::invalid_argument);
+  tensor.shape.assign(9, 1);
+  FAILS(made.set_tensor(b, tensor), code::invalid_argument);
+
+  Folder folder;
+  made.save(folder.path);
+  mlxrt::Adapter loaded(model, folder.path);
+  session.apply({{loaded}});
+  CHECK(ask() == changed);
+  FAILS(mlxrt::Adapter(model, "/nowhere"), code::not_found);
+  made.close();
+  FAILS(session.apply(made), code::invalid_handle);
+}
+
+void adapters_are_trained() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Adapter adapter(model);
+  mlxrt::TrainOptions options;
+  options.train = "{\"text\":\"Once upon a time there was a fox.\"}\n{\"text\":\"The fox was quick.\"}\n";
+  options.steps = 6;
+  options.batch_size = 2;
+  options.report_every = 2;
+  options.learning_rate = 1e-3f;
+  options.weight_decay = 0.0f;
+  int events = 0;
+  double first = 0, last = 0;
+  mlxrt::train(model, adapter, options, [&](const mlxrt::TrainEvent &event) {
+    if (!events++) first = event.loss;
+    last = event.loss;
+  });
+  CHECK(events >= 3);
+  CHECK(last < first);
+  bool caught = false;
+  try {
+    mlxrt::train(model, adapter, options, [](const mlxrt::TrainEvent &) { throw Thrown("enough"); });
+  } catch (const Thrown &) {
+    caught = true;
+  }
+  CHECK(caught);
+  mlxrt::train(model, adapter, options, [](const mlxrt::TrainEvent &) { return false; });
+  options.train = "no json";
+  FAILS(mlxrt::train(model, adapter, options), code::invalid_argument);
+}
+
+void the_library() {
+  mlxrt::Engine engine;
+  CHECK(mlxrt::device_info().find("\"device\"") != std::string::npos);
+  mlxrt::InitOptions options;
+  options.memory_limit = mlxrt::unlimited;
+  mlxrt::init(options);
+  mlxrt::shutdown();
+
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session session(model);
+  CHECK(mlxrt::memory().weight_bytes > 0);
+  greedy_text(session, 3);
+  CHECK(model.metrics().requests_completed == 1);
+  CHECK(mlxrt::metrics().requests_completed >= 1);
+  {
+    mlxrt::Suspension suspension;
+    FAILS(mlxrt::Model(fixture("llama-f32")), code::suspended);
+    FAILS(session.generate(mlxrt::text(" and"), greedy(3)), code::suspended);
+  }
+  mlxrt::suspend();
+  mlxrt::resume();
+  FAILS(mlxrt::resume(), code::invalid_argument);
+  greedy_text(session, 3);
+  // 0 is none, and not the default.
+  mlxrt::MemoryLimits limits;
+  limits.memory_limit = 0;
+  mlxrt::set_memory(limits);
+  FAILS(mlxrt::Model(fixture("llama-f32")), code::out_of_memory);
+  limits.memory_limit = mlxrt::unlimited;
+  mlxrt::set_memory(limits);
+  mlxrt::trim_memory(2);
+  CHECK(session.state().kv_bytes == 0);
+  FAILS(mlxrt::trim_memory(9), code::unsupported);
+
+  std::mutex mutex;
+  std::string lines;
+  mlxrt::set_log(mlxrt::log_level::error, [&](mlxrt::log_level, std::string_view line) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    lines += line;
+    throw Thrown("dropped");
+  });
+  mlxrt_session_free(reinterpret_cast<mlxrt_session *>(model.get()));
+  mlxrt::set_log(mlxrt::log_level::error, nullptr);
+  CHECK(!lines.empty());
+}
+
+void sessions_on_threads() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session alone(model);
+  const std::string expected = greedy_text(alone, 10);
+  std::vector<std::thread> threads;
+  std::atomic<int> same{0};
+  for (int i = 0; i < 4; i++) {
+    threads.emplace_back([&] {
+      mlxrt::Session session(model);
+      same += greedy_text(session, 10) == expected;
+    });
+  }
+  for (auto &thread : threads) thread.join();
+  CHECK(same == 4);
+}
+
+}  // namespace
+
+int main(int argc, char **argv) {
+  return run_tests(
+      {
+          {"errors_have_code_name_and_sentence", errors_have_code_name_and_sentence},
+          {"handles_move_and_close", handles_move_and_close},
+          {"texts_and_tokens", texts_and_tokens},
+          {"events_stream", events_stream},
+          {"options_mean_what_they_say", options_mean_what_they_say},
+          {"zero_is_not_the_default", zero_is_not_the_default},
+          {"callbacks_may_throw", callbacks_may_throw},
+          {"cancel_and_close_from_another_thread", cancel_and_close_from_another_thread},
+          {"requests_are_pulled", requests_are_pulled},
+          {"adapters_are_swapped", adapters_are_swapped},
+          {"adapters_are_trained", adapters_are_trained},
+          {"the_library", the_library},
+          {"sessions_on_threads", sessions_on_threads},
+      },
+      argc, argv);
+}
