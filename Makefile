@@ -39,9 +39,11 @@ install: ship cli-docs
 dist: ship cli-docs
 	scripts/dist.sh $(BUILD)/lib $(BUILD)/dist
 
-## Builds what is missing, then chats with the demo model once.
-demo: build $(BUILD)/chat
+## Builds what is missing, chats with the demo model once, then swaps its adapters.
+demo: build $(BUILD)/chat $(BUILD)/adapters
 	@$(BUILD)/chat "$(MODEL)" "$(PROMPT)"
+	@echo
+	@$(BUILD)/adapters demo/model demo/adapters/pirate demo/adapters/json
 
 ## The whole suite.
 test: build test-rust test-c test-cpp test-docs test-cli test-install test-go test-swift

@@ -258,10 +258,42 @@ static void misuse_is_named(void) {
   mlxrt_model_free(model);
 }
 
+/* What the demo shows. */
+static void the_demos_adapters_swap(void) {
+  static const char *const adapters[] = {NULL, "pirate", "json", NULL};
+  static const char *const answers[] = {"The capital of France is Paris.", "Arr! Th' capital o' France be Paris, matey.",
+                                        "{\"answer\": \"The capital of France is Paris.\"}",
+                                        "The capital of France is Paris."};
+  mlxrt_model *model = load("../../../demo/model");
+  mlxrt_session *session = session_of(model);
+  for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) {
+    if (adapters[i]) {
+      mlxrt_adapter *adapter = NULL;
+      char path[512];
+      snprintf(path, sizeof path, FIXTURES "/../../../demo/adapters/%s", adapters[i]);
+      OK(mlxrt_adapter_load(model, path, NULL, &adapter));
+      OK(mlxrt_apply_adapter(session, &adapter, NULL, 1));
+      mlxrt_adapter_free(adapter);
+    } else {
+      OK(mlxrt_apply_adapter(session, NULL, NULL, 0));
+    }
+    mlxrt_input input = {0};
+    input.struct_size = sizeof input;
+    input.messages = "[{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]";
+    input.messages_len = MLXRT_NTS;
+    char *answer = ask(session, input, greedy(48));
+    CHECK_TEXT(answer, answers[i]);
+    free(answer);
+  }
+  mlxrt_session_free(session);
+  mlxrt_model_free(model);
+}
+
 static const struct test tests[] = {
     {"an adapter is made and told", an_adapter_is_made_and_told},
     {"applying is swapping", applying_is_swapping},
     {"saved is loaded", saved_is_loaded},
+    {"the demo's adapters swap", the_demos_adapters_swap},
     {"misuse is named", misuse_is_named},
 };
 

@@ -105,8 +105,8 @@ run_examples() { # FOLDER SAYS
   done
   bare "$1/adapters" "$model" "$adapter" >"$work/out" || fail "adapters, built with $2, failed"
   said() { sed -n "/^\[$1\]/,/^\[/{s/^\[$1\]//;/^\[/!p;}" "$work/out"; }
-  [ -n "$(said plain)" ] && [ "$(said plain)" = "$(said 'taken off')" ] || fail "adapters: taken off is not plain: $(cat "$work/out")"
-  [ "$(said plain)" != "$(said adapted)" ] || fail "adapters: adapted is plain: $(cat "$work/out")"
+  [ -n "$(said 'no adapter')" ] && [ "$(said 'no adapter')" = "$(said 'taken off')" ] || fail "adapters: taken off is not plain: $(cat "$work/out")"
+  [ "$(said 'no adapter')" != "$(said "$(basename "$adapter")")" ] || fail "adapters: the adapter changes nothing: $(cat "$work/out")"
   bare "$1/plugin_host" "$prefix/lib/libmlxrt.so.1" "$model" >"$work/out" || fail "plugin_host, built with $2, failed"
   grep -q "^mlxrt $version$" "$work/out" || fail "plugin_host says $(cat "$work/out")"
   bare "$1/chat_cpp" "$model" "Hello" >"$work/out" || fail "chat.cpp, built with $2, failed"

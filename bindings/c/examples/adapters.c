@@ -1,10 +1,11 @@
-/* One model, two sessions, one of them with an adapter; then the adapter is swapped while the model stays loaded.
+/* One model, and adapters that are swapped on a session while another session stays as it is.
  *
- *   adapters demo/model demo/adapters/pirate
+ *   adapters MODEL_FOLDER ADAPTER_FOLDER...
  */
 #include <mlxrt.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void check(mlxrt_error *error) {
   if (!error) return;
@@ -22,12 +23,12 @@ static void ask(mlxrt_session *session, const char *label) {
   mlxrt_input input = {0};
   input.struct_size = sizeof input;
   /* A whole history, so that the answers before do not count. */
-  input.messages = "[{\"role\": \"user\", \"content\": \"Who are you?\"}]";
+  input.messages = "[{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]";
   input.messages_len = MLXRT_NTS;
   mlxrt_generate_options options = {0};
   options.struct_size = sizeof options;
-  options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS;
-  options.max_tokens = 24;
+  options.flags = MLXRT_GEN_GREEDY;
+  options.max_tokens = 48;
   printf("[%s] ", label);
   check(mlxrt_generate(session, &input, &options, print, stdout, NULL));
   printf("\n");
@@ -35,35 +36,29 @@ static void ask(mlxrt_session *session, const char *label) {
 
 int main(int argc, char **argv) {
   if (argc < 3) {
-    fprintf(stderr, "usage: adapters MODEL_FOLDER ADAPTER_FOLDER\n");
+    fprintf(stderr, "usage: adapters MODEL_FOLDER ADAPTER_FOLDER...\n");
     return 2;
   }
   mlxrt_model *model = NULL;
-  mlxrt_adapter *adapter = NULL;
   mlxrt_session *plain = NULL, *adapted = NULL;
   check(mlxrt_model_load(argv[1], NULL, &model));
-  check(mlxrt_adapter_load(model, argv[2], NULL, &adapter));
   check(mlxrt_session_create(model, NULL, &plain));
   check(mlxrt_session_create(model, NULL, &adapted));
+  ask(plain, "no adapter");
 
-  char *json = NULL;
-  check(mlxrt_adapter_info(adapter, &json, NULL));
-  printf("%.120s...\n", json);
-  mlxrt_free(json);
-
-  /* From the next request on; no weight is copied. */
-  check(mlxrt_apply_adapter(adapted, &adapter, NULL, 1));
-  ask(plain, "plain");
-  ask(adapted, "adapted");
-
-  float half = 0.5f;
-  check(mlxrt_apply_adapter(adapted, &adapter, &half, 1));
-  ask(adapted, "at half its strength");
+  for (int i = 2; i < argc; i++) {
+    mlxrt_adapter *adapter = NULL;
+    check(mlxrt_adapter_load(model, argv[i], NULL, &adapter));
+    /* From the next request on; no weight is copied. The session keeps what it needs of the adapter. */
+    check(mlxrt_apply_adapter(adapted, &adapter, NULL, 1));
+    mlxrt_adapter_free(adapter);
+    const char *slash = strrchr(argv[i], '/');
+    ask(adapted, slash ? slash + 1 : argv[i]);
+  }
 
   check(mlxrt_apply_adapter(adapted, NULL, NULL, 0));
   ask(adapted, "taken off");
 
-  mlxrt_adapter_free(adapter);
   mlxrt_session_free(adapted);
   mlxrt_session_free(plain);
   mlxrt_model_free(model);
