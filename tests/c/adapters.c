@@ -281,8 +281,10 @@ static void the_demos_adapters_swap(void) {
     input.struct_size = sizeof input;
     input.messages = "[{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]";
     input.messages_len = MLXRT_NTS;
-    char *answer = ask(session, input, greedy(48));
-    CHECK_TEXT(answer, answers[i]);
+    mlxrt_generate_options options = greedy(48);
+    options.flags = MLXRT_GEN_GREEDY;
+    struct answer *answer = ask(session, input, options);
+    CHECK_TEXT(answer->text, answers[i]);
     free(answer);
   }
   mlxrt_session_free(session);
