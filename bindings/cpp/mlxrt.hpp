@@ -667,6 +667,9 @@ struct Tensor {
 
 /* ---- Models ---- */
 
+class Adapter;
+struct Scaled;
+
 class Model : public detail::Handle<mlxrt_model, mlxrt_model_free> {
  public:
   Model() noexcept = default;
@@ -704,6 +707,12 @@ class Model : public detail::Handle<mlxrt_model, mlxrt_model_free> {
     const mlxrt_input view = input.view();
     return detail::text_of([&](char **text, std::size_t *len) { return mlxrt_render(get(), &view, text, len); });
   }
+  /* Writes a folder that mlx-lm and this library load, with no, one or several adapters fused into the weights, which are
+   * quantised as they were. Sessions do not notice. */
+  void save(std::string_view path, const CallOptions &options = {}) const;
+  void save(std::string_view path, const Adapter &adapter, const CallOptions &options = {}) const;
+  void save(std::string_view path, std::initializer_list<Scaled> adapters, const CallOptions &options = {}) const;
+  void save(std::string_view path, const std::vector<Scaled> &adapters, const CallOptions &options = {}) const;
   Metrics metrics() const {
     auto out = detail::sized<Metrics>();
     /* NULL would be the whole process. */
@@ -714,6 +723,7 @@ class Model : public detail::Handle<mlxrt_model, mlxrt_model_free> {
   }
 
  private:
+  void save_all(std::string_view path, const Scaled *adapters, std::size_t count, const CallOptions &options) const;
   static mlxrt_model *load(std::string_view path, const LoadOptions &options) {
     const std::string name(path);
     detail::ProgressCall progress(options.progress);
@@ -819,11 +829,49 @@ class Adapter : public detail::Handle<mlxrt_adapter, mlxrt_adapter_free> {
   }
 };
 
-/* One of several adapters on a session, at a scale besides its own. */
+/* One of several adapters, at a scale besides its own. */
 struct Scaled {
   const Adapter &adapter;
   float scale = 1;
 };
+
+namespace detail {
+
+/* Adapters and their scales for C. */
+struct AdapterList {
+  AdapterList(const Scaled *adapters, std::size_t count) {
+    for (std::size_t i = 0; i < count; i++) {
+      handles.push_back(adapters[i].adapter.get());
+      scales.push_back(adapters[i].scale);
+    }
+  }
+  std::vector<mlxrt_adapter *> handles;
+  std::vector<float> scales;
+};
+
+}  // namespace detail
+
+inline void Model::save(std::string_view path, const CallOptions &options) const { save_all(path, nullptr, 0, options); }
+inline void Model::save(std::string_view path, const Adapter &adapter, const CallOptions &options) const {
+  const Scaled one{adapter};
+  save_all(path, &one, 1, options);
+}
+inline void Model::save(std::string_view path, std::initializer_list<Scaled> adapters, const CallOptions &options) const {
+  save_all(path, adapters.begin(), adapters.size(), options);
+}
+inline void Model::save(std::string_view path, const std::vector<Scaled> &adapters, const CallOptions &options) const {
+  save_all(path, adapters.data(), adapters.size(), options);
+}
+inline void Model::save_all(std::string_view path, const Scaled *adapters, std::size_t count,
+                            const CallOptions &options) const {
+  const std::string name(path);
+  const detail::AdapterList list(adapters, count);
+  detail::ProgressCall progress(options.progress);
+  mlxrt_call_options view = detail::view_of(options);
+  view.progress = progress.fn();
+  view.progress_data = &progress;
+  progress.finish(mlxrt_model_save(get(), list.handles.data(), list.scales.data(), count, name.c_str(), &view));
+}
 
 /* Trains an adapter in place, on this thread. on_event takes a const TrainEvent & and returns nothing, or false to stop
  * with what there is. */
@@ -1061,13 +1109,8 @@ class Session : public detail::Handle<mlxrt_session, mlxrt_session_free> {
 
  private:
   void apply_all(const Scaled *adapters, std::size_t count) {
-    std::vector<mlxrt_adapter *> handles;
-    std::vector<float> scales;
-    for (std::size_t i = 0; i < count; i++) {
-      handles.push_back(adapters[i].adapter.get());
-      scales.push_back(adapters[i].scale);
-    }
-    detail::check(mlxrt_apply_adapter(get(), handles.data(), scales.data(), count));
+    const detail::AdapterList list(adapters, count);
+    detail::check(mlxrt_apply_adapter(get(), list.handles.data(), list.scales.data(), count));
   }
   static mlxrt_session *create(Model &model, const SessionOptions &options) {
     const mlxrt_session_options view = detail::view_of(options);

@@ -121,6 +121,24 @@ func reading(ctx context.Context, path string, progress Progress, f func(*C.char
 	})
 }
 
+// adapterList gives adapters and their scales, which are nil or as many, to C.
+func adapterList(a *arguments, adapters []*Adapter, scales []float32) (**C.mlxrt_adapter, *C.float, error) {
+	if scales != nil && len(scales) != len(adapters) {
+		return nil, nil, invalid("there are %d adapters and %d scales", len(adapters), len(scales))
+	}
+	handles := make([]*C.mlxrt_adapter, len(adapters))
+	for i, adapter := range adapters {
+		if adapter == nil {
+			return nil, nil, invalid("adapters[%d] is nil", i)
+		}
+		if err := adapter.check(); err != nil {
+			return nil, nil, err
+		}
+		handles[i] = adapter.handle
+	}
+	return pin(a, handles), floats(a, scales), nil
+}
+
 // Close gives the adapter up. Sessions that it is applied to, and requests, keep what they need of it.
 func (a *Adapter) Close() error {
 	if a.end() {

@@ -27,7 +27,7 @@
 // # Threads
 //
 // Every method may be called from any goroutine. A generation blocks no thread: its goroutine sleeps until the library
-// has something. Load, Train and the reading and writing of adapters hold a thread each while they run. Their callbacks run while
+// has something. Load, Train, Save and the reading and writing of adapters hold a thread each while they run. Their callbacks run while
 // the call waits for them: a panic or a runtime.Goexit in one ends the call and goes on in its goroutine.
 //
 // # Options

@@ -131,6 +131,37 @@ func parse(text json.RawMessage, into any) error {
 	return nil
 }
 
+// SaveOptions say what Save writes. nil is the model as it is.
+type SaveOptions struct {
+	// Adapters to fuse into the weights; none leaves them as they are.
+	Adapters []*Adapter
+	// A number for each adapter that its scale is multiplied by; nil is 1 for each.
+	Scales []float32
+	// Hears the bytes of weights written of all, while the call waits. An error ends the call and is what Save gives.
+	Progress Progress
+}
+
+// Save writes the model, with adapters fused in, as a folder that mlx-lm and this library load. Weights are quantised as they
+// were. A model that is in the folder is replaced when everything is on the disk, also if it is the one that was loaded.
+func (m *Model) Save(ctx context.Context, path string, options *SaveOptions) error {
+	if err := m.check(); err != nil {
+		return err
+	}
+	if options == nil {
+		options = &SaveOptions{}
+	}
+	var a arguments
+	defer a.free()
+	adapters, scales, err := adapterList(&a, options.Adapters, options.Scales)
+	if err != nil {
+		return err
+	}
+	count := C.size_t(len(options.Adapters))
+	return reading(ctx, path, options.Progress, func(path *C.char, call *C.mlxrt_call_options) error {
+		return m.blame(take(C.mlxrt_model_save(m.handle, adapters, scales, count, path, call)))
+	})
+}
+
 // TokenizeOptions change Tokenize; nil changes nothing.
 type TokenizeOptions struct {
 	// Add what the tokenizer's post-processor adds (BOS, EOS).

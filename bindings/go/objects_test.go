@@ -134,6 +134,86 @@ func TestAdapters(t *testing.T) {
 	}
 }
 
+func TestSaveModel(t *testing.T) {
+	ctx := context.Background()
+	model := load(t)
+	change := func(name string) *mlxrt.Adapter {
+		adapter := must(model.NewAdapter(&mlxrt.AdapterOptions{Rank: 4, Scale: mlxrt.Ptr(2.0)}))(t)
+		t.Cleanup(func() { adapter.Close() })
+		tensor := must(adapter.Get(name))(t)
+		for i := range tensor.Data {
+			tensor.Data[i] = float32(i%7) - 3
+		}
+		if err := adapter.Set(name, tensor); err != nil {
+			t.Fatal(err)
+		}
+		return adapter
+	}
+	q := change("model.layers.0.self_attn.q_proj.lora_b")
+	v := change("model.layers.0.self_attn.v_proj.lora_b")
+	answer := func(model *mlxrt.Model, adapters []*mlxrt.Adapter, scales []float32) string {
+		session := must(model.NewSession(nil))(t)
+		defer session.Close()
+		if err := session.ApplyScaled(adapters, scales); err != nil {
+			t.Fatal(err)
+		}
+		return must(session.Complete(ctx, mlxrt.Tokens(5, 6, 7), greedy(12)))(t).Text
+	}
+	folder, seen := filepath.Join(t.TempDir(), "saved"), map[string]bool{}
+	// One over the other in the same folder.
+	for _, options := range []*mlxrt.SaveOptions{
+		nil,
+		{Adapters: []*mlxrt.Adapter{q}},
+		{Adapters: []*mlxrt.Adapter{v, q}, Scales: []float32{1, -0.5}},
+		{Adapters: []*mlxrt.Adapter{v}},
+	} {
+		if err := model.Save(ctx, folder, options); err != nil {
+			t.Fatal(err)
+		}
+		if options == nil {
+			options = &mlxrt.SaveOptions{}
+		}
+		saved := must(mlxrt.Load(ctx, folder, nil))(t)
+		want, got := answer(model, options.Adapters, options.Scales), answer(saved, nil, nil)
+		saved.Close()
+		if got != want || seen[want] {
+			t.Errorf("%d adapters: the model says %q, the saved one %q", len(options.Adapters), want, got)
+		}
+		seen[want] = true
+	}
+
+	var last, all uint64
+	other := filepath.Join(t.TempDir(), "other")
+	save := func(ctx context.Context, progress mlxrt.Progress, adapters ...*mlxrt.Adapter) error {
+		return model.Save(ctx, other, &mlxrt.SaveOptions{Adapters: adapters, Progress: progress})
+	}
+	mine := errors.New("mine")
+	if err := save(ctx, func(_, _ uint64) error { return mine }, q); err != mine {
+		t.Error(err)
+	}
+	within, cancel := context.WithCancel(ctx)
+	wantErr(t, save(within, func(_, _ uint64) error { cancel(); return nil }), context.Canceled, mlxrt.ErrCancelled)
+	wantErr(t, save(within, nil), context.Canceled)
+	wantErr(t, save(ctx, nil, q, q), mlxrt.ErrInvalidArgument)
+	wantErr(t, save(ctx, nil, q, nil), mlxrt.ErrInvalidArgument)
+	wantErr(t, model.Save(ctx, other, &mlxrt.SaveOptions{Scales: []float32{1}}), mlxrt.ErrInvalidArgument)
+	wantErr(t, model.Save(ctx, "", nil), mlxrt.ErrInvalidArgument)
+	if _, err := os.Stat(other); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what failed left a folder: %v", err)
+	}
+	if err := save(ctx, func(done, total uint64) error { last, all = done, total; return nil }, q, v); err != nil {
+		t.Fatal(err)
+	}
+	if last == 0 || last != all {
+		t.Errorf("%d of %d", last, all)
+	}
+	v.Close()
+	wantErr(t, save(ctx, nil, v), mlxrt.ErrClosed)
+	closed := must(mlxrt.Load(ctx, folder, nil))(t)
+	closed.Close()
+	wantErr(t, closed.Save(ctx, other, nil), mlxrt.ErrClosed)
+}
+
 const lines = `{"text":"one two three four five six seven"}
 {"text":"seven six five four three two one"}
 {"text":"one three five seven"}
@@ -235,6 +315,9 @@ func TestPanickingCallbacks(t *testing.T) {
 		"train": func(f func()) error {
 			return model.Train(context.Background(), adapter, mlxrt.TrainOptions{Train: lines, Steps: 3, BatchSize: 2},
 				func(mlxrt.TrainEvent) error { f(); return nil })
+		},
+		"save a model": func(f func()) error {
+			return model.Save(context.Background(), filepath.Join(t.TempDir(), "m"), &mlxrt.SaveOptions{Progress: func(_, _ uint64) error { f(); return nil }})
 		},
 		"save": func(f func()) error {
 			return adapter.Save(context.Background(), filepath.Join(t.TempDir(), "a"), func(_, _ uint64) error { f(); return nil })

@@ -147,21 +147,11 @@ func (s *Session) ApplyScaled(adapters []*Adapter, scales []float32) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	if scales != nil && len(scales) != len(adapters) {
-		return invalid("there are %d adapters and %d scales", len(adapters), len(scales))
-	}
-	handles := make([]*C.mlxrt_adapter, len(adapters))
-	for i, adapter := range adapters {
-		if adapter == nil {
-			return invalid("adapters[%d] is nil", i)
-		}
-		if err := adapter.check(); err != nil {
-			return err
-		}
-		handles[i] = adapter.handle
-	}
 	var a arguments
 	defer a.free()
-	err := take(C.mlxrt_apply_adapter(s.handle, pin(&a, handles), floats(&a, scales), C.size_t(len(handles))))
-	return s.blame(err)
+	handles, values, err := adapterList(&a, adapters, scales)
+	if err != nil {
+		return err
+	}
+	return s.blame(take(C.mlxrt_apply_adapter(s.handle, handles, values, C.size_t(len(adapters)))))
 }

@@ -442,6 +442,69 @@ void adapters_are_swapped() {
   FAILS(session.apply(made), code::invalid_handle);
 }
 
+void models_are_saved() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Adapter adapter(model, fixture("mlx-lora-llama", "adapters"));
+  const auto ask = [](mlxrt::Model &of, const std::vector<mlxrt::Scaled> &adapters = {}) {
+    mlxrt::Session session(of);
+    session.apply(adapters);
+    return session.generate(mlxrt::messages(R"([{"role":"user","content":"Hello"}])"), greedy(8)).text;
+  };
+  const auto saved = [&](const std::string &path) {
+    mlxrt::Model loaded(path);
+    return ask(loaded);
+  };
+  Folder folder;
+  std::uint64_t done = 0, total = 0;
+  mlxrt::CallOptions options;
+  options.timeout = std::chrono::minutes(5);
+  options.progress = [&](std::uint64_t d, std::uint64_t t) { return done = d, total = t, true; };
+
+  model.save(folder.path + "/plain", options);
+  CHECK(done == total && total > 0);
+  CHECK(saved(folder.path + "/plain") == ask(model));
+  model.save(folder.path + "/one", adapter, options);
+  CHECK(saved(folder.path + "/one") == ask(model, {{adapter}}));
+  CHECK(ask(model, {{adapter}}) != ask(model));
+
+  // Several, each at a scale. The first of these cannot be left out or taken at another scale unnoticed.
+  mlxrt::Adapter made(model);
+  const std::string b = "model.layers.0.self_attn.v_proj.lora_b";
+  mlxrt::Tensor tensor = made.tensor(b);
+  for (std::size_t i = 0; i < tensor.data.size(); i++) tensor.data[i] = static_cast<float>(i % 7) - 3;
+  made.set_tensor(b, tensor);
+  const std::string both = ask(model, {{adapter, 0.5f}, {made, -0.75f}});
+  CHECK(both != ask(model, {{made, -0.75f}}) && both != ask(model, {{adapter, 0.5f}, {made}}));
+  model.save(folder.path + "/both", {{adapter, 0.5f}, {made, -0.75f}});
+  CHECK(saved(folder.path + "/both") == both);
+  // Over what is there, out of a list that was made at run time.
+  const std::vector<mlxrt::Scaled> list{{made, -0.75f}};
+  model.save(folder.path + "/both", list, options);
+  CHECK(saved(folder.path + "/both") == ask(model, list));
+  // None in braces is none.
+  model.save(folder.path + "/both", {});
+  CHECK(saved(folder.path + "/both") == ask(model));
+
+  FAILS(model.save(folder.path + "/bad", {{adapter}, {adapter}}), code::invalid_argument);
+  FAILS(model.save(folder.path + "/bad", {{adapter, INFINITY}}), code::invalid_argument);
+  FAILS(model.save("", adapter), code::invalid_argument);
+  options.progress = [](std::uint64_t, std::uint64_t) { return false; };
+  FAILS(model.save(folder.path + "/bad", adapter, options), code::cancelled);
+  options.progress = [](std::uint64_t, std::uint64_t) -> bool { throw Thrown("from progress"); };
+  bool caught = false;
+  try {
+    model.save(folder.path + "/bad", options);
+  } catch (const Thrown &) {
+    caught = true;
+  }
+  CHECK(caught);
+  CHECK(!std::filesystem::exists(folder.path + "/bad"));
+  made.close();
+  FAILS(model.save(folder.path + "/bad", made), code::invalid_handle);
+  model.close();
+  FAILS(model.save(folder.path + "/bad"), code::invalid_handle);
+}
+
 void adapters_are_trained() {
   mlxrt::Model model(fixture("llama-f32"));
   mlxrt::Adapter adapter(model);
@@ -549,6 +612,7 @@ int main(int argc, char **argv) {
           {"cancel_and_close_from_another_thread", cancel_and_close_from_another_thread},
           {"requests_are_pulled", requests_are_pulled},
           {"adapters_are_swapped", adapters_are_swapped},
+          {"models_are_saved", models_are_saved},
           {"adapters_are_trained", adapters_are_trained},
           {"the_library", the_library},
           {"sessions_on_threads", sessions_on_threads},

@@ -100,7 +100,7 @@ public final class Adapter: Sendable {
   public static func load(
     _ path: String, for model: Model, timeout: Duration? = nil, progress: ProgressCallback? = nil
   ) async throws -> Adapter {
-    try await longCall(path, timeout, progress) { path, how in
+    try await fileCall(path, timeout, progress) { path, how in
       var pointer: OpaquePointer?
       try model.handle.with { try check(mlxrt_adapter_load($0, path, how, &pointer)) }
       return Adapter(pointer, model)
@@ -110,26 +110,23 @@ public final class Adapter: Sendable {
   /// Writes a folder in mlx-lm's format, which mlx-lm and this library load. What was there is replaced only when
   /// everything is on the disk.
   public func save(to path: String, timeout: Duration? = nil, progress: ProgressCallback? = nil) async throws {
-    try await Self.longCall(path, timeout, progress) { path, how in
+    try await fileCall(path, timeout, progress) { path, how in
       try self.handle.with { try check(mlxrt_adapter_save($0, path, how)) }
     }
   }
 
-  private static func longCall<T: Sendable>(
-    _ path: String, _ timeout: Duration?, _ progress: ProgressCallback?,
-    _ call: @escaping @Sendable (UnsafePointer<CChar>, UnsafePointer<mlxrt_call_options>) throws -> T
-  ) async throws -> T {
-    try await Blocking.runCancellable { flag in
-      let arena = Arena()
-      let box = ProgressBox(progress: progress, flag)
-      var how = mlxrt_call_options()
-      how.struct_size = structSize(mlxrt_call_options.self)
-      how.timeout_ms = try milliseconds(timeout, "timeout")
-      how.progress = ProgressBox.function
-      how.progress_data = box.pointer
-      let path = try arena.name(path, "path")
-      return try box.run { try withExtendedLifetime(arena) { try call(path, &how) } }
+  /// Several adapters, open during `body`; there are nil or as many scales.
+  static func withPointers<T>(
+    _ adapters: [Adapter], _ scales: [Float]?, _ body: ([OpaquePointer]) throws -> T
+  ) throws -> T {
+    if let scales, scales.count != adapters.count {
+      throw invalid("there are \(scales.count) scales for \(adapters.count) adapters")
     }
+    func collect(_ rest: ArraySlice<Adapter>, _ pointers: [OpaquePointer]) throws -> T {
+      guard let adapter = rest.first else { return try body(pointers) }
+      return try adapter.handle.with { try collect(rest.dropFirst(), pointers + [$0]) }
+    }
+    return try collect(adapters[...], [])
   }
 
   /// Gives the adapter up, and comes back when that is done. Sessions that have it keep what they need of it; everything

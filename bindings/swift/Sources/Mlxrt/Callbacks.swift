@@ -90,3 +90,21 @@ extension CallbackBox where Argument == ByteProgress {
     }
   }
 }
+
+/// A call that reads or writes files at a path, on a thread of its own.
+func fileCall<T: Sendable>(
+  _ path: String, _ timeout: Duration?, _ progress: ProgressCallback?,
+  _ call: @escaping @Sendable (UnsafePointer<CChar>, UnsafePointer<mlxrt_call_options>) throws -> T
+) async throws -> T {
+  try await Blocking.runCancellable { flag in
+    let arena = Arena()
+    let box = ProgressBox(progress: progress, flag)
+    var how = mlxrt_call_options()
+    how.struct_size = structSize(mlxrt_call_options.self)
+    how.timeout_ms = try milliseconds(timeout, "timeout")
+    how.progress = ProgressBox.function
+    how.progress_data = box.pointer
+    let path = try arena.name(path, "path")
+    return try box.run { try withExtendedLifetime(arena) { try call(path, &how) } }
+  }
+}

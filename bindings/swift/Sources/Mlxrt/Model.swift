@@ -133,6 +133,27 @@ public final class Model: Sendable {
     try handle.with { model in try takeJSON(Info.self) { mlxrt_model_info(model, $0, $1) } }
   }
 
+  /// Writes the model, with adapters fused into its weights, as a folder that mlx-lm and this library load; on a thread of its
+  /// own. Weights are quantised as they were. A model that is in the folder is replaced when everything is on the disk, also
+  /// if it is the one that was loaded.
+  ///
+  /// - Parameters:
+  ///   - path: the folder.
+  ///   - adapters: what to fuse in; none writes the model as it is.
+  ///   - scales: what each is multiplied by besides its own scale; nil = 1 each.
+  ///   - timeout: after which saving ends with ``MlxrtError/Code/timeout``.
+  ///   - progress: hears how far it is; what it throws ends the saving.
+  public func save(
+    to path: String, adapters: [Adapter] = [], scales: [Float]? = nil, timeout: Duration? = nil,
+    progress: ProgressCallback? = nil
+  ) async throws {
+    try await fileCall(path, timeout, progress) { path, how in
+      try Adapter.withPointers(adapters, scales) { pointers in
+        try self.handle.with { try check(mlxrt_model_save($0, pointers, scales, pointers.count, path, how)) }
+      }
+    }
+  }
+
   /// Gives the model up, and comes back when that is done. Sessions and adapters keep what they need of it; everything else
   /// on it is an ``MlxrtError/Code/invalidHandle`` from then on.
   public func close() async { await handle.close() }

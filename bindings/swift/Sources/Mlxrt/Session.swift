@@ -206,16 +206,9 @@ public final class Session: Sendable {
   ///   - adapters: all that are applied from then on.
   ///   - scales: what each is multiplied by besides its own scale; nil = 1 each.
   public func apply(_ adapters: [Adapter], scales: [Float]? = nil) throws {
-    if let scales, scales.count != adapters.count {
-      throw invalid("there are \(scales.count) scales for \(adapters.count) adapters")
+    try Adapter.withPointers(adapters, scales) { pointers in
+      try handle.with { try check(mlxrt_apply_adapter($0, pointers, scales, pointers.count)) }
     }
-    func collect(_ rest: ArraySlice<Adapter>, _ pointers: [OpaquePointer]) throws {
-      guard let adapter = rest.first else {
-        return try handle.with { try check(mlxrt_apply_adapter($0, pointers, scales, pointers.count)) }
-      }
-      try adapter.handle.with { try collect(rest.dropFirst(), pointers + [$0]) }
-    }
-    try collect(adapters[...], [])
   }
 }
 

@@ -1,3 +1,4 @@
+import Foundation
 import Mlxrt
 import XCTest
 
@@ -129,6 +130,72 @@ final class AdapterTests: XCTestCase {
     await assertFails(.notFound) { try await adapter.train(on: .file(folder + "/none")) }
     await assertFails(.invalidArgument) { try await adapter.train(on: .lines("no JSON")) }
     await assertFails(.io) { try await adapter.save(to: path + "/below/a/file") }
+    try FileManager.default.removeItem(atPath: folder)
+  }
+
+  func testAModelIsSavedWithAdapters() async throws {
+    let folder = try Fixture.folder()
+    let model = try await Fixture.model("qwen3-4bit")
+    let loaded = try await Adapter.load(Fixture.path("adapters/mlx-lora-qwen3-4bit"), for: model)
+    let made = try await Adapter.create(for: model, options: .init(scale: 2))
+    let name = "model.layers.0.self_attn.v_proj.lora_b"
+    var tensor = try await made.tensor(name)
+    for index in tensor.values.indices { tensor.values[index] = Float(index % 7) - 3 }
+    try await made.setTensor(name, to: tensor)
+    // What the saved model answers, and whether its weights are as many bytes as before.
+    func saved(_ adapters: [Adapter] = [], _ scales: [Float]? = nil) async throws -> [Int32] {
+      try await model.save(to: folder + "/saved", adapters: adapters, scales: scales)
+      let saved = try await Model.load(folder + "/saved")
+      XCTAssertEqual(try saved.info().weightBytes, try model.info().weightBytes)
+      return try await Session(saved).respond(to: .text("Hello"), options: greedy(20)).tokens
+    }
+    let plain = try await Session(model).respond(to: .text("Hello"), options: greedy(20)).tokens
+    let one = try await saved([loaded])
+    XCTAssertNotEqual(one, plain)
+    let both = try await saved([loaded, made], [1, 0.5])
+    XCTAssertNotEqual(both, one)
+    // A scale of 0 leaves the weights as they are, and none replaces what was there.
+    let first = try await saved([loaded, made], [1, 0])
+    XCTAssertEqual(first, one)
+    let none = try await saved()
+    XCTAssertEqual(none, plain)
+
+    let bytes = Counter()
+    try await model.save(to: folder + "/heard", adapters: [loaded], timeout: .seconds(60)) { progress in
+      if progress.done == progress.total { bytes.add(Int(progress.total)) }
+    }
+    XCTAssertGreaterThan(bytes.value, 0)
+    do {
+      try await model.save(to: folder + "/none") { _ in throw Whatever() }
+      XCTFail("nothing was thrown")
+    } catch let error as Whatever {
+      XCTAssertEqual(error, Whatever())
+    }
+    await assertFails(.invalidArgument, "scales") { try await model.save(to: folder + "/none", scales: [1]) }
+    await assertFails(.invalidArgument, "adapters[1]") {
+      try await model.save(to: folder + "/none", adapters: [made, made])
+    }
+    await assertFails(.invalidArgument, "path") { try await model.save(to: "") }
+    let other = try await Fixture.model()
+    await assertFails(.incompatible, "adapters[0]") { try await other.save(to: folder + "/none", adapters: [made]) }
+    await made.close()
+    await assertFails(.invalidHandle, "adapter") { try await model.save(to: folder + "/none", adapters: [made]) }
+    // The call is under way, and waits in its first progress until the task is cancelled.
+    let (heard, cancelled) = (Counter(), DispatchSemaphore(value: 0))
+    let task = Task {
+      try await model.save(to: folder + "/none") { _ in
+        heard.add()
+        cancelled.wait()
+      }
+    }
+    try await eventually("it saves") { heard.value > 0 }
+    task.cancel()
+    cancelled.signal()
+    do {
+      try await task.value
+      XCTFail("nothing was thrown")
+    } catch is CancellationError {}
+    XCTAssertFalse(FileManager.default.fileExists(atPath: folder + "/none"))
     try FileManager.default.removeItem(atPath: folder)
   }
 
