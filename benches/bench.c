@@ -100,6 +100,13 @@ static const char *argument(int argc, char **argv, const char *name) {
   exit(2);
 }
 
+static uint32_t threads_of(int argc, char **argv) {
+  for (int i = 1; i + 1 < argc; i += 2) {
+    if (strcmp(argv[i], "--threads") == 0) return (uint32_t)strtoul(argv[i + 1], NULL, 10);
+  }
+  return 0; /* the library's default */
+}
+
 static size_t read_ids(const char *path, int32_t *ids, size_t most) {
   FILE *file = fopen(path, "r");
   size_t n = 0;
@@ -135,6 +142,7 @@ int main(int argc, char **argv) {
 
   init.struct_size = sizeof init;
   init.device = strcmp(device, "gpu") == 0 ? MLXRT_DEVICE_GPU : MLXRT_DEVICE_CPU;
+  init.cpu_threads = threads_of(argc, argv);
   check(mlxrt_init(&init));
   check(mlxrt_model_load(folder, NULL, &model));
   double load = now() - start;
@@ -160,10 +168,10 @@ int main(int argc, char **argv) {
       if (!strstr(modes, ALL[mode].name)) continue;
       request(model, prompt, prompt_len, decode, ALL[mode].flags, &got, &result, &called);
       printf("%s{\"mode\":\"%s\",\"first_token_s\":%.9f,\"decode_s\":%.9f,\"decode_tokens\":%zu,"
-             "\"reported_prefill_tps\":%.6f,\"reported_decode_tps\":%.6f,\"mlx_peak_bytes\":%" PRIu64 "}",
+             "\"reported_prefill_tps\":%.6f,\"reported_decode_tps\":%.6f,\"mlx_peak_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64 "}",
              comma, ALL[mode].name, got.first - called, got.last - got.first, got.count - got.first_tokens,
              per_second(result.prompt_tokens - result.cached_tokens, result.prefill_ns),
-             per_second(result.generated_tokens - 1, result.decode_ns), result.peak_bytes);
+             per_second(result.generated_tokens - 1, result.decode_ns), result.peak_bytes, result.kv_bytes);
       comma = ",";
     }
   }

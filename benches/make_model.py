@@ -1,8 +1,8 @@
 """Writes a folder of a real model's shape with random weights, as mlx-lm writes it: affine, 4 bits, groups of 64.
 
-    python3 make_model.py OUT_FOLDER [--shape qwen3-0.6b]
+    python3 make_model.py OUT_FOLDER [--shape qwen3-0.6b] [--bits 4|8|16]
 
-The tokenizer is as large as the real one's (151643 tokens and as many merges), since loading it is part of what is measured;
+The tokenizer is as large as the real one's (151643 tokens and as many merges for Qwen3), since loading it is part of what is measured;
 like the real model, the network has some more rows than the tokenizer has tokens.
 """
 
@@ -35,8 +35,37 @@ SHAPES = {
         "bos_token_id": 151643,
         "eos_token_id": 151645,
     },
+    "llama-3.2-1b": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "intermediate_size": 8192,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 128000,
+        "eos_token_id": 128002,
+    },
 }
-TOKENS = 151643
+SHAPES["qwen3-1.7b"] = {**SHAPES["qwen3-0.6b"], "hidden_size": 2048, "intermediate_size": 6144}
+TOKENS = {"qwen3": 151643, "llama": 128000}
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -53,7 +82,7 @@ def byte_to_char():
     return [table[b] for b in range(256)]
 
 
-def make_tokenizer():
+def make_tokenizer(size):
     """Byte-level BPE whose merges join two characters, then a pair and a character, then two pairs."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -66,19 +95,19 @@ def make_tokenizer():
     fours = ((a, b) for a, b in itertools.product(joined, joined))
     tokens, merges = dict.fromkeys(alphabet), []
     for a, b in itertools.chain(pairs, threes, fours):
-        if len(tokens) == TOKENS:
+        if len(tokens) == size:
             break
         if a + b not in tokens:
             tokens[a + b] = None
             merges.append((a, b))
     vocab = {token: n for n, token in enumerate(tokens)}
-    assert len(vocab) == TOKENS
+    assert len(vocab) == size
 
     inner = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     inner.decoder = decoders.ByteLevel()
     inner.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-    assert inner.token_to_id("<|im_end|>") == TOKENS + 2
+    assert inner.token_to_id("<|im_end|>") == size + 2
     fast = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
     )
@@ -90,6 +119,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=4, help="16: bf16, not quantised")
     args = parser.parse_args()
 
     import mlx.core as mx
@@ -105,7 +135,8 @@ def main():
     # Logits of some size: one stands out, so that both sides pick the same token.
     model.model.norm.weight = mx.full(model.model.norm.weight.shape, 8.0)
     model.set_dtype(mx.bfloat16)
-    model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=4, mode="affine")
+    if args.bits < 16:
+        model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=args.bits, mode="affine")
     # One by one, so that the unquantised weights are not all there at once.
     for _, weight in tree_flatten(model.parameters()):
         mx.eval(weight)
@@ -114,7 +145,7 @@ def main():
         # Moved into place when complete, so that an interrupted run leaves no half folder.
         (Path(work) / "source").mkdir()
         folder = Path(work) / "model"
-        mlx_utils.save(folder, Path(work) / "source", model, TokenizerWrapper(make_tokenizer()), config)
+        mlx_utils.save(folder, Path(work) / "source", model, TokenizerWrapper(make_tokenizer(TOKENS[config["model_type"]])), config)
         (folder / "README.md").unlink(missing_ok=True)  # the hub's model card
         os.rename(folder, args.out)
     size = sum(f.stat().st_size for f in args.out.iterdir())

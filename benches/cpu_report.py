@@ -1,0 +1,277 @@
+"""Writes CPU.md and the plot from results/cpu-kernels.json.
+
+    python3 cpu_report.py [FOLDER]
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from make_model import SHAPES
+from report import number
+
+TITLES = {"0.6b": "Qwen3-0.6B", "1.7b": "Qwen3-1.7B", "1b": "Llama-3.2-1B"}
+NAMES = {"0.6b": "qwen3-0.6b", "1.7b": "qwen3-1.7b", "1b": "llama-3.2-1b"}
+SPARE_MEMORY = 150e6
+# What is known of the rows that miss their targets; told where they do.
+REASONS = {
+    "limit": "",
+    "decode": "",
+    "prefill": "",
+    "prefill amx": "",
+    "mlx-lm": "",
+    "4096": "",
+    "8": "",
+    "16": "",
+    "memory": "",
+    "load": "",
+}
+
+
+def best_of(values, most=True):
+    """(best, median, how many)."""
+    values = list(values)
+    return ((max if most else min)(values), statistics.median(values), len(values)) if values else None
+
+
+class Results:
+    def __init__(self, data):
+        self.data = data
+        self.threads = str(data["threads"])
+
+    def runs(self, model, bits, side, prompt):
+        part = self.data["parts"].get(f"{model}/{bits}/{side}/{prompt}")
+        return part["runs"] if part else []
+
+    def decode(self, *key):
+        return best_of(r["decode_tokens"] / r["decode_s"] for run in self.runs(*key) for r in run["runs"])
+
+    def prefill(self, *key):
+        return best_of(key[3] / r["first_token_s"] for run in self.runs(*key) for r in run["runs"])
+
+    def first_token(self, *key):
+        return best_of((r["first_token_s"] for run in self.runs(*key) for r in run["runs"]), most=False)
+
+    def value(self, name, *key):
+        return best_of((run[name] for run in self.runs(*key)), most=False)
+
+    def all_runs(self):
+        return [run for part in self.data["parts"].values() for run in part["runs"]]
+
+    def bandwidth(self, threads):
+        """GB/s: the best and the median of the best pass beside each process."""
+        return best_of(run["bandwidth_gb_s"][threads] for run in self.all_runs())
+
+    def limit(self):
+        """GB/s: the fastest that memory was read by any number of threads."""
+        return max(max(run["bandwidth_gb_s"].values()) for run in self.all_runs())
+
+    def of_limit(self, *key):
+        """Weight bytes a second in decode, by the memory's reading speed: of the bests, and of the medians."""
+        decode = self.decode(*key)
+        if not decode:
+            return None
+        weights = self.runs(*key)[0]["weight_bytes"] * 1e-9
+        medians = statistics.median(max(run["bandwidth_gb_s"].values()) for run in self.runs(*key))
+        return decode[0] * weights / self.limit(), decode[1] * weights / medians, decode[2]
+
+    def read_file(self, model, bits, kind):
+        file = self.data["files"].get(f"{model}/{bits}/{kind}")
+        return best_of(file["s"], most=False) if file else None
+
+
+def cell(value, scale=1.0):
+    return f"{number(value[0] * scale)} ({number(value[1] * scale)})" if value else "not measured"
+
+
+def ratio(ours, theirs):
+    return (ours[0] / theirs[0], ours[1] / theirs[1]) if ours and theirs else None
+
+
+def verdict(ok, reason=""):
+    if ok is None:
+        return ""
+    return "reached" if ok else "**not reached**" + (f": {REASONS[reason]}" if REASONS.get(reason) else "")
+
+
+def shape_table(results, model):
+    lines = ["| | mlxrt | llama.cpp | ratio | target | |", "|---|---:|---:|---:|---|---|"]
+    amx = "amx" in kernels(results).get("path", "")
+
+    def row(title, ours, theirs, target=None, at_least=True, reason="", scale=1.0):
+        both = ratio(ours, theirs)
+        ok = None
+        if target and both:
+            ok = both[0] >= target if at_least else both[0] <= target
+        goal = f"{'≥' if at_least else '≤'} {target:g}" if target else ""
+        shown = f"{number(both[0])} ({number(both[1])})" if both else ""
+        lines.append(f"| {title} | {cell(ours, scale)} | {cell(theirs, scale)} | {shown} | {goal} | {verdict(ok, reason)} |")
+
+    for prompt in (128, 1024):
+        keys = [(model, 4, side, prompt) for side in ("mlxrt", "llama.cpp")]
+        row(f"decode after {prompt} tokens, tok/s", *map(lambda k: results.decode(*k), keys), 1.6, reason="decode")
+        row(f"prefill of {prompt} tokens, tok/s", *map(lambda k: results.prefill(*k), keys),
+            3.0 if amx else 1.0, reason="prefill amx" if amx else "prefill")
+    row("time to first token, 1,024 tokens, s", *map(lambda k: results.first_token(*k), keys))
+    row("load, s", *map(lambda k: results.value("load_s", *k), keys))
+    row("peak memory of the process, 1,024 + 64 tokens, MB",
+        *map(lambda k: results.value("peak_rss_bytes", *k), keys), scale=1e-6)
+    return lines
+
+
+def kv_bytes(model, tokens):
+    shape = SHAPES[NAMES[model]]
+    return 2 * 2 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * shape["head_dim"] * tokens
+
+
+def target_table(results):
+    lines = ["| | figure | target | |", "|---|---:|---|---|"]
+
+    def row(title, figure, target, ok, reason=""):
+        lines.append(f"| {title} | {figure} | {target} | {verdict(ok, reason)} |")
+
+    def share(value):
+        return f"{value[0]:.0%} ({value[1]:.0%})"
+
+    for model, title in TITLES.items():
+        of_limit = results.of_limit(model, 4, "mlxrt", 128)
+        if of_limit:
+            row(f"{title}, 4 bits: decode, of the reading limit", share(of_limit), "≥ 85 %", of_limit[0] >= 0.85, "limit")
+            theirs = results.of_limit(model, 4, "llama.cpp", 128)
+            if theirs:
+                row(f"{title}: llama.cpp's decode, of the limit", share(theirs), "", None)
+    for bits, name in ((8, "8 bits"), (16, "bf16")):
+        of_limit = results.of_limit("0.6b", bits, "mlxrt", 128)
+        if of_limit:
+            rate = results.decode("0.6b", bits, "mlxrt", 128)
+            row(f"Qwen3-0.6B, {name}: decode {cell(rate)} tok/s, of the limit", share(of_limit), "≥ 85 %",
+                of_limit[0] >= 0.85, str(bits))
+    slow, fast = results.decode("0.6b", 4, "mlx-lm", 8), results.decode("0.6b", 4, "mlxrt", 128)
+    if slow and fast:
+        row(f"Qwen3-0.6B: decode by mlx-lm's ({cell(slow)} tok/s; 8 tokens of prompt, 4 of answer, there)",
+            f"{fast[0] / slow[0]:.0f} ({fast[1] / slow[1]:.0f})", "≥ 150", fast[0] / slow[0] >= 150, "mlx-lm")
+        prompt = results.prefill("0.6b", 4, "mlx-lm", 8)
+        ours = results.prefill("0.6b", 4, "mlxrt", 128)
+        row(f"Qwen3-0.6B: prefill by mlx-lm's ({cell(prompt)} tok/s)", f"{ours[0] / prompt[0]:.0f} ({ours[1] / prompt[1]:.0f})", "", None)
+    for side in ("mlxrt", "llama.cpp"):
+        both = ratio(results.decode("0.6b", 4, side, 4096), results.decode("0.6b", 4, side, 128))
+        if both:
+            ours = side == "mlxrt"
+            row(f"Qwen3-0.6B, {side}: decode at 4,096 tokens ({cell(results.decode('0.6b', 4, side, 4096))} tok/s) by that at 128",
+                f"{both[0]:.2f} ({both[1]:.2f})", "≥ 0.75" if ours else "", both[0] >= 0.75 if ours else None, "4096")
+    for model, title in TITLES.items():
+        peak = results.value("peak_rss_bytes", model, 4, "mlxrt", 1024)
+        if peak:
+            weights = results.runs(model, 4, "mlxrt", 1024)[0]["weight_bytes"]
+            most = weights + kv_bytes(model, 1024 + 64) + SPARE_MEMORY
+            row(f"{title}: peak memory of the process; weights, KV and 150 MB", f"{number(peak[1] * 1e-6)} MB",
+                f"≤ {number(most * 1e-6)} MB", peak[1] <= most, "memory")
+    for model, title in TITLES.items():
+        load = best_of((run["load_s"] for prompt in (128, 1024) for run in results.runs(model, 4, "mlxrt", prompt)), most=False)
+        read = results.read_file(model, 4, "folder")
+        if load and read:
+            row(f"{title}: load ({cell(load)} s) by reading the file ({cell(read)} s)", f"{load[0] / read[0]:.2g} ({load[1] / read[1]:.2g})",
+                "≤ 1.5", load[0] / read[0] <= 1.5, "load")
+    row("batches of 2 to 8 rows in decode", "not there: sessions are decoded one after another, and there is no speculation", "≤ 1.5 of one row", None)
+    return lines
+
+
+def kernels(results):
+    for run in results.all_runs():
+        info = run.get("device_info")
+        if isinstance(info, dict):
+            return info.get("kernels", {})
+    return {}
+
+
+def markdown(results):
+    data, machine = results.data, results.data["machine"]
+    loads = best_of(run["load_average"] for run in results.all_runs())
+    least = min(run["load_average"] for run in results.all_runs())
+    one, all_threads = results.bandwidth("1"), results.bandwidth(results.threads)
+    used = kernels(results)
+    lines = [
+        "# mlxrt's CPU kernels beside llama.cpp",
+        "",
+        "Made by `make bench-cpu`; what is measured and how is in [README.md](README.md), all figures are in"
+        " [results/cpu-kernels.json](results/cpu-kernels.json).",
+        "",
+        "**Best of N, because the machine is shared**, and in parentheses the median; the ratio is best by best, and median by"
+        " median. Targets are judged by the best, peak memory by the median.",
+        "",
+        f"{data['date']}. {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']};"
+        f" {data['threads']} threads on each side. Load average beside the measurements: {least} to {loads[0]}, median {loads[1]:.3g}.",
+        "",
+        f"- mlxrt's kernels: {used.get('path')}; the CPU has {', '.join(used.get('features', []))}"
+        + ("" if any("amx" in f for f in used.get("features", [])) else "; **no AMX**, on neither side")
+        + ".",
+    ]
+    for run in results.all_runs():
+        if run["side"] == "llama.cpp":
+            lines.append(f"- llama.cpp, llama-cpp-python {run['version']}: {run['device_info']}.")
+            break
+    lines += [
+        f"- Memory read at {number(one[0])} GB/s ({number(one[1])}) by one thread, {number(all_threads[0])}"
+        f" ({number(all_threads[1])}) by {results.threads}, measured beside every process. The limit below is the best of all,"
+        f" {number(results.limit())} GB/s, by the bytes of all weights; the median's is the median beside the same processes.",
+        "",
+        "![rates](results/cpu-kernels.png)",
+        "",
+    ]
+    for model, title in TITLES.items():
+        runs = results.runs(model, 4, "mlxrt", 128) + results.runs(model, 4, "llama.cpp", 128)
+        if not runs:
+            continue
+        count = [results.decode(model, 4, side, 128) for side in ("mlxrt", "llama.cpp")]
+        weights = {run["side"]: run["weight_bytes"] for run in runs}
+        sizes = ", ".join(f"{side} {number(size * 1e-6)} MB" for side, size in weights.items())
+        times = ", ".join(f"{side} {c[2]}" for side, c in zip(("mlxrt", "llama.cpp"), count) if c)
+        lines += [f"## {title}, 4 bits in groups of 64 beside Q4_0", "", f"Weights: {sizes}. N: {times}.", ""]
+        lines += [*shape_table(results, model), ""]
+    lines += ["## The other targets", "", *target_table(results), ""]
+    return "\n".join(lines)
+
+
+def plot(results, path):
+    try:
+        import matplotlib
+    except ImportError:
+        print("no matplotlib: no plot")
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4))
+    panels = (("decode after 128 tokens", results.decode, 128), ("prefill of 128 tokens", results.prefill, 128),
+              ("prefill of 1,024 tokens", results.prefill, 1024))
+    for axis, (title, get, prompt) in zip(axes, panels):
+        models = [m for m in TITLES if get(m, 4, "mlxrt", prompt)]
+        for offset, side in enumerate(("mlxrt", "llama.cpp")):
+            bars = [(n, get(m, 4, side, prompt)) for n, m in enumerate(models)]
+            bars = [(n, value) for n, value in bars if value]
+            drawn = axis.bar([n + 0.38 * offset for n, _ in bars], [v[0] for _, v in bars], 0.36, label=side)
+            axis.scatter([n + 0.38 * offset for n, _ in bars], [v[1] for _, v in bars], color="black", s=14, zorder=3,
+                         label="median" if offset else None)
+            axis.bar_label(drawn, [number(v[0]) for _, v in bars], fontsize=8)
+        if prompt == 128 and get == results.decode:
+            for n, m in enumerate(models):
+                limit = results.limit() * 1e9 / results.runs(m, 4, "mlxrt", prompt)[0]["weight_bytes"]
+                axis.hlines(limit, n - 0.2, n + 0.58, color="red", label="reading limit" if n == 0 else None)
+        axis.set_xticks([n + 0.19 for n in range(len(models))], [TITLES[m] for m in models])
+        axis.set_title(title)
+        axis.set_ylabel("tok/s, best of N")
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write(folder):
+    results = Results(json.loads((folder / "results/cpu-kernels.json").read_text()))
+    (folder / "CPU.md").write_text(markdown(results))
+    plot(results, folder / "results/cpu-kernels.png")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent)
