@@ -59,10 +59,15 @@ impl Kernels {
 
     /// Panics where this machine cannot take that path.
     pub fn with_path(path: Path, threads: usize) -> Kernels {
+        Kernels::on(path, Pool::new(threads))
+    }
+
+    /// Panics where this machine cannot take that path.
+    pub fn on(path: Path, pool: Pool) -> Kernels {
         assert!(path.is_available(), "no {} here", path.name());
         Kernels {
             path,
-            pool: Pool::new(threads),
+            pool,
             scratch: scratch::Scratch::default(),
         }
     }

@@ -14,6 +14,9 @@ const SPIN: Duration = Duration::from_micros(30);
 /// Looks between two readings of the clock.
 const LOOKS: u32 = 64;
 
+/// Runs the closure that it is given, once.
+pub type Around = fn(&mut dyn FnMut());
+
 /// `n` threads, the caller included; the rest ends when the pool is dropped.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -59,6 +62,11 @@ unsafe impl Send for Shared {}
 impl Pool {
     /// A pool of `threads` (at least 1), of which `threads - 1` are started. Fewer where the system refuses to start more.
     pub fn new(threads: usize) -> Pool {
+        Pool::inside(threads, |work| work())
+    }
+
+    /// The same; `around` runs all that a started thread does, and may see to its panics' hook.
+    pub fn inside(threads: usize, around: Around) -> Pool {
         let shared = Arc::new(Shared {
             epoch: AtomicU32::new(0),
             gate: AtomicU32::new(0),
@@ -77,7 +85,7 @@ impl Pool {
             let started = thread::Builder::new()
                 .name(format!("mlxrt-cpu-{index}"))
                 .stack_size(512 * 1024)
-                .spawn(move || work(&its_shared, &its_asleep));
+                .spawn(move || around(&mut || work(&its_shared, &its_asleep)));
             let Ok(handle) = started else { break };
             workers.push(Worker {
                 thread: handle.thread().clone(),

@@ -2,13 +2,14 @@
 //! evaluated; what they return as an error is an evaluation's error, and so is a panic.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::AssertUnwindSafe;
 
 use super::array::Array;
 use super::device::stream;
 use super::error::check;
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::guard;
 
 /// What an operation gives: an error's text says why.
 pub(super) type Outcome<T = ()> = std::result::Result<T, String>;
@@ -154,10 +155,9 @@ unsafe extern "C" fn call(
         len => unsafe { std::slice::from_raw_parts(start, len) },
     };
     let (inputs, outputs) = (list(inputs, n), list(outputs, m));
-    let why = match catch_unwind(AssertUnwindSafe(|| run(inputs, outputs))) {
-        Ok(Ok(())) => return 0,
-        Ok(Err(why)) => why,
-        Err(panic) => text_of(panic.as_ref()),
+    let why = match guard::catch(|| run(inputs, outputs).map_err(Error::internal)) {
+        Ok(()) => return 0,
+        Err(error) => error.message,
     };
     let len = why.len().min(size.saturating_sub(1));
     // SAFETY: `message` has `size` bytes.
@@ -168,16 +168,13 @@ unsafe extern "C" fn call(
     1
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a kernel panicked".to_owned())
-}
-
 /// # Safety
 /// `context` is a `Run` that nobody uses any more.
 unsafe extern "C" fn free(context: *mut c_void) {
     // SAFETY: made by Box::into_raw in `queue`, and freed once.
     let run = unsafe { Box::from_raw(context.cast::<Run>()) };
-    let _ = catch_unwind(AssertUnwindSafe(move || drop(run)));
+    let _ = guard::catch(AssertUnwindSafe(move || {
+        drop(run);
+        Ok(())
+    }));
 }

@@ -12,7 +12,7 @@ use super::exit;
 use super::job::Job;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
-use crate::kernels::{self, Kernels};
+use crate::kernels::{self, Kernels, Pool};
 use crate::mlx::{self, memory, Device};
 
 /// Bytes of freed buffers that MLX keeps for reuse, unless `init` says otherwise: enough for a step's intermediates.
@@ -429,7 +429,7 @@ impl Engine {
                     let entered = mlx::enter(device).and_then(|()| mlx::warm_up());
                     exit::watch();
                     if uses_kernels(device) {
-                        mlx::fast::start(Kernels::new(threads));
+                        mlx::fast::start(kernels_on(threads));
                     }
                     let failed = entered.is_err();
                     let _ = ready.send(entered);
@@ -590,6 +590,17 @@ impl Drop for Engine {
 
 pub(super) fn ended() -> Error {
     Error::new(Code::Cancelled, "the engine was shut down")
+}
+
+/// The kernels, on threads whose panics go where those of the engine thread go.
+fn kernels_on(threads: usize) -> Kernels {
+    let pool = Pool::inside(threads, |work| {
+        let _ = crate::guard::catch(|| {
+            work();
+            Ok(())
+        });
+    });
+    Kernels::on(kernels::Path::best(), pool)
 }
 
 /// Whether the device's operations are ours. On macOS MLX's own are fast.
