@@ -109,7 +109,7 @@ func TestEveryFunctionIsReachable(t *testing.T) {
 // What can be brought about without breaking a device.
 func TestErrors(t *testing.T) {
 	ctx := context.Background()
-	model, session := load(t), newSession(t, nil)
+	model, session := load(t), newSession(t, &mlxrt.SessionOptions{Context: 2048})
 	broken := t.TempDir()
 	os.WriteFile(filepath.Join(broken, "config.json"), []byte("{"), 0o600)
 	file := filepath.Join(broken, "config.json")
@@ -249,8 +249,9 @@ func TestUseAfterClose(t *testing.T) {
 
 // What is closed while others use it ends them; nothing hangs and nothing crashes.
 func TestCloseBesideUse(t *testing.T) {
+	folder := endless(t)
 	for i := range 30 {
-		model := must(mlxrt.Load(context.Background(), path(t, fixture), nil))(t)
+		model := must(mlxrt.Load(context.Background(), folder, nil))(t)
 		session := must(model.NewSession(nil))(t)
 		request := must(session.Submit(context.Background(), mlxrt.Tokens(5), never))(t)
 		var group sync.WaitGroup

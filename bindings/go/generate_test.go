@@ -1,6 +1,7 @@
 package mlxrt_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,7 +22,7 @@ const (
 	demo    = "../../demo/model"
 )
 
-// never makes the fixture go on until it is ended.
+// never makes the model of load go on until it is ended.
 var never = &mlxrt.Options{Temperature: mlxrt.Ptr(0.0), IgnoreEOS: true, MaxTokens: mlxrt.Ptr(1 << 20)}
 
 func greedy(maxTokens int) *mlxrt.Options {
@@ -36,14 +37,46 @@ func path(t testing.TB, relative string) string {
 	return relative
 }
 
+// endless makes a folder of the fixture's whose context is not full before a test is over, however fast the machine is.
+func endless(t testing.TB) string {
+	t.Helper()
+	from := path(t, fixture)
+	folder := must(os.MkdirTemp("", "mlxrt-go-"))(t)
+	temporary = append(temporary, folder)
+	for _, file := range must(os.ReadDir(from))(t) {
+		data := must(os.ReadFile(filepath.Join(from, file.Name())))(t)
+		if file.Name() == "config.json" {
+			data = bytes.Replace(data, []byte(`"max_position_embeddings": 2048`), []byte(`"max_position_embeddings": 1048576`), 1)
+		}
+		if err := os.WriteFile(filepath.Join(folder, file.Name()), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info := must(mlxrt.Inspect(folder, nil, nil))(t); info.Context != 1<<20 {
+		t.Fatalf("%+v", info)
+	}
+	return folder
+}
+
+// temporary folders live as long as the process, like the model of load.
+var temporary []string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, folder := range temporary {
+		os.RemoveAll(folder)
+	}
+	os.Exit(code)
+}
+
 var load = func() func(testing.TB) *mlxrt.Model {
 	var once sync.Once
 	var model *mlxrt.Model
 	var err error
 	return func(t testing.TB) *mlxrt.Model {
 		t.Helper()
-		folder := path(t, fixture)
-		once.Do(func() { model, err = mlxrt.Load(context.Background(), folder, nil) })
+		path(t, fixture)
+		once.Do(func() { model, err = mlxrt.Load(context.Background(), endless(t), nil) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,9 +297,9 @@ func TestContextBeforeTheCall(t *testing.T) {
 	usable(t, session)
 }
 
-// long is a prompt that takes the fixture a while: its context is 2048.
+// long is a prompt that takes the model of load a while.
 func long() mlxrt.Input {
-	ids := make([]int32, 2000)
+	ids := make([]int32, 500_000)
 	for i := range ids {
 		ids[i] = int32(5 + i%50)
 	}

@@ -1,7 +1,7 @@
 //! The C ABI as Rust values: each handle has an owner that frees it, each error becomes a `Failure`.
 
 use std::any::Any;
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::mem::size_of;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -309,6 +309,36 @@ impl Model {
         Ok(Adapter(adapter))
     }
 
+    /// Writes the model with adapters, each at its scale, fused in.
+    pub fn save(
+        &self,
+        adapters: &[(Adapter, f32)],
+        path: &str,
+        progress: OnProgress,
+    ) -> Outcome<()> {
+        let path = path_of(path)?;
+        let (handles, scales) = lists(adapters);
+        let mut callback = Callback::new(progress);
+        let options = sized!(mlxrt_call_options {
+            progress: Some(on_progress),
+            progress_data: callback.data(),
+        });
+        // SAFETY: both lists have as many items as adapters; everything lives during the call.
+        let error = unsafe {
+            mlxrt_model_save(
+                self.0,
+                handles.as_ptr(),
+                scales.as_ptr(),
+                handles.len(),
+                path.as_ptr(),
+                &options,
+            )
+        };
+        let done = check(error);
+        callback.finish();
+        done
+    }
+
     /// Trains an adapter in place. The pointers of `options` are set here; false from `on_event` ends it.
     pub fn train(
         &self,
@@ -382,6 +412,12 @@ impl Drop for Adapter {
         // SAFETY: the handle is ours.
         unsafe { mlxrt_adapter_free(self.0) };
     }
+}
+
+/// Adapters and their scales as the library takes them.
+fn lists<A: Borrow<Adapter>>(adapters: &[(A, f32)]) -> (Vec<*mut mlxrt_adapter>, Vec<f32>) {
+    let handle = |(adapter, scale): &(A, f32)| (adapter.borrow().0, *scale);
+    adapters.iter().map(handle).unzip()
 }
 
 /// What goes into a session: exactly one of the first three.
@@ -532,9 +568,8 @@ impl Session {
     }
 
     /// Sets the adapters and their scales, from the next request on.
-    pub fn apply(&self, adapters: &[(&Adapter, f32)]) -> Outcome<()> {
-        let handles: Vec<*mut mlxrt_adapter> = adapters.iter().map(|(a, _)| a.0).collect();
-        let scales: Vec<f32> = adapters.iter().map(|(_, scale)| *scale).collect();
+    pub fn apply<A: Borrow<Adapter>>(&self, adapters: &[(A, f32)]) -> Outcome<()> {
+        let (handles, scales) = lists(adapters);
         // SAFETY: both have as many items as adapters, and live during the call.
         check(unsafe {
             mlxrt_apply_adapter(self.0, handles.as_ptr(), scales.as_ptr(), handles.len())

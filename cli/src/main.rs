@@ -15,7 +15,7 @@ mod ui;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::json;
 
-use crate::commands::{bench, chat, docs, generate, info, train};
+use crate::commands::{bench, chat, docs, generate, info, save, train};
 use crate::failure::{Failure, Outcome, EXIT_CODES};
 use crate::options::Common;
 use crate::ui::Ui;
@@ -44,6 +44,9 @@ enum Command {
     Info(info::InfoCommand),
     /// Make an adapter out of examples
     Train(train::TrainCommand),
+    /// Write a model with adapters fused into its weights
+    #[command(visible_alias = "fuse")]
+    Save(save::SaveCommand),
     /// Measure how fast a model is
     Bench(bench::BenchCommand),
     /// Write a script that makes a shell complete mlxrt's options
@@ -91,6 +94,7 @@ fn run(command: &Command, common: &Common, ui: &Ui) -> Outcome<()> {
         Command::Generate(command) => generate::run(command, common, ui),
         Command::Info(command) => info::run(command, common, ui),
         Command::Train(command) => train::run(command, common, ui),
+        Command::Save(command) => save::run(command, common, ui),
         Command::Bench(command) => bench::run(command, common, ui),
         Command::Completions(command) => docs::completions(command, crate::program()),
         Command::Man(command) => docs::man(command, crate::program()),

@@ -1,6 +1,6 @@
 //! Options that several commands share, and how they become the library's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 
@@ -128,10 +128,10 @@ impl SessionArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Adapters")]
 pub struct AdapterArgs {
-    /// Apply an adapter: a folder of mlx-lm or PEFT; may be given several times
-    #[arg(long, value_name = "PATH")]
+    /// Use an adapter, a folder of mlx-lm or PEFT, perhaps at SCALE times its own scale; may be given several times
+    #[arg(long, value_name = "PATH[=SCALE]")]
     pub adapter: Vec<String>,
-    /// The same, at SCALE times its own scale
+    /// The same, for any name of a folder
     #[arg(long, num_args = 2, value_names = ["PATH", "SCALE"], action = ArgAction::Append, allow_negative_numbers = true)]
     pub adapter_scaled: Vec<String>,
 }
@@ -139,11 +139,7 @@ pub struct AdapterArgs {
 impl AdapterArgs {
     /// Path and scale of each.
     pub fn list(&self) -> Outcome<Vec<(String, f32)>> {
-        let mut list: Vec<_> = self
-            .adapter
-            .iter()
-            .map(|path| (path.clone(), 1.0))
-            .collect();
+        let mut list: Vec<_> = self.adapter.iter().map(|text| scaled(text)).collect();
         for pair in self.adapter_scaled.chunks_exact(2) {
             let scale = number(&pair[1])
                 .map_err(|error| Failure::usage(format!("--adapter-scaled: SCALE {error}")))?;
@@ -154,13 +150,27 @@ impl AdapterArgs {
 
     /// Loads them and applies them to a session.
     pub fn apply(&self, model: &Model, session: &Session, ui: &Ui) -> Outcome<()> {
-        let mut loaded = Vec::new();
-        for (path, scale) in self.list()? {
-            loaded.push((load_adapter(model, &path, ui)?, scale));
-        }
-        let applied: Vec<_> = loaded.iter().map(|(a, scale)| (a, *scale)).collect();
-        session.apply(&applied)
+        session.apply(&load_adapters(model, &self.list()?, ui)?)
     }
+}
+
+/// "PATH" or "PATH=SCALE"; what is there by that name is a path, whatever it looks like.
+fn scaled(text: &str) -> (String, f32) {
+    let parts = text.rsplit_once('=').filter(|(path, _)| !path.is_empty());
+    let split = parts.and_then(|(path, scale)| Some((path, number(scale).ok()?)));
+    match split {
+        Some((path, scale)) if !Path::new(text).exists() => (path.to_owned(), scale),
+        _ => (text.to_owned(), 1.0),
+    }
+}
+
+pub fn load_adapters(
+    model: &Model,
+    list: &[(String, f32)],
+    ui: &Ui,
+) -> Outcome<Vec<(Adapter, f32)>> {
+    let load = |(path, scale): &(String, f32)| Ok((load_adapter(model, path, ui)?, *scale));
+    list.iter().map(load).collect()
 }
 
 pub fn load_adapter(model: &Model, path: &str, ui: &Ui) -> Outcome<Adapter> {

@@ -6,4 +6,5 @@ pub mod complete;
 pub mod docs;
 pub mod generate;
 pub mod info;
+pub mod save;
 pub mod train;

@@ -286,7 +286,7 @@ fn naming(mut failure: Failure, files: &TrainFiles) -> Failure {
 }
 
 /// Makes a folder if need be, and a file in it that goes away again.
-fn writable(folder: &Path) -> Outcome<()> {
+pub fn writable(folder: &Path) -> Outcome<()> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -299,7 +299,7 @@ fn writable(folder: &Path) -> Outcome<()> {
     written.map_err(|error: io::Error| Failure::file(folder, "written to", &error))
 }
 
-fn text_of(path: &Path) -> Outcome<String> {
+pub fn text_of(path: &Path) -> Outcome<String> {
     path.to_str()
         .map(str::to_owned)
         .ok_or_else(|| Failure::usage(format!("the name \"{}\" is not UTF-8", path.display())))

@@ -104,6 +104,36 @@ fn adapters() {
 }
 
 #[test]
+fn saving() {
+    let (model, folder) = (tiny(), scratch("bad-saves"));
+    let file = folder.join("file");
+    fs::write(&file, "").unwrap();
+    let (file, out) = (file.to_str().unwrap(), folder.join("out"));
+    run(["save", &model, ""]).fails(2, "OUT");
+    run(["save", &model, file]).fails(2, "is a file");
+    run(["save", &model, &format!("{file}/out")]).fails(4, file);
+    run(["save", "/no/model", out.to_str().unwrap()]).fails(3, "/no/model");
+    let with = |adapter: &str| run(["save", &model, out.to_str().unwrap(), "--adapter", adapter]);
+    with("/no/adapter=2").fails(3, "\"/no/adapter\"");
+    with(&fixture("adapters/mlx-lora-llama-4bit-bf16-head")).fails(6, "");
+    assert!(!out.exists());
+    // Each is whole, and both replace the same weights.
+    let whole = fixture("adapters/mlx-full-llama");
+    let llama = fixture("models/llama-f32");
+    run([
+        "save",
+        &llama,
+        out.to_str().unwrap(),
+        "--adapter",
+        &whole,
+        "--adapter",
+        &whole,
+    ])
+    .fails(6, "");
+    assert!(!out.exists());
+}
+
+#[test]
 fn training_data() {
     let folder = scratch("bad-data");
     let out = folder.join("out");

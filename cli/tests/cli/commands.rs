@@ -3,7 +3,11 @@
 use std::fs;
 use std::process::Command;
 
-use crate::{demo, fixture, json_lines, mlxrt, root, run, run_with_input, scratch, tiny};
+use serde_json::json;
+
+use crate::{
+    copy_folder, demo, fixture, json_lines, mlxrt, root, run, run_with_input, scratch, tiny,
+};
 
 const FRANCE: &str = "What is the capital of France?";
 
@@ -199,6 +203,94 @@ fn adapters_change_answers() {
 }
 
 #[test]
+fn an_adapter_may_have_its_scale_in_its_name() {
+    let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
+    let model = fixture("models/qwen3-4bit");
+    let ask = |adapter: &[&str]| {
+        let base = [
+            "generate",
+            &model,
+            "--raw",
+            "abc",
+            "--greedy",
+            "-n",
+            "12",
+            "--ignore-eos",
+        ];
+        run([&base[..], adapter].concat()).fine()
+    };
+    let (plain, whole) = (ask(&[]), ask(&["--adapter", &adapter]));
+    assert_eq!(ask(&["--adapter", &format!("{adapter}=0")]), plain);
+    assert_eq!(
+        ask(&["--adapter", &format!("{adapter}=-0.75")]),
+        ask(&["--adapter-scaled", &adapter, "-0.75"])
+    );
+    // A folder of that name is that folder.
+    let copy = scratch("scale").join("adapter=0");
+    copy_folder(&adapter, &copy);
+    assert_eq!(ask(&["--adapter", copy.to_str().unwrap()]), whole);
+}
+
+#[test]
+fn models_are_saved() {
+    let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
+    let model = fixture("models/qwen3-4bit");
+    let out = scratch("saved").join("out");
+    let out = out.to_str().unwrap();
+    let ask = |model: &str, more: &[&str]| {
+        let base = [
+            "generate",
+            model,
+            "--raw",
+            "abc",
+            "--greedy",
+            "-n",
+            "12",
+            "--ignore-eos",
+        ];
+        run([&base[..], more].concat()).fine()
+    };
+    let text = run(["save", &model, out]).fine();
+    assert!(text.contains(out) && text.contains("KB"), "{text}");
+    assert_eq!(ask(out, &[]), ask(&model, &[]));
+
+    let scaled = format!("{adapter}=-2");
+    let fused = ["fuse", &model, "--adapter", &adapter, out];
+    let refused = run(fused).fails(2, "--overwrite");
+    assert!(refused.err.contains(out), "{}", refused.err);
+    let text = run(fused.iter().chain(&["--overwrite"])).fine();
+    assert!(text.contains("the adapter fused in"), "{text}");
+    let (one, plain) = (ask(out, &[]), ask(&model, &[]));
+    assert_ne!(one, plain);
+    // Quantised as it was: as large as it was.
+    let info = |model: &str| json_lines(&run(["info", model, "--json"]).fine())[0]["model"].clone();
+    for key in ["weight_bytes", "parameters", "quantization"] {
+        assert_eq!(info(out)[key], info(&model)[key]);
+    }
+
+    let both = ["--adapter", &adapter, "--adapter", &scaled];
+    let save = ["save", &model, out, "--overwrite", "--json"];
+    let events = json_lines(&run([&save[..], &both].concat()).fine());
+    let (end, progress) = events.split_last().unwrap();
+    assert!(!progress.is_empty() && progress.len() <= 101);
+    assert!(progress.iter().all(|event| event["event"] == "progress"));
+    let last = progress.last().unwrap();
+    assert_eq!(last["done"], last["total"]);
+    assert_eq!(end["event"], "end");
+    assert_eq!(end["model"], out);
+    assert_eq!(end["weight_bytes"], last["total"]);
+    assert_eq!(
+        end["adapters"],
+        json!([{"path": adapter, "scale": 1.0}, {"path": adapter, "scale": -2.0}])
+    );
+    assert_ne!(ask(out, &[]), one);
+
+    // The folder that the model itself is in.
+    run(["save", out, out, "--overwrite"]).fine();
+    run(["info", out]).fine();
+}
+
+#[test]
 fn info_tells_before_loading() {
     let text = run(["info", &demo()]).fine();
     for words in ["qwen3", "11.4 million", "4 bits", "2048 tokens", "it fits"] {
@@ -220,9 +312,7 @@ fn a_model_of_the_cache_has_an_id() {
     fs::create_dir_all(&snapshot).unwrap();
     fs::create_dir_all(hub.join("models--some--model/refs")).unwrap();
     fs::write(hub.join("models--some--model/refs/main"), "abc").unwrap();
-    for file in fs::read_dir(tiny()).unwrap().flatten() {
-        fs::copy(file.path(), snapshot.join(file.file_name())).unwrap();
-    }
+    copy_folder(&tiny(), &snapshot);
     let output = mlxrt(["info", "some/model"])
         .env("HF_HUB_CACHE", &hub)
         .output()
@@ -274,7 +364,7 @@ fn manual_and_completions() {
     assert!(done.unwrap().success());
     let read = |name: &str| fs::read_to_string(share.join(name)).unwrap();
     assert!(read("man/man1/mlxrt.1").contains("Exit codes"));
-    for name in ["chat", "generate", "info", "train", "bench"] {
+    for name in ["chat", "generate", "info", "train", "save", "bench"] {
         let page = read(&format!("man/man1/mlxrt-{name}.1"));
         assert!(
             page.contains(&format!("mlxrt {name}")) || page.contains("SYNOPSIS"),

@@ -45,6 +45,13 @@ pub fn scratch(name: &str) -> PathBuf {
     folder
 }
 
+pub fn copy_folder(from: &str, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
 /// The program, with nothing of this environment that would change what it prints.
 pub fn mlxrt<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlxrt"));
