@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests bench-kernels test-neon clean
 
 build:
 	$(CARGO) build --release
@@ -166,6 +166,10 @@ bench: build
 	benches/run.sh
 	$(MAKE) bench-text
 	$(MAKE) bench-safety
+
+## The CPU's kernels beside llama.cpp, mlx-lm and the memory's reading speed; builds llama.cpp the first time.
+bench-cpu: build
+	benches/cpu.sh
 
 ## Templates, streaming and tokenising beside minijinja, jinja2 and the tokenizers crate; needs no MLX.
 bench-text:
