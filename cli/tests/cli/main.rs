@@ -21,10 +21,25 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Talks sense, slowly.
+/// Talks sense.
 pub fn demo() -> String {
     let path = root().join("demo/model");
     path.to_string_lossy().into_owned()
+}
+
+/// The demo model, whose context is not full before a test is over, however fast the machine is.
+pub fn endless(name: &str) -> String {
+    let folder = scratch(name).join("model");
+    copy_folder(&demo(), &folder);
+    let config = folder.join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let long = text.replace(
+        "\"max_position_embeddings\": 2048",
+        "\"max_position_embeddings\": 1048576",
+    );
+    assert_ne!(long, text);
+    fs::write(&config, long).unwrap();
+    folder.to_string_lossy().into_owned()
 }
 
 /// Talks nonsense, at once.

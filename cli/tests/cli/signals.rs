@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use crate::{demo, json_lines, mlxrt, scratch, tiny};
+use crate::{endless, json_lines, mlxrt, scratch, tiny};
 
 fn send(child: &Child, signal: i32) {
     // SAFETY: the child is ours and not yet waited for, so that its id is no one else's.
@@ -33,10 +33,11 @@ fn interrupted(arguments: &[&str], signal: i32) -> (String, Option<i32>) {
 
 #[test]
 fn generate_ends_cleanly() {
+    let model = endless("endless-signals");
     for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
         let base = [
             "generate",
-            &demo(),
+            &model,
             "Tell me a story.",
             "--ignore-eos",
             "--json",
@@ -84,11 +85,12 @@ fn training_keeps_what_there_is() {
 
 #[test]
 fn a_reader_that_goes_away_ends_it_quietly() {
+    let model = endless("endless-reader");
     for arguments in [
-        &["generate", &demo(), "Tell me a story.", "--ignore-eos"][..],
+        &["generate", &model, "Tell me a story.", "--ignore-eos"][..],
         &[
             "generate",
-            &demo(),
+            &model,
             "Tell me a story.",
             "--ignore-eos",
             "--json",

@@ -9,7 +9,7 @@ use std::sync::mpsc::{channel, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{demo, mlxrt, scratch, tiny};
+use crate::{endless, mlxrt, scratch, tiny};
 
 /// The program on a terminal of its own.
 struct Terminal {
@@ -142,7 +142,7 @@ fn other_peoples_text_does_not_steer_the_terminal() {
 #[test]
 fn chat_goes_on_after_ctrl_c() {
     let state = scratch("state");
-    let model = demo();
+    let model = endless("endless-chat");
     let mut chat = Terminal::start(
         &[
             "chat",

@@ -59,7 +59,7 @@ final class ErrorTests: XCTestCase {
   }
 
   func testMemoryBusySuspendedAndTimeout() async throws {
-    let model = try await Fixture.model()
+    let model = try await Fixture.endlessModel()
     let session = try Session(model)
     try Runtime.setMemoryLimits(memory: .bytes(0))
     await assertFails(.outOfMemory) { try await Fixture.model() }
@@ -69,7 +69,7 @@ final class ErrorTests: XCTestCase {
     await assertFails(.suspended) { try await session.respond(to: .text("Hello"), options: greedy(3)) }
     try Runtime.resume()
 
-    let request = try await session.submit(.text("Hello"), options: greedy(1500))
+    let request = try await session.submit(.text("Hello"), options: greedy(endless))
     let busy: Result<GenerationResult, any Error> = await onThread {
       try session.generateBlocking(.text("Hello")) { _ in .continue }
     }
@@ -89,10 +89,10 @@ final class ErrorTests: XCTestCase {
   }
 
   func testUseAfterCloseIsAnError() async throws {
-    let model = try await Fixture.model()
+    let model = try await Fixture.endlessModel()
     let adapter = try await Adapter.create(for: model)
     let session = try Session(model)
-    let running = try await session.submit(.text("Hello"), options: greedy(1900))
+    let running = try await session.submit(.text("Hello"), options: greedy(endless))
     await session.close()
     await session.close()
     let end = try await running.result()
@@ -132,9 +132,9 @@ final class ErrorTests: XCTestCase {
   }
 
   func testForcedShutdownEndsWhatRuns() async throws {
-    let model = try await Fixture.model()
+    let model = try await Fixture.endlessModel()
     let session = try Session(model)
-    let request = try await session.submit(.text("Hello"), options: greedy(1900))
+    let request = try await session.submit(.text("Hello"), options: greedy(endless))
     await assertFails(.busy) { try await Runtime.shutdown(timeout: .zero) }
     try await Runtime.shutdown(force: true)
     let result = try await request.result()

@@ -14,6 +14,22 @@ enum Fixture {
     try await Model.load(path("models/\(name)"))
   }
 
+  /// The same, whose context is not full before a test is over, however fast the machine is: with ``greedy(_:)`` and
+  /// ``endless`` tokens it goes on until it is ended.
+  static func endlessModel() async throws -> Model {
+    let folder = try Fixture.folder(), from = path("models/qwen3-f32")
+    for name in try FileManager.default.contentsOfDirectory(atPath: from) {
+      try FileManager.default.copyItem(atPath: from + "/" + name, toPath: folder + "/" + name)
+    }
+    let config = try String(contentsOfFile: folder + "/config.json", encoding: .utf8)
+    try config.replacingOccurrences(of: "\"max_position_embeddings\": 2048", with: "\"max_position_embeddings\": 1048576")
+      .write(toFile: folder + "/config.json", atomically: true, encoding: .utf8)
+    let model = try await Model.load(folder)
+    XCTAssertEqual(try model.info().context, endless)
+    try FileManager.default.removeItem(atPath: folder)
+    return model
+  }
+
   /// The demo model, which can talk; `MLXRT_DEMO_MODEL` names its folder where it is not in the tree.
   static func demo() async throws -> Model {
     let path = ProcessInfo.processInfo.environment["MLXRT_DEMO_MODEL"]
@@ -30,6 +46,9 @@ enum Fixture {
     return url.path
   }
 }
+
+/// More tokens than a test waits for.
+let endless = 1 << 20
 
 /// Greedy, so that two runs can be compared, and never ended by the model.
 func greedy(_ maxTokens: Int) -> GenerateOptions {
