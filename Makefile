@@ -89,7 +89,7 @@ cli-docs: cli
 	LD_LIBRARY_PATH=$(CLI_LIB) cli/docs.sh $(BUILD)/bin/mlxrt $(BUILD)/share
 
 test-cli: $(if $(MLXRT_PREFIX),,ship)
-	LD_LIBRARY_PATH=$(CLI_LIB) $(CARGO) test --release -p mlxrt-cli
+	LD_LIBRARY_PATH=$(CLI_LIB) MLXRT_TEST_LIB=$(CLI_LIB) $(CARGO) test --release -p mlxrt-cli
 
 ## Writes cli/src/ffi.rs from include/mlxrt.h.
 cli-bindings:

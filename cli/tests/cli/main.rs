@@ -78,6 +78,10 @@ pub fn mlxrt<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command
         .env_remove("NO_COLOR")
         .env("TERM", "xterm")
         .env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
+    // Not cargo's own search path, on which the library of a development build lies.
+    if let Some(library) = std::env::var_os("MLXRT_TEST_LIB") {
+        command.env("LD_LIBRARY_PATH", library);
+    }
     command
 }
 
