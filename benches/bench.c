@@ -11,7 +11,6 @@
 #include <time.h>
 
 #define MAX_TOKENS 65536
-#define WINDOW 16
 
 static void check(mlxrt_error *error) {
   if (!error) return;
@@ -54,7 +53,6 @@ typedef struct {
   double first, last;
   size_t first_tokens, count;
   int32_t tokens[MAX_TOKENS];
-  double times[MAX_TOKENS]; /* of each token, by the event that brought it */
 } delivery;
 
 static int32_t take(void *user_data, const mlxrt_event *event) {
@@ -69,21 +67,8 @@ static int32_t take(void *user_data, const mlxrt_event *event) {
       fflush(stdout);
     }
   }
-  for (size_t i = 0; i < event->token_count && got->count < MAX_TOKENS; i++) {
-    got->times[got->count] = got->last;
-    got->tokens[got->count++] = event->tokens[i];
-  }
+  for (size_t i = 0; i < event->token_count && got->count < MAX_TOKENS; i++) got->tokens[got->count++] = event->tokens[i];
   return MLXRT_RETURN_CONTINUE;
-}
-
-/* Seconds a token in the fastest WINDOW tokens in a row: what other work on the machine disturbed the least. */
-static double fastest(const delivery *got) {
-  double best = 0.0;
-  for (size_t i = got->first_tokens; i + WINDOW <= got->count; i++) {
-    double one = (got->times[i + WINDOW - 1] - got->times[i - 1]) / WINDOW;
-    if (best == 0.0 || one < best) best = one;
-  }
-  return best;
 }
 
 static void request(mlxrt_model *model, const int32_t *prompt, size_t prompt_len, uint32_t decode, uint32_t flags,
@@ -183,11 +168,10 @@ int main(int argc, char **argv) {
       if (!strstr(modes, ALL[mode].name)) continue;
       request(model, prompt, prompt_len, decode, ALL[mode].flags, &got, &result, &called);
       printf("%s{\"mode\":\"%s\",\"first_token_s\":%.9f,\"decode_s\":%.9f,\"decode_tokens\":%zu,"
-             "\"reported_prefill_tps\":%.6f,\"reported_decode_tps\":%.6f,\"mlx_peak_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64
-             ",\"fastest_token_s\":%.9f}",
+             "\"reported_prefill_tps\":%.6f,\"reported_decode_tps\":%.6f,\"mlx_peak_bytes\":%" PRIu64 ",\"kv_bytes\":%" PRIu64 "}",
              comma, ALL[mode].name, got.first - called, got.last - got.first, got.count - got.first_tokens,
              per_second(result.prompt_tokens - result.cached_tokens, result.prefill_ns),
-             per_second(result.generated_tokens - 1, result.decode_ns), result.peak_bytes, result.kv_bytes, fastest(&got));
+             per_second(result.generated_tokens - 1, result.decode_ns), result.peak_bytes, result.kv_bytes);
       comma = ",";
     }
   }

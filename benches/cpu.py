@@ -64,7 +64,7 @@ def make(one, args):
     shape = NAMES[one["model"]]
     if one["side"] == "llama.cpp":
         # Its threads spin while they wait, by default: best on a quiet machine, and ruinous where a thread has to wait for
-        # a core. But for every fourth round they sleep; the best counts.
+        # a core. But for every fourth round they sleep; the better way counts.
         if n % 4 != 3:
             env["OMP_WAIT_POLICY"] = "passive"
         command = [args.llama_python, HERE / "make_gguf.py", where, "--shape", shape]
@@ -88,7 +88,7 @@ def measure(one, args, prompt_file, n):
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if one["side"] == "llama.cpp":
         # Its threads spin while they wait, by default: best on a quiet machine, and ruinous where a thread has to wait for
-        # a core. But for every fourth round they sleep; the best counts.
+        # a core. But for every fourth round they sleep; the better way counts.
         if n % 4 != 3:
             env["OMP_WAIT_POLICY"] = "passive"
         command = [args.llama_python, HERE / "bench_llama_cpp.py", *command, "--threads", args.threads]
@@ -178,7 +178,6 @@ def main():
                 result["parts"][one["name"]]["runs"].append(run)
                 rates = ", ".join(
                     f"prefill {one['prompt'] / r['first_token_s']:.4g}, decode {r['decode_tokens'] / r['decode_s']:.4g}"
-                    + (f" ({1 / r['fastest_token_s']:.4g})" if r.get("fastest_token_s") else "")
                     for r in run["runs"]
                 )
                 speeds = run["bandwidth_gb_s"]
