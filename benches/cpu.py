@@ -153,8 +153,10 @@ def main():
         make(one, args)
 
     result = {}
-    if RESULTS.exists() and not args.quick:
+    chosen = args.only or args.side or args.prompt or args.bits or args.add
+    if RESULTS.exists() and chosen and not args.quick:
         result = json.loads(RESULTS.read_text())
+    result["put_together_from"] = result.get("put_together_from", 0) + 1
     result.update(date=datetime.date.today().isoformat(), machine=bench.machine("cpu"), threads=args.threads)
     for key in ("parts", "files"):
         result.setdefault(key, {})

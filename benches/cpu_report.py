@@ -222,6 +222,13 @@ def markdown(results):
         + ("" if any("amx" in f for f in used.get("features", [])) else "; **no AMX**, on neither side")
         + ".",
     ]
+    goes = data["put_together_from"]
+    if goes > 1:
+        lines.append(
+            f"- **Put together from {goes} runs of the script**, one after another: both sides of a row were measured in turns, but"
+            " not every process has its counterpart."
+        )
+    lines.append("- Of llama.cpp only the rounds with its better way to wait are told (threads that sleep, or that spin).")
     for run in results.all_runs():
         if run["side"] == "llama.cpp":
             lines.append(f"- llama.cpp, llama-cpp-python {run['version']}: {run['device_info']}.")
