@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 build:
 	$(CARGO) build --release
@@ -110,6 +110,12 @@ test-go: install-for-tests
 xcframework: install-for-tests
 	scripts/xcframework.sh macos=$(INSTALLED)
 	cd bindings/swift && zip -qry $(CURDIR)/$(BUILD)/dist/CMlxrt.xcframework.zip CMlxrt.xcframework
+
+## What an adapter costs in decode, and a swap, on MODEL: the rows of benches/ADAPTERS.md.
+bench-adapters: build
+	@mkdir -p $(BUILD)
+	$(CC) $(CFLAGS) -std=c99 -D_GNU_SOURCE -Wall -Wextra -Werror -Iinclude benches/adapters.c -o $(BUILD)/bench-adapters $(LINK)
+	$(BUILD)/bench-adapters "$(MODEL)" 24 5
 
 ## The Swift package against the installed library: its suite, the sample with a bridging header, its documentation. Where
 ## there is no swift, scripts/swift.sh fetches one (2.7 GB, once).
