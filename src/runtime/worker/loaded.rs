@@ -54,6 +54,8 @@ fn adapter_is_gone() -> Error {
 impl Worker {
     pub(in crate::runtime) fn add_model(&mut self, id: u64, decoder: Decoder) {
         self.loaded.models.insert(id, decoder);
+        // What was packed for the kernels has left its originals there.
+        memory::clear_cache();
     }
 
     pub(in crate::runtime) fn drop_model(&mut self, id: u64) {
