@@ -181,6 +181,17 @@ impl<'a> Packed<'a> {
         &self.layout
     }
 
+    /// Its first `rows` outputs from panel `first` on, as a matrix of its own. None where there are no so many.
+    pub fn part(&self, first: usize, rows: usize) -> Option<Packed<'a>> {
+        let layout = Layout {
+            rows,
+            ..self.layout
+        };
+        let start = first.checked_mul(layout.panel_bytes())?;
+        let end = start.checked_add(layout.nbytes())?;
+        Packed::new(layout, self.data.get(start..end)?)
+    }
+
     pub fn data(&self) -> &'a [u8] {
         self.data
     }

@@ -38,7 +38,7 @@ pub use cpu::{features, Features, Path};
 pub use experts::{Experts, Route};
 pub use float::{Floats, FloatsMut};
 pub use heads::{HeadShape, Heads, HeadsMut};
-pub use layout::{Layout, Packed, ScaleKind};
+pub use layout::{Layout, Packed, ScaleKind, ROWS};
 pub use pool::Pool;
 pub use repack::{pack, unpack, Quantized, QuantizedMut};
 pub use rope::Rope;

@@ -2,10 +2,12 @@
 //! not. They have no gradient.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use super::array::Array;
 use super::custom::{Custom, Outcome, View};
+use super::ops;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -218,14 +220,17 @@ impl PackedMatrix {
         }))
     }
 
-    /// MLX's arrays as they were packed: weight, scales, biases.
-    pub fn unpack(&self) -> Result<(Array, Array, Option<Array>)> {
+    /// MLX's arrays as they were packed: weight, scales, biases; of each these rows, as far as there are so many.
+    pub fn unpack(&self, rows: Range<i32>) -> Result<(Array, Array, Option<Array>)> {
         let layout = self.layout;
         let size = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        let weight = [size(layout.rows()), size(layout.mlx_weight_row() / 4)];
-        let scales = [size(layout.rows()), size(layout.groups())];
+        let end = rows.end.min(size(layout.rows()));
+        // Rows are packed a panel at a time.
+        let panel = usize::try_from(rows.start).unwrap_or(0) / kernels::ROWS;
+        let start = size(panel * kernels::ROWS);
+        let count = (end - start).max(0);
         let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
-            let packed = Packed::new(layout, packed_bytes(&from[0], &layout));
+            let part = packed(&from[0], layout)?.part(panel, count as usize);
             let [weight, scales, biases @ ..] = to else {
                 return Err("an array is missing".to_owned());
             };
@@ -234,19 +239,28 @@ impl PackedMatrix {
                 scales: bytes_mut(scales)?,
                 biases: biases.first().map(bytes_mut).transpose()?,
             };
-            match packed.is_some_and(|packed| kernels::unpack(kernels.pool(), &packed, to)) {
+            match part.is_some_and(|part| kernels::unpack(kernels.pool(), &part, to)) {
                 true => Ok(()),
                 false => Err("the arrays do not fit together".to_owned()),
             }
         };
+        let cut = |array: Array| match rows.start > start {
+            true => {
+                let columns = array.dim(1);
+                ops::slice(&array, &[rows.start - start, 0], &[count, columns])
+            }
+            false => Ok(array),
+        };
+        let weight = [count, size(layout.mlx_weight_row() / 4)];
+        let scales = [count, size(layout.groups())];
         let (weight, scales) = ((&weight[..], Dtype::U32), (&scales[..], self.scales));
         if layout.scheme().mode == Mode::Affine {
             let [weight, scales, biases] =
                 queue(c"unpack", 0, &[&self.data], [weight, scales, scales], run)?;
-            return Ok((weight, scales, Some(biases)));
+            return Ok((cut(weight)?, cut(scales)?, Some(cut(biases)?)));
         }
         let [weight, scales] = queue(c"unpack", 0, &[&self.data], [weight, scales], run)?;
-        Ok((weight, scales, None))
+        Ok((cut(weight)?, cut(scales)?, None))
     }
 
     pub fn scheme(&self) -> Scheme {

@@ -77,7 +77,7 @@ fn packed_weights_come_back_bit_by_bit() {
                 let biases = affine.then(|| bits(seed + 600, &[rows, groups], dtype));
                 let packed = PackedMatrix::new(&weight, &scales, biases.as_ref(), scheme);
                 let packed = packed.unwrap().expect("a scheme that the kernels know");
-                let back = packed.unpack().unwrap();
+                let back = packed.unpack(0..i32::MAX).unwrap();
                 let same = |a: &Array, b: &Array| {
                     assert_eq!(a.shape(), b.shape());
                     assert_eq!(a.dtype(), b.dtype());
@@ -88,6 +88,19 @@ fn packed_weights_come_back_bit_by_bit() {
                 assert_eq!(back.2.is_some(), affine);
                 if let (Some(back), Some(biases)) = (&back.2, &biases) {
                     same(back, biases);
+                }
+                // Also where a panel of the packed matrix begins before them or ends behind them.
+                for range in [0..rows.min(16), rows / 2..rows, rows - 1..i32::MAX] {
+                    let part = packed.unpack(range.clone()).unwrap();
+                    let cut = |array: &Array| {
+                        let end = range.end.min(rows);
+                        ops::slice(array, &[range.start, 0], &[end, array.dim(1)]).unwrap()
+                    };
+                    same(&part.0, &cut(&weight));
+                    same(&part.1, &cut(&scales));
+                    if let (Some(part), Some(biases)) = (&part.2, &biases) {
+                        same(part, &cut(biases));
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The decoder: embedding, blocks, norm, output layer, from any family's description.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet};
@@ -239,14 +240,15 @@ impl Decoder {
         ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, 1, false)?)
     }
 
-    /// The tensors that a module was made of, norms among them. The output layer of a tied model is the embedding.
-    pub(super) fn stored(&self, site: Site) -> Result<weights::Linear<Array>> {
+    /// The tensors that a module was made of, of matrices these rows; norms among them. The output layer of a tied model is
+    /// the embedding.
+    pub(super) fn stored(&self, site: Site, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
         match (&self.lm_head, site) {
-            (Some(head), Site::LM_HEAD) => head.stored(),
-            (None, Site::LM_HEAD) | (_, Site::EMBED_TOKENS) => self.embed_tokens.stored(),
+            (Some(head), Site::LM_HEAD) => head.stored(rows),
+            (None, Site::LM_HEAD) | (_, Site::EMBED_TOKENS) => self.embed_tokens.stored(rows),
             (_, Site::NORM) => Ok(self.norm.stored()),
             _ => match site.layer().and_then(|layer| self.blocks.get(layer)) {
-                Some(block) => block.stored(site),
+                Some(block) => block.stored(site, rows),
                 None => Err(Error::internal("the tensors of a module that is not there")),
             },
         }
@@ -401,9 +403,9 @@ impl Block {
         all
     }
 
-    fn stored(&self, site: Site) -> Result<weights::Linear<Array>> {
+    fn stored(&self, site: Site, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
         if let Some(linear) = self.linears().into_iter().find(|one| one.site() == site) {
-            return linear.stored();
+            return linear.stored(rows);
         }
         match self.norms().into_iter().find(|norm| norm.site() == site) {
             Some(norm) => Ok(norm.stored()),

@@ -1,5 +1,7 @@
 //! The small layers: linear, embedding, MLP.
 
+use std::ops::Range;
+
 use super::adapter::AdapterSet;
 use super::config::Activation;
 use super::modules::Site;
@@ -30,6 +32,7 @@ pub(super) enum Matrix {
     Packed(PackedMatrix),
 }
 
+#[derive(Clone)]
 pub(super) struct Quantized {
     /// `[out, in * bits / 32]`
     weight: Array,
@@ -38,6 +41,9 @@ pub(super) struct Quantized {
     biases: Option<Array>,
     scheme: Scheme,
 }
+
+/// As many rows as there are.
+const ALL: Range<i32> = 0..i32::MAX;
 
 impl Matrix {
     fn new(weight: Weight<Array>) -> Result<Self> {
@@ -68,31 +74,26 @@ impl Matrix {
         })
     }
 
-    /// The tensors that it was made of, bit by bit. Queues a copy of those that are packed for the kernels.
-    fn stored(&self) -> Result<Weight<Array>> {
-        Ok(match self {
-            Matrix::Dense { weight, .. } => Weight::Dense(weight.clone()),
-            Matrix::Quantized(q) => Weight::Quantized {
-                weight: q.weight.clone(),
-                scales: q.scales.clone(),
-                biases: q.biases.clone(),
-                scheme: q.scheme,
-            },
-            Matrix::Packed(packed) => {
-                let (weight, scales, biases) = packed.unpack()?;
-                Weight::Quantized {
-                    weight,
-                    scales,
-                    biases,
-                    scheme: packed.scheme(),
-                }
+    /// The tensors that it was made of, bit by bit, of each these rows. Queues a copy of those that are packed for the
+    /// kernels.
+    fn stored(&self, rows: &Range<i32>) -> Result<Weight<Array>> {
+        let cut = |array: Array| {
+            let [all, columns] = [array.dim(0), array.dim(1)];
+            match rows.start > 0 || rows.end < all {
+                true => ops::slice(&array, &[rows.start, 0], &[rows.end.min(all), columns]),
+                false => Ok(array),
             }
-        })
+        };
+        match self {
+            Matrix::Dense { weight, .. } => Weight::Dense(weight.clone()).try_map(&mut { cut }),
+            Matrix::Quantized(q) => q.clone().into_weight().try_map(&mut { cut }),
+            Matrix::Packed(packed) => Ok(Quantized::unpacked(packed, rows)?.into_weight()),
+        }
     }
 
     /// The weight `[out, in]`, dense.
     pub(super) fn weight(&self) -> Result<Array> {
-        match self.stored()? {
+        match self.stored(&ALL)? {
             Weight::Dense(weight) => Ok(weight),
             Weight::Quantized {
                 weight,
@@ -108,15 +109,53 @@ impl Matrix {
         match self {
             Matrix::Dense { weight, .. } if fast::active() => fast::linear(x, weight),
             Matrix::Dense { transposed, .. } => ops::matmul(x, transposed),
-            Matrix::Quantized(q) => {
-                ops::quantized_matmul(x, &q.weight, &q.scales, q.biases.as_ref(), q.scheme)
-            }
+            Matrix::Quantized(q) => q.product(x),
             Matrix::Packed(packed) if fast::active() => packed.product(x),
-            Matrix::Packed(packed) => {
-                let (weight, scales, biases) = packed.unpack()?;
-                ops::quantized_matmul(x, &weight, &scales, biases.as_ref(), packed.scheme())
-            }
+            Matrix::Packed(packed) => Quantized::unpacked(packed, &ALL)?.product(x),
         }
+    }
+
+    /// Rows by index, dense: i32 or u32 `[…]` → `[…, in]`.
+    fn rows(&self, indices: &Array) -> Result<Array> {
+        match self {
+            Matrix::Dense { weight, .. } => ops::take(weight, indices),
+            Matrix::Quantized(q) => q.rows(indices),
+            Matrix::Packed(packed) if fast::active() => packed.rows(indices),
+            Matrix::Packed(packed) => Quantized::unpacked(packed, &ALL)?.rows(indices),
+        }
+    }
+}
+
+impl Quantized {
+    fn unpacked(packed: &PackedMatrix, rows: &Range<i32>) -> Result<Self> {
+        let (weight, scales, biases) = packed.unpack(rows.clone())?;
+        Ok(Quantized {
+            weight,
+            scales,
+            biases,
+            scheme: packed.scheme(),
+        })
+    }
+
+    fn into_weight(self) -> Weight<Array> {
+        Weight::Quantized {
+            weight: self.weight,
+            scales: self.scales,
+            biases: self.biases,
+            scheme: self.scheme,
+        }
+    }
+
+    fn product(&self, x: &Array) -> Result<Array> {
+        let biases = self.biases.as_ref();
+        ops::quantized_matmul(x, &self.weight, &self.scales, biases, self.scheme)
+    }
+
+    fn rows(&self, indices: &Array) -> Result<Array> {
+        let take = |array: &Array| ops::take(array, indices);
+        let biases = self.biases.as_ref().map(take).transpose()?;
+        let (weight, scales) = (take(&self.weight)?, take(&self.scales)?);
+        ops::dequantize(&weight, &scales, biases.as_ref(), self.scheme)
     }
 }
 
@@ -133,10 +172,10 @@ impl Linear {
         self.site
     }
 
-    /// The tensors that it was made of.
-    pub fn stored(&self) -> Result<weights::Linear<Array>> {
+    /// The tensors that it was made of, of the matrix these rows.
+    pub fn stored(&self, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
         Ok(weights::Linear {
-            weight: self.matrix.stored()?,
+            weight: self.matrix.stored(rows)?,
             bias: self.bias.clone(),
         })
     }
@@ -172,10 +211,10 @@ impl Embedding {
         })
     }
 
-    /// The tensors that it was made of.
-    pub fn stored(&self) -> Result<weights::Linear<Array>> {
+    /// Rows of the tensors that it was made of.
+    pub fn stored(&self, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
         Ok(weights::Linear {
-            weight: self.matrix.stored()?,
+            weight: self.matrix.stored(rows)?,
             bias: None,
         })
     }
@@ -190,25 +229,11 @@ impl Embedding {
         let patch = adapters.patch(Site::EMBED_TOKENS);
         let rows = match patch.and_then(|patch| patch.full()) {
             Some(rows) => ops::take(rows, tokens)?,
-            None => self.base_rows(tokens)?,
+            None => self.matrix.rows(tokens)?,
         };
         match patch {
             Some(patch) => patch.rows(rows, tokens),
             None => Ok(rows),
-        }
-    }
-
-    fn base_rows(&self, tokens: &Array) -> Result<Array> {
-        match &self.matrix {
-            Matrix::Dense { weight, .. } => ops::take(weight, tokens),
-            Matrix::Packed(packed) if fast::active() => packed.rows(tokens),
-            Matrix::Packed(packed) => {
-                let (weight, scales, biases) = packed.unpack()?;
-                quantized_rows(&weight, &scales, biases.as_ref(), packed.scheme(), tokens)
-            }
-            Matrix::Quantized(q) => {
-                quantized_rows(&q.weight, &q.scales, q.biases.as_ref(), q.scheme, tokens)
-            }
         }
     }
 
@@ -223,21 +248,6 @@ impl Embedding {
             None => self.matrix.product(x),
         }
     }
-}
-
-/// Rows by index, unpacked.
-fn quantized_rows(
-    weight: &Array,
-    scales: &Array,
-    biases: Option<&Array>,
-    scheme: Scheme,
-    indices: &Array,
-) -> Result<Array> {
-    let biases = biases
-        .map(|biases| ops::take(biases, indices))
-        .transpose()?;
-    let (weight, scales) = (ops::take(weight, indices)?, ops::take(scales, indices)?);
-    ops::dequantize(&weight, &scales, biases.as_ref(), scheme)
 }
 
 /// A norm's weight, `[size]`.

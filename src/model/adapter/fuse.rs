@@ -54,11 +54,10 @@ impl Decoder {
     /// # Errors
     /// INCOMPATIBLE where the numbers are too large for the type.
     pub fn fused(&self, set: &AdapterSet, site: Site, rows: Range<i32>) -> Result<Linear<Array>> {
-        let mut stored = self.stored(site)?;
+        let mut stored = self.stored(site, &rows)?;
         if rows.start > 0 {
             stored.bias = None;
         }
-        let stored = stored.rows(&rows)?;
         let tied = site == Site::LM_HEAD && self.is_tied();
         let (patch, view) = match (set.patch(site), set.patch(Site::EMBED_TOKENS)) {
             (Some(patch), _) if site == Site::EMBED_TOKENS => (patch, View::Rows),
@@ -110,19 +109,6 @@ impl Linear<Array> {
         };
         all.extend(self.bias);
         all
-    }
-
-    fn rows(self, rows: &Range<i32>) -> Result<Self> {
-        let cut = |array: Array| match array.shape() {
-            &[all, columns] if rows.start > 0 || rows.end < all => {
-                ops::slice(&array, &[rows.start, 0], &[rows.end.min(all), columns])
-            }
-            _ => Ok(array),
-        };
-        Ok(Linear {
-            weight: self.weight.try_map(&mut { cut })?,
-            bias: self.bias,
-        })
     }
 }
 
