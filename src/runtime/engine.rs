@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 
 use super::exit;
 use super::job::Job;
+use super::thread::Thread;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
 use crate::kernels::{self, Kernels, Pool};
@@ -331,13 +331,7 @@ pub(super) fn end_at_exit(timeout: Duration) {
         std::mem::forget(engine);
     }
     // Also for an engine whose last holder is just letting go of it.
-    let threads = match THREADS.try_lock() {
-        Ok(threads) => threads.clone(),
-        Err(_) => return,
-    };
-    for thread in threads {
-        let _ = thread.join(Some(deadline));
-    }
+    Thread::join_all(deadline);
 }
 
 /// The running engine, or a new one, for a model that is to be loaded.
@@ -524,46 +518,6 @@ impl Engine {
 
     fn send_stop(&self) {
         let _ = self.commands.send(Command::Stop);
-    }
-}
-
-/// An engine thread, for those who wait for its end; several may.
-struct Thread(Mutex<Option<JoinHandle<()>>>);
-
-/// Those that may still run: an exit of the process waits for them.
-static THREADS: Mutex<Vec<Arc<Thread>>> = Mutex::new(Vec::new());
-
-impl Thread {
-    fn watched(handle: JoinHandle<()>) -> Arc<Thread> {
-        let thread = Arc::new(Thread(Mutex::new(Some(handle))));
-        let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
-        threads.retain(|thread| !thread.join_if_finished());
-        threads.push(thread.clone());
-        thread
-    }
-
-    fn join(&self, deadline: Option<Instant>) -> Result<()> {
-        while !self.join_if_finished() {
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Error::new(
-                    Code::Timeout,
-                    "the engine did not end in time; it ends after its running step",
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    fn join_if_finished(&self) -> bool {
-        let mut thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match thread.take_if(|thread| thread.is_finished()) {
-            Some(finished) => {
-                let _ = finished.join();
-                true
-            }
-            None => thread.is_none(),
-        }
     }
 }
 

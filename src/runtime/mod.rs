@@ -21,6 +21,7 @@ mod report;
 mod request;
 pub mod session;
 pub mod staging;
+mod thread;
 pub mod train;
 mod worker;
 
