@@ -63,10 +63,6 @@ def make(one, args):
         return
     shape = NAMES[one["model"]]
     if one["side"] == "llama.cpp":
-        # Its threads spin while they wait, by default: best on a quiet machine, and ruinous where a thread has to wait for
-        # a core. But for every fourth round they sleep; the better way counts.
-        if n % 4 != 3:
-            env["OMP_WAIT_POLICY"] = "passive"
         command = [args.llama_python, HERE / "make_gguf.py", where, "--shape", shape]
     else:
         command = [sys.executable, HERE / "make_model.py", where, "--shape", shape, "--bits", str(one["bits"])]

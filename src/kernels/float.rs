@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 
+use super::heads::{HeadShape, Heads, HeadsMut};
 use super::simd::Simd;
 use crate::dtype::Dtype;
 
@@ -217,6 +218,23 @@ impl<'a> Floats<'a> {
         // SAFETY: the row exists, and can be read as long as the borrow.
         unsafe { std::slice::from_raw_parts(at, self.width * size) }
     }
+    /// Each row cut into rows of `width`; there are no gaps between them.
+    pub(super) fn split(&self, width: usize) -> Floats<'a> {
+        assert!(self.stride == self.width && self.width.is_multiple_of(width));
+        Floats {
+            rows: self.rows * (self.width / width),
+            width,
+            stride: width,
+            ..*self
+        }
+    }
+    /// Each row as a token's heads.
+    pub(super) fn heads(&self, shape: HeadShape) -> Heads<'a> {
+        assert!(shape == HeadShape::tokens_first(shape.heads, self.rows, shape.dim));
+        assert!(self.stride == self.width && self.width == shape.heads * shape.dim);
+        // SAFETY: the shape's elements are this array's.
+        unsafe { Heads::from_raw(self.data, self.dtype, shape) }
+    }
     /// `rows` rows from `first` on.
     pub(super) fn some_rows(&self, first: usize, rows: usize) -> Floats<'a> {
         assert!(first <= self.rows && rows <= self.rows - first);
@@ -275,6 +293,23 @@ impl<'a> FloatsMut<'a> {
     }
     pub fn width(&self) -> usize {
         self.width
+    }
+    /// See `Floats::split`.
+    pub(super) fn split(self, width: usize) -> FloatsMut<'a> {
+        assert!(self.stride == self.width && self.width.is_multiple_of(width));
+        FloatsMut {
+            rows: self.rows * (self.width / width),
+            width,
+            stride: width,
+            ..self
+        }
+    }
+    /// See `Floats::heads`.
+    pub(super) fn heads(self, shape: HeadShape) -> HeadsMut<'a> {
+        assert!(shape == HeadShape::tokens_first(shape.heads, self.rows, shape.dim));
+        assert!(self.stride == self.width && self.width == shape.heads * shape.dim);
+        // SAFETY: the shape's elements are this array's, each of them once.
+        unsafe { HeadsMut::from_raw(self.data, self.dtype, shape) }
     }
     /// Whoever writes through it sees to it that no two threads write the same elements.
     pub(super) fn row<E: Element>(&self, row: usize) -> *mut E {

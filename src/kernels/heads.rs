@@ -148,6 +148,24 @@ impl<'a> HeadsMut<'a> {
     pub fn shape(&self) -> HeadShape {
         self.shape
     }
+    /// What has been written.
+    pub(super) fn read(&self) -> Heads<'_> {
+        // SAFETY: nobody writes while this borrow lasts.
+        unsafe { Heads::from_raw(self.data, self.dtype, self.shape) }
+    }
+    /// The tokens from `first` on, `tokens` of them.
+    pub(super) fn some_tokens(&mut self, first: usize, tokens: usize) -> HeadsMut<'_> {
+        assert!(first <= self.shape.tokens && tokens <= self.shape.tokens - first);
+        let at = first * self.shape.token_stride * self.dtype.size() as usize;
+        HeadsMut {
+            data: self.data.wrapping_add(at),
+            shape: HeadShape {
+                tokens,
+                ..self.shape
+            },
+            ..*self
+        }
+    }
     /// Whoever writes through it sees to it that no two threads write the same row.
     pub(super) fn row<E: Element>(&self, head: usize, token: usize) -> *mut E {
         let at = self.shape.at(head, token) * size_of::<E>();

@@ -25,29 +25,62 @@ const CACHED: usize = 256 << 10;
 /// Bytes of weights under which a chunk is not worth handing out.
 const CHUNK: usize = 32 << 10;
 
+/// Whether rows are made ready for both in the same way.
+pub(super) fn same_digits(a: &Packed, b: &Packed) -> bool {
+    let kind = |packed: &Packed| {
+        let layout = packed.layout();
+        let eight = layout.bits() == 8;
+        (
+            layout.inputs(),
+            layout.group(),
+            eight,
+            layout.scheme().mode == Mode::Mxfp8,
+        )
+    };
+    kind(a) == kind(b)
+}
+
 impl Kernels {
     /// `y = x Wᵀ` for packed weights of any scheme: x `[rows, inputs]`, y `[rows, outputs]`.
     ///
     /// Panics where the shapes do not fit together.
     pub fn quantized_matmul(&self, x: &Floats, weights: &Packed, y: &mut FloatsMut) {
-        let layout = weights.layout();
-        assert!(
-            x.width() == layout.inputs() && y.width() == layout.rows() && x.rows() == y.rows(),
-            "quantized_matmul: [{}, {}] by [{}, {}] to [{}, {}]",
-            x.rows(),
-            x.width(),
-            layout.rows(),
-            layout.inputs(),
-            y.rows(),
-            y.width()
-        );
+        self.quantized_matmuls(x, std::slice::from_ref(weights), std::slice::from_mut(y));
+    }
+
+    /// Several matrices, for which `same_digits`, by the same rows.
+    pub(super) fn quantized_matmuls(&self, x: &Floats, weights: &[Packed], y: &mut [FloatsMut]) {
+        assert!(weights.len() == y.len());
+        for (weights, y) in weights.iter().zip(&*y) {
+            let layout = weights.layout();
+            assert!(
+                x.width() == layout.inputs() && y.width() == layout.rows() && x.rows() == y.rows(),
+                "quantized_matmul: [{}, {}] by [{}, {}] to [{}, {}]",
+                x.rows(),
+                x.width(),
+                layout.rows(),
+                layout.inputs(),
+                y.rows(),
+                y.width()
+            );
+        }
         #[cfg(target_arch = "x86_64")]
         if self.tiles_pay(x, x.dtype()) {
-            return self.tile_matmul(x, super::amx::Weights::Packed(*weights), y);
+            for (weights, y) in weights.iter().zip(y) {
+                self.tile_matmul(x, super::amx::Weights::Packed(*weights), y);
+            }
+            return;
         }
+        let Some(layout) = weights.first().map(Packed::layout) else {
+            return;
+        };
         if layout.scheme().mode == Mode::Mxfp8 {
-            return self.fp8_matmul(x, weights, y);
+            for (weights, y) in weights.iter().zip(y) {
+                self.fp8_matmul(x, weights, y);
+            }
+            return;
         }
+        let y = &*y;
         let mut digits = self.scratch.digits();
         let per_row = layout.runs() * RUN * super::activations::digits_for(x.dtype());
         let most = self.tile_rows(super::activations::digits_for(x.dtype()));
@@ -59,15 +92,25 @@ impl Kernels {
         while from < x.rows() {
             let rows = at_once.min(x.rows() - from);
             digits.fill(self.path, &self.pool, layout, x, from, rows, most);
-            let chunks = self.chunks(layout.panels(), layout.panel_bytes() * rows.div_ceil(TILE));
-            self.pool.parallel(chunks.count, |chunk| {
+            let chunks: Vec<(usize, Range<usize>)> = weights
+                .iter()
+                .enumerate()
+                .flat_map(|(index, weights)| {
+                    let layout = weights.layout();
+                    let bytes = layout.panel_bytes() * rows.div_ceil(TILE);
+                    let chunks = self.chunks(layout.panels(), bytes);
+                    (0..chunks.count).map(move |chunk| (index, chunks.range(chunk)))
+                })
+                .collect();
+            self.pool.parallel(chunks.len(), |chunk| {
+                let (index, panels) = chunks[chunk].clone();
                 let job = Job {
-                    weights: *weights,
+                    weights: weights[index],
                     digits: &digits,
-                    y: &*y,
+                    y: &y[index],
                     from,
                     most,
-                    panels: chunks.range(chunk),
+                    panels,
                 };
                 job.run(self.path);
             });

@@ -116,6 +116,28 @@ impl Kernels {
     }
 }
 
+impl Kernels {
+    /// y becomes x, which has the same type and sizes and shares nothing with it; panics where they differ.
+    pub(super) fn copy_heads(&self, x: &Heads, y: &mut HeadsMut) {
+        let (from, to) = (x.shape(), y.shape());
+        assert!(
+            (from.heads, from.tokens, from.dim) == (to.heads, to.tokens, to.dim)
+                && x.dtype() == y.dtype(),
+            "copy: {from:?} to {to:?}"
+        );
+        let bytes = from.dim * x.dtype().size() as usize;
+        for token in 0..from.tokens {
+            for head in 0..from.heads {
+                with_element!(x.dtype(), E => {
+                    let (x, y) = (x.row::<E>(head, token), y.row::<E>(head, token));
+                    // SAFETY: both have `dim` elements, and do not overlap.
+                    unsafe { std::ptr::copy_nonoverlapping(x.cast::<u8>(), y.cast::<u8>(), bytes) };
+                });
+            }
+        }
+    }
+}
+
 struct Turn<'a, X, Y> {
     x: *const X,
     y: *mut Y,

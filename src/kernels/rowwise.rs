@@ -88,6 +88,23 @@ impl Kernels {
         });
     }
 
+    /// `y += row`, for every row of y. `[1, width]`; panics where it is not as wide as y.
+    pub(super) fn add_row(&self, row: &Floats, y: &mut FloatsMut) {
+        assert!(
+            row.rows() == 1 && row.width() == y.width(),
+            "add_row: two widths"
+        );
+        let y = &*y;
+        self.rows(y.rows(), y.width(), |index| {
+            with_element!(row.dtype(), O => with_element!(y.dtype(), Y => self.path.run(Add {
+                x: y.row::<Y>(index).cast_const(),
+                other: row.row::<O>(0),
+                y: y.row::<Y>(index),
+                n: y.width(),
+            })));
+        });
+    }
+
     /// Each row's exponentials over their sum. A row that holds NaN or +infinity becomes NaN; one of only -infinity too.
     /// Relative error `(width / lanes + 8) * 2^-24 + 2^-21`.
     ///

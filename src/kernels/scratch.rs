@@ -6,11 +6,15 @@ use std::sync::{Mutex, PoisonError};
 use super::activations::Digits;
 #[cfg(target_arch = "x86_64")]
 use super::amx::Line;
+use super::float::{Floats, FloatsMut};
+use crate::dtype::Dtype;
 
 #[derive(Default)]
 pub(super) struct Scratch {
     digits: Mutex<Vec<Digits>>,
     floats: Mutex<Vec<Vec<f32>>>,
+    /// Of `Buffer`s, whose lengths never shrink.
+    buffers: Mutex<Vec<Vec<f32>>>,
     #[cfg(target_arch = "x86_64")]
     lines: Mutex<Vec<Vec<Line>>>,
 }
@@ -35,10 +39,12 @@ impl Scratch {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-        self.floats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        for floats in [&self.floats, &self.buffers] {
+            floats
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
+        }
         #[cfg(target_arch = "x86_64")]
         self.lines
             .lock()
@@ -83,5 +89,40 @@ impl<T: Default> Drop for Lent<'_, T> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(std::mem::take(&mut self.value));
+    }
+}
+
+/// `[rows, width]` of a float type, to be written before it is read.
+pub(super) struct Buffer<'a> {
+    memory: Lent<'a, Vec<f32>>,
+    dtype: Dtype,
+    rows: usize,
+    width: usize,
+}
+
+impl<'a> Buffer<'a> {
+    pub fn new(scratch: &'a Scratch, dtype: Dtype, rows: usize, width: usize) -> Self {
+        let mut memory = Lent::new(&scratch.buffers);
+        let len = (rows * width * dtype.size() as usize).div_ceil(size_of::<f32>());
+        let len = len.max(memory.len());
+        memory.resize(len, 0.0);
+        Buffer {
+            memory,
+            dtype,
+            rows,
+            width,
+        }
+    }
+
+    pub fn floats(&self) -> Floats<'_> {
+        let data = self.memory.as_ptr().cast();
+        // SAFETY: the memory has room for the rows, holds plain numbers, and is borrowed.
+        unsafe { Floats::from_raw(data, self.dtype, self.rows, self.width, self.width) }
+    }
+
+    pub fn floats_mut(&mut self) -> FloatsMut<'_> {
+        let data = self.memory.as_mut_ptr().cast();
+        // SAFETY: as above, and borrowed by nobody else.
+        unsafe { FloatsMut::from_raw(data, self.dtype, self.rows, self.width, self.width) }
     }
 }

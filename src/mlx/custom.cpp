@@ -48,12 +48,15 @@ mx::allocator::Buffer memory(size_t bytes) {
   return made;
 }
 
+bool has(uint32_t bits, size_t index) {
+  return index < 32 && (bits >> index & 1);
+}
+
 class Custom : public mx::Primitive {
  public:
-  Custom(mx::Stream stream, const char* name, mlxrt_run run, std::shared_ptr<void> context, uint32_t strided,
-         std::vector<mx::Shape> shapes)
-      : Primitive(stream), name_(name), run_(run), context_(std::move(context)), strided_(strided),
-        shapes_(std::move(shapes)) {}
+  Custom(mx::Stream stream, const mlxrt_custom& op, std::shared_ptr<void> context, std::vector<mx::Shape> shapes)
+      : Primitive(stream), name_(op.name), run_(op.run), context_(std::move(context)), strided_(op.strided),
+        written_(op.written), shapes_(std::move(shapes)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     for (mx::array& out : outputs) out.set_data(memory(out.nbytes()));
@@ -61,7 +64,10 @@ class Custom : public mx::Primitive {
     for (size_t i = 0; i < inputs.size(); i++) {
       const mx::array& in = inputs[i];
       const bool rows = in.ndim() > 0 && (in.strides().back() == 1 || in.shape().back() == 1);
-      const bool taken = in.flags().row_contiguous || ((strided_ >> i & 1) && rows);
+      const bool taken = in.flags().row_contiguous || (has(strided_, i) && rows);
+      if (has(written_, i) && !in.flags().row_contiguous) {
+        throw std::runtime_error(std::string("[") + name_ + "] writes in place, and an array is not row-major");
+      }
       copied.push_back(!taken && in.size() > 0);
     }
     // MLX keeps the arrays' memory until everything queued here has run; their shapes and the context are kept by
@@ -139,6 +145,7 @@ class Custom : public mx::Primitive {
   mlxrt_run run_;
   std::shared_ptr<void> context_;
   uint32_t strided_;
+  uint32_t written_;
   std::vector<mx::Shape> shapes_;
 };
 } // namespace
@@ -158,7 +165,7 @@ int mlxrt_shim_custom(const mlxrt_custom* op, const void* inputs, size_t count, 
       dtypes.push_back(mlx_dtype_to_cpp(static_cast<mlx_dtype>(out.dtype)));
     }
     mx::Stream on = mlx_stream_get_(mlx_stream{stream});
-    auto primitive = std::make_shared<Custom>(on, op->name, op->run, std::move(context), op->strided, shapes);
+    auto primitive = std::make_shared<Custom>(on, *op, std::move(context), shapes);
     auto made = mx::array::make_arrays(shapes, dtypes, primitive, arrays);
     for (size_t i = 0; i < made.size(); i++) mlx_array_set_(outs[i], std::move(made[i]));
     return 0;

@@ -74,6 +74,7 @@ struct RawCustom {
     views: *const View,
     outputs: usize,
     strided: u32,
+    written: u32,
 }
 
 extern "C" {
@@ -86,10 +87,12 @@ extern "C" {
     ) -> c_int;
 }
 
-/// What is queued: its name in errors, and which inputs (bits) may come with strides.
+/// What is queued: its name in errors, which inputs (bits) may come with strides, and which it also writes.
 pub(super) struct Custom {
     pub name: &'static CStr,
     pub strided: u32,
+    /// In place, in the order in which operations are queued on the stream: only arrays whose memory is no other's.
+    pub written: u32,
     pub run: Run,
 }
 
@@ -116,6 +119,7 @@ impl Custom {
             views: views.as_ptr(),
             outputs: N,
             strided: self.strided,
+            written: self.written,
         };
         let mut made = [mlx_sys::mlx_array {
             ctx: std::ptr::null_mut(),

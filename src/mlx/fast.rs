@@ -1,6 +1,8 @@
 //! The CPU's own kernels as operations of MLX's graph: faster than MLX's, which are the reference and do what these do
 //! not. They have no gradient.
 
+mod block;
+
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
@@ -14,6 +16,8 @@ use crate::kernels::{
     self, AttentionOptions, Floats, FloatsMut, Gate, HeadShape, Heads, HeadsMut, Kernels, Layout,
     Packed, Quantized, QuantizedMut, Visible,
 };
+
+pub use block::{block, Matrix, Place};
 
 thread_local! {
     static KERNELS: RefCell<Option<Arc<Kernels>>> = const { RefCell::new(None) };
@@ -71,10 +75,22 @@ fn queue<const N: usize>(
     outputs: [(&[i32], Dtype); N],
     run: impl Fn(&Kernels, &[View], &[View]) -> Outcome + Send + Sync + 'static,
 ) -> Result<[Array; N]> {
+    queue_writing(name, [strided, 0], inputs, outputs, run)
+}
+
+/// The same, with inputs that are also written.
+fn queue_writing<const N: usize>(
+    name: &'static std::ffi::CStr,
+    [strided, written]: [u32; 2],
+    inputs: &[&Array],
+    outputs: [(&[i32], Dtype); N],
+    run: impl Fn(&Kernels, &[View], &[View]) -> Outcome + Send + Sync + 'static,
+) -> Result<[Array; N]> {
     let kernels = hold()?;
     let custom = Custom {
         name,
         strided,
+        written,
         run: Box::new(move |inputs, outputs| {
             let kernels = kernels.upgrade().ok_or("the engine has ended")?;
             run(&kernels, inputs, outputs)
@@ -268,7 +284,7 @@ impl PackedMatrix {
     }
 
     /// The type of a product with x, as MLX has it.
-    fn product_type(&self, x: Dtype) -> Dtype {
+    pub fn product_type(&self, x: Dtype) -> Dtype {
         match self.layout.scheme().mode {
             Mode::Affine => wider(x, self.scales),
             _ => x,

@@ -33,6 +33,7 @@ pub(super) type Run = Box<dyn Fn(&[View], &[View]) -> Outcome + Send + Sync>;
 pub(super) struct Custom {
     pub name: &'static CStr,
     pub strided: u32,
+    pub written: u32,
     pub run: Run,
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use super::layers::Matrix;
 use super::modules::Site;
 use crate::error::{Code, Error, Result};
+use crate::kernels;
 use crate::mlx::{ops, Array};
 
 /// One adapter's arrays.
@@ -269,6 +270,24 @@ impl Patch {
     /// What is there in place of the base's weight.
     pub fn full(&self) -> Option<&Array> {
         self.full.as_ref().map(|(weight, _)| weight)
+    }
+
+    /// For the CPU's kernels, where low-rank parts are all that there is.
+    pub fn low_ranks(&self) -> Option<Vec<kernels::LowRank<&Array>>> {
+        if self.full.is_some() || self.bias.is_some() {
+            return None;
+        }
+        let part = |low: &'_ LowRank| low.gain.is_none() && low.dropout.is_none();
+        self.low.iter().all(part).then(|| {
+            self.low
+                .iter()
+                .map(|low| kernels::LowRank {
+                    a: &low.a,
+                    b: &low.b,
+                    scale: low.scale,
+                })
+                .collect()
+        })
     }
 
     /// A linear layer: x `[…, in]` → `[…, out]`. `bias`: `[out]`.

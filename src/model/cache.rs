@@ -1,6 +1,8 @@
 //! Caches of keys and values: one that keeps every token, and one that rotates over a window.
 
+use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::mlx::fast::Place;
 use crate::mlx::ops;
 use crate::mlx::Array;
 
@@ -161,9 +163,15 @@ impl Cache {
         // Taken, so that the old buffers have no other owner and can be written in place.
         let old = self.tensors.take();
         let (keys, values) = match &mut self.window {
-            None => append(old, self.offset, &keys, &values)?,
-            Some(window) if n == 1 => window.rotate_in(old, self.offset, &keys, &values)?,
-            Some(window) => window.concatenate(old, self.offset, keys, values)?,
+            Some(window) if n > 1 => window.concatenate(old, self.offset, keys, values)?,
+            window => {
+                let like = [Like::of(&keys), Like::of(&values)];
+                let (room, at) = room(window.as_mut(), old, self.offset, n, like)?;
+                (
+                    write_tokens(room.0, &keys, at)?,
+                    write_tokens(room.1, &values, at)?,
+                )
+            }
         };
         self.offset += n;
         let seen = if self.offset < keys.dim(2) {
@@ -176,6 +184,26 @@ impl Cache {
         };
         self.tensors = Some((keys, values));
         Ok(seen)
+    }
+
+    /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache. None
+    /// where they do not go in one place.
+    pub fn place(&mut self, n: i32, like: Like) -> Result<Option<Place>> {
+        if self.window.is_some() && n > 1 {
+            return Ok(None);
+        }
+        let old = self.tensors.take();
+        let ((keys, values), at) = room(self.window.as_mut(), old, self.offset, n, [like; 2])?;
+        self.tensors = Some((keys.clone(), values.clone()));
+        let offset = self.offset;
+        self.offset += n;
+        Ok(Some(Place {
+            at,
+            seen: self.offset.min(keys.dim(2)),
+            offset,
+            keys,
+            values,
+        }))
     }
 }
 
@@ -200,55 +228,79 @@ fn write_tokens(x: Array, update: &Array, at: i32) -> Result<Array> {
     ops::slice_update(&x, update, &[0, 0, at, 0], &[1, heads, at + n, dim])
 }
 
-/// Room for `tokens` more, like `like`.
-fn grown(old: Option<Array>, tokens: i32, like: &Array) -> Result<Array> {
-    let room = ops::zeros(&[1, like.dim(1), tokens, like.dim(3)], like.dtype())?;
+/// What a cache's tensors are made of.
+#[derive(Clone, Copy)]
+pub struct Like {
+    pub heads: i32,
+    pub head_dim: i32,
+    pub dtype: Dtype,
+}
+
+impl Like {
+    /// Of `[1, heads, tokens, head_dim]`.
+    fn of(x: &Array) -> Self {
+        Like {
+            heads: x.dim(1),
+            head_dim: x.dim(3),
+            dtype: x.dtype(),
+        }
+    }
+}
+
+/// Room for `tokens` more.
+fn grown(old: Option<Array>, tokens: i32, like: Like) -> Result<Array> {
+    let room = ops::zeros(&[1, like.heads, tokens, like.head_dim], like.dtype)?;
     match old {
         Some(old) => ops::concatenate(&[&old, &room], 2),
         None => Ok(room),
     }
 }
 
-/// Writes behind `offset`, growing by whole steps.
+/// Tensors with room for `n` more tokens, one where there is a window, and where they go.
+fn room(
+    window: Option<&mut Window>,
+    old: Option<(Array, Array)>,
+    offset: i32,
+    n: i32,
+    like: [Like; 2],
+) -> Result<((Array, Array), i32)> {
+    match window {
+        None => Ok((append(old, offset, n, like)?, offset)),
+        Some(window) => window.rotate_in(old, offset, like),
+    }
+}
+
+/// Room for `n` tokens behind `offset`; it grows by whole steps.
 fn append(
     old: Option<(Array, Array)>,
     offset: i32,
-    keys: &Array,
-    values: &Array,
+    n: i32,
+    [keys, values]: [Like; 2],
 ) -> Result<(Array, Array)> {
-    let n = keys.dim(2);
-    let (all_keys, all_values) = match old {
+    let room = (n + STEP - 1) / STEP * STEP;
+    match old {
         Some((old_keys, old_values)) if offset + n > old_keys.dim(2) => {
-            let room = (n + STEP - 1) / STEP * STEP;
             let old_keys = take_tokens(&old_keys, 0, offset)?;
             let old_values = take_tokens(&old_values, 0, offset)?;
-            (
+            Ok((
                 grown(Some(old_keys), room, keys)?,
                 grown(Some(old_values), room, values)?,
-            )
+            ))
         }
-        Some(enough) => enough,
-        None => {
-            let room = (n + STEP - 1) / STEP * STEP;
-            (grown(None, room, keys)?, grown(None, room, values)?)
-        }
-    };
-    Ok((
-        write_tokens(all_keys, keys, offset)?,
-        write_tokens(all_values, values, offset)?,
-    ))
+        Some(enough) => Ok(enough),
+        None => Ok((grown(None, room, keys)?, grown(None, room, values)?)),
+    }
 }
 
 impl Window {
-    /// One token: over the oldest that may go, once the window is full.
+    /// Room for one token: that of the oldest which may go, once the window is full.
     fn rotate_in(
         &mut self,
         old: Option<(Array, Array)>,
         offset: i32,
-        keys: &Array,
-        values: &Array,
-    ) -> Result<(Array, Array)> {
-        let (all_keys, all_values) = match old {
+        [keys, values]: [Like; 2],
+    ) -> Result<((Array, Array), i32)> {
+        let tensors = match old {
             Some((old_keys, old_values)) => {
                 let capacity = old_keys.dim(2);
                 if offset >= capacity && capacity < self.size {
@@ -281,10 +333,7 @@ impl Window {
         }
         let at = self.index;
         self.index += 1;
-        Ok((
-            write_tokens(all_keys, keys, at)?,
-            write_tokens(all_values, values, at)?,
-        ))
+        Ok((tensors, at))
     }
 
     /// Several tokens: in order of time behind what is left, of which each of them sees a full window.

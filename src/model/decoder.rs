@@ -27,13 +27,13 @@ pub struct Decoder {
 }
 
 pub(super) struct Block {
-    attention: Attention,
-    mlp: Mlp,
-    norms: Norms,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
+    pub(super) norms: Norms,
 }
 
 /// Each `[hidden]`.
-enum Norms {
+pub(super) enum Norms {
     Pre {
         attention: Norm,
         mlp: Norm,
@@ -428,10 +428,15 @@ impl Block {
         config: &DecoderConfig,
         x: &Array,
         mask: &AttentionMask,
-        cache: Option<&mut Cache>,
+        mut cache: Option<&mut Cache>,
         rows: Rows,
         adapters: &AdapterSet,
     ) -> Result<Array> {
+        if let Some(cache) = cache.as_deref_mut() {
+            if let Some(h) = self.fused(config, x, mask, cache, rows, adapters)? {
+                return Ok(h);
+            }
+        }
         let rms = |x: &Array, norm: &Norm| norm.forward(x, config.norm_eps, adapters);
         let add = |x: &Array, y: &Array| add_residual(x, y, config.clip_residual);
         let (Norms::Pre { attention, .. } | Norms::Sandwich { attention, .. }) = &self.norms;

@@ -8,7 +8,7 @@ use super::modules::Site;
 use super::weights::{self, Weight};
 use crate::dtype::{Dtype, Scheme};
 use crate::error::Result;
-use crate::kernels::Gate;
+use crate::kernels::{self, Gate};
 use crate::mlx::fast::{self, PackedMatrix};
 use crate::mlx::{ops, Array};
 
@@ -185,6 +185,30 @@ impl Linear {
         self.matrix.weight()
     }
 
+    /// For the CPU's kernels, of x of this type; None where they do not know all of it.
+    pub fn parts<'a>(
+        &'a self,
+        adapters: &'a AdapterSet,
+        x: Dtype,
+    ) -> Option<kernels::Linear<fast::Matrix<'a>, &'a Array>> {
+        let weight = match &self.matrix {
+            Matrix::Dense { weight, .. } if weight.dtype() == x => fast::Matrix::Dense(weight),
+            Matrix::Packed(packed) if packed.product_type(x) == x => fast::Matrix::Packed(packed),
+            _ => return None,
+        };
+        if self.bias.as_ref().is_some_and(|bias| bias.dtype() != x) {
+            return None;
+        }
+        Some(kernels::Linear {
+            weight,
+            bias: self.bias.as_ref(),
+            low: match adapters.patch(self.site) {
+                None => Vec::new(),
+                Some(patch) => patch.low_ranks()?,
+            },
+        })
+    }
+
     /// x `[…, in]` → `[…, out]`
     pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
         if let Some(patch) = adapters.patch(self.site) {
@@ -281,7 +305,12 @@ impl Norm {
 
     /// x `[…, size]` → the same shape
     pub fn forward(&self, x: &Array, eps: f32, adapters: &AdapterSet) -> Result<Array> {
-        ops::rms_norm(x, Some(adapters.norm(self.site, &self.weight)), eps)
+        ops::rms_norm(x, Some(self.adapted(adapters)), eps)
+    }
+
+    /// The weight to compute with.
+    pub fn adapted<'a>(&'a self, adapters: &'a AdapterSet) -> &'a Array {
+        adapters.norm(self.site, &self.weight)
     }
 
     pub fn dtype(&self) -> Dtype {
@@ -297,16 +326,20 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// For the CPU's kernels.
+    pub fn gate(&self) -> Gate {
+        match self.activation {
+            Activation::Silu => Gate::Silu,
+            Activation::GeluTanh => Gate::GeluTanh,
+        }
+    }
+
     /// x `[1, n, hidden]` → the same shape
     pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
         let gate = self.gate_proj.forward(x, adapters)?;
         let up = self.up_proj.forward(x, adapters)?;
         if fast::active() && gate.dtype() == up.dtype() {
-            let kind = match self.activation {
-                Activation::Silu => Gate::Silu,
-                Activation::GeluTanh => Gate::GeluTanh,
-            };
-            let inner = fast::gated(&gate, &up, kind)?;
+            let inner = fast::gated(&gate, &up, self.gate())?;
             return self.down_proj.forward(&inner, adapters);
         }
         let gate = match self.activation {

@@ -9,6 +9,7 @@ pub mod cache;
 mod config;
 mod decoder;
 pub mod families;
+pub mod fused;
 mod layers;
 pub mod modules;
 mod rope;

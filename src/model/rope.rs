@@ -72,6 +72,11 @@ impl RotaryEmbedding {
         })
     }
 
+    /// For the CPU's kernels.
+    pub fn kernel(&self) -> Arc<kernels::Rope> {
+        self.kernel.clone()
+    }
+
     /// x `[1, heads, tokens, head_dim]`, its first token at position `offset`.
     pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
         if fast::active() {

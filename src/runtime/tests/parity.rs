@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::kernels::{Kernels, Path};
 use crate::mlx::{self, Array, Device};
+use crate::model::fused::COUNT;
 use crate::model::{AdapterSet, Cache, Decoder, Rows};
 use crate::runtime::model::decoder_for_tests;
 
@@ -310,6 +311,36 @@ fn every_fixture_gives_logits_as_good_on_the_cpus_kernels() {
     assert!(
         ours >= theirs && theirs > 500,
         "{ours} tokens are right, and {theirs} of mlx-lm's"
+    );
+}
+
+/// The plain path, operation by operation, is what the one operation of a block is held to.
+#[test]
+fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    mlx::fast::start(Kernels::new(2));
+    let (mut fused, mut all) = (0, 0);
+    for_each_run(|run| {
+        COUNT.set(Some(0));
+        let together = run.feed(false);
+        fused += usize::from(COUNT.get() > Some(0));
+        all += 1;
+        COUNT.set(None);
+        let apart = run.feed(false);
+        for (part, together, apart) in [
+            ("prompt", together.prompt, apart.prompt),
+            ("last row", together.last, apart.last),
+            ("steps", together.steps, apart.steps),
+        ] {
+            assert!(together == apart, "{}: other bits in the {part}", run.name);
+        }
+    });
+    COUNT.set(Some(0));
+    mlx::leave();
+    assert!(
+        fused == all,
+        "only {fused} of {all} models had a block in one operation"
     );
 }
 

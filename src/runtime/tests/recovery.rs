@@ -47,7 +47,7 @@ fn a_fault_at_any_call_is_survived_with_the_same_tokens() {
         }
         survived += 1;
     }
-    assert!(survived > 100, "only {survived} calls were tried");
+    assert!(survived > 60, "only {survived} calls were tried");
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_fault_at_any_call_harms_no_request_in_flight() {
         .each_ref()
         .map(|prompt| run(&session(&model), prompt, &options).tokens);
     let mut survived = 0;
-    for n in (1..).step_by(7) {
+    for n in (1..).step_by(4) {
         inject(&model, fault::fail_at, n);
         let requests = prompts.each_ref().map(|prompt| {
             let session = Arc::new(session(&model));

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::running::Phase;
 use super::Worker;
 use crate::error::{Code, Error, Result};
-use crate::mlx::{self, memory, Array, Device};
+use crate::mlx::{self, fast, memory, Array, Device};
 use crate::model::{AdapterSet, Cache, Rows};
 use crate::runtime::caches::{AppliedAdapter, SessionCache};
 use crate::runtime::engine;
@@ -155,21 +155,27 @@ impl Worker {
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
         let logits = if last && !running.job.prefill_only {
-            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
+            let logits =
+                decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?;
+            cache.tokens.extend_from_slice(chunk);
+            Some(logits)
         } else {
-            // Only what it leaves in the caches is wanted, and computed.
-            decoder.forward(
+            let hidden = decoder.forward(
                 &chunk_tokens,
                 &mut cache.layers,
                 Rows::Last,
                 &running.adapters,
             )?;
+            cache.tokens.extend_from_slice(chunk);
+            // What it leaves in the caches is wanted. The kernels write there as they compute the row.
+            let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
+            if fast::active() {
+                wanted.push(&hidden);
+            }
+            mlx::eval(&wanted)?;
             None
         };
-        cache.tokens.extend_from_slice(chunk);
         if logits.is_none() {
-            let state: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
-            mlx::eval(&state)?;
             self.good_steps = self.steps;
             self.queued_bytes = 0;
             memory::clear_cache();
