@@ -65,7 +65,7 @@ test-install: MLX = cpu
 test-install: dist
 	tests/install/run.sh $(BUILD)/dist/mlxrt-$(VERSION)-linux-$(shell uname -m).tar.gz
 
-## Every C and C++ block of the documents compiles, and docs/abi.md is what the header says.
+## Every C and C++ block of the documents compiles, docs/abi.md is what the header says, links and pictures are whole.
 test-docs:
 	tests/docs/run.sh $(BUILD)/tests-docs
 
