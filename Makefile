@@ -22,7 +22,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 build:
 	$(CARGO) build --release
@@ -65,13 +65,17 @@ test-install: MLX = cpu
 test-install: dist
 	tests/install/run.sh $(BUILD)/dist/mlxrt-$(VERSION)-linux-$(shell uname -m).tar.gz
 
-## Every C and C++ block of the documents compiles, and docs/abi.md is what the header says.
+## Every C and C++ block of the documents compiles, docs/abi.md is what the header says, links and pictures are whole.
 test-docs:
 	tests/docs/run.sh $(BUILD)/tests-docs
 
 ## docs/abi.md out of the header.
 docs:
 	scripts/abi.py include/mlxrt.h >docs/abi.md
+
+## docs/pictures/recording.svg: the command line on a terminal, typed and recorded by scripts/recording.py. 45 seconds.
+recording: cli
+	scripts/recording.py $(BUILD)/bin/mlxrt docs/pictures/recording.svg
 
 # Where the command line finds the library while it is built and tested.
 CLI_LIB = $(if $(MLXRT_PREFIX),$(MLXRT_PREFIX),$(CURDIR)/$(BUILD))/lib

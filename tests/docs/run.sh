@@ -1,5 +1,6 @@
 #!/bin/sh
-# run.sh BUILD: every C and C++ block of the documents compiles, without a warning, and docs/abi.md is what the header says.
+# run.sh BUILD: every C and C++ block of the documents compiles, without a warning, docs/abi.md is what the header says, links
+# lead somewhere, and pictures are whole.
 # A block with a main or an include is a program; another one is the inside of a function, with fragment.h around it.
 set -eu
 build=$1
@@ -33,4 +34,5 @@ grep -oh 'mlxrt_[a-z_]*[a-z]\|MLXRT_[A-Z_]*[A-Z]' "$root/README.md" "$root"/docs
   case $name in mlxrt_E | MLXRT_MLX_DIR | MLXRT_SHARED) continue ;; esac
   grep -qE "$name" "$root/include/mlxrt.h" || { echo "the documents speak of $name, which the header does not have"; exit 1; }
 done
+python3 "$root/tests/docs/links.py" "$root"
 echo "tests/docs: $programs blocks compile, and docs/abi.md is current"
