@@ -470,6 +470,22 @@ pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, visible: Visible) 
     Ok(one(queue(c"attention", 0b111, &[q, k, v], [out], run)?))
 }
 
+/// The id of the next token, u32 `[1]`, from logits `[vocab]` of any float type.
+pub fn draw(logits: &Array, draw: kernels::Draw) -> Result<Array> {
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let id = kernels.draw(&floats(&from[0])?, draw);
+        bytes_mut(&to[0])?.copy_from_slice(&id.to_ne_bytes());
+        Ok(())
+    };
+    Ok(one(queue(
+        c"draw",
+        0,
+        &[logits],
+        [(&[1], Dtype::U32)],
+        run,
+    )?))
+}
+
 #[cfg(all(test, not(target_os = "macos")))]
 #[path = "fast_tests.rs"]
 mod tests;

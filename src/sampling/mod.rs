@@ -12,7 +12,8 @@ mod tests;
 
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::{ops, Array};
+use crate::kernels;
+use crate::mlx::{fast, ops, Array};
 use crate::random::mix;
 use penalties::Penalties;
 
@@ -97,9 +98,10 @@ impl Sampler {
     /// logits `[vocab]`, of any float type.
     pub fn draw(&mut self, logits: &Array) -> Result<Draw> {
         let processed = self.process(logits)?;
-        let token = match self.sampling.temperature {
-            None => ops::argmax(&processed, -1)?,
-            Some(temperature) => self.draw_random(&processed, temperature)?,
+        let token = match (self.kernel(), self.sampling.temperature) {
+            (Some(draw), _) => fast::draw(&processed, draw)?,
+            (None, None) => ops::argmax(&processed, -1)?,
+            (None, Some(temperature)) => self.draw_random(&processed, temperature)?,
         };
         let token = ops::reshape(&token, &[1])?;
         let logprobs = self
@@ -123,8 +125,26 @@ impl Sampler {
         self.penalties.apply(&biased)
     }
 
+    /// For the CPU's kernels, which do not know XTC.
+    fn kernel(&self) -> Option<kernels::Draw> {
+        let sampling = &self.sampling;
+        let knows = fast::active() && (sampling.temperature.is_none() || sampling.xtc.is_none());
+        knows.then(|| kernels::Draw {
+            sharpness: sampling.temperature.map(sharpness),
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            top_k: sampling.top_k.map(|k| k as usize),
+            seed: self.random_seed(),
+        })
+    }
+
+    /// Of the next draw's key.
+    fn random_seed(&self) -> u64 {
+        mix(self.sampling.seed, 2 * self.drawn)
+    }
+
     fn draw_random(&self, logits: &Array, temperature: f32) -> Result<Array> {
-        let key = ops::random_key(mix(self.sampling.seed, 2 * self.drawn))?;
+        let key = ops::random_key(self.random_seed())?;
         ops::random_categorical(&self.scaled(logits, temperature)?, -1, &key)
     }
 
@@ -145,12 +165,17 @@ impl Sampler {
         if let Some(k) = sampling.top_k {
             logprobs = filters::top_k(&logprobs, k)?;
         }
-        // In f32 and times a finite number: in f16 a temperature under 1.5e-5 would make it 0 * infinity.
+        // In f32: in f16 a temperature under 1.5e-5 would make it 0 * infinity.
         ops::multiply(
             &ops::astype(&logprobs, Dtype::F32)?,
-            &Array::scalar((1.0 / temperature).min(1e30), Dtype::F32)?,
+            &Array::scalar(sharpness(temperature), Dtype::F32)?,
         )
     }
+}
+
+/// What log-probabilities are multiplied by: a finite number.
+fn sharpness(temperature: f32) -> f32 {
+    (1.0 / temperature).min(1e30)
 }
 
 fn logprobs(logits: &Array, token: &Array, top: u32) -> Result<DrawLogprobs> {

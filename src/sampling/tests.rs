@@ -339,3 +339,123 @@ fn a_cold_draw_is_the_greedy_one_in_every_type() {
         assert_eq!(token, [2], "{dtype:?} at {temperature}");
     }
 }
+
+/// Numbers from -8 to 8, of which a few stand out; no two of the first 2,048 are the same in 16 bits.
+fn spread(n: usize, seed: u64) -> Vec<f32> {
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by_key(|&i| mix(seed, i as u64));
+    let peak = |rank: usize| if rank < 12 { 1.0 + rank as f32 } else { 0.0 };
+    let mut values = vec![0.0; n];
+    for (rank, &i) in order.iter().enumerate() {
+        values[i] = 8.0 - 16.0 * rank as f32 / n as f32 + peak(rank);
+    }
+    values
+}
+
+/// One operation on the CPU's kernels gives the tokens that the plain operations give, seed by seed.
+#[test]
+fn the_kernel_draws_the_same_tokens() {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    mlx::fast::start(crate::kernels::Kernels::new(2));
+    let (mut drawn, mut distinct) = (0, std::collections::HashSet::new());
+    for (vocab, draws) in [
+        (1, 3),
+        (2, 20),
+        (7, 40),
+        (1000, 40),
+        (1001, 40),
+        (40_001, 8),
+    ] {
+        for (index, dtype) in [Dtype::F32, Dtype::BF16, Dtype::F16]
+            .into_iter()
+            .enumerate()
+        {
+            for combination in 0..32 {
+                let bit = |n: u32| combination >> n & 1 == 1;
+                // Which of several equals argpartition keeps is its own affair.
+                let ties = dtype != Dtype::F32 && vocab > 7;
+                let sampling = Sampling {
+                    temperature: Some(if bit(0) { 0.3 } else { 1.5 }),
+                    top_p: bit(1).then_some(if bit(4) { 0.5 } else { 0.98 }),
+                    min_p: bit(2).then_some(if bit(4) { 0.2 } else { 0.001 }),
+                    top_k: (bit(3) && !ties).then_some(if bit(4) { 3 } else { 600 }),
+                    seed: 1000 * vocab as u64 + combination,
+                    ..plain()
+                };
+                let logits = Array::from_f32(&spread(vocab, index as u64 + combination)).unwrap();
+                let logits = ops::astype(&logits, dtype).unwrap();
+                let mut sampler = Sampler::new(sampling.clone(), &[], 0).unwrap();
+                let mut plain = Sampler::new(sampling.clone(), &[], 0).unwrap();
+                for draw in 0..draws {
+                    let token = sampler.draw(&logits).unwrap().token.item_u32().unwrap();
+                    let plain = mlx::fast::plainly(|| plain.draw(&logits)).unwrap();
+                    let plain = plain.token.item_u32().unwrap();
+                    assert_eq!(
+                        token, plain,
+                        "draw {draw} of {vocab} {dtype:?}, {sampling:?}"
+                    );
+                    drawn += 1;
+                    distinct.insert((vocab, token));
+                }
+            }
+        }
+    }
+    assert!(
+        drawn > 10_000 && distinct.len() > 300,
+        "{drawn}, {}",
+        distinct.len()
+    );
+    mlx::leave();
+}
+
+/// Bans, nothing left, NaN: the same as the plain operations where these give a token, and no harm elsewhere.
+#[test]
+fn the_kernel_and_odd_logits() {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    mlx::fast::start(crate::kernels::Kernels::new(1));
+    let no = f32::NEG_INFINITY;
+    let draw = |logits: &[f32], sampling: &Sampling| {
+        let logits = Array::from_f32(logits).unwrap();
+        let mut sampler = Sampler::new(sampling.clone(), &[], 0).unwrap();
+        sampler.draw(&logits).unwrap().token.item_u32().unwrap()
+    };
+    for temperature in [None, Some(1.0), Some(1e-30), Some(1e6)] {
+        for top_p in [None, Some(1e-12), Some(0.999_999_9)] {
+            for top_k in [None, Some(1), Some(3), Some(u32::MAX)] {
+                let sampling = Sampling {
+                    temperature,
+                    top_p,
+                    top_k,
+                    ..plain()
+                };
+                let cases: [&[f32]; 4] = [
+                    &[no, no, 1.0, no],
+                    &[no, 3e38, -3e38, 0.0],
+                    &[f32::MIN; 5],
+                    &[0.0; 9],
+                ];
+                for logits in cases {
+                    let token = draw(logits, &sampling);
+                    let plain = mlx::fast::plainly(|| draw(logits, &sampling));
+                    // Of equals the kernel's top-k keeps the first.
+                    let ties = top_k.is_some() && logits[0] == logits[1] && logits[0] != no;
+                    assert!(
+                        token == plain || ties,
+                        "{token} {plain} of {logits:?}, {sampling:?}"
+                    );
+                }
+                for logits in [
+                    [no; 4],
+                    [f32::NAN; 4],
+                    [f32::INFINITY; 4],
+                    [1.0, f32::NAN, 2.0, no],
+                ] {
+                    assert!(draw(&logits, &sampling) < 4);
+                }
+            }
+        }
+    }
+    mlx::leave();
+}
