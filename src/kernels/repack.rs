@@ -1,5 +1,7 @@
 //! From MLX's arrays of quantised weights to the kernels' layout and back, byte for byte.
 
+use std::mem::MaybeUninit;
+
 use super::layout::{Layout, Packed, ROWS, RUN};
 use super::pool::Pool;
 use super::shared::SharedMut;
@@ -65,8 +67,9 @@ impl Layout {
     }
 }
 
-/// Packs `from` into `to`, which has `layout.nbytes()` bytes. False where the sizes do not fit together.
-pub fn pack(pool: &Pool, layout: &Layout, from: Quantized, to: &mut [u8]) -> bool {
+/// Packs `from` into `to`, which has `layout.nbytes()` bytes; all of them are written. False, and nothing written, where the
+/// sizes do not fit together.
+pub fn pack(pool: &Pool, layout: &Layout, from: Quantized, to: &mut [MaybeUninit<u8>]) -> bool {
     let fits = layout.fits(
         from.weight.len(),
         from.scales.len(),
@@ -80,6 +83,12 @@ pub fn pack(pool: &Pool, layout: &Layout, from: Quantized, to: &mut [u8]) -> boo
     pool.parallel(layout.panels(), |panel| {
         // SAFETY: every panel is handed out once, and they do not overlap.
         let to = unsafe { to.slice(panel * bytes, bytes) };
+        // In the panel's own thread, whose cache it then is in.
+        // SAFETY: the slice's own bytes, which are numbers from here on.
+        let to = unsafe {
+            to.as_mut_ptr().write_bytes(0, to.len());
+            std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), to.len())
+        };
         with_bits!(layout.bits(), BITS => pack_panel::<BITS>(layout, &from, panel, to));
     });
     true
@@ -124,9 +133,6 @@ pub fn unpack(pool: &Pool, packed: &Packed, to: QuantizedMut) -> bool {
 fn pack_panel<const BITS: usize>(layout: &Layout, from: &Quantized, panel: usize, to: &mut [u8]) {
     let first = panel * ROWS;
     let rows = ROWS.min(layout.rows() - first);
-    if rows < ROWS || !layout.inputs().is_multiple_of(RUN) {
-        to.fill(0);
-    }
     let (row, scale_row, size) = (
         layout.mlx_weight_row(),
         layout.mlx_scale_row(),

@@ -4,6 +4,7 @@
 mod block;
 
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 
@@ -212,10 +213,10 @@ impl PackedMatrix {
                 };
                 let start = to[0].data();
                 let skipped = start.align_offset(ALIGNMENT);
-                // SAFETY: the output has 64 bytes more than the packed matrix; all of it is written before it is read.
+                // SAFETY: the output has 64 bytes more than the packed matrix, and what it holds does not matter yet.
                 let to = unsafe {
-                    std::ptr::write_bytes(start, 0, layout.nbytes() + ALIGNMENT);
-                    std::slice::from_raw_parts_mut(start.add(skipped), layout.nbytes())
+                    let to = start.add(skipped).cast::<MaybeUninit<u8>>();
+                    std::slice::from_raw_parts_mut(to, layout.nbytes())
                 };
                 let from = Quantized {
                     weight: bytes(weight)?,

@@ -52,6 +52,16 @@ pub fn clear_cache() {
     let _ = check(unsafe { mlx_sys::mlx_clear_cache() });
 }
 
+/// Gives cached buffers back to the system, and what is free in the heap, where buffers of up to some MB lie.
+pub fn give_back() {
+    clear_cache();
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: locks what it looks at, and takes only what nobody has.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The limit at which MLX stops caching and waits for memory to be freed before it allocates.
 pub fn set_limit(bytes: u64) -> Result<()> {
     let mut old = 0;

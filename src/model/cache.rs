@@ -42,6 +42,8 @@ impl AttentionMask {
 pub struct Cache {
     /// Tokens seen, which is the position of the next one.
     offset: i32,
+    /// Tokens that are known to come, those seen included: it grows to take them at once.
+    expected: i32,
     tensors: Option<(Array, Array)>,
     window: Option<Window>,
 }
@@ -59,6 +61,7 @@ impl Cache {
     pub fn full() -> Self {
         Cache {
             offset: 0,
+            expected: 0,
             tensors: None,
             window: None,
         }
@@ -68,6 +71,7 @@ impl Cache {
     pub fn rotating(size: i32, keep: i32) -> Self {
         Cache {
             offset: 0,
+            expected: 0,
             tensors: None,
             window: Some(Window {
                 size,
@@ -81,6 +85,11 @@ impl Cache {
         self.offset
     }
 
+    /// When it grows next, it takes so many tokens at once. One that rotates grows by its own rule.
+    pub fn expect(&mut self, tokens: i32) {
+        self.expected = tokens;
+    }
+
     /// Bytes that the cache holds, its spare room included.
     pub fn nbytes(&self) -> u64 {
         self.tensors
@@ -91,16 +100,21 @@ impl Cache {
     /// Tokens that it has room for once `n` more are in.
     fn capacity_after(&self, n: i32) -> i32 {
         let capacity = self.tensors.as_ref().map_or(0, |(keys, _)| keys.dim(2));
-        let steps = |n: i32| (n + STEP - 1) / STEP * STEP;
         match &self.window {
             None if self.offset + n <= capacity => capacity,
-            None => self.offset + steps(n),
+            None => self.offset + self.growth(n),
             Some(window) if n == 1 && self.offset >= capacity && capacity < window.size => {
                 capacity + STEP.min(window.size - self.offset)
             }
             Some(window) if n == 1 => capacity.min(window.size),
             Some(window) => self.offset.min(window.size - 1) + n,
         }
+    }
+
+    /// Tokens that room is made for when `n` more do not fit, where none are dropped.
+    fn growth(&self, n: i32) -> i32 {
+        let n = n.max(self.expected - self.offset);
+        (n + STEP - 1) / STEP * STEP
     }
 
     /// Tokens that `n` more see at most, they themselves included.
@@ -159,14 +173,14 @@ impl Cache {
 
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
     pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
-        let n = keys.dim(2);
+        let (n, growth) = (keys.dim(2), self.growth(keys.dim(2)));
         // Taken, so that the old buffers have no other owner and can be written in place.
         let old = self.tensors.take();
         let (keys, values) = match &mut self.window {
             Some(window) if n > 1 => window.concatenate(old, self.offset, keys, values)?,
             window => {
                 let like = [Like::of(&keys), Like::of(&values)];
-                let (room, at) = room(window.as_mut(), old, self.offset, n, like)?;
+                let (room, at) = room(window.as_mut(), old, self.offset, [n, growth], like)?;
                 (
                     write_tokens(room.0, &keys, at)?,
                     write_tokens(room.1, &values, at)?,
@@ -192,8 +206,9 @@ impl Cache {
         if self.window.is_some() && n > 1 {
             return Ok(None);
         }
+        let sizes = [n, self.growth(n)];
         let old = self.tensors.take();
-        let ((keys, values), at) = room(self.window.as_mut(), old, self.offset, n, [like; 2])?;
+        let ((keys, values), at) = room(self.window.as_mut(), old, self.offset, sizes, [like; 2])?;
         self.tensors = Some((keys.clone(), values.clone()));
         let offset = self.offset;
         self.offset += n;
@@ -256,39 +271,38 @@ fn grown(old: Option<Array>, tokens: i32, like: Like) -> Result<Array> {
     }
 }
 
-/// Tensors with room for `n` more tokens, one where there is a window, and where they go.
+/// Tensors with room for `n` more tokens, one where there is a window, and where they go. `growth` as in `append`.
 fn room(
     window: Option<&mut Window>,
     old: Option<(Array, Array)>,
     offset: i32,
-    n: i32,
+    [n, growth]: [i32; 2],
     like: [Like; 2],
 ) -> Result<((Array, Array), i32)> {
     match window {
-        None => Ok((append(old, offset, n, like)?, offset)),
+        None => Ok((append(old, offset, [n, growth], like)?, offset)),
         Some(window) => window.rotate_in(old, offset, like),
     }
 }
 
-/// Room for `n` tokens behind `offset`; it grows by whole steps.
+/// Room for `n` tokens behind `offset`: where there is none, for `growth`.
 fn append(
     old: Option<(Array, Array)>,
     offset: i32,
-    n: i32,
+    [n, growth]: [i32; 2],
     [keys, values]: [Like; 2],
 ) -> Result<(Array, Array)> {
-    let room = (n + STEP - 1) / STEP * STEP;
     match old {
         Some((old_keys, old_values)) if offset + n > old_keys.dim(2) => {
             let old_keys = take_tokens(&old_keys, 0, offset)?;
             let old_values = take_tokens(&old_values, 0, offset)?;
             Ok((
-                grown(Some(old_keys), room, keys)?,
-                grown(Some(old_values), room, values)?,
+                grown(Some(old_keys), growth, keys)?,
+                grown(Some(old_values), growth, values)?,
             ))
         }
         Some(enough) => Ok(enough),
-        None => Ok((grown(None, room, keys)?, grown(None, room, values)?)),
+        None => Ok((grown(None, growth, keys)?, grown(None, growth, values)?)),
     }
 }
 

@@ -13,7 +13,7 @@ use super::rope::RotaryEmbedding;
 use super::weights::{self, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::mlx::{fast, ops, Array};
+use crate::mlx::{fast, memory, ops, Array};
 
 pub struct Decoder {
     pub(super) config: Rc<DecoderConfig>,
@@ -70,7 +70,12 @@ impl Decoder {
                         rope
                     }
                 };
-                Block::new(&config, index, block, rope).map(Rc::new)
+                let block = Block::new(&config, index, block, rope)?;
+                if fast::active() {
+                    // What it was packed from: so there is never more than all weights and a block.
+                    memory::give_back();
+                }
+                Ok(Rc::new(block))
             })
             .collect::<Result<_>>()?;
         Ok(Decoder {
@@ -97,6 +102,16 @@ impl Decoder {
                 (None, None) => Cache::full(),
             })
             .collect()
+    }
+
+    /// Weights of all blocks' linear layers.
+    pub fn block_parameters(&self) -> u64 {
+        let config = &*self.config;
+        let size = |n: i32| u64::try_from(n).unwrap_or(0);
+        let heads = 2 * size(config.attention.heads) + 2 * size(config.attention.kv_heads);
+        let block =
+            heads * size(config.attention.head_dim) + 3 * size(config.mlp.intermediate_size);
+        config.layers.len() as u64 * size(config.hidden_size) * block
     }
 
     /// What `n` more tokens in these caches would take, in bytes.

@@ -1,4 +1,4 @@
-use super::support::{schemes, Matrix, Random, FLOATS};
+use super::support::{schemes, unwritten, Matrix, Random, FLOATS};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::kernels::{codec, pack, unpack, Layout, Packed, Pool, QuantizedMut};
 
@@ -67,14 +67,19 @@ fn wrong_sizes_and_schemes_are_refused() {
         &pool,
         &matrix.layout,
         matrix.arrays(),
-        &mut packed[1..]
+        unwritten(&mut packed[1..])
     ));
     let mut short = matrix.arrays();
     short.scales = &short.scales[1..];
-    assert!(!pack(&pool, &matrix.layout, short, &mut packed));
+    assert!(!pack(&pool, &matrix.layout, short, unwritten(&mut packed)));
     let mut without = matrix.arrays();
     without.biases = None;
-    assert!(!pack(&pool, &matrix.layout, without, &mut packed));
+    assert!(!pack(
+        &pool,
+        &matrix.layout,
+        without,
+        unwritten(&mut packed)
+    ));
     assert!(Packed::new(matrix.layout, &packed[1..]).is_none());
 }
 

@@ -1,5 +1,7 @@
 //! Seeded numbers, arrays of them, and quantised matrices that are read independently of the kernels' layout.
 
+use std::mem::MaybeUninit;
+
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::kernels::{codec, Floats, FloatsMut, Layout, Pool, Quantized};
 
@@ -61,6 +63,12 @@ pub fn read(bytes: &[u8], dtype: Dtype, index: usize) -> f32 {
         Dtype::F16 => half::f16::from_le_bytes([at[0], at[1]]).to_f32(),
         _ => f32::from_le_bytes([at[0], at[1], at[2], at[3]]),
     }
+}
+
+/// As `pack` takes what it writes.
+pub fn unwritten(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the same bytes; `pack` leaves them as they are or writes numbers.
+    unsafe { &mut *(bytes as *mut [u8] as *mut [MaybeUninit<u8>]) }
 }
 
 /// A matrix of floats in memory.
@@ -199,7 +207,12 @@ impl Matrix {
 
     pub fn pack(&self) -> Vec<u8> {
         let mut packed = vec![0xa5; self.layout.nbytes()];
-        let done = crate::kernels::pack(&Pool::new(1), &self.layout, self.arrays(), &mut packed);
+        let done = crate::kernels::pack(
+            &Pool::new(1),
+            &self.layout,
+            self.arrays(),
+            unwritten(&mut packed),
+        );
         assert!(done);
         packed
     }

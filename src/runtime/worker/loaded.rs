@@ -55,12 +55,12 @@ impl Worker {
     pub(in crate::runtime) fn add_model(&mut self, id: u64, decoder: Decoder) {
         self.loaded.models.insert(id, decoder);
         // What was packed for the kernels has left its originals there.
-        memory::clear_cache();
+        memory::give_back();
     }
 
     pub(in crate::runtime) fn drop_model(&mut self, id: u64) {
         self.loaded.models.remove(&id);
-        memory::clear_cache();
+        memory::give_back();
     }
 
     pub(in crate::runtime) fn decoder(&self, model: u64) -> Result<&Decoder> {

@@ -11,7 +11,7 @@ impl Worker {
         if idle_kv {
             while self.drop_oldest_idle() {}
         }
-        memory::clear_cache();
+        memory::give_back();
     }
 
     /// Looks whether `n` more tokens of a request fit, and where `idle_may_go` lets idle sessions lose their keys and

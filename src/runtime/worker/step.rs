@@ -6,7 +6,7 @@ use super::running::Phase;
 use super::Worker;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, fast, memory, Array, Device};
-use crate::model::{AdapterSet, Cache, Rows};
+use crate::model::{AdapterSet, Cache, Decoder, Rows};
 use crate::runtime::caches::{AppliedAdapter, SessionCache};
 use crate::runtime::engine;
 use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
@@ -14,11 +14,12 @@ use crate::sampling::{Draw, Sampler};
 
 const GPU_PREFILL_STEP: usize = 2048;
 
-/// Tokens of a prompt that are computed in one pass. The CPU device takes small bites: they cost it nothing, a cancel
-/// waits for one, and its intermediates are what a prompt's peak of memory is made of.
-fn prefill_step(device: Device) -> usize {
+/// Tokens of a prompt that are computed in one pass. On the CPU fewer: from some tens on more make little faster, a cancel
+/// waits for one pass, and its intermediates are what a prompt's peak of memory is made of. The larger the model, the fewer,
+/// so that a pass takes some tenths of a second. Not by the clock: how a prompt is cut shows in the last bits.
+fn prefill_step(device: Device, decoder: &Decoder) -> usize {
     match device {
-        Device::Cpu => 32,
+        Device::Cpu => (64_000_000_000 / decoder.block_parameters().max(1)).clamp(32, 128) as usize,
         Device::Gpu => GPU_PREFILL_STEP,
     }
 }
@@ -114,6 +115,10 @@ impl Worker {
         let length = running.prompt.len() + running.generated.len();
         // The last token is computed in any case: its logits are wanted.
         cache.cut(common.min(length.saturating_sub(1)));
+        // And the first token of the answer.
+        let expected = i32::try_from(length + 1).unwrap_or(0);
+        let layers = &mut cache.layers;
+        layers.iter_mut().for_each(|layer| layer.expect(expected));
         if !running.retried {
             running.cached_tokens = cache.tokens.len() as u64;
         }
@@ -127,11 +132,12 @@ impl Worker {
         let running = &self.running[index];
         let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
         let left = &all[self.caches.of(&running.key)?.tokens.len()..];
+        let step = prefill_step(self.device, self.loaded.model(running.job.cache.model)?);
         let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
             // With kept tokens beyond the window, what a prompt sees depends on how it was cut: as mlx-lm cuts it.
             (1.., _) => GPU_PREFILL_STEP,
-            (_, 0) => prefill_step(self.device),
-            (_, progress) => prefill_step(self.device).min(progress),
+            (_, 0) => step,
+            (_, progress) => step.min(progress),
         };
         // Balanced chunks, so that no small rest is left.
         let mut n = left.len().div_ceil(left.len().div_ceil(most));
