@@ -2,7 +2,9 @@
 
 mod attention;
 mod dense;
+mod draw;
 mod gather;
+mod lowrank;
 mod quantized;
 mod repack;
 mod rope;
