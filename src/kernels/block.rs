@@ -239,7 +239,7 @@ impl Kernels {
         let x = x.some_rows(n - asking, asking);
         self.add(&x, &r.floats(), &mut h.floats_mut());
         norm(&h.floats(), &block.mlp_layernorm, &mut other);
-        let size = block.gate_proj.outputs();
+        let (size, _) = block.gate_proj.weight.shape();
         let (mut gate, mut up, mut inner) =
             (new(asking, size), new(asking, size), new(asking, size));
         self.linears(
@@ -257,6 +257,14 @@ impl Kernels {
         self.add(&h.floats(), &r.floats(), y);
     }
 
+    /// `y = x Wᵀ`: x `[rows, inputs]`, y `[rows, outputs]`. Panics where the shapes do not fit together.
+    pub fn product(&self, x: &Floats, weights: &Matrix, y: &mut FloatsMut) {
+        match weights {
+            Matrix::Dense(weights) => self.matmul(x, weights, y),
+            Matrix::Packed(weights) => self.quantized_matmul(x, weights, y),
+        }
+    }
+
     /// Several layers of the same rows.
     fn linears(&self, x: &Floats, linears: &[&Linear<Matrix, Floats>], y: &mut [&mut Buffer]) {
         // Packed matrices whose rows are made ready alike go in one pass.
@@ -272,10 +280,7 @@ impl Kernels {
             }
             _ => {
                 for (linear, y) in linears.iter().zip(&mut outputs) {
-                    match &linear.weight {
-                        Matrix::Dense(weight) => self.matmul(x, weight, y),
-                        Matrix::Packed(packed) => self.quantized_matmul(x, packed, y),
-                    }
+                    self.product(x, &linear.weight, y);
                 }
             }
         }
@@ -291,11 +296,12 @@ impl Kernels {
     }
 }
 
-impl Linear<Matrix<'_>, Floats<'_>> {
-    fn outputs(&self) -> usize {
-        match &self.weight {
-            Matrix::Dense(weight) => weight.rows(),
-            Matrix::Packed(packed) => packed.layout().rows(),
+impl Matrix<'_> {
+    /// Outputs and inputs.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        match self {
+            Matrix::Dense(weight) => (weight.rows(), weight.width()),
+            Matrix::Packed(packed) => (packed.layout().rows(), packed.layout().inputs()),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::simd::{Kernel, Simd};
 use super::Kernels;
 
 /// Outputs whose weights stay in a core's first caches while rows pass by.
-const PANEL: usize = 16;
+pub(super) const PANEL: usize = 16;
 /// Bytes of activations that stay in a core's second cache.
 const CACHED: usize = 512 << 10;
 
@@ -68,15 +68,17 @@ impl Kernels {
     }
 }
 
-struct Outputs<'a, W> {
-    weights: &'a Floats<'a>,
+/// Some outputs of some rows.
+pub(super) struct Outputs<'a, W> {
+    pub weights: &'a Floats<'a>,
     /// `[rows, inputs]`
-    x: &'a [f32],
-    rows: usize,
-    y: &'a FloatsMut<'a>,
-    from: usize,
-    outputs: Range<usize>,
-    element: std::marker::PhantomData<W>,
+    pub x: &'a [f32],
+    pub rows: usize,
+    pub y: &'a FloatsMut<'a>,
+    /// The row of y that the first row of x belongs to.
+    pub from: usize,
+    pub outputs: Range<usize>,
+    pub element: std::marker::PhantomData<W>,
 }
 
 impl<W: Element> Kernel for Outputs<'_, W> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::activations::tiles;
 use super::float::{load, store, with_element, Element, Floats, FloatsMut};
 use super::fp8::Widen;
-use super::microkernel::{accumulate, rows_at_once, VECTORS};
+use super::microkernel::{rows_at_once, weighted};
 use super::shared::SharedMut;
 use super::simd::{Kernel, Simd};
 use super::Kernels;
@@ -228,45 +228,6 @@ impl<E: Element> Kernel for Up<'_, E> {
                     }
                 });
             }
-        }
-    }
-}
-
-/// R rows of `columns` sums, `y_stride` apart: of `rows` rows of v, `v_stride` apart, weighted by R rows of p.
-///
-/// # Safety
-/// The processor has S's instructions; all rows have their elements.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn weighted<S: Simd, E: Element, const R: usize>(
-    y: *mut f32,
-    y_stride: usize,
-    p: *const f32,
-    p_stride: usize,
-    v: *const E,
-    v_stride: usize,
-    rows: usize,
-    columns: usize,
-) {
-    let mut from = [p; R];
-    for (r, from) in from.iter_mut().enumerate() {
-        *from = p.add(r * p_stride);
-    }
-    let mut at = 0;
-    while at < columns {
-        let mut to = [y; R];
-        for (r, to) in to.iter_mut().enumerate() {
-            *to = y.add(r * y_stride + at);
-        }
-        let left = columns - at;
-        if left >= VECTORS * S::LANES {
-            let n = VECTORS * S::LANES;
-            accumulate::<S, E, R, VECTORS>(to, [1.0; R], from, v.add(at), v_stride, rows, n);
-            at += n;
-        } else {
-            let n = left.min(S::LANES);
-            accumulate::<S, E, R, 1>(to, [1.0; R], from, v.add(at), v_stride, rows, n);
-            at += S::LANES;
         }
     }
 }

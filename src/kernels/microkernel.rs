@@ -110,3 +110,42 @@ pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: us
         }
     }
 }
+
+/// Adds to R rows of `columns` sums, `y_stride` apart: `rows` rows of v, `v_stride` apart, weighted by R rows of p.
+///
+/// # Safety
+/// The processor has S's instructions; all rows have their elements.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn weighted<S: Simd, E: Element, const R: usize>(
+    y: *mut f32,
+    y_stride: usize,
+    p: *const f32,
+    p_stride: usize,
+    v: *const E,
+    v_stride: usize,
+    rows: usize,
+    columns: usize,
+) {
+    let mut from = [p; R];
+    for (r, from) in from.iter_mut().enumerate() {
+        *from = p.add(r * p_stride);
+    }
+    let mut at = 0;
+    while at < columns {
+        let mut to = [y; R];
+        for (r, to) in to.iter_mut().enumerate() {
+            *to = y.add(r * y_stride + at);
+        }
+        let left = columns - at;
+        if left >= VECTORS * S::LANES {
+            let n = VECTORS * S::LANES;
+            accumulate::<S, E, R, VECTORS>(to, [1.0; R], from, v.add(at), v_stride, rows, n);
+            at += n;
+        } else {
+            let n = left.min(S::LANES);
+            accumulate::<S, E, R, 1>(to, [1.0; R], from, v.add(at), v_stride, rows, n);
+            at += S::LANES;
+        }
+    }
+}

@@ -34,6 +34,7 @@ mod rowwise;
 mod scratch;
 mod shared;
 mod simd;
+mod transposed;
 
 pub use attention::{AttentionOptions, Visible};
 pub use block::{Block, Linear, Matrix, Past, Sizes};

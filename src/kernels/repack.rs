@@ -311,24 +311,22 @@ fn from_planes<const BITS: usize>(run: &[u8], lane: usize) -> [u32; 8] {
     all
 }
 
-/// The codes of output `row`, one byte each, in the order of the inputs; `to` has a byte for each.
-pub(super) fn row_codes(packed: &Packed, row: usize, to: &mut [u8]) {
+/// The codes of output `row` in one run, counted from the first input: one byte each, as many as `to` has.
+pub(super) fn run_codes(packed: &Packed, row: usize, run: usize, to: &mut [u8]) {
     let layout = packed.layout();
     let (panel, lane) = (packed.panel(row / ROWS), row % ROWS);
     let runs_per_block = layout.block_inputs() / RUN;
-    for (index, to) in to.chunks_mut(RUN).enumerate() {
-        let start = index / runs_per_block * layout.block_bytes()
-            + index % runs_per_block * layout.run_bytes();
-        let run = &panel[start..start + layout.run_bytes()];
-        if layout.scheme().mode == Mode::Mxfp8 {
-            for (k, code) in to.iter_mut().enumerate() {
-                *code = run[k * ROWS + lane];
-            }
-        } else {
-            let quads = with_bits!(layout.bits(), BITS => from_planes::<BITS>(run, lane));
-            for (to, quad) in to.chunks_mut(4).zip(quads) {
-                to.copy_from_slice(&quad.to_le_bytes()[..to.len()]);
-            }
+    let start =
+        run / runs_per_block * layout.block_bytes() + run % runs_per_block * layout.run_bytes();
+    let run = &panel[start..start + layout.run_bytes()];
+    if layout.scheme().mode == Mode::Mxfp8 {
+        for (k, code) in to.iter_mut().enumerate() {
+            *code = run[k * ROWS + lane];
+        }
+    } else {
+        let quads = with_bits!(layout.bits(), BITS => from_planes::<BITS>(run, lane));
+        for (to, quad) in to.chunks_mut(4).zip(quads) {
+            to.copy_from_slice(&quad.to_le_bytes()[..to.len()]);
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::codec::{e2m1, e4m3, e8m0};
 use super::float::{with_element, Element, FloatsMut};
-use super::layout::{Packed, ScaleKind, ROWS};
-use super::repack::row_codes;
+use super::layout::{Packed, ScaleKind, ROWS, RUN};
+use super::repack::run_codes;
 use super::Kernels;
 use crate::dtype::Mode;
 
@@ -27,29 +27,40 @@ impl Kernels {
         }
         let y = &*y;
         self.rows(rows.len(), layout.inputs(), |index| {
-            let mut codes = vec![0; layout.inputs()];
-            let row = rows[index] as usize;
-            row_codes(weights, row, &mut codes);
+            let mut values = vec![0.0; layout.inputs()];
+            dequantize(weights, rows[index] as usize, 0, &mut values);
             with_element!(y.dtype(), E => {
                 let to = y.row::<E>(index);
-                for (group, codes) in codes.chunks(layout.group()).enumerate() {
-                    let (scale, bias) = scale_of(weights, row, group);
-                    for (i, &code) in codes.iter().enumerate() {
-                        let value = match layout.scheme().mode {
-                            Mode::Affine => f32::from(code) * scale + bias,
-                            Mode::Mxfp8 => e4m3(code) * scale,
-                            Mode::Mxfp4 | Mode::Nvfp4 => e2m1(code) * scale,
-                        };
-                        // SAFETY: the column exists, and this row is written here alone.
-                        unsafe {
-                            to.add(group * layout.group() + i)
-                                .write_unaligned(E::from_f32(value));
-                        }
-                    }
+                for (i, &value) in values.iter().enumerate() {
+                    // SAFETY: the column exists, and this row is written here alone.
+                    unsafe { to.add(i).write_unaligned(E::from_f32(value)) };
                 }
             });
         });
         true
+    }
+}
+
+/// The weights of output `row` from input `first` on, which begins a block.
+pub(super) fn dequantize(weights: &Packed, row: usize, first: usize, to: &mut [f32]) {
+    let layout = weights.layout();
+    debug_assert!(first.is_multiple_of(layout.block_inputs()));
+    let mut codes = [0; RUN];
+    for (run, to) in to.chunks_mut(RUN).enumerate() {
+        let start = first + run * RUN;
+        let codes = &mut codes[..to.len()];
+        run_codes(weights, row, start / RUN, codes);
+        let group = layout.group();
+        for (index, (to, codes)) in to.chunks_mut(group).zip(codes.chunks(group)).enumerate() {
+            let (scale, bias) = scale_of(weights, row, start / group + index);
+            for (to, &code) in to.iter_mut().zip(codes) {
+                *to = match layout.scheme().mode {
+                    Mode::Affine => f32::from(code) * scale + bias,
+                    Mode::Mxfp8 => e4m3(code) * scale,
+                    Mode::Mxfp4 | Mode::Nvfp4 => e2m1(code) * scale,
+                };
+            }
+        }
     }
 }
 

@@ -55,8 +55,8 @@ bool has(uint32_t bits, size_t index) {
 class Custom : public mx::Primitive {
  public:
   Custom(mx::Stream stream, const mlxrt_custom& op, std::shared_ptr<void> context, std::vector<mx::Shape> shapes)
-      : Primitive(stream), name_(op.name), run_(op.run), context_(std::move(context)), strided_(op.strided),
-        written_(op.written), shapes_(std::move(shapes)) {}
+      : Primitive(stream), name_(op.name), run_(op.run), gradient_(op.gradient), context_(std::move(context)),
+        strided_(op.strided), written_(op.written), shapes_(std::move(shapes)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     for (mx::array& out : outputs) out.set_data(memory(out.nbytes()));
@@ -118,9 +118,14 @@ class Custom : public mx::Primitive {
     throw no_gradient();
   }
 
-  std::vector<mx::array> vjp(const std::vector<mx::array>&, const std::vector<mx::array>&, const std::vector<int>&,
-                             const std::vector<mx::array>&) override {
-    throw no_gradient();
+  std::vector<mx::array> vjp(const std::vector<mx::array>& inputs, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& wanted, const std::vector<mx::array>&) override {
+    if (!gradient_ || cotangents.size() != 1 || wanted != std::vector<int>{0}) throw no_gradient();
+    std::vector<mx::array> from = inputs;
+    from[0] = cotangents[0];
+    const mlxrt_custom op{name_, gradient_, nullptr, nullptr, nullptr, nullptr, 1, 0, 0};
+    auto primitive = std::make_shared<Custom>(stream(), op, context_, std::vector<mx::Shape>{inputs[0].shape()});
+    return {mx::array(inputs[0].shape(), inputs[0].dtype(), primitive, std::move(from))};
   }
 
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>&,
@@ -143,6 +148,7 @@ class Custom : public mx::Primitive {
 
   const char* name_;
   mlxrt_run run_;
+  mlxrt_run gradient_;
   std::shared_ptr<void> context_;
   uint32_t strided_;
   uint32_t written_;

@@ -1,5 +1,5 @@
 //! The CPU's own kernels as operations of MLX's graph: faster than MLX's, which are the reference and do what these do
-//! not. They have no gradient.
+//! not. Only products have a gradient, by what the weights are multiplied by.
 
 mod block;
 
@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use super::array::Array;
-use super::custom::{Custom, Outcome, View};
+use super::custom::{Custom, Outcome, Run, View};
 use super::ops;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
@@ -22,7 +22,17 @@ pub use block::{block, Matrix, Place};
 
 thread_local! {
     static KERNELS: RefCell<Option<Arc<Kernels>>> = const { RefCell::new(None) };
-    static PLAIN: Cell<bool> = const { Cell::new(false) };
+    static USE: Cell<Use> = const { Cell::new(Use::All) };
+}
+
+/// Which kernels a thread's operations run on.
+#[derive(Clone, Copy, PartialEq)]
+enum Use {
+    All,
+    Products,
+    /// Tests compare with that.
+    #[cfg_attr(not(test), allow(dead_code))]
+    None,
 }
 
 /// From now on the calling thread computes with these. Its device must be the CPU.
@@ -40,21 +50,45 @@ pub fn trim() {
     KERNELS.with_borrow(|kernels| kernels.iter().for_each(|kernels| kernels.trim()));
 }
 
-/// What `work` queues on this thread is MLX's own operations, which have gradients: for training, and for comparison.
+/// What `work` queues on this thread is MLX's own operations: for comparison.
+#[cfg(test)]
 pub fn plainly<T>(work: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
+    using(Use::None, work)
+}
+
+/// What `work` queues on this thread has gradients: MLX's own operations, but for products of 16-bit floats. In f32 training
+/// is to be mlx-lm's bit by bit: after some steps of Adam it would show in what order a sum was made.
+pub fn with_gradients<T>(work: impl FnOnce() -> T) -> T {
+    match USE.get() {
+        Use::None => work(),
+        _ => using(Use::Products, work),
+    }
+}
+
+fn using<T>(these: Use, work: impl FnOnce() -> T) -> T {
+    struct Restore(Use);
     impl Drop for Restore {
         fn drop(&mut self) {
-            PLAIN.set(self.0);
+            USE.set(self.0);
         }
     }
-    let _restore = Restore(PLAIN.replace(true));
+    let _restore = Restore(USE.replace(these));
     work()
 }
 
 /// Whether operations of this thread run on the kernels.
 pub fn active() -> bool {
-    !PLAIN.get() && has_kernels()
+    USE.get() == Use::All && has_kernels()
+}
+
+/// Whether products of x of this type do, and rows of this type.
+pub fn products(x: Dtype) -> bool {
+    let these = match USE.get() {
+        Use::All => true,
+        Use::Products => x != Dtype::F32,
+        Use::None => false,
+    };
+    these && has_kernels()
 }
 
 fn has_kernels() -> bool {
@@ -68,6 +102,19 @@ fn hold() -> Result<Weak<Kernels>> {
         .ok_or_else(|| Error::internal("a kernel was asked for where there are none"))
 }
 
+/// What an operation does beside computing its outputs.
+#[derive(Default)]
+struct Traits {
+    /// As in `Custom`.
+    strided: u32,
+    /// As in `Custom`.
+    written: u32,
+    /// As in `Custom`.
+    gradient: Option<Work>,
+}
+
+type Work = Box<dyn Fn(&Kernels, &[View], &[View]) -> Outcome + Send + Sync>;
+
 /// Queues `run` with the kernels.
 fn queue<const N: usize>(
     name: &'static std::ffi::CStr,
@@ -76,26 +123,34 @@ fn queue<const N: usize>(
     outputs: [(&[i32], Dtype); N],
     run: impl Fn(&Kernels, &[View], &[View]) -> Outcome + Send + Sync + 'static,
 ) -> Result<[Array; N]> {
-    queue_writing(name, [strided, 0], inputs, outputs, run)
+    let traits = Traits {
+        strided,
+        ..Traits::default()
+    };
+    queue_with(name, traits, inputs, outputs, Box::new(run))
 }
 
-/// The same, with inputs that are also written.
-fn queue_writing<const N: usize>(
+fn queue_with<const N: usize>(
     name: &'static std::ffi::CStr,
-    [strided, written]: [u32; 2],
+    traits: Traits,
     inputs: &[&Array],
     outputs: [(&[i32], Dtype); N],
-    run: impl Fn(&Kernels, &[View], &[View]) -> Outcome + Send + Sync + 'static,
+    run: Work,
 ) -> Result<[Array; N]> {
     let kernels = hold()?;
+    let with_kernels = |work: Work| -> Run {
+        let kernels = kernels.clone();
+        Box::new(move |inputs, outputs| {
+            let kernels = kernels.upgrade().ok_or("the engine has ended")?;
+            work(&kernels, inputs, outputs)
+        })
+    };
     let custom = Custom {
         name,
-        strided,
-        written,
-        run: Box::new(move |inputs, outputs| {
-            let kernels = kernels.upgrade().ok_or("the engine has ended")?;
-            run(&kernels, inputs, outputs)
-        }),
+        strided: traits.strided,
+        written: traits.written,
+        run: with_kernels(run),
+        gradient: traits.gradient.map(with_kernels),
     };
     custom.queue(inputs, outputs)
 }
@@ -297,18 +352,15 @@ impl PackedMatrix {
         let layout = self.layout;
         let shape = with_last(x, layout.rows());
         let out = (&shape[..], self.product_type(x.dtype()));
-        let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
-            let weights = packed(&from[1], layout)?;
-            kernels.quantized_matmul(&floats(&from[0])?, &weights, &mut floats_mut(&to[0])?);
-            Ok(())
-        };
-        Ok(one(queue(
-            c"quantized_matmul",
-            0,
-            &[x, &self.data],
-            [out],
-            run,
-        )?))
+        product(c"quantized_matmul", x, (&self.data, Some(layout)), out)
+    }
+
+    /// The type of its rows.
+    pub fn rows_type(&self) -> Dtype {
+        match self.layout.scheme().mode {
+            Mode::Affine => self.scales,
+            _ => Dtype::BF16,
+        }
     }
 
     /// Rows by index, i32 or u32 `[…]` → `[…, in]`, as `dequantize` gives them.
@@ -316,10 +368,7 @@ impl PackedMatrix {
         let layout = self.layout;
         let mut shape = indices.shape().to_vec();
         shape.push(i32::try_from(layout.inputs()).unwrap_or(i32::MAX));
-        let dtype = match self.layout.scheme().mode {
-            Mode::Affine => self.scales,
-            _ => Dtype::BF16,
-        };
+        let dtype = self.rows_type();
         let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
             let (weights, mut to) = (packed(&from[1], layout)?, floats_mut(&to[0])?);
             let count: usize = from[0].shape().iter().map(|&n| n as usize).product();
@@ -388,15 +437,46 @@ fn with_last(x: &Array, last: usize) -> Vec<i32> {
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     let shape = with_last(x, weight.dim(0).max(0) as usize);
     let out = (&shape[..], wider(x.dtype(), weight.dtype()));
-    let run = |kernels: &Kernels, from: &[View], to: &[View]| {
-        kernels.matmul(
-            &floats(&from[0])?,
-            &floats(&from[1])?,
-            &mut floats_mut(&to[0])?,
-        );
+    product(c"linear", x, (weight, None), out)
+}
+
+/// `x Wᵀ`, with a gradient by x. Weights with a layout are packed.
+fn product(
+    name: &'static std::ffi::CStr,
+    x: &Array,
+    (weights, layout): (&Array, Option<Layout>),
+    out: (&[i32], Dtype),
+) -> Result<Array> {
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let (x, weights) = (floats(&from[0])?, matrix(&from[1], layout)?);
+        kernels.product(&x, &weights, &mut floats_mut(&to[0])?);
         Ok(())
     };
-    Ok(one(queue(c"linear", 0, &[x, weight], [out], run)?))
+    let gradient = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let (dy, weights) = (floats(&from[0])?, matrix(&from[1], layout)?);
+        kernels.product_transposed(&dy, &weights, &mut floats_mut(&to[0])?);
+        Ok(())
+    };
+    let traits = Traits {
+        gradient: Some(Box::new(gradient)),
+        ..Traits::default()
+    };
+    let inputs = [x, weights];
+    Ok(one(queue_with(
+        name,
+        traits,
+        &inputs,
+        [out],
+        Box::new(run),
+    )?))
+}
+
+/// Of a packed array where there is a layout.
+fn matrix(view: &View, layout: Option<Layout>) -> Outcome<kernels::Matrix<'_>> {
+    Ok(match layout {
+        Some(layout) => kernels::Matrix::Packed(packed(view, layout)?),
+        None => kernels::Matrix::Dense(floats(view)?),
+    })
 }
 
 pub(super) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {

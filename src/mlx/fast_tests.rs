@@ -28,17 +28,21 @@ fn random(seed: u64, len: usize) -> Vec<u8> {
 /// An array of random bits.
 fn bits(seed: u64, shape: &[i32], dtype: Dtype) -> Array {
     let len = shape.iter().product::<i32>() as usize * dtype.size() as usize;
+    array_of(&random(seed, len), shape, dtype)
+}
+
+fn array_of(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Array {
     let name = format!(
         "mlxrt-fast-{}-{:?}",
         std::process::id(),
         std::thread::current().id()
     );
     let path = std::env::temp_dir().join(name);
-    std::fs::write(&path, random(seed, len)).unwrap();
+    std::fs::write(&path, bytes).unwrap();
     let file = std::fs::File::open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
-    let mut buffer = HostBuffer::new(len).unwrap();
-    while buffer.read_some(&file, 0, len).unwrap() > 0 {}
+    let mut buffer = HostBuffer::new(bytes.len()).unwrap();
+    while buffer.read_some(&file, 0, bytes.len()).unwrap() > 0 {}
     buffer.into_array(shape, dtype).unwrap()
 }
 
@@ -183,14 +187,85 @@ fn without_kernels_nothing_is_packed_and_nothing_queued() {
     mlx::leave();
 }
 
+/// Sum of squares of `y(x)`, and its gradient.
+fn gradient(x: &Array, y: impl Fn(&Array) -> Result<Array>) -> Result<Vec<f32>> {
+    let work = |x: &[Array]| {
+        let y = ops::astype(&y(&x[0])?, Dtype::F32)?;
+        let size = y.shape().iter().product();
+        let squares = ops::reshape(&ops::multiply(&y, &y)?, &[size])?;
+        Ok(vec![ops::sum(&squares, 0, false)?])
+    };
+    let (_, gradients) = grad::value_and_grad(work, std::slice::from_ref(x))?;
+    ops::astype(&gradients[0], Dtype::F32)?.to_f32()
+}
+
+/// By what frozen weights are multiplied by, as MLX's own operations give it.
 #[test]
-fn gradients_are_refused() {
+fn products_have_gradients() {
     with_kernels(|| {
-        let w = numbers(&[4, 8]);
-        let sum = |y: &Array| ops::sum(&ops::reshape(y, &[8])?, 0, false);
-        let work = |x: &[Array]| Ok(vec![sum(&linear(&x[0], &w)?)?]);
-        let outcome = grad::value_and_grad(work, &[numbers(&[2, 8])]);
-        let error = outcome.map(drop).unwrap_err();
+        let check = |x: &Array, w: &Array, y: &dyn Fn(&Array) -> Result<Array>, what: &str| {
+            let wide = |array: &Array| ops::astype(array, Dtype::F32).unwrap();
+            let transposed = ops::transpose(&wide(w), &[1, 0]).unwrap();
+            let exact = gradient(&wide(x), |x| ops::matmul(x, &transposed)).unwrap();
+            let largest = exact.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+            // y is rounded in 16 bits, and so is the result.
+            let bound = largest * if x.dtype() == Dtype::F32 { 1e-5 } else { 0.02 };
+            assert!(largest > 0.0);
+            for (ours, exact) in gradient(x, y).unwrap().iter().zip(exact) {
+                let error = (ours - exact).abs();
+                assert!(
+                    error <= bound,
+                    "{what}: {ours}, not {exact}, allowed {bound}"
+                );
+            }
+        };
+        for dtype in [Dtype::F32, Dtype::BF16, Dtype::F16] {
+            let cast = |array: Array| ops::astype(&array, dtype).unwrap();
+            let (x, w) = (cast(numbers(&[2, 3, 70])), cast(numbers(&[33, 70])));
+            check(&x, &w, &|x| linear(x, &w), "dense");
+            for (seed, (scheme, scales)) in schemes().into_iter().enumerate() {
+                if scheme.mode == Mode::Affine && scales != dtype {
+                    continue;
+                }
+                // MLX unpacks scales of 8 bits four at a time.
+                let (rows, groups) = (36, 3);
+                let inputs = groups * scheme.group_size;
+                let words = [rows, inputs * scheme.bits / 32];
+                let weight = bits(7000 + 1000 * seed as u64, &words, Dtype::U32);
+                // Of random bits as scales some would be NaN.
+                let scales = match scheme.mode {
+                    // Small, so that no gradient is too large for f16.
+                    Mode::Affine => {
+                        let small = Array::scalar(1.0 / 64.0, Dtype::F32).unwrap();
+                        cast(ops::multiply(&numbers(&[rows, groups]), &small).unwrap())
+                    }
+                    Mode::Nvfp4 => array_of(&[50; 108], &[rows, groups], Dtype::U8),
+                    _ => array_of(&[124; 108], &[rows, groups], Dtype::U8),
+                };
+                let biases = (scheme.mode == Mode::Affine).then(|| scales.clone());
+                let packed = PackedMatrix::new(&weight, &scales, biases.as_ref(), scheme);
+                let packed = packed.unwrap().expect("a scheme that the kernels know");
+                let w = ops::dequantize(&weight, &scales, biases.as_ref(), scheme).unwrap();
+                let x = cast(numbers(&[2, inputs]));
+                check(
+                    &x,
+                    &w,
+                    &|x| packed.product(x),
+                    &format!("{dtype:?} {scheme:?}"),
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn other_gradients_are_refused() {
+    with_kernels(|| {
+        let (x, w) = (numbers(&[2, 8]), numbers(&[4, 8]));
+        // By the weights.
+        let error = gradient(&w, |w| linear(&x, w)).unwrap_err();
+        assert!(error.to_string().contains("has no gradient"), "{error}");
+        let error = gradient(&x, |x| rms_norm(x, None, 1e-5)).unwrap_err();
         assert!(error.to_string().contains("has no gradient"), "{error}");
     });
 }

@@ -34,13 +34,13 @@ impl Drop for ValueAndGrad {
     }
 }
 
-/// What `work` makes of `inputs`, and the gradients of its first array (one number) by each of them. With MLX's own
-/// operations: those of `fast` have no gradient.
+/// What `work` makes of `inputs`, and the gradients of its first array (one number) by each of them. With operations that
+/// have gradients (see `fast`).
 pub fn value_and_grad(
     work: impl Fn(&[Array]) -> Result<Vec<Array>>,
     inputs: &[Array],
 ) -> Result<(Vec<Array>, Vec<Array>)> {
-    fast::plainly(|| differentiate(work, inputs))
+    fast::with_gradients(|| differentiate(work, inputs))
 }
 
 fn differentiate(

@@ -35,6 +35,7 @@ pub(super) struct Custom {
     pub strided: u32,
     pub written: u32,
     pub run: Run,
+    pub gradient: Option<Run>,
 }
 
 impl Custom {

@@ -35,7 +35,9 @@ typedef int (*mlxrt_run)(
 typedef struct mlxrt_custom {
   const char* name; // lives for ever
   mlxrt_run run;
-  void* context;
+  // The gradient by input 0, from that by the only output in its place and the other inputs; NULL: there is none.
+  mlxrt_run gradient;
+  void* context; // of both
   void (*free)(void* context);
   const mlxrt_view* views; // of the outputs; shapes and types count
   size_t outputs;

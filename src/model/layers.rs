@@ -107,10 +107,10 @@ impl Matrix {
     /// x `[…, in]` → `[…, out]`
     pub(super) fn product(&self, x: &Array) -> Result<Array> {
         match self {
-            Matrix::Dense { weight, .. } if fast::active() => fast::linear(x, weight),
+            Matrix::Dense { weight, .. } if fast::products(x.dtype()) => fast::linear(x, weight),
             Matrix::Dense { transposed, .. } => ops::matmul(x, transposed),
             Matrix::Quantized(q) => q.product(x),
-            Matrix::Packed(packed) if fast::active() => packed.product(x),
+            Matrix::Packed(packed) if fast::products(x.dtype()) => packed.product(x),
             Matrix::Packed(packed) => Quantized::unpacked(packed, &ALL)?.product(x),
         }
     }
@@ -120,7 +120,7 @@ impl Matrix {
         match self {
             Matrix::Dense { weight, .. } => ops::take(weight, indices),
             Matrix::Quantized(q) => q.rows(indices),
-            Matrix::Packed(packed) if fast::active() => packed.rows(indices),
+            Matrix::Packed(packed) if fast::products(packed.rows_type()) => packed.rows(indices),
             Matrix::Packed(packed) => Quantized::unpacked(packed, &ALL)?.rows(indices),
         }
     }
@@ -215,7 +215,7 @@ impl Linear {
             return patch.linear(x, &self.matrix, self.bias.as_ref());
         }
         match (&self.matrix, &self.bias) {
-            (Matrix::Dense { transposed, .. }, Some(bias)) if !fast::active() => {
+            (Matrix::Dense { transposed, .. }, Some(bias)) if !fast::products(x.dtype()) => {
                 ops::addmm(bias, x, transposed)
             }
             (matrix, None) => matrix.product(x),

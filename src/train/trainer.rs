@@ -137,7 +137,7 @@ impl Trainer {
         let parameters = self.trained.parameters(adapter)?;
         let pass = Pass::default();
         let loss = || loss(decoder, &self.trained, &parameters, batch, pass);
-        read(Some(&mlx::fast::plainly(loss)?))
+        read(Some(&mlx::fast::with_gradients(loss)?))
     }
 
     /// Gives the adapter what a step made.

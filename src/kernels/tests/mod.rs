@@ -11,3 +11,4 @@ mod rope;
 mod rowwise;
 mod simd;
 pub(in crate::kernels) mod support;
+mod transposed;

@@ -1,11 +1,11 @@
 //! A block of a decoder as one operation.
 
 use super::{
-    float_type, floats, floats_mut, head_shape, one, packed, queue_writing, Array, Outcome,
-    PackedMatrix, View,
+    float_type, floats, floats_mut, head_shape, matrix, one, queue_with, Array, Outcome,
+    PackedMatrix, Traits, View,
 };
 use crate::error::Result;
-use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Layout, Visible};
+use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Visible};
 
 /// `[out, in]`
 #[derive(Clone, Copy)]
@@ -31,11 +31,6 @@ pub struct Place {
 /// Where a weight is among the operation's inputs.
 type Input = usize;
 
-enum MatrixInput {
-    Dense(Input),
-    Packed(Input, Layout),
-}
-
 /// x `[1, n, hidden]` → the last `asking` rows of what the block makes of it, `[1, asking, hidden]`, in the type of x; so
 /// are the weights.
 pub fn block(
@@ -58,8 +53,8 @@ pub fn block(
     let plan = block.try_map::<_, _, crate::error::Error>(
         &mut |matrix| {
             Ok(match matrix {
-                Matrix::Dense(weight) => MatrixInput::Dense(add(weight)),
-                Matrix::Packed(packed) => MatrixInput::Packed(add(&packed.data), packed.layout),
+                Matrix::Dense(weight) => (add(weight), None),
+                Matrix::Packed(packed) => (add(&packed.data), Some(packed.layout)),
             })
         },
         &mut |vector| Ok(add(*vector)),
@@ -68,14 +63,7 @@ pub fn block(
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let input = |index: Input| from.get(index).ok_or("an array is missing");
         let block = plan.try_map::<_, _, String>(
-            &mut |matrix| {
-                Ok(match matrix {
-                    MatrixInput::Dense(index) => kernels::Matrix::Dense(floats(input(*index)?)?),
-                    MatrixInput::Packed(index, layout) => {
-                        kernels::Matrix::Packed(packed(input(*index)?, *layout)?)
-                    }
-                })
-            },
+            &mut |(index, layout)| matrix(input(*index)?, *layout),
             &mut |vector| floats(input(*vector)?),
         )?;
         let mut past = kernels::Past {
@@ -93,16 +81,14 @@ pub fn block(
         );
         Ok(())
     };
-    let written = 1 << KEYS | 1 << VALUES;
+    let traits = Traits {
+        written: 1 << KEYS | 1 << VALUES,
+        ..Traits::default()
+    };
     let shape = [1, asking, x.dim(2)];
     let out = (&shape[..], x.dtype());
-    Ok(one(queue_writing(
-        c"block",
-        [0, written],
-        &inputs,
-        [out],
-        run,
-    )?))
+    let made = queue_with(c"block", traits, &inputs, [out], Box::new(run))?;
+    Ok(one(made))
 }
 
 /// The first tokens of a cache.
