@@ -99,6 +99,15 @@ def measure(one, args, prompt_file, n):
     return result
 
 
+def rows(args):
+    """What a step of several rows costs by one of one row, by the best of many, from a test of the crate."""
+    command = ["cargo", "test", "--release", "--lib", "runtime::tests::rows", "--", "--ignored", "--nocapture"]
+    where = location(dict(model="0.6b", side="mlxrt", bits=4))
+    env = {**os.environ, "MLXRT_BENCH_MODEL": str(where), "MLXRT_BENCH_THREADS": str(args.threads)}
+    output = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    return json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+
+
 def write(result):
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     unfinished = RESULTS.with_suffix(".part")
@@ -183,6 +192,8 @@ def main():
                 if not args.quick:
                     write(result)
             files(parts, result)
+    if not chosen:
+        result["rows"] = rows(args)
     if args.quick:
         return
     write(result)

@@ -5,6 +5,7 @@ mod engine;
 mod odd_folders;
 mod parity;
 mod recovery;
+mod rows;
 mod saving;
 mod sessions;
 mod training;

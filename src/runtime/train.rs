@@ -395,6 +395,8 @@ impl<'a> Training<'a> {
             if let Some(update) = step.update {
                 worker.change_adapter(adapter, |adapter| trainer.put(adapter, update))?;
             }
+            // The next batch is of another length, and hardly a buffer would be used again.
+            memory::clear_cache();
             Ok(Report {
                 loss: step.loss,
                 learning_rate: step.learning_rate,
@@ -413,7 +415,9 @@ impl<'a> Training<'a> {
             tokens += batch.tokens();
             let (model, adapter, of) = (self.model.id, self.adapter, batch.clone());
             let loss = self.turn(&batch, move |worker, trainer| {
-                trainer.loss(worker.decoder(model)?, worker.adapter(adapter)?, &of)
+                let loss = trainer.loss(worker.decoder(model)?, worker.adapter(adapter)?, &of);
+                memory::clear_cache();
+                loss
             })?;
             sum += f64::from(loss) * batch.tokens() as f64;
         }
