@@ -234,10 +234,12 @@ impl<K: Element> Kernel for Attend<'_, K> {
             for (first, size) in tiles(rows, rows_at_once(S::LANES)) {
                 let scores = &mut scores[first..first + size];
                 let queries = queries.as_ptr().add(first * dim);
+                // The next block's keys, once.
+                let fetch = first == 0;
                 match size {
-                    4 => self.score::<S, 4>(queries, start, n, scores),
-                    2 => self.score::<S, 2>(queries, start, n, scores),
-                    _ => self.score::<S, 1>(queries, start, n, scores),
+                    4 => self.score::<S, 4>(queries, start, n, scores, fetch),
+                    2 => self.score::<S, 2>(queries, start, n, scores, fetch),
+                    _ => self.score::<S, 1>(queries, start, n, scores, fetch),
                 }
             }
             let mut keep = [1.0; ROWS];
@@ -257,10 +259,11 @@ impl<K: Element> Kernel for Attend<'_, K> {
             for (first, size) in tiles(rows, rows_at_once(S::LANES)) {
                 let partial = self.partial.as_mut_ptr().add(first * width);
                 let (scores, keep) = (scores[first].as_ptr(), keep[first..].as_ptr());
+                let fetch = first == 0;
                 match size {
-                    4 => self.weighted::<S, 4>(partial, scores, keep, start, n),
-                    2 => self.weighted::<S, 2>(partial, scores, keep, start, n),
-                    _ => self.weighted::<S, 1>(partial, scores, keep, start, n),
+                    4 => self.weighted::<S, 4>(partial, scores, keep, start, n, fetch),
+                    2 => self.weighted::<S, 2>(partial, scores, keep, start, n, fetch),
+                    _ => self.weighted::<S, 1>(partial, scores, keep, start, n, fetch),
                 }
             }
             start += n;
@@ -277,6 +280,7 @@ impl<K: Element> Attend<'_, K> {
         start: usize,
         n: usize,
         scores: &mut [[f32; BLOCK]],
+        fetch: bool,
     ) {
         let (keys, head) = (self.job.keys, self.job.kv_head);
         let dim = keys.shape().dim;
@@ -284,6 +288,7 @@ impl<K: Element> Attend<'_, K> {
         for (r, a) in a.iter_mut().enumerate() {
             *a = a.add(r * dim);
         }
+        let ahead = usize::from(fetch) * BLOCK * keys.shape().token_stride;
         let mut key = 0;
         while key < n {
             // Past the end the last key is scored again.
@@ -293,7 +298,7 @@ impl<K: Element> Attend<'_, K> {
                 keys.row::<K>(head, start + (key + 2).min(n - 1)),
                 keys.row::<K>(head, start + (key + 3).min(n - 1)),
             ];
-            let sums = dots::<S, K, R>(a, b, dim);
+            let sums = dots::<S, K, R>(a, b, dim, ahead);
             for (scores, sums) in scores.iter_mut().zip(sums) {
                 scores[key..key + COLUMNS].copy_from_slice(&sums);
             }
@@ -310,6 +315,7 @@ impl<K: Element> Attend<'_, K> {
         keep: *const f32,
         start: usize,
         n: usize,
+        fetch: bool,
     ) {
         let shape = self.job.values.shape();
         let mut at = 0;
@@ -323,12 +329,13 @@ impl<K: Element> Attend<'_, K> {
             }
             let v = self.job.values.row::<K>(self.job.kv_head, start).add(at);
             let stride = shape.token_stride;
+            let ahead = usize::from(fetch) * BLOCK * stride;
             if left >= VECTORS * S::LANES {
                 let columns = VECTORS * S::LANES;
-                accumulate::<S, K, R, VECTORS>(y, k, p, v, stride, n, columns);
+                accumulate::<S, K, R, VECTORS>(y, k, p, v, stride, n, columns, ahead);
                 at += columns;
             } else {
-                accumulate::<S, K, R, 1>(y, k, p, v, stride, n, left.min(S::LANES));
+                accumulate::<S, K, R, 1>(y, k, p, v, stride, n, left.min(S::LANES), ahead);
                 at += S::LANES;
             }
         }

@@ -7,6 +7,9 @@
 use super::float::{load, Element};
 use super::simd::Simd;
 
+/// Bytes that memory gives at a time.
+const LINE: usize = 64;
+
 /// Columns of one `dots`.
 pub(super) const COLUMNS: usize = 4;
 
@@ -18,7 +21,8 @@ pub(super) const fn rows_at_once(lanes: usize) -> usize {
     }
 }
 
-/// `out[r][c] = Σ_i a[r][i] b[c][i]` over `n` elements, for R rows of f32 and four columns of any float type.
+/// `out[r][c] = Σ_i a[r][i] b[c][i]` over `n` elements, for R rows of f32 and four columns of any float type. What lies
+/// `ahead` elements behind each column is fetched meanwhile, where it is not 0: memory does not see it coming.
 ///
 /// # Safety
 /// The processor has S's instructions; every row has `n` elements.
@@ -27,10 +31,16 @@ pub(super) unsafe fn dots<S: Simd, B: Element, const R: usize>(
     a: [*const f32; R],
     b: [*const B; COLUMNS],
     n: usize,
+    ahead: usize,
 ) -> [[f32; COLUMNS]; R] {
     let mut sums = [[S::splat(0.0); COLUMNS]; R];
     let mut i = 0;
     while i + S::LANES <= n {
+        if ahead > 0 && i.is_multiple_of(LINE / size_of::<B>()) {
+            for b in b {
+                S::prefetch(b.wrapping_add(i + ahead).cast());
+            }
+        }
         let b = [
             B::load::<S>(b[0].add(i)),
             B::load::<S>(b[1].add(i)),
@@ -65,7 +75,7 @@ pub(super) unsafe fn dots<S: Simd, B: Element, const R: usize>(
 pub(super) const VECTORS: usize = 4;
 
 /// `y[r][..] = y[r][..] * keep[r] + Σ_j p[r][j] v[j][..]` for V vectors of columns, of which `n` elements count (all but
-/// the last vector are whole). Row j of v lies `stride` elements after the one before.
+/// the last vector are whole). Row j of v lies `stride` elements after the one before; `ahead` as in `dots`.
 ///
 /// # Safety
 /// The processor has S's instructions; every row has its elements.
@@ -79,6 +89,7 @@ pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: us
     stride: usize,
     rows: usize,
     n: usize,
+    ahead: usize,
 ) {
     let mut sums = [[S::splat(0.0); V]; R];
     for r in 0..R {
@@ -93,6 +104,9 @@ pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: us
         let mut values = [S::splat(0.0); V];
         for c in 0..V {
             let at = c * S::LANES;
+            if ahead > 0 && at.is_multiple_of(LINE / size_of::<E>()) {
+                S::prefetch(from.wrapping_add(at + ahead).cast());
+            }
             values[c] = load::<S, E>(from.add(at), n - at);
         }
         for r in 0..R {
@@ -140,11 +154,11 @@ pub(super) unsafe fn weighted<S: Simd, E: Element, const R: usize>(
         let left = columns - at;
         if left >= VECTORS * S::LANES {
             let n = VECTORS * S::LANES;
-            accumulate::<S, E, R, VECTORS>(to, [1.0; R], from, v.add(at), v_stride, rows, n);
+            accumulate::<S, E, R, VECTORS>(to, [1.0; R], from, v.add(at), v_stride, rows, n, 0);
             at += n;
         } else {
             let n = left.min(S::LANES);
-            accumulate::<S, E, R, 1>(to, [1.0; R], from, v.add(at), v_stride, rows, n);
+            accumulate::<S, E, R, 1>(to, [1.0; R], from, v.add(at), v_stride, rows, n, 0);
             at += S::LANES;
         }
     }
