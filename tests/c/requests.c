@@ -499,6 +499,7 @@ static void suspended_nothing_moves(void) {
   pushed->data = b;
   pthread_t thread;
   pthread_create(&thread, NULL, wait_for_tokens, pushed);
+  while (!is_busy(b)) sleep_ms(1); /* it would be refused once suspended */
   while (pulled->token_count < 10) next_into(request, MLXRT_FOREVER, pulled);
   OK(mlxrt_suspend(MLXRT_FOREVER));
   OK(mlxrt_suspend(1000)); /* counted */
@@ -634,8 +635,8 @@ static void a_long_prompt_starves_nobody(void) {
     if (!read->token_count) at_end = talk->token_count;
     next_into(talking, 5, talk);
   }
-  /* 57 chunks of at most 32 tokens: as many turns of the other session. */
-  CHECK(at_end - at_start >= 20);
+  /* 18 chunks of 100 tokens: as many turns of the other session. */
+  CHECK(at_end - at_start >= 6);
   CHECK_INT(read->token_count, 1);
   mlxrt_request_free(talking);
   mlxrt_request_free(reading);

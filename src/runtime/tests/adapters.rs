@@ -157,7 +157,8 @@ fn a_request_that_runs_keeps_its_adapters() {
     session.apply(vec![]).unwrap();
     first.result(None).unwrap().1.unwrap();
     let held = session.tokens();
-    assert!(held.ends_with(&with));
+    // The second may have ended too.
+    assert!(held.windows(with.len()).any(|held| held == with));
     second.result(None).unwrap().1.unwrap();
     assert_eq!(fresh(&model, vec![]), base);
 }

@@ -115,8 +115,9 @@ impl Worker {
         let length = running.prompt.len() + running.generated.len();
         // The last token is computed in any case: its logits are wanted.
         cache.cut(common.min(length.saturating_sub(1)));
-        // And the first token of the answer.
-        let expected = i32::try_from(length + 1).unwrap_or(0);
+        // And the first token of the answer goes in, unless it is the last, or room is counted.
+        let more = running.job.max_tokens != Some(1) && running.job.cache.limit.is_none();
+        let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
         let layers = &mut cache.layers;
         layers.iter_mut().for_each(|layer| layer.expect(expected));
         if !running.retried {
