@@ -86,7 +86,7 @@ func ExampleSession_Generate_context() {
 	}
 	defer session.Close()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	_, err = session.Complete(ctx, mlxrt.Chat(mlxrt.User("Tell me a story.")), nil)
 	fmt.Println(errors.Is(err, context.DeadlineExceeded), errors.Is(err, mlxrt.ErrTimeout))
