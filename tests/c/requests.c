@@ -482,10 +482,20 @@ static void handles_are_freed_in_any_order(void) {
 
 /* ---- suspend ---- */
 
+struct pushing {
+  mlxrt_session *session;
+  int begun;
+};
+
+static void say_that_it_began(struct answer *answer, const mlxrt_event *event) {
+  (void)event;
+  __atomic_store_n(&((struct pushing *)answer->data)->begun, 1, __ATOMIC_RELEASE);
+}
+
 static void *wait_for_tokens(void *data) {
   struct answer *answer = data;
-  mlxrt_session *session = answer->data;
-  ask_into(answer, session, text_input("Hello"), greedy(300));
+  struct pushing *pushing = answer->data;
+  ask_into(answer, pushing->session, text_input("Hello"), greedy(300));
   return NULL;
 }
 
@@ -496,10 +506,12 @@ static void suspended_nothing_moves(void) {
   options.timeout_ms = 20000;
   mlxrt_request *request = submit(a, text_input("Hello"), options);
   struct answer *pushed = new_answer(), *pulled = new_answer();
-  pushed->data = b;
+  struct pushing pushing = {b, 0};
+  pushed->data = &pushing;
+  pushed->at_event = say_that_it_began;
   pthread_t thread;
   pthread_create(&thread, NULL, wait_for_tokens, pushed);
-  while (!is_busy(b)) sleep_ms(1); /* it would be refused once suspended */
+  while (!__atomic_load_n(&pushing.begun, __ATOMIC_ACQUIRE)) sleep_ms(1); /* it would be refused once suspended */
   while (pulled->token_count < 10) next_into(request, MLXRT_FOREVER, pulled);
   OK(mlxrt_suspend(MLXRT_FOREVER));
   OK(mlxrt_suspend(1000)); /* counted */
