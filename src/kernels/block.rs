@@ -179,33 +179,15 @@ impl Kernels {
         }
 
         // A head's tokens are normed and turned: [n, heads * head_dim] as [n * heads, head_dim] and as heads.
-        let mut split = new(n, key_size);
-        let keys = match &block.k_norm {
-            Some(weight) => {
-                let heads = keys.floats().split(sizes.head_dim);
-                let to = &mut split.floats_mut().split(sizes.head_dim);
-                self.rms_norm(&heads, Some(weight), 0.0, sizes.eps, to);
-                &split
-            }
-            None => &keys,
-        };
+        let keys = self.head_norm(keys, block.k_norm.as_ref(), sizes);
+        let queries = self.head_norm(queries, block.q_norm.as_ref(), sizes);
         let shape = |heads, tokens| HeadShape::tokens_first(heads, tokens, sizes.head_dim);
         let own = shape(sizes.kv_heads, n);
         let to = &mut past.keys.some_tokens(past.at, n);
         self.rope(&sizes.rope, &keys.floats().heads(own), past.offset, to);
         let to = &mut past.values.some_tokens(past.at, n);
         self.copy_heads(&values.floats().heads(own), to);
-        let mut split = new(asking, query_size);
         let mut turned = new(asking, query_size);
-        let queries = match &block.q_norm {
-            Some(weight) => {
-                let heads = queries.floats().split(sizes.head_dim);
-                let to = &mut split.floats_mut().split(sizes.head_dim);
-                self.rms_norm(&heads, Some(weight), 0.0, sizes.eps, to);
-                &split
-            }
-            None => &queries,
-        };
         let asked = shape(sizes.heads, asking);
         let offset = past.offset + (n - asking) as i32;
         let to = &mut turned.floats_mut().heads(asked);
@@ -255,6 +237,24 @@ impl Kernels {
             std::mem::swap(&mut r, &mut other);
         }
         self.add(&h.floats(), &r.floats(), y);
+    }
+
+    /// Each head of each row normed, where there is a norm.
+    fn head_norm<'a>(
+        &'a self,
+        x: Buffer<'a>,
+        weight: Option<&Floats>,
+        sizes: &Sizes,
+    ) -> Buffer<'a> {
+        let Some(weight) = weight else {
+            return x;
+        };
+        let rows = x.floats();
+        let mut y = Buffer::new(&self.scratch, rows.dtype(), rows.rows(), rows.width());
+        let (heads, to) = (rows.split(sizes.head_dim), y.floats_mut());
+        let to = &mut to.split(sizes.head_dim);
+        self.rms_norm(&heads, Some(weight), 0.0, sizes.eps, to);
+        y
     }
 
     /// `y = x Wᵀ`: x `[rows, inputs]`, y `[rows, outputs]`. Panics where the shapes do not fit together.

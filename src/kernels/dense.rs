@@ -8,13 +8,12 @@
 use std::ops::Range;
 
 use super::float::{with_element, Element, Floats, FloatsMut};
-use super::fp8::Widen;
 use super::microkernel::{dots, rows_at_once, COLUMNS};
 use super::simd::{Kernel, Simd};
 use super::Kernels;
 
 /// Outputs whose weights stay in a core's first caches while rows pass by.
-pub(super) const PANEL: usize = 16;
+const PANEL: usize = 16;
 /// Bytes of activations that stay in a core's second cache.
 const CACHED: usize = 512 << 10;
 
@@ -39,15 +38,11 @@ impl Kernels {
         if self.tiles_pay(x, weights.dtype()) {
             return self.tile_matmul(x, super::amx::Weights::Dense(*weights), y);
         }
-        let mut floats = self.scratch.floats();
         let at_once = (CACHED / (4 * inputs).max(1)).max(8) / 8 * 8;
         let mut from = 0;
         while from < x.rows() {
             let rows = at_once.min(x.rows() - from);
-            floats.resize(rows * inputs, 0.0);
-            for (row, to) in floats.chunks_exact_mut(inputs.max(1)).enumerate() {
-                with_element!(x.dtype(), E => self.path.run(Widen { x: x.row::<E>(from + row), to }));
-            }
+            let floats = self.widened(x, from..from + rows);
             let size = weights.dtype().size() as usize * inputs * PANEL;
             let chunks = self.chunks(outputs.div_ceil(PANEL), size * rows.div_ceil(4));
             self.pool.parallel(chunks.count, |chunk| {
@@ -69,16 +64,16 @@ impl Kernels {
 }
 
 /// Some outputs of some rows.
-pub(super) struct Outputs<'a, W> {
-    pub weights: &'a Floats<'a>,
+struct Outputs<'a, W> {
+    weights: &'a Floats<'a>,
     /// `[rows, inputs]`
-    pub x: &'a [f32],
-    pub rows: usize,
-    pub y: &'a FloatsMut<'a>,
+    x: &'a [f32],
+    rows: usize,
+    y: &'a FloatsMut<'a>,
     /// The row of y that the first row of x belongs to.
-    pub from: usize,
-    pub outputs: Range<usize>,
-    pub element: std::marker::PhantomData<W>,
+    from: usize,
+    outputs: Range<usize>,
+    element: std::marker::PhantomData<W>,
 }
 
 impl<W: Element> Kernel for Outputs<'_, W> {

@@ -55,7 +55,7 @@ impl Kernels {
         };
         let (logprobs, largest) = self.logprobs(logits);
         let kept = self.keep(&logprobs.floats(), largest, draw);
-        let mut noise = Noise::new(draw.seed, logits.width());
+        let noise = Noise::new(draw.seed, logits.width());
         let (mut best, mut winner) = (f32::NEG_INFINITY, 0);
         with_element!(logits.dtype(), E => kept.each(elements::<E>(&logprobs.floats()), |id, logprob| {
             let weight = logprob * sharpness;
@@ -253,7 +253,7 @@ impl Noise {
     }
 
     /// -ln(-ln u) for u from [0, 1).
-    fn gumbel(&mut self, index: usize) -> f32 {
+    fn gumbel(&self, index: usize) -> f32 {
         let u = (self.bits(index) as f32 / u32::MAX as f32).min(1.0_f32.next_down());
         -(-u.ln()).ln()
     }

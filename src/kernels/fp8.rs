@@ -22,15 +22,11 @@ const CACHED: usize = 512 << 10;
 impl Kernels {
     pub(super) fn fp8_matmul(&self, x: &Floats, weights: &Packed, y: &mut FloatsMut) {
         let layout = weights.layout();
-        let mut floats = self.scratch.floats();
         let at_once = (CACHED / (4 * layout.inputs()).max(1)).max(TILE) / TILE * TILE;
         let mut from = 0;
         while from < x.rows() {
             let rows = at_once.min(x.rows() - from);
-            floats.resize(rows * layout.inputs(), 0.0);
-            for (row, to) in floats.chunks_exact_mut(layout.inputs().max(1)).enumerate() {
-                with_element!(x.dtype(), E => self.path.run(Widen { x: x.row::<E>(from + row), to }));
-            }
+            let floats = self.widened(x, from..from + rows);
             let chunks = self.chunks(layout.panels(), layout.panel_bytes() * rows.div_ceil(4));
             self.pool.parallel(chunks.count, |chunk| {
                 self.path.run(Panels {
@@ -43,27 +39,6 @@ impl Kernels {
                 });
             });
             from += rows;
-        }
-    }
-}
-
-/// A row as f32.
-pub(super) struct Widen<'a, E> {
-    pub x: *const E,
-    pub to: &'a mut [f32],
-}
-
-impl<E: Element> Kernel for Widen<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let n = self.to.len();
-        let mut i = 0;
-        while i < n {
-            let v = load::<S, E>(self.x.add(i), n - i);
-            super::float::store::<S, f32>(self.to.as_mut_ptr().add(i), n - i, v);
-            i += S::LANES;
         }
     }
 }

@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use super::activations::tiles;
 use super::float::{load, store, with_element, Element, Floats, FloatsMut};
-use super::fp8::Widen;
 use super::microkernel::{rows_at_once, weighted};
 use super::shared::SharedMut;
 use super::simd::{Kernel, Simd};
@@ -46,7 +45,6 @@ struct Part<'a> {
     output: usize,
     /// Where its sums begin: `[pieces, rows, rank]`.
     sums: usize,
-    pieces: usize,
 }
 
 impl Kernels {
@@ -80,16 +78,11 @@ impl Kernels {
                     low,
                     output,
                     sums: size,
-                    pieces,
                 });
                 size += pieces * n * rank;
             }
         }
-        let mut wide = self.scratch.floats();
-        wide.resize(n * inputs, 0.0);
-        for (row, to) in wide.chunks_exact_mut(inputs.max(1)).enumerate() {
-            with_element!(x.dtype(), E => self.path.run(Widen { x: x.row::<E>(row), to }));
-        }
+        let wide = self.widened(x, 0..n);
         let mut sums = self.scratch.floats();
         sums.resize(size, 0.0);
         let memory = SharedMut::new(&mut sums);
@@ -112,7 +105,7 @@ impl Kernels {
         // The pieces' sums, times the scale, in the first piece's place.
         for part in &parts {
             let len = n * part.low.a.width();
-            let (first, rest) = sums[part.sums..part.sums + part.pieces * len].split_at_mut(len);
+            let (first, rest) = sums[part.sums..part.sums + pieces * len].split_at_mut(len);
             for more in rest.chunks_exact(len.max(1)) {
                 first
                     .iter_mut()
@@ -165,11 +158,10 @@ impl<E: Element> Kernel for Down<'_, E> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let rank = self.a.width();
+        self.sums.fill(0.0);
         if rank == 0 || self.span.is_empty() {
-            self.sums.fill(0.0);
             return;
         }
-        self.sums.fill(0.0);
         let rows = self.sums.len() / rank;
         for (first, size) in tiles(rows, rows_at_once(S::LANES)) {
             let x = self.x.as_ptr().add(first * self.inputs + self.span.start);

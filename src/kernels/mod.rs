@@ -35,6 +35,7 @@ mod scratch;
 mod shared;
 mod simd;
 mod transposed;
+mod widen;
 
 pub use attention::{AttentionOptions, Visible};
 pub use block::{Block, Linear, Matrix, Past, Sizes};

@@ -8,10 +8,10 @@
 use super::activations::tiles;
 use super::block::Matrix;
 use super::float::{with_element, Floats, FloatsMut};
-use super::fp8::Widen;
 use super::microkernel::{rows_at_once, weighted};
 use super::rows::dequantize;
 use super::simd::{Kernel, Simd};
+use super::widen::Widen;
 use super::Kernels;
 
 /// Inputs of one piece of work, and outputs whose weights are unpacked at a time.
@@ -31,11 +31,7 @@ impl Kernels {
             dx.width()
         );
         let rows = dy.rows();
-        let mut wide = self.scratch.floats();
-        wide.resize(rows * outputs, 0.0);
-        for (row, to) in wide.chunks_exact_mut(outputs.max(1)).enumerate() {
-            with_element!(dy.dtype(), E => self.path.run(Widen { x: dy.row::<E>(row), to }));
-        }
+        let wide = self.widened(dy, 0..rows);
         let (dy, dx) = (&wide[..], &*dx);
         // A multiple of every block's inputs.
         self.pool.parallel(inputs.div_ceil(COLUMNS), |piece| {

@@ -54,8 +54,9 @@ bool has(uint32_t bits, size_t index) {
 
 class Custom : public mx::Primitive {
  public:
-  Custom(mx::Stream stream, const mlxrt_custom& op, std::shared_ptr<void> context, std::vector<mx::Shape> shapes)
-      : Primitive(stream), name_(op.name), run_(op.run), gradient_(op.gradient), context_(std::move(context)),
+  Custom(mx::Stream stream, const mlxrt_custom& op, std::shared_ptr<void> context, std::shared_ptr<void> gradient,
+         std::vector<mx::Shape> shapes)
+      : Primitive(stream), name_(op.name), run_(op.run), context_(std::move(context)), gradient_(std::move(gradient)),
         strided_(op.strided), written_(op.written), shapes_(std::move(shapes)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
@@ -123,8 +124,11 @@ class Custom : public mx::Primitive {
     if (!gradient_ || cotangents.size() != 1 || wanted != std::vector<int>{0}) throw no_gradient();
     std::vector<mx::array> from = inputs;
     from[0] = cotangents[0];
-    const mlxrt_custom op{name_, gradient_, nullptr, nullptr, nullptr, nullptr, 1, 0, 0};
-    auto primitive = std::make_shared<Custom>(stream(), op, context_, std::vector<mx::Shape>{inputs[0].shape()});
+    mlxrt_custom op{};
+    op.name = name_;
+    op.run = run_;
+    std::vector<mx::Shape> shapes{inputs[0].shape()};
+    auto primitive = std::make_shared<Custom>(stream(), op, gradient_, nullptr, std::move(shapes));
     return {mx::array(inputs[0].shape(), inputs[0].dtype(), primitive, std::move(from))};
   }
 
@@ -148,8 +152,8 @@ class Custom : public mx::Primitive {
 
   const char* name_;
   mlxrt_run run_;
-  mlxrt_run gradient_;
   std::shared_ptr<void> context_;
+  std::shared_ptr<void> gradient_;
   uint32_t strided_;
   uint32_t written_;
   std::vector<mx::Shape> shapes_;
@@ -159,6 +163,8 @@ class Custom : public mx::Primitive {
 int mlxrt_shim_custom(const mlxrt_custom* op, const void* inputs, size_t count, void* outputs, void* stream) {
   try {
     std::shared_ptr<void> context(op->context, op->free);
+    std::shared_ptr<void> gradient;
+    if (op->gradient) gradient.reset(op->gradient, op->free);
     const mlx_array* ins = static_cast<const mlx_array*>(inputs);
     mlx_array* outs = static_cast<mlx_array*>(outputs);
     std::vector<mx::array> arrays;
@@ -171,7 +177,7 @@ int mlxrt_shim_custom(const mlxrt_custom* op, const void* inputs, size_t count, 
       dtypes.push_back(mlx_dtype_to_cpp(static_cast<mlx_dtype>(out.dtype)));
     }
     mx::Stream on = mlx_stream_get_(mlx_stream{stream});
-    auto primitive = std::make_shared<Custom>(on, *op, std::move(context), shapes);
+    auto primitive = std::make_shared<Custom>(on, *op, std::move(context), std::move(gradient), shapes);
     auto made = mx::array::make_arrays(shapes, dtypes, primitive, arrays);
     for (size_t i = 0; i < made.size(); i++) mlx_array_set_(outs[i], std::move(made[i]));
     return 0;

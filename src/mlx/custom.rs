@@ -55,13 +55,6 @@ impl View {
 /// Computes outputs, row-major and not yet written, from inputs.
 pub(super) type Run = Box<dyn Fn(&[View], &[View]) -> Outcome + Send + Sync>;
 
-/// What an operation computes, and the gradient by its first input: from that by its output, in the place of the first
-/// input, and from the other inputs.
-struct Runs {
-    run: Run,
-    gradient: Option<Run>,
-}
-
 type RawRun = unsafe extern "C" fn(
     *mut c_void,
     *const View,
@@ -76,8 +69,8 @@ type RawRun = unsafe extern "C" fn(
 struct RawCustom {
     name: *const c_char,
     run: RawRun,
-    gradient: Option<RawRun>,
     context: *mut c_void,
+    gradient: *mut c_void,
     free: unsafe extern "C" fn(*mut c_void),
     views: *const View,
     outputs: usize,
@@ -102,7 +95,7 @@ pub(super) struct Custom {
     /// In place, in the order in which operations are queued on the stream: only arrays whose memory is no other's.
     pub written: u32,
     pub run: Run,
-    /// By the first input, where there is one; the others must not be traced.
+    /// By the first input: from that by the output, in its place, and from the other inputs, which must not be traced.
     pub gradient: Option<Run>,
 }
 
@@ -121,16 +114,12 @@ impl Custom {
             shape: shape.as_ptr(),
             strides: std::ptr::null(),
         });
-        let gradient = self.gradient.as_ref().map(|_| call_gradient as RawRun);
-        let runs = Runs {
-            run: self.run,
-            gradient: self.gradient,
-        };
+        let context = |run: Run| Box::into_raw(Box::new(run)).cast();
         let op = RawCustom {
             name: self.name.as_ptr(),
             run: call,
-            gradient,
-            context: Box::into_raw(Box::new(runs)).cast(),
+            context: context(self.run),
+            gradient: self.gradient.map_or(std::ptr::null_mut(), context),
             free,
             views: views.as_ptr(),
             outputs: N,
@@ -140,7 +129,7 @@ impl Custom {
         let mut made = [mlx_sys::mlx_array {
             ctx: std::ptr::null_mut(),
         }; N];
-        // SAFETY: inputs and outputs are as many as told and alive for the call; the shim takes the context.
+        // SAFETY: inputs and outputs are as many as told and alive for the call; the shim takes the contexts.
         let status = unsafe {
             mlxrt_shim_custom(
                 &op,
@@ -157,7 +146,7 @@ impl Custom {
 }
 
 /// # Safety
-/// As `mlxrt_run` in shim.h says; `context` is a `Runs` that is alive.
+/// As `mlxrt_run` in shim.h says; `context` is a `Run` that is alive.
 unsafe extern "C" fn call(
     context: *mut c_void,
     inputs: *const View,
@@ -167,46 +156,15 @@ unsafe extern "C" fn call(
     message: *mut c_char,
     size: usize,
 ) -> c_int {
-    // SAFETY: the shim passes the context it took.
-    let runs = unsafe { &*context.cast::<Runs>() };
-    // SAFETY: as for this function.
-    unsafe { guarded(&runs.run, [inputs, outputs], [n, m], message, size) }
-}
-
-/// # Safety
-/// As `call`; the context has a gradient.
-unsafe extern "C" fn call_gradient(
-    context: *mut c_void,
-    inputs: *const View,
-    n: usize,
-    outputs: *const View,
-    m: usize,
-    message: *mut c_char,
-    size: usize,
-) -> c_int {
-    // SAFETY: the shim passes the context it took.
-    let runs = unsafe { &*context.cast::<Runs>() };
-    let none: Run = Box::new(|_, _| Err("there is no gradient".to_owned()));
-    let run = runs.gradient.as_ref().unwrap_or(&none);
-    // SAFETY: as for this function.
-    unsafe { guarded(run, [inputs, outputs], [n, m], message, size) }
-}
-
-/// # Safety
-/// As many views as told, alive for the call; `message` has `size` bytes.
-unsafe fn guarded(
-    run: &Run,
-    views: [*const View; 2],
-    counts: [usize; 2],
-    message: *mut c_char,
-    size: usize,
-) -> c_int {
-    let list = |index: usize| match counts[index] {
+    // SAFETY: the shim passes a context that it took.
+    let run = unsafe { &*context.cast::<Run>() };
+    let list = |start: *const View, len: usize| match len {
         0 => &[],
         // SAFETY: as many views as told, alive for the call.
-        len => unsafe { std::slice::from_raw_parts(views[index], len) },
+        len => unsafe { std::slice::from_raw_parts(start, len) },
     };
-    let why = match guard::catch(|| run(list(0), list(1)).map_err(Error::internal)) {
+    let (inputs, outputs) = (list(inputs, n), list(outputs, m));
+    let why = match guard::catch(|| run(inputs, outputs).map_err(Error::internal)) {
         Ok(()) => return 0,
         Err(error) => error.message,
     };
@@ -220,10 +178,10 @@ unsafe fn guarded(
 }
 
 /// # Safety
-/// `context` is a `Runs` that nobody uses any more.
+/// `context` is a `Run` that nobody uses any more.
 unsafe extern "C" fn free(context: *mut c_void) {
     // SAFETY: made by Box::into_raw in `queue`, and freed once.
-    let run = unsafe { Box::from_raw(context.cast::<Runs>()) };
+    let run = unsafe { Box::from_raw(context.cast::<Run>()) };
     let _ = guard::catch(AssertUnwindSafe(move || {
         drop(run);
         Ok(())

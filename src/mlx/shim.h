@@ -31,13 +31,14 @@ typedef struct mlxrt_view {
 typedef int (*mlxrt_run)(
     void* context, const mlxrt_view* inputs, size_t n, const mlxrt_view* outputs, size_t m, char* message, size_t size);
 
-// An operation that Rust computes. It takes the context, also when it fails, and frees it on any thread.
+// An operation that Rust computes. It takes the contexts, also when it fails, and frees each on any thread.
 typedef struct mlxrt_custom {
   const char* name; // lives for ever
   mlxrt_run run;
-  // The gradient by input 0, from that by the only output in its place and the other inputs; NULL: there is none.
-  mlxrt_run gradient;
-  void* context; // of both
+  void* context;
+  // NULL, or the context that `run` computes the gradient by input 0 with: from that by the only output, in the place of
+  // input 0, and from the other inputs.
+  void* gradient;
   void (*free)(void* context);
   const mlxrt_view* views; // of the outputs; shapes and types count
   size_t outputs;

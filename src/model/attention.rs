@@ -7,7 +7,6 @@ use super::decoder::{last_row, Rows};
 use super::layers::{Linear, Norm};
 use super::rope::RotaryEmbedding;
 use crate::error::Result;
-use crate::kernels::Visible;
 use crate::mlx::ops::{self, Mask};
 use crate::mlx::{fast, Array};
 
@@ -67,14 +66,7 @@ impl Attention {
         )?;
         let queries = self.rope.forward(&queries, end - asking)?;
         let output = if fast::active() {
-            let visible = match mask {
-                AttentionMask::None => Visible::All,
-                AttentionMask::Causal => Visible::Causal { window: None },
-                AttentionMask::Window { size, .. } => Visible::Causal {
-                    window: usize::try_from(*size).ok(),
-                },
-            };
-            fast::attention(&queries, &keys, &values, self.config.scale, visible)?
+            fast::attention(&queries, &keys, &values, self.config.scale, mask.visible())?
         } else {
             self.attend(&queries, &keys, &values, mask)?
         };

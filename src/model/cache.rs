@@ -2,6 +2,7 @@
 
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::kernels::Visible;
 use crate::mlx::fast::Place;
 use crate::mlx::ops;
 use crate::mlx::Array;
@@ -35,6 +36,17 @@ impl AttentionMask {
         }
         let mask = windowed_mask(n, held, size)?;
         Ok(AttentionMask::Window { mask, size })
+    }
+
+    /// For the CPU's kernels.
+    pub fn visible(&self) -> Visible {
+        match self {
+            AttentionMask::None => Visible::All,
+            AttentionMask::Causal => Visible::Causal { window: None },
+            AttentionMask::Window { size, .. } => Visible::Causal {
+                window: usize::try_from(*size).ok(),
+            },
+        }
     }
 }
 

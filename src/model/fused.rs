@@ -7,7 +7,7 @@ use super::decoder::{Block, Norms, Rows};
 use super::layers::{Linear, Norm};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernels::{self, Visible};
+use crate::kernels;
 use crate::mlx::fast::{self, Matrix};
 use crate::mlx::Array;
 
@@ -32,11 +32,6 @@ impl Block {
         if COUNT.get().is_none() {
             return Ok(None);
         }
-        let visible = match mask {
-            AttentionMask::None => Visible::All,
-            AttentionMask::Causal => Visible::Causal { window: None },
-            AttentionMask::Window { .. } => return Ok(None),
-        };
         let (n, dtype) = (x.dim(1), x.dtype());
         let clips = config.clip_residual && dtype == Dtype::F16;
         let Some(parts) = self
@@ -59,7 +54,7 @@ impl Block {
         };
         #[cfg(test)]
         COUNT.set(COUNT.get().map(|count| count + 1));
-        fast::block(x, &parts, &place, visible, asking).map(Some)
+        fast::block(x, &parts, &place, mask.visible(), asking).map(Some)
     }
 
     /// None where something does not have the type of x, or is more than a product.

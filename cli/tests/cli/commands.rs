@@ -174,9 +174,8 @@ fn every_sampling_option_is_taken() {
     );
 }
 
-#[test]
-fn adapters_change_answers() {
-    let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
+/// An answer of the smallest packed model with these options.
+fn answer_with(options: &[&str]) -> String {
     let model = fixture("models/qwen3-4bit");
     let base = [
         "generate",
@@ -188,16 +187,16 @@ fn adapters_change_answers() {
         "12",
         "--ignore-eos",
     ];
-    let without = run(base).fine();
-    let with = run(base.iter().chain(&["--adapter", adapter.as_str()])).fine();
+    run([&base[..], options].concat()).fine()
+}
+
+#[test]
+fn adapters_change_answers() {
+    let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
+    let without = answer_with(&[]);
+    let with = answer_with(&["--adapter", &adapter]);
     assert_ne!(with, without);
-    let scaled = |scale: &str| {
-        run(base
-            .iter()
-            .copied()
-            .chain(["--adapter-scaled", &adapter, scale]))
-        .fine()
-    };
+    let scaled = |scale: &str| answer_with(&["--adapter-scaled", &adapter, scale]);
     assert_eq!(scaled("1"), with);
     assert_eq!(scaled("0"), without);
 }
@@ -205,30 +204,17 @@ fn adapters_change_answers() {
 #[test]
 fn an_adapter_may_have_its_scale_in_its_name() {
     let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
-    let model = fixture("models/qwen3-4bit");
-    let ask = |adapter: &[&str]| {
-        let base = [
-            "generate",
-            &model,
-            "--raw",
-            "abc",
-            "--greedy",
-            "-n",
-            "12",
-            "--ignore-eos",
-        ];
-        run([&base[..], adapter].concat()).fine()
-    };
-    let (plain, whole) = (ask(&[]), ask(&["--adapter", &adapter]));
-    assert_eq!(ask(&["--adapter", &format!("{adapter}=0")]), plain);
+    let (plain, whole) = (answer_with(&[]), answer_with(&["--adapter", &adapter]));
+    let named = |scale: &str| answer_with(&["--adapter", &format!("{adapter}={scale}")]);
+    assert_eq!(named("0"), plain);
     assert_eq!(
-        ask(&["--adapter", &format!("{adapter}=-0.75")]),
-        ask(&["--adapter-scaled", &adapter, "-0.75"])
+        named("-0.75"),
+        answer_with(&["--adapter-scaled", &adapter, "-0.75"])
     );
     // A folder of that name is that folder.
     let copy = scratch("scale").join("adapter=0");
     copy_folder(&adapter, &copy);
-    assert_eq!(ask(&["--adapter", copy.to_str().unwrap()]), whole);
+    assert_eq!(answer_with(&["--adapter", copy.to_str().unwrap()]), whole);
 }
 
 #[test]

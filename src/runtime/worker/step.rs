@@ -162,10 +162,7 @@ impl Worker {
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
         let logits = if last && !running.job.prefill_only {
-            let logits =
-                decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?;
-            cache.tokens.extend_from_slice(chunk);
-            Some(logits)
+            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
         } else {
             let hidden = decoder.forward(
                 &chunk_tokens,
@@ -173,20 +170,18 @@ impl Worker {
                 Rows::Last,
                 &running.adapters,
             )?;
-            cache.tokens.extend_from_slice(chunk);
             // What it leaves in the caches is wanted. The kernels write there as they compute the row.
             let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
             if fast::active() {
                 wanted.push(&hidden);
             }
             mlx::eval(&wanted)?;
-            None
-        };
-        if logits.is_none() {
             self.good_steps = self.steps;
             self.queued_bytes = 0;
             memory::clear_cache();
-        }
+            None
+        };
+        cache.tokens.extend_from_slice(chunk);
         if running.job.progress_tokens > 0 {
             let every = u64::from(running.job.progress_tokens);
             let done = (total - (left.len() - chunk.len())) as u64;
