@@ -40,7 +40,7 @@ fn chaos(seed: u64) -> Outcome {
     let end = Instant::now() + LENGTH;
     let started = (Mutex::new(()), Condvar::new());
     std::thread::scope(|scope| {
-        for thread in 0..THREADS {
+        let calling = (0..THREADS).map(|thread| {
             let (pool, bad, started) = (&pool, &bad, &started);
             scope.spawn(move || {
                 let mut random = Random(seed * 1_000 + thread as u64 + 1);
@@ -50,7 +50,15 @@ fn chaos(seed: u64) -> Outcome {
                         *bad.lock().unwrap() = Some(verdict);
                     }
                 }
-            });
+            })
+        });
+        let calling: Vec<_> = calling.collect();
+        // What was suspended at random goes on: a save or a training waits for that.
+        while !calling.iter().all(|thread| thread.is_finished()) {
+            std::thread::sleep(Duration::from_millis(5));
+            if Instant::now() > end {
+                resume_all();
+            }
         }
     });
     if let Some(verdict) = bad.into_inner().unwrap() {
@@ -59,9 +67,7 @@ fn chaos(seed: u64) -> Outcome {
     for (handle, bits) in pool.into_inner().unwrap() {
         free(handle, bits);
     }
-    // What was suspended at random goes on.
-    let resume = crate::surface::function("mlxrt_resume");
-    while Call::good(resume, &mut World::new()).run().is_ok() {}
+    resume_all();
     // Random inits are still owed.
     // SAFETY: no preconditions.
     while outcome(unsafe { mlxrt_shutdown(0, MLXRT_FOREVER) }).is_err() {}
@@ -75,6 +81,11 @@ fn chaos(seed: u64) -> Outcome {
         "{} bytes of MLX's memory stay",
         active_bytes()
     )))
+}
+
+fn resume_all() {
+    let resume = crate::surface::function("mlxrt_resume");
+    while Call::good(resume, &mut World::new()).run().is_ok() {}
 }
 
 fn pick(random: &mut Random, pool: &Pool, handle: &str) -> u64 {
