@@ -102,8 +102,14 @@ pub fn leave() {
     let _ = check(unsafe { mlx_sys::mlx_clear_streams() });
 }
 
+/// Whether the calling thread's stream is a GPU's.
+pub(super) fn on_gpu() -> bool {
+    STREAM.with(|current| matches!(&*current.borrow(), Some((Device::Gpu, _))))
+}
+
 /// Gives up the calling thread's stream, for later use when it can be used again.
 fn put_aside() {
+    super::compiled::forget();
     // An error that the stream still had is taken by the first wait.
     let clean = synchronize().is_ok() || synchronize().is_ok();
     if let (true, Some((Device::Cpu, stream))) = (clean, STREAM.with(|current| current.take())) {

@@ -1,29 +1,12 @@
 //! Gradients of Rust closures. MLX calls the closure once, with arrays that record what is done with them.
-//!
-//! A closure that fails tells mlx-c only that it failed, so its own error is kept here and handed to whoever called MLX.
 
-use std::cell::RefCell;
-use std::ffi::{c_int, c_void};
-use std::panic::AssertUnwindSafe;
+use std::ffi::c_int;
 
 use super::array::{Array, VectorArray};
+use super::closure::{own_error, Closure};
 use super::error::check;
 use super::fast;
-use crate::error::{Error, Result};
-
-thread_local! {
-    /// Of the first closure that failed since the last outermost call.
-    static FAILED: RefCell<Option<Error>> = const { RefCell::new(None) };
-}
-
-struct Closure(mlx_sys::mlx_closure);
-
-impl Drop for Closure {
-    fn drop(&mut self) {
-        // SAFETY: owned and freed once.
-        unsafe { mlx_sys::mlx_closure_free(self.0) };
-    }
-}
+use crate::error::Result;
 
 struct ValueAndGrad(mlx_sys::mlx_closure_value_and_grad);
 
@@ -49,17 +32,19 @@ fn differentiate(
 ) -> Result<(Vec<Array>, Vec<Array>)> {
     let all: Vec<c_int> = (0..inputs.len() as c_int).collect();
     let inputs = VectorArray::new(&inputs.iter().collect::<Vec<_>>())?;
-    let payload = std::ptr::from_ref(&work).cast_mut().cast::<c_void>();
-    // SAFETY: `payload` is what `trampoline_of` expects, and `work` outlives the closure: MLX calls it inside of the
-    // call below only, and records what it did, not the closure.
-    let closure = Closure(unsafe {
-        mlx_sys::mlx_closure_new_func_payload(Some(trampoline_of(&work)), payload, None)
-    });
+    // SAFETY: `work` outlives the closure: MLX calls it inside of the call below only, and records what it did, not the
+    // closure.
+    let closure = unsafe { Closure::borrowing(&work) };
     // SAFETY: an empty object, owned by the value.
     let mut differentiated = ValueAndGrad(unsafe { mlx_sys::mlx_closure_value_and_grad_new() });
     // SAFETY: the closure is alive and `all` has as many numbers as passed.
     check(unsafe {
-        mlx_sys::mlx_value_and_grad(&mut differentiated.0, closure.0, all.as_ptr(), all.len())
+        mlx_sys::mlx_value_and_grad(
+            &mut differentiated.0,
+            closure.raw(),
+            all.as_ptr(),
+            all.len(),
+        )
     })?;
     let (mut values, mut grads) = (VectorArray::new(&[])?, VectorArray::new(&[])?);
     // SAFETY: everything is alive and the results are ours; this is the engine thread.
@@ -81,76 +66,11 @@ pub fn checkpoint<F>(work: F, inputs: &[Array]) -> Result<Vec<Array>>
 where
     F: Fn(&[Array]) -> Result<Vec<Array>> + 'static,
 {
-    let inputs = VectorArray::new(&inputs.iter().collect::<Vec<_>>())?;
-    let trampoline = trampoline_of(&work);
-    let payload = Box::into_raw(Box::new(work)).cast::<c_void>();
-    // SAFETY: the payload is an `F` on the heap, which MLX keeps for as long as it may call it and then frees with
-    // `free`. Graphs are made and freed on the engine thread only, so what `F` owns need not be `Send`.
-    let closure = Closure(unsafe {
-        mlx_sys::mlx_closure_new_func_payload(Some(trampoline), payload, Some(free::<F>))
-    });
-    // SAFETY: an empty object, owned by the value.
-    let mut repeated = Closure(unsafe { mlx_sys::mlx_closure_new() });
+    let closure = Closure::new(work);
+    let mut repeated = Closure::empty();
     // SAFETY: both are alive.
-    check(unsafe { mlx_sys::mlx_checkpoint(&mut repeated.0, closure.0) })?;
-    let mut outputs = VectorArray::new(&[])?;
-    // SAFETY: everything is alive and the result is ours; this is the engine thread.
-    let status = unsafe { mlx_sys::mlx_closure_apply(outputs.raw_mut(), repeated.0, inputs.raw()) };
-    own_error(status)?;
-    outputs.arrays()
-}
-
-/// The closure's own error where it failed, else MLX's.
-fn own_error(status: c_int) -> Result<()> {
-    let outcome = check(status);
-    let failed = FAILED.with(|failed| failed.borrow_mut().take());
-    match (outcome, failed) {
-        (Err(_), Some(own)) => Err(own),
-        (outcome, _) => outcome,
-    }
-}
-
-type Trampoline = unsafe extern "C" fn(
-    *mut mlx_sys::mlx_vector_array,
-    mlx_sys::mlx_vector_array,
-    *mut c_void,
-) -> c_int;
-
-fn trampoline_of<F: Fn(&[Array]) -> Result<Vec<Array>>>(_: &F) -> Trampoline {
-    trampoline::<F>
-}
-
-/// Neither a panic nor an error leaves it but as a status.
-unsafe extern "C" fn trampoline<F: Fn(&[Array]) -> Result<Vec<Array>>>(
-    out: *mut mlx_sys::mlx_vector_array,
-    inputs: mlx_sys::mlx_vector_array,
-    payload: *mut c_void,
-) -> c_int {
-    let outcome = crate::guard::catch(AssertUnwindSafe(|| {
-        // SAFETY: the payload is the `F` that this trampoline was made for, alive and never changed.
-        let work = unsafe { &*payload.cast::<F>() };
-        // SAFETY: mlx-c's list lives for the call.
-        let inputs = unsafe { VectorArray::arrays_of(inputs) }?;
-        let outputs = work(&inputs)?;
-        let outputs = VectorArray::new(&outputs.iter().collect::<Vec<_>>())?;
-        // SAFETY: `out` is mlx-c's to be filled, `outputs` is alive and copied.
-        check(unsafe { mlx_sys::mlx_vector_array_set(out, outputs.raw()) })
-    }));
-    match outcome {
-        Ok(()) => 0,
-        Err(error) => {
-            FAILED.with(|failed| failed.borrow_mut().get_or_insert(error).clone());
-            1
-        }
-    }
-}
-
-unsafe extern "C" fn free<F>(payload: *mut c_void) {
-    let _ = crate::guard::catch(AssertUnwindSafe(|| {
-        // SAFETY: made by `Box::into_raw` of an `F`; MLX calls this once.
-        drop(unsafe { Box::from_raw(payload.cast::<F>()) });
-        Ok(())
-    }));
+    check(unsafe { mlx_sys::mlx_checkpoint(repeated.raw_mut(), closure.raw()) })?;
+    repeated.call(&inputs.iter().collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -158,7 +78,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::error::Code;
+    use crate::error::{Code, Error};
     use crate::mlx::{self, ops, Device};
 
     fn cube_of_sum(inputs: &[Array]) -> Result<Vec<Array>> {

@@ -6,6 +6,8 @@
 
 mod array;
 mod buffer;
+mod closure;
+pub mod compiled;
 #[cfg_attr(target_os = "macos", path = "no_custom.rs")]
 mod custom;
 mod device;

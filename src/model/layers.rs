@@ -10,7 +10,7 @@ use crate::dtype::{Dtype, Scheme};
 use crate::error::Result;
 use crate::kernels::{self, Gate};
 use crate::mlx::fast::{self, PackedMatrix};
-use crate::mlx::{ops, Array};
+use crate::mlx::{compiled, ops, Array};
 
 pub struct Linear {
     matrix: Matrix,
@@ -342,26 +342,32 @@ impl Mlp {
             let inner = fast::gated(&gate, &up, self.gate())?;
             return self.down_proj.forward(&inner, adapters);
         }
-        let gate = match self.activation {
-            Activation::Silu => ops::multiply(&gate, &ops::sigmoid(&gate)?)?,
-            Activation::GeluTanh => gelu_tanh(&gate)?,
+        let gated = match self.activation {
+            Activation::Silu => swiglu,
+            Activation::GeluTanh => geglu_tanh,
         };
-        self.down_proj
-            .forward(&ops::multiply(&gate, &up)?, adapters)
+        let inner = compiled::fused([&gate, &up], gated)?;
+        self.down_proj.forward(&inner, adapters)
     }
 }
 
-/// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
-fn gelu_tanh(x: &Array) -> Result<Array> {
-    let number = |value: f32| Array::scalar(value, x.dtype());
-    let cube = ops::power(x, &number(3.0)?)?;
-    let inner = ops::add(x, &ops::multiply(&number(0.044715)?, &cube)?)?;
+/// silu(gate) * up
+fn swiglu([gate, up]: &[Array; 2]) -> Result<Array> {
+    ops::multiply(&ops::multiply(gate, &ops::sigmoid(gate)?)?, up)
+}
+
+/// gelu(gate) * up, with gelu(x) = 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+fn geglu_tanh([gate, up]: &[Array; 2]) -> Result<Array> {
+    let number = |value: f32| Array::scalar(value, gate.dtype());
+    let cube = ops::power(gate, &number(3.0)?)?;
+    let inner = ops::add(gate, &ops::multiply(&number(0.044715)?, &cube)?)?;
     let tanh = ops::tanh(&ops::multiply(
         &number((2.0 / std::f32::consts::PI).sqrt())?,
         &inner,
     )?)?;
-    let half = ops::multiply(&number(0.5)?, x)?;
-    ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)
+    let half = ops::multiply(&number(0.5)?, gate)?;
+    let gelu = ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)?;
+    ops::multiply(&gelu, up)
 }
 
 /// `x + y`; in float16 with `clip` the sum is made in f32 and clipped to what f16 holds.
