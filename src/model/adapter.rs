@@ -9,13 +9,13 @@ use super::layers::Matrix;
 use super::modules::Site;
 use crate::error::{Code, Error, Result};
 use crate::kernels;
-use crate::mlx::{ops, Array};
+use crate::mlx::{fast, ops, Array};
 
 /// One adapter's arrays.
 pub struct Adapter {
     pub parts: Vec<(Site, Part)>,
-    /// DoRA's gains by site and the bits of the scale: made once for each scale that is asked for.
-    gains: HashMap<(usize, u32), Array>,
+    /// Low-rank parts as sets have them, by index and the bits of the strength: made once for each that is asked for.
+    made: HashMap<(usize, u32), LowRank>,
 }
 
 /// What an adapter has for one module.
@@ -60,11 +60,13 @@ pub(super) struct Patch {
     low: Vec<LowRank>,
 }
 
+#[derive(Clone)]
 struct LowRank {
     /// `[in, rank]`
     a: Array,
     /// `[rank, out]`
     b: Array,
+    /// What is left to multiply with.
     scale: f32,
     /// DoRA: `[out]`, the magnitude over the norm of the adapted weight's rows (of an embedding `[vocab]`, or over that of
     /// its columns `[hidden]`)
@@ -97,43 +99,60 @@ impl Adapter {
     pub fn new(parts: Vec<(Site, Part)>) -> Self {
         Adapter {
             parts,
-            gains: HashMap::new(),
+            made: HashMap::new(),
         }
     }
 
-    /// The magnitude over the norm of each row of W + scale * (A B)ᵀ.
-    fn gain(
+    /// A low-rank part at `strength` times its own scale.
+    fn low_rank(
         &mut self,
         index: usize,
         strength: f32,
         weight: impl FnOnce(Site) -> Result<Array>,
-    ) -> Result<Option<Array>> {
-        let Some((
-            site,
-            Part::Low {
-                a,
-                b,
-                scale,
-                magnitude: Some(magnitude),
-                ..
-            },
-        )) = self.parts.get(index)
+    ) -> Result<Option<LowRank>> {
+        let key = (index, strength.to_bits());
+        if let Some(made) = self.made.get(&key) {
+            return Ok(Some(made.clone()));
+        }
+        let Some((site, part)) = self.parts.get(index) else {
+            return Ok(None);
+        };
+        let Part::Low {
+            a,
+            b,
+            scale,
+            magnitude,
+            tied,
+        } = part
         else {
             return Ok(None);
         };
-        let key = (index, strength.to_bits());
-        if let Some(gain) = self.gains.get(&key) {
-            return Ok(Some(gain.clone()));
+        let scale = scale * strength;
+        let gain = match magnitude {
+            None => None,
+            Some(magnitude) => Some(gain(*site, a, b, scale, magnitude, &weight(*site)?)?),
+        };
+        let mut made = LowRank {
+            a: a.clone(),
+            b: b.clone(),
+            scale,
+            gain,
+            tied: *tied,
+            dropout: None,
+        };
+        // The CPU's kernels take A and B as they are.
+        if !fast::active() {
+            made.lay_out(*site)?;
         }
-        let gain = gain(*site, a, b, scale * strength, magnitude, &weight(*site)?)?;
-        crate::mlx::eval(&[&gain])?;
-        self.gains.insert(key, gain.clone());
-        Ok(Some(gain))
+        let arrays = [Some(&made.a), Some(&made.b), made.gain.as_ref()];
+        crate::mlx::eval(&arrays.into_iter().flatten().collect::<Vec<_>>())?;
+        self.made.insert(key, made.clone());
+        Ok(Some(made))
     }
 
     /// The weights have changed.
-    pub fn forget_gains(&mut self) {
-        self.gains.clear();
+    pub fn forget_made(&mut self) {
+        self.made.clear();
     }
 }
 
@@ -203,22 +222,13 @@ impl AdapterSet {
         norm: &dyn Fn(&Array) -> Result<Array>,
     ) -> Result<()> {
         for index in 0..adapter.parts.len() {
-            let gain = adapter.gain(index, strength, weight)?;
+            let low = adapter.low_rank(index, strength, weight)?;
             let Some((site, part)) = adapter.parts.get(index) else {
                 continue;
             };
             let patch = self.patch_mut(*site);
             match part {
-                Part::Low {
-                    a, b, scale, tied, ..
-                } => patch.low.push(LowRank {
-                    a: a.clone(),
-                    b: b.clone(),
-                    scale: scale * strength,
-                    gain,
-                    tied: *tied,
-                    dropout: None,
-                }),
+                Part::Low { .. } => patch.low.extend(low),
                 Part::Full { copy: false, .. } if strength != 1.0 => {
                     return Err(Error::new(
                         Code::Incompatible,
@@ -376,6 +386,22 @@ impl Patch {
 }
 
 impl LowRank {
+    /// With the scale in B, and both columns by columns: so a GPU multiplies one row in one small kernel, where MLX asks
+    /// its library for a way to multiply matrices otherwise. An embedding is looked up in A, and as the output layer
+    /// multiplied with both transposed: they stay.
+    fn lay_out(&mut self, site: Site) -> Result<()> {
+        let scale = Array::scalar(self.scale, self.b.dtype())?;
+        self.b = ops::multiply(&scale, &self.b)?;
+        self.scale = 1.0;
+        if site != Site::EMBED_TOKENS {
+            for array in [&mut self.a, &mut self.b] {
+                let columns = ops::contiguous(&ops::transpose(array, &[1, 0])?)?;
+                *array = ops::transpose(&columns, &[1, 0])?;
+            }
+        }
+        Ok(())
+    }
+
     /// x `[…, in]` → `[…, out]`
     fn product(&self, x: &Array) -> Result<Array> {
         ops::matmul(&ops::matmul(&self.dropped(x)?, &self.a)?, &self.b)
@@ -404,7 +430,64 @@ impl LowRank {
 
     /// scale * z, in the type of `like`
     fn scaled(&self, z: &Array, like: &Array) -> Result<Array> {
+        if self.scale == 1.0 {
+            return ops::astype(z, like.dtype());
+        }
         let scale = Array::scalar(self.scale, z.dtype())?;
         ops::astype(&ops::multiply(&scale, z)?, like.dtype())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mlx::{self, Device};
+
+    fn numbers(shape: [i32; 2], seed: f32) -> Array {
+        let count = shape[0] * shape[1];
+        let data: Vec<f32> = (0..count).map(|i| (seed * (i + 1) as f32).sin()).collect();
+        ops::reshape(&Array::from_f32(&data).unwrap(), &shape).unwrap()
+    }
+
+    /// As a GPU multiplies with it: the same but for what the scale rounds.
+    #[test]
+    fn what_is_laid_out_for_a_gpu_gives_the_same() {
+        mlx::install_error_handler();
+        mlx::enter(Device::Cpu).unwrap();
+        for site in [Site::LM_HEAD, Site::EMBED_TOKENS] {
+            let low = LowRank {
+                a: numbers([40, 4], 0.7),
+                b: numbers([4, 24], 0.3),
+                scale: 2.5,
+                gain: None,
+                tied: true,
+                dropout: None,
+            };
+            let mut laid_out = low.clone();
+            laid_out.lay_out(site).unwrap();
+            assert_eq!(
+                (laid_out.a.shape(), laid_out.b.shape()),
+                (low.a.shape(), low.b.shape())
+            );
+            let base = numbers([2, 24], 0.1);
+            let product = |low: &LowRank| {
+                let z = low.product(&numbers([2, 40], 1.1)).unwrap();
+                low.scaled(&z, &base).unwrap().to_f32().unwrap()
+            };
+            let transposed = |low: &LowRank| {
+                let z = low.transposed_product(&base).unwrap();
+                low.scaled(&z, &base).unwrap().to_f32().unwrap()
+            };
+            for (ours, theirs) in [
+                (product(&laid_out), product(&low)),
+                (transposed(&laid_out), transposed(&low)),
+            ] {
+                assert_eq!(ours.len(), theirs.len());
+                for (ours, theirs) in ours.iter().zip(theirs) {
+                    assert!((ours - theirs).abs() <= 1e-4 * theirs.abs().max(1.0));
+                }
+            }
+        }
+        mlx::leave();
     }
 }

@@ -90,7 +90,7 @@ impl Worker {
     ) -> Result<()> {
         let loaded = self.loaded.adapter_mut(id)?;
         change(&mut loaded.adapter)?;
-        loaded.adapter.forget_gains();
+        loaded.adapter.forget_made();
         loaded.version += 1;
         self.drop_keys_of(id);
         Ok(())
