@@ -214,7 +214,7 @@ impl Decoder {
             false => (blocks + 1) * block,
         };
         let logits = 5 * step.predictions as u64 * size(*vocab_size);
-        // New weights, gradients and moments; of DoRA copies of the weights that it looks at.
+        // Weights, gradients, moments and new weights, some of them twice while they become one array; of DoRA copies of the weights that it looks at.
         let (mut own, mut looked_at) = (0, 0);
         for (site, part) in &adapter.parts {
             let Part::Low {
@@ -233,7 +233,7 @@ impl Decoder {
                 };
             }
         }
-        4 * (activations + logits + 6 * own + looked_at)
+        4 * (activations + logits + 8 * own + looked_at)
     }
 
     /// tokens i32 `[batch, n]`, each row from position 0 on; `parameters` as `trained` lists them.

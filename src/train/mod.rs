@@ -5,6 +5,7 @@
 
 pub mod batches;
 pub mod data;
+mod flat;
 mod loss;
 mod optimizer;
 mod order;

@@ -1,6 +1,7 @@
 //! One training's state on the engine thread. The adapter itself holds the weights.
 
 use super::batches::Batch;
+use super::flat::Layout;
 use super::loss::loss;
 use super::optimizer::{Moments, Optimizer};
 use super::schedule::Schedule;
@@ -25,6 +26,8 @@ pub struct StepOptions {
 
 pub struct Trainer {
     trained: Trained,
+    /// Of what is trained: gradients, moments and updates are one array of each type.
+    layout: Layout,
     options: StepOptions,
     state: State,
 }
@@ -50,8 +53,10 @@ pub struct Step {
 
 impl Trainer {
     pub fn new(adapter: &Adapter, options: StepOptions) -> Result<Self> {
+        let trained = Trained::of(adapter)?;
         Ok(Trainer {
-            trained: Trained::of(adapter)?,
+            layout: Layout::of(&trained.parameters(adapter)?)?,
+            trained,
             options,
             state: State::default(),
         })
@@ -74,7 +79,8 @@ impl Trainer {
             let loss = loss(decoder, &self.trained, parameters, batch, pass)?;
             Ok(vec![loss])
         };
-        let (values, mut gradients) = grad::value_and_grad(work, &parameters)?;
+        let (values, gradients) = grad::value_and_grad(work, &parameters)?;
+        let mut gradients = self.layout.join(&gradients)?;
         if let Some(before) = &self.state.gradients {
             for (gradient, before) in gradients.iter_mut().zip(before) {
                 *gradient = ops::add(gradient, before)?;
@@ -94,6 +100,7 @@ impl Trainer {
                 }
             }
             learning_rate = options.schedule.at(state.updates);
+            let parameters = self.layout.join(&parameters)?;
             let moments = &self.state.moments;
             let (updated, moments) =
                 options
@@ -102,7 +109,7 @@ impl Trainer {
             finite = Some(zero_if_finite(&updated)?);
             (state.moments, state.gradients) = (moments, None);
             state.updates += 1;
-            update = Some(updated);
+            update = Some(self.layout.split(&updated)?);
         } else {
             state.gradients = Some(gradients);
         }
@@ -170,13 +177,12 @@ fn read(number: Option<&Array>) -> Result<f32> {
         .ok_or_else(|| Error::internal("a loss is one number"))
 }
 
-/// 0, or NaN where any element is not finite: 0 times those is NaN.
+/// 0, or NaN where any element of these `[elements]` is not finite: 0 times those is NaN.
 fn zero_if_finite(arrays: &[Array]) -> Result<Array> {
     let mut total = Array::scalar(0.0, Dtype::F32)?;
     for array in arrays {
-        let elements = array.shape().iter().product();
-        let flat = ops::reshape(&ops::astype(array, Dtype::F32)?, &[elements])?;
-        let zeros = ops::multiply(&flat, &Array::scalar(0.0, Dtype::F32)?)?;
+        let array = ops::astype(array, Dtype::F32)?;
+        let zeros = ops::multiply(&array, &Array::scalar(0.0, Dtype::F32)?)?;
         total = ops::add(&total, &ops::sum(&zeros, 0, false)?)?;
     }
     Ok(total)
