@@ -5,6 +5,7 @@
 //! absolute in f32; in 16 bits, where each operation rounds to 11 (f16) or 8 (bf16) bits of mantissa, two units in the
 //! last place of a logit of 16 (standard deviation 3.5), which is less than the greedy tokens' lead.
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 
 use safetensors::SafeTensors;
@@ -344,16 +345,21 @@ fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
     );
 }
 
+/// Goes on after one that fails, to tell of all.
 fn for_each_run(mut work: impl FnMut(&Run)) {
     let cases = json("cases.json");
-    let mut runs = 0;
+    let (mut runs, mut failed) = (0, Vec::new());
     for case in cases.as_array().unwrap() {
         for run in case["runs"].as_array().unwrap() {
-            work(&Run::read(case, run));
+            let run = Run::read(case, run);
+            if catch_unwind(AssertUnwindSafe(|| work(&run))).is_err() {
+                failed.push(run.name);
+            }
             runs += 1;
         }
     }
     assert!(runs >= 40, "only {runs} runs");
+    assert!(failed.is_empty(), "{} of {runs}: {failed:?}", failed.len());
 }
 
 /// Training computes so: weights are unpacked to the bytes that were loaded, and MLX's own operations do the rest.
