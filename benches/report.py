@@ -116,14 +116,15 @@ def plot(result, path):
         bars = bars[::-1]
         ratios = [measure["ratio"] for _, _, measure, _ in bars]
         colours = ["#2a7f62" if reached(ratio, bar[3]) else "#c0504d" for ratio, bar in zip(ratios, bars)]
-        axis.barh(range(len(bars)), ratios, color=colours, height=0.62)
-        right = max(1.25, max(ratios) * 1.18)
+        axis.set_xscale("log")
+        axis.barh(range(len(bars)), [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.62)
+        ends = [1, *ratios, *(bar[3][1] for bar in bars)]
         for y, (ratio, bar) in enumerate(zip(ratios, bars)):
             sign, goal = bar[3]
             axis.plot([goal, goal], [y - 0.42, y + 0.42], color="black", linewidth=2)
-            axis.text(max(ratio, goal) + right * 0.012, y, f"{ratio:.2f}   ({sign} {goal:g})", va="center", fontsize=8)
+            axis.text(max(ratio, goal, 1) * 1.03, y, f"{ratio:.2f}   ({sign} {goal:g})", va="center", fontsize=8)
         axis.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=8)
-        axis.set_xlim(0, right * 1.1)
+        axis.set_xlim(min(ends) / 1.2, max(ends) * (max(ends) / min(ends)) ** 0.25)
         axis.tick_params(axis="x", labelsize=8)
         axis.set_title(model["title"], fontsize=10, loc="left")
         axis.spines[["top", "right"]].set_visible(False)
@@ -138,7 +139,10 @@ def write(folder):
         "Medians, in parentheses the smallest and the largest; the ratio is mlxrt's median by mlx-lm's, in parentheses the",
         "smallest and the largest of the single rounds.", "",
     ]
-    for file in sorted((folder / "results").glob("*.json")):
+    for device in ("cpu", "gpu"):
+        file = folder / f"results/{device}.json"
+        if not file.exists():
+            continue
         result = json.loads(file.read_text())
         lines += section(result)
         plot(result, file.with_suffix(".png"))
