@@ -214,7 +214,8 @@ impl Decoder {
             false => (blocks + 1) * block,
         };
         let logits = 5 * step.predictions as u64 * size(*vocab_size);
-        // Weights, gradients, moments and new weights, some of them twice while they become one array; of DoRA copies of the weights that it looks at.
+        // Weights, gradients, moments and new weights, some of them twice while they become one array; of DoRA copies of
+        // the weights that it looks at.
         let (mut own, mut looked_at) = (0, 0);
         for (site, part) in &adapter.parts {
             let Part::Low {

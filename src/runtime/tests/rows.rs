@@ -23,7 +23,7 @@ fn step(decoder: &Decoder, caches: &mut [Cache], n: i32) -> f64 {
 
 /// MLXRT_BENCH_MODEL names the folder, MLXRT_BENCH_THREADS says on how many threads.
 #[test]
-#[ignore]
+#[ignore = "a measurement"]
 fn what_rows_cost() {
     let folder = std::env::var("MLXRT_BENCH_MODEL").unwrap();
     let threads = std::env::var("MLXRT_BENCH_THREADS").unwrap();
