@@ -55,6 +55,14 @@ impl Dtype {
         Dtype::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
+    /// What MLX makes of two float types: f32 where they differ.
+    pub fn wider(self, other: Dtype) -> Dtype {
+        match self == other {
+            true => self,
+            false => Dtype::F32,
+        }
+    }
+
     /// Bytes of one element.
     pub fn size(self) -> i64 {
         match self {

@@ -112,6 +112,10 @@ fn put_aside() {
     super::compiled::forget();
     // An error that the stream still had is taken by the first wait.
     let clean = synchronize().is_ok() || synchronize().is_ok();
+    if clean {
+        // SAFETY: counts only, under the scheduler's own lock; this engine has nothing queued.
+        unsafe { mlxrt_shim_forget_tasks() };
+    }
     if let (true, Some((Device::Cpu, stream))) = (clean, STREAM.with(|current| current.take())) {
         SPARE
             .lock()
@@ -195,6 +199,7 @@ pub fn set_resource_dir(_dir: &str) -> Result<()> {
 }
 
 extern "C" {
+    fn mlxrt_shim_forget_tasks();
     fn mlxrt_shim_mlx_version() -> *const std::ffi::c_char;
 }
 

@@ -138,6 +138,11 @@ fn queue_with<const N: usize>(
     run: Work,
 ) -> Result<[Array; N]> {
     let kernels = hold()?;
+    #[cfg(test)]
+    let run: Work = match super::fault::fails_when_evaluated() {
+        true => Box::new(|_, _, _| Err("a fault that the test asked for".to_owned())),
+        false => run,
+    };
     let with_kernels = |work: Work| -> Run {
         let kernels = kernels.clone();
         Box::new(move |inputs, outputs| {
@@ -157,15 +162,6 @@ fn queue_with<const N: usize>(
 
 fn one([array]: [Array; 1]) -> Array {
     array
-}
-
-/// What MLX makes of two float types.
-fn wider(a: Dtype, b: Dtype) -> Dtype {
-    if a == b {
-        a
-    } else {
-        Dtype::F32
-    }
 }
 
 fn rows_and_width(view: &View) -> (usize, usize) {
@@ -342,7 +338,7 @@ impl PackedMatrix {
     /// The type of a product with x, as MLX has it.
     pub fn product_type(&self, x: Dtype) -> Dtype {
         match self.layout.scheme().mode {
-            Mode::Affine => wider(x, self.scales),
+            Mode::Affine => x.wider(self.scales),
             _ => x,
         }
     }
@@ -436,7 +432,7 @@ fn with_last(x: &Array, last: usize) -> Vec<i32> {
 /// x `[…, in]` by a dense weight `[out, in]` → `[…, out]`
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
     let shape = with_last(x, weight.dim(0).max(0) as usize);
-    let out = (&shape[..], wider(x.dtype(), weight.dtype()));
+    let out = (&shape[..], x.dtype().wider(weight.dtype()));
     product(c"linear", x, (weight, None), out)
 }
 
@@ -480,7 +476,7 @@ fn matrix(view: &View, layout: Option<Layout>) -> Outcome<kernels::Matrix<'_>> {
 }
 
 pub(super) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
-    let dtype = weight.map_or(x.dtype(), |weight| wider(x.dtype(), weight.dtype()));
+    let dtype = weight.map_or(x.dtype(), |weight| x.dtype().wider(weight.dtype()));
     let mut arrays = vec![x];
     arrays.extend(weight);
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
@@ -527,11 +523,11 @@ pub fn rope(x: &Array, rope: &Arc<kernels::Rope>, offset: i32) -> Result<Array> 
     Ok(one(queue(c"rope", 1, &[x], [out], run)?))
 }
 
-/// q `[1, heads, n, dim]`, k and v `[1, kv_heads, keys, dim]` → `[1, n, heads * dim]`
+/// q `[1, heads, n, dim]`, k and v of one type `[1, kv_heads, keys, dim]` → `[1, n, heads * dim]`
 pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, visible: Visible) -> Result<Array> {
     let (count, tokens, dim) = (q.dim(1), q.dim(2), v.dim(3));
     let shape = [1, tokens, count * dim];
-    let dtype = wider(wider(q.dtype(), k.dtype()), v.dtype());
+    let dtype = q.dtype().wider(k.dtype()).wider(v.dtype());
     let (count, tokens, dim) = (count as usize, tokens as usize, dim as usize);
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let shape = HeadShape::tokens_first(count, tokens, dim);

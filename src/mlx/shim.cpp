@@ -8,6 +8,7 @@
 #include "mlx/c/private/array.h"
 #include "mlx/c/private/enums.h"
 #include "mlx/mlx.h"
+#include "mlx/scheduler.h"
 #include "mlx/version.h"
 
 namespace mx = mlx::core;
@@ -51,6 +52,13 @@ int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, in
       throw;
     }
   });
+}
+
+void mlxrt_shim_forget_tasks(void) {
+  mx::scheduler::Scheduler& scheduler = mx::scheduler::scheduler();
+  for (int left = scheduler.n_active_tasks(); left > 0; left--) {
+    scheduler.notify_task_completion(mx::Stream(0, mx::Device::cpu));
+  }
 }
 
 #define MLXRT_TEXT_OF(value) #value

@@ -14,6 +14,12 @@ void mlxrt_shim_buffer_free(void* buffer);
 // `array` is a mlx_array*; the shape is i32 sizes, `dtype` mlx-c's number. Takes the buffer, also when it fails.
 int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, int rank, int dtype);
 
+// Counts no task of MLX's scheduler as running. Of MLX 0.32.2: where a queue reports an error of its stream while a task is
+// put in, the task was counted and never runs, and when eleven are counted every evaluation waits for one of them, for ever.
+// To be called after an error, when the caller's streams have come to rest. Tasks of another user of MLX in the process are
+// then counted too low, and no more of its work waits for it. Any thread.
+void mlxrt_shim_forget_tasks(void);
+
 // The version of the MLX headers that this was compiled with, such as "0.32.2"; never freed. Any thread.
 const char* mlxrt_shim_mlx_version(void);
 

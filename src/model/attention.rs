@@ -46,6 +46,9 @@ impl Attention {
         )?;
         let values = split(&self.v_proj.forward(x, adapters)?, kv_heads, None)?;
         let keys = self.rope.forward(&keys, offset)?;
+        // MLX attends in the widest type of all; the cache holds both in theirs, so that they are widened once.
+        let kv_type = keys.dtype().wider(values.dtype());
+        let (keys, values) = (ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?);
         // Both `[1, kv_heads, tokens in the cache, head_dim]`.
         let (keys, values) = match cache {
             Some(cache) => cache.update_and_fetch(keys, values)?,

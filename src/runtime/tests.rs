@@ -9,6 +9,7 @@ mod rows;
 mod saving;
 mod sessions;
 mod training;
+mod types;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

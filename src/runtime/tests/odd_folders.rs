@@ -20,7 +20,7 @@ fn changed(case: &str, name: &str, change: impl FnOnce(String) -> String) -> Tem
     to
 }
 
-fn load_from(folder: &TempFolder) -> Arc<Model> {
+pub(super) fn load_from(folder: &TempFolder) -> Arc<Model> {
     let options = LoadOptions {
         context: 0,
         deadline: None,

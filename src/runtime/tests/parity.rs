@@ -117,6 +117,8 @@ struct Run {
     name: String,
     folder: PathBuf,
     dtype: String,
+    /// Some tensors have another float type.
+    retyped: bool,
     window: Option<i32>,
     keep: i32,
     prompt: Vec<i32>,
@@ -153,6 +155,7 @@ impl Run {
             name: format!("{name}/{file}"),
             folder,
             dtype: case["dtype"].as_str().unwrap().to_owned(),
+            retyped: case["retype"].is_object(),
             window,
             keep,
             prompt: i32s(&expected, "prompt"),
@@ -325,8 +328,10 @@ fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
     for_each_run(|run| {
         COUNT.set(Some(0));
         let together = run.feed(false);
-        fused += usize::from(COUNT.get() > Some(0));
-        all += 1;
+        if !run.retyped {
+            fused += usize::from(COUNT.get() > Some(0));
+            all += 1;
+        }
         COUNT.set(None);
         let apart = run.feed(false);
         for (part, together, apart) in [
@@ -347,6 +352,8 @@ fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
 
 /// Goes on after one that fails, to tell of all.
 fn for_each_run(mut work: impl FnMut(&Run)) {
+    // What others measure of MLX's memory is the process's.
+    let _lock = super::engine_lock();
     let cases = json("cases.json");
     let (mut runs, mut failed) = (0, Vec::new());
     for case in cases.as_array().unwrap() {

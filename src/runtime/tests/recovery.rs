@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::error::Code;
-use crate::mlx::fault;
+use crate::mlx::fault::{self, Kind, Lasting};
+use crate::runtime::report::Stop;
+use crate::runtime::request::Request;
+use crate::runtime::worker::{Trace, Worker};
 
 fn prompt() -> Input {
     Input::Tokens(vec![52, 106, 110, 78, 83, 87, 109, 0, 126])
@@ -92,7 +95,7 @@ fn a_parked_request_that_is_alone_is_not_blamed_for_others() {
     let slow = Arc::new(session(&model));
     let parked = submit(slow.clone(), &prompt(), &options, None).unwrap();
     let poison = || {
-        let poison = |_: &mut super::super::worker::Worker| {
+        let poison = |_: &mut Worker| {
             fault::poison_stream();
             Ok(())
         };
@@ -159,7 +162,7 @@ fn an_error_of_mlx_itself_in_the_middle_harms_nobody() {
                                 };
                                 // While all three decode.
                                 if tokens.is_empty() {
-                                    let poison = |_: &mut super::super::worker::Worker| {
+                                    let poison = |_: &mut Worker| {
                                         fault::poison_stream();
                                         Ok(())
                                     };
@@ -236,4 +239,174 @@ fn a_bug_in_a_step_is_an_error_of_that_request() {
             .len(),
         4
     );
+}
+
+fn fail_turns(model: &Model, lasting: Option<Lasting>) -> u64 {
+    let set = move |_: &mut Worker| Ok(fault::fail_turns(lasting));
+    model.engine.call(set).unwrap()
+}
+
+#[test]
+fn an_operation_that_always_fails_ends_its_request_and_lets_others_go_on() {
+    let _lock = engine_lock();
+    let (broken, healthy) = (load("qwen3-4bit"), load("llama-f32"));
+    let (bad, good) = (broken.id, healthy.id);
+    let wanted = run(&session(&broken), &prompt(), &exactly(4)).tokens;
+    let undisturbed = run(&session(&healthy), &prompt(), &exactly(60)).tokens;
+    let mut together = 0;
+    for kind in [Kind::Call, Kind::Evaluation] {
+        let mut struck = 0;
+        for number in 1.. {
+            let lasting = Lasting {
+                model: bad,
+                kind,
+                number,
+            };
+            let trace = || {
+                let take = |worker: &mut Worker| Ok(std::mem::take(&mut worker.trace));
+                healthy.engine.call(take).unwrap()
+            };
+            fail_turns(&broken, Some(lasting));
+            trace();
+            let beside = Arc::new(session(&healthy));
+            let steady = submit(beside.clone(), &prompt(), &exactly(60), None).unwrap();
+            let given = run(&session(&broken), &prompt(), &exactly(4));
+            let (_, outcome) = steady.result(None).unwrap();
+            let times = fail_turns(&broken, None);
+            let Trace { turns, failures } = trace();
+
+            outcome.unwrap();
+            assert!(
+                beside.tokens().ends_with(&undisturbed),
+                "{kind:?} {number}: the healthy model's tokens changed"
+            );
+            let last = turns.iter().rposition(|&model| model == good).unwrap();
+            let waits = turns[..last].split(|&model| model == good);
+            let longest = waits.map(<[u64]>::len).max().unwrap();
+            assert!(longest <= 2, "{kind:?} {number}: waited {longest} turns");
+            together += usize::from(turns[..last].contains(&bad));
+            if times == 0 {
+                break;
+            }
+            if failures.is_empty() {
+                // What is only looked up may fail without harm.
+                assert_eq!(given.tokens, wanted);
+                continue;
+            }
+            let error = given.result.unwrap_err();
+            assert_eq!(error.code, Code::Device, "{kind:?} {number}: {error}");
+            let tries = failures.iter().filter(|&&model| model == Some(bad));
+            assert!(tries.count() <= 2, "{kind:?} {number}: {failures:?}");
+            assert!(failures.len() <= 3, "{kind:?} {number}: {failures:?}");
+            struck += 1;
+        }
+        // A step has an operation for each block, one for the embedding, and few around them.
+        let enough = if kind == Kind::Call { 10 } else { 4 };
+        assert!(struck >= enough, "{kind:?}: only {struck} were tried");
+    }
+    assert!(together > 10, "only {together} ran beside each other");
+}
+
+/// Calls `then` at the first warning that a step failed, while `work` runs.
+fn at_first_failure<T>(then: impl Fn() + Send + Sync + 'static, work: impl FnOnce() -> T) -> T {
+    use crate::log::{self, Level};
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let sink = move |_: Level, line: &str| {
+        if line.contains("a step failed") && first.swap(false, std::sync::atomic::Ordering::Relaxed)
+        {
+            then();
+        }
+    };
+    log::set(Level::Warn, Some(Box::new(sink))).unwrap();
+    let outcome = work();
+    log::set(Level::Warn, None).unwrap();
+    outcome
+}
+
+#[test]
+fn cancels_and_deadlines_are_looked_at_between_two_tries() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let lasting = Lasting {
+        model: model.id,
+        kind: Kind::Evaluation,
+        number: 2,
+    };
+    let request = |timeout| {
+        let options = GenerateOptions {
+            timeout,
+            ..exactly(4)
+        };
+        submit(Arc::new(session(&model)), &prompt(), &options, None).unwrap()
+    };
+    let stop_of = |request: &Request| {
+        let (report, outcome) = request.result(None).unwrap();
+        outcome.map(|()| report.stop)
+    };
+
+    fail_turns(&model, Some(lasting));
+    // Held until the log function knows the request.
+    let known = Arc::new(Mutex::new(None::<Arc<Request>>));
+    let held = known.lock().unwrap();
+    let late = Arc::clone(&known);
+    let cancel = move || late.lock().unwrap().as_ref().unwrap().cancel();
+    let stop = at_first_failure(cancel, || {
+        let mut held = held;
+        let request = Arc::new(request(None));
+        *held = Some(request.clone());
+        drop(held);
+        stop_of(&request)
+    });
+    assert_eq!(stop.unwrap(), Stop::Cancelled);
+
+    let wait = || std::thread::sleep(std::time::Duration::from_millis(300));
+    let soon = std::time::Duration::from_millis(250);
+    let stop = at_first_failure(wait, || stop_of(&request(Some(soon))));
+    assert_eq!(stop.unwrap(), Stop::Timeout);
+    fail_turns(&model, None);
+}
+
+#[test]
+fn a_failure_that_repeats_is_told_once() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let lines = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let lasting = Lasting {
+        model: model.id,
+        kind: Kind::Evaluation,
+        number: 2,
+    };
+    fail_turns(&model, Some(lasting));
+    let counted = lines.clone();
+    let sink = move |_: crate::log::Level, line: &str| {
+        let told = line.contains("a step failed");
+        counted.fetch_add(usize::from(told), std::sync::atomic::Ordering::Relaxed);
+    };
+    crate::log::set(crate::log::Level::Warn, Some(Box::new(sink))).unwrap();
+    for _ in 0..5 {
+        let given = run(&session(&model), &prompt(), &exactly(4));
+        given.result.unwrap_err();
+    }
+    crate::log::set(crate::log::Level::Warn, None).unwrap();
+    fail_turns(&model, None);
+    assert_eq!(lines.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[test]
+fn failures_without_number_are_survived() {
+    let _lock = engine_lock();
+    let model = load("qwen3-4bit");
+    let wanted = run(&session(&model), &prompt(), &exactly(4)).tokens;
+    // MLX counts some tasks that failed for ever, and waits for them once there are eleven.
+    for number in (1..=6).cycle().take(300) {
+        let lasting = Lasting {
+            model: model.id,
+            kind: Kind::Evaluation,
+            number,
+        };
+        fail_turns(&model, Some(lasting));
+        run(&session(&model), &prompt(), &exactly(2));
+    }
+    fail_turns(&model, None);
+    assert_eq!(run(&session(&model), &prompt(), &exactly(4)).tokens, wanted);
 }

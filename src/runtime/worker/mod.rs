@@ -3,14 +3,16 @@
 //! Decoding runs one step ahead: step n+1 is queued from the lazy token of step n, and only then is token n read, so
 //! the device never waits for the host. After an MLX error nothing that was queued can be trusted (an error surfaces
 //! at a later, unrelated evaluation), so the worker takes a new stream, forgets every cache with work in flight and
-//! computes it again from the tokens, one request at a time; the request that fails again is the one that fails.
+//! computes it again from the tokens. The requests that had such work are suspects: each turn of theirs has the device
+//! for itself and is computed to its end, so that one that fails again ends with its error, and those beside it only
+//! wait for a turn.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use super::caches::Caches;
+use super::caches::{Caches, SessionCache};
 use super::engine::{Alive, Command};
 use super::job::EndReason;
 use crate::error::{Code, Error, Result};
@@ -51,6 +53,20 @@ pub struct Worker {
     good_steps: u64,
     /// Bytes that the steps which were queued since the device was last idle may take: what MLX counts may lack them.
     queued_bytes: u64,
+    /// The failure that the log was told of last; none once a request has ended well.
+    told: Option<String>,
+    #[cfg(test)]
+    pub(in crate::runtime) trace: Trace,
+}
+
+/// What happened, for tests.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(in crate::runtime) struct Trace {
+    /// The model of each turn.
+    pub turns: Vec<u64>,
+    /// Of each failure the model whose turn it was.
+    pub failures: Vec<Option<u64>>,
 }
 
 /// No device work is started.
@@ -78,6 +94,9 @@ impl Worker {
             steps: 0,
             good_steps: 0,
             queued_bytes: 0,
+            told: None,
+            #[cfg(test)]
+            trace: Trace::default(),
         }
     }
 
@@ -134,6 +153,8 @@ impl Worker {
                         work(self);
                         Ok(())
                     }));
+                    // What it may have queued must not be blamed on a suspect.
+                    self.steps += 1;
                 }
             }
         }
@@ -242,13 +263,6 @@ impl Worker {
         if self.paused.is_some() {
             return self.running.iter().position(Running::is_cancelled);
         }
-        if let Some(alone) = self
-            .running
-            .iter()
-            .position(|running| running.alone && running.can_go_on())
-        {
-            return Some(alone);
-        }
         (0..n)
             .map(|i| (self.turn + i) % n)
             .find(|&i| self.running[i].can_go_on())
@@ -256,17 +270,36 @@ impl Worker {
 
     fn run_turn(&mut self, index: usize) {
         self.turn = index + 1;
-        let alone = self.running[index].alone;
-        if alone && self.good_steps < self.steps && self.paused.is_none() {
+        let running = &self.running[index];
+        #[cfg(test)]
+        let model = running.job.cache.model;
+        let suspect = running.suspect;
+        let decodes = matches!(running.phase, Phase::Decode { .. });
+        if suspect && self.good_steps < self.steps && self.paused.is_none() {
             // What others queued must fail before its turn, or it would be blamed.
             if let Err(error) = self.wait_for_device() {
                 return self.recover(None, error);
             }
         }
-        let outcome = crate::guard::catch(|| self.step(index));
+        #[cfg(test)]
+        {
+            self.trace.turns.push(model);
+            mlx::fault::turn_of(model);
+        }
+        let outcome = crate::guard::catch(|| {
+            let turn = self.step(index)?;
+            if suspect && matches!(turn, Turn::More) {
+                self.wait_for_device()?;
+            }
+            Ok(turn)
+        });
         match outcome {
+            Ok(Turn::More) if decodes => self.running[index].clear(),
             Ok(Turn::More) => {}
-            Ok(Turn::Ended(reason)) => self.end(index, Ok(reason)),
+            Ok(Turn::Ended(reason)) => {
+                self.told = None;
+                self.end(index, Ok(reason));
+            }
             Ok(Turn::Refused(error)) => self.end(index, Err(error)),
             Err(error) => self.recover(Some(index), error),
         }
@@ -280,23 +313,30 @@ impl Worker {
         self.look_at_waiting = true;
     }
 
-    /// After an MLX error, in the turn of the request `index` or outside of any.
+    /// After an MLX error, in the turn of the request `index` or outside of any. A suspect that fails in its own turn, and
+    /// one that a bug of ours fails, ends with the error.
     pub(super) fn recover(&mut self, index: Option<usize>, error: Error) {
-        crate::log::warn!("a step failed and is tried again from the tokens: {error}");
         let hopeless =
-            index.filter(|&index| self.running[index].alone || error.code == Code::Internal);
-        let good = self.good_steps;
-        // Those that run, and sessions that ended with a step still queued.
-        self.caches
-            .forget(|key, cache| cache.last_step > good || running::in_use(&self.running)(key));
-        for running in &mut self.running {
-            if !matches!(running.phase, Phase::Begin) {
-                running.phase = Phase::Match;
-            }
-            running.sampler = None;
-            running.alone = true;
-            running.retried = true;
+            index.filter(|&index| self.running[index].suspect || error.code == Code::Internal);
+        #[cfg(test)]
+        {
+            let model = index.map(|index| self.running[index].job.cache.model);
+            self.trace.failures.push(model);
         }
+        self.tell(&error, hopeless.is_some());
+        let good = self.good_steps;
+        // What was computed before is sound, also of those that run.
+        let in_flight = |cache: &SessionCache| cache.last_step > good;
+        for (i, running) in self.running.iter_mut().enumerate() {
+            // Its state on the device may have been queued and never asked for; it is made anew from the tokens.
+            running.sampler = None;
+            if Some(i) == index || self.caches.of(&running.key).is_ok_and(in_flight) {
+                running.strike();
+            }
+        }
+        let failed = index.map(|index| self.running[index].key.clone());
+        self.caches
+            .forget(|key, cache| in_flight(cache) || Some(key) == failed.as_ref());
         self.device_is_idle();
         let stream = mlx::enter(self.device);
         memory::clear_cache();
@@ -308,6 +348,19 @@ impl Worker {
                 self.end(index, Err(error.clone()));
             }
         }
+    }
+
+    /// Tells the log of a failure, once until a request ends well.
+    fn tell(&mut self, error: &Error, hopeless: bool) {
+        let text = error.to_string();
+        if self.told.as_ref() == Some(&text) {
+            return;
+        }
+        match hopeless {
+            true => crate::log::warn!("a step failed, and its request with it: {text}"),
+            false => crate::log::warn!("a step failed and is tried again from the tokens: {text}"),
+        }
+        self.told = Some(text);
     }
 
     /// Does what computes, outside of any request. A failure of MLX may be that of other work on the stream, so what

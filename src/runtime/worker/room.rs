@@ -70,14 +70,15 @@ impl Worker {
 
     /// Lets idle sessions lose their keys and values until so many bytes fit; false: they do not.
     pub(in crate::runtime) fn make_room_for(&mut self, bytes: u64) -> bool {
-        loop {
-            match self.fits(bytes) {
-                Ok(true) => return true,
-                Ok(false) if self.drop_oldest_idle() => {}
-                Ok(false) => return false,
-                Err(error) => self.recover(None, error),
+        let room = self.twice(|worker| {
+            while !worker.fits(bytes)? {
+                if !worker.drop_oldest_idle() {
+                    return Ok(false);
+                }
             }
-        }
+            Ok(true)
+        });
+        room.unwrap_or(false)
     }
 
     fn drop_oldest_idle(&mut self) -> bool {

@@ -24,10 +24,15 @@ pub(super) struct Running {
     pub cached_tokens: u64,
     pub started: Option<Instant>,
     pub first_token: Option<Instant>,
-    /// Runs with no other request until it has read a token: something failed while it had work in flight.
-    pub alone: bool,
-    pub retried: bool,
+    /// Something failed while it had work in flight. Each of its turns is computed to its end with nothing else in flight,
+    /// so that what fails there is its own, until a token has come out of one.
+    pub suspect: bool,
+    /// How often something failed while it had work in flight.
+    pub failures: u32,
 }
+
+/// One that was struck so often stays a suspect: perhaps it cannot be computed a step ahead.
+const TRUSTED_FAILURES: u32 = 1;
 
 pub(super) enum Phase {
     /// The request does not know its tokens yet.
@@ -61,8 +66,8 @@ impl Running {
             cached_tokens: 0,
             started: None,
             first_token: None,
-            alone: false,
-            retried: false,
+            suspect: false,
+            failures: 0,
         }
     }
 
@@ -89,8 +94,21 @@ impl Running {
         self.generated.push(token.id);
         exit::watch_again();
         self.first_token.get_or_insert_with(Instant::now);
-        self.alone = false;
         self.job.request.token(token)
+    }
+
+    /// Work of it may have failed: it goes on from its tokens, as a suspect.
+    pub fn strike(&mut self) {
+        if !matches!(self.phase, Phase::Begin) {
+            self.phase = Phase::Match;
+        }
+        self.suspect = true;
+        self.failures = self.failures.saturating_add(1);
+    }
+
+    /// A token came out of a turn of its own.
+    pub fn clear(&mut self) {
+        self.suspect = self.failures > TRUSTED_FAILURES;
     }
 
     pub fn end(self, reason: Result<EndReason>, kv: Option<Kv>) {

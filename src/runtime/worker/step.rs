@@ -120,7 +120,7 @@ impl Worker {
         let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
         let layers = &mut cache.layers;
         layers.iter_mut().for_each(|layer| layer.expect(expected));
-        if !running.retried {
+        if running.failures == 0 {
             running.cached_tokens = cache.tokens.len() as u64;
         }
         running.phase = Phase::Prefill {
@@ -239,8 +239,8 @@ impl Worker {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
         // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
-        // of what was queued before, so the token would be a step late.
-        let (first, alone) = (running.generated.is_empty(), running.alone);
+        // of what was queued before, so the token would be a step late. So it does where the sampler has to know it.
+        let first = running.generated.is_empty() || running.sampler.is_none();
         let mut wanted = true;
         if first {
             wanted = running.take(read(&current)?);
@@ -250,10 +250,15 @@ impl Worker {
             Some(_) => None,
             None if !wanted || refusal.is_some() => None,
             None => {
-                let sampler = running
-                    .sampler
-                    .as_mut()
-                    .ok_or_else(|| Error::internal("the sampler is gone"))?;
+                let sampler = match &mut running.sampler {
+                    Some(sampler) => sampler,
+                    None => {
+                        let all = [running.prompt.as_slice(), &running.generated].concat();
+                        let sampling = running.job.sampling.clone();
+                        let drawn = running.generated.len() as u64;
+                        running.sampler.insert(Sampler::new(sampling, &all, drawn)?)
+                    }
+                };
                 self.steps += 1;
                 cache.last_step = self.steps;
                 let logits =
@@ -264,13 +269,6 @@ impl Worker {
         if !first {
             wanted = running.take(read(&current)?);
             self.good_steps = self.good_steps.max(step);
-        }
-        if alone {
-            // What it queued must fail in its own turn: the next one may be another's that is alone, and be blamed.
-            if let Some(next) = &next {
-                mlx::eval(&[&next.token])?;
-                self.good_steps = self.steps;
-            }
         }
         let id = running.generated.last().copied().unwrap_or_default();
         if next.is_some() {
