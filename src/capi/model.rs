@@ -59,7 +59,9 @@ pub(super) fn report(
 
 /// Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
 /// "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
-/// "session_context", "kv_bytes" (of one full session), "estimated_bytes". The headers of all files are checked.
+/// "chat_format", "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
+/// what is odd in the folder and does no harm. What mlxrt_model_load refuses is refused here, in the same words: the
+/// headers of all files are checked, and the tokenizer and the chat template are read.
 /// path is a folder, or the id of a model that is in the local Hugging Face cache.
 ///
 /// Threads: any.
@@ -132,7 +134,7 @@ pub unsafe extern "C" fn mlxrt_model_load(
     })
 }
 
-/// Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part, and "chat_format".
+/// Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part.
 ///
 /// Threads: any.
 /// Blocks: no.

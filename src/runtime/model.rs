@@ -14,6 +14,7 @@ use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
     parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor,
+    Warnings,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::families::{self, Family};
@@ -68,10 +69,13 @@ struct Description {
     generation: GenerationConfig,
     catalog: Catalog,
     weights: Weights<Tensor>,
+    /// What is odd about it; the reading of every file may add to them.
+    warnings: Warnings,
 }
 
 impl Description {
     fn read(path: &str) -> Result<Self> {
+        let mut warnings = Warnings::default();
         let folder = ModelFolder::open(path)?;
         let bytes = folder.read_required("config.json", Limits::DEFAULT.config_bytes)?;
         let map = parse_object("config.json", &bytes)?;
@@ -79,7 +83,7 @@ impl Description {
         let family = families::find(&object)?;
         let config = (family.read)(&object)?;
         let quantization = Quantization::parse(&object)?;
-        let generation = GenerationConfig::read(&folder, &object)?;
+        let generation = GenerationConfig::read(&folder, &object, &mut warnings)?;
         let catalog = Catalog::open(&folder)?;
         let weights = Weights::plan(&config, &catalog, &quantization)?;
         drop(map);
@@ -92,6 +96,7 @@ impl Description {
             generation,
             catalog,
             weights,
+            warnings,
         })
     }
 
@@ -101,7 +106,7 @@ impl Description {
         bytes.map(|bytes| parse_object(name, &bytes)).transpose()
     }
 
-    fn tokenizer(&self, config: Option<&Map<String, Value>>) -> Result<Tokenizer> {
+    fn tokenizer(&mut self, config: Option<&Map<String, Value>>) -> Result<Tokenizer> {
         let json = self
             .folder
             .read_required("tokenizer.json", Limits::DEFAULT.tokenizer_bytes)?;
@@ -110,10 +115,10 @@ impl Description {
         if ids > rows {
             // gemma-3-1b is published so, with an image token that its text model has no row for. A prompt that
             // makes such an id is refused.
-            crate::log::warn!(
+            self.warnings.add(format!(
                 "tokenizer.json has token ids up to {}, and config.json's vocab_size is {rows}",
                 ids - 1
-            );
+            ));
         }
         tokenizer.set_model_vocabulary(rows);
         Ok(tokenizer)
@@ -183,6 +188,7 @@ impl Description {
             "head_dim": config.attention.head_dim,
             "sliding_window": config.layers.iter().find_map(|layer| layer.window),
             "eos_token_ids": self.generation.eos_token_ids,
+            "warnings": self.warnings.sentences(),
         });
         match json {
             Value::Object(map) => map,
@@ -207,10 +213,58 @@ fn checked_context(wanted: u32, config: &DecoderConfig) -> Result<u32> {
     }
 }
 
+/// All that is known of a model before its weights are read. What is wrong with a folder shows here, so that `inspect`
+/// refuses what `load` refuses.
+struct Plan {
+    description: Description,
+    context: u32,
+    tokenizer: Tokenizer,
+    chat: Chat,
+}
+
+impl Plan {
+    fn make(path: &str, context: u32) -> Result<Self> {
+        let mut description = Description::read(path)?;
+        let context = checked_context(context, &description.config)?;
+        let tokenizer_config = description.tokenizer_config()?;
+        let tokenizer = description.tokenizer(tokenizer_config.as_ref())?;
+        description.drop_unknown_eos();
+        if description.generation.eos_token_ids.is_empty() {
+            description
+                .generation
+                .eos_token_ids
+                .extend(tokenizer.eos_from_config());
+            description.drop_unknown_eos();
+        }
+        let chat = description.chat(tokenizer_config.as_ref(), &tokenizer)?;
+        Ok(Plan {
+            description,
+            context,
+            tokenizer,
+            chat,
+        })
+    }
+
+    fn to_json(&self) -> Map<String, Value> {
+        let mut json = self.description.to_json(self.context);
+        let format = match &self.chat {
+            Chat::Template(_) => "template".to_owned(),
+            Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
+        };
+        json.insert("chat_format".into(), format.into());
+        json
+    }
+}
+
 /// What a model is and what it would need, as JSON, without reading its weights.
 pub fn inspect(path: &str, context: u32, session: &SessionOptions) -> Result<String> {
-    let description = Description::read(path)?;
-    let context = checked_context(context, &description.config)?;
+    let plan = Plan::make(path, context)?;
+    let Plan {
+        description,
+        context,
+        ..
+    } = &plan;
+    let context = *context;
     let session_context = match session.context {
         0 => context,
         wanted => wanted.min(context),
@@ -223,7 +277,7 @@ pub fn inspect(path: &str, context: u32, session: &SessionOptions) -> Result<Str
     if session.kv_limit > 0 {
         kv_bytes = kv_bytes.min(session.kv_limit);
     }
-    let mut json = description.to_json(context);
+    let mut json = plan.to_json();
     json.insert("session_context".into(), session_context.into());
     json.insert("kv_bytes".into(), kv_bytes.into());
     json.insert(
@@ -239,27 +293,15 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         deadline,
         progress,
     } = options;
-    let mut description = Description::read(path)?;
-    let context = checked_context(context, &description.config)?;
-    let tokenizer_config = description.tokenizer_config()?;
-    let tokenizer = description.tokenizer(tokenizer_config.as_ref())?;
-    description.drop_unknown_eos();
-    if description.generation.eos_token_ids.is_empty() {
-        description
-            .generation
-            .eos_token_ids
-            .extend(tokenizer.eos_from_config());
-        description.drop_unknown_eos();
-    }
+    let plan = Plan::make(path, context)?;
+    let info = plan.to_json();
+    let Plan {
+        description,
+        context,
+        tokenizer,
+        chat,
+    } = plan;
     let weight_bytes = description.weight_bytes();
-    let mut info = description.to_json(context);
-    let chat = description.chat(tokenizer_config.as_ref(), &tokenizer)?;
-    drop(tokenizer_config);
-    let format = match &chat {
-        Chat::Template(_) => "template".to_owned(),
-        Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
-    };
-    info.insert("chat_format".into(), format.into());
     let parameters = description.parameters();
     let Description {
         folder,
