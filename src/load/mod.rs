@@ -3,7 +3,7 @@
 //! - `folder`: which folder a path or a Hugging Face id means, and how its files are opened;
 //! - `limits`: every bound, in one struct;
 //! - `scan`, `json`: JSON with bounds, and a reader whose errors name file and key;
-//! - `quantization`: which scheme each module's weights have;
+//! - `quantization`: which scheme shapes show, and what `config.json` says of it;
 //! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
 //! - `warnings`: what is odd about a folder that loads all the same;
 //! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens;
