@@ -65,7 +65,7 @@ pub(super) fn report(
 /// path is a folder, or the id of a model that is in the local Hugging Face cache.
 ///
 /// Threads: any.
-/// Blocks: while it reads headers.
+/// Blocks: while it reads headers and the tokenizer.
 /// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
 /// Owns: json is yours: mlxrt_free.
 #[no_mangle]

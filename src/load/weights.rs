@@ -357,6 +357,25 @@ impl Catalog {
         Ok(())
     }
 
+    /// An error about the tensors, where the reason may be that two models lie in one folder.
+    pub fn explain(&self, error: Error) -> Error {
+        let undecided = self.copies.iter().find(|(_, copies)| !copies.chosen);
+        let places = undecided.and_then(|(name, copies)| {
+            let (tensor, other) = (self.tensors.get(name)?, copies.others.first()?);
+            Some((tensor, other))
+        });
+        match (places, error.code) {
+            (Some((tensor, other)), Code::BadModel) => Error::bad_model(format!(
+                "{}; tensor {} is in both {} and {}: remove the file that is not of this model",
+                error.message,
+                quoted(&tensor.name, 160),
+                self.file_of(tensor),
+                self.file_of(other)
+            )),
+            _ => error,
+        }
+    }
+
     /// Whether two tensors of one length have the same bytes.
     fn same_bytes(
         &self,

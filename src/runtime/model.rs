@@ -90,7 +90,8 @@ impl Description {
         let generation = GenerationConfig::read(&folder, &object, &mut warnings)?;
         let mut find = || {
             let catalog = Catalog::open(&folder, &mut warnings)?;
-            let planned = Weights::plan(&config, &catalog, &quantization, &mut warnings)?;
+            let planned = Weights::plan(&config, &catalog, &quantization, &mut warnings)
+                .map_err(|error| catalog.explain(error))?;
             let mut used = Vec::new();
             planned.weights.for_each(&mut |tensor| used.push(tensor));
             catalog.check_copies(&used, &Limits::DEFAULT, &mut || in_time(deadline))?;
