@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use mlxrt_fuzz::dtype::{Mode, Scheme};
-use mlxrt_fuzz::load::{parse_object, Catalog, Limits, Object, Quantization};
+use mlxrt_fuzz::load::{parse_object, Catalog, Limits, Object, Quantization, Warnings};
 use mlxrt_fuzz::model::config::RopeScaling;
 use mlxrt_fuzz::model::{families, DecoderConfig, Weights};
 use mlxrt_fuzz::{check_refusal, on_small_stack, peak, scratch};
@@ -22,7 +22,8 @@ fn check(data: &[u8]) {
         let map = parse_object(FILE, data)?;
         let object = Object::new(FILE, &map);
         let config = (families::find(&object)?.read)(&object)?;
-        Ok((config, Quantization::parse(&object)?))
+        let quantization = Quantization::parse(&object, &mut Warnings::default())?;
+        Ok((config, quantization))
     });
     assert!(heap <= HEAP, "reading held {heap} bytes");
     let (config, quantization) = match read {
@@ -37,10 +38,17 @@ fn check(data: &[u8]) {
             config.kv_bytes(tokens, window, 4);
         }
     }
-    let (plan, heap) = peak(|| Weights::plan(&config, catalog, &quantization));
+    let (plan, heap) = peak(|| {
+        Weights::plan(
+            &config,
+            catalog,
+            &quantization,
+            &mut Warnings::default(),
+        )
+    });
     assert!(heap <= HEAP, "planning held {heap} bytes");
     match plan {
-        Ok(weights) => assert_eq!(weights.layers.len(), config.layers.len()),
+        Ok(planned) => assert_eq!(planned.weights.layers.len(), config.layers.len()),
         // What is wrong lies between the two files: a tensor or a module is named.
         Err(error) => check_refusal(&error, &["\""]),
     }
@@ -52,7 +60,7 @@ fn catalog() -> &'static Catalog {
     CATALOG.get_or_init(|| {
         let name = "model.safetensors";
         scratch::write(name, &scratch::fixture("qwen3-f32", name));
-        Catalog::open(&scratch::open()).expect("the fixture")
+        Catalog::open(&scratch::open(), &mut Warnings::default()).expect("the fixture")
     })
 }
 

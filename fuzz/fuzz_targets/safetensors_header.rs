@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mlxrt_fuzz::load::{Catalog, Limits};
+use mlxrt_fuzz::load::{Catalog, Limits, Warnings};
 use mlxrt_fuzz::{check_refusal, on_small_stack, peak, scratch};
 
 const HEAP: usize = 16 << 20;
@@ -26,7 +26,7 @@ fn check(data: &[u8]) {
         _ => return,
     }
     let folder = scratch::open();
-    let (catalog, heap) = peak(|| Catalog::open(&folder));
+    let (catalog, heap) = peak(|| Catalog::open(&folder, &mut Warnings::default()));
     assert!(heap <= HEAP, "opening held {heap} bytes");
     let catalog = match catalog {
         Ok(catalog) => catalog,

@@ -8,7 +8,11 @@ pub mod dtype;
 pub mod error;
 #[path = "../../src/load/mod.rs"]
 pub mod load;
+#[path = "../../src/log.rs"]
+pub mod log;
 pub mod model;
+#[path = "../../src/room.rs"]
+pub mod room;
 pub mod scratch;
 #[path = "../../src/template/mod.rs"]
 pub mod template;

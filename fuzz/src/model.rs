@@ -2,8 +2,10 @@
 pub mod config;
 #[path = "../../src/model/families/mod.rs"]
 pub mod families;
+#[path = "../../src/model/modules.rs"]
+pub mod modules;
 #[path = "../../src/model/weights.rs"]
 pub mod weights;
 
-pub use config::DecoderConfig;
+pub use config::{DecoderConfig, Names};
 pub use weights::Weights;

@@ -72,6 +72,9 @@ pub const MLXRT_RETURN_STOP: i32 = 1;
 /// mlxrt_shutdown: also end what other users of the library in this process still hold.
 pub const MLXRT_SHUTDOWN_FORCE: u32 = 1u32;
 
+/// mlxrt_load_options: the folder's files may be links to files outside it, such as weights in a store.
+pub const MLXRT_LOAD_FOLLOW_LINKS: u32 = 1u32;
+
 /// mlxrt_tokenize: add what the tokenizer's post-processor adds (BOS, EOS).
 pub const MLXRT_TOKENIZE_ADD_SPECIAL: u32 = 1u32;
 /// mlxrt_tokenize: special tokens written in the text, such as <|im_start|>, are just text.

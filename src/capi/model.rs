@@ -59,11 +59,13 @@ pub(super) fn report(
 
 /// Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
 /// "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
-/// "session_context", "kv_bytes" (of one full session), "estimated_bytes". The headers of all files are checked.
+/// "chat_format", "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
+/// what is odd in the folder and does no harm. What mlxrt_model_load refuses is refused here, in the same words: the
+/// headers of all files are checked, and the tokenizer and the chat template are read.
 /// path is a folder, or the id of a model that is in the local Hugging Face cache.
 ///
 /// Threads: any.
-/// Blocks: while it reads headers.
+/// Blocks: while it reads headers and the tokenizer.
 /// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
 /// Owns: json is yours: mlxrt_free.
 #[no_mangle]
@@ -90,13 +92,17 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
         out.put(&model::inspect(
             &path.to_string_lossy(),
             load.context,
+            load.flags & MLXRT_LOAD_FOLLOW_LINKS != 0,
             &read_session_options(&session)?,
         )?)
     })
 }
 
 /// Loads a model: its config, tokenizer and weights, each checked before it is used. path is a folder in mlx-lm's
-/// form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run.
+/// form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run. The weights
+/// decide: the index is a hint, and so is what config.json says of their quantisation; where they differ, and where
+/// generation_config.json cannot be read, a warning goes to the log and to mlxrt_model_info. Files of the folder may be
+/// links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere.
 ///
 /// Threads: any; progress runs on this one.
 /// Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
@@ -121,6 +127,7 @@ pub unsafe extern "C" fn mlxrt_model_load(
             &path.to_string_lossy(),
             LoadOptions {
                 context: options.context,
+                follow_links: options.flags & MLXRT_LOAD_FOLLOW_LINKS != 0,
                 deadline: deadline(options.timeout_ms),
                 progress: &mut |done, total| {
                     report(options.progress, options.progress_data, done, total)
@@ -132,7 +139,7 @@ pub unsafe extern "C" fn mlxrt_model_load(
     })
 }
 
-/// Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part, and "chat_format".
+/// Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part.
 ///
 /// Threads: any.
 /// Blocks: no.

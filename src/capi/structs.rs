@@ -235,7 +235,7 @@ const GENERATE_FLAGS: u32 = MLXRT_GEN_GREEDY
 
 in_struct!(mlxrt_init_options, 48, 0);
 in_struct!(mlxrt_memory_limits, 32, 0);
-in_struct!(mlxrt_load_options, 40, 0);
+in_struct!(mlxrt_load_options, 40, MLXRT_LOAD_FOLLOW_LINKS);
 in_struct!(mlxrt_session_options, 40, 0, reserved reserved);
 in_struct!(mlxrt_call_options, 32, 0, reserved reserved);
 in_struct!(mlxrt_adapter_options, 56, 0);

@@ -131,7 +131,7 @@ pub struct mlxrt_call_options {
 pub struct mlxrt_load_options {
     /// sizeof(mlxrt_load_options).
     pub struct_size: u32,
-    /// 0; none are defined.
+    /// MLXRT_LOAD_*.
     pub flags: u32,
     /// The most tokens a session may ask for; 0 = the model's own limit.
     pub context: u32,

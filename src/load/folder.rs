@@ -10,12 +10,24 @@ use super::json::quoted;
 use crate::error::{Code, Error, Result};
 
 /// A folder whose files can be read by name. A name is one plain component; links are followed, but only
-/// to files inside the folder, or, for a snapshot of the Hugging Face cache, inside that model's part of it.
+/// to files inside the folder, or, for a snapshot of the Hugging Face cache, inside that model's part of it, unless the
+/// host allows others.
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
     dir: PathBuf,
     /// What links may not leave: `dir` itself, or the cache's `models--org--name` above it.
     root: PathBuf,
+    links: Links,
+}
+
+/// Where the links of a folder may lead.
+#[derive(Clone, Copy, Debug)]
+enum Links {
+    /// Nowhere but inside, and there is a flag that allows more.
+    Inside,
+    /// Nowhere but inside.
+    OnlyInside,
+    Anywhere,
 }
 
 impl ModelFolder {
@@ -34,7 +46,7 @@ impl ModelFolder {
         let file = Path::new(path);
         if !file.is_file() {
             let folder = Self::open_in(path, hub_cache(|name| std::env::var_os(name)))?;
-            return Ok((folder, None));
+            return Ok((folder.keeping_inside(), None));
         }
         let shown = quoted(path, 400);
         let name = file.file_name().and_then(|name| name.to_str());
@@ -48,7 +60,25 @@ impl ModelFolder {
             _ => Path::new("."),
         };
         let folder = Self::at(above).map_err(|e| no_folder(&shown, &e))?;
-        Ok((folder, Some(name.to_string())))
+        Ok((folder.keeping_inside(), Some(name.to_string())))
+    }
+
+    /// The same folder, whose links may lead anywhere if the host says so (`MLXRT_LOAD_FOLLOW_LINKS`).
+    pub fn following_links(self, follow: bool) -> ModelFolder {
+        match follow {
+            true => ModelFolder {
+                links: Links::Anywhere,
+                ..self
+            },
+            false => self,
+        }
+    }
+
+    fn keeping_inside(self) -> ModelFolder {
+        ModelFolder {
+            links: Links::OnlyInside,
+            ..self
+        }
     }
 
     fn open_in(path: &str, cache: Option<PathBuf>) -> Result<ModelFolder> {
@@ -58,7 +88,11 @@ impl ModelFolder {
                 Self::at(Path::new(path)).map_err(|e| no_folder(&shown, &e))
             }
             Ok(metadata) if metadata.is_file() => Err(Error::invalid(format!(
-                "the model path {shown} is a file, not a folder"
+                "the model path {shown} is a file, not a folder{}",
+                match path.ends_with(".safetensors") {
+                    true => "; give the folder that it lies in".to_string(),
+                    false => format!(": {WHAT_IS_READ}"),
+                }
             ))),
             Ok(_) => Err(Error::invalid(format!(
                 "the model path {shown} is not a folder"
@@ -115,7 +149,11 @@ impl ModelFolder {
     fn at(path: &Path) -> io::Result<ModelFolder> {
         let dir = fs::canonicalize(path)?;
         let root = hub_root(&dir).unwrap_or(&dir).to_path_buf();
-        Ok(ModelFolder { dir, root })
+        Ok(ModelFolder {
+            dir,
+            root,
+            links: Links::Inside,
+        })
     }
 
     /// Where the folder is, links resolved.
@@ -147,7 +185,35 @@ impl ModelFolder {
         bytes.resize(length, 0);
         file.read_exact(&mut bytes)
             .map_err(|e| cannot_read(name, &e))?;
-        Ok(Some(bytes))
+        match bytes.starts_with(LFS_POINTER) {
+            true => Err(lfs_pointer(name)),
+            false => Ok(Some(bytes)),
+        }
+    }
+
+    /// The error for a folder without any model*.safetensors: what it holds instead, and the cure.
+    pub fn no_weights(&self) -> Error {
+        let message = format!("the folder {} holds no model*.safetensors", self.shown());
+        self.with_cure(message)
+    }
+
+    /// [`Self::no_weights`] for config.json.
+    pub fn no_config(&self) -> Error {
+        self.with_cure(self.missing("config.json").message)
+    }
+
+    fn with_cure(&self, message: String) -> Error {
+        // What people download instead.
+        let other = [".gguf", ".bin", ".pth", ".npz"]
+            .into_iter()
+            .find_map(|end| {
+                let names = self.list("", end, 10_000).unwrap_or_default();
+                names.into_iter().next()
+            });
+        Error::bad_model(match other {
+            None => message,
+            Some(other) => format!("{message}, but {}: {WHAT_IS_READ}", quoted(&other, 80)),
+        })
     }
 
     /// [`Self::read`] for a file that a model cannot do without.
@@ -228,9 +294,14 @@ impl ModelFolder {
             }
             Err(error) => return Err(cannot_read(name, &error)),
         };
-        if !real.starts_with(&self.root) {
+        let cure = match self.links {
+            Links::Anywhere => None,
+            Links::Inside => Some("; MLXRT_LOAD_FOLLOW_LINKS allows it"),
+            Links::OnlyInside => Some(""),
+        };
+        if let Some(cure) = cure.filter(|_| !real.starts_with(&self.root)) {
             return Err(Error::bad_model(format!(
-                "{name}: is a link that leaves the model folder"
+                "{name}: is a link that leaves the folder{cure}"
             )));
         }
         // Looked at before it is opened, since opening a device can do something and a FIFO can block; and
@@ -247,6 +318,11 @@ impl ModelFolder {
         Ok(Some(file))
     }
 }
+
+/// What to do with a model in another form.
+const WHAT_IS_READ: &str = "mlxrt reads folders in mlx-lm's form (config.json, tokenizer.json, model*.safetensors), such \
+    as those of mlx-community on Hugging Face; \"mlx_lm.convert --hf-path ORG/NAME\" makes one of the model's original \
+    repository, a GGUF file cannot be converted";
 
 fn check_path(what: &str, path: &str) -> Result<()> {
     if path.is_empty() {
@@ -284,6 +360,15 @@ fn check_regular(name: &str, metadata: &fs::Metadata) -> Result<()> {
     Err(Error::bad_model(format!(
         "{name}: is {what}, not a regular file"
     )))
+}
+
+/// What lies in the place of a large file that Git has not fetched begins so.
+pub(super) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+pub(super) fn lfs_pointer(name: &str) -> Error {
+    Error::bad_model(format!(
+        "{name}: is a Git LFS pointer and not the file itself; \"git lfs pull\" fetches it"
+    ))
 }
 
 pub(super) fn cannot_read(name: &str, error: &io::Error) -> Error {

@@ -35,11 +35,22 @@ fn paths_that_are_no_folder() {
     let temp = TempFolder::new();
     temp.write("file", "x");
     let file = temp.path().join("file");
-    let expected = format!(
-        "the model path \"{}\" is a file, not a folder",
-        file.display()
-    );
-    assert_eq!(message(open(&file), Code::InvalidArgument), expected);
+    for (name, cure) in [
+        ("file", format!(": {WHAT_IS_READ}")),
+        ("model.gguf", format!(": {WHAT_IS_READ}")),
+        (
+            "model.safetensors",
+            "; give the folder that it lies in".to_string(),
+        ),
+    ] {
+        temp.write(name, "x");
+        let file = temp.path().join(name);
+        let expected = format!(
+            "the model path \"{}\" is a file, not a folder{cure}",
+            file.display()
+        );
+        assert_eq!(message(open(&file), Code::InvalidArgument), expected);
+    }
     assert!(
         message(open(Path::new("/dev/null")), Code::InvalidArgument).ends_with("is not a folder")
     );
@@ -154,7 +165,8 @@ fn links_stay_inside() {
     assert_eq!(folder.read("good", 100).unwrap().unwrap(), b"inside");
     assert_eq!(folder.read("good-twice", 100).unwrap().unwrap(), b"inside");
     for name in ["out", "beside", "device", "absolute"] {
-        let expected = format!("{name}: is a link that leaves the model folder");
+        let expected =
+            format!("{name}: is a link that leaves the folder; MLXRT_LOAD_FOLLOW_LINKS allows it");
         assert_eq!(message(folder.read(name, 100), Code::BadModel), expected);
     }
     let expected = "dangling: is a link to a file that is not there";
@@ -163,6 +175,73 @@ fn links_stay_inside() {
         expected
     );
     assert!(message(folder.read("loop", 100), Code::Io).starts_with("loop: cannot be read: "));
+}
+
+#[test]
+fn links_may_lead_anywhere_if_the_host_says_so() {
+    let temp = TempFolder::new();
+    temp.write("model/config.json", "");
+    temp.write("store/blob", "weights");
+    temp.write("store/folder/x", "");
+    make_fifo(&temp.path().join("store/fifo"));
+    let model = temp.path().join("model");
+    let link = |to: &str, name: &str| symlink(to, model.join(name)).unwrap();
+    link("../store/blob", "relative");
+    link(temp.path().join("store/blob").to_str().unwrap(), "absolute");
+    link("relative", "twice");
+    link("../store/fifo", "fifo");
+    link("../store/folder", "folder");
+    link("/dev/zero", "device");
+    link("../store/none", "dangling");
+    link("loop", "loop");
+    let strict = open(&model).unwrap();
+    let folder = strict.clone().following_links(true);
+    for name in ["relative", "absolute", "twice"] {
+        assert_eq!(folder.read(name, 100).unwrap().unwrap(), b"weights");
+        let expected =
+            format!("{name}: is a link that leaves the folder; MLXRT_LOAD_FOLLOW_LINKS allows it");
+        assert_eq!(message(strict.read(name, 100), Code::BadModel), expected);
+    }
+    // What they lead to is a regular file all the same.
+    for (name, what) in [
+        ("fifo", "a FIFO"),
+        ("folder", "a folder"),
+        ("device", "a device"),
+    ] {
+        let expected = format!("{name}: is {what}, not a regular file");
+        assert_eq!(message(folder.open_file(name), Code::BadModel), expected);
+    }
+    let expected = "dangling: is a link to a file that is not there";
+    assert_eq!(
+        message(folder.open_file("dangling"), Code::BadModel),
+        expected
+    );
+    assert!(message(folder.open_file("loop"), Code::Io).starts_with("loop: cannot be read: "));
+    // A name from a file is still one plain component, and the folder's own links are no others'.
+    assert!(folder.open_file("../store/blob").is_err());
+    assert_eq!(
+        message(
+            strict.following_links(false).read("twice", 9),
+            Code::BadModel
+        ),
+        "twice: is a link that leaves the folder; MLXRT_LOAD_FOLLOW_LINKS allows it"
+    );
+}
+
+#[test]
+fn an_adapter_has_no_flag_to_name() {
+    let temp = TempFolder::new();
+    temp.write("adapter/x.safetensors", "");
+    temp.write("secret", "");
+    let adapter = temp.path().join("adapter");
+    symlink("../secret", adapter.join("adapter_config.json")).unwrap();
+    for path in [adapter.clone(), adapter.join("x.safetensors")] {
+        let (folder, _) = ModelFolder::open_adapter(path.to_str().unwrap()).unwrap();
+        assert_eq!(
+            message(folder.read("adapter_config.json", 9), Code::BadModel),
+            "adapter_config.json: is a link that leaves the folder"
+        );
+    }
 }
 
 #[test]
@@ -221,7 +300,8 @@ fn a_cached_model_by_id_or_by_path() {
     ] {
         assert_eq!(folder.path(), snapshot);
         assert_eq!(folder.read("config.json", 9).unwrap().unwrap(), b"{}");
-        let expected = "tokenizer.json: is a link that leaves the model folder";
+        let expected =
+            "tokenizer.json: is a link that leaves the folder; MLXRT_LOAD_FOLLOW_LINKS allows it";
         assert_eq!(
             message(folder.read("tokenizer.json", 9), Code::BadModel),
             expected

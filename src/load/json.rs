@@ -197,21 +197,6 @@ impl<'a> Object<'a> {
         self.opt(key, "an array", |value| value.as_array().map(Vec::as_slice))
     }
 
-    /// An array of at most `max_len` integers.
-    pub fn opt_u32s(
-        &self,
-        key: &str,
-        max_len: usize,
-        range: RangeInclusive<u32>,
-    ) -> Result<Option<Vec<u32>>> {
-        let must_be = format!("an integer from {} to {}", range.start(), range.end());
-        self.opt_items(key, max_len, &must_be, |value| {
-            integer(value)
-                .and_then(|n| u32::try_from(n).ok())
-                .filter(|n| range.contains(n))
-        })
-    }
-
     /// An array of at most `max_len` strings.
     pub fn opt_strs(&self, key: &str, max_len: usize) -> Result<Option<Vec<&'a str>>> {
         self.opt_items(key, max_len, "a string", Value::as_str)
@@ -280,7 +265,7 @@ pub(super) fn quoted(text: &str, max: usize) -> String {
     out
 }
 
-fn integer(value: &Value) -> Option<i64> {
+pub(super) fn integer(value: &Value) -> Option<i64> {
     let Value::Number(number) = value else {
         return None;
     };
@@ -310,7 +295,7 @@ fn describe_range(range: &RangeInclusive<f32>) -> String {
 }
 
 /// A value as an error shows it: short, whatever it holds.
-fn describe(value: &Value) -> String {
+pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(b) => b.to_string(),

@@ -183,8 +183,8 @@ fn arrays_and_inner_objects_name_their_place() {
         .object("r")
         .unwrap();
     assert_eq!(
-        inner.opt_u32s("n", 8, 0..=9).unwrap_err().message,
-        "config.json: \"t.r.n[2]\" must be an integer from 0 to 9, is \"x\""
+        inner.opt_strs("n", 8).unwrap_err().message,
+        "config.json: \"t.r.n[0]\" must be a string, is 1"
     );
     assert_eq!(
         inner.opt_strs("n", 2).unwrap_err().message,

@@ -24,6 +24,8 @@ pub struct Limits {
     pub rank: usize,
     /// Weight files of a model folder.
     pub shards: usize,
+    /// Bytes that are read to compare tensors of one name in several weight files.
+    pub compared_bytes: u64,
     /// Decoder layers.
     pub layers: u32,
     /// Width of the residual stream.
@@ -57,6 +59,7 @@ impl Limits {
         tensor_name_bytes: 1_024,
         rank: 8,
         shards: 4_096,
+        compared_bytes: 16 << 30,
         layers: 1_024,
         hidden: 1 << 17,
         intermediate: 1 << 20,

@@ -3,8 +3,9 @@
 //! - `folder`: which folder a path or a Hugging Face id means, and how its files are opened;
 //! - `limits`: every bound, in one struct;
 //! - `scan`, `json`: JSON with bounds, and a reader whose errors name file and key;
-//! - `quantization`: which scheme each module's weights have;
+//! - `quantization`: which scheme shapes show, and what `config.json` says of it;
 //! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
+//! - `warnings`: what is odd about a folder that loads all the same;
 //! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens;
 //! - `adapter`: LoRA, DoRA and full adapters of three formats as one description.
 //!
@@ -29,6 +30,7 @@ mod limits;
 mod quantization;
 mod safetensors;
 mod scan;
+mod warnings;
 mod weights;
 
 #[cfg(test)]
@@ -42,4 +44,5 @@ pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
 pub use quantization::Quantization;
+pub use warnings::Warnings;
 pub use weights::{Catalog, Tensor};

@@ -1,12 +1,15 @@
-//! How a folder's weights are quantised: the `quantization` block of `config.json`.
+//! How a folder's weights are quantised. The weights say it themselves, by their shapes and types; the `quantization` block
+//! of `config.json` is compared with that, and tells which module is meant to be what.
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{json, Map, Value};
 
-use super::json::{quoted, Object};
-use crate::dtype::{Mode, Scheme};
-use crate::error::{Error, Result};
+use super::adapter::bare;
+use super::json::{describe, quoted, Object};
+use super::warnings::Warnings;
+use crate::dtype::{Dtype, Mode, Scheme};
+use crate::error::{Code, Error, Result};
 
 impl Mode {
     /// The legal bits and group sizes.
@@ -35,106 +38,207 @@ impl Mode {
     }
 }
 
+impl Scheme {
+    /// The scheme of a matrix whose rows of `input` elements are packed into `columns` 32-bit words, with `groups` scales.
+    /// There is only one: the words give the bits, the scales the group, and the scales' type the mode, since only affine
+    /// has scales of the weights' own type and each other mode has one size. Inside, why there is none.
+    pub fn of_shapes(
+        input: i32,
+        columns: i32,
+        groups: i32,
+        scales: Dtype,
+    ) -> std::result::Result<Scheme, String> {
+        let whole = |a: i64, b: i64| {
+            let quotient = (a.checked_rem(b)? == 0).then(|| a.checked_div(b))??;
+            i32::try_from(quotient).ok()
+        };
+        let (input, columns) = (i64::from(input), i64::from(columns));
+        let group_size = whole(input, groups.into());
+        let bits = whole(columns.saturating_mul(32), input);
+        let modes: &[Mode] = match scales {
+            Dtype::U8 => &[Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4],
+            _ => &[Mode::Affine],
+        };
+        let scheme = bits.zip(group_size).and_then(|(bits, group_size)| {
+            let has = |mode: &&Mode| {
+                let (all_bits, group_sizes) = mode.legal();
+                all_bits.contains(&bits) && group_sizes.contains(&group_size)
+            };
+            let &mode = modes.iter().find(has)?;
+            Some(Scheme {
+                mode,
+                bits,
+                group_size,
+            })
+        });
+        scheme.ok_or_else(|| {
+            format!(
+                "has rows of {input} elements in {columns} words with {groups} scales of type {}: no quantisation that MLX has",
+                scales.name()
+            )
+        })
+    }
+
+    /// `8 bits in groups of 64 (affine)`
+    pub fn shown(self) -> String {
+        let (bits, group_size) = (self.bits, self.group_size);
+        format!(
+            "{bits} bits in groups of {group_size} ({})",
+            self.mode.name()
+        )
+    }
+
+    /// As `config.json` has it.
+    pub fn to_json(self) -> Value {
+        json!({ "group_size": self.group_size, "bits": self.bits, "mode": self.mode.name() })
+    }
+}
+
 /// What `config.json` says about quantisation; empty for a folder of plain weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Quantization {
     /// The scheme of modules that are not named but come with scales.
     pub default: Option<Scheme>,
-    /// Modules that are named, by module path: their scheme, or None for plain weights.
+    /// Modules that are named, by module path without a decoder's prefix: their scheme, or None for plain weights.
     pub per_module: BTreeMap<String, Option<Scheme>>,
+    /// What is said of another program's method.
+    foreign: Option<String>,
 }
 
 impl Quantization {
-    /// Reads the block `quantization`, else `quantization_config` (at the top, else under `text_config`).
+    /// Reads the block `quantization`, else `quantization_config` (at the top, else under `text_config`). Nothing in it is
+    /// needed, so odd values are warnings, except where weights could mean something else than their shapes say.
     ///
-    /// Errors: `BadModel` for wrong types and values, `Unsupported` for the formats of other programs.
-    pub fn parse(config: &Object) -> Result<Quantization> {
+    /// Errors: `Unsupported` for quantised activations and unknown modes.
+    pub fn parse(config: &Object, warnings: &mut Warnings) -> Result<Quantization> {
         if config.opt_bool("quantize_activations")? == Some(true) {
             let place = config.place("quantize_activations");
             return Err(Error::unsupported(format!(
                 "{place} is true: quantised activations are not supported"
             )));
         }
-        if let Some(block) = config.opt_object("quantization")? {
-            return parse_block(config, "quantization", &block);
+        let text = warnings.forgive(config.opt_object("text_config"))?;
+        for parent in [Some(config), text.as_ref()].into_iter().flatten() {
+            for key in ["quantization", "quantization_config"] {
+                if let Some(block) = warnings.forgive(parent.opt_object(key))? {
+                    return parse_block(&block, warnings);
+                }
+            }
         }
-        if let Some(block) = config.opt_object("quantization_config")? {
-            return parse_foreign(config, &block);
-        }
-        match config.opt_object("text_config")? {
-            Some(text) => match text.opt_object("quantization_config")? {
-                Some(block) => parse_foreign(&text, &block),
-                None => Ok(Quantization::default()),
-            },
-            None => Ok(Quantization::default()),
-        }
+        Ok(Quantization::default())
     }
 
-    /// The scheme of the module at `path`, given whether the weights hold `<path>.scales`.
-    pub fn scheme(&self, path: &str, has_scales: bool) -> Option<Scheme> {
-        match self.per_module.get(path) {
+    /// What is said of the module at `path`, given whether the weights hold `<path>.scales`; None for plain weights.
+    pub fn said(&self, path: &str, has_scales: bool) -> Option<Scheme> {
+        match self.per_module.get(bare(path)) {
             Some(named) => *named,
             None => self.default.filter(|_| has_scales),
         }
     }
-}
 
-/// `quantization_config` holds the same block when mlx-lm wrote it, and otherwise another program's.
-fn parse_foreign(parent: &Object, block: &Object) -> Result<Quantization> {
-    for key in ["quant_method", "quant_algo"] {
-        if block.has(key) {
-            let place = block.place(key);
-            let method = quoted(block.str(key)?, 40);
-            return Err(Error::unsupported(format!(
-                "{place} is {method}, a quantisation that is not supported"
-            )));
+    /// An error about weights, where the reason may be that another program packed them.
+    pub fn explain(&self, error: Error) -> Error {
+        match (&self.foreign, error.code) {
+            (Some(foreign), Code::BadModel | Code::Unsupported) => Error::unsupported(format!(
+                "{foreign}, a quantisation that is not supported: {}",
+                error.message
+            )),
+            _ => error,
         }
     }
-    let parsed = parse_block(parent, "quantization_config", block)?;
-    if parsed == Quantization::default() {
-        let place = parent.place("quantization_config");
-        return Err(Error::unsupported(format!(
-            "{place} names neither bits nor group_size nor a known method"
-        )));
+
+    /// The block for these modules, by path, as mlx-lm writes it: the most frequent scheme, and the modules that differ.
+    pub fn block(modules: &[(String, Scheme)]) -> Option<Map<String, Value>> {
+        let most = Self::most_frequent(modules.iter().map(|(_, scheme)| *scheme))?;
+        let Value::Object(mut block) = most.to_json() else {
+            return None;
+        };
+        for (path, scheme) in modules.iter().filter(|(_, scheme)| *scheme != most) {
+            block.insert(path.clone(), scheme.to_json());
+        }
+        Some(block)
     }
-    Ok(parsed)
+
+    pub fn most_frequent(schemes: impl Iterator<Item = Scheme>) -> Option<Scheme> {
+        let mut counts: Vec<(Scheme, usize)> = Vec::new();
+        for scheme in schemes {
+            match counts.iter_mut().find(|(known, _)| *known == scheme) {
+                Some((_, count)) => *count = count.saturating_add(1),
+                None => counts.push((scheme, 1)),
+            }
+        }
+        // Of equals the first.
+        let most = counts.iter().map(|(_, count)| *count).max()?;
+        let found = counts.iter().find(|(_, count)| *count == most)?;
+        Some(found.0)
+    }
 }
 
-fn parse_block(parent: &Object, name: &str, block: &Object) -> Result<Quantization> {
-    let default = match SCHEME_KEYS.iter().any(|key| block.has(key)) {
-        true => Some(parse_scheme(block)?),
+fn parse_block(block: &Object, warnings: &mut Warnings) -> Result<Quantization> {
+    let foreign = foreign(block, warnings)?;
+    let default = match SCHEME_KEYS.iter().any(|key| block.has(key)) && foreign.is_none() {
+        true => parse_scheme(block, warnings)?,
         false => None,
     };
     let mut per_module = BTreeMap::new();
     for path in block.keys().filter(|key| !SCHEME_KEYS.contains(key)) {
         let scheme = match block.get(path) {
-            None => continue,
             Some(Value::Bool(false)) => None,
-            Some(Value::Bool(true)) if default.is_none() => {
-                let places = (block.place(path), parent.place(name));
-                return Err(Error::bad_model(format!(
-                    "{} is true, but {} gives no bits",
-                    places.0, places.1
-                )));
+            Some(Value::Bool(true)) if default.is_some() => default,
+            Some(Value::Object(_)) if is_module(path) => {
+                match parse_scheme(&block.object(path)?, warnings)? {
+                    None => continue,
+                    scheme => scheme,
+                }
             }
-            Some(Value::Bool(true)) => default,
-            Some(Value::Object(_)) => Some(parse_scheme(&block.object(path)?)?),
-            // Other programs leave notes here. A module's path has a dot, or is the head.
-            Some(_) if !path.contains('.') && path != "lm_head" => continue,
-            Some(_) => return Err(block.wrong(path, "true, false or an object")),
+            Some(value) if is_module(path) => {
+                warnings.add(format!(
+                    "{} is {}, which says nothing; it is ignored",
+                    block.place(path),
+                    describe(value)
+                ));
+                continue;
+            }
+            // Other programs leave notes here.
+            _ => continue,
         };
-        per_module.insert(path.to_string(), scheme);
+        per_module.insert(bare(path).to_string(), scheme);
     }
     Ok(Quantization {
         default,
         per_module,
+        foreign,
     })
+}
+
+/// A module's path has a dot, or is one of these.
+fn is_module(path: &str) -> bool {
+    path.contains('.') || matches!(path, "lm_head" | "embed_tokens")
+}
+
+/// What the block says of another program's method. mlx-lm reads the weights of such a folder as they are, too, where it
+/// does not know the method: merged models keep a block of the base that they were trained on.
+fn foreign(block: &Object, warnings: &mut Warnings) -> Result<Option<String>> {
+    for key in ["quant_method", "quant_algo"] {
+        if let Some(method) = warnings.forgive(block.opt_str(key))? {
+            let said = format!("{} is {}", block.place(key), quoted(method, 40));
+            if method == "bitnet" {
+                // Its weights may be plain, and are rounded when they are used.
+                return Err(Error::unsupported(format!(
+                    "{said}, a quantisation that is not supported"
+                )));
+            }
+            return Ok(Some(said));
+        }
+    }
+    Ok(None)
 }
 
 const SCHEME_KEYS: [&str; 3] = ["mode", "bits", "group_size"];
 
-fn parse_scheme(object: &Object) -> Result<Scheme> {
-    let mode = match object.opt_str("mode")? {
+/// None, with a warning, where it is no scheme.
+fn parse_scheme(object: &Object, warnings: &mut Warnings) -> Result<Option<Scheme>> {
+    let mode = match warnings.forgive(object.opt_str("mode"))? {
         None => Mode::Affine,
         Some(name) => Mode::ALL
             .into_iter()
@@ -150,11 +254,17 @@ fn parse_scheme(object: &Object) -> Result<Scheme> {
     };
     let default = mode.default_scheme();
     let (bits, group_sizes) = mode.legal();
-    Ok(Scheme {
+    let mut number = |key, legal, default| -> Result<Option<i32>> {
+        let given = one_of(object, key, legal, mode).map(|given| Some(given.unwrap_or(default)));
+        warnings.forgive(given)
+    };
+    let bits = number("bits", bits, default.bits)?;
+    let group_size = number("group_size", group_sizes, default.group_size)?;
+    Ok(bits.zip(group_size).map(|(bits, group_size)| Scheme {
         mode,
-        bits: one_of(object, "bits", bits, mode)?.unwrap_or(default.bits),
-        group_size: one_of(object, "group_size", group_sizes, mode)?.unwrap_or(default.group_size),
-    })
+        bits,
+        group_size,
+    }))
 }
 
 fn one_of(object: &Object, key: &str, legal: &[i32], mode: Mode) -> Result<Option<i32>> {

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use safetensors::tensor::{Metadata, SafeTensorError, TensorInfo};
 use serde_json::Value;
 
-use super::folder::cannot_read;
+use super::folder::{cannot_read, lfs_pointer, LFS_POINTER};
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
 use crate::dtype::Dtype;
@@ -92,6 +92,10 @@ fn read_header_text(name: &str, file: &File, size: u64, limits: &Limits) -> Resu
     let mut length = [0; LENGTH_BYTES as usize];
     file.read_exact_at(&mut length, 0)
         .map_err(|e| cannot_read(name, &e))?;
+    // No header is as long as these eight characters say.
+    if LFS_POINTER.starts_with(&length) {
+        return Err(lfs_pointer(name));
+    }
     let length = u64::from_le_bytes(length);
     if length > limits.header_bytes {
         return Err(Error::bad_model(format!(

@@ -20,4 +20,4 @@ pub use adapter::AdapterSet;
 pub use cache::Cache;
 pub use config::{DecoderConfig, Names};
 pub use decoder::{Decoder, Rows};
-pub use weights::{Weight, Weights};
+pub use weights::{Planned, Weight, Weights};

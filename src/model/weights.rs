@@ -2,11 +2,13 @@
 //! (`Weights<Tensor>`), then bytes in MLX's memory, then an [`Array`](crate::mlx::Array). One walk, `try_map`, turns
 //! each stage into the next.
 
+use std::collections::{BTreeSet, HashSet};
+
 use super::config::{DecoderConfig, Names, NormPlacement};
 use super::modules::{BlockModule, Site};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Quantization, Tensor};
+use crate::load::{Catalog, Quantization, Tensor, Warnings};
 
 pub struct Weights<T> {
     /// `[vocab, hidden]`
@@ -142,34 +144,51 @@ impl<T> Block<T> {
     }
 }
 
+/// The tensors that a config implies, where they lie, and what they show.
+pub struct Planned {
+    pub weights: Weights<Tensor>,
+    /// How the folder names them.
+    pub names: Names,
+    /// The packed matrices, by module path.
+    pub schemes: Vec<(String, Scheme)>,
+    /// Whether the config's quantisation is that of the weights.
+    pub as_said: bool,
+}
+
 impl Weights<Tensor> {
     /// Finds every tensor that `config` implies in the files and compares its shape and type; what is missing, of
-    /// another shape, or left over is an error. Reads no data.
+    /// another shape, or left over is an error. How a matrix is packed shows in its shapes; where `quantization` says
+    /// something else it is a warning. Reads no data.
     pub fn plan(
         config: &DecoderConfig,
         catalog: &Catalog,
         quantization: &Quantization,
-    ) -> Result<Self> {
-        let names = config
-            .names
-            .iter()
-            .find(|names| {
-                catalog
-                    .tensors
-                    .contains_key(&format!("{}embed_tokens.weight", names.body))
-            })
-            .ok_or_else(|| {
-                let body = config.names.first().map_or("", |names| names.body);
-                catalog.missing(&format!("{body}embed_tokens.weight"))
-            })?;
+        warnings: &mut Warnings,
+    ) -> Result<Planned> {
+        let embedding = |names: &Names| format!("{}embed_tokens.weight", names.body);
+        let held = |names: &&Names| catalog.tensors.contains_key(&embedding(names));
+        let lost = |names: &&Names| catalog.absent.contains_key(&embedding(names));
+        let all = config.names;
+        let Some(names) = all.iter().find(held) else {
+            let names = all.iter().find(lost).or(all.first());
+            return Err(catalog.missing(&names.map_or(String::new(), embedding)));
+        };
         let mut planner = Planner {
             catalog,
             quantization,
             used: 0,
+            schemes: Vec::new(),
+            differ: Vec::new(),
         };
         let weights = planner.weights(config, names)?;
-        planner.nothing_left(config, names, &weights)?;
-        Ok(weights)
+        planner.nothing_left(config, names, &weights, warnings)?;
+        planner.compare_with_config(warnings);
+        Ok(Planned {
+            weights,
+            names: *names,
+            as_said: planner.differ.is_empty(),
+            schemes: planner.schemes,
+        })
     }
 }
 
@@ -177,6 +196,9 @@ struct Planner<'a> {
     catalog: &'a Catalog,
     quantization: &'a Quantization,
     used: usize,
+    schemes: Vec<(String, Scheme)>,
+    /// Matrices that are packed otherwise than the config says: the path, what it says, what they are.
+    differ: Vec<(String, Option<Scheme>, Option<Scheme>)>,
 }
 
 impl Planner<'_> {
@@ -185,8 +207,9 @@ impl Planner<'_> {
         let head = format!("{}lm_head", names.head);
         // Where the config does not say, a head that the index names and no file holds is missing, not tied.
         let head_weight = format!("{head}.weight");
+        let embedding = format!("{}embed_tokens.weight", names.body);
         let tied = config.tie_word_embeddings.unwrap_or_else(|| {
-            !self.catalog.tensors.contains_key(&head_weight)
+            self.beside(&embedding, &head_weight).is_none()
                 && !self.catalog.absent.contains_key(&head_weight)
         });
         Ok(Weights {
@@ -268,54 +291,44 @@ impl Planner<'_> {
         Ok(Linear { weight, bias })
     }
 
-    /// `[out, input]`, dense or packed: packed where the settings or the scales beside it say so.
+    /// `[out, input]`, dense or packed: packed where there are scales beside it.
     fn weight(&mut self, path: &str, out: i32, input: i32) -> Result<Weight<Tensor>> {
-        let has_scales = self.catalog.tensors.contains_key(&format!("{path}.scales"));
-        let Some(scheme) = self.quantization.scheme(path, has_scales) else {
-            if has_scales {
-                return Err(Error::bad_model(format!(
-                    "\"{path}\" has scales, but config.json says it is not quantised or has no \"quantization\""
-                )));
+        let (name, scales) = (format!("{path}.weight"), format!("{path}.scales"));
+        let found = self.beside(&name, &scales);
+        let packed = match (found, self.catalog.get(&name)) {
+            (Some(found), Some(weight)) => Some((weight, found)),
+            (None, Some(weight)) if weight.dtype == Dtype::U32 => {
+                return Err(self.catalog.missing(&scales));
             }
-            return Ok(Weight::Dense(
-                self.float(&format!("{path}.weight"), &[out, input])?,
-            ));
+            // The weight itself is missing, which the search for it says.
+            _ => None,
         };
-        let Scheme {
-            mode,
-            bits,
-            group_size,
-        } = scheme;
-        if input % group_size != 0 {
-            return Err(Error::bad_model(format!(
-                "\"{path}\" cannot be quantised in groups of {group_size}: its rows have {input} elements"
-            )));
+        let said = self.quantization.said(path, found.is_some());
+        let scheme = match packed {
+            None => None,
+            Some((weight, scales)) => Some(self.scheme(path, out, input, weight, scales)?),
+        };
+        if said != scheme {
+            self.differ.push((path.to_owned(), said, scheme));
         }
-        let groups = [out, input / group_size];
+        let Some(scheme) = scheme else {
+            return Ok(Weight::Dense(self.float(&name, &[out, input])?));
+        };
+        self.schemes.push((path.to_owned(), scheme));
+        let groups = [out, input / scheme.group_size];
         // Legal combinations of bits and group size make this a whole number.
-        let packed = [out, input / group_size * (group_size * bits / 32)];
-        let weight = self.tensor(
-            &format!("{path}.weight"),
-            &packed,
-            |dtype| dtype == Dtype::U32,
-            "U32",
-        )?;
-        let (scales, biases) = if mode == Mode::Affine {
-            let scales = self.float(&format!("{path}.scales"), &groups)?;
+        let columns = groups[1] * (scheme.group_size * scheme.bits / 32);
+        let is_u32 = |dtype| dtype == Dtype::U32;
+        let weight = self.tensor(&name, &[out, columns], is_u32, "U32")?;
+        let (scales, biases) = if scheme.mode == Mode::Affine {
+            let biases = format!("{path}.biases");
             (
-                scales,
-                Some(self.float(&format!("{path}.biases"), &groups)?),
+                self.float(&scales, &groups)?,
+                Some(self.float(&biases, &groups)?),
             )
         } else {
-            (
-                self.tensor(
-                    &format!("{path}.scales"),
-                    &groups,
-                    |dtype| dtype == Dtype::U8,
-                    "U8",
-                )?,
-                None,
-            )
+            let is_u8 = |dtype| dtype == Dtype::U8;
+            (self.tensor(&scales, &groups, is_u8, "U8")?, None)
         };
         Ok(Weight::Quantized {
             weight,
@@ -323,6 +336,50 @@ impl Planner<'_> {
             biases,
             scheme,
         })
+    }
+
+    /// An optional tensor that belongs to another: one of a stray file does not belong to one of the index's.
+    fn beside(&self, name: &str, other: &str) -> Option<&Tensor> {
+        let is_stray = |tensor: &Tensor| self.catalog.is_stray(tensor.file);
+        let of_index = self
+            .catalog
+            .get(name)
+            .is_some_and(|tensor| !is_stray(tensor));
+        let other = self.catalog.get(other)?;
+        (!(of_index && is_stray(other))).then_some(other)
+    }
+
+    /// What the shapes say.
+    fn scheme(
+        &self,
+        path: &str,
+        out: i32,
+        input: i32,
+        weight: &Tensor,
+        scales: &Tensor,
+    ) -> Result<Scheme> {
+        for (tensor, legal, words) in [
+            (weight, weight.dtype == Dtype::U32, "U32"),
+            (
+                scales,
+                scales.dtype.is_float() || scales.dtype == Dtype::U8,
+                "F32, F16, BF16 or U8",
+            ),
+        ] {
+            if !legal {
+                return Err(self.other_type(tensor, words));
+            }
+        }
+        match (weight.shape.as_slice(), scales.shape.as_slice()) {
+            (&[rows, columns], &[scale_rows, groups]) if rows == out && scale_rows == out => {
+                Scheme::of_shapes(input, columns, groups, scales.dtype)
+                    .map_err(|why| Error::bad_model(format!("\"{path}\" {why}")))
+            }
+            (shape, scale_shape) => Err(Error::bad_model(format!(
+                "\"{path}\" is packed as {shape:?} with scales {scale_shape:?}, and config.json implies {out} rows of {input} \
+                 elements"
+            ))),
+        }
     }
 
     fn norm(&mut self, path: &str, size: i32) -> Result<Tensor> {
@@ -355,28 +412,37 @@ impl Planner<'_> {
             )));
         }
         if !legal(tensor.dtype) {
-            return Err(Error::bad_model(format!(
-                "tensor \"{name}\" is of type {}; it must be {words}",
-                tensor.dtype.name()
-            )));
+            return Err(self.other_type(tensor, words));
         }
         self.used += 1;
         Ok(tensor.clone())
     }
 
-    /// A tensor that nothing uses means that the config and the weights are of two models.
+    fn other_type(&self, tensor: &Tensor, words: &str) -> Error {
+        Error::bad_model(format!(
+            "tensor \"{}\" is of type {}; it must be {words}",
+            tensor.name,
+            tensor.dtype.name()
+        ))
+    }
+
+    /// A tensor that nothing uses means that the config and the weights are of two models, unless it lies in a stray file
+    /// that nothing at all is used of.
     fn nothing_left(
         &self,
         config: &DecoderConfig,
         names: &Names,
         weights: &Weights<Tensor>,
+        warnings: &mut Warnings,
     ) -> Result<()> {
         if self.used == self.catalog.tensors.len() {
             return Ok(());
         }
-        let mut planned = std::collections::HashSet::new();
+        let mut planned = HashSet::new();
+        let mut files = HashSet::new();
         weights.for_each(&mut |tensor| {
-            planned.insert(tensor.name.clone());
+            planned.insert(tensor.name.as_str());
+            files.insert(tensor.file);
         });
         let head = format!("{}lm_head.", names.head);
         let dropped = |name: &str| {
@@ -385,22 +451,56 @@ impl Planner<'_> {
                 || (weights.lm_head.is_none() && name.starts_with(&head))
                 || config.ignored.iter().any(|word| name.contains(word))
         };
+        let all_indexed = !files.iter().any(|&file| self.catalog.is_stray(file));
+        let mut strays = BTreeSet::new();
         let mut left = self
             .catalog
             .tensors
-            .keys()
-            .filter(|name| !planned.contains(*name) && !dropped(name));
-        match (left.next(), left.count()) {
-            (None, _) => Ok(()),
-            (Some(name), more) => Err(Error::bad_model(format!(
-                "the weights hold {} that config.json does not imply, such as \"{name}\"",
+            .values()
+            .filter(|tensor| !planned.contains(tensor.name.as_str()) && !dropped(&tensor.name))
+            .filter(|tensor| {
+                let stray = all_indexed && self.catalog.is_stray(tensor.file);
+                if stray {
+                    strays.insert(self.catalog.file_of(tensor));
+                }
+                !stray
+            });
+        if let Some(tensor) = left.next() {
+            let more = left.count();
+            return Err(Error::bad_model(format!(
+                "the weights hold {} that config.json does not imply, such as \"{}\" in {}",
                 if more == 0 {
                     "a tensor".to_owned()
                 } else {
                     format!("{} tensors", more + 1)
-                }
-            ))),
+                },
+                tensor.name,
+                self.catalog.file_of(tensor)
+            )));
         }
+        drop(left);
+        for file in strays {
+            warnings.add(format!(
+                "{file}: is not in the index, and the model needs nothing of it; it is ignored"
+            ));
+        }
+        Ok(())
+    }
+
+    fn compare_with_config(&self, warnings: &mut Warnings) {
+        let Some((path, said, is)) = self.differ.first() else {
+            return;
+        };
+        let shown = |scheme: &Option<Scheme>| scheme.map_or("plain".to_owned(), Scheme::shown);
+        let which = match self.differ.len() {
+            1 => format!("of \"{path}\""),
+            count => format!("of {count} modules, such as \"{path}\","),
+        };
+        warnings.add(format!(
+            "config.json's quantization {which} is not that of the weights: they are {}, not {}; the weights decide",
+            shown(is),
+            shown(said)
+        ));
     }
 }
 

@@ -14,11 +14,12 @@ use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
     parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor,
+    Warnings,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::families::{self, Family};
 use crate::model::modules::{modules, Module};
-use crate::model::{Decoder, DecoderConfig, Names, Weight, Weights};
+use crate::model::{Decoder, DecoderConfig, Names, Planned, Weight, Weights};
 use crate::text::{ChatFormat, ChatTemplate, Tokenizer};
 
 /// Bytes read between two looks at progress and deadline.
@@ -52,6 +53,8 @@ pub(super) enum Chat {
 pub struct LoadOptions<'a> {
     /// 0 = the model's.
     pub context: u32,
+    /// The folder's files may be links to anywhere.
+    pub follow_links: bool,
     pub deadline: Option<Instant>,
     /// Bytes done, of how many; false stops.
     pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
@@ -64,24 +67,37 @@ struct Description {
     json: Vec<u8>,
     family: &'static Family,
     config: DecoderConfig,
+    /// What the config says; `planned` has what the weights are.
     quantization: Quantization,
     generation: GenerationConfig,
     catalog: Catalog,
-    weights: Weights<Tensor>,
+    planned: Planned,
+    /// What is odd about it; the reading of every file may add to them.
+    warnings: Warnings,
 }
 
 impl Description {
-    fn read(path: &str) -> Result<Self> {
-        let folder = ModelFolder::open(path)?;
-        let bytes = folder.read_required("config.json", Limits::DEFAULT.config_bytes)?;
+    fn read(path: &str, follow_links: bool, deadline: Option<Instant>) -> Result<Self> {
+        let mut warnings = Warnings::default();
+        let folder = ModelFolder::open(path)?.following_links(follow_links);
+        let bytes = folder.read("config.json", Limits::DEFAULT.config_bytes)?;
+        let bytes = bytes.ok_or_else(|| folder.no_config())?;
         let map = parse_object("config.json", &bytes)?;
         let object = Object::new("config.json", &map);
         let family = families::find(&object)?;
         let config = (family.read)(&object)?;
-        let quantization = Quantization::parse(&object)?;
-        let generation = GenerationConfig::read(&folder, &object)?;
-        let catalog = Catalog::open(&folder)?;
-        let weights = Weights::plan(&config, &catalog, &quantization)?;
+        let quantization = Quantization::parse(&object, &mut warnings)?;
+        let generation = GenerationConfig::read(&folder, &object, &mut warnings)?;
+        let mut find = || {
+            let catalog = Catalog::open(&folder, &mut warnings)?;
+            let planned = Weights::plan(&config, &catalog, &quantization, &mut warnings)
+                .map_err(|error| catalog.explain(error))?;
+            let mut used = Vec::new();
+            planned.weights.for_each(&mut |tensor| used.push(tensor));
+            catalog.check_copies(&used, &Limits::DEFAULT, &mut || in_time(deadline))?;
+            Ok((catalog, planned))
+        };
+        let (catalog, planned) = find().map_err(|error| quantization.explain(error))?;
         drop(map);
         Ok(Description {
             folder,
@@ -91,7 +107,8 @@ impl Description {
             quantization,
             generation,
             catalog,
-            weights,
+            planned,
+            warnings,
         })
     }
 
@@ -101,7 +118,7 @@ impl Description {
         bytes.map(|bytes| parse_object(name, &bytes)).transpose()
     }
 
-    fn tokenizer(&self, config: Option<&Map<String, Value>>) -> Result<Tokenizer> {
+    fn tokenizer(&mut self, config: Option<&Map<String, Value>>) -> Result<Tokenizer> {
         let json = self
             .folder
             .read_required("tokenizer.json", Limits::DEFAULT.tokenizer_bytes)?;
@@ -110,10 +127,10 @@ impl Description {
         if ids > rows {
             // gemma-3-1b is published so, with an image token that its text model has no row for. A prompt that
             // makes such an id is refused.
-            crate::log::warn!(
+            self.warnings.add(format!(
                 "tokenizer.json has token ids up to {}, and config.json's vocab_size is {rows}",
                 ids - 1
-            );
+            ));
         }
         tokenizer.set_model_vocabulary(rows);
         Ok(tokenizer)
@@ -140,7 +157,9 @@ impl Description {
 
     fn weight_bytes(&self) -> u64 {
         let mut bytes = 0;
-        self.weights.for_each(&mut |tensor| bytes += tensor.bytes);
+        self.planned
+            .weights
+            .for_each(&mut |tensor| bytes += tensor.bytes);
         bytes
     }
 
@@ -148,7 +167,8 @@ impl Description {
     fn parameters(&self) -> u64 {
         let elements = |tensor: &Tensor| tensor.shape.iter().map(|&n| n as u64).product::<u64>();
         let mut count = 0;
-        self.weights.for_each_weight(&mut |weight| {
+        let weights = &self.planned.weights;
+        weights.for_each_weight(&mut |weight| {
             count += match weight {
                 Weight::Dense(tensor) => elements(tensor),
                 Weight::Quantized { scales, scheme, .. } => {
@@ -156,14 +176,36 @@ impl Description {
                 }
             };
         });
-        self.weights
-            .for_each_vector(&mut |tensor| count += elements(tensor));
+        weights.for_each_vector(&mut |tensor| count += elements(tensor));
         count
     }
 
     /// Bytes of one cached number: the type that the norms have, which activations take on.
     fn kv_element(&self) -> u64 {
-        self.weights.norm.dtype.size() as u64
+        self.planned.weights.norm.dtype.size() as u64
+    }
+
+    /// The config's scheme where a matrix has it, else what most have.
+    fn scheme(&self) -> Option<Scheme> {
+        let schemes = || self.planned.schemes.iter().map(|(_, scheme)| *scheme);
+        let default = self.quantization.default;
+        let default = default.filter(|default| schemes().any(|scheme| scheme == *default));
+        default.or_else(|| Quantization::most_frequent(schemes()))
+    }
+
+    /// The config as a saved model has it: where it does not describe the weights, with a block that does.
+    fn config_to_save(&self) -> Result<Vec<u8>> {
+        if self.planned.as_said {
+            return Ok(self.json.clone());
+        }
+        let mut config = parse_object("config.json", &self.json)?;
+        for key in ["quantization", "quantization_config"] {
+            match Quantization::block(&self.planned.schemes) {
+                Some(block) => config.insert(key.into(), Value::Object(block)),
+                None => config.shift_remove(key),
+            };
+        }
+        Ok(format!("{:#}\n", Value::Object(config)).into_bytes())
     }
 
     fn to_json(&self, context: u32) -> Map<String, Value> {
@@ -172,7 +214,7 @@ impl Description {
             "model_type": self.family.model_type,
             "parameters": self.parameters(),
             "weight_bytes": self.weight_bytes(),
-            "quantization": self.quantization.default.map(scheme_json),
+            "quantization": self.scheme().map(scheme_json),
             "context": context,
             "model_context": config.context,
             "vocab_size": config.vocab_size,
@@ -183,6 +225,7 @@ impl Description {
             "head_dim": config.attention.head_dim,
             "sliding_window": config.layers.iter().find_map(|layer| layer.window),
             "eos_token_ids": self.generation.eos_token_ids,
+            "warnings": self.warnings.sentences(),
         });
         match json {
             Value::Object(map) => map,
@@ -207,10 +250,68 @@ fn checked_context(wanted: u32, config: &DecoderConfig) -> Result<u32> {
     }
 }
 
+/// All that is known of a model before its weights are read. What is wrong with a folder shows here, so that `inspect`
+/// refuses what `load` refuses.
+struct Plan {
+    description: Description,
+    context: u32,
+    tokenizer: Tokenizer,
+    chat: Chat,
+}
+
+impl Plan {
+    fn make(
+        path: &str,
+        context: u32,
+        follow_links: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Self> {
+        let mut description = Description::read(path, follow_links, deadline)?;
+        let context = checked_context(context, &description.config)?;
+        let tokenizer_config = description.tokenizer_config()?;
+        let tokenizer = description.tokenizer(tokenizer_config.as_ref())?;
+        description.drop_unknown_eos();
+        if description.generation.eos_token_ids.is_empty() {
+            description
+                .generation
+                .eos_token_ids
+                .extend(tokenizer.eos_from_config());
+            description.drop_unknown_eos();
+        }
+        let chat = description.chat(tokenizer_config.as_ref(), &tokenizer)?;
+        Ok(Plan {
+            description,
+            context,
+            tokenizer,
+            chat,
+        })
+    }
+
+    fn to_json(&self) -> Map<String, Value> {
+        let mut json = self.description.to_json(self.context);
+        let format = match &self.chat {
+            Chat::Template(_) => "template".to_owned(),
+            Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
+        };
+        json.insert("chat_format".into(), format.into());
+        json
+    }
+}
+
 /// What a model is and what it would need, as JSON, without reading its weights.
-pub fn inspect(path: &str, context: u32, session: &SessionOptions) -> Result<String> {
-    let description = Description::read(path)?;
-    let context = checked_context(context, &description.config)?;
+pub fn inspect(
+    path: &str,
+    context: u32,
+    follow_links: bool,
+    session: &SessionOptions,
+) -> Result<String> {
+    let plan = Plan::make(path, context, follow_links, None)?;
+    let Plan {
+        description,
+        context,
+        ..
+    } = &plan;
+    let context = *context;
     let session_context = match session.context {
         0 => context,
         wanted => wanted.min(context),
@@ -223,7 +324,7 @@ pub fn inspect(path: &str, context: u32, session: &SessionOptions) -> Result<Str
     if session.kv_limit > 0 {
         kv_bytes = kv_bytes.min(session.kv_limit);
     }
-    let mut json = description.to_json(context);
+    let mut json = plan.to_json();
     json.insert("session_context".into(), session_context.into());
     json.insert("kv_bytes".into(), kv_bytes.into());
     json.insert(
@@ -236,41 +337,31 @@ pub fn inspect(path: &str, context: u32, session: &SessionOptions) -> Result<Str
 pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let LoadOptions {
         context,
+        follow_links,
         deadline,
         progress,
     } = options;
-    let mut description = Description::read(path)?;
-    let context = checked_context(context, &description.config)?;
-    let tokenizer_config = description.tokenizer_config()?;
-    let tokenizer = description.tokenizer(tokenizer_config.as_ref())?;
-    description.drop_unknown_eos();
-    if description.generation.eos_token_ids.is_empty() {
-        description
-            .generation
-            .eos_token_ids
-            .extend(tokenizer.eos_from_config());
-        description.drop_unknown_eos();
-    }
+    let plan = Plan::make(path, context, follow_links, deadline)?;
+    let info = plan.to_json();
+    let Plan {
+        description,
+        context,
+        tokenizer,
+        chat,
+    } = plan;
     let weight_bytes = description.weight_bytes();
-    let mut info = description.to_json(context);
-    let chat = description.chat(tokenizer_config.as_ref(), &tokenizer)?;
-    drop(tokenizer_config);
-    let format = match &chat {
-        Chat::Template(_) => "template".to_owned(),
-        Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
-    };
-    info.insert("chat_format".into(), format.into());
     let parameters = description.parameters();
+    let json = description.config_to_save()?;
     let Description {
         folder,
-        json,
         config,
         generation,
         catalog,
-        weights,
+        planned,
         ..
     } = description;
-    let source = Source::new(folder, json, config.names, parameters, &weights)?;
+    let Planned { weights, names, .. } = planned;
+    let source = Source::new(folder, json, &[names], parameters, &weights)?;
     let modules = modules(&config);
     let names = config.names.first().copied();
     let engine = engine::acquire()?;
@@ -341,6 +432,14 @@ pub(super) fn check_budget(engine: &Engine, weight_bytes: u64) -> Result<()> {
     ))
 }
 
+fn in_time(deadline: Option<Instant>) -> Result<()> {
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        let message = "loading took longer than timeout_ms";
+        return Err(Error::new(Code::Timeout, message));
+    }
+    Ok(())
+}
+
 /// Reads tensors into MLX's memory.
 pub(super) struct Reader<'a> {
     /// Whose budget the weights come out of.
@@ -392,15 +491,7 @@ impl Reader<'_> {
                     "loading was stopped by the progress callback",
                 ));
             }
-            if self
-                .deadline
-                .is_some_and(|deadline| Instant::now() >= deadline)
-            {
-                return Err(Error::new(
-                    Code::Timeout,
-                    "loading took longer than timeout_ms",
-                ));
-            }
+            in_time(self.deadline)?;
         }
     }
 }
@@ -445,12 +536,12 @@ impl Drop for Model {
 #[cfg(test)]
 pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usize)> {
     use crate::dtype::Dtype;
-    let description = Description::read(path)?;
+    let description = Description::read(path, false, None)?;
     let total = description.weight_bytes();
     let Description {
         config,
         catalog,
-        weights,
+        planned: Planned { weights, .. },
         ..
     } = description;
     let mut reader = Reader {

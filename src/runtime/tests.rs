@@ -3,6 +3,7 @@
 mod adapters;
 mod engine;
 mod odd_folders;
+mod odd_weights;
 mod parity;
 mod recovery;
 mod rows;
@@ -28,6 +29,7 @@ fn load(case: &str) -> Arc<Model> {
     let folder = parity::fixtures().join("models").join(case);
     let options = LoadOptions {
         context: 0,
+        follow_links: false,
         deadline: None,
         progress: &mut |_, _| true,
     };

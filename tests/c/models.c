@@ -2,6 +2,8 @@
 #include "use.h"
 
 #include <pthread.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static mlxrt_load_options load_options(void) {
   mlxrt_load_options options;
@@ -18,6 +20,7 @@ static void inspect(void) {
   const char *parts[] = {"\"model_type\":\"qwen3\"", "\"parameters\":21824",   "\"weight_bytes\":87296",
                          "\"quantization\":null",    "\"context\":2048",       "\"vocab_size\":131",
                          "\"eos_token_ids\":[",      "\"estimated_bytes\":",   "\"session_context\":2048",
+                         "\"chat_format\":\"",       "\"warnings\":[]",
                          /* 2 layers x keys and values x 1 head of 16 x 4 bytes x 2048 */
                          "\"kv_bytes\":524288"};
   for (size_t i = 0; i < COUNT(parts); i++) CHECK_HAS(json, parts[i]);
@@ -39,6 +42,8 @@ static void inspect_refuses_what_loading_would(void) {
   size_t len = 7;
   FAILS(mlxrt_model_inspect("/nowhere", NULL, NULL, &json, &len), MLXRT_E_NOT_FOUND, "/nowhere");
   CHECK(json == NULL);
+  FAILS(mlxrt_model_inspect(FIXTURES "/../adapters/peft-lora-llama", NULL, NULL, &json, NULL), MLXRT_E_BAD_MODEL,
+        "config.json");
   mlxrt_load_options options = load_options();
   options.context = 1u << 30;
   FAILS(mlxrt_model_inspect(fixture("qwen3-f32"), &options, NULL, &json, NULL), MLXRT_E_INVALID_ARGUMENT, "context");
@@ -63,6 +68,84 @@ static void info(void) {
   mlxrt_session *session = NULL;
   FAILS(mlxrt_session_create(model, &wanted, &session), MLXRT_E_INVALID_ARGUMENT, "options.context");
   mlxrt_model_free(model);
+}
+
+/* A folder whose every file is a link to one of a fixture's, but for one that is written here. */
+static void linked_folder(const char *folder, const char *name, const char *own, const char *text) {
+  static const char *files[] = {"config.json",          "generation_config.json", "tokenizer.json",
+                                "tokenizer_config.json", "model.safetensors",     "model.safetensors.index.json"};
+  char path[2048];
+  CHECK_INT(mkdir(folder, 0777), 0);
+  for (size_t i = 0; i < COUNT(files); i++) {
+    char to[2048];
+    snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+    snprintf(to, sizeof to, "%s/%s", fixture(name), files[i]);
+    if (own && !strcmp(files[i], own)) {
+      FILE *file = fopen(path, "w");
+      if (CHECK(file != NULL)) {
+        fputs(text, file);
+        fclose(file);
+      }
+    } else if (access(to, F_OK) == 0) {
+      CHECK_INT(symlink(to, path), 0);
+    }
+  }
+}
+
+static void remove_folder(const char *folder) {
+  char command[2048];
+  snprintf(command, sizeof command, "rm -rf '%s'", folder);
+  CHECK_INT(system(command), 0);
+}
+
+static void links_are_followed_if_the_host_says_so(void) {
+  char folder[256];
+  snprintf(folder, sizeof folder, "/tmp/mlxrt-c-links-%d", (int)getpid());
+  linked_folder(folder, "qwen3-4bit", NULL, NULL);
+  mlxrt_load_options options = load_options();
+  mlxrt_model *model = NULL;
+  char *json = NULL;
+  FAILS(mlxrt_model_load(folder, &options, &model), MLXRT_E_BAD_MODEL, "MLXRT_LOAD_FOLLOW_LINKS");
+  FAILS(mlxrt_model_inspect(folder, &options, NULL, &json, NULL), MLXRT_E_BAD_MODEL, "MLXRT_LOAD_FOLLOW_LINKS");
+  options.flags = MLXRT_LOAD_FOLLOW_LINKS;
+  OK(mlxrt_model_inspect(folder, &options, NULL, &json, NULL));
+  CHECK_HAS(json, "\"bits\":4");
+  mlxrt_free(json);
+  OK(mlxrt_model_load(folder, &options, &model));
+  check_alive(model);
+  mlxrt_model_free(model);
+  remove_folder(folder);
+}
+
+static void what_is_odd_is_told(void) {
+  char folder[256];
+  snprintf(folder, sizeof folder, "/tmp/mlxrt-c-odd-%d", (int)getpid());
+  linked_folder(folder, "qwen3-4bit", "generation_config.json", "{\"top_p\": \"0.9\"}");
+  mlxrt_load_options options = load_options();
+  options.flags = MLXRT_LOAD_FOLLOW_LINKS;
+  mlxrt_model *model = NULL;
+  char *json = NULL;
+  const char *warning = "\"warnings\":[\"generation_config.json: \\\"top_p\\\" must be";
+  OK(mlxrt_model_inspect(folder, &options, NULL, &json, NULL));
+  CHECK_HAS(json, warning);
+  mlxrt_free(json);
+  OK(mlxrt_model_load(folder, &options, &model));
+  OK(mlxrt_model_info(model, &json, NULL));
+  CHECK_HAS(json, warning);
+  mlxrt_free(json);
+  check_alive(model);
+  mlxrt_model_free(model);
+  remove_folder(folder);
+}
+
+static void a_gguf_gets_the_cure(void) {
+  char path[256];
+  snprintf(path, sizeof path, "/tmp/mlxrt-c-%d.gguf", (int)getpid());
+  FILE *file = fopen(path, "w");
+  if (CHECK(file != NULL)) fclose(file);
+  mlxrt_model *model = NULL;
+  FAILS(mlxrt_model_load(path, NULL, &model), MLXRT_E_INVALID_ARGUMENT, "mlx_lm.convert");
+  unlink(path);
 }
 
 struct progress {
@@ -322,6 +405,9 @@ int main(int argc, char **argv) {
       {"inspect", inspect},
       {"inspect_refuses_what_loading_would", inspect_refuses_what_loading_would},
       {"info", info},
+      {"links_are_followed_if_the_host_says_so", links_are_followed_if_the_host_says_so},
+      {"what_is_odd_is_told", what_is_odd_is_told},
+      {"a_gguf_gets_the_cure", a_gguf_gets_the_cure},
       {"progress_is_heard", progress_is_heard},
       {"progress_stops_a_load", progress_stops_a_load},
       {"a_load_has_a_timeout", a_load_has_a_timeout},

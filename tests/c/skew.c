@@ -153,8 +153,8 @@ static const struct in_case {
    MLXRT_GEN_NO_PREFIX_CACHE | MLXRT_GEN_NO_MODEL_DEFAULTS | MLXRT_GEN_LOGPROBS | MLXRT_GEN_RAW_TEXT)
     {"init", init_with, sizeof(mlxrt_init_options), 0, 0, offsetof(mlxrt_init_options, device), MLXRT_DEVICE_GPU},
     {"limits", limits_with, sizeof(mlxrt_memory_limits), 0, 0, 0, 0},
-    {"load", load_with, sizeof(mlxrt_load_options), 0, 0, 0, 0},
-    {"inspect", inspect_with, sizeof(mlxrt_load_options), 0, 0, 0, 0},
+    {"load", load_with, sizeof(mlxrt_load_options), MLXRT_LOAD_FOLLOW_LINKS, 0, 0, 0},
+    {"inspect", inspect_with, sizeof(mlxrt_load_options), MLXRT_LOAD_FOLLOW_LINKS, 0, 0, 0},
     {"inspect's session", inspect_session_with, sizeof(mlxrt_session_options), 0,
      offsetof(mlxrt_session_options, reserved), 0, 0},
     {"session", session_with, sizeof(mlxrt_session_options), 0, offsetof(mlxrt_session_options, reserved), 0, 0},

@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value};
 
-use crate::folder::{refused, refused_at_sight, survives, Folder};
+use crate::folder::{loads_with_a_warning, refused_at_sight, survives, Folder};
 use crate::{damage, Class};
 
 pub const CLASS: Class = Class {
@@ -232,12 +232,12 @@ fn rope_scaling() {
     );
 }
 
+/// The weights' shapes say how they are packed, so that only what could mean another packing is a reason to refuse.
 fn quantization() {
     for value in [
         json!(7),
         json!("4"),
         json!([]),
-        json!({}),
         json!({"group_size": 64, "bits": 0}),
         json!({"group_size": 64, "bits": -4}),
         json!({"group_size": 64, "bits": 7}),
@@ -247,21 +247,31 @@ fn quantization() {
         json!({"group_size": 7, "bits": 4}),
         json!({"group_size": 1_u64 << 32, "bits": 4}),
         json!({"group_size": -64, "bits": 4}),
-        json!({"group_size": 64, "bits": 4, "mode": "imaginary"}),
         json!({"group_size": 64, "bits": 4, "mode": 7}),
         // Not what the weights have.
+        json!({}),
         json!({"group_size": 64, "bits": 8}),
         json!({"group_size": 32, "bits": 4}),
         json!({"group_size": 16, "bits": 4, "mode": "nvfp4"}),
+        json!({"group_size": 64, "bits": 4, "model.embed_tokens": {"bits": 1 << 30}}),
+        json!({"group_size": 64, "bits": 4, "model.embed_tokens": 7}),
     ] {
         let folder = with("qwen3-4bit", "quantization", &value);
-        refused_at_sight(
-            &value.to_string(),
-            folder.path(),
-            &["BAD_MODEL", "UNSUPPORTED"],
-            &[],
-        );
+        folder.edit("config.json", |config| {
+            drop(
+                config
+                    .as_object_mut()
+                    .unwrap()
+                    .remove("quantization_config"),
+            )
+        });
+        let words = ["config.json", "quantization"];
+        loads_with_a_warning(&value.to_string(), folder.path(), &words);
     }
+    let unknown = json!({"group_size": 64, "bits": 4, "mode": "imaginary"});
+    let folder = with("qwen3-4bit", "quantization", &unknown);
+    let words = ["config.json", "imaginary"];
+    refused_at_sight("an unknown mode", folder.path(), &["UNSUPPORTED"], &words);
     // Packed weights without a word about it.
     let folder = Folder::copy_of("qwen3-4bit");
     folder.edit("config.json", |config| {
@@ -269,12 +279,22 @@ fn quantization() {
         config.remove("quantization");
         config.remove("quantization_config");
     });
-    refused_at_sight(
-        "no quantization",
-        folder.path(),
-        &["BAD_MODEL", "UNSUPPORTED"],
-        &[],
-    );
+    loads_with_a_warning("no quantization", folder.path(), &["quantization"]);
+    // Sizes that the packed columns could stand for, in other bits or groups.
+    for (key, value) in [
+        ("hidden_size", 32),
+        ("hidden_size", 128),
+        ("intermediate_size", 64),
+        ("intermediate_size", 256),
+        ("head_dim", 16),
+        ("head_dim", 64),
+        ("num_attention_heads", 2),
+        ("num_attention_heads", 8),
+    ] {
+        let folder = with("qwen3-4bit", key, &json!(value));
+        let what = format!("{key} = {value}");
+        refused_at_sight(&what, folder.path(), &["BAD_MODEL", "UNSUPPORTED"], &[]);
+    }
 }
 
 fn windows_of_layers() {
@@ -303,6 +323,7 @@ fn windows_of_layers() {
     }
 }
 
+/// A model runs without them: what is odd is a warning.
 fn ends_of_text() {
     for value in [
         json!(-1),
@@ -320,11 +341,10 @@ fn ends_of_text() {
                 folder.remove("generation_config.json");
             }
             folder.edit(file, |config| config["eos_token_id"] = value.clone());
-            refused_at_sight(
+            loads_with_a_warning(
                 &format!("{file}: {value}"),
                 folder.path(),
-                &["BAD_MODEL"],
-                &["eos_token_id"],
+                &[file, "eos_token_id"],
             );
         }
     }
@@ -341,10 +361,9 @@ fn ends_of_text() {
             folder.edit("generation_config.json", |config| {
                 config[key] = value.clone()
             });
-            refused(
+            loads_with_a_warning(
                 &format!("{key} = {value}"),
                 folder.path(),
-                &["BAD_MODEL"],
                 &["generation_config.json", key],
             );
         }

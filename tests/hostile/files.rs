@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use crate::common::fixtures;
-use crate::folder::{loads, refused, refused_at_sight, survives, Folder};
+use crate::folder::{loads, loads_with_a_warning, refused_at_sight, survives, Folder};
 
 pub fn no_folder() {
     refused_at_sight(
@@ -54,7 +54,7 @@ pub fn files_that_are_missing() {
     }
     let folder = Folder::copy_of("qwen3-f32");
     folder.remove("tokenizer.json");
-    refused(
+    refused_at_sight(
         "tokenizer.json",
         folder.path(),
         &["BAD_MODEL"],
@@ -82,71 +82,56 @@ const FILES: [&str; 6] = [
     "model.safetensors.index.json",
 ];
 
+/// A model loads without these and is right, so whatever they are, it is no more than a warning.
+const HINTS: [&str; 2] = ["generation_config.json", "model.safetensors.index.json"];
+
+/// The folder is refused with one of these codes; where the file is only a hint it loads, and a warning names the file.
+fn unusable(name: &str, what: &str, folder: &Folder, codes: &[&str]) {
+    if HINTS.contains(&name) {
+        loads_with_a_warning(what, folder.path(), &[name]);
+    } else {
+        refused_at_sight(what, folder.path(), codes, &[name]);
+    }
+}
+
 pub fn files_of_another_kind() {
     for name in FILES {
         let folder = Folder::copy_of("qwen3-f32");
         folder.remove(name);
         fs::create_dir(folder.file(name)).unwrap();
-        refused(
-            &format!("{name} is a folder"),
-            folder.path(),
-            &["BAD_MODEL", "IO"],
-            &[name],
-        );
+        let what = format!("{name} is a folder");
+        unusable(name, &what, &folder, &["BAD_MODEL", "IO"]);
 
         let folder = Folder::copy_of("qwen3-f32");
         folder.remove(name);
         let made = Command::new("mkfifo").arg(folder.file(name)).status();
         assert!(made.is_ok_and(|status| status.success()), "mkfifo");
-        refused(
-            &format!("{name} is a pipe"),
-            folder.path(),
-            &["BAD_MODEL", "IO"],
-            &[name],
-        );
+        let what = format!("{name} is a pipe");
+        unusable(name, &what, &folder, &["BAD_MODEL", "IO"]);
 
         for device in ["/dev/zero", "/dev/null", "/dev/tty"] {
             let folder = Folder::copy_of("qwen3-f32");
             folder.remove(name);
             symlink(device, folder.file(name)).unwrap();
-            refused(
-                &format!("{name} is {device}"),
-                folder.path(),
-                &["BAD_MODEL", "IO"],
-                &[name],
-            );
+            let what = format!("{name} is {device}");
+            unusable(name, &what, &folder, &["BAD_MODEL", "IO"]);
         }
 
         let folder = Folder::copy_of("qwen3-f32");
         folder.remove(name);
         symlink("/nowhere/at/all", folder.file(name)).unwrap();
         let what = format!("{name} is a broken link");
-        if [
-            "generation_config.json",
-            "tokenizer_config.json",
-            "model.safetensors.index.json",
-        ]
-        .contains(&name)
-        {
+        if name == "tokenizer_config.json" {
             survives(&what, folder.path());
         } else {
-            refused(
-                &what,
-                folder.path(),
-                &["NOT_FOUND", "BAD_MODEL", "IO"],
-                &[name],
-            );
+            unusable(name, &what, &folder, &["NOT_FOUND", "BAD_MODEL", "IO"]);
         }
 
         let folder = Folder::copy_of("qwen3-f32");
         folder.remove(name);
         symlink(name, folder.file(name)).unwrap();
-        refused(
-            &format!("{name} is a link to itself"),
-            folder.path(),
-            &["NOT_FOUND", "BAD_MODEL", "IO"],
-            &[name],
-        );
+        let what = format!("{name} is a link to itself");
+        unusable(name, &what, &folder, &["NOT_FOUND", "BAD_MODEL", "IO"]);
     }
 }
 
@@ -160,7 +145,7 @@ pub fn files_without_permission() {
     for name in FILES {
         let folder = Folder::copy_of("qwen3-f32");
         fs::set_permissions(folder.file(name), fs::Permissions::from_mode(0o0)).unwrap();
-        refused(name, folder.path(), &["IO"], &[name]);
+        unusable(name, name, &folder, &["IO"]);
     }
 }
 
@@ -193,17 +178,12 @@ pub fn text_that_is_no_json() {
                 "{name}: {}",
                 String::from_utf8_lossy(&text[..text.len().min(20)])
             );
-            refused(&what, folder.path(), &["BAD_MODEL", "UNSUPPORTED"], &[name]);
+            unusable(name, &what, &folder, &["BAD_MODEL", "UNSUPPORTED"]);
         }
         let folder = Folder::copy_of("qwen3-f32");
         let whole = folder.read(name);
         folder.write(name, &whole[..whole.len() / 2]);
-        refused(
-            &format!("half of {name}"),
-            folder.path(),
-            &["BAD_MODEL"],
-            &[name],
-        );
+        unusable(name, &format!("half of {name}"), &folder, &["BAD_MODEL"]);
     }
 }
 
@@ -215,6 +195,6 @@ pub fn files_that_are_too_large() {
             .unwrap()
             .set_len(1 << 40)
             .unwrap();
-        refused(name, folder.path(), &["BAD_MODEL", "UNSUPPORTED"], &[name]);
+        unusable(name, name, &folder, &["BAD_MODEL", "UNSUPPORTED"]);
     }
 }

@@ -110,12 +110,7 @@ impl Folder {
     }
 }
 
-/// Loading fails with one of these codes and all of these words.
-pub fn refused(what: &str, path: &Path, codes: &[&str], words: &[&str]) {
-    folder_case("refused", what, path, codes, words);
-}
-
-/// As `refused`, and looking at the folder refuses it too, in the same words.
+/// Loading fails with one of these codes and all of these words, and so does looking at the folder.
 pub fn refused_at_sight(what: &str, path: &Path, codes: &[&str], words: &[&str]) {
     folder_case("refused-at-sight", what, path, codes, words);
 }
@@ -128,6 +123,11 @@ pub fn survives(what: &str, path: &Path) {
 /// Loading succeeds, and the model generates.
 pub fn loads(what: &str, path: &Path) {
     folder_case("loads", what, path, &[], &[]);
+}
+
+/// As `loads`, and one of the warnings that looking at the folder gives has all of these words.
+pub fn loads_with_a_warning(what: &str, path: &Path, words: &[&str]) {
+    folder_case("warns", what, path, &[], words);
 }
 
 fn folder_case(wish: &str, what: &str, path: &Path, codes: &[&str], words: &[&str]) {
@@ -147,16 +147,21 @@ pub fn child(args: &[&str]) -> Outcome {
             load(path).and_then(|model| model.session(0).generate(Prompt::Text("Hello"), 3, false));
         match loaded {
             Ok(answer) => {
-                ensure!(matches!(*wish, "survives" | "loads"), "it loads");
+                ensure!(*wish != "refused-at-sight", "it loads");
                 ensure!(answer.tokens.len() == 3, "{answer:?}");
+                if *wish == "warns" {
+                    warned(path, words)?;
+                }
                 fine()
             }
             Err(failure) => {
-                ensure!(*wish != "loads", "{failure:?}");
+                ensure!(!matches!(*wish, "loads" | "warns"), "{failure:?}");
                 if *wish == "refused-at-sight" {
                     match inspect(path) {
                         Ok(json) => return Err(Wrong(format!("inspected: {json}"))),
-                        Err(failure) => named(&failure, &codes, words)?,
+                        Err(at_sight) => {
+                            ensure!(at_sight.message == failure.message, "{at_sight:?}")
+                        }
                     };
                 }
                 named(&failure, &codes, words)
@@ -165,4 +170,17 @@ pub fn child(args: &[&str]) -> Outcome {
     })?;
     alive()?;
     Ok(verdict)
+}
+
+/// A warning about the folder has all of these words.
+fn warned(path: &Path, words: &[&str]) -> Result<(), Wrong> {
+    let json = inspect(path).map_err(|failure| Wrong(format!("{failure:?}")))?;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let about = |warning: &Value| {
+        let sentence = warning.as_str().unwrap();
+        words.iter().all(|word| sentence.contains(word))
+    };
+    let warnings = json["warnings"].as_array().unwrap();
+    ensure!(warnings.iter().any(about), "{warnings:?}");
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{json, Map, Value};
 
-use crate::folder::{loads, refused_at_sight, Folder};
+use crate::folder::{join, loads, loads_with_a_warning, refused_at_sight, Folder};
 use crate::{damage, files, Class};
 
 pub const CLASS: Class = Class {
@@ -18,6 +18,7 @@ pub const CLASS: Class = Class {
         tensors_in_the_wrong_shard,
         tensors_that_no_shard_has,
         absurd_numbers_of_entries,
+        tensors_that_are_there_twice,
         files::no_folder,
         files::files_that_are_missing,
         files::files_of_another_kind,
@@ -41,6 +42,7 @@ fn with_shard(shard: &str) -> Folder {
     folder
 }
 
+/// The index is a hint: the embedding is where it is, whatever is said of it, and nothing outside is opened for it.
 fn names_that_leave_the_folder() {
     for name in [
         "../model-00001-of-00003.safetensors",
@@ -62,36 +64,47 @@ fn names_that_leave_the_folder() {
         "tokenizer.json",
         "nowhere.safetensors",
     ] {
-        refused_at_sight(&format!("{name:?}"), with_shard(name).path(), BAD, &[]);
+        loads_with_a_warning(&format!("{name:?}"), with_shard(name).path(), &[INDEX]);
     }
-    refused_at_sight(
-        "a long name",
-        with_shard(&"x".repeat(100_000)).path(),
-        BAD,
-        &[],
-    );
+    let long = "x".repeat(100_000);
+    loads_with_a_warning("a long name", with_shard(&long).path(), &[INDEX]);
+    // And where it is nowhere else, the name does not lead to it.
+    let outside = Folder::copy_of("qwen3-f32-shards");
+    let shard = "model-00001-of-00003.safetensors";
+    for name in [
+        format!("{}/{shard}", outside.path().display()),
+        format!(
+            "../{}/{shard}",
+            outside.path().file_name().unwrap().display()
+        ),
+    ] {
+        let folder = with_shard(&name);
+        folder.remove(shard);
+        refused_at_sight(&name, folder.path(), BAD, &["model.embed_tokens.weight"]);
+    }
 }
 
 fn links_that_leave_the_folder() {
     let outside = Folder::copy_of("qwen3-f32-shards");
     let shard = "model-00001-of-00003.safetensors";
+    let flag = "MLXRT_LOAD_FOLLOW_LINKS";
+    for name in [shard, "weights.safetensors"] {
+        let folder = with_shard(name);
+        folder.remove(shard);
+        let words = ["leaves the folder", name, flag];
+        symlink(outside.file(shard), folder.file(name)).unwrap();
+        refused_at_sight("a link to another folder", folder.path(), BAD, &words);
+        fs::remove_file(folder.file(name)).unwrap();
+        symlink("/etc/passwd", folder.file(name)).unwrap();
+        refused_at_sight("a link to /etc/passwd", folder.path(), BAD, &words);
+    }
+    // Of what is not needed nothing is read.
     let folder = Folder::copy_of("qwen3-f32-shards");
-    folder.remove(shard);
-    symlink(outside.file(shard), folder.file(shard)).unwrap();
-    refused_at_sight(
-        "a link to another folder",
-        folder.path(),
-        &["BAD_MODEL"],
-        &[shard],
-    );
-    fs::remove_file(folder.file(shard)).unwrap();
-    symlink("/etc/passwd", folder.file(shard)).unwrap();
-    refused_at_sight(
-        "a link to /etc/passwd",
-        folder.path(),
-        &["BAD_MODEL"],
-        &[shard],
-    );
+    folder.edit(INDEX, |index| {
+        index["weight_map"]["ghost"] = json!("weights.safetensors")
+    });
+    symlink("/dev/zero", folder.file("weights.safetensors")).unwrap();
+    loads("a stale entry for a device", folder.path());
 }
 
 fn maps_that_are_no_maps() {
@@ -108,7 +121,7 @@ fn maps_that_are_no_maps() {
     ] {
         let folder = Folder::copy_of("qwen3-f32-shards");
         folder.edit(INDEX, |index| index[key] = value.clone());
-        refused_at_sight(&format!("{key} = {value}"), folder.path(), BAD, &[]);
+        loads_with_a_warning(&format!("{key} = {value}"), folder.path(), &[INDEX, key]);
     }
     // An empty map names nothing, and the shards themselves say what they hold.
     let folder = Folder::copy_of("qwen3-f32-shards");
@@ -116,17 +129,13 @@ fn maps_that_are_no_maps() {
     loads("an empty map", folder.path());
     let folder = Folder::copy_of("qwen3-f32-shards");
     folder.write(INDEX, "{}");
-    refused_at_sight("no map", folder.path(), BAD, &["weight_map"]);
+    loads_with_a_warning("no map", folder.path(), &[INDEX, "weight_map"]);
 }
 
 fn tensors_in_the_wrong_shard() {
     let folder = with_shard("model-00002-of-00003.safetensors");
-    refused_at_sight(
-        "the wrong shard",
-        folder.path(),
-        BAD,
-        &["model.embed_tokens.weight"],
-    );
+    let words = [INDEX, "model.embed_tokens.weight"];
+    loads_with_a_warning("the wrong shard", folder.path(), &words);
 }
 
 /// Indices outlive what a conversion drops; mlx-lm does not read them at all.
@@ -175,6 +184,33 @@ fn absurd_numbers_of_entries() {
             .collect();
         let folder = Folder::copy_of("qwen3-f32-shards");
         folder.write(INDEX, json!({ "weight_map": map }).to_string());
-        refused_at_sight(&format!("{entries} entries"), folder.path(), BAD, &[]);
+        loads_with_a_warning(&format!("{entries} entries"), folder.path(), &[INDEX]);
     }
+}
+
+/// Copies are compared before one of them is believed.
+fn tensors_that_are_there_twice() {
+    let folder = Folder::copy_of("qwen3-f32");
+    folder.write("model-b.safetensors", folder.read("model.safetensors"));
+    folder.remove(INDEX);
+    loads("a copy", folder.path());
+    let mut other = folder.read("model.safetensors");
+    *other.last_mut().unwrap() ^= 1;
+    folder.write("model-b.safetensors", other);
+    let words = ["is in both", "model.safetensors", "model-b.safetensors"];
+    refused_at_sight("a copy with another bit", folder.path(), BAD, &words);
+    // A terabyte of holes is not read to compare it.
+    let huge = |name: &str| {
+        let (length, data) = (1_u64 << 40, 1_u64 << 38);
+        let entry = json!({"dtype": "F32", "shape": [data], "data_offsets": [0, length]});
+        let header = json!({ "model.norm.weight": entry }).to_string();
+        folder.write(name, join(&header, &[]));
+        let file = fs::File::options().write(true).open(folder.file(name));
+        let size = length + 8 + header.len() as u64;
+        file.unwrap().set_len(size).unwrap();
+    };
+    huge("model-b.safetensors");
+    refused_at_sight("a large copy", folder.path(), BAD, &[]);
+    huge("model.safetensors");
+    refused_at_sight("two large ones", folder.path(), BAD, &[]);
 }

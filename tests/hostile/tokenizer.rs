@@ -2,7 +2,7 @@
 
 use serde_json::{json, Value};
 
-use crate::folder::{refused, survives, Folder};
+use crate::folder::{refused_at_sight, survives, Folder};
 use crate::{damage, templates, Class};
 
 pub const CLASS: Class = Class {
@@ -26,7 +26,7 @@ const BAD: &[&str] = &["BAD_MODEL", "UNSUPPORTED"];
 fn broken(what: &str, edit: impl FnOnce(&mut Value)) {
     let folder = Folder::copy_of("qwen3-f32");
     folder.edit("tokenizer.json", edit);
-    refused(what, folder.path(), BAD, &["tokenizer.json"]);
+    refused_at_sight(what, folder.path(), BAD, &["tokenizer.json"]);
 }
 
 /// (Ids that the model has no row for are no reason to refuse: published gemma 3 folders have one.)

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 
 pub use finite::check_finite;
 pub use fit::ModuleShape;
+pub(super) use names::bare;
 pub use names::Target;
 use settings::Settings;
 

@@ -22,17 +22,7 @@ impl Target {
 
     /// Reads a module's path with any of the prefixes that decoders have.
     pub(super) fn parse(path: &str) -> Option<Target> {
-        // The longest first: each is the start of no later one.
-        let prefixes = [
-            "model.language_model.",
-            "language_model.model.",
-            "language_model.",
-            "model.",
-        ];
-        let rest = prefixes
-            .iter()
-            .find_map(|prefix| path.strip_prefix(prefix))
-            .unwrap_or(path);
+        let rest = bare(path);
         if matches!(rest, "embed_tokens" | "norm" | "lm_head") {
             return Some(Target {
                 layer: None,
@@ -51,6 +41,19 @@ impl Target {
             module: module.to_string(),
         })
     }
+}
+
+/// A module's path without the prefix that a decoder has in its folder.
+pub fn bare(path: &str) -> &str {
+    // The longest first: each is the start of no later one.
+    let prefixes = [
+        "model.language_model.",
+        "language_model.model.",
+        "language_model.",
+        "model.",
+    ];
+    let rest = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix));
+    rest.unwrap_or(path)
 }
 
 /// What of a module a tensor is.
@@ -94,8 +97,8 @@ pub(super) fn parse(name: &str, format: AdapterFormat, kind: AdapterKind) -> Opt
             (path, leaf, false)
         }
         AdapterFormat::Peft => {
-            let name = name.strip_prefix("base_model.model.")?;
-            let (path, leaf) = split(name, &PEFT_LEAVES)?;
+            let name = without_wrappers(name);
+            let (path, leaf) = split_peft(name)?;
             (path, leaf, name.contains(".lora_embedding_"))
         }
     };
@@ -107,21 +110,52 @@ pub(super) fn parse(name: &str, format: AdapterFormat, kind: AdapterKind) -> Opt
     })
 }
 
-/// The longer of two that end alike comes first.
-const PEFT_LEAVES: [(&str, Leaf); 12] = [
-    (".lora_A.weight", Leaf::A),
-    (".lora_B.weight", Leaf::B),
-    (".lora_embedding_A", Leaf::A),
-    (".lora_embedding_B", Leaf::B),
-    (".lora_magnitude_vector.weight", Leaf::Magnitude),
-    (".lora_magnitude_vector", Leaf::Magnitude),
-    (".modules_to_save.weight", Leaf::Weight),
-    (".modules_to_save.bias", Leaf::Bias),
-    (".base_layer.weight", Leaf::BaseWeight),
-    (".base_layer.bias", Leaf::BaseBias),
-    (".weight", Leaf::Weight),
-    (".bias", Leaf::Bias),
-];
+/// PEFT's wrapper is in the name as often as the model was wrapped when it was saved: once by PEFT itself, not at all by
+/// those who save a bare module's state, twice where an adapted model was adapted again.
+fn without_wrappers(mut name: &str) -> &str {
+    while let Some(rest) = name.strip_prefix("base_model.model.") {
+        name = rest;
+    }
+    name
+}
+
+/// PEFT takes the adapter's own name out when it saves; those who save the whole state leave it in
+/// (`lora_A.default.weight`).
+fn split_peft(name: &str) -> Option<(&str, Leaf)> {
+    // Whether the part is a parameter itself, or a module with a weight.
+    const LOW: [(&str, Leaf, bool); 5] = [
+        (".lora_A", Leaf::A, false),
+        (".lora_B", Leaf::B, false),
+        (".lora_embedding_A", Leaf::A, true),
+        (".lora_embedding_B", Leaf::B, true),
+        (".lora_magnitude_vector", Leaf::Magnitude, true),
+    ];
+    const WHOLE: [(&str, Leaf); 4] = [
+        (".base_layer.weight", Leaf::BaseWeight),
+        (".base_layer.bias", Leaf::BaseBias),
+        (".weight", Leaf::Weight),
+        (".bias", Leaf::Bias),
+    ];
+    // Nothing, or the adapter's name behind a dot.
+    let is_adapter = |rest: &str| match rest.strip_prefix('.') {
+        Some(adapter) => !adapter.is_empty() && !adapter.contains('.'),
+        None => rest.is_empty(),
+    };
+    for (part, leaf, parameter) in LOW {
+        if let Some((path, rest)) = name.split_once(part) {
+            let known = match rest.strip_suffix(".weight") {
+                Some(rest) => is_adapter(rest),
+                None => parameter && is_adapter(rest),
+            };
+            return known.then_some((path, leaf));
+        }
+    }
+    let (path, leaf) = split(name, &WHOLE)?;
+    match path.split_once(".modules_to_save") {
+        Some((path, rest)) => is_adapter(rest).then_some((path, leaf)),
+        None => Some((path, leaf)),
+    }
+}
 
 fn split<'a>(name: &'a str, leaves: &[(&str, Leaf)]) -> Option<(&'a str, Leaf)> {
     leaves

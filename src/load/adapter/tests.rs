@@ -8,6 +8,7 @@
 use serde_json::json;
 
 use super::super::testing::{tensors, TempFolder};
+use super::super::warnings::Warnings;
 use super::*;
 use crate::dtype::Dtype;
 use crate::error::Code;
@@ -490,6 +491,94 @@ fn peft_embedding_head_and_saved_modules() {
         ),
     ];
     assert!(bad(config, both).contains("are the same part of one module"));
+}
+
+/// What people's programs make of PEFT's names when they save a state themselves. PEFT looks for none of these names, and
+/// with a warning leaves the adapter as it was made.
+#[test]
+fn peft_names_with_other_wrappers_and_with_the_adapters_name() {
+    let config = r#"{"peft_type":"LORA","r":4,"lora_alpha":6,"use_dora":true,"target_modules":["q_proj","embed_tokens"],
+        "modules_to_save":["lm_head","k_proj"],"rank_pattern":{"model.layers.0.self_attn.q_proj":4}}"#;
+    let parts: [(&str, &str, &[usize]); 8] = [
+        ("model.layers.0.self_attn.q_proj.lora_A", ".weight", &[4, 8]),
+        ("model.layers.0.self_attn.q_proj.lora_B", ".weight", &[6, 4]),
+        (
+            "model.layers.0.self_attn.q_proj.lora_magnitude_vector",
+            ".weight",
+            &[6],
+        ),
+        ("model.embed_tokens.lora_embedding_A", "", &[4, 16]),
+        ("model.embed_tokens.lora_embedding_B", "", &[8, 4]),
+        ("model.embed_tokens.lora_magnitude_vector", "", &[8]),
+        ("lm_head.modules_to_save", ".weight", &[16, 8]),
+        (
+            "model.layers.1.self_attn.k_proj.modules_to_save",
+            ".weight",
+            &[6, 8],
+        ),
+    ];
+    let entries = |wrapper: &str, adapter: &str| {
+        let names = parts.map(|(path, leaf, _)| format!("{wrapper}{path}{adapter}{leaf}"));
+        let listed: Vec<_> = names
+            .iter()
+            .zip(parts)
+            .map(|(name, (_, _, shape))| (name.as_str(), "F32", shape))
+            .collect();
+        let adapter = open(config, &listed).unwrap();
+        adapter.check(&model()).unwrap();
+        let mut shown = Vec::new();
+        for entry in adapter.entries {
+            let tensors = match entry.part {
+                Part::Low(low) => {
+                    assert_eq!(low.scale, 1.5);
+                    vec![low.a.shape, low.b.shape, low.magnitude.unwrap().shape]
+                }
+                Part::Full(full) => vec![full.weight.unwrap().shape],
+            };
+            shown.push((entry.target.path(), tensors));
+        }
+        shown
+    };
+    let usual = entries("base_model.model.", "");
+    assert_eq!(usual.len(), 4);
+    let wrappers = [
+        "",
+        "base_model.model.",
+        "base_model.model.base_model.model.",
+    ];
+    for wrapper in wrappers {
+        for adapter in ["", ".default", ".my-adapter_2"] {
+            assert_eq!(entries(wrapper, adapter), usual, "{wrapper} {adapter}");
+        }
+    }
+
+    // Two adapters of one model are not one.
+    let q = "base_model.model.model.layers.0.self_attn.q_proj";
+    let (ours, theirs) = (
+        format!("{q}.lora_A.default.weight"),
+        format!("{q}.lora_A.other.weight"),
+    );
+    let (b, shape): (_, &[usize]) = (format!("{q}.lora_B.default.weight"), &[4, 8]);
+    let both = [
+        (&*ours, "F32", shape),
+        (&*theirs, "F32", shape),
+        (&*b, "F32", &[6, 4]),
+    ];
+    assert!(bad(PEFT, &both).contains("are the same part of one module"));
+    for name in [
+        "lora_A",
+        "lora_A.default",
+        "lora_A..weight",
+        "lora_A.a.b.weight",
+        "lora_A.default.bias",
+    ] {
+        let name = format!("{q}.{name}");
+        let message = bad(PEFT, &[(&*name, "F32", shape), (&*b, "F32", &[6, 4])]);
+        assert!(
+            message.contains("is no tensor of a lora adapter of peft"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -1032,7 +1121,7 @@ fn finite_weights() {
 /// The modules of an unquantised model folder, by the shapes of its weights.
 fn modules_of(folder: &std::path::Path) -> Vec<(String, ModuleShape)> {
     let folder = ModelFolder::open(folder.to_str().unwrap()).unwrap();
-    let catalog = Catalog::open(&folder).unwrap();
+    let catalog = Catalog::open(&folder, &mut Warnings::default()).unwrap();
     let mut modules = Vec::new();
     for (name, tensor) in &catalog.tensors {
         let Some(path) = name.strip_suffix(".weight") else {

@@ -5,7 +5,7 @@ use super::shared;
 use crate::error::{Error, Result};
 use crate::load::{Limits, Object};
 use crate::model::config::{
-    Activation, DecoderConfig, Layer, MlpConfig, Names, NormPlacement, Rope, RopeScaling,
+    Activation, DecoderConfig, Layer, MlpConfig, NormPlacement, Rope, RopeScaling,
 };
 
 const TEXT_VOCAB: u32 = 262_144;
@@ -30,17 +30,7 @@ pub fn read_wrapper(config: &Object) -> Result<DecoderConfig> {
         shared::vocab_size(&text, Some(WRAPPER_VOCAB))?
     };
     Ok(DecoderConfig {
-        names: &[
-            Names {
-                body: "language_model.model.",
-                head: "language_model.",
-            },
-            // As transformers writes it since 4.52.
-            Names {
-                body: "model.language_model.",
-                head: "",
-            },
-        ],
+        names: shared::INSIDE_NAMES,
         ignored: &["vision_tower.", "multi_modal_projector."],
         ..read_text(&text, (8, 4), vocab_size)?
     })

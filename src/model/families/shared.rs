@@ -10,11 +10,31 @@ use crate::model::config::{
 
 const LIMITS: Limits = Limits::DEFAULT;
 
-/// Tensor names of a text model.
-pub const TEXT_NAMES: &[Names] = &[Names {
+const PLAIN: Names = Names {
     body: "model.",
     head: "",
-}];
+};
+/// A text model inside another.
+const INSIDE: Names = Names {
+    body: "language_model.model.",
+    head: "language_model.",
+};
+/// As transformers writes it since 4.52.
+const INSIDE_SINCE: Names = Names {
+    body: "model.language_model.",
+    head: "",
+};
+/// Without the part around it that holds the head.
+const INSIDE_BARE: Names = Names {
+    body: "language_model.",
+    head: "",
+};
+const BARE: Names = Names { body: "", head: "" };
+
+/// Tensor names of a text model: first mlx-lm's, then those that are left when it is cut out of another, or cut down.
+pub const TEXT_NAMES: &[Names] = &[PLAIN, INSIDE, INSIDE_SINCE, INSIDE_BARE, BARE];
+/// Those of a text model inside another.
+pub const INSIDE_NAMES: &[Names] = &[INSIDE, INSIDE_SINCE, PLAIN, INSIDE_BARE, BARE];
 
 /// A size that must be given, or has the family's default.
 pub fn size(config: &Object, key: &str, max: u32, default: Option<u32>) -> Result<i32> {

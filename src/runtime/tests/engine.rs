@@ -11,6 +11,7 @@ fn load_with(progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Model> {
     let folder = parity::fixtures().join("models/qwen3-f32");
     let options = LoadOptions {
         context: 0,
+        follow_links: false,
         deadline: None,
         progress,
     };

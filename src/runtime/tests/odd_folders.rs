@@ -23,6 +23,7 @@ fn changed(case: &str, name: &str, change: impl FnOnce(String) -> String) -> Tem
 pub(super) fn load_from(folder: &TempFolder) -> Arc<Model> {
     let options = LoadOptions {
         context: 0,
+        follow_links: false,
         deadline: None,
         progress: &mut |_, _| true,
     };

@@ -47,6 +47,7 @@ impl Drop for Folder {
 fn load_from(folder: &Path) -> Arc<Model> {
     let options = LoadOptions {
         context: 0,
+        follow_links: false,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -76,7 +77,11 @@ fn tensors(folder: &Path) -> Tensors {
 }
 
 /// All rows' logits.
-fn logits(model: &Arc<Model>, adapters: &[(&Arc<Adapter>, f32)], prompt: &[i32]) -> Vec<f32> {
+pub(super) fn logits(
+    model: &Arc<Model>,
+    adapters: &[(&Arc<Adapter>, f32)],
+    prompt: &[i32],
+) -> Vec<f32> {
     let (of, prompt) = (model.id, prompt.to_vec());
     let ids = adapters
         .iter()

@@ -380,6 +380,7 @@ fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
     let folder = folder_with_template("qwen3-f32", DROPS_THINKING);
     let options = LoadOptions {
         context: 0,
+        follow_links: false,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -415,6 +416,7 @@ fn a_template_without_output_leaves_nothing_to_go_on_from() {
     let folder = folder_with_template("llama-f32", "{# nothing #}");
     let options = LoadOptions {
         context: 0,
+        follow_links: false,
         deadline: None,
         progress: &mut |_, _| true,
     };
