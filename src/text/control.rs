@@ -76,9 +76,7 @@ impl Control {
         match model {
             ModelWrapper::WordPiece(model) => return self.pieces(run.get(), model, &may),
             // A word is its token or unknown.
-            ModelWrapper::WordLevel(_) => {
-                return Ok(self.unknown.map(bare).into_iter().collect())
-            }
+            ModelWrapper::WordLevel(_) => return Ok(self.unknown.map(bare).into_iter().collect()),
             _ => {}
         }
         let mut out = Vec::with_capacity(tokens.len());

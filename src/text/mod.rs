@@ -16,6 +16,7 @@ mod chat_template;
 mod control;
 mod declared;
 mod detokenize;
+mod extend;
 mod growth;
 mod messages;
 mod newer;

@@ -11,8 +11,9 @@ use tokenizers::{
 
 use super::added::{self, AddedTokens, Origins, Writers};
 use super::control::{Control, Letters};
-use super::declared::{self, Declared, TokenFiles};
+use super::declared::{Declared, TokenFiles};
 use super::detokenize::Detokenizer;
+use super::extend;
 use super::newer;
 use super::sanitise::{self, brief, Unknown};
 use super::table::Table;
@@ -119,9 +120,8 @@ impl Tokenizer {
             }
         }
         let declared = Declared::read(files, &checked.roles, &inner, warnings);
-        let size = guarded(|| {
-            declared::extend(&mut inner, &declared.added, checked.size, rows, warnings)
-        })??;
+        let size =
+            guarded(|| extend::extend(&mut inner, &declared.added, checked.size, rows, warnings))??;
         let specials = inner.get_added_vocabulary().get_added_tokens_decoder();
         let strings = (0..size).map(|id| {
             let special = specials.get(&id).is_some_and(|t| t.special);
