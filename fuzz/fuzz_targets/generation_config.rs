@@ -37,7 +37,7 @@ fn check(data: &[u8]) {
         .repetition_penalty
         .is_none_or(|p| p.is_finite() && p > 0.0));
     let ids = &read.eos_token_ids;
-    assert!(ids.len() <= 1024);
+    assert!(ids.len() <= 3 * 1024);
     for (index, id) in ids.iter().enumerate() {
         assert!(u32::try_from(*id).is_ok_and(|id| id < Limits::DEFAULT.vocab));
         assert!(!ids[..index].contains(id), "{ids:?}");

@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 use libfuzzer_sys::fuzz_target;
 use mlxrt_fuzz::error::{Code, Error};
 use mlxrt_fuzz::template::{Now, Origin};
-use mlxrt_fuzz::text::{ChatFormat, ChatTemplate, Message, Piece, RenderOptions, TemplateOptions};
+use mlxrt_fuzz::text::{
+    ChatFormat, ChatTemplate, Message, Piece, RenderOptions, TemplateFiles, TemplateOptions,
+};
 use mlxrt_fuzz::{on_small_stack, peak, scratch};
 use serde_json::{Map, Value};
 
@@ -118,12 +120,14 @@ fn templates() -> &'static [ChatTemplate] {
     static TEMPLATES: OnceLock<Vec<ChatTemplate>> = OnceLock::new();
     TEMPLATES.get_or_init(|| {
         let fixture = scratch::fixture("llama-f32", "chat_template.jinja");
-        let config = serde_json::json!({ "bos_token": "<s>" });
+        let special = [("bos_token".to_owned(), "<s>".to_owned())];
         [&fixture[..], SHOWS_ALL.as_bytes()]
             .map(|source| {
-                ChatTemplate::find(Some(source), config.as_object())
-                    .expect("it parses")
-                    .expect("it is there")
+                let files = TemplateFiles {
+                    jinja: Some(Ok(source.to_vec())),
+                    ..TemplateFiles::default()
+                };
+                ChatTemplate::find(files, &special).expect("it is there")
             })
             .into()
     })

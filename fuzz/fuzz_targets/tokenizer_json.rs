@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
 use mlxrt_fuzz::template::Origin;
-use mlxrt_fuzz::text::{Piece, Specials, Tokenizer};
+use mlxrt_fuzz::text::{Piece, Specials, TokenFiles, Tokenizer};
 use mlxrt_fuzz::{on_small_stack, peak};
 use serde_json::Value;
 
@@ -38,7 +38,9 @@ fuzz_target!(
 );
 
 fn check(data: &[u8]) {
-    let (tokenizer, heap) = peak(|| Tokenizer::from_bytes(data, None));
+    let (tokenizer, heap) = peak(|| {
+        Tokenizer::new(data, &TokenFiles::default(), None, &mut Vec::new())
+    });
     assert!(heap <= HEAP, "loading held {heap} bytes");
     let tokenizer = match tokenizer {
         Ok(tokenizer) => tokenizer,

@@ -264,6 +264,26 @@ impl ModelFolder {
         Ok(names)
     }
 
+    /// A folder inside this one; None where there is none of that name. Links are held to the same root.
+    pub fn subfolder(&self, name: &str) -> Result<Option<ModelFolder>> {
+        check_name(name).map_err(|why| Error::bad_model(format!("the folder name {why}")))?;
+        let dir = match fs::canonicalize(self.dir.join(name)) {
+            Ok(dir) => dir,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(cannot_read(name, &error)),
+        };
+        if !dir.starts_with(&self.root) {
+            return Err(Error::bad_model(format!(
+                "{name}: is a link that leaves the model folder"
+            )));
+        }
+        let folder = dir.is_dir().then(|| ModelFolder {
+            dir,
+            ..self.clone()
+        });
+        Ok(folder)
+    }
+
     /// The folder's path in quotes, for errors.
     pub(super) fn shown(&self) -> String {
         quoted(&self.dir.to_string_lossy(), 400)

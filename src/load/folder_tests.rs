@@ -245,6 +245,45 @@ fn an_adapter_has_no_flag_to_name() {
 }
 
 #[test]
+fn a_subfolder_stays_inside() {
+    let temp = TempFolder::new();
+    temp.write("model/more/a.jinja", "inside");
+    temp.write("model/beside", "inside");
+    temp.write("model/file", "");
+    temp.write("other/a.jinja", "secret");
+    let model = temp.path().join("model");
+    symlink("more", model.join("good")).unwrap();
+    symlink("../other", model.join("out")).unwrap();
+    symlink("loop", model.join("loop")).unwrap();
+    symlink("nowhere", model.join("dangling")).unwrap();
+    symlink("../beside", model.join("more/b.jinja")).unwrap();
+    symlink("../../other/a.jinja", model.join("more/c.jinja")).unwrap();
+    let folder = open(&model).unwrap();
+    for name in ["more", "good"] {
+        let more = folder.subfolder(name).unwrap().unwrap();
+        assert_eq!(more.list("", ".jinja", 3).unwrap().len(), 3);
+        for name in ["a.jinja", "b.jinja"] {
+            assert_eq!(more.read(name, 100).unwrap().unwrap(), b"inside");
+        }
+        let error = message(more.read("c.jinja", 100), Code::BadModel);
+        assert!(
+            error.starts_with("c.jinja: is a link that leaves the "),
+            "{error}"
+        );
+    }
+    for name in ["absent", "file", "dangling"] {
+        assert!(folder.subfolder(name).unwrap().is_none(), "{name}");
+    }
+    let error = message(folder.subfolder("out"), Code::BadModel);
+    assert!(
+        error.starts_with("out: is a link that leaves the "),
+        "{error}"
+    );
+    message(folder.subfolder("loop"), Code::Io);
+    message(folder.subfolder("../other"), Code::BadModel);
+}
+
+#[test]
 fn lists_names_in_order() {
     let temp = TempFolder::new();
     for name in [

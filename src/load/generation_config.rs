@@ -24,7 +24,8 @@ pub struct GenerationConfig {
     pub top_k: Option<i32>,
     /// Above 0.
     pub repetition_penalty: Option<f32>,
-    /// The tokens that end the text, from this file, else from `config.json`; each once.
+    /// The tokens that end the text: those of this file, of `config.json` and of its `text_config`, each once. Chat
+    /// fine-tunes often rewrite one of them only.
     pub eos_token_ids: Vec<i32>,
 }
 
@@ -60,17 +61,22 @@ impl GenerationConfig {
             parsed.top_k = top_k.and_then(|k| i32::try_from(k).ok()).filter(|&k| k > 0);
             parsed.repetition_penalty = warnings
                 .forgive(file.opt_f32("repetition_penalty", f32::MIN_POSITIVE..=f32::MAX))?;
-            parsed.eos_token_ids = eos_token_ids(file, warnings);
+            parsed.add_ends(eos_token_ids(file, warnings));
         }
-        if parsed.eos_token_ids.is_empty() {
-            parsed.eos_token_ids = eos_token_ids(config, warnings);
-        }
-        if parsed.eos_token_ids.is_empty() {
-            if let Some(text) = warnings.forgive(config.opt_object("text_config"))? {
-                parsed.eos_token_ids = eos_token_ids(&text, warnings);
-            }
+        parsed.add_ends(eos_token_ids(config, warnings));
+        if let Some(text) = warnings.forgive(config.opt_object("text_config"))? {
+            parsed.add_ends(eos_token_ids(&text, warnings));
         }
         Ok(parsed)
+    }
+
+    /// More tokens that end the text.
+    pub fn add_ends(&mut self, ids: impl IntoIterator<Item = i32>) {
+        for id in ids {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
     }
 }
 
@@ -151,7 +157,7 @@ mod tests {
             min_p: Some(0.05),
             top_k: Some(20),
             repetition_penalty: Some(1.05),
-            eos_token_ids: vec![151645, 151643],
+            eos_token_ids: vec![151645, 151643, 7],
         };
         assert_eq!(
             read(Some(text), r#"{"eos_token_id": 7}"#).unwrap(),
@@ -160,31 +166,16 @@ mod tests {
     }
 
     #[test]
-    fn eos_comes_from_the_first_place_that_has_it() {
+    fn ends_are_the_union_of_all_places() {
         let eos = |generation, config| read(generation, config).unwrap().eos_token_ids;
-        assert_eq!(
-            eos(Some(r#"{"eos_token_id": 0}"#), r#"{"eos_token_id": 7}"#),
-            [0]
-        );
-        assert_eq!(
-            eos(Some(r#"{"eos_token_id": []}"#), r#"{"eos_token_id": 7}"#),
-            [7]
-        );
-        assert_eq!(
-            eos(
-                Some(r#"{"eos_token_id": null}"#),
-                r#"{"eos_token_id": [1, 106]}"#
-            ),
-            [1, 106]
-        );
-        assert_eq!(
-            eos(
-                None,
-                r#"{"eos_token_id": 7, "text_config": {"eos_token_id": 8}}"#
-            ),
-            [7]
-        );
+        let config = r#"{"eos_token_id": [7, 8], "text_config": {"eos_token_id": [8, 9]}}"#;
+        assert_eq!(eos(Some(r#"{"eos_token_id": 0}"#), config), [0, 7, 8, 9]);
+        assert_eq!(eos(Some(r#"{"eos_token_id": [9, 7]}"#), config), [9, 7, 8]);
+        assert_eq!(eos(Some(r#"{"eos_token_id": []}"#), config), [7, 8, 9]);
+        assert_eq!(eos(Some(r#"{"eos_token_id": null}"#), config), [7, 8, 9]);
+        assert_eq!(eos(None, config), [7, 8, 9]);
         assert_eq!(eos(None, r#"{"text_config": {"eos_token_id": 8}}"#), [8]);
+        assert_eq!(eos(Some(r#"{"eos_token_id": 3}"#), "{}"), [3]);
         assert!(eos(None, "{}").is_empty());
     }
 

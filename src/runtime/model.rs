@@ -20,7 +20,7 @@ use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::families::{self, Family};
 use crate::model::modules::{modules, Module};
 use crate::model::{Decoder, DecoderConfig, Names, Planned, Weight, Weights};
-use crate::text::{ChatFormat, ChatTemplate, Tokenizer};
+use crate::text::{ChatFormat, ChatTemplate, TemplateFiles, TokenFiles, Tokenizer};
 
 /// Bytes read between two looks at progress and deadline.
 const READ_STEP: usize = 8 << 20;
@@ -112,18 +112,35 @@ impl Description {
         })
     }
 
-    fn tokenizer_config(&self) -> Result<Option<Map<String, Value>>> {
-        let name = "tokenizer_config.json";
-        let bytes = self.folder.read(name, Limits::DEFAULT.config_bytes)?;
-        bytes.map(|bytes| parse_object(name, &bytes)).transpose()
+    /// An optional file, parsed; what cannot be is as if it were not there, with a warning.
+    fn optional(&mut self, name: &str) -> Result<Option<Map<String, Value>>> {
+        let bytes = self.folder.read(name, Limits::DEFAULT.config_bytes);
+        let parsed =
+            bytes.and_then(|bytes| bytes.map(|bytes| parse_object(name, &bytes)).transpose());
+        self.warnings.forgive(parsed)
     }
 
-    fn tokenizer(&mut self, config: Option<&Map<String, Value>>) -> Result<Tokenizer> {
+    /// What the files beside `tokenizer.json` say of tokens; `tokenizer_config.json` among them.
+    fn token_files(&mut self) -> Result<TokenFiles> {
+        Ok(TokenFiles {
+            config: self.optional("tokenizer_config.json")?,
+            special_tokens_map: self.optional("special_tokens_map.json")?,
+            added_tokens: self.optional("added_tokens.json")?,
+        })
+    }
+
+    /// The tokenizer, and the tokens that end a text of this model into `generation`.
+    fn tokenizer(&mut self, files: &TokenFiles) -> Result<Tokenizer> {
         let json = self
             .folder
             .read_required("tokenizer.json", Limits::DEFAULT.tokenizer_bytes)?;
-        let mut tokenizer = Tokenizer::from_bytes(&json, config)?;
-        let (ids, rows) = (tokenizer.vocab_size(), self.config.vocab_size as usize);
+        let rows = self.config.vocab_size as usize;
+        let mut warnings = Vec::new();
+        let mut tokenizer = Tokenizer::new(&json, files, Some(rows), &mut warnings)?;
+        warnings
+            .into_iter()
+            .for_each(|sentence| self.warnings.add(sentence));
+        let ids = tokenizer.vocab_size();
         if ids > rows {
             // gemma-3-1b is published so, with an image token that its text model has no row for. A prompt that
             // makes such an id is refused.
@@ -133,6 +150,9 @@ impl Description {
             ));
         }
         tokenizer.set_model_vocabulary(rows);
+        self.generation.add_ends(tokenizer.eos_ids());
+        self.drop_unknown_eos();
+        tokenizer.mark_ends(&self.generation.eos_token_ids)?;
         Ok(tokenizer)
     }
 
@@ -145,14 +165,43 @@ impl Description {
     }
 
     /// The folder's template, or the family's format where there is none.
-    fn chat(&self, config: Option<&Map<String, Value>>, tokenizer: &Tokenizer) -> Result<Chat> {
-        let jinja = self
-            .folder
-            .read("chat_template.jinja", Limits::DEFAULT.template_bytes)?;
-        Ok(match ChatTemplate::find(jinja.as_deref(), config)? {
-            Some(template) => Chat::Template(Box::new(template)),
-            None => Chat::BuiltIn(chat_format(self.family, tokenizer)),
-        })
+    fn chat(&mut self, files: &TokenFiles, tokenizer: &Tokenizer) -> Result<Chat> {
+        let legacy = self.optional("chat_template.json")?;
+        let additional = self.additional_templates();
+        let files = TemplateFiles {
+            jinja: read_template(&self.folder, "chat_template.jinja"),
+            additional,
+            config: files.config.as_ref(),
+            legacy: legacy.as_ref(),
+        };
+        let Some(template) = ChatTemplate::find(files, tokenizer.named_tokens()) else {
+            return Ok(Chat::BuiltIn(chat_format(self.family, tokenizer)));
+        };
+        for problem in template.problems() {
+            self.warnings.add(format!("{problem}; conversations that need it fail"));
+        }
+        Ok(Chat::Template(Box::new(template)))
+    }
+
+    /// What `additional_chat_templates` holds. Only two of its names mean something here.
+    fn additional_templates(&mut self) -> Vec<(String, Option<Result<Vec<u8>>>)> {
+        let (folder, files) = match additional_templates(&self.folder) {
+            Ok(Some(listed)) => listed,
+            Ok(None) => return Vec::new(),
+            Err(error) => {
+                self.warnings.add(format!("{TEMPLATES}: {error}; it is ignored"));
+                return Vec::new();
+            }
+        };
+        let read = |file: String| {
+            let name = file.strip_suffix(JINJA)?.to_owned();
+            let bytes = match name.as_str() {
+                "default" | "tool_use" => read_template(&folder, &file),
+                _ => None,
+            };
+            Some((name, bytes))
+        };
+        files.into_iter().filter_map(read).collect()
     }
 
     fn weight_bytes(&self) -> u64 {
@@ -268,17 +317,9 @@ impl Plan {
     ) -> Result<Self> {
         let mut description = Description::read(path, follow_links, deadline)?;
         let context = checked_context(context, &description.config)?;
-        let tokenizer_config = description.tokenizer_config()?;
-        let tokenizer = description.tokenizer(tokenizer_config.as_ref())?;
-        description.drop_unknown_eos();
-        if description.generation.eos_token_ids.is_empty() {
-            description
-                .generation
-                .eos_token_ids
-                .extend(tokenizer.eos_from_config());
-            description.drop_unknown_eos();
-        }
-        let chat = description.chat(tokenizer_config.as_ref(), &tokenizer)?;
+        let token_files = description.token_files()?;
+        let tokenizer = description.tokenizer(&token_files)?;
+        let chat = description.chat(&token_files, &tokenizer)?;
         Ok(Plan {
             description,
             context,
@@ -403,6 +444,29 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     model.counters.weights_changed(0, weight_bytes);
     metrics::PROCESS.weights_changed(0, weight_bytes);
     Ok(model)
+}
+
+/// The folder for chat templates beside the default one, and how their names end.
+pub(super) const TEMPLATES: &str = "additional_chat_templates";
+pub(super) const JINJA: &str = ".jinja";
+/// More of them are none.
+const MOST_TEMPLATES: usize = 256;
+
+/// The folder of additional templates and the names in it, where there is one.
+pub(super) fn additional_templates(
+    folder: &ModelFolder,
+) -> Result<Option<(ModelFolder, Vec<String>)>> {
+    let Some(templates) = folder.subfolder(TEMPLATES)? else {
+        return Ok(None);
+    };
+    let names = templates.list("", JINJA, MOST_TEMPLATES)?;
+    Ok(Some((templates, names)))
+}
+
+fn read_template(folder: &ModelFolder, name: &str) -> Option<Result<Vec<u8>>> {
+    folder
+        .read(name, Limits::DEFAULT.template_bytes)
+        .transpose()
 }
 
 /// The family's format, unless the tokenizer shows that the model was tuned on another one: it has no tokens for the

@@ -12,7 +12,7 @@ use serde_json::{json, Map, Value};
 
 use super::adapter::check_set;
 use super::engine::Command;
-use super::model::Model;
+use super::model::{additional_templates, Model, JINJA, TEMPLATES};
 use super::session::Applied;
 use super::staging::{NewFile, SaveOptions, Staging};
 use super::worker::Worker;
@@ -56,8 +56,8 @@ const COPIED: [&str; 13] = [
 pub(super) struct Source {
     folder: ModelFolder,
     config: Vec<u8>,
-    /// Of `COPIED`, what was there.
-    copied: Vec<&'static str>,
+    /// Of `COPIED`, what was there, and the additional templates.
+    copied: Vec<String>,
     names: Names,
     parameters: u64,
     modules: Vec<SavedModule>,
@@ -104,7 +104,13 @@ impl Source {
         let embedding = embedding.map_or("", |tensor| &tensor.name);
         let is_own = |names: &&Names| embedding == format!("{}embed_tokens.weight", names.body);
         let names = names.iter().find(is_own).copied();
-        let copied = COPIED.into_iter().filter(|name| folder.has(name)).collect();
+        let copied = COPIED.into_iter().filter(|name| folder.has(name));
+        let mut copied: Vec<String> = copied.map(str::to_owned).collect();
+        // Without those that cannot be read: there was a warning.
+        if let Ok(Some((templates, files))) = additional_templates(&folder) {
+            let there = files.iter().filter(|file| templates.has(file));
+            copied.extend(there.map(|file| format!("{TEMPLATES}/{file}")));
+        }
         Ok(Source {
             folder,
             config,
@@ -113,6 +119,18 @@ impl Source {
             parameters,
             modules,
         })
+    }
+
+    /// One of the files that are copied.
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let most = Limits::DEFAULT.tokenizer_bytes;
+        match name.split_once('/') {
+            None => self.folder.read_required(name, most),
+            Some((subfolder, file)) => match self.folder.subfolder(subfolder)? {
+                Some(subfolder) => subfolder.read_required(file, most),
+                None => Err(Error::bad_model(format!("{name}: is gone"))),
+            },
+        }
     }
 
     /// An output layer of its own, as the embedding that it was tied to is stored.
@@ -284,14 +302,16 @@ pub(super) fn save_in_shards(
     let names = names.map(|tensor| tensor.name.as_str()).zip(&places);
     put(INDEX, &index(names, &shards, total, parameters))?;
     for name in &source.copied {
-        let most = Limits::DEFAULT.tokenizer_bytes;
-        put(name, &source.folder.read_required(name, most)?)?;
+        put(name, &source.read(name)?)?;
     }
     put(CONFIG, &config)?;
     options.check(total, total)?;
     // What is there of another model would be taken for a part of this one.
     staging.commit(Some(CONFIG), &|name| {
-        (name.starts_with("model") && name.ends_with(".safetensors")) || COPIED.contains(&name)
+        let template = name.strip_prefix(TEMPLATES);
+        (name.starts_with("model") && name.ends_with(".safetensors"))
+            || COPIED.contains(&name)
+            || template.is_some_and(|file| file == "/" || file.ends_with(JINJA))
     })
 }
 

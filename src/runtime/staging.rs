@@ -82,16 +82,18 @@ impl Staging {
         Self::new(folder).map(drop)
     }
 
-    /// Begins a file. The last one that is begun is the last to take its place.
+    /// Begins a file, `name` or `subfolder/name`. The last one that is begun is the last to take its place.
     pub fn create(&mut self, name: &str) -> Result<NewFile> {
         let path = self.folder.join(name);
-        let file = File::create(self.temporary.join(name))
+        let file = make_subfolder(&self.temporary, name)
+            .and_then(|()| File::create(self.temporary.join(name)))
             .map_err(|error| failed(&path, "cannot be written", &error))?;
         self.names.push(name.to_owned());
         Ok(NewFile { file, path })
     }
 
-    /// Puts the files in place. Those of the same names are replaced, and those that `is_stale` says yes to go. `keystone`
+    /// Puts the files in place. Those of the same names are replaced, and those that `is_stale` says yes to go; it is asked of
+    /// what is in a folder inside this one where it says yes to that one's name with a slash behind it. `keystone`
     /// is a file without which nobody takes the folder for good: it is not there while the others change, so that an end
     /// of the process in between leaves no mixture that looks whole.
     pub fn commit(mut self, keystone: Option<&str>, is_stale: &dyn Fn(&str) -> bool) -> Result<()> {
@@ -132,15 +134,25 @@ impl Staging {
             }
         }
         let own: BTreeSet<&str> = self.names.iter().map(String::as_str).collect();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if is_stale(name) && !own.contains(name) && !entry.file_type()?.is_dir() {
+        let mut files = Vec::new();
+        for (name, is_folder) in entries(&self.folder)? {
+            if !is_folder {
+                files.push(name);
+            } else if is_stale(&format!("{name}/")) {
+                let inside = entries(&self.folder.join(&name))?.into_iter();
+                let inside = inside.filter(|(_, is_folder)| !is_folder);
+                files.extend(inside.map(|(file, _)| format!("{name}/{file}")));
+            }
+        }
+        for name in files.iter().map(String::as_str) {
+            if is_stale(name) && !own.contains(name) {
+                make_subfolder(&replaced, name)?;
                 moves.make(self.folder.join(name), replaced.join(name))?;
             }
         }
         for name in &self.names {
+            make_subfolder(&self.folder, name)?;
+            make_subfolder(&replaced, name)?;
             let place = self.folder.join(name);
             if present(name)? {
                 // A second name for it, so that there is one file or the other at any time; where the file system has no
@@ -223,6 +235,32 @@ impl NewFile {
             .sync_all()
             .map_err(|error| failed(&self.path, "cannot be written", &error))
     }
+}
+
+/// The folder that `subfolder/name` is in; never behind a link.
+fn make_subfolder(folder: &Path, name: &str) -> io::Result<()> {
+    let Some((subfolder, _)) = name.split_once('/') else {
+        return Ok(());
+    };
+    let path = folder.join(subfolder);
+    match fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::NotADirectory.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(&path),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names in a folder, and whether each is a folder itself.
+fn entries(folder: &Path) -> io::Result<Vec<(String, bool)>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            names.push((name, entry.file_type()?.is_dir()));
+        }
+    }
+    Ok(names)
 }
 
 fn parent(path: &Path) -> &Path {

@@ -1,5 +1,7 @@
 //! Added tokens in a text: recognised as the `tokenizers` crate does, but only where the text's origin allows.
 
+use std::collections::HashMap;
+
 use tokenizers::normalizer::Range;
 use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper, PreTokenizedString, Token};
 
@@ -9,8 +11,8 @@ type CrateResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 
 /// Who may write a token so that it is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writers {
-    /// Special tokens: the template alone.
+pub(super) enum Writers {
+    /// Control tokens: the template alone.
     Template,
     /// Tokens that are not special but shaped like markers, `<think>` or `[INST]`: the model itself too.
     TemplateAndAssistant,
@@ -55,7 +57,7 @@ impl Origins {
         Origins { ends }
     }
 
-    fn allow(&self, writers: Writers, start: usize, end: usize) -> bool {
+    pub fn allow(&self, writers: Writers, start: usize, end: usize) -> bool {
         let first = self
             .ends
             .partition_point(|(piece_end, _)| *piece_end <= start);
@@ -80,7 +82,11 @@ impl Origins {
 }
 
 impl AddedTokens {
-    pub fn new(tokenizer: &tokenizers::Tokenizer) -> Self {
+    /// `writers` says of each who may write it.
+    pub fn new(
+        tokenizer: &tokenizers::Tokenizer,
+        writers: impl Fn(u32, &tokenizers::AddedToken) -> Writers,
+    ) -> Self {
         let mut this = AddedTokens::default();
         for (&id, token) in tokenizer.get_added_vocabulary().get_added_tokens_decoder() {
             let normalized = match tokenizer.get_normalizer() {
@@ -102,7 +108,7 @@ impl AddedTokens {
                 single_word: token.single_word,
                 lstrip: token.lstrip,
                 rstrip: token.rstrip,
-                writers: writers(&token.content, token.special),
+                writers: writers(id, token),
                 around: around.unwrap_or((0, 0)),
             };
             let trie = if token.normalized {
@@ -115,13 +121,14 @@ impl AddedTokens {
         this
     }
 
-    /// The ids that only certain writers may make: special tokens and markers.
-    pub fn guarded(&self) -> impl Iterator<Item = u32> + '_ {
+    /// The ids that only certain writers may make: control tokens and markers.
+    pub fn guarded(&self) -> HashMap<u32, Writers> {
         let nodes = self.raw.nodes.iter().chain(&self.normalized.nodes);
         nodes
             .filter_map(|n| n.token.as_ref())
             .filter(|t| t.writers != Writers::Anyone)
-            .map(|t| t.id)
+            .map(|t| (t.id, t.writers))
+            .collect()
     }
 
     /// Splits a text at the added tokens that its origin allows, and normalises what lies between.
@@ -143,7 +150,8 @@ impl AddedTokens {
     }
 }
 
-fn writers(content: &str, special: bool) -> Writers {
+/// Who may write an added token that is no control token.
+pub(super) fn writers_of_marker(content: &str) -> Writers {
     let shaped = |open: char, close: char| {
         let inner = content
             .trim()
@@ -151,9 +159,7 @@ fn writers(content: &str, special: bool) -> Writers {
             .and_then(|s| s.strip_suffix(close));
         inner.is_some_and(|inner| !inner.is_empty())
     };
-    if special {
-        Writers::Template
-    } else if shaped('<', '>') || shaped('[', ']') || shaped('＜', '＞') {
+    if shaped('<', '>') || shaped('[', ']') || shaped('＜', '＞') {
         Writers::TemplateAndAssistant
     } else {
         Writers::Anyone

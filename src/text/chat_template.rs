@@ -3,23 +3,13 @@
 use serde_json::{Map, Value};
 
 use super::messages::Message;
+use super::template_files::{Source, Sources, TemplateFiles};
 use super::tokenizer::{Origin, Piece};
 use crate::error::{Error, Result};
 use crate::template::{Limits, Now, Str, Template, Value as Var};
 
 /// Variables that a conversation sets itself; `template_args` cannot.
 const OWN: &[&str] = &["messages", "tools", "add_generation_prompt"];
-
-/// Special tokens that templates know by name, as `tokenizer_config.json` spells the keys.
-const SPECIAL_TOKENS: &[&str] = &[
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
 
 /// Roles that count as the template's own words: some templates make control tokens of them, such as `<|user|>`.
 const ROLES: &[&str] = &[
@@ -35,11 +25,12 @@ const ROLES: &[&str] = &[
 /// `Send + Sync`; renders any number of conversations.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    default: Template,
+    /// A folder is loaded whatever its templates are; what is wrong shows when a conversation needs one.
+    default: Result<Template>,
     /// Used when there are tools, where the folder has one.
-    tool_use: Option<Template>,
+    tool_use: Option<Result<Template>>,
     /// Name and text.
-    special_tokens: Vec<(&'static str, String)>,
+    special_tokens: Vec<(String, String)>,
 }
 
 /// What goes into a prompt beside the messages.
@@ -53,61 +44,38 @@ pub struct TemplateOptions<'a> {
 }
 
 impl ChatTemplate {
-    /// From `chat_template.jinja`, else from `chat_template` of `tokenizer_config.json`: text, or a list of named ones
-    /// of which `default` and `tool_use` are taken.
-    ///
-    /// Errors: `BadModel` with line and column where it does not parse.
-    pub fn find(jinja: Option<&[u8]>, config: Option<&Map<String, Value>>) -> Result<Option<Self>> {
-        let (mut default, mut tool_use) = (None, None);
-        if let Some(bytes) = jinja {
-            let source = std::str::from_utf8(bytes).map_err(|error| {
-                Error::bad_model(format!("chat_template.jinja is not valid UTF-8: {error}"))
-            })?;
-            default = Some(parse("chat_template.jinja", source)?);
-        }
-        match config.and_then(|config| config.get("chat_template")) {
-            _ if default.is_some() => {}
-            None | Some(Value::Null) => {}
-            Some(Value::String(source)) => default = Some(parse("tokenizer_config.json", source)?),
-            Some(Value::Array(named)) => {
-                for entry in named {
-                    let text = |key: &str| entry.get(key).and_then(Value::as_str);
-                    match (text("name"), text("template")) {
-                        (Some("default"), Some(source)) => default = Some(parse("tokenizer_config.json", source)?),
-                        (Some("tool_use"), Some(source)) => tool_use = Some(parse("tokenizer_config.json", source)?),
-                        (Some(_), Some(_)) => {}
-                        _ => {
-                            return Err(Error::bad_model(
-                                "tokenizer_config.json: each chat_template must have a name and a template",
-                            ))
-                        }
-                    }
-                }
-            }
-            Some(_) => {
-                return Err(Error::bad_model(
-                    "tokenizer_config.json: chat_template must be a text or a list",
-                ))
-            }
-        }
-        let special_tokens = SPECIAL_TOKENS
-            .iter()
-            .filter_map(|name| {
-                let value = config?.get(*name)?;
-                let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
-                Some((*name, text.to_owned()))
-            })
-            .collect();
-        Ok(default.map(|default| ChatTemplate {
-            default,
-            tool_use,
-            special_tokens,
-        }))
+    /// The templates of a folder; None where it has none. `special_tokens`: name and text of what templates know by name.
+    pub fn find(files: TemplateFiles, special_tokens: &[(String, String)]) -> Option<Self> {
+        let mut found = Sources::find(files)?;
+        let default = found.default.take().map(parse);
+        Some(ChatTemplate {
+            default: default.unwrap_or_else(|| Err(found.no_default())),
+            tool_use: found.tool_use.map(parse),
+            special_tokens: special_tokens.to_vec(),
+        })
+    }
+
+    /// Why some conversations cannot be rendered, if so.
+    pub fn problems(&self) -> impl Iterator<Item = &Error> {
+        let all = [Some(&self.default), self.tool_use.as_ref()];
+        all.into_iter()
+            .flatten()
+            .filter_map(|one| one.as_ref().err())
+    }
+
+    /// The template for a conversation with or without tools.
+    fn template(&self, tools: bool) -> Result<&Template> {
+        let one = match &self.tool_use {
+            Some(tool_use) if tools => tool_use,
+            _ => &self.default,
+        };
+        one.as_ref().map_err(Error::clone)
     }
 
     /// Renders a conversation; `clock` is local time, read where the template asks for it.
     ///
-    /// Errors: `InvalidArgument` with what the template raised and where, `Unsupported` past its limits.
+    /// Errors: `InvalidArgument` with what the template raised and where, `Unsupported` past its limits or where there is none
+    /// for this conversation, `BadModel` with file, line and column where it does not parse.
     pub fn render(
         &self,
         messages: &[Message],
@@ -118,10 +86,7 @@ impl ChatTemplate {
         if tools.is_some_and(|tools| !tools.is_array()) {
             return Err(Error::invalid("tools must be a list"));
         }
-        let template = match (&self.tool_use, tools) {
-            (Some(tool_use), Some(_)) => tool_use,
-            _ => &self.default,
-        };
+        let template = self.template(tools.is_some())?;
         let continued = options
             .continue_last
             .then(|| continued_text(messages))
@@ -174,8 +139,9 @@ impl ChatTemplate {
     }
 }
 
-fn parse(file: &str, source: &str) -> Result<Template> {
-    Template::parse(source, &Limits::default()).map_err(|error| Error::from(error).within(file))
+fn parse(source: Source) -> Result<Template> {
+    let Source { file, text } = source;
+    Template::parse(&text?, &Limits::default()).map_err(|error| Error::from(error).within(&file))
 }
 
 /// A message as it was given, but text parts as the one text that every template takes.

@@ -13,14 +13,19 @@
 mod added;
 mod chat;
 mod chat_template;
+mod control;
+mod declared;
 mod detokenize;
+mod extend;
 mod growth;
 mod messages;
+mod newer;
 mod pyjson;
 mod sanitise;
 mod stop;
 mod stream;
 mod table;
+mod template_files;
 mod tokenizer;
 mod words;
 
@@ -29,7 +34,9 @@ mod tests;
 
 pub use chat::{ChatFormat, RenderOptions};
 pub use chat_template::{ChatTemplate, TemplateOptions};
+pub use declared::TokenFiles;
 pub use messages::Message;
 pub use stop::StopStrings;
 pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};
+pub use template_files::TemplateFiles;
 pub use tokenizer::{Piece, Specials, Tokenizer};

@@ -6,14 +6,14 @@ use tokenizers::{
     AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
-use super::growth;
+use super::{growth, newer};
 use crate::error::{Error, Result};
 
 const MAX_FILE: usize = 256 << 20;
 /// Ids stay under this, as do the vocabulary's entries.
 pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
 /// Recognising added tokens costs at most so many steps per byte of a text.
-const MAX_ADDED_TOKEN: usize = 256;
+pub(super) const MAX_ADDED_TOKEN: usize = 256;
 const MAX_TEMPLATE_IDS: usize = 4096;
 const MAX_WORD: u64 = 10_000;
 
@@ -25,6 +25,20 @@ pub(super) struct Checked {
     pub added: Vec<(String, u64)>,
     /// The largest id plus one.
     pub size: u64,
+    /// Saved by tokenizers 1.x, and rewritten.
+    pub newer: bool,
+    /// Name and text of special tokens, where the file has such.
+    pub roles: Vec<(String, String)>,
+    pub unknown: Unknown,
+    /// What the post-processor puts around texts.
+    pub framing: Vec<u32>,
+}
+
+/// What a model makes of characters that it does not know.
+pub(super) enum Unknown {
+    None,
+    Token(String),
+    Id(u32),
 }
 
 pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
@@ -41,10 +55,26 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
     let Value::Object(mut file) = parsed else {
         return Err(refuse("must be a JSON object"));
     };
+    let newer = newer::is_newer(&file);
+    match file.get("version") {
+        None => {}
+        Some(Value::String(version)) if version == "1.0" || newer => {}
+        Some(other) => {
+            return Err(refuse(format!(
+                "version must be \"1.0\", or \"2.0\" as tokenizers 1.x writes it, not {}",
+                brief(other)
+            )))
+        }
+    }
+    let roles = newer::roles(&mut file);
+    if newer {
+        newer::rewrite(&mut file).map_err(newer::of_newer)?;
+    }
     file.remove("truncation");
     file.remove("padding");
     let decoder = file.remove("decoder").unwrap_or(Value::Null);
 
+    let unknown = file.get("model").map_or(Unknown::None, unknown);
     let (entries, model_size) = check_model(&mut file)?;
     let added = check_added(&file, entries)?;
     let size = added
@@ -55,15 +85,31 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
         return Err(refuse("the vocabulary is empty"));
     }
     growth::check(file.get("normalizer"), file.get("pre_tokenizer"))?;
+    let mut framing = Vec::new();
     if let Some(processor) = file.get("post_processor") {
         check_post_processor(processor)?;
+        collect_framing(processor, &mut framing);
     }
     Ok(Checked {
         file,
         decoder,
         added,
         size,
+        newer,
+        roles,
+        unknown,
+        framing,
     })
+}
+
+fn unknown(model: &Value) -> Unknown {
+    let id = model.get("unk_id").and_then(Value::as_u64);
+    let id = id.and_then(|id| u32::try_from(id).ok());
+    match (id, model.get("unk_token").and_then(Value::as_str)) {
+        (Some(id), _) => Unknown::Id(id),
+        (None, Some(token)) => Unknown::Token(token.to_owned()),
+        (None, None) => Unknown::None,
+    }
 }
 
 pub(super) fn refuse(what: impl std::fmt::Display) -> Error {
@@ -225,6 +271,28 @@ fn check_post_processor(value: &Value) -> Result<()> {
     }
 }
 
+fn collect_framing(processor: &Value, out: &mut Vec<u32>) {
+    let mut add = |id: Option<&Value>| {
+        let id = id
+            .and_then(Value::as_u64)
+            .and_then(|id| u32::try_from(id).ok());
+        out.extend(id);
+    };
+    // BertProcessing and RobertaProcessing: a text and its id.
+    for key in ["cls", "sep"] {
+        add(processor.get(key).and_then(|pair| pair.get(1)));
+    }
+    let table = processor.get("special_tokens").and_then(Value::as_object);
+    for entry in table.into_iter().flat_map(Map::values) {
+        let ids = entry.get("ids").and_then(Value::as_array);
+        ids.into_iter().flatten().for_each(|id| add(Some(id)));
+    }
+    let parts = processor.get("processors").and_then(Value::as_array);
+    for part in parts.into_iter().flatten() {
+        collect_framing(part, out);
+    }
+}
+
 fn check_template(key: &str, processor: &Value) -> Result<()> {
     let Some(list) = processor.get(key).and_then(Value::as_array) else {
         return Ok(());
@@ -262,12 +330,6 @@ pub(super) fn build(mut file: Map<String, Value>) -> Result<tokenizers::Tokenize
     fn part<T>(place: &str, parsed: serde_json::Result<T>) -> Result<T> {
         parsed.map_err(|e| refuse(format!("{place}: {}", brief(&e))))
     }
-    match file.get("version") {
-        None => {}
-        Some(Value::String(version)) if version == "1.0" => {}
-        Some(other) => return Err(refuse(format!("version must be \"1.0\", not {other}"))),
-    }
-
     let mut take = |key: &str| file.remove(key).unwrap_or(Value::Null);
     let mut model = take("model");
     // Old files name no type: the crate then tries one after the other.

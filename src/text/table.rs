@@ -23,9 +23,14 @@ pub struct Table {
     /// The bytes of a token that opens the text, where the decoder treats that place differently.
     first: Option<Bytes>,
     standing: Vec<Standing>,
+    /// The tokens that are one byte each, by that byte; a few of each.
+    bytes: Vec<Vec<u32>>,
     /// So many of this character are cut off the front of the text.
     pub(super) strip: Option<(char, usize)>,
 }
+
+/// Of tokens for the same byte; byte-fallback vocabularies have two where a letter is an entry of its own.
+const MOST_FOR_A_BYTE: usize = 4;
 
 #[derive(Debug, Default)]
 struct Bytes {
@@ -68,12 +73,14 @@ impl Table {
         let mut plain = Bytes::default();
         let mut first = plan.first_differs().then(Bytes::default);
         let mut standing = Vec::new();
+        let mut by_byte = vec![Vec::new(); 256];
         for token in tokens {
             let (string, kind) = match token {
                 Some((string, true)) => (string, Standing::Special),
                 Some((string, false)) => (string, Standing::Plain),
                 None => (String::new(), Standing::Unknown),
             };
+            let id = standing.len() as u32;
             standing.push(kind);
             let known = kind != Standing::Unknown;
             if let Some(first) = &mut first {
@@ -83,22 +90,47 @@ impl Table {
                     Vec::new()
                 })?;
             }
-            plain.push(&if known {
+            let bytes = if known {
                 plan.bytes(&string, false)
             } else {
                 Vec::new()
-            })?;
+            };
+            if let ([byte], Standing::Plain) = (bytes.as_slice(), kind) {
+                let ids = by_byte.get_mut(usize::from(*byte));
+                if let Some(ids) = ids.filter(|ids| ids.len() < MOST_FOR_A_BYTE) {
+                    ids.push(id);
+                }
+            }
+            plain.push(&bytes)?;
         }
         Ok(Table {
             plain,
             first,
             standing,
+            bytes: by_byte,
             strip: plan.strip,
         })
     }
 
     pub fn len(&self) -> usize {
         self.standing.len()
+    }
+
+    /// A special token is text after all.
+    pub fn set_plain(&mut self, id: u32) {
+        if let Some(standing) = self.standing.get_mut(id as usize) {
+            *standing = Standing::Plain;
+        }
+    }
+
+    /// A token's bytes in tokens of one byte each; None where one of them has none that is allowed.
+    pub(super) fn spelled(&self, id: u32, allowed: impl Fn(u32) -> bool) -> Option<Vec<u32>> {
+        let bytes = self.plain.get(id as usize);
+        let token = |byte: &u8| {
+            let ids = self.bytes.get(usize::from(*byte))?;
+            ids.iter().copied().find(|id| allowed(*id))
+        };
+        bytes.iter().map(token).collect()
     }
 
     pub fn is_special(&self, id: i32) -> bool {

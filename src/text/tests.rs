@@ -11,8 +11,11 @@ use std::path::PathBuf;
 
 mod chat;
 mod chat_template;
+mod control;
 mod hostile;
+mod newer;
 mod stream;
+mod token_files;
 mod tokens;
 
 /// A folder of published test data, or a notice that there is none.

@@ -4,15 +4,18 @@ use std::collections::HashSet;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
 use tokenizers::{
     Encoding, Model, ModelWrapper, OffsetType, PreTokenizedString, PreTokenizer,
     Token as CrateToken,
 };
 
-use super::added::{AddedTokens, Origins};
+use super::added::{self, AddedTokens, Origins, Writers};
+use super::control::{Control, Letters};
+use super::declared::{Declared, TokenFiles};
 use super::detokenize::Detokenizer;
-use super::sanitise::{self, brief};
+use super::extend;
+use super::newer;
+use super::sanitise::{self, brief, Unknown};
 use super::table::Table;
 use super::words::Words;
 use crate::error::{Error, Result};
@@ -61,28 +64,53 @@ pub fn guarded<T>(f: impl FnOnce() -> T) -> Result<T> {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     added: AddedTokens,
-    /// Ids that the model itself must never make out of text.
-    control: HashSet<u32>,
+    /// What the files of the folder call special, and the ends of texts.
+    marked: HashSet<u32>,
+    /// What content must never become.
+    control: Control,
+    /// The id of the model's own unknown token.
+    unknown: Option<u32>,
     /// Of models that give the same tokens for the same word and have no memory of their own.
     words: Option<Words>,
     pub(super) table: Arc<Table>,
     model_vocabulary: usize,
     bos_prefix: Vec<i32>,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    declared: Declared,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, and the special tokens of a parsed `tokenizer_config.json`.
-    ///
-    /// Errors: `BadModel` or `Unsupported`, naming the file and the part of it.
+    /// Only `tokenizer.json`, and the special tokens of a parsed `tokenizer_config.json`.
+    #[cfg(test)]
     pub fn from_bytes(
         tokenizer_json: &[u8],
-        tokenizer_config: Option<&Map<String, Value>>,
+        tokenizer_config: Option<&serde_json::Map<String, serde_json::Value>>,
+    ) -> Result<Tokenizer> {
+        let files = TokenFiles {
+            config: tokenizer_config.cloned(),
+            ..TokenFiles::default()
+        };
+        Self::new(tokenizer_json, &files, None, &mut Vec::new())
+    }
+
+    /// Reads `tokenizer.json`, with what the folder's other files say of tokens. `rows`: how many the model has. What is
+    /// odd about the other files is added to `warnings`, and counts as if it were not there.
+    ///
+    /// Errors: `BadModel` or `Unsupported`, naming `tokenizer.json` and the part of it.
+    pub fn new(
+        tokenizer_json: &[u8],
+        files: &TokenFiles,
+        rows: Option<usize>,
+        warnings: &mut Vec<String>,
     ) -> Result<Tokenizer> {
         let checked = sanitise::check(tokenizer_json)?;
-        let file = checked.file;
-        let inner = guarded(move || sanitise::build(file))??;
+        let (file, newer) = (checked.file, checked.newer);
+        let mut inner = guarded(move || sanitise::build(file))?.map_err(|error| {
+            if newer {
+                newer::of_newer(error)
+            } else {
+                error
+            }
+        })?;
         for (content, id) in &checked.added {
             let loaded = inner.token_to_id(content);
             if loaded.map(u64::from) != Some(*id) {
@@ -91,35 +119,82 @@ impl Tokenizer {
                 )));
             }
         }
-        let size = checked.size as u32;
+        let declared = Declared::read(files, &checked.roles, &inner, warnings);
+        let size =
+            guarded(|| extend::extend(&mut inner, &declared.added, checked.size, rows, warnings))??;
         let specials = inner.get_added_vocabulary().get_added_tokens_decoder();
         let strings = (0..size).map(|id| {
             let special = specials.get(&id).is_some_and(|t| t.special);
             inner.id_to_token(id).map(|token| (token, special))
         });
         let table = guarded(|| Table::new(&checked.decoder, strings))??;
-        let added = guarded(|| AddedTokens::new(&inner))?;
+        let unknown = match checked.unknown {
+            Unknown::Id(id) => Some(id),
+            Unknown::Token(token) => inner.get_model().token_to_id(&token),
+            Unknown::None => None,
+        };
+        let marked = specials.iter().filter(|(_, token)| token.special);
+        let marked = marked.map(|(id, _)| *id).collect();
         let mut this = Tokenizer {
-            control: added.guarded().collect(),
-            added,
-            words: match inner.get_model() {
-                ModelWrapper::BPE(bpe) if bpe.dropout.is_none_or(|p| p == 0.0) => {
-                    Some(Words::default())
-                }
-                _ => None,
-            },
+            added: AddedTokens::default(),
+            marked,
+            control: Control::default(),
+            unknown,
+            words: None,
             inner,
             table: Arc::new(table),
             model_vocabulary: size as usize,
             bos_prefix: Vec::new(),
-            bos_token: config_token(tokenizer_config, "bos_token"),
-            eos_token: config_token(tokenizer_config, "eos_token"),
+            declared,
         };
+        let named = this.declared.special.iter();
+        let named: Vec<u32> = named
+            .filter_map(|token| this.inner.token_to_id(token))
+            .collect();
+        this.mark(named.into_iter().chain(checked.framing))?;
         this.bos_prefix = this.prefix(size)?;
         // A file whose rules cannot encode anything is an error of loading it.
         this.encode("a b1\n", Specials::Recognise, true)?;
         this.encode("a b1\n", Specials::AsText, false)?;
         Ok(this)
+    }
+
+    /// The ends of this model's texts, which other files name: control tokens from now on.
+    pub fn mark_ends(&mut self, ids: &[i32]) -> Result<()> {
+        self.mark(ids.iter().filter_map(|id| u32::try_from(*id).ok()))
+    }
+
+    fn mark(&mut self, ids: impl IntoIterator<Item = u32>) -> Result<()> {
+        let size = self.table.len();
+        self.marked
+            .extend(ids.into_iter().filter(|id| (*id as usize) < size));
+        let letters = Letters { table: &self.table };
+        let (letters, marked): (HashSet<u32>, HashSet<u32>) =
+            self.marked.iter().partition(|id| letters.contains(**id));
+        if let Some(table) = Arc::get_mut(&mut self.table) {
+            letters.iter().for_each(|id| table.set_plain(*id));
+        }
+        let writers = |id: u32, token: &tokenizers::AddedToken| {
+            if marked.contains(&id) {
+                Writers::Template
+            } else if letters.contains(&id) {
+                Writers::Anyone
+            } else {
+                added::writers_of_marker(&token.content)
+            }
+        };
+        self.added = guarded(|| AddedTokens::new(&self.inner, writers))?;
+        let mut writers = self.added.guarded();
+        writers.extend(marked.into_iter().map(|id| (id, Writers::Template)));
+        self.control = Control::new(writers, self.unknown, self.inner.get_model());
+        // What is known of words includes whether they hold a control token.
+        self.words = match self.inner.get_model() {
+            ModelWrapper::BPE(bpe) if bpe.dropout.is_none_or(|p| p == 0.0) => {
+                Some(Words::default())
+            }
+            _ => None,
+        };
+        Ok(())
     }
 
     /// Ids of a text. `add_special` adds what the post-processor adds (BOS, EOS).
@@ -133,7 +208,7 @@ impl Tokenizer {
                 let normalizer = self.inner.get_normalizer();
                 let added = self.inner.get_added_vocabulary();
                 let split = added.extract_and_normalize(normalizer, text);
-                let encoding = self.encode_split(split, false)?;
+                let encoding = self.encode_split(split, None)?;
                 self.inner.post_process(encoding, None, add_special)
             }
             Specials::AsText => {
@@ -169,15 +244,15 @@ impl Tokenizer {
         let split = self
             .added
             .extract(text, origins, self.inner.get_normalizer())?;
-        self.encode_split(split, true)
+        self.encode_split(split, Some(origins))
     }
 
-    /// Tokens of a text whose added tokens have been taken out; with `no_control` the model makes no control tokens of
-    /// the rest.
+    /// Tokens of a text whose added tokens have been taken out; with `origins` the model makes control tokens only of what
+    /// the template wrote.
     fn encode_split(
         &self,
         mut split: PreTokenizedString,
-        no_control: bool,
+        origins: Option<&Origins>,
     ) -> tokenizers::Result<Encoding> {
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut split)?;
@@ -185,73 +260,28 @@ impl Tokenizer {
         let model = self.inner.get_model();
         let words = self.words.as_ref().map(Words::borrow);
         split.tokenize(|run| {
-            let run = run.get();
-            let met = words.as_ref().and_then(|words| words.get(run));
+            let text = run.get();
+            let met = words.as_ref().and_then(|words| words.get(text));
             let (tokens, control) = match met {
                 Some(met) => met,
                 None => {
-                    let tokens = model.tokenize(run)?;
-                    let control = tokens.iter().any(|t| self.control.contains(&t.id));
+                    let tokens = model.tokenize(text)?;
+                    let control = tokens.iter().any(|t| self.control.contains(t.id));
                     if let Some(words) = &words {
-                        words.put(run, &tokens, control);
+                        words.put(text, &tokens, control);
                     }
                     (tokens, control)
                 }
             };
-            if control && no_control {
-                return self.without_control(model.tokenize(run)?, run);
+            match origins {
+                Some(origins) if control => {
+                    self.control
+                        .respell(tokens, run, origins, model, &self.table)
+                }
+                _ => Ok(tokens),
             }
-            Ok(tokens)
         })?;
         split.into_encoding(None, 0, OffsetType::None)
-    }
-
-    /// Some vocabularies (Unigram above all) hold their control tokens as ordinary entries: where the tokens of a run of
-    /// plain text spell one, it is broken after its first character.
-    fn without_control(
-        &self,
-        tokens: Vec<CrateToken>,
-        run: &str,
-    ) -> tokenizers::Result<Vec<CrateToken>> {
-        let model = self.inner.get_model();
-        let mut out = Vec::with_capacity(tokens.len());
-        // What is still to be looked at, last first: tokens with the text that they stand for.
-        let mut todo: Vec<(CrateToken, String)> = Vec::new();
-        let covered = |run: &str, token: CrateToken| {
-            let text = run
-                .get(token.offsets.0..token.offsets.1)
-                .unwrap_or(&token.value)
-                .to_string();
-            (token, text)
-        };
-        todo.extend(tokens.into_iter().rev().map(|t| covered(run, t)));
-        while let Some((token, text)) = todo.pop() {
-            // The unknown token is a control token too, but then the text spells something else. Several entries may
-            // have one id, of which the model then knows one text only: both ways are asked.
-            let spelled = self.control.contains(&token.id)
-                && (model.token_to_id(&text) == Some(token.id)
-                    || model.id_to_token(token.id).is_some_and(|s| s == text));
-            if !spelled {
-                out.push(token);
-                continue;
-            }
-            let first = text.chars().next().map_or(0, char::len_utf8);
-            let (head, tail) = text.split_at(first);
-            if tail.is_empty() {
-                // A control token of one character cannot be written any other way: it is left out.
-                continue;
-            }
-            for part in [tail, head] {
-                todo.extend(
-                    model
-                        .tokenize(part)?
-                        .into_iter()
-                        .rev()
-                        .map(|t| covered(part, t)),
-                );
-            }
-        }
-        Ok(out)
     }
 
     fn ids(&self, encoding: tokenizers::Result<Encoding>) -> Result<Vec<i32>> {
@@ -313,19 +343,47 @@ impl Tokenizer {
         self.table.is_special(id)
     }
 
-    /// The id of the EOS token that `tokenizer_config.json` names.
-    pub fn eos_from_config(&self) -> Option<i32> {
-        self.token_to_id(self.eos_token()?)
+    #[cfg(test)]
+    pub fn added_tokens(&self) -> std::collections::BTreeMap<u32, tokenizers::AddedToken> {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added
+            .iter()
+            .map(|(id, token)| (*id, token.clone()))
+            .collect()
     }
 
-    /// `bos_token` of `tokenizer_config.json`.
+    /// The ids of the tokens that the folder's tokenizer files call `eos_token`, each once.
+    pub fn eos_ids(&self) -> Vec<i32> {
+        let mut ids = Vec::new();
+        for id in self
+            .declared
+            .eos
+            .iter()
+            .filter_map(|token| self.token_to_id(token))
+        {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
+    /// Special tokens by the names that templates know them by, `bos_token` and so on.
+    pub fn named_tokens(&self) -> &[(String, String)] {
+        &self.declared.named
+    }
+
+    fn named(&self, name: &str) -> Option<&str> {
+        let found = self.declared.named.iter().find(|(key, _)| key == name);
+        found.map(|(_, token)| token.as_str())
+    }
+
     pub fn bos_token(&self) -> Option<&str> {
-        self.bos_token.as_deref()
+        self.named("bos_token")
     }
 
-    /// `eos_token` of `tokenizer_config.json`.
     pub fn eos_token(&self) -> Option<&str> {
-        self.eos_token.as_deref()
+        self.named("eos_token")
     }
 
     /// The text of ids; equals a [`Detokenizer`]'s pieces joined.
@@ -362,13 +420,4 @@ fn check_length(length: usize) -> Result<()> {
         )));
     }
     room::ask(length, WORKING_BYTES, "text")
-}
-
-/// A token is a string, or an object with its content.
-fn config_token(config: Option<&Map<String, Value>>, key: &str) -> Option<String> {
-    let token = config?.get(key)?;
-    token
-        .as_str()
-        .or_else(|| token.get("content").and_then(Value::as_str))
-        .map(str::to_string)
 }

@@ -173,7 +173,7 @@ pub fn child(args: &[&str]) -> Outcome {
 }
 
 /// A warning about the folder has all of these words.
-fn warned(path: &Path, words: &[&str]) -> Result<(), Wrong> {
+fn warned(path: &Path, words: &[&str]) -> Result<(), Verdict> {
     let json = inspect(path).map_err(|failure| Wrong(format!("{failure:?}")))?;
     let json: Value = serde_json::from_str(&json).unwrap();
     let about = |warning: &Value| {

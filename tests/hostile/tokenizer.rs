@@ -1,8 +1,12 @@
 //! tokenizer.json and tokenizer_config.json.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
 use serde_json::{json, Value};
 
-use crate::folder::{refused_at_sight, survives, Folder};
+use crate::folder::{loads, refused_at_sight, survives, Folder};
 use crate::{damage, templates, Class};
 
 pub const CLASS: Class = Class {
@@ -15,6 +19,7 @@ pub const CLASS: Class = Class {
         patterns,
         growth,
         tokenizer_config,
+        optional_files,
         damage::tokenizer,
         templates::tokenizers,
     ],
@@ -128,6 +133,32 @@ fn growth() {
     let folder = Folder::copy_of("qwen3-f32");
     folder.edit("tokenizer.json", |json| json["normalizer"] = deep);
     survives("deep", folder.path());
+}
+
+/// Files that a model does without, whatever is wrong with them.
+fn optional_files() {
+    for name in [
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "additional_chat_templates",
+    ] {
+        let folder = Folder::copy_of("qwen3-f32");
+        fs::create_dir(folder.file(name)).unwrap();
+        loads(&format!("{name} is a folder"), folder.path());
+        fs::remove_dir(folder.file(name)).unwrap();
+        let made = Command::new("mkfifo").arg(folder.file(name)).status();
+        assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+        loads(&format!("{name} is a pipe"), folder.path());
+        for target in ["/dev/zero", "/etc", "/nowhere/at/all", name] {
+            folder.remove(name);
+            symlink(target, folder.file(name)).unwrap();
+            loads(&format!("{name} is a link to {target}"), folder.path());
+        }
+        folder.remove(name);
+        folder.write(name, b"{\"eos_token\": [[[");
+        loads(&format!("{name} is no JSON"), folder.path());
+    }
 }
 
 fn tokenizer_config() {

@@ -6,7 +6,9 @@ use super::shared;
 use crate::error::{Code, Result};
 use crate::template::Now;
 use crate::text::tokenizer::Origin;
-use crate::text::{ChatTemplate, Message, Piece, Specials, TemplateOptions, Tokenizer};
+use crate::text::{
+    ChatTemplate, Message, Piece, Specials, TemplateFiles, TemplateOptions, Tokenizer,
+};
 
 const CHATML: &str =
     "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor -%}
@@ -17,9 +19,28 @@ fn noon() -> Now {
     Now::from_unix(1_751_371_200, 0)
 }
 
+/// One whose templates can all be used, or what is wrong with them.
 fn find(jinja: Option<&str>, config: Value) -> Result<Option<ChatTemplate>> {
-    let config = config.as_object().cloned();
-    ChatTemplate::find(jinja.map(str::as_bytes), config.as_ref())
+    let special: Vec<(String, String)> = config
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.ends_with("_token"))
+        .filter_map(|(key, value)| {
+            let text = value.as_str().or_else(|| value.get("content")?.as_str())?;
+            Some((key.clone(), text.to_owned()))
+        })
+        .collect();
+    let files = TemplateFiles {
+        jinja: jinja.map(|text| Ok(text.as_bytes().to_vec())),
+        config: config.as_object(),
+        ..TemplateFiles::default()
+    };
+    let found = ChatTemplate::find(files, &special);
+    let problem = found
+        .as_ref()
+        .and_then(|one| one.problems().next().cloned());
+    problem.map_or(Ok(found), Err)
 }
 
 fn chatml() -> ChatTemplate {
@@ -89,20 +110,24 @@ fn broken_templates_are_named_at_load() {
     assert!(code(None, json!({"chat_template": "{{"}))
         .message
         .contains("tokenizer_config.json"));
-    for wrong in [
-        json!(7),
-        json!([7]),
-        json!([{"name": "default"}]),
-        json!({}),
-    ] {
+    for wrong in [json!(7), json!([7]), json!([{"name": "default"}])] {
         assert_eq!(
             code(None, json!({"chat_template": wrong})).code,
             Code::BadModel
         );
     }
+    let files = TemplateFiles {
+        jinja: Some(Ok(b"\xff".to_vec())),
+        ..TemplateFiles::default()
+    };
+    let found = ChatTemplate::find(files, &[]).unwrap();
+    let problem = found.problems().next().unwrap();
     assert_eq!(
-        ChatTemplate::find(Some(b"\xff"), None).unwrap_err().code,
-        Code::BadModel
+        (problem.code, problem.message.as_str()),
+        (
+            Code::BadModel,
+            "chat_template.jinja is not valid UTF-8: invalid utf-8 sequence of 1 bytes from index 0"
+        )
     );
 }
 

@@ -335,13 +335,14 @@ fn the_config_names_special_tokens() {
     let load = |config: Value| Tokenizer::from_bytes(&file, config.as_object()).unwrap();
     let tokenizer = load(json!({"eos_token": {"content": "é"}, "bos_token": "a"}));
     assert_eq!(
-        (tokenizer.eos_from_config(), tokenizer.bos_token()),
-        (Some(3), Some("a"))
+        (tokenizer.eos_ids(), tokenizer.bos_token()),
+        (vec![3], Some("a"))
     );
-    assert_eq!(
-        load(json!({"eos_token": "gone", "bos_token": 7})).eos_from_config(),
-        None
-    );
+    // As in transformers, one that is not there is added.
+    let new = load(json!({"eos_token": "gone", "bos_token": 7}));
+    let size = load(json!({})).vocab_size();
+    assert_eq!(new.eos_ids(), [size as i32]);
+    assert_eq!((new.vocab_size(), new.bos_token()), (size + 1, None));
 }
 
 #[test]

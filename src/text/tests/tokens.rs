@@ -171,7 +171,7 @@ fn prefixes_and_names() {
             (&facts.0, facts.1),
             "{name}"
         );
-        assert_eq!(ours.eos_from_config(), facts.2, "{name}");
+        assert_eq!(ours.eos_ids().first().copied(), facts.2, "{name}");
     }
     let (small, _) = small();
     assert_eq!(small.bos_prefix(), [small.token_to_id("<|s|>").unwrap()]);
