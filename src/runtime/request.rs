@@ -223,7 +223,10 @@ impl Shared {
         state.engine_end = Some(end);
         // A blocking call that a panic has ended commits nothing any more.
         if self.delivery == Delivery::Pull || !self.ticket.ledger.is_blocking(self.ticket.id()) {
-            self.commit(&mut state);
+            let report = self.commit(&mut state);
+            drop(state);
+            self.log_end(report);
+            state = self.state();
         }
         self.announce(state, made);
     }
@@ -232,7 +235,8 @@ impl Shared {
     pub fn refuse(&self) {
         *self.notify.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.end(End::cancelled());
-        self.commit(&mut self.state());
+        let report = self.commit(&mut self.state());
+        self.log_end(report);
     }
 
     /// Tells readers that there is something new.
@@ -317,14 +321,13 @@ impl Shared {
         (state.report.clone(), outcome)
     }
 
-    /// Gives the session what was delivered. Once, by whoever ends the request.
-    fn commit(&self, state: &mut State) {
+    /// Gives the session what was delivered. Once, by whoever ends the request, who tells the log of it when nothing is
+    /// locked any more.
+    fn commit(&self, state: &mut State) -> Option<Report> {
         if state.outcome.is_some() {
-            return;
+            return None;
         }
-        let Some(end) = state.engine_end.take() else {
-            return;
-        };
+        let end = state.engine_end.take()?;
         state.fill_report(&end);
         let all = state.answer.tokens.len();
         let Delivered { text, tokens } = match self.delivery {
@@ -337,6 +340,9 @@ impl Shared {
         state.answer.text.truncate(text);
         state.answer.tokens.truncate(tokens);
         state.report.generated_tokens = tokens as u64;
+        if tokens == 0 {
+            state.report.first_token_ns = 0;
+        }
 
         let mut ledger = self.ticket.ledger.state();
         let ended_itself = state.stopped.is_none() && end.is_complete();
@@ -363,6 +369,13 @@ impl Shared {
         metrics::PROCESS.request_ended(&state.report);
         self.ticket.uncount();
         self.ticket.ledger.release(self.ticket.id());
+        Some(state.report.clone())
+    }
+
+    fn log_end(&self, report: Option<Report>) {
+        if let Some(report) = report {
+            crate::log::info!("request {}: {report}", self.ticket.id());
+        }
     }
 }
 
@@ -563,7 +576,8 @@ impl<'a> Blocking<'a> {
         }
         // What is dropped here needs no word to the engine: it was stopped, or has ended.
         while !shared.drain(None).1 {}
-        shared.commit(&mut shared.state());
+        let report = shared.commit(&mut shared.state());
+        shared.log_end(report);
         shared.report()
     }
 }

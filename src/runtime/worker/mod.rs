@@ -294,6 +294,7 @@ impl Worker {
                 running.phase = Phase::Match;
             }
             running.sampler = None;
+            crate::log::debug!("request {} is tried again", running.job.request.ticket.id());
             running.alone = true;
             running.retried = true;
         }
