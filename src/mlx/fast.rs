@@ -269,6 +269,8 @@ impl PackedMatrix {
         else {
             return Ok(None);
         };
+        // What was packed before was freed: MLX would take its buffers for this, up to 8 KiB larger, and keep them.
+        super::memory::clear_cache();
         let mut arrays = vec![weight, scales];
         arrays.extend(biases);
         let data = one(queue(

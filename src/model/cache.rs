@@ -6,7 +6,7 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernels::Visible;
 use crate::mlx::fast::Place;
-use crate::mlx::{self, ops, Array};
+use crate::mlx::{self, fast, memory, ops, Array};
 
 use super::extent::{self, Extent, Room};
 
@@ -195,12 +195,24 @@ fn windowed_mask(n: i32, held: i32, window: i32) -> Result<Array> {
 /// What a place takes over of `[1, heads, tokens, head_dim]`, in the room of the place.
 fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
     let (mut new, mut at) = (like.room(place.capacity)?, 0);
-    for part in place.moved.iter().flatten().filter(|part| !part.is_empty()) {
-        let length = part.end - part.start;
-        new = write_tokens(new, &take_tokens(&old, part.clone())?, at)?;
-        at += length;
+    for part in place.moved.iter().flatten() {
+        // In two, for what is written over all of an array takes its place: a view of the old room.
+        let middle = (part.start + part.end) / 2;
+        for part in [part.start..middle, middle..part.end] {
+            let length = part.end - part.start;
+            if length > 0 {
+                new = write_tokens(new, &take_tokens(&old, part)?, at)?;
+                at += length;
+            }
+        }
     }
+    let new = ops::contiguous(&new)?;
     mlx::eval(&[&new])?;
+    drop(old);
+    if fast::active() {
+        // Or MLX takes its buffer for some other array, up to 8 KiB smaller, and counts all of it.
+        memory::clear_cache();
+    }
     Ok(new)
 }
 

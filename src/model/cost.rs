@@ -177,10 +177,10 @@ impl Costs {
         let rows = tokens * (1 + u64::from(self.scaled) + blocks.saturating_sub(1)) + 2;
         let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
         if self.plain > 0 {
-            // A block's intermediates, and its cache in one piece where it cannot be written in place.
+            // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
             let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
             let token = self.tokens().map(|[keys, values]| keys + values).max();
-            let block = tokens * self.row * self.number + size(longest) * token.unwrap_or(0);
+            let block = 4 * tokens * self.row + size(longest) * token.unwrap_or(0);
             work = work.saturating_add(queued.min(self.plain) * block);
         }
         if !self.kernels {

@@ -286,6 +286,8 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let beside = cost.held.saturating_sub(weight_bytes) + cost.packing;
     check_budget(&engine, weight_bytes.saturating_add(beside))?;
 
+    // Buffers that others freed would be taken for tensors that are up to 8 KiB smaller.
+    memory::clear_cache();
     let mut reader = Reader {
         engine: Some(&engine),
         catalog: &catalog,

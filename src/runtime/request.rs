@@ -223,10 +223,7 @@ impl Shared {
         state.engine_end = Some(end);
         // A blocking call that a panic has ended commits nothing any more.
         if self.delivery == Delivery::Pull || !self.ticket.ledger.is_blocking(self.ticket.id()) {
-            let report = self.commit(&mut state);
-            drop(state);
-            self.log_end(report);
-            state = self.state();
+            self.commit(&mut state);
         }
         self.announce(state, made);
     }
@@ -235,8 +232,7 @@ impl Shared {
     pub fn refuse(&self) {
         *self.notify.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.end(End::cancelled());
-        let report = self.commit(&mut self.state());
-        self.log_end(report);
+        self.commit(&mut self.state());
     }
 
     /// Tells readers that there is something new.
@@ -321,13 +317,14 @@ impl Shared {
         (state.report.clone(), outcome)
     }
 
-    /// Gives the session what was delivered. Once, by whoever ends the request, who tells the log of it when nothing is
-    /// locked any more.
-    fn commit(&self, state: &mut State) -> Option<Report> {
+    /// Gives the session what was delivered. Once, by whoever ends the request.
+    fn commit(&self, state: &mut State) {
         if state.outcome.is_some() {
-            return None;
+            return;
         }
-        let end = state.engine_end.take()?;
+        let Some(end) = state.engine_end.take() else {
+            return;
+        };
         state.fill_report(&end);
         let all = state.answer.tokens.len();
         let Delivered { text, tokens } = match self.delivery {
@@ -367,15 +364,10 @@ impl Shared {
         state.close(self.called.elapsed(), outcome);
         self.counters.request_ended(&state.report);
         metrics::PROCESS.request_ended(&state.report);
+        // Before anybody can see that it has ended. What a log function may call takes no lock of a request.
+        crate::log::info!("request {}: {}", self.ticket.id(), state.report);
         self.ticket.uncount();
         self.ticket.ledger.release(self.ticket.id());
-        Some(state.report.clone())
-    }
-
-    fn log_end(&self, report: Option<Report>) {
-        if let Some(report) = report {
-            crate::log::info!("request {}: {report}", self.ticket.id());
-        }
     }
 }
 
@@ -576,8 +568,7 @@ impl<'a> Blocking<'a> {
         }
         // What is dropped here needs no word to the engine: it was stopped, or has ended.
         while !shared.drain(None).1 {}
-        let report = shared.commit(&mut shared.state());
-        shared.log_end(report);
+        shared.commit(&mut shared.state());
         shared.report()
     }
 }

@@ -122,7 +122,7 @@ static void an_adapter_has_a_line_when_it_is_loaded_and_when_it_is_applied(void)
 
 #define MARKER "Xylophon7"
 
-/* All that happens to a request, with the marker in every text that is given; the lines that it took. */
+/* What happens to requests, with the marker in every text that is given; the lines that it took. */
 static int lines_of_an_answer(mlxrt_model *model, uint32_t tokens) {
   listen_to(MLXRT_LOG_DEBUG);
   mlxrt_session *session = session_of(model);
@@ -134,12 +134,10 @@ static int lines_of_an_answer(mlxrt_model *model, uint32_t tokens) {
   const char *stops[] = {MARKER};
   options.stop = stops;
   options.stop_count = 1;
-  struct answer *answer = new_answer();
-  ask_into(answer, session, input, options);
-  /* A refusal says the name of an argument to the caller, and nothing to the log. */
+  struct answer *answer = ask(session, input, options);
+  free(answer);
   input.template_args = NULL;
   input.template_args_len = 0;
-  free(answer);
   answer = ask(session, input, options);
   CHECK_INT(answer->token_count, tokens);
   free(answer);
@@ -161,8 +159,9 @@ static int lines_of_an_answer(mlxrt_model *model, uint32_t tokens) {
   mlxrt_request_free(request);
   mlxrt_session_free(session);
   int count = seen.count;
-  CHECK_INT(lines_with(MLXRT_LOG_DEBUG, "tokens to compute"), 3);
-  CHECK_INT(lines_with(MLXRT_LOG_DEBUG, "stay"), 1);
+  CHECK_INT(lines_with(MLXRT_LOG_DEBUG, "tokens to compute"), 4);
+  CHECK_INT(lines_with(MLXRT_LOG_DEBUG, "stay"), 2);
+  CHECK_INT(lines_with(MLXRT_LOG_INFO, "tokens in"), 4);
   CHECK_INT(lines_with(MLXRT_LOG_DEBUG, "parked"), tokens > 100 ? 1 : 0);
   stop_listening();
   for (int i = 0; i < count && i < MOST_LINES; i++) {
