@@ -1211,7 +1211,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
  * "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
  * "session_context", "kv_bytes" (of one full session), "estimated_bytes": the most that a process takes which loads the
  * model and fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the
- * CPU computes it is at most 15 % and 64 KiB above what is measured, on a GPU it is estimated with more to spare. What an
+ * CPU computes it is at most 15 % and 32 KiB above what is measured, on a GPU it is estimated with more to spare. What an
  * adapter, another session, training and a request with log-probabilities or penalties take comes on top. The headers of
  * all files are checked. path is a folder, or the id of a model that is in the local Hugging Face cache.
  *
