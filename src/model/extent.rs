@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-/// Room is made for about a quarter more than is needed, in steps between these: a session of a few tokens holds little,
-/// a long one is seldom copied and never has room for more than 256 tokens too many.
-const STEPS: [i32; 2] = [16, 256];
+/// Room is doubled between these, and then grows by the larger one: a session of a few tokens holds little, a long one is
+/// seldom copied, and none has room for more than 256 tokens too many.
+const ROOMS: [i32; 2] = [32, 256];
 
 /// The numbers of one cache.
 #[derive(Clone, Debug)]
@@ -235,22 +235,21 @@ impl Place {
 
 /// The room that is made for so many tokens.
 fn room(tokens: i32) -> i32 {
-    let step = step(tokens);
-    tokens.saturating_add(step - 1) / step * step
+    let [least, step] = ROOMS;
+    match tokens <= step {
+        true => tokens.max(least).unsigned_abs().next_power_of_two() as i32,
+        false => tokens.saturating_add(step - 1) / step * step,
+    }
 }
 
 /// The largest room that is smaller than `most`.
 pub fn room_below(most: i32) -> i32 {
-    let tokens = (most - 1).max(0);
-    tokens / step(tokens) * step(tokens)
-}
-
-fn step(tokens: i32) -> i32 {
-    let [least, largest] = STEPS;
-    let power = u32::try_from(tokens).unwrap_or(0).next_power_of_two();
-    i32::try_from(power / 4)
-        .unwrap_or(largest)
-        .clamp(least, largest)
+    let [least, step] = ROOMS;
+    match most - 1 {
+        tokens if tokens >= step => tokens / step * step,
+        tokens if tokens >= least => 1 << tokens.ilog2(),
+        _ => 0,
+    }
 }
 
 #[cfg(test)]
@@ -258,26 +257,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_grows_in_steps_of_a_quarter() {
-        let rooms = [
-            (1, 16),
-            (13, 16),
-            (16, 16),
-            (17, 32),
-            (33, 48),
-            (65, 96),
-            (100, 128),
-            (129, 192),
-            (257, 384),
-            (513, 768),
-            (5000, 5120),
-        ];
+    fn room_is_doubled_and_then_grows_in_steps() {
+        let rooms = [(1, 32), (13, 32), (33, 64), (100, 128), (256, 256), (257, 512), (5000, 5120)];
         for (tokens, wanted) in rooms {
             assert_eq!(room(tokens), wanted, "{tokens}");
         }
         for tokens in 1..3000 {
             let (room, below) = (room(tokens), room_below(tokens));
-            assert!(room >= tokens && room - tokens < 256.min(16.max(tokens / 2)));
+            assert!(room >= tokens && room - tokens < 256.min(32.max(tokens)));
             assert!(below < tokens && super::room(below + 1) >= tokens);
         }
         assert!(room(i32::MAX) > 0 && room_below(i32::MAX) > 0);
@@ -288,10 +275,10 @@ mod tests {
         let mut extent = Extent::full();
         extent.expect(20, 20);
         assert_eq!(extent.place(4).capacity, 20);
-        extent.expect(20, 30);
-        assert_eq!(extent.place(4).capacity, 30);
+        extent.expect(20, 40);
+        assert_eq!(extent.place(4).capacity, 32);
         // What is asked for is made room for: whether it may be is looked at before.
-        assert_eq!(extent.place(40).capacity, 40);
+        assert_eq!(extent.place(50).capacity, 50);
     }
 
     /// Positions that a cache holds, moved and written as `place` says, against what a window is: by a list of them.

@@ -71,7 +71,10 @@ fn the_log_is_shown_on_wish() {
             assert_eq!(log.matches(words).count(), lines, "{words}: {log}");
         }
     }
-    assert!(!told.contains("tokens to compute") && all.contains("tokens to compute"), "{all}");
+    assert!(
+        !told.contains("tokens to compute") && all.contains("tokens to compute"),
+        "{all}"
+    );
 }
 
 #[test]
