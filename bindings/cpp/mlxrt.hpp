@@ -707,6 +707,20 @@ class Model : public detail::Handle<mlxrt_model, mlxrt_model_free> {
     const mlxrt_input view = input.view();
     return detail::text_of([&](char **text, std::size_t *len) { return mlxrt_render(get(), &view, text, len); });
   }
+  /* The tokens that a request of a fresh session starts from: the prompt as generate takes it in. */
+  std::vector<std::int32_t> prompt_tokens(const Input &input) const {
+    const mlxrt_input view = input.view();
+    return detail::ids_of([&](std::int32_t **ids, std::size_t *count) {
+      return mlxrt_count_tokens(get(), &view, ids, count);
+    });
+  }
+  /* How many those are. */
+  std::size_t count_tokens(const Input &input) const {
+    const mlxrt_input view = input.view();
+    std::size_t count = 0;
+    detail::check(mlxrt_count_tokens(get(), &view, nullptr, &count));
+    return count;
+  }
   /* Writes a folder that mlx-lm and this library load, with no, one or several adapters fused into the weights, which are
    * quantised as they were. Sessions do not notice. */
   void save(std::string_view path, const CallOptions &options = {}) const;

@@ -218,6 +218,8 @@ func TestUseAfterClose(t *testing.T) {
 		"Model.Tokenize":      must2(model.Tokenize("x", nil)),
 		"Model.Detokenize":    must2(model.Detokenize(nil, nil)),
 		"Model.Render":        must2(model.Render(mlxrt.Chat())),
+		"Model.CountTokens":   must2(model.CountTokens(mlxrt.Text("x"))),
+		"Model.PromptTokens":  must2(model.PromptTokens(mlxrt.Text("x"))),
 		"Model.Metrics":       must2(model.Metrics()),
 		"Model.Train":         model.Train(ctx, adapter, mlxrt.TrainOptions{}, nil),
 		"Train's adapter":     load(t).Train(ctx, adapter, mlxrt.TrainOptions{}, nil),

@@ -273,6 +273,10 @@ func TestChat(t *testing.T) {
 	if answer.Result.CachedTokens < 10 {
 		t.Fatalf("the second turn reuses %d tokens", answer.Result.CachedTokens)
 	}
+	counted := must(model.CountTokens(mlxrt.Chat(messages...)))(t)
+	if ids := must(model.PromptTokens(mlxrt.Chat(messages...)))(t); len(ids) != counted || uint64(counted) != answer.Result.PromptTokens {
+		t.Fatalf("%d tokens, %d counted, %d taken in", len(ids), counted, answer.Result.PromptTokens)
+	}
 	prompt := must(model.Render(mlxrt.Chat(messages...)))(t)
 	if !strings.Contains(prompt, "And of Italy?") || !strings.Contains(prompt, "Paris") {
 		t.Fatalf("%q", prompt)

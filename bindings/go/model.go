@@ -236,3 +236,41 @@ func (m *Model) Render(input Input) (string, error) {
 	}
 	return takeText(text, length), nil
 }
+
+// PromptTokens gives the tokens that a request of a fresh session starts from: the prompt as Generate takes it in. The
+// content of messages makes no special tokens, so this is exact where tokenizing what Render gives is not.
+func (m *Model) PromptTokens(input Input) ([]int32, error) {
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	var a arguments
+	defer a.free()
+	in, err := input.c(&a)
+	if err != nil {
+		return nil, err
+	}
+	var ids *C.int32_t
+	var count C.size_t
+	if err := take(C.mlxrt_count_tokens(m.handle, &in, &ids, &count)); err != nil {
+		return nil, m.blame(err)
+	}
+	return takeInts(ids, count), nil
+}
+
+// CountTokens says how many tokens PromptTokens gives.
+func (m *Model) CountTokens(input Input) (int, error) {
+	if err := m.check(); err != nil {
+		return 0, err
+	}
+	var a arguments
+	defer a.free()
+	in, err := input.c(&a)
+	if err != nil {
+		return 0, err
+	}
+	var count C.size_t
+	if err := take(C.mlxrt_count_tokens(m.handle, &in, nil, &count)); err != nil {
+		return 0, m.blame(err)
+	}
+	return int(count), nil
+}

@@ -1098,6 +1098,14 @@ unsafe extern "C" {
     ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {
+    pub fn mlxrt_count_tokens(
+        model: *const mlxrt_model,
+        input: *const mlxrt_input,
+        ids: *mut *mut i32,
+        count: *mut usize,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
     pub fn mlxrt_adapter_create(
         model: *mut mlxrt_model,
         options: *const mlxrt_adapter_options,

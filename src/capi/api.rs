@@ -103,6 +103,7 @@ table! {
     mlxrt_grammar_compile,
     mlxrt_grammar_free,
     mlxrt_metrics = metrics::mlxrt_metrics,
+    mlxrt_count_tokens = model::mlxrt_count_tokens,
 }
 
 /// The table, or NULL for a version that is newer than this library's, or 0.

@@ -282,11 +282,33 @@ impl<T: Plain> ArrayOut<T> {
         Ok(ArrayOut { data, count })
     }
 
+    /// As `clear`, where `data` may be NULL: then only the count goes out.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT when `count` is NULL.
+    ///
+    /// # Safety
+    /// As for `clear`.
+    pub unsafe fn clear_count(data: *mut *mut T, count: *mut usize) -> Result<Self> {
+        // SAFETY: as this function's own contract.
+        unsafe {
+            write_if(data, ptr::null_mut());
+            write_if(count, 0);
+        }
+        not_null(count, "count")?;
+        Ok(ArrayOut { data, count })
+    }
+
     /// Hands a copy out; of an empty array too the pointer is not NULL.
     ///
     /// # Errors
     /// OUT_OF_MEMORY.
     pub fn put(self, values: &[T]) -> Result<()> {
+        if self.data.is_null() {
+            // SAFETY: `clear_count` was promised that it is writable.
+            unsafe { write_if(self.count, values.len()) };
+            return Ok(());
+        }
         let buffer = allocate::<T>(values.len(), 0)?;
         // SAFETY: the buffer has room for the values; `clear` was promised that both are writable.
         unsafe {

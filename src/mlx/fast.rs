@@ -230,6 +230,26 @@ fn packed_bytes<'a>(view: &'a View, layout: &Layout) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(start.add(skipped), layout.nbytes()) }
 }
 
+/// How weights of so many rows and groups are packed; None where the kernels do not know such weights.
+pub fn packed_layout(
+    [rows, groups]: [i32; 2],
+    scales: Dtype,
+    biases: Option<Dtype>,
+    scheme: Scheme,
+) -> Option<Layout> {
+    let size = |n: i32| usize::try_from(n).unwrap_or(0);
+    let inputs = size(groups).checked_mul(size(scheme.group_size))?;
+    let layout = Layout::new(scheme, scales, size(rows), inputs)?;
+    biases
+        .is_none_or(|biases| biases == scales)
+        .then_some(layout)
+}
+
+/// The packed array's length, in u32.
+pub fn packed_size(layout: &Layout) -> Option<i32> {
+    i32::try_from((layout.nbytes() + ALIGNMENT) / 4).ok()
+}
+
 impl PackedMatrix {
     /// Packs now, so that the caller can free the originals. None where the kernels do not know such weights, or are off.
     pub fn new(
@@ -238,19 +258,15 @@ impl PackedMatrix {
         biases: Option<&Array>,
         scheme: Scheme,
     ) -> Result<Option<PackedMatrix>> {
-        let size = |n: i32| usize::try_from(n).unwrap_or(0);
-        let inputs = size(scales.dim(1)) * size(scheme.group_size);
-        let layout = Layout::new(scheme, scales.dtype(), size(weight.dim(0)), inputs);
-        let Some(layout) = layout.filter(|_| active()) else {
+        let shape = [weight.dim(0), scales.dim(1)];
+        let layout = packed_layout(shape, scales.dtype(), biases.map(Array::dtype), scheme);
+        let layout = layout.filter(|_| active());
+        let Some((layout, words)) = layout.and_then(|layout| Some((layout, packed_size(&layout)?)))
+        else {
             return Ok(None);
         };
-        if biases.is_some_and(|biases| biases.dtype() != scales.dtype()) {
-            return Ok(None);
-        }
-        let words = i32::try_from((layout.nbytes() + ALIGNMENT) / 4);
-        let Ok(words) = words else {
-            return Ok(None);
-        };
+        // What was packed before was freed: MLX would take its buffers for this, up to 8 KiB larger, and keep them.
+        super::memory::clear_cache();
         let mut arrays = vec![weight, scales];
         arrays.extend(biases);
         let data = one(queue(

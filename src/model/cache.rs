@@ -1,14 +1,14 @@
 //! Caches of keys and values: one that keeps every token, and one that rotates over a window.
 
+use std::ops::Range;
+
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernels::Visible;
 use crate::mlx::fast::Place;
-use crate::mlx::ops;
-use crate::mlx::Array;
+use crate::mlx::{self, fast, memory, ops, Array};
 
-/// Tokens by which a cache grows.
-const STEP: i32 = 256;
+use super::extent::{self, Extent, Room};
 
 /// What the queries of one pass may look at in one cache.
 pub enum AttentionMask {
@@ -52,54 +52,25 @@ impl AttentionMask {
 
 /// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
 pub struct Cache {
-    /// Tokens seen, which is the position of the next one.
-    offset: i32,
-    /// Tokens that are known to come, those seen included: it grows to take them at once.
-    expected: i32,
+    extent: Extent,
     tensors: Option<(Array, Array)>,
-    window: Option<Window>,
-}
-
-/// Keeps the first `keep` tokens and the newest of the rest, `size` in all.
-struct Window {
-    size: i32,
-    keep: i32,
-    /// Where the next token is written.
-    index: i32,
 }
 
 impl Cache {
-    /// Every token is kept.
-    pub fn full() -> Self {
+    pub fn new(extent: Extent) -> Self {
         Cache {
-            offset: 0,
-            expected: 0,
+            extent,
             tensors: None,
-            window: None,
-        }
-    }
-
-    /// `size` tokens at most (at least 1), the first `keep` (fewer than `size`) for ever.
-    pub fn rotating(size: i32, keep: i32) -> Self {
-        Cache {
-            offset: 0,
-            expected: 0,
-            tensors: None,
-            window: Some(Window {
-                size,
-                keep,
-                index: 0,
-            }),
         }
     }
 
     pub fn offset(&self) -> i32 {
-        self.offset
+        self.extent.offset()
     }
 
-    /// When it grows next, it takes so many tokens at once. One that rotates grows by its own rule.
-    pub fn expect(&mut self, tokens: i32) {
-        self.expected = tokens;
+    /// When it grows next, it takes so many tokens at once, and never room for more than `most`.
+    pub fn expect(&mut self, tokens: i32, most: i32) {
+        self.extent.expect(tokens, most);
     }
 
     /// Bytes that the cache holds, its spare room included.
@@ -109,65 +80,40 @@ impl Cache {
             .map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
     }
 
-    /// Tokens that it has room for once `n` more are in.
-    fn capacity_after(&self, n: i32) -> i32 {
-        let capacity = self.tensors.as_ref().map_or(0, |(keys, _)| keys.dim(2));
-        match &self.window {
-            None if self.offset + n <= capacity => capacity,
-            None => self.offset + self.growth(n),
-            Some(window) if n == 1 && self.offset >= capacity && capacity < window.size => {
-                capacity + STEP.min(window.size - self.offset)
-            }
-            Some(window) if n == 1 => capacity.min(window.size),
-            Some(window) => self.offset.min(window.size - 1) + n,
-        }
-    }
-
-    /// Tokens that room is made for when `n` more do not fit, where none are dropped.
-    fn growth(&self, n: i32) -> i32 {
-        let n = n.max(self.expected - self.offset);
-        (n + STEP - 1) / STEP * STEP
+    /// What `n` more tokens take. `token`: bytes of a token's keys and of its values, before there are any.
+    pub fn room_for(&self, n: i32, token: [u64; 2]) -> Room {
+        let capacity = u64::try_from(self.extent.capacity()).unwrap_or(0);
+        let of = |array: &Array| array.nbytes().checked_div(capacity);
+        let known = self
+            .tensors
+            .as_ref()
+            .and_then(|(keys, values)| Some([of(keys)?, of(values)?]));
+        self.extent.room_for(n, known.unwrap_or(token))
     }
 
     /// Tokens that `n` more see at most, they themselves included.
     pub fn length_after(&self, n: i32) -> i32 {
-        (self.offset + n).min(self.capacity_after(n))
-    }
-
-    /// Bytes that it would hold with `n` more tokens, of `token_bytes` each.
-    pub fn nbytes_after(&self, n: i32, token_bytes: u64) -> u64 {
-        u64::try_from(self.capacity_after(n)).unwrap_or(0) * token_bytes
+        self.extent.seen(n, &self.extent.place(n))
     }
 
     pub fn clear(&mut self) {
-        self.offset = 0;
+        self.extent.clear();
         self.tensors = None;
-        if let Some(window) = &mut self.window {
-            window.index = 0;
-        }
     }
 
     /// Whether the last tokens can be cut: a window that has dropped tokens cannot get them back.
     pub fn is_trimmable(&self) -> bool {
-        self.window
-            .as_ref()
-            .is_none_or(|window| self.offset < window.size)
+        self.extent.is_trimmable()
     }
 
-    /// Whether what it holds depends on how it was filled: a prompt's tokens do not see the kept ones beyond the window,
-    /// generated ones do (as in mlx-lm), so from a full window on nothing goes on as a fresh prompt of the same tokens would.
+    /// Whether what it holds depends on how it was filled.
     pub fn is_path_dependent(&self) -> bool {
-        self.window
-            .as_ref()
-            .is_some_and(|window| window.keep > 0 && self.offset >= window.size)
+        self.extent.is_path_dependent()
     }
 
     /// Cuts the last `n` tokens; only where `is_trimmable`.
     pub fn trim(&mut self, n: i32) {
-        self.offset -= n;
-        if let Some(window) = &mut self.window {
-            window.index -= n;
-        }
+        self.extent.trim(n);
     }
 
     /// What has to be evaluated for the cache to be.
@@ -179,58 +125,60 @@ impl Cache {
 
     /// The mask for `n` new tokens, before they are put in.
     pub fn mask(&self, n: i32) -> Result<AttentionMask> {
-        let size = self.window.as_ref().map(|window| window.size);
-        AttentionMask::new(n, self.offset, size)
+        AttentionMask::new(n, self.offset(), self.extent.window())
     }
 
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
     pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
-        let (n, growth) = (keys.dim(2), self.growth(keys.dim(2)));
-        // Taken, so that the old buffers have no other owner and can be written in place.
-        let old = self.tensors.take();
-        let (keys, values) = match &mut self.window {
-            Some(window) if n > 1 => window.concatenate(old, self.offset, keys, values)?,
-            window => {
-                let like = [Like::of(&keys), Like::of(&values)];
-                let (room, at) = room(window.as_mut(), old, self.offset, [n, growth], like)?;
-                (
-                    write_tokens(room.0, &keys, at)?,
-                    write_tokens(room.1, &values, at)?,
-                )
-            }
-        };
-        self.offset += n;
-        let seen = if self.offset < keys.dim(2) {
-            (
-                take_tokens(&keys, 0, self.offset)?,
-                take_tokens(&values, 0, self.offset)?,
-            )
-        } else {
-            (keys.clone(), values.clone())
+        let n = keys.dim(2);
+        let place = self.extent.place(n);
+        let seen = self.extent.seen(n, &place);
+        // Given away, so that the old buffers have no other owner and can be written in place.
+        let (old_keys, old_values) =
+            self.with_room(&place, [Like::of(&keys), Like::of(&values)])?;
+        let keys = write_tokens(old_keys, &keys, place.at)?;
+        let values = write_tokens(old_values, &values, place.at)?;
+        self.extent.advance(n, &place);
+        let visible = match seen < place.capacity {
+            true => (take_tokens(&keys, 0..seen)?, take_tokens(&values, 0..seen)?),
+            false => (keys.clone(), values.clone()),
         };
         self.tensors = Some((keys, values));
-        Ok(seen)
+        Ok(visible)
     }
 
-    /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache. None
-    /// where they do not go in one place.
-    pub fn place(&mut self, n: i32, like: Like) -> Result<Option<Place>> {
-        if self.window.is_some() && n > 1 {
-            return Ok(None);
-        }
-        let sizes = [n, self.growth(n)];
-        let old = self.tensors.take();
-        let ((keys, values), at) = room(self.window.as_mut(), old, self.offset, sizes, [like; 2])?;
+    /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
+    pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
+        let place = self.extent.place(n);
+        let seen = self.extent.seen(n, &place);
+        let (keys, values) = self.with_room(&place, [like; 2])?;
         self.tensors = Some((keys.clone(), values.clone()));
-        let offset = self.offset;
-        self.offset += n;
-        Ok(Some(Place {
-            at,
-            seen: self.offset.min(keys.dim(2)),
+        let offset = self.extent.offset();
+        self.extent.advance(n, &place);
+        Ok(Place {
+            at: place.at,
+            seen,
             offset,
             keys,
             values,
-        }))
+        })
+    }
+
+    /// Takes the tensors out, with the room that a place needs. Where they are copied, that is done when this returns, one
+    /// after the other: what is there twice is known (`Room::copied`).
+    fn with_room(
+        &mut self,
+        place: &extent::Place,
+        [keys, values]: [Like; 2],
+    ) -> Result<(Array, Array)> {
+        match self.tensors.take() {
+            Some(old) if place.moved.is_none() => Ok(old),
+            Some((old_keys, old_values)) if place.copies() => Ok((
+                moved(old_keys, place, keys)?,
+                moved(old_values, place, values)?,
+            )),
+            _ => Ok((keys.room(place.capacity)?, values.room(place.capacity)?)),
+        }
     }
 }
 
@@ -244,9 +192,34 @@ fn windowed_mask(n: i32, held: i32, window: i32) -> Result<Array> {
     ops::logical_and(&causal, &near)
 }
 
-/// Tokens `from..to` of `[1, heads, tokens, head_dim]`.
-fn take_tokens(x: &Array, from: i32, to: i32) -> Result<Array> {
-    ops::slice(x, &[0, 0, from, 0], &[1, x.dim(1), to, x.dim(3)])
+/// What a place takes over of `[1, heads, tokens, head_dim]`, in the room of the place.
+fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
+    let (mut new, mut at) = (like.room(place.capacity)?, 0);
+    for part in place.moved.iter().flatten() {
+        // In two, for what is written over all of an array takes its place: a view of the old room.
+        let middle = (part.start + part.end) / 2;
+        for part in [part.start..middle, middle..part.end] {
+            let length = part.end - part.start;
+            if length > 0 {
+                new = write_tokens(new, &take_tokens(&old, part)?, at)?;
+                at += length;
+            }
+        }
+    }
+    let new = ops::contiguous(&new)?;
+    mlx::eval(&[&new])?;
+    drop(old);
+    if fast::active() {
+        // Or MLX takes its buffer for some other array, up to 8 KiB smaller, and counts all of it.
+        memory::clear_cache();
+    }
+    Ok(new)
+}
+
+/// Some of the tokens of `[1, heads, tokens, head_dim]`.
+fn take_tokens(x: &Array, tokens: Range<i32>) -> Result<Array> {
+    let stop = [1, x.dim(1), tokens.end, x.dim(3)];
+    ops::slice(x, &[0, 0, tokens.start, 0], &stop)
 }
 
 /// `x` with `update` written over its tokens from `at` on; in place, as `x` is given away.
@@ -272,147 +245,9 @@ impl Like {
             dtype: x.dtype(),
         }
     }
-}
 
-/// Room for `tokens` more.
-fn grown(old: Option<Array>, tokens: i32, like: Like) -> Result<Array> {
-    let room = ops::zeros(&[1, like.heads, tokens, like.head_dim], like.dtype)?;
-    match old {
-        Some(old) => ops::concatenate(&[&old, &room], 2),
-        None => Ok(room),
-    }
-}
-
-/// Tensors with room for `n` more tokens, one where there is a window, and where they go. `growth` as in `append`.
-fn room(
-    window: Option<&mut Window>,
-    old: Option<(Array, Array)>,
-    offset: i32,
-    [n, growth]: [i32; 2],
-    like: [Like; 2],
-) -> Result<((Array, Array), i32)> {
-    match window {
-        None => Ok((append(old, offset, [n, growth], like)?, offset)),
-        Some(window) => window.rotate_in(old, offset, like),
-    }
-}
-
-/// Room for `n` tokens behind `offset`: where there is none, for `growth`.
-fn append(
-    old: Option<(Array, Array)>,
-    offset: i32,
-    [n, growth]: [i32; 2],
-    [keys, values]: [Like; 2],
-) -> Result<(Array, Array)> {
-    match old {
-        Some((old_keys, old_values)) if offset + n > old_keys.dim(2) => {
-            let old_keys = take_tokens(&old_keys, 0, offset)?;
-            let old_values = take_tokens(&old_values, 0, offset)?;
-            Ok((
-                grown(Some(old_keys), growth, keys)?,
-                grown(Some(old_values), growth, values)?,
-            ))
-        }
-        Some(enough) => Ok(enough),
-        None => Ok((grown(None, growth, keys)?, grown(None, growth, values)?)),
-    }
-}
-
-impl Window {
-    /// Room for one token: that of the oldest which may go, once the window is full.
-    fn rotate_in(
-        &mut self,
-        old: Option<(Array, Array)>,
-        offset: i32,
-        [keys, values]: [Like; 2],
-    ) -> Result<((Array, Array), i32)> {
-        let tensors = match old {
-            Some((old_keys, old_values)) => {
-                let capacity = old_keys.dim(2);
-                if offset >= capacity && capacity < self.size {
-                    let room = STEP.min(self.size - offset);
-                    self.index = offset;
-                    (
-                        grown(Some(old_keys), room, keys)?,
-                        grown(Some(old_values), room, values)?,
-                    )
-                } else if capacity > self.size {
-                    // A prefill left more than the window; from here on exactly the window is kept.
-                    self.index = self.size;
-                    let drop = capacity - self.size;
-                    (
-                        self.without(&old_keys, drop, None)?,
-                        self.without(&old_values, drop, None)?,
-                    )
-                } else {
-                    (old_keys, old_values)
-                }
-            }
-            None => {
-                let room = STEP.min(self.size - offset);
-                self.index = offset;
-                (grown(None, room, keys)?, grown(None, room, values)?)
-            }
-        };
-        if self.index == self.size {
-            self.index = self.keep;
-        }
-        let at = self.index;
-        self.index += 1;
-        Ok((tensors, at))
-    }
-
-    /// Several tokens: in order of time behind what is left, of which each of them sees a full window.
-    fn concatenate(
-        &mut self,
-        old: Option<(Array, Array)>,
-        offset: i32,
-        keys: Array,
-        values: Array,
-    ) -> Result<(Array, Array)> {
-        let joined = match old {
-            None => (keys, values),
-            Some((old_keys, old_values)) => {
-                let old_keys = self.in_order(old_keys, offset)?;
-                let old_values = self.in_order(old_values, offset)?;
-                let drop = old_keys.dim(2) - self.size + 1;
-                (
-                    self.without(&old_keys, drop, Some(&keys))?,
-                    self.without(&old_values, drop, Some(&values))?,
-                )
-            }
-        };
-        self.index = joined.0.dim(2);
-        Ok(joined)
-    }
-
-    /// Undoes the rotation and leaves out unused room.
-    fn in_order(&self, x: Array, offset: i32) -> Result<Array> {
-        let capacity = x.dim(2);
-        if self.index == capacity {
-            Ok(x)
-        } else if self.index < offset {
-            let parts = [
-                take_tokens(&x, 0, self.keep)?,
-                take_tokens(&x, self.index, capacity)?,
-                take_tokens(&x, self.keep, self.index)?,
-            ];
-            ops::concatenate(&parts.each_ref(), 2)
-        } else {
-            take_tokens(&x, 0, self.index)
-        }
-    }
-
-    /// `x` without the `drop` tokens after the kept ones (none when `drop` is not positive), then `more`.
-    fn without(&self, x: &Array, drop: i32, more: Option<&Array>) -> Result<Array> {
-        let mut parts = Vec::with_capacity(3);
-        if drop > 0 {
-            parts.push(take_tokens(x, 0, self.keep)?);
-            parts.push(take_tokens(x, drop + self.keep, x.dim(2))?);
-        } else {
-            parts.push(x.clone());
-        }
-        parts.extend(more.cloned());
-        ops::concatenate(&parts.iter().collect::<Vec<_>>(), 2)
+    /// Room for so many tokens: `[1, heads, tokens, head_dim]`
+    fn room(self, tokens: i32) -> Result<Array> {
+        ops::zeros(&[1, self.heads, tokens, self.head_dim], self.dtype)
     }
 }

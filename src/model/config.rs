@@ -1,5 +1,7 @@
 //! The one description of a decoder-only transformer that every family is read into.
 
+use super::extent::Extent;
+
 /// Sizes are numbers of elements; all were checked by the family that read them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
@@ -96,21 +98,21 @@ pub enum RopeScaling {
 }
 
 impl DecoderConfig {
-    /// Bytes of keys and values after `tokens` tokens, each number of `element` bytes; `window` as a session has it.
-    pub fn kv_bytes(&self, tokens: u32, window: Option<u32>, element: u64) -> u64 {
-        // At most 2^29: the limits of heads, head_dim and a number's size.
-        let one = 2 * self.attention.kv_heads as u64 * self.attention.head_dim as u64 * element;
-        let held = |layer: &Layer| match layer
-            .window
-            .and_then(|own| u32::try_from(own).ok())
-            .or(window)
-        {
-            Some(window) => tokens.min(window),
-            None => tokens,
+    /// Empty caches of one session; `window` and `keep` turn the full ones into rotating ones.
+    pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Extent> {
+        let extent = |layer: &Layer| match (layer.window, window) {
+            (Some(size), _) => Extent::rotating(size, 0),
+            (None, Some(size)) => Extent::rotating(size, keep),
+            (None, None) => Extent::full(),
         };
-        self.layers
-            .iter()
-            .map(|layer| u64::from(held(layer)) * one)
-            .fold(0, u64::saturating_add)
+        self.layers.iter().map(extent).collect()
+    }
+
+    /// Weights of all blocks' linear layers.
+    pub fn block_parameters(&self) -> u64 {
+        let size = |n: i32| u64::try_from(n).unwrap_or(0);
+        let heads = 2 * size(self.attention.heads) + 2 * size(self.attention.kv_heads);
+        let block = heads * size(self.attention.head_dim) + 3 * size(self.mlp.intermediate_size);
+        self.layers.len() as u64 * size(self.hidden_size) * block
     }
 }

@@ -7,6 +7,7 @@ use super::adapter::{Adapter, AdapterSet};
 use super::attention::Attention;
 use super::cache::{AttentionMask, Cache};
 use super::config::{DecoderConfig, NormPlacement, Rope};
+use super::cost::{Costs, StepCost};
 use super::layers::{add_residual, Embedding, Linear, Mlp, Norm};
 use super::modules::{BlockModule, Site};
 use super::rope::RotaryEmbedding;
@@ -24,6 +25,7 @@ pub struct Decoder {
     lm_head: Option<Linear>,
     /// The scalar that embeddings are multiplied by.
     embed_scale: Option<Array>,
+    costs: Costs,
 }
 
 pub(super) struct Block {
@@ -49,6 +51,7 @@ pub(super) enum Norms {
 impl Decoder {
     /// On the engine thread, from weights that were planned for `config`.
     pub fn new(config: DecoderConfig, weights: Weights<Array>) -> Result<Self> {
+        let costs = Costs::new(&config, &weights, fast::active());
         let embed_scale = config
             .embed_scale
             .map(|scale| Array::scalar(f32::from(half::bf16::from_f32(scale)), Dtype::F32))
@@ -87,73 +90,33 @@ impl Decoder {
                 .map(|head| Linear::new(head, Site::LM_HEAD))
                 .transpose()?,
             embed_scale,
+            costs,
             config: Rc::new(config),
         })
     }
 
     /// Empty caches for one session; `window` and `keep` turn the full ones into rotating ones.
     pub fn make_caches(&self, window: Option<i32>, keep: i32) -> Vec<Cache> {
-        self.config
-            .layers
-            .iter()
-            .map(|layer| match (layer.window, window) {
-                (Some(size), _) => Cache::rotating(size, 0),
-                (None, Some(size)) => Cache::rotating(size, keep),
-                (None, None) => Cache::full(),
-            })
-            .collect()
+        let extents = self.config.extents(window, keep);
+        extents.into_iter().map(Cache::new).collect()
     }
 
-    /// Weights of all blocks' linear layers.
-    pub fn block_parameters(&self) -> u64 {
-        let config = &*self.config;
-        let size = |n: i32| u64::try_from(n).unwrap_or(0);
-        let heads = 2 * size(config.attention.heads) + 2 * size(config.attention.kv_heads);
-        let block =
-            heads * size(config.attention.head_dim) + 3 * size(config.mlp.intermediate_size);
-        config.layers.len() as u64 * size(config.hidden_size) * block
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
     }
 
-    /// What `n` more tokens in these caches would take, in bytes.
-    pub fn cost(&self, n: i32, caches: &[Cache]) -> Cost {
-        let DecoderConfig {
-            attention,
-            mlp,
-            hidden_size,
-            vocab_size,
-            ..
-        } = &*self.config;
-        let size = |n: i32| u64::try_from(n).unwrap_or(0);
-        let element = size(self.norm.dtype().size() as i32);
-        let token = 2 * size(attention.kv_heads) * size(attention.head_dim) * element;
-        let before: u64 = caches.iter().map(Cache::nbytes).sum();
-        let after = caches.iter().map(|cache| cache.nbytes_after(n, token));
-        // Of the layers that are queued at a time each may be copied: as it grows, or into one piece where attention is not fused. Activations: a few
-        // rows of each width, in f32 at worst, and the scores before and after the softmax, again where attention is not
-        // fused. Of the logits, what sampling makes of them.
-        let longest = caches.iter().map(|cache| size(cache.length_after(n))).max();
-        let longest = longest.unwrap_or(0);
-        let scores = 2 * size(n) * size(attention.heads) * longest;
-        let heads = size(attention.heads) + 2 * size(attention.kv_heads);
-        let row = 4 * size(*hidden_size)
-            + 3 * size(mlp.intermediate_size)
-            + 2 * heads * size(attention.head_dim);
-        let queued = layers_queued().min(caches.len() as u64).max(1);
-        let work = 4 * (queued * size(n) * row + scores + 8 * size(*vocab_size));
-        Cost {
-            kv: after.clone().sum(),
-            more: after.clone().sum::<u64>().saturating_sub(before)
-                + queued
-                    * caches
-                        .iter()
-                        .zip(after)
-                        .filter(|(cache, after)| cache.nbytes() != *after)
-                        .map(|(_, after)| after)
-                        .max()
-                        .unwrap_or(0)
-                        .max(longest * token)
-                + work,
-        }
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    /// What `n` more tokens in these caches take.
+    pub fn cost(&self, n: i32, caches: &[Cache]) -> StepCost {
+        let rooms = caches.iter().zip(self.costs.tokens());
+        let rooms: Vec<_> = rooms
+            .map(|(cache, token)| cache.room_for(n, token))
+            .collect();
+        let longest = caches.iter().map(|cache| cache.length_after(n)).max();
+        self.costs.step(n, longest.unwrap_or(0), &rooms)
     }
 
     /// tokens i32 or u32 `[n]` → the last block's output, `[1, n, hidden]` or for `Rows::Last` `[1, 1, hidden]`; the
@@ -282,24 +245,6 @@ impl Decoder {
             None => Err(Error::internal("an adapter of a module that is not there")),
         }
     }
-}
-
-/// Layers whose arrays MLX makes before the first of them is computed: on the CPU about 50 operations are queued at a time,
-/// and with kernels a layer whose cache grows has some five.
-fn layers_queued() -> u64 {
-    if fast::active() {
-        10
-    } else {
-        1
-    }
-}
-
-/// What the next tokens of a session would take, in bytes.
-pub struct Cost {
-    /// All its keys and values.
-    pub kv: u64,
-    /// More memory than now, at most.
-    pub more: u64,
 }
 
 /// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of

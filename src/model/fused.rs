@@ -45,9 +45,7 @@ impl Block {
             head_dim: self.attention.config.head_dim,
             dtype,
         };
-        let Some(place) = cache.place(n, like)? else {
-            return Ok(None);
-        };
+        let place = cache.place(n, like)?;
         let asking = match rows {
             Rows::All => n,
             Rows::Last => 1,

@@ -312,10 +312,6 @@ impl Norm {
     pub fn adapted<'a>(&'a self, adapters: &'a AdapterSet) -> &'a Array {
         adapters.norm(self.site, &self.weight)
     }
-
-    pub fn dtype(&self) -> Dtype {
-        self.weight.dtype()
-    }
 }
 
 pub struct Mlp {

@@ -541,21 +541,21 @@ impl<T> Weights<T> {
                 .into_iter()
                 .filter_map(|linear| linear.bias.as_ref())
                 .for_each(&mut *f);
-            let optional = [
-                &block.q_norm,
-                &block.k_norm,
-                &block.pre_feedforward_layernorm,
-                &block.post_feedforward_layernorm,
-            ];
-            optional.into_iter().flatten().for_each(&mut *f);
-            f(&block.input_layernorm);
-            f(&block.post_attention_layernorm);
+            block.norms().into_iter().for_each(&mut *f);
         }
         f(&self.norm);
         self.lm_head
             .iter()
             .filter_map(|head| head.bias.as_ref())
             .for_each(f);
+    }
+
+    /// Every norm.
+    pub fn for_each_norm<'a>(&'a self, f: &mut dyn FnMut(&'a T)) {
+        for block in &self.layers {
+            block.norms().into_iter().for_each(&mut *f);
+        }
+        f(&self.norm);
     }
 
     /// Every tensor.
@@ -578,7 +578,7 @@ impl<T> Weights<T> {
 }
 
 impl<T> Weight<T> {
-    fn tensors(&self) -> Vec<&T> {
+    pub(super) fn tensors(&self) -> Vec<&T> {
         match self {
             Weight::Dense(weight) => vec![weight],
             Weight::Quantized {
@@ -627,7 +627,19 @@ impl<T> Block<T> {
         there.collect()
     }
 
-    fn linears(&self) -> [&Linear<T>; 7] {
+    pub(super) fn norms(&self) -> Vec<&T> {
+        let optional = [
+            &self.q_norm,
+            &self.k_norm,
+            &self.pre_feedforward_layernorm,
+            &self.post_feedforward_layernorm,
+        ];
+        let mut all: Vec<&T> = optional.into_iter().flatten().collect();
+        all.extend([&self.input_layernorm, &self.post_attention_layernorm]);
+        all
+    }
+
+    pub(super) fn linears(&self) -> [&Linear<T>; 7] {
         [
             &self.q_proj,
             &self.k_proj,

@@ -558,6 +558,16 @@ fn kernels_on(threads: usize) -> Kernels {
 }
 
 /// Whether the device's operations are ours. On macOS MLX's own are fast.
+/// The device that runs, or would, and whether the CPU's kernels compute on it.
+pub(super) fn device() -> Result<(Device, bool)> {
+    prepare();
+    let device = match current() {
+        Some(engine) => engine.device,
+        None => choose_device(None)?,
+    };
+    Ok((device, uses_kernels(device)))
+}
+
 fn uses_kernels(device: Device) -> bool {
     device == Device::Cpu && !cfg!(target_os = "macos")
 }

@@ -9,7 +9,7 @@ use super::metrics;
 use super::options::sampling;
 pub use super::options::{GenerateOptions, Setting};
 use super::prompt;
-pub use super::prompt::{render, Conversation, Input};
+pub use super::prompt::{render, tokens, Conversation, Input};
 pub use super::report::{Report, Stop};
 use super::request::{Blocking, Delivery, Plan, Shared};
 pub use super::request::{Event, Next, Notify, Request};

@@ -124,6 +124,8 @@ pub struct Ticket {
     made: AtomicU64,
     taken: AtomicU64,
     parked: AtomicBool,
+    /// It was said in the log: once, for a slow reader parks a request again and again.
+    told: AtomicBool,
 }
 
 impl Drop for Ticket {
@@ -146,6 +148,7 @@ impl Ticket {
             made: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             parked: AtomicBool::new(false),
+            told: AtomicBool::new(false),
         }
     }
 
@@ -194,6 +197,13 @@ impl Ticket {
         }
         self.parked.store(true, Ordering::SeqCst);
         // The reader may have caught up between the look and the flag.
-        ahead()
+        let waits = ahead();
+        if waits && !self.told.swap(true, Ordering::Relaxed) {
+            crate::log::debug!(
+                "request {} is parked whenever its reader is {RUN_AHEAD} events behind",
+                self.id
+            );
+        }
+        waits
     }
 }

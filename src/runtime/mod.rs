@@ -8,6 +8,7 @@ pub mod adapter;
 mod caches;
 mod clock;
 pub mod engine;
+mod estimate;
 mod exit;
 pub mod generate;
 mod job;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{json, Map, Value};
 
 use super::engine::{self, Command, Engine, Hold};
+use super::estimate::Estimate;
 use super::metrics::{self, Counters};
 use super::model_save::Source;
 use super::session::SessionOptions;
@@ -17,6 +18,7 @@ use crate::load::{
     Warnings,
 };
 use crate::mlx::{memory, Array, HostBuffer};
+use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
 use crate::model::modules::{modules, Module};
 use crate::model::{Decoder, DecoderConfig, Names, Planned, Weight, Weights};
@@ -229,11 +231,6 @@ impl Description {
         count
     }
 
-    /// Bytes of one cached number: the type that the norms have, which activations take on.
-    fn kv_element(&self) -> u64 {
-        self.planned.weights.norm.dtype.size() as u64
-    }
-
     /// The config's scheme where a matrix has it, else what most have.
     fn scheme(&self) -> Option<Scheme> {
         let schemes = || self.planned.schemes.iter().map(|(_, scheme)| *scheme);
@@ -285,6 +282,18 @@ impl Description {
 
 fn scheme_json(scheme: Scheme) -> Value {
     json!({ "mode": scheme.mode.name(), "bits": scheme.bits, "group_size": scheme.group_size })
+}
+
+/// For the log.
+fn words_of(scheme: Option<Scheme>) -> String {
+    match scheme {
+        Some(Scheme {
+            mode,
+            bits,
+            group_size,
+        }) => format!("{bits} bits {} in groups of {group_size}", mode.name()),
+        None => "not quantised".to_owned(),
+    }
 }
 
 /// The tokens a session may have: what was asked for, at most what the model was made for.
@@ -357,21 +366,17 @@ pub fn inspect(
         0 => context,
         wanted => wanted.min(context),
     };
-    let window = (session.window > 0).then_some(session.window);
-    let element = description.kv_element();
-    let mut kv_bytes = description
-        .config
-        .kv_bytes(session_context, window, element);
-    if session.kv_limit > 0 {
-        kv_bytes = kv_bytes.min(session.kv_limit);
-    }
+    let estimate = Estimate::new(
+        &description.config,
+        &description.planned.weights,
+        session,
+        session_context,
+        engine::device()?,
+    )?;
     let mut json = plan.to_json();
     json.insert("session_context".into(), session_context.into());
-    json.insert("kv_bytes".into(), kv_bytes.into());
-    json.insert(
-        "estimated_bytes".into(),
-        description.weight_bytes().saturating_add(kv_bytes).into(),
-    );
+    json.insert("kv_bytes".into(), estimate.kv.into());
+    json.insert("estimated_bytes".into(), estimate.peak.into());
     Ok(Value::Object(json).to_string())
 }
 
@@ -382,6 +387,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         deadline,
         progress,
     } = options;
+    let begun = Instant::now();
     let plan = Plan::make(path, context, follow_links, deadline)?;
     let info = plan.to_json();
     let Plan {
@@ -390,15 +396,18 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         tokenizer,
         chat,
     } = plan;
+    let scheme = description.scheme();
     let weight_bytes = description.weight_bytes();
     let parameters = description.parameters();
     let json = description.config_to_save()?;
     let Description {
         folder,
+        family,
         config,
         generation,
         catalog,
         planned,
+        warnings,
         ..
     } = description;
     let Planned { weights, names, .. } = planned;
@@ -406,8 +415,13 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let modules = modules(&config);
     let names = config.names.first().copied();
     let engine = engine::acquire()?;
-    check_budget(&engine, weight_bytes)?;
+    let (_, kernels) = engine::device()?;
+    let cost = WeightCost::of(&config, &weights, kernels);
+    let beside = cost.held.saturating_sub(weight_bytes) + cost.packing;
+    check_budget(&engine, weight_bytes.saturating_add(beside))?;
 
+    // Buffers that others freed would be taken for tensors that are up to 8 KiB smaller.
+    memory::clear_cache();
     let mut reader = Reader {
         engine: Some(&engine),
         catalog: &catalog,
@@ -415,12 +429,16 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         progress,
         done: 0,
         total: weight_bytes,
+        beside,
     };
     let weights = weights.try_map(|tensor| reader.read(tensor))?;
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     engine.call(move |worker| {
         worker.refuse_when_paused()?;
+        if !worker.make_room_for(beside) {
+            return Err(too_large(beside));
+        }
         let weights: Weights<Array> =
             weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
         worker.add_model(id, Decoder::new(for_engine, weights)?);
@@ -443,6 +461,13 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     };
     model.counters.weights_changed(0, weight_bytes);
     metrics::PROCESS.weights_changed(0, weight_bytes);
+    crate::log::info!(
+        "loaded {path}: {}, {}, {weight_bytes} bytes of weights, in {} ms, {} warnings",
+        family.model_type,
+        words_of(scheme),
+        begun.elapsed().as_millis(),
+        warnings.sentences().len()
+    );
     Ok(model)
 }
 
@@ -487,13 +512,15 @@ pub(super) fn check_budget(engine: &Engine, weight_bytes: u64) -> Result<()> {
     if fit || engine.call(move |worker| Ok(worker.make_room_for(weight_bytes)))? {
         return Ok(());
     }
+    Err(too_large(weight_bytes))
+}
+
+fn too_large(bytes: u64) -> Error {
     let (active, limit) = (memory::active(), memory::limit());
-    Err(Error::new(
+    Error::new(
         Code::OutOfMemory,
-        format!(
-            "the weights have {weight_bytes} bytes, {active} are in use, and the limit is {limit}"
-        ),
-    ))
+        format!("the weights take {bytes} bytes, {active} are in use, and the limit is {limit}"),
+    )
 }
 
 fn in_time(deadline: Option<Instant>) -> Result<()> {
@@ -513,6 +540,8 @@ pub(super) struct Reader<'a> {
     pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
     pub done: u64,
     pub total: u64,
+    /// Bytes that they take on top, once they are read.
+    pub beside: u64,
 }
 
 impl Reader<'_> {
@@ -530,7 +559,7 @@ impl Reader<'_> {
         })?;
         // Again for each: others may have taken the room meanwhile, or the limit may have changed.
         if let Some(engine) = self.engine {
-            check_budget(engine, self.total.saturating_sub(self.done))?;
+            check_budget(engine, self.total.saturating_sub(self.done) + self.beside)?;
         }
         let mut buffer = HostBuffer::new(bytes)?;
         loop {
@@ -615,6 +644,7 @@ pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usiz
         progress: &mut |_, _| true,
         done: 0,
         total,
+        beside: 0,
     };
     let weights = weights.try_map(|tensor| reader.read(tensor))?;
     let weights = weights.try_map(|(tensor, buffer)| {

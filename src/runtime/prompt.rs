@@ -107,6 +107,11 @@ impl Prompt {
     }
 }
 
+/// The tokens that a request of a fresh session starts from.
+pub fn tokens(model: &Model, input: &Input) -> Result<Vec<i32>> {
+    Prompt::new(model, input)?.after(&[])
+}
+
 /// The start of the answer that an input wants continued; else nothing.
 pub fn continued_text(input: &Input) -> Result<String> {
     match input {

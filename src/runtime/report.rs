@@ -1,5 +1,7 @@
 //! What a request did and what it cost.
 
+use std::fmt;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     Eos,
@@ -55,11 +57,42 @@ impl Report {
         }
     }
 
+    /// Tokens a second, of so many in so many nanoseconds.
+    fn rate(tokens: u64, ns: u64) -> f64 {
+        match ns {
+            0 => 0.0,
+            ns => tokens as f64 * 1e9 / ns as f64,
+        }
+    }
+
     /// What is reported of a call that failed before it was a request.
     pub fn refused(error_code: i32) -> Self {
         Report {
             error_code,
             ..Report::new(0)
+        }
+    }
+}
+
+/// For the log.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let computed = self.prompt_tokens.saturating_sub(self.cached_tokens);
+        let decoded = self.generated_tokens.saturating_sub(1);
+        write!(
+            f,
+            "{} tokens in, {} cached, {} out, prefill {:.1} tok/s, decode {:.1} tok/s, {} ms, stop {:?}",
+            self.prompt_tokens,
+            self.cached_tokens,
+            self.generated_tokens,
+            Report::rate(computed, self.prefill_ns),
+            Report::rate(decoded, self.decode_ns),
+            self.total_ns / 1_000_000,
+            self.stop
+        )?;
+        match self.error_code {
+            0 => Ok(()),
+            code => write!(f, " (code {code})"),
         }
     }
 }

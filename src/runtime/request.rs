@@ -337,6 +337,9 @@ impl Shared {
         state.answer.text.truncate(text);
         state.answer.tokens.truncate(tokens);
         state.report.generated_tokens = tokens as u64;
+        if tokens == 0 {
+            state.report.first_token_ns = 0;
+        }
 
         let mut ledger = self.ticket.ledger.state();
         let ended_itself = state.stopped.is_none() && end.is_complete();
@@ -361,6 +364,8 @@ impl Shared {
         state.close(self.called.elapsed(), outcome);
         self.counters.request_ended(&state.report);
         metrics::PROCESS.request_ended(&state.report);
+        // Before anybody can see that it has ended. What a log function may call takes no lock of a request.
+        crate::log::info!("request {}: {}", self.ticket.id(), state.report);
         self.ticket.uncount();
         self.ticket.ledger.release(self.ticket.id());
     }

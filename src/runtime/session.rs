@@ -46,6 +46,32 @@ pub struct SessionInfo {
 
 const DEFAULT_KEEP: i32 = 4;
 
+impl SessionOptions {
+    /// Tokens that full caches rotate over, if they do, and the first that these never drop.
+    pub(super) fn window(&self) -> Result<(Option<i32>, i32)> {
+        let keep = match self.keep {
+            0 => DEFAULT_KEEP,
+            -1 => 0,
+            keep if keep > 0 => keep,
+            keep => {
+                return Err(Error::invalid(format!(
+                    "options.keep must be -1, 0 or more, is {keep}"
+                )))
+            }
+        };
+        match i32::try_from(self.window) {
+            Ok(0) => Ok((None, 0)),
+            // A default never makes a small window illegal.
+            Ok(window) if self.keep == 0 && window <= keep => Ok((Some(window), window - 1)),
+            Ok(window) if window > keep => Ok((Some(window), keep)),
+            _ => Err(Error::invalid(format!(
+                "options.window is {}, and must be larger than the {keep} tokens to keep",
+                self.window
+            ))),
+        }
+    }
+}
+
 impl Session {
     pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Session> {
         let context = match options.context {
@@ -58,36 +84,15 @@ impl Session {
                 )))
             }
         };
-        let keep = match options.keep {
-            0 => DEFAULT_KEEP,
-            -1 => 0,
-            keep if keep > 0 => keep,
-            keep => {
-                return Err(Error::invalid(format!(
-                    "options.keep must be -1, 0 or more, is {keep}"
-                )))
-            }
-        };
-        let window = match i32::try_from(options.window) {
-            Ok(0) => None,
-            // A default never makes a small window illegal.
-            Ok(window) if options.keep == 0 && window <= keep => Some((window, window - 1)),
-            Ok(window) if window > keep => Some((window, keep)),
-            _ => {
-                return Err(Error::invalid(format!(
-                    "options.window is {}, and must be larger than the {keep} tokens to keep",
-                    options.window
-                )))
-            }
-        };
+        let (window, keep) = options.window()?;
         if !model.engine.is_alive() {
             return Err(super::engine::ended());
         }
         let cache = CacheSpec {
             session: model.engine.next_id(),
             model: model.id,
-            window: window.map(|(window, _)| window),
-            keep: window.map_or(0, |(_, keep)| keep),
+            window,
+            keep,
             limit: (options.kv_limit != 0).then_some(options.kv_limit),
         };
         model.engine.sessions.fetch_add(1, Ordering::AcqRel);
@@ -103,6 +108,12 @@ impl Session {
     /// What requests from now on are computed with.
     pub fn apply(&self, adapters: Applied) -> Result<()> {
         check_set(&adapters, &self.model)?;
+        crate::log::info!(
+            "session {}: {} adapter{} applied, from the next request on",
+            self.cache.session,
+            adapters.len(),
+            if adapters.len() == 1 { "" } else { "s" }
+        );
         *self.lock_adapters() = Arc::new(adapters);
         Ok(())
     }

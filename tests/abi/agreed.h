@@ -349,6 +349,8 @@ mlxrt_error *mlxrt_grammar_compile(const mlxrt_model *model, int32_t kind, const
 void mlxrt_grammar_free(mlxrt_grammar *grammar);
 /* ---- metrics ---- */
 mlxrt_error *mlxrt_metrics(const mlxrt_model *model, mlxrt_metrics_data *out); /* NULL = the whole process; always on */
+/* ---- later functions: the order is that of mlxrt_api ---- */
+mlxrt_error *mlxrt_count_tokens(const mlxrt_model *model, const mlxrt_input *input, int32_t **ids, size_t *count); /* what generate would take in, provenance included; ids may be NULL */
 
 #ifdef __cplusplus
 }

@@ -82,6 +82,7 @@ static void everything_is_refused(void) {
   CHECK(ids == NULL);
   FORKED(mlxrt_detokenize(model, &id, 1, 0, &text, &len));
   FORKED(mlxrt_render(model, &messages, &text, &len));
+  FORKED(mlxrt_count_tokens(model, &messages, NULL, &len));
   /* Sessions */
   FORKED(mlxrt_session_create(model, NULL, &made_session));
   CHECK(made_session == NULL);

@@ -39,6 +39,9 @@ static void null_for_every_pointer(void) {
   FAILS(mlxrt_render(NULL, &input, &text, &len), HANDLE, "model");
   FAILS(mlxrt_render(model, NULL, &text, &len), ARGUMENT, "input");
   FAILS(mlxrt_render(model, &input, NULL, &len), ARGUMENT, "text");
+  FAILS(mlxrt_count_tokens(NULL, &input, &ids, &len), HANDLE, "model");
+  FAILS(mlxrt_count_tokens(model, NULL, &ids, &len), ARGUMENT, "input");
+  FAILS(mlxrt_count_tokens(model, &input, &ids, NULL), ARGUMENT, "count");
   FAILS(mlxrt_session_create(NULL, NULL, &new_session), HANDLE, "model");
   FAILS(mlxrt_session_create(model, NULL, NULL), ARGUMENT, "out");
   mlxrt_session_state state;
@@ -83,6 +86,7 @@ static void refuses_model(mlxrt_model *bad) {
   CHECK(ids == NULL);
   FAILS(mlxrt_detokenize(bad, &id, 1, 0, &text, &len), HANDLE, "model");
   FAILS(mlxrt_render(bad, &input, &text, &len), HANDLE, "model");
+  FAILS(mlxrt_count_tokens(bad, &input, NULL, &len), HANDLE, "model");
   FAILS(mlxrt_session_create(bad, NULL, &made), HANDLE, "model");
   CHECK(made == NULL);
   FAILS(mlxrt_metrics(bad, &metrics), HANDLE, "model");

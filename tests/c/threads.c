@@ -153,6 +153,8 @@ static void call_everything(struct answer *answer, const mlxrt_event *event) {
   mlxrt_free(ids);
   OK(mlxrt_render(model, &messages, &text, NULL));
   mlxrt_free(text);
+  OK(mlxrt_count_tokens(model, &messages, NULL, &count));
+  CHECK(count > 0);
   OK(mlxrt_session_tokens(session, &ids, &count));
   mlxrt_free(ids);
   CHECK_INT(state_of(session).busy, 1);

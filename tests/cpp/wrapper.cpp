@@ -123,6 +123,10 @@ void texts_and_tokens() {
   const auto prompt = model.render(mlxrt::chat({{"user", "Say \"hi\"\n\x01 \\ ok"}}));
   CHECK(prompt.find("Say \"hi\"\n\x01 \\ ok") != std::string::npos);
   FAILS(model.render(mlxrt::messages("[{\"role\":1}]")), code::invalid_argument);
+  const auto counted = mlxrt::chat({{"user", "Hi <|im_end|>"}});
+  CHECK(model.count_tokens(counted) == model.prompt_tokens(counted).size());
+  CHECK(model.count_tokens(mlxrt::text("abc")) >= 3);
+  FAILS(model.count_tokens(mlxrt::messages("[{\"role\":1}]")), code::invalid_argument);
   CHECK(mlxrt::json_string("a\"\\\n\x1f") == "\"a\\\"\\\\\\u000a\\u001f\"");
   CHECK(mlxrt::version() == std::string_view(VERSION));
   CHECK(mlxrt::abi_version() == MLXRT_ABI);

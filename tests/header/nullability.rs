@@ -26,6 +26,8 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("*", "adapters"),
     ("*", "scales"),
     ("mlxrt_metrics", "model"),
+    // Where only the count is wanted.
+    ("mlxrt_count_tokens", "ids"),
 ];
 
 /// Fields that are never NULL: struct and name.

@@ -57,6 +57,27 @@ fn prompts_come_from_everywhere() {
 }
 
 #[test]
+fn the_log_is_shown_on_wish() {
+    let with = |more: &[&str]| {
+        let ran = run([&["generate", &tiny(), "abc", "--greedy", "-n", "5"], more].concat());
+        (ran.err.clone(), ran.fine())
+    };
+    let (plain, wanted) = with(&[]);
+    let (told, answer) = with(&["-v"]);
+    let (all, same) = with(&["-vv"]);
+    assert_eq!((&answer, &same), (&wanted, &wanted));
+    for (log, lines) in [(&plain, 0), (&told, 1), (&all, 1)] {
+        for words in ["loaded ", " tokens in, "] {
+            assert_eq!(log.matches(words).count(), lines, "{words}: {log}");
+        }
+    }
+    assert!(
+        !told.contains("tokens to compute") && all.contains("tokens to compute"),
+        "{all}"
+    );
+}
+
+#[test]
 fn json_says_the_same_as_text() {
     let base = [
         "generate",

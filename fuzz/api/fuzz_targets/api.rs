@@ -36,6 +36,7 @@ const OPS: &[Op] = &[
     calls::session_cancel,
     calls::generate,
     calls::metrics,
+    calls::count_tokens,
 ];
 
 /// Runs what the bytes say, one operation after the other.

@@ -395,6 +395,22 @@ pub fn render(world: &World, bytes: &mut Bytes) {
     buffer(code, text);
 }
 
+pub fn count_tokens(world: &World, bytes: &mut Bytes) {
+    let (mut made, mut length) = (null_mut(), 0);
+    let given = ids(bytes);
+    let mut input = Sized::new(input(&given, bytes), bytes);
+    // SAFETY: as render.
+    let code = outcome(unsafe {
+        mlxrt_count_tokens(
+            world.handle(bytes),
+            input.pointer(bytes),
+            &mut made,
+            out(&mut length, bytes),
+        )
+    });
+    buffer(code, made);
+}
+
 // ---- sessions ----
 
 pub fn session_create(world: &World, bytes: &mut Bytes) {

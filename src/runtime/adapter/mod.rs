@@ -112,6 +112,7 @@ pub struct LoadOptions<'a> {
 
 impl Adapter {
     pub fn load(model: Arc<Model>, path: &str, options: LoadOptions) -> Result<Self> {
+        let begun = Instant::now();
         let file = AdapterFile::open(path)?;
         let modules: Vec<(String, ModuleShape)> = model
             .modules
@@ -124,7 +125,7 @@ impl Adapter {
             .iter()
             .flat_map(tensors_of)
             .map(|t| t.bytes)
-            .sum();
+            .sum::<u64>();
         check_budget(&model.engine, total)?;
         let mut reader = Reader {
             engine: Some(&model.engine),
@@ -133,6 +134,7 @@ impl Adapter {
             progress: options.progress,
             done: 0,
             total,
+            beside: 0,
         };
         let mut parts = Vec::with_capacity(file.entries.len());
         for entry in &file.entries {
@@ -171,12 +173,20 @@ impl Adapter {
             scale: file.scale,
             dropout: file.dropout,
         };
-        Self::register(model, settings, names, move |_| {
+        let adapter = Self::register(model, settings, names, move |_| {
             parts
                 .into_iter()
                 .map(|(site, part, tied)| Ok((site, part.into_part(tied)?)))
                 .collect()
-        })
+        })?;
+        crate::log::info!(
+            "loaded the adapter {path}: {}, rank {}, {} modules, {total} bytes, in {} ms",
+            adapter.settings.kind.name(),
+            adapter.settings.rank.unwrap_or(0),
+            adapter.modules.len(),
+            begun.elapsed().as_millis()
+        );
+        Ok(adapter)
     }
 
     /// Gives the engine the arrays that `make` makes on its thread; `modules` names theirs, in order.

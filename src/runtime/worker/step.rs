@@ -5,24 +5,13 @@ use std::time::Instant;
 use super::running::Phase;
 use super::Worker;
 use crate::error::{Code, Error, Result};
-use crate::mlx::{self, fast, memory, Array, Device};
-use crate::model::{AdapterSet, Cache, Decoder, Rows};
+use crate::mlx::{self, fast, memory, Array};
+use crate::model::{AdapterSet, Cache, Rows};
 use crate::runtime::caches::{AppliedAdapter, SessionCache};
 use crate::runtime::engine;
+use crate::runtime::estimate::prefill_step;
 use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
 use crate::sampling::{Draw, Sampler};
-
-const GPU_PREFILL_STEP: usize = 2048;
-
-/// Tokens of a prompt that are computed in one pass. On the CPU fewer: from some tens on more make little faster, a cancel
-/// waits for one pass, and its intermediates are what a prompt's peak of memory is made of. The larger the model, the fewer,
-/// so that a pass takes some tenths of a second. Not by the clock: how a prompt is cut shows in the last bits.
-fn prefill_step(device: Device, decoder: &Decoder) -> usize {
-    match device {
-        Device::Cpu => (64_000_000_000 / decoder.block_parameters().max(1)).clamp(32, 128) as usize,
-        Device::Gpu => GPU_PREFILL_STEP,
-    }
-}
 
 /// Steps after which freed buffers go back to the system.
 const CLEAR_CACHE_EVERY: u64 = 256;
@@ -100,6 +89,7 @@ impl Worker {
             let ledger = running.job.request.ticket.ledger.clone();
             SessionCache::new(decoder.make_caches(window, keep), ledger)
         });
+        let held = cache.tokens.len();
         let inexact =
             running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
         if running.job.ignore_cache || inexact {
@@ -115,11 +105,21 @@ impl Worker {
         let length = running.prompt.len() + running.generated.len();
         // The last token is computed in any case: its logits are wanted.
         cache.cut(common.min(length.saturating_sub(1)));
-        // And the first token of the answer goes in, unless it is the last, or room is counted.
-        let more = running.job.max_tokens != Some(1) && running.job.cache.limit.is_none();
+        if cache.tokens.len() < held {
+            let (left, id) = (cache.tokens.len(), running.job.request.ticket.id());
+            crate::log::debug!("request {id}: of {held} tokens of keys and values {left} stay");
+        }
+        // And the first token of the answer goes in, unless it is the last.
+        let more = running.job.max_tokens != Some(1);
         let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
-        let layers = &mut cache.layers;
-        layers.iter_mut().for_each(|layer| layer.expect(expected));
+        let context = i32::try_from(running.job.context).unwrap_or(i32::MAX);
+        let most = match running.job.cache.limit {
+            Some(limit) => decoder.costs().most_tokens(context, window, limit),
+            None => context,
+        };
+        for layer in &mut cache.layers {
+            layer.expect(expected.min(most), most);
+        }
         if running.failures == 0 {
             running.cached_tokens = cache.tokens.len() as u64;
         }
@@ -133,11 +133,10 @@ impl Worker {
         let running = &self.running[index];
         let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
         let left = &all[self.caches.of(&running.key)?.tokens.len()..];
-        let step = prefill_step(self.device, self.loaded.model(running.job.cache.model)?);
+        let config = self.loaded.model(running.job.cache.model)?.config();
+        let step = prefill_step(self.device, config, running.job.cache.keep);
         let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
-            // With kept tokens beyond the window, what a prompt sees depends on how it was cut: as mlx-lm cuts it.
-            (1.., _) => GPU_PREFILL_STEP,
-            (_, 0) => step,
+            (1.., _) | (_, 0) => step,
             (_, progress) => step.min(progress),
         };
         // Balanced chunks, so that no small rest is left.
@@ -151,6 +150,10 @@ impl Worker {
                 Some(refusal) if smallest => return Ok(Turn::Refused(refusal)),
                 Some(_) => n = n.div_ceil(2),
             }
+        }
+        if left.len() == total {
+            let id = self.running[index].job.request.ticket.id();
+            crate::log::debug!("request {id}: {total} tokens to compute, {n} at a time");
         }
         let chunk = &left[..n];
         let last = chunk.len() == left.len();

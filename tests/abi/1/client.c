@@ -199,6 +199,8 @@ static void tokens_and_text(mlxrt_model *model) {
   input.template_args_len = MLXRT_NTS;
   text = NULL;
   if (OK(mlxrt_render(model, &input, &text, &len))) CHECK(strstr(text, "Hi") && strlen(text) == len);
+  if (OK(mlxrt_count_tokens(model, &input, &ids, &count))) CHECK(ids && count > 0);
+  mlxrt_free(ids);
   mlxrt_free(text);
 }
 

@@ -206,6 +206,27 @@ public final class Model: Sendable {
     }
   }
 
+  /// The tokens that a request of a fresh session starts from: the prompt as `generate` takes it in. The content of messages
+  /// makes no special tokens, so this is exact where tokenizing what `render` gives is not.
+  public func promptTokens(_ input: Input) throws -> [Int32] {
+    let arena = Arena()
+    var given = try input.make(arena)
+    return try withExtendedLifetime(arena) {
+      try handle.with { model in try takeTokens { mlxrt_count_tokens(model, &given, $0, $1) } }
+    }
+  }
+
+  /// How many tokens `promptTokens` gives.
+  public func countTokens(_ input: Input) throws -> Int {
+    let arena = Arena()
+    var given = try input.make(arena)
+    var count = 0
+    try withExtendedLifetime(arena) {
+      try handle.with { model in try check(mlxrt_count_tokens(model, &given, nil, &count)) }
+    }
+    return count
+  }
+
   /// Writes a conversation as the prompt that the model sees.
   public func render(_ messages: [Message], tools: [Tool] = []) throws -> String {
     try render(.messages(messages, tools: tools))

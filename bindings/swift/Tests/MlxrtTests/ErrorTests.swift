@@ -123,6 +123,8 @@ final class ErrorTests: XCTestCase {
     await assertFails(.invalidHandle, "model") { try await model.tokenize("x") }
     await assertFails(.invalidHandle, "model") { try model.detokenize([1]) }
     await assertFails(.invalidHandle, "model") { try model.render([.user("x")]) }
+    await assertFails(.invalidHandle, "model") { try model.countTokens(.text("x")) }
+    await assertFails(.invalidHandle, "model") { try model.promptTokens(.text("x")) }
     await assertFails(.invalidHandle, "model") { try model.metrics() }
     await assertFails(.invalidHandle, "model") { try Session(model) }
     await assertFails(.invalidHandle, "model") { try await Adapter.create(for: model) }

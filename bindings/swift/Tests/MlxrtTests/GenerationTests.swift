@@ -199,6 +199,11 @@ final class GenerationTests: XCTestCase {
 
     let prompt = try model.render([.system("Be brief."), .user("Hi <|im_end|>")])
     XCTAssertTrue(prompt.contains("Be brief."), prompt)
+    let asked = Input.messages([.system("Be brief."), .user("Hi <|im_end|>")])
+    let counted = try model.countTokens(asked)
+    XCTAssertEqual(try model.promptTokens(asked).count, counted)
+    let taken = try await Session(model).respond(to: asked, options: greedy(1))
+    XCTAssertEqual(Int(taken.result.promptTokens), counted)
     let closed = try model.render(.messages([.user("Hi")], flags: .noGenerationPrompt))
     let open = try model.render([.user("Hi")])
     XCTAssertTrue(open.hasPrefix(closed) && open.count > closed.count)

@@ -1,0 +1,366 @@
+//! What a model takes, in bytes that MLX's allocator counts, told by shapes and types alone: the same before a load, for an
+//! estimate, and before each step, for the budget.
+//!
+//! On the CPU's kernels it is exact but for a few small arrays, and so it is a bound. Where MLX's own operations compute, the
+//! intermediates are estimated: how many of them are there at a time depends on the device.
+
+use super::config::{DecoderConfig, NormPlacement};
+use super::extent::{room_below, Extent, Room};
+use super::weights::{Block, Linear, Weight, Weights};
+use crate::dtype::{Dtype, Mode};
+use crate::load::Tensor;
+use crate::mlx::fast::{packed_layout, packed_size};
+use crate::mlx::Array;
+
+/// Arrays of a few numbers that nothing below counts: scalars, tables of frequencies, token ids, what a draw needs.
+const SMALL: u64 = 8 << 10;
+
+/// Blocks whose operations MLX has begun before the first of them is done, where a block is many: it queues some hundred
+/// operations on the CPU.
+const BLOCKS_QUEUED: u64 = 5;
+
+/// What is known of a tensor before it is read, and of an array.
+pub trait Known {
+    fn dtype(&self) -> Dtype;
+    fn shape(&self) -> &[i32];
+
+    fn bytes(&self) -> u64 {
+        let count = self.shape().iter().map(|&n| size(n)).product::<u64>();
+        count * self.dtype().size() as u64
+    }
+}
+
+impl Known for Tensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+    fn shape(&self) -> &[i32] {
+        &self.shape
+    }
+}
+
+impl Known for Array {
+    fn dtype(&self) -> Dtype {
+        Array::dtype(self)
+    }
+    fn shape(&self) -> &[i32] {
+        Array::shape(self)
+    }
+}
+
+/// Weights, in bytes.
+pub struct WeightCost {
+    /// Once they are loaded.
+    pub held: u64,
+    /// More than that while they are loaded: what is packed for the kernels is there twice.
+    pub packing: u64,
+}
+
+/// What the next tokens of a session take, in bytes.
+pub struct StepCost {
+    /// All its keys and values.
+    pub kv: u64,
+    /// More memory than now, at most.
+    pub more: u64,
+}
+
+/// What tokens take.
+pub struct Costs {
+    layers: Vec<LayerCost>,
+    hidden: u64,
+    vocab: u64,
+    heads: u64,
+    /// Numbers of a row that a block computes, where it is not one operation.
+    row: u64,
+    /// Bytes of the widest number of a row.
+    number: u64,
+    /// Blocks that are not one operation.
+    plain: u64,
+    scaled: bool,
+    kernels: bool,
+}
+
+struct LayerCost {
+    window: Option<i32>,
+    /// Bytes of a token's keys and of its values.
+    token: [u64; 2],
+}
+
+impl WeightCost {
+    /// `kernels`: as for `Costs`.
+    pub fn of<T: Known>(config: &DecoderConfig, weights: &Weights<T>, kernels: bool) -> Self {
+        let (mut held, mut packing) = (0u64, 0);
+        weights.for_each_weight(&mut |weight| {
+            let loaded = weight.tensors().iter().map(|tensor| tensor.bytes()).sum();
+            held += match packed(weight, kernels) {
+                Some(bytes) => {
+                    packing = bytes.max(packing);
+                    bytes.max(loaded)
+                }
+                None => loaded,
+            };
+        });
+        weights.for_each_vector(&mut |tensor| held += tensor.bytes());
+        if config.norm_plus_one {
+            // Beside what is stored, what is computed with.
+            weights.for_each_norm(&mut |norm| held += norm.bytes());
+        }
+        WeightCost { held, packing }
+    }
+}
+
+impl Costs {
+    /// `kernels`: the CPU's kernels compute.
+    pub fn new<T: Known>(config: &DecoderConfig, weights: &Weights<T>, kernels: bool) -> Costs {
+        let attention = &config.attention;
+        let head = size(attention.kv_heads) * size(attention.head_dim);
+        let mut h = rows_type(&weights.embed_tokens);
+        let (mut widest, mut plain) = (h, 0);
+        let layers = weights.layers.iter().zip(&config.layers);
+        let layers = layers
+            .map(|(block, layer)| {
+                let types = BlockTypes::of(config, block, h);
+                if !(kernels && types.fits_one_operation(config, block, h)) {
+                    plain += 1;
+                }
+                h = types.output;
+                widest = wider(widest, h);
+                LayerCost {
+                    window: layer.window,
+                    token: [types.keys, types.values].map(|dtype| head * dtype.size() as u64),
+                }
+            })
+            .collect();
+        let heads = size(attention.heads) * size(attention.head_dim);
+        Costs {
+            layers,
+            hidden: size(config.hidden_size),
+            vocab: size(config.vocab_size),
+            heads: size(attention.heads),
+            // Norms, residuals and what attention and MLP give; queries, keys and values as projected, normed and turned; the
+            // MLP's halves and their product.
+            row: 8 * size(config.hidden_size)
+                + 4 * (heads + head)
+                + 3 * size(config.mlp.intermediate_size),
+            number: widest.size() as u64,
+            plain,
+            scaled: config.embed_scale.is_some(),
+            kernels,
+        }
+    }
+
+    /// What `n` more tokens take in caches that have this `room` for them, each of whose tokens sees `longest` at most.
+    pub fn step(&self, n: i32, longest: i32, rooms: &[Room]) -> StepCost {
+        let sum = |of: fn(&Room) -> u64| rooms.iter().map(of).fold(0, u64::saturating_add);
+        let (before, after) = (sum(|room| room.before), sum(|room| room.after));
+        let moving = sum(|room| room.before.max(room.after));
+        let copied = rooms.iter().map(|room| room.copied).max().unwrap_or(0);
+        let then = after.saturating_add(self.work(n, longest));
+        StepCost {
+            kv: after,
+            more: moving
+                .saturating_add(copied)
+                .max(then)
+                .saturating_sub(before),
+        }
+    }
+
+    /// Bytes of a token's keys and of its values, layer by layer.
+    pub fn tokens(&self) -> impl Iterator<Item = [u64; 2]> + '_ {
+        self.layers.iter().map(|layer| layer.token)
+    }
+
+    /// What `n` tokens take beside keys and values: the rows between the blocks, logits, and what sampling makes of them.
+    fn work(&self, n: i32, longest: i32) -> u64 {
+        let (tokens, blocks) = (size(n), self.layers.len() as u64);
+        let row = self.hidden * self.number;
+        let rows = tokens * (1 + u64::from(self.scaled) + blocks.saturating_sub(1)) + 2;
+        let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
+        if self.plain > 0 {
+            // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
+            let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
+            let token = self.tokens().map(|[keys, values]| keys + values).max();
+            let block = 4 * tokens * self.row + size(longest) * token.unwrap_or(0);
+            work = work.saturating_add(queued.min(self.plain) * block);
+        }
+        if !self.kernels {
+            // Scores before and after the softmax, where attention is not one operation.
+            work = work.saturating_add(2 * 4 * tokens * self.heads * size(longest));
+        }
+        work
+    }
+
+    /// Most tokens, up to `context`, whose keys and values have at most `limit` bytes.
+    pub fn most_tokens(&self, context: i32, window: Option<i32>, limit: u64) -> i32 {
+        let (mut fit, mut too_many) = (0, context.saturating_add(1));
+        while too_many - fit > 1 {
+            let middle = fit + (too_many - fit) / 2;
+            match self.kv_bytes(middle, window) <= limit {
+                true => fit = middle,
+                false => too_many = middle,
+            }
+        }
+        fit
+    }
+
+    /// Bytes of keys and values of so many tokens; `window` as a session has it.
+    pub fn kv_bytes(&self, tokens: i32, window: Option<i32>) -> u64 {
+        let held = |layer: &LayerCost| match layer.window.or(window) {
+            Some(window) => tokens.min(window),
+            None => tokens,
+        };
+        let bytes = |layer: &LayerCost| size(held(layer)) * layer.token.iter().sum::<u64>();
+        self.layers.iter().map(bytes).fold(0, u64::saturating_add)
+    }
+
+    /// The most that a session takes at a time until it has `context` tokens, however they come: as a prompt, `chunk` at a
+    /// time, or one by one. `fresh`: its empty caches.
+    pub fn peak(&self, fresh: &[Extent], context: i32, chunk: i32) -> u64 {
+        let chunk = chunk.min(context).max(1);
+        let at = |tokens: i32, capacity: i32, by: i32, n: i32| {
+            let (mut rooms, mut longest) = (Vec::with_capacity(fresh.len()), 0);
+            for (extent, token) in fresh.iter().zip(self.tokens()) {
+                let mut extent = extent.filled(tokens, capacity, by);
+                extent.expect(0, context);
+                longest = extent.seen(n, &extent.place(n)).max(longest);
+                rooms.push(extent.room_for(n, token));
+            }
+            let now = rooms
+                .iter()
+                .map(|room| room.before)
+                .fold(0, u64::saturating_add);
+            now.saturating_add(self.step(n, longest, &rooms).more)
+        };
+        // The last chunk, and the first token behind it, for which windows are cut to their size.
+        let mut peak = at(context - chunk, context, chunk, chunk);
+        peak = peak.max(at((context - 1).max(0), context, chunk, 1));
+        // The last time that caches grow, all or some of them.
+        let sizes = fresh.iter().filter_map(Extent::window);
+        for size in sizes.chain([context]).filter(|&size| size <= context) {
+            let below = room_below(size);
+            peak = peak.max(at(below, below, 1, 1));
+        }
+        // A step is queued while the one before it is computed.
+        let full = at((context - 1).max(0), context, 1, 1);
+        peak.max(full.saturating_add(self.work(1, context)))
+            .saturating_add(SMALL)
+    }
+}
+
+/// The types of a block's arrays, as MLX promotes them.
+struct BlockTypes {
+    keys: Dtype,
+    values: Dtype,
+    output: Dtype,
+    all_one: bool,
+}
+
+impl BlockTypes {
+    /// `h`: the type of what goes in.
+    fn of<T: Known>(config: &DecoderConfig, block: &Block<T>, h: Dtype) -> Self {
+        let norm = |x: Dtype, norm: Option<&T>| norm.map_or(x, |norm| wider(x, norm.dtype()));
+        let sandwich = config.norm_placement == NormPlacement::Sandwich;
+        let after = &block.post_attention_layernorm;
+        let (after_attention, before_mlp) = match sandwich {
+            true => (Some(after), block.pre_feedforward_layernorm.as_ref()),
+            false => (None, Some(after)),
+        };
+        let x = norm(h, Some(&block.input_layernorm));
+        let queries = norm(linear_type(&block.q_proj, x), block.q_norm.as_ref());
+        let keys = norm(linear_type(&block.k_proj, x), block.k_norm.as_ref());
+        let values = linear_type(&block.v_proj, x);
+        let attended = wider(wider(queries, keys), values);
+        let r = norm(linear_type(&block.o_proj, attended), after_attention);
+        let h1 = wider(h, r);
+        let x = norm(h1, before_mlp);
+        let inner = wider(
+            linear_type(&block.gate_proj, x),
+            linear_type(&block.up_proj, x),
+        );
+        let after_mlp = block.post_feedforward_layernorm.as_ref();
+        let r = norm(linear_type(&block.down_proj, inner), after_mlp);
+        let output = wider(h1, r);
+        BlockTypes {
+            keys,
+            values,
+            output,
+            all_one: [queries, keys, values, h1, inner, output]
+                .iter()
+                .all(|one| *one == h),
+        }
+    }
+
+    /// As `Block::fused` has it, without adapters.
+    fn fits_one_operation<T: Known>(
+        &self,
+        config: &DecoderConfig,
+        block: &Block<T>,
+        h: Dtype,
+    ) -> bool {
+        let mut fits = self.all_one && !(config.clip_residual && h == Dtype::F16);
+        for linear in block.linears() {
+            fits &= linear.bias.iter().all(|bias| bias.dtype() == h);
+            fits &= match &linear.weight {
+                Weight::Dense(weight) => weight.dtype() == h,
+                quantized => packed(quantized, true).is_some(),
+            };
+        }
+        fits && block.norms().iter().all(|norm| norm.dtype() == h)
+    }
+}
+
+/// Bytes of a matrix as the kernels have it; None where they take it as it is.
+fn packed<T: Known>(weight: &Weight<T>, kernels: bool) -> Option<u64> {
+    let Weight::Quantized {
+        weight,
+        scales,
+        biases,
+        scheme,
+    } = weight
+    else {
+        return None;
+    };
+    let (&[rows, _], &[_, groups]) = (weight.shape(), scales.shape()) else {
+        return None;
+    };
+    let biases = biases.as_ref().map(Known::dtype);
+    let layout = packed_layout([rows, groups], scales.dtype(), biases, *scheme);
+    layout
+        .filter(|_| kernels)
+        .and_then(|layout| packed_size(&layout))
+        .map(|words| 4 * size(words))
+}
+
+/// The type of an embedding's rows.
+fn rows_type<T: Known>(weight: &Weight<T>) -> Dtype {
+    match weight {
+        Weight::Dense(weight) => weight.dtype(),
+        Weight::Quantized { scales, scheme, .. } if scheme.mode == Mode::Affine => scales.dtype(),
+        Weight::Quantized { .. } => Dtype::BF16,
+    }
+}
+
+/// The type of what a layer makes of x.
+fn linear_type<T: Known>(linear: &Linear<T>, x: Dtype) -> Dtype {
+    let product = match &linear.weight {
+        Weight::Quantized { scheme, .. } if scheme.mode != Mode::Affine => x,
+        weight => wider(x, rows_type(weight)),
+    };
+    linear
+        .bias
+        .as_ref()
+        .map_or(product, |bias| wider(product, bias.dtype()))
+}
+
+/// What MLX makes of two float types.
+fn wider(a: Dtype, b: Dtype) -> Dtype {
+    if a == b {
+        a
+    } else {
+        Dtype::F32
+    }
+}
+
+fn size(n: i32) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}

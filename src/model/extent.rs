@@ -1,0 +1,340 @@
+//! Where a cache's tokens lie, in numbers only: what a cache will take is known before it does, and before there is one.
+
+use std::ops::Range;
+
+/// Room is doubled between these, and then grows by the larger one: a session of a few tokens holds little, a long one is
+/// seldom copied, and none has room for more than 256 tokens too many.
+const ROOMS: [i32; 2] = [32, 256];
+
+/// The numbers of one cache.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Tokens seen, which is the position of the next one.
+    offset: i32,
+    /// Tokens that there is room for.
+    capacity: i32,
+    /// Where the next token is written, in a window that is full modulo its size.
+    index: i32,
+    window: Option<Window>,
+    /// Tokens that are known to come, those seen included: it grows to take them at once.
+    expected: i32,
+    /// Tokens that will ever come: no room is made for more.
+    most: i32,
+}
+
+/// Keeps the first `keep` tokens and the newest of the rest, `size` in all.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    size: i32,
+    keep: i32,
+}
+
+/// Where new tokens go.
+#[derive(Debug, PartialEq)]
+pub struct Place {
+    /// Tokens that there is room for then.
+    pub capacity: i32,
+    /// Where the first new token is written.
+    pub at: i32,
+    /// Where the room is another: what is taken over from the old one, to the front of the new one in this order.
+    pub moved: Option<[Range<i32>; 3]>,
+}
+
+/// Bytes of a cache while tokens come.
+pub struct Room {
+    pub before: u64,
+    pub after: u64,
+    /// What is there twice while it is copied: keys or values, one after the other.
+    pub copied: u64,
+}
+
+impl Extent {
+    /// Every token is kept.
+    pub fn full() -> Self {
+        Extent {
+            offset: 0,
+            capacity: 0,
+            index: 0,
+            window: None,
+            expected: 0,
+            most: i32::MAX,
+        }
+    }
+
+    /// `size` tokens at most (at least 1), the first `keep` (fewer than `size`) for ever.
+    pub fn rotating(size: i32, keep: i32) -> Self {
+        Extent {
+            window: Some(Window { size, keep }),
+            ..Extent::full()
+        }
+    }
+
+    pub fn offset(&self) -> i32 {
+        self.offset
+    }
+
+    pub fn capacity(&self) -> i32 {
+        self.capacity
+    }
+
+    pub fn window(&self) -> Option<i32> {
+        self.window.map(|window| window.size)
+    }
+
+    /// The first that are kept for ever.
+    fn keep(&self) -> i32 {
+        self.window.map_or(0, |window| window.keep)
+    }
+
+    /// Has room for so many tokens at once when it grows, and never for more than `most`.
+    pub fn expect(&mut self, tokens: i32, most: i32) {
+        (self.expected, self.most) = (tokens, most);
+    }
+
+    /// Without any token.
+    pub fn clear(&mut self) {
+        (self.offset, self.capacity, self.index) = (0, 0, 0);
+    }
+
+    /// Without the last `n` tokens; only where `is_trimmable`.
+    pub fn trim(&mut self, n: i32) {
+        self.offset -= n;
+        self.index -= n;
+    }
+
+    /// Whether the last tokens can be cut: a window that has dropped tokens cannot get them back.
+    pub fn is_trimmable(&self) -> bool {
+        self.window.is_none_or(|window| self.offset < window.size)
+    }
+
+    /// Whether what it holds depends on how it was filled: a prompt's tokens do not see the kept ones beyond the window,
+    /// generated ones do (as in mlx-lm), so from a full window on nothing goes on as a fresh prompt of the same tokens would.
+    pub fn is_path_dependent(&self) -> bool {
+        self.keep() > 0 && !self.is_trimmable()
+    }
+
+    /// Where `n` more tokens go. In a window a single one takes the place of the oldest that may go; several are put in order
+    /// of time behind what is left, of which each of them sees a full window.
+    pub fn place(&self, n: i32) -> Place {
+        let Some(Window { size, keep }) = self.window else {
+            return match self.offset + n <= self.capacity {
+                true => self.stay(self.offset),
+                false => self.grow([0..self.offset, 0..0, 0..0], n, i32::MAX),
+            };
+        };
+        let rotated = self.index < self.offset && self.index != self.capacity;
+        let length = if rotated { self.capacity } else { self.index };
+        if n == 1 && length <= size {
+            return match length == self.capacity && length < size {
+                true => self.grow([0..length, 0..0, 0..0], 1, size),
+                false if self.index == size => self.stay(keep),
+                false => self.stay(self.index),
+            };
+        }
+        // What each of them sees beside itself; alone, a token takes the place of another.
+        let left = length.min(if n == 1 { size } else { size - 1 });
+        let drop = length - left;
+        let kept = match (rotated, drop) {
+            (true, _) => [0..keep, self.index + drop..length, keep..self.index],
+            (false, 0) => [0..length, 0..0, 0..0],
+            (false, _) => [0..keep, keep + drop..length, 0..0],
+        };
+        if n == 1 {
+            return Place {
+                capacity: size,
+                at: keep,
+                moved: Some(kept),
+            };
+        }
+        match !rotated && drop == 0 && length + n <= self.capacity {
+            true => self.stay(length),
+            false => self.grow(kept, n, size),
+        }
+    }
+
+    fn stay(&self, at: i32) -> Place {
+        Place {
+            capacity: self.capacity,
+            at,
+            moved: None,
+        }
+    }
+
+    /// Room for `n` tokens behind what is kept, and for some more as long as there are not `size` of them.
+    fn grow(&self, kept: [Range<i32>; 3], n: i32, size: i32) -> Place {
+        let at = kept.iter().map(|part| part.len() as i32).sum::<i32>();
+        let need = at + n;
+        Place {
+            capacity: room(need.max(self.expected))
+                .min(self.most)
+                .min(size)
+                .max(need),
+            at,
+            moved: Some(kept),
+        }
+    }
+
+    /// The `n` tokens are there.
+    pub fn advance(&mut self, n: i32, place: &Place) {
+        self.offset += n;
+        self.capacity = place.capacity;
+        self.index = place.at + n;
+    }
+
+    /// Tokens from the front on that the last of `n` more sees at most, it itself included.
+    pub fn seen(&self, n: i32, place: &Place) -> i32 {
+        (self.offset + n).min(place.capacity)
+    }
+
+    /// What `n` more tokens take, of so many bytes of keys and of values each.
+    pub fn room_for(&self, n: i32, token: [u64; 2]) -> Room {
+        let place = self.place(n);
+        let bytes = |tokens: i32, of: u64| u64::try_from(tokens).unwrap_or(0).saturating_mul(of);
+        let both = token[0].saturating_add(token[1]);
+        let copied = match &place.moved {
+            Some(_) if place.at > 0 => {
+                bytes(self.capacity.min(place.capacity), token[0].max(token[1]))
+            }
+            _ => 0,
+        };
+        Room {
+            before: bytes(self.capacity, both),
+            after: bytes(place.capacity, both),
+            copied,
+        }
+    }
+
+    /// As it is with `tokens` in it that came `chunk` at a time, and with room for `capacity` where nothing is dropped.
+    pub fn filled(&self, tokens: i32, capacity: i32, chunk: i32) -> Extent {
+        let (capacity, index) = match self.window {
+            Some(Window { size, .. }) if tokens > size => {
+                let held = if chunk > 1 { size - 1 + chunk } else { size };
+                (held, held)
+            }
+            Some(Window { size, .. }) => (capacity.min(size).max(tokens), tokens),
+            None => (capacity.max(tokens), tokens),
+        };
+        Extent {
+            offset: tokens,
+            capacity,
+            index,
+            ..self.clone()
+        }
+    }
+}
+
+impl Place {
+    /// Something of the old room is in the new one.
+    pub fn copies(&self) -> bool {
+        self.moved
+            .iter()
+            .flatten()
+            .any(|part| part.start < part.end)
+    }
+}
+
+/// The room that is made for so many tokens.
+fn room(tokens: i32) -> i32 {
+    let [least, step] = ROOMS;
+    match tokens <= step {
+        true => tokens.max(least).unsigned_abs().next_power_of_two() as i32,
+        false => tokens.saturating_add(step - 1) / step * step,
+    }
+}
+
+/// The largest room that is smaller than `most`.
+pub fn room_below(most: i32) -> i32 {
+    let [least, step] = ROOMS;
+    match most - 1 {
+        tokens if tokens >= step => tokens / step * step,
+        tokens if tokens >= least => 1 << tokens.ilog2(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_doubled_and_then_grows_in_steps() {
+        let rooms = [(1, 32), (13, 32), (33, 64), (100, 128), (256, 256), (257, 512), (5000, 5120)];
+        for (tokens, wanted) in rooms {
+            assert_eq!(room(tokens), wanted, "{tokens}");
+        }
+        for tokens in 1..3000 {
+            let (room, below) = (room(tokens), room_below(tokens));
+            assert!(room >= tokens && room - tokens < 256.min(32.max(tokens)));
+            assert!(below < tokens && super::room(below + 1) >= tokens);
+        }
+        assert!(room(i32::MAX) > 0 && room_below(i32::MAX) > 0);
+    }
+
+    #[test]
+    fn no_room_is_made_for_more_than_will_come() {
+        let mut extent = Extent::full();
+        extent.expect(20, 20);
+        assert_eq!(extent.place(4).capacity, 20);
+        extent.expect(20, 40);
+        assert_eq!(extent.place(4).capacity, 32);
+        // What is asked for is made room for: whether it may be is looked at before.
+        assert_eq!(extent.place(50).capacity, 50);
+    }
+
+    /// Positions that a cache holds, moved and written as `place` says, against what a window is: by a list of them.
+    #[test]
+    fn a_window_holds_the_first_tokens_and_the_newest() {
+        let mut random = 1u64;
+        let mut next = |below: i32| {
+            random = random
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (random >> 33) as i32 % below
+        };
+        for _ in 0..2000 {
+            let size = 1 + next(20);
+            let keep = next(size);
+            let mut extent = Extent::rotating(size, keep);
+            let (mut memory, mut wanted): (Vec<i32>, Vec<i32>) = Default::default();
+            extent.expect(next(30), i32::MAX);
+            for _ in 0..12 {
+                let n = if next(2) == 0 { 1 } else { 1 + next(9) };
+                let first = extent.offset();
+                let place = extent.place(n);
+                if let Some(moved) = &place.moved {
+                    let mut new: Vec<i32> = Vec::new();
+                    for part in moved.clone() {
+                        new.extend(&memory[part.start as usize..part.end as usize]);
+                    }
+                    new.resize(place.capacity as usize, -1);
+                    memory = new;
+                }
+                assert_eq!(memory.len(), place.capacity as usize);
+                let seen = extent.seen(n, &place);
+                for i in 0..n {
+                    memory[(place.at + i) as usize] = first + i;
+                }
+                extent.advance(n, &place);
+                // Alone a token takes the place of the oldest; several see a full window each.
+                let left = if n == 1 {
+                    size - 1
+                } else {
+                    (size - 1).min(wanted.len() as i32)
+                };
+                let drop = (wanted.len() as i32 - left).max(0);
+                wanted.drain(
+                    keep.min(wanted.len() as i32) as usize
+                        ..(keep + drop).min(wanted.len() as i32) as usize,
+                );
+                wanted.extend(first..first + n);
+                let mut held = memory[..seen as usize].to_vec();
+                if n > 1 {
+                    // In order of time, which the mask is made for.
+                    assert_eq!(held, wanted, "{size} {keep} {n}");
+                }
+                held.sort_unstable();
+                assert_eq!(held, wanted, "{size} {keep} {n}");
+            }
+        }
+    }
+}

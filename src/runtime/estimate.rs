@@ -1,0 +1,57 @@
+//! What a model and a session of it will take, before there is either: by the same formulas as the budget.
+
+use super::session::SessionOptions;
+use crate::error::Result;
+use crate::load::Tensor;
+use crate::mlx::Device;
+use crate::model::cost::{Costs, WeightCost};
+use crate::model::{DecoderConfig, Weights};
+
+const GPU_PREFILL_STEP: usize = 2048;
+
+/// Tokens of a prompt that are computed in one pass. On the CPU fewer: from some tens on more make little faster, a cancel
+/// waits for one pass, and its intermediates are what a prompt's peak of memory is made of. The larger the model, the fewer,
+/// so that a pass takes some tenths of a second. Not by the clock: how a prompt is cut shows in the last bits.
+pub(super) fn prefill_step(device: Device, config: &DecoderConfig, keep: i32) -> usize {
+    match device {
+        // With kept tokens beyond the window, what a prompt sees depends on how it was cut: as mlx-lm cuts it.
+        _ if keep > 0 => GPU_PREFILL_STEP,
+        Device::Cpu => (64_000_000_000 / config.block_parameters().max(1)).clamp(32, 128) as usize,
+        Device::Gpu => GPU_PREFILL_STEP,
+    }
+}
+
+/// In bytes.
+pub(super) struct Estimate {
+    /// Keys and values of a full session.
+    pub kv: u64,
+    /// The peak of a process that loads the model and fills the session.
+    pub peak: u64,
+}
+
+impl Estimate {
+    /// Of a session with `context` tokens; `kernels`: the CPU's compute.
+    pub fn new(
+        config: &DecoderConfig,
+        weights: &Weights<Tensor>,
+        session: &SessionOptions,
+        context: u32,
+        (device, kernels): (Device, bool),
+    ) -> Result<Estimate> {
+        let (window, keep) = session.window()?;
+        let (loaded, costs) = (
+            WeightCost::of(config, weights, kernels),
+            Costs::new(config, weights, kernels),
+        );
+        let mut context = i32::try_from(context).unwrap_or(i32::MAX);
+        if session.kv_limit > 0 {
+            context = costs.most_tokens(context, window, session.kv_limit);
+        }
+        let chunk = i32::try_from(prefill_step(device, config, keep)).unwrap_or(i32::MAX);
+        let filled = costs.peak(&config.extents(window, keep), context.max(1), chunk);
+        Ok(Estimate {
+            kv: costs.kv_bytes(context, window),
+            peak: loaded.held.saturating_add(filled.max(loaded.packing)),
+        })
+    }
+}
