@@ -197,7 +197,7 @@ impl<'t> Eval<'t> {
         }
         Ok(match self.root.get(id.0 as usize) {
             Some(Some(value)) => value.clone(),
-            _ => V::Undefined(Missing::Name(id)),
+            _ => V::missing(None, id),
         })
     }
 
@@ -379,7 +379,7 @@ impl<'t> Eval<'t> {
     pub fn write(&mut self, value: &V) -> Result<()> {
         match value {
             V::Str(text) => self.out.push_text(text.text(), &mut self.budget),
-            V::Undefined(_) => Ok(()),
+            V::Undefined { .. } => Ok(()),
             value => {
                 let text = self.str_of(value)?;
                 self.out.push_text(text.text(), &mut self.budget)
@@ -497,7 +497,7 @@ impl<'t> Eval<'t> {
                         // The name gives its share up, and gets the longer text in a moment.
                         if let Some(slot) = self.slot(target) {
                             if matches!(slot, V::Str(held) if held.same(&text)) {
-                                *slot = V::None;
+                                *slot = V::none();
                             }
                         }
                         text.append(&texts, &mut self.budget)?
@@ -591,22 +591,28 @@ impl<'t> Eval<'t> {
         Ok(())
     }
 
+    /// Errors: the value is not there, and is used for more than printing.
+    #[inline]
+    pub fn checked(&self, value: &V) -> Result<()> {
+        match value {
+            V::Undefined {
+                owner, name, hint, ..
+            } => self.undefined(*owner, *name, hint.as_deref()),
+            _ => Ok(()),
+        }
+    }
+
     /// What using something that is not there says.
-    pub fn undefined<T>(&self, missing: &Missing) -> Result<T> {
-        match missing {
-            Missing::Name(id) => Fault::new(
-                ErrorKind::Undefined,
-                format!("'{}' is undefined", self.name(*id)),
-            ),
-            Missing::Attribute(owner, id) => Fault::new(
-                ErrorKind::Undefined,
-                format!(
-                    "'{}' has no attribute '{}'",
-                    object_type(owner.name()),
-                    self.name(*id)
-                ),
-            ),
-            Missing::Other(hint) => Fault::new(hint.kind, hint.message.clone()),
+    fn undefined(&self, owner: Option<Type>, name: NameId, hint: Option<&Hint>) -> Result<()> {
+        let name = self.name(name);
+        match (hint, owner) {
+            (Some(hint), _) => Fault::new(hint.kind, hint.message.clone()),
+            (None, None) => Fault::new(ErrorKind::Undefined, format!("'{name}' is undefined")),
+            (None, Some(owner)) => {
+                let owner = object_type(owner.name());
+                let message = format!("'{owner}' has no attribute '{name}'");
+                Fault::new(ErrorKind::Undefined, message)
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ mod operators;
 mod parser;
 mod percent;
 mod predicates;
+mod provenance;
 mod spec;
 mod string;
 mod tojson;
@@ -125,7 +126,7 @@ impl Template {
         clock: &dyn Fn() -> Now,
         limits: &Limits,
     ) -> error::Result<Rendered> {
-        let V::Dict(context) = &context.0 else {
+        let V::Dict(context, _) = &context.0 else {
             return error::Fault::type_error("the template's context must be a dict");
         };
         let parsed = &self.parsed;
