@@ -6,6 +6,7 @@ use super::error::{ErrorKind, Fault, Result};
 use super::eval::{object_type, Eval};
 use super::format;
 use super::methods::{self, Found, Method};
+use super::places;
 use super::string::{Builder, Origin, Str};
 use super::value::*;
 
@@ -195,10 +196,34 @@ impl<'t> Eval<'t> {
                 .map(|(at, c)| at..at.saturating_add(c.len_utf8()))
         };
         self.budget.bytes(all.len())?;
-        match range {
-            Some(range) => Ok(Some(V::Str(text.slice(range, &mut self.budget)?))),
-            None => Ok(None),
+        let Some(range) = range else {
+            return Ok(None);
+        };
+        let (start, stop) = match key {
+            // Of the last character the bound behind it is the end.
+            V::Int(-1, _) => (Some(-1), None),
+            V::Int(at, _) => (Some(*at), at.checked_add(1)),
+            // `True` and `False` are places too.
+            V::Bool(true, _) => (Some(1), Some(2)),
+            _ => (Some(0), Some(1)),
+        };
+        Ok(Some(V::Str(self.part(text, range, (start, stop))?)))
+    }
+
+    /// The bytes of a range, which are what the bounds give.
+    fn part(
+        &mut self,
+        text: &Str,
+        range: std::ops::Range<usize>,
+        bounds: (Option<i64>, Option<i64>),
+    ) -> Result<Str> {
+        if text.text().single().is_some() {
+            return text.slice(range, &mut self.budget);
         }
+        let mut out = Builder::new(&mut self.budget)?;
+        out.push("", text.text().least_trusted(), &mut self.budget)?;
+        places::push_part(&mut out, text.text(), range, bounds, &mut self.budget)?;
+        Ok(out.finish_as(text.markup()))
     }
 
     /// `value[start:stop:step]`: who wrote the bounds chooses.
@@ -279,13 +304,17 @@ impl<'t> Eval<'t> {
                 false => all.char_indices().nth(at).map_or(all.len(), |(at, _)| at),
             };
             let (from, to) = (byte(places.start), byte(end));
-            return Ok(V::Str(text.slice(from..to.max(from), &mut self.budget)?));
+            let part = self.part(text, from..to.max(from), (start, stop))?;
+            return Ok(V::Str(part));
         }
         // One entry a character.
         self.budget.room(count.saturating_mul(16))?;
         self.budget.steps(places.len())?;
         let chars: Vec<(usize, char)> = all.char_indices().collect();
         let mut out = Builder::new(&mut self.budget)?;
+        if (start, stop, step) != (None, None, -1) && text.text().single().is_none() {
+            out.raise(text.text().least_trusted());
+        }
         for at in places {
             if let Some((at, c)) = chars.get(at) {
                 out.push_char(*c, text.text().origin_at(*at), &mut self.budget)?;

@@ -7,6 +7,7 @@ use super::dict::Dict;
 use super::error::{ErrorKind, Fault, Result};
 use super::loops::{Cursor, LoopState};
 use super::parser::Parsed;
+use super::provenance::control;
 use super::string::{Builder, Str};
 use super::value::*;
 
@@ -388,11 +389,13 @@ impl<'t> Eval<'t> {
     }
 
     fn if_statement(&mut self, node: &'t If) -> Result<Flow> {
-        for (test, body) in &node.arms {
+        for (arm, (test, body)) in node.arms.iter().enumerate() {
             if self.eval(test)?.truth() {
+                control::took(arm);
                 return self.body(body);
             }
         }
+        control::took(node.arms.len());
         self.body(&node.otherwise)
     }
 

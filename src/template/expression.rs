@@ -9,6 +9,7 @@ use super::eval::Eval;
 use super::loops::collect;
 use super::methods::{self, Found};
 use super::operators;
+use super::provenance::control;
 use super::string::{Builder, Str};
 use super::value::*;
 
@@ -140,9 +141,10 @@ impl<'t> Eval<'t> {
     #[inline(never)]
     fn junction(&mut self, parts: &'t [Expr], decides: bool) -> Result<V> {
         let mut value = V::none();
-        for part in parts {
+        for (at, part) in parts.iter().enumerate() {
             value = self.eval(part)?;
             if value.truth() == decides {
+                control::took(at);
                 break;
             }
         }
@@ -151,8 +153,9 @@ impl<'t> Eval<'t> {
 
     #[inline(never)]
     fn conditional(&mut self, cond: &'t Cond) -> Result<V> {
-        for (test, value) in &cond.arms {
+        for (arm, (test, value)) in cond.arms.iter().enumerate() {
             if self.eval(test)?.truth() {
+                control::took(arm);
                 return self.eval(value);
             }
         }

@@ -7,6 +7,7 @@ use super::budget::Budget;
 use super::dict::{Dict, View};
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::{Eval, Flow, ScopeId};
+use super::provenance::control;
 use super::string::{Origin, Str};
 use super::value::*;
 
@@ -185,6 +186,7 @@ impl<'t> Eval<'t> {
         let mut ran = false;
         while let Some(item) = self.next_item(slot)? {
             ran = true;
+            control::took(1);
             let scope = self.push_scope(outer)?;
             self.scope = Some(scope);
             if let (true, Some(name)) = (node.uses_loop, self.loop_name) {
@@ -207,6 +209,7 @@ impl<'t> Eval<'t> {
             }
         }
         self.loops.truncate(slot);
+        control::took(0);
         if !ran && !node.otherwise.is_empty() {
             self.in_scope(|eval| eval.body(&node.otherwise))?;
         }

@@ -31,6 +31,7 @@ mod methods;
 mod operators;
 mod parser;
 mod percent;
+mod places;
 mod predicates;
 mod provenance;
 mod spec;

@@ -40,42 +40,35 @@ pub(super) enum Predicate {
     Compare(CompareOp),
 }
 
-impl Predicate {
-    pub fn from_name(name: &str) -> Option<Predicate> {
-        Some(match name {
-            "odd" => Predicate::Odd,
-            "even" => Predicate::Even,
-            "divisibleby" => Predicate::DivisibleBy,
-            "defined" => Predicate::Defined,
-            "undefined" => Predicate::Undefined,
-            "filter" => Predicate::Filter,
-            "test" => Predicate::Test,
-            "none" => Predicate::None,
-            "boolean" => Predicate::Boolean,
-            "false" => Predicate::False,
-            "true" => Predicate::True,
-            "integer" => Predicate::Integer,
-            "float" => Predicate::Float,
-            "lower" => Predicate::Lower,
-            "upper" => Predicate::Upper,
-            "string" => Predicate::String,
-            "mapping" => Predicate::Mapping,
-            "number" => Predicate::Number,
-            "sequence" => Predicate::Sequence,
-            "iterable" => Predicate::Iterable,
-            "callable" => Predicate::Callable,
-            "sameas" => Predicate::SameAs,
-            "escaped" => Predicate::Escaped,
-            "in" => Predicate::In,
-            "==" | "eq" | "equalto" => Predicate::Compare(CompareOp::Eq),
-            "!=" | "ne" => Predicate::Compare(CompareOp::Ne),
-            ">" | "gt" | "greaterthan" => Predicate::Compare(CompareOp::Gt),
-            ">=" | "ge" => Predicate::Compare(CompareOp::Ge),
-            "<" | "lt" | "lessthan" => Predicate::Compare(CompareOp::Lt),
-            "<=" | "le" => Predicate::Compare(CompareOp::Le),
-            _ => return None,
-        })
-    }
+macro_rules! names {
+    ($($($name:literal)|+ => $predicate:expr),* $(,)?) => {
+        impl Predicate {
+            #[cfg(test)]
+            pub const ALL: &[(&str, Predicate)] = &[$($(($name, $predicate)),+),*];
+
+            pub fn from_name(name: &str) -> Option<Predicate> {
+                match name { $($($name)|+ => Some($predicate),)* _ => None }
+            }
+        }
+    };
+}
+
+names! {
+    "odd" => Predicate::Odd, "even" => Predicate::Even, "divisibleby" => Predicate::DivisibleBy,
+    "defined" => Predicate::Defined, "undefined" => Predicate::Undefined,
+    "filter" => Predicate::Filter, "test" => Predicate::Test, "none" => Predicate::None,
+    "boolean" => Predicate::Boolean, "false" => Predicate::False, "true" => Predicate::True,
+    "integer" => Predicate::Integer, "float" => Predicate::Float, "lower" => Predicate::Lower,
+    "upper" => Predicate::Upper, "string" => Predicate::String, "mapping" => Predicate::Mapping,
+    "number" => Predicate::Number, "sequence" => Predicate::Sequence,
+    "iterable" => Predicate::Iterable, "callable" => Predicate::Callable,
+    "sameas" => Predicate::SameAs, "escaped" => Predicate::Escaped, "in" => Predicate::In,
+    "==" | "eq" | "equalto" => Predicate::Compare(CompareOp::Eq),
+    "!=" | "ne" => Predicate::Compare(CompareOp::Ne),
+    ">" | "gt" | "greaterthan" => Predicate::Compare(CompareOp::Gt),
+    ">=" | "ge" => Predicate::Compare(CompareOp::Ge),
+    "<" | "lt" | "lessthan" => Predicate::Compare(CompareOp::Lt),
+    "<=" | "le" => Predicate::Compare(CompareOp::Le),
 }
 
 /// The answer, and the least trusted origin of what it was found out from.

@@ -133,3 +133,26 @@ impl Arguments {
         positional.chain(named).max().unwrap_or_default()
     }
 }
+
+/// The flow of control, so that tests can tell it from the flow of data.
+#[cfg(test)]
+pub(super) mod control {
+    use std::cell::RefCell;
+
+    thread_local!(static TAKEN: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) });
+
+    pub fn took(way: usize) {
+        TAKEN.with_borrow_mut(|taken| taken.push(way));
+    }
+
+    /// What was taken since the last call.
+    pub fn taken() -> Vec<usize> {
+        TAKEN.take()
+    }
+}
+
+#[cfg(not(test))]
+pub(super) mod control {
+    #[inline(always)]
+    pub fn took(_way: usize) {}
+}

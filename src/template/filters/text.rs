@@ -8,6 +8,7 @@ use super::super::format::push_escaped;
 use super::super::lexer::is_space;
 use super::super::loops::collect;
 use super::super::methods::{self, int_arg, str_arg};
+use super::super::places::push_part;
 use super::super::string::{Builder, Origin, Str};
 use super::super::value::V;
 use super::Filter;
@@ -198,7 +199,8 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
         cut = space.unwrap_or(cut);
     }
     let mut out = Builder::new(&mut eval.budget)?;
-    out.push_range(text.text(), 0..cut, &mut eval.budget)?;
+    let bounds = (None, i64::try_from(kept).ok());
+    push_part(&mut out, text.text(), 0..cut, bounds, &mut eval.budget)?;
     // It is there because the text is so long.
     out.raise(text.text().least_trusted());
     out.push_text(end.text(), &mut eval.budget)?;
