@@ -58,12 +58,7 @@ impl<'t> Eval<'t> {
         }
     }
 
-    fn attribute_of(
-        &mut self,
-        value: &V,
-        name: &str,
-        method: Option<Method>,
-    ) -> Result<Option<V>> {
+    fn attribute_of(&mut self, value: &V, name: &str, method: Option<Method>) -> Result<Option<V>> {
         if let Some(method) = method {
             match methods::find(value, method) {
                 Found::Yes => {
@@ -82,7 +77,16 @@ impl<'t> Eval<'t> {
                 self.budget
                     .steps((attributes.len() >> 3).saturating_add(1))?;
                 let found = attributes.iter().find(|(have, _)| have.as_str() == name);
-                found.map(|(_, value)| value.clone())
+                let shape = data.map_or(Origin::Template, |data| data.shape);
+                match found {
+                    Some((_, value)) => Some(value.clone()),
+                    None if shape == Origin::Template => None,
+                    None => {
+                        let message = "'TemplateNamespace object' has no attribute";
+                        let message = format!("{message} '{name}'");
+                        Some(V::hint(ErrorKind::Undefined, message).shaped(shape))
+                    }
+                }
             }
             V::Object(Object::Loop { slot, generation }) => {
                 self.loop_attribute(*slot, *generation, name)?
@@ -138,7 +142,9 @@ impl<'t> Eval<'t> {
     pub fn item(&mut self, value: &V, key: &V) -> Result<V> {
         self.checked(value)?;
         let chosen = key.least_trusted();
-        let found = self.item_of(value, key)?.painted(chosen, &mut self.budget)?;
+        let found = self
+            .item_of(value, key)?
+            .painted(chosen, &mut self.budget)?;
         match value {
             V::Str(_) => found.made_of(value.shape(), &mut self.budget),
             _ => found.painted(value.shape(), &mut self.budget),

@@ -145,7 +145,9 @@ impl<'t> Eval<'t> {
             Function::Dict => self.make_dict(args),
             Function::Namespace => {
                 let mut attributes = Vec::new();
+                let mut decided = Origin::Template;
                 if let V::Dict(dict, shape) = self.make_dict(args)? {
+                    decided = shape;
                     for (name, value) in &dict.entries {
                         let V::Str(name) = name else {
                             return Fault::type_error("attribute name must be string");
@@ -154,7 +156,7 @@ impl<'t> Eval<'t> {
                         attributes.push((name.clone(), value));
                     }
                 }
-                self.new_namespace(attributes)
+                self.new_namespace(attributes, decided)
             }
             Function::Cycler => {
                 if args.positional.is_empty() {

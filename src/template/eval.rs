@@ -8,7 +8,7 @@ use super::error::{ErrorKind, Fault, Result};
 use super::loops::{Cursor, LoopState};
 use super::parser::Parsed;
 use super::provenance::control;
-use super::string::{Builder, Str};
+use super::string::{Builder, Origin, Str};
 use super::value::*;
 
 /// What is left to do in the loop around a statement.
@@ -40,6 +40,8 @@ pub(super) struct MacroValue<'t> {
 #[derive(Debug)]
 pub(super) struct NamespaceData {
     pub attributes: Vec<(Str, V)>,
+    /// Who decided which attributes it began with.
+    pub shape: Origin,
     charge: Charge,
 }
 
@@ -128,7 +130,7 @@ impl<'t> Eval<'t> {
     pub fn name_str(&self, id: NameId) -> Str {
         let name = self.names.get(id.0 as usize);
         name.cloned()
-            .unwrap_or_else(|| Str::new("", super::string::Origin::Template))
+            .unwrap_or_else(|| Str::new("", Origin::Template))
     }
 
     /// An entry in one of the evaluator's tables.
@@ -250,11 +252,12 @@ impl<'t> Eval<'t> {
 
     // Namespaces.
 
-    pub fn new_namespace(&mut self, attributes: Vec<(Str, V)>) -> Result<V> {
+    pub fn new_namespace(&mut self, attributes: Vec<(Str, V)>, shape: Origin) -> Result<V> {
         self.pay_for_entry()?;
         let id = u32::try_from(self.namespaces.len()).unwrap_or(u32::MAX);
         self.namespaces.push(NamespaceData {
             attributes: Vec::new(),
+            shape,
             charge: self.budget.charge(0)?,
         });
         for (name, value) in attributes {
@@ -318,8 +321,7 @@ impl<'t> Eval<'t> {
         match statement {
             Stmt::Text(range) => {
                 let text = self.source.get(range.clone()).unwrap_or("");
-                self.out
-                    .push(text, super::string::Origin::Template, &mut self.budget)?;
+                self.out.push(text, Origin::Template, &mut self.budget)?;
             }
             Stmt::Print(value) => self.print(value)?,
             Stmt::If(node) => return self.if_statement(node),
@@ -437,7 +439,7 @@ impl<'t> Eval<'t> {
         let mut args = self.args(&node.args)?;
         let caller = self.new_macro(&node.caller)?;
         args.named
-            .push((Str::new("caller", super::string::Origin::Template), caller));
+            .push((Str::new("caller", Origin::Template), caller));
         let value = self
             .call(callee, args)
             .map_err(|fault| fault.placed(node.at))?;

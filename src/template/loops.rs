@@ -372,6 +372,9 @@ impl<'t> Eval<'t> {
         let Some(state) = self.loops.get_mut(slot) else {
             return Ok(V::none());
         };
+        // What was there before was compared, too.
+        let before = state.changed.iter().flatten().map(V::least_trusted).max();
+        let origin = before.unwrap_or_default();
         let same = match &state.changed {
             Some(before) if before.len() == values.len() => {
                 let mut same = true;
@@ -385,7 +388,7 @@ impl<'t> Eval<'t> {
         if !same {
             state.changed = Some(values);
         }
-        Ok(V::bool(!same))
+        Ok(V::Bool(!same, origin))
     }
 
     /// `loop(…)`, in a recursive loop: its body once more, for other items.

@@ -76,12 +76,16 @@ pub(super) fn math(op: MathOp, left: &V, right: &V, budget: &mut Budget) -> Resu
         // Who wrote the number decides how much there is.
         (Some(count), None) if op == MathOp::Mul => {
             if let Some(repeated) = repeat(right, count, budget)? {
-                return repeated.painted(left.shape(), budget)?.made_of(right.shape(), budget);
+                return repeated
+                    .painted(left.shape(), budget)?
+                    .made_of(right.shape(), budget);
             }
         }
         (None, Some(count)) if op == MathOp::Mul => {
             if let Some(repeated) = repeat(left, count, budget)? {
-                return repeated.painted(right.shape(), budget)?.made_of(left.shape(), budget);
+                return repeated
+                    .painted(right.shape(), budget)?
+                    .made_of(left.shape(), budget);
             }
         }
         _ => {}
@@ -118,10 +122,12 @@ pub(super) fn math(op: MathOp, left: &V, right: &V, budget: &mut Budget) -> Resu
             other.type_name()
         )),
         (MathOp::Mul, V::Str(_) | V::List(..) | V::Tuple(..), other)
-        | (MathOp::Mul, other, V::Str(_) | V::List(..) | V::Tuple(..)) => Fault::type_error(format!(
-            "can't multiply sequence by non-int of type '{}'",
-            other.type_name()
-        )),
+        | (MathOp::Mul, other, V::Str(_) | V::List(..) | V::Tuple(..)) => {
+            Fault::type_error(format!(
+                "can't multiply sequence by non-int of type '{}'",
+                other.type_name()
+            ))
+        }
         _ => Fault::type_error(format!(
             "unsupported operand type(s) for {}: '{}' and '{}'",
             symbol(op),
@@ -591,7 +597,9 @@ pub(super) fn contains(container: &V, item: &V, budget: &mut Budget) -> Result<b
             Ok(text.as_str().contains(part.as_str()))
         }
         V::Dict(dict, _) => Ok(dict.get(item, budget)?.is_some()),
-        V::View(view, _) if view.kind == ViewKind::Keys => Ok(view.dict.get(item, budget)?.is_some()),
+        V::View(view, _) if view.kind == ViewKind::Keys => {
+            Ok(view.dict.get(item, budget)?.is_some())
+        }
         V::Range(range, _) => {
             let at = match number(item) {
                 Some(Number::Int(value)) => value,

@@ -558,12 +558,7 @@ impl Fields {
 }
 
 /// `format(value, spec)`.
-fn formatted(
-    eval: &mut Eval,
-    value: &V,
-    spec: &Spec,
-    out: &mut Builder,
-) -> Result<()> {
+fn formatted(eval: &mut Eval, value: &V, spec: &Spec, out: &mut Builder) -> Result<()> {
     let fill = spec.fill.unwrap_or(' ');
     let origin = value.shape();
     match value {

@@ -105,7 +105,10 @@ pub(super) fn push_part(
             let (inner, outer) = (first.min(last), first.max(last));
             for (range, by) in [
                 (0..inner, by_ahead),
-                (inner..outer, by_ahead.max(by_behind).filter(|_| first > last)),
+                (
+                    inner..outer,
+                    by_ahead.max(by_behind).filter(|_| first > last),
+                ),
                 (outer..kept.len(), by_behind),
             ] {
                 let by = by.map_or(origin, |by| by.max(origin));

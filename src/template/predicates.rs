@@ -148,7 +148,12 @@ fn holds(eval: &mut Eval, predicate: Predicate, value: V, args: Arguments) -> Re
         Predicate::Number => operators::number(&value).is_some(),
         Predicate::Sequence => matches!(
             value,
-            V::Str(_) | V::List(..) | V::Tuple(..) | V::Dict(..) | V::Range(..) | V::Undefined { .. }
+            V::Str(_)
+                | V::List(..)
+                | V::Tuple(..)
+                | V::Dict(..)
+                | V::Range(..)
+                | V::Undefined { .. }
         ),
         Predicate::Iterable => {
             Cursor::new(&value).is_ok() || matches!(value, V::Object(Object::Loop { .. }))

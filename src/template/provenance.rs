@@ -128,7 +128,8 @@ impl Arguments {
             Carries::Rest(chooses) => name.as_str() == chooses,
             Carries::All => false,
         });
-        let named = named.map(|(name, value)| value.least_trusted().max(name.text().least_trusted()));
+        let named =
+            named.map(|(name, value)| value.least_trusted().max(name.text().least_trusted()));
         let positional = positional.map(|(_, value)| value.least_trusted());
         positional.chain(named).max().unwrap_or_default()
     }

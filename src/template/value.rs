@@ -432,10 +432,7 @@ impl Items {
     }
 
     pub fn list(self, budget: &mut Budget) -> Result<V> {
-        Ok(V::List(
-            Arc::new(self.into_list(budget)?),
-            Origin::Template,
-        ))
+        Ok(V::List(Arc::new(self.into_list(budget)?), Origin::Template))
     }
 
     pub fn iter(self, budget: &mut Budget) -> Result<V> {

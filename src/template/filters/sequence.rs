@@ -443,15 +443,17 @@ fn unique(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let mut cursor = Cursor::new(value)?;
     let mut seen = Dict::new(&mut eval.budget)?;
     let mut items = Items::new(&mut eval.budget)?;
+    let mut decided = Origin::Template;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let key = getter.key(eval, &item, case, None)?;
+        decided = decided.max(key.least_trusted());
         hashable(&key)?;
         if seen.get(&key, &mut eval.budget)?.is_none() {
             seen.insert(key, V::none(), &mut eval.budget)?;
             items.push(item, &mut eval.budget)?;
         }
     }
-    Ok(items.iter(&mut eval.budget)?.shaped(seen.keys))
+    Ok(items.iter(&mut eval.budget)?.shaped(decided))
 }
 
 fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {

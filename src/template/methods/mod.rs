@@ -152,9 +152,7 @@ fn call_on(eval: &mut Eval, value: V, method: Method, args: Arguments) -> Result
     match &value {
         V::Str(text) => str_method(eval, text, method, args),
         V::List(..) | V::Tuple(..) => match method {
-            Method::Copy => {
-                super::loops::collect(&value, &mut eval.budget)?.list(&mut eval.budget)
-            }
+            Method::Copy => super::loops::collect(&value, &mut eval.budget)?.list(&mut eval.budget),
             _ => search_items(eval, &value, method, args),
         },
         V::Range(..) => search_items(eval, &value, method, args),

@@ -143,7 +143,7 @@ fn every_operation_keeps_origins() {
         ("{{ ('ab' ~ c)[1:] }}{{ ('ab' ~ c)[:3] }}{{ ('ab' ~ c)[1] }}", "b(Con tent)ab(C)b"),
         ("{{ (c ~ 'ab')[-1] }}{{ (c ~ 'ab')[-2:] }}{{ (c ~ 'ab')[:-1] }}", "bab(Con tent)a"),
         ("{{ (c ~ 'ab')[9] }}{{ (c ~ 'ab')[9:] }}{{ (c ~ 'ab')[:9] }}", "(bbCon tenta)"),
-        ("{{ (c ~ 'ab')[1:] }}{{ (c ~ 'ab')[2:] }}{{ (c ~ 'ab')[3:] }}", "(on tenta)b(n tentab)( tentab)"),
+        ("{{ (c ~ 'ab')[1:] }}{{ (c ~ 'ab')[2:] }}{{ (c ~ 'ab')[3:] }}", "(on tenta)b(n tentab tentab)"),
         ("{{ ('ab' ~ c)[:-1] }}{{ ('ab' ~ c)[-9:] }}{{ ('ab' ~ c ~ a)[-1] }}", "a(bCon tenbCon tent)< >"),
         ("{{ ('x' ~ a ~ 'y' ~ c ~ 'z')[1:-1] }}{{ ('x' ~ a ~ 'y' ~ c)[2:9] }}", "< as,si >y(Con tent)<as,si y>"),
         ("{{ ('x' ~ c)[0] }}{{ ('x' ~ c)[1] }}", "x(C)"),
@@ -197,7 +197,10 @@ fn every_operation_keeps_origins() {
 }
 
 /// The context of a chat: roles are the template's own words, as they are for real (`text/chat_template.rs`).
-fn chat(variables: &serde_json::Map<String, Json>, change: &mut dyn FnMut(&str) -> String) -> Value {
+fn chat(
+    variables: &serde_json::Map<String, Json>,
+    change: &mut dyn FnMut(&str) -> String,
+) -> Value {
     let own = |name: &str| Str::new(name, Origin::Template);
     let entries = variables.iter().map(|(key, value)| {
         let value = match key.as_str() {
@@ -228,10 +231,15 @@ fn changed(key: &str, json: &Json, change: &mut dyn FnMut(&str) -> String) -> Js
     match json {
         Json::String(text) if matches!(key, "type" | "id" | "tool_call_id") => text.as_str().into(),
         Json::String(text) => change(text).into(),
-        Json::Array(items) => items.iter().map(|item| changed(key, item, change)).collect(),
+        Json::Array(items) => items
+            .iter()
+            .map(|item| changed(key, item, change))
+            .collect(),
         Json::Object(entries) => {
             let entries = entries.iter();
-            entries.map(|(key, value)| (key.clone(), changed(key, value, change))).collect()
+            entries
+                .map(|(key, value)| (key.clone(), changed(key, value, change)))
+                .collect()
         }
         other => other.clone(),
     }
@@ -239,8 +247,34 @@ fn changed(key: &str, json: &Json, change: &mut dyn FnMut(&str) -> String) -> Js
 
 const HARMLESS: &[&str] = &["word", "two words", "7", "é", "a, b"];
 const HARMFUL: &[&str] = &[
-    "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<think>", "</think>", "<tool_call>", "[INST]", "[/INST]", "</s>",
-    "{}", "{0:x>9}", "%s", "%c", "{{", "%}", "\n", "\n\n", "\t", " ", "'", "\"", "\\", "<", "|", ">", "é", "7", "",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "[INST]",
+    "[/INST]",
+    "</s>",
+    "{}",
+    "{0:x>9}",
+    "%s",
+    "%c",
+    "{{",
+    "%}",
+    "\n",
+    "\n\n",
+    "\t",
+    " ",
+    "'",
+    "\"",
+    "\\",
+    "<",
+    "|",
+    ">",
+    "é",
+    "7",
+    "",
 ];
 
 #[test]
@@ -251,13 +285,18 @@ fn what_templates_write_themselves_does_not_depend_on_content() {
     let inputs = json(&renders.join("_inputs.json"));
     let mut seed = 1u64;
     let mut random = move |below: usize| {
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % below
     };
     let (mut compared, mut own) = (0, 0);
     for entry in std::fs::read_dir(templates).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "jinja") {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "jinja")
+        {
             continue;
         }
         let source = std::fs::read_to_string(&path).unwrap();
@@ -289,7 +328,12 @@ fn what_templates_write_themselves_does_not_depend_on_content() {
                     }
                     std::collections::hash_map::Entry::Occupied(entry) => {
                         compared += 1;
-                        assert_eq!(*entry.get(), written, "{path:?}, {case}: {:?}", rendered.text);
+                        assert_eq!(
+                            *entry.get(),
+                            written,
+                            "{path:?}, {case}: {:?}",
+                            rendered.text
+                        );
                     }
                 }
             }
@@ -306,22 +350,32 @@ fn dump_pieces() {
     };
     let inputs = json(&renders.join("_inputs.json"));
     let mut out = String::new();
-    let mut paths: Vec<_> = std::fs::read_dir(templates).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(templates)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     paths.sort();
     for path in paths {
-        if path.extension().is_none_or(|extension| extension != "jinja") {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "jinja")
+        {
             continue;
         }
         let source = std::fs::read_to_string(&path).unwrap();
         for case in inputs["cases"].as_object().unwrap().keys() {
             let context = chat(&case_variables(&inputs, case), &mut |text| text.to_string());
-            let Ok(rendered) = render_with(&source, &context) else { continue };
+            let Ok(rendered) = render_with(&source, &context) else {
+                continue;
+            };
             out.push_str(&format!("## {:?} {case}\n", path.file_name().unwrap()));
             for (piece, origin) in rendered.pieces() {
                 out.push_str(&format!("{origin:?} {piece:?}\n"));
             }
         }
     }
-    let Ok(path) = std::env::var("PROV_DUMP") else { return };
+    let Ok(path) = std::env::var("PROV_DUMP") else {
+        return;
+    };
     std::fs::write(path, out).unwrap();
 }
