@@ -6,7 +6,8 @@ use super::error::{ErrorKind, Fault, Result};
 use super::eval::{object_type, Eval};
 use super::format;
 use super::methods::{self, Found, Method};
-use super::string::{Builder, Str};
+use super::places;
+use super::string::{Builder, Origin, Str};
 use super::value::*;
 
 impl<'t> Eval<'t> {
@@ -20,12 +21,12 @@ impl<'t> Eval<'t> {
         if let Some(found) = self.own_attribute(value, text, method)? {
             return Ok(found);
         }
-        if let V::Dict(dict) = value {
+        if let V::Dict(dict, _) = value {
             if let Some(found) = dict.get_str(text) {
-                return Ok(found.clone());
+                return found.clone().painted(value.shape(), &mut self.budget);
             }
         }
-        Ok(V::Undefined(Missing::Attribute(value.kind(), name)))
+        Ok(V::missing(Some(value.kind()), name).shaped(value.shape()))
     }
 
     /// What `|attr` finds: attributes only, no items. Errors: the value is not there.
@@ -39,7 +40,8 @@ impl<'t> Eval<'t> {
                     "'{}' has no attribute '{name}'",
                     object_type(value.type_name())
                 ),
-            ),
+            )
+            .shaped(value.shape()),
         })
     }
 
@@ -50,6 +52,13 @@ impl<'t> Eval<'t> {
         name: &str,
         method: Option<Method>,
     ) -> Result<Option<V>> {
+        match self.attribute_of(value, name, method)? {
+            Some(found) => found.made_of(value.shape(), &mut self.budget).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn attribute_of(&mut self, value: &V, name: &str, method: Option<Method>) -> Result<Option<V>> {
         if let Some(method) = method {
             match methods::find(value, method) {
                 Found::Yes => {
@@ -68,28 +77,42 @@ impl<'t> Eval<'t> {
                 self.budget
                     .steps((attributes.len() >> 3).saturating_add(1))?;
                 let found = attributes.iter().find(|(have, _)| have.as_str() == name);
-                found.map(|(_, value)| value.clone())
+                let shape = data.map_or(Origin::Template, |data| data.shape);
+                match found {
+                    Some((_, value)) => Some(value.clone()),
+                    None if shape == Origin::Template => None,
+                    None => {
+                        let message = "'TemplateNamespace object' has no attribute";
+                        let message = format!("{message} '{name}'");
+                        Some(V::hint(ErrorKind::Undefined, message).shaped(shape))
+                    }
+                }
             }
             V::Object(Object::Loop { slot, generation }) => {
                 self.loop_attribute(*slot, *generation, name)?
             }
             V::Object(Object::Macro(id)) => self.macro_attribute(*id, name)?,
             V::Object(Object::Cycler(id)) if name == "current" => self.cycler_current(*id),
-            V::Range(range) => match name {
-                "start" => Some(V::Int(range.start)),
-                "stop" => Some(V::Int(range.stop)),
-                "step" => Some(V::Int(range.step)),
+            V::Range(range, _) => match name {
+                "start" => Some(V::int(range.start)),
+                "stop" => Some(V::int(range.stop)),
+                "step" => Some(V::int(range.step)),
                 _ => None,
             },
-            V::Tuple(pair) if pair.group => match name {
-                "grouper" => pair.items.first().cloned(),
-                "list" => pair.items.get(1).cloned(),
+            V::Tuple(pair, _) if pair.group => match name {
+                "grouper" | "list" => {
+                    let item = pair.items.get(usize::from(name == "list")).cloned();
+                    match item {
+                        Some(item) => Some(item.painted(value.shape(), &mut self.budget)?),
+                        None => None,
+                    }
+                }
                 _ => None,
             },
-            V::Int(_) | V::Bool(_) | V::Float(_) | V::Big(_) => number_attribute(value, name),
+            V::Int(..) | V::Bool(..) | V::Float(..) | V::Big(..) => number_attribute(value, name),
             _ => None,
         };
-        if found.is_none() && name.starts_with("__") && !matches!(value, V::Dict(_)) {
+        if found.is_none() && name.starts_with("__") && !matches!(value, V::Dict(..)) {
             return Ok(Some(unsafe_attribute(value, name)));
         }
         Ok(found)
@@ -102,36 +125,47 @@ impl<'t> Eval<'t> {
         Ok(Some(match name {
             "name" => match def.name {
                 Some(name) => V::Str(self.name_str(name)),
-                None => V::Str(Str::new("caller", super::string::Origin::Template)),
+                None => V::Str(Str::new("caller", Origin::Template)),
             },
             "arguments" => {
                 let names = def.params.iter().map(|id| V::Str(self.name_str(*id)));
                 V::tuple(names.collect(), &mut self.budget)?
             }
-            "catch_kwargs" => V::Bool(def.uses_kwargs),
-            "catch_varargs" => V::Bool(def.uses_varargs),
-            "caller" => V::Bool(def.uses_caller),
+            "catch_kwargs" => V::bool(def.uses_kwargs),
+            "catch_varargs" => V::bool(def.uses_varargs),
+            "caller" => V::bool(def.uses_caller),
             _ => return Ok(None),
         }))
     }
 
-    /// `value[key]`.
+    /// `value[key]`: who wrote the key chooses.
     pub fn item(&mut self, value: &V, key: &V) -> Result<V> {
         self.checked(value)?;
+        let chosen = key.least_trusted();
+        let found = self
+            .item_of(value, key)?
+            .painted(chosen, &mut self.budget)?;
+        match value {
+            V::Str(_) => found.made_of(value.shape(), &mut self.budget),
+            _ => found.painted(value.shape(), &mut self.budget),
+        }
+    }
+
+    fn item_of(&mut self, value: &V, key: &V) -> Result<V> {
         let found = match (value, key) {
-            (V::Dict(dict), key) => match dict.get(key, &mut self.budget) {
+            (V::Dict(dict, _), key) => match dict.get(key, &mut self.budget) {
                 Ok(found) => found.cloned(),
                 Err(fault) if fault.kind == ErrorKind::Type => None,
                 Err(fault) => return Err(fault),
             },
-            (V::List(list) | V::Tuple(list), V::Int(_) | V::Bool(_)) => {
+            (V::List(list, _) | V::Tuple(list, _), V::Int(..) | V::Bool(..)) => {
                 index(key, list.items.len()).and_then(|at| list.items.get(at).cloned())
             }
-            (V::Str(text), V::Int(_) | V::Bool(_)) => self.char_at(text, key)?,
-            (V::Range(range), V::Int(_) | V::Bool(_)) => {
+            (V::Str(text), V::Int(..) | V::Bool(..)) => self.char_at(text, key)?,
+            (V::Range(range, _), V::Int(..) | V::Bool(..)) => {
                 let len = usize::try_from(range.len).unwrap_or(0);
                 let at = index(key, len).and_then(|at| i64::try_from(at).ok());
-                at.map(|at| V::Int(range.get(at)))
+                at.map(|at| V::int(range.get(at)))
             }
             _ => None,
         };
@@ -168,15 +202,46 @@ impl<'t> Eval<'t> {
                 .map(|(at, c)| at..at.saturating_add(c.len_utf8()))
         };
         self.budget.bytes(all.len())?;
-        match range {
-            Some(range) => Ok(Some(V::Str(text.slice(range, &mut self.budget)?))),
-            None => Ok(None),
-        }
+        let Some(range) = range else {
+            return Ok(None);
+        };
+        let (start, stop) = match key {
+            // Of the last character the bound behind it is the end.
+            V::Int(-1, _) => (Some(-1), None),
+            V::Int(at, _) => (Some(*at), at.checked_add(1)),
+            // `True` and `False` are places too.
+            V::Bool(true, _) => (Some(1), Some(2)),
+            _ => (Some(0), Some(1)),
+        };
+        Ok(Some(V::Str(self.part(text, range, (start, stop))?)))
     }
 
-    /// `value[start:stop:step]`.
+    /// The bytes of a range, which are what the bounds give.
+    fn part(
+        &mut self,
+        text: &Str,
+        range: std::ops::Range<usize>,
+        bounds: (Option<i64>, Option<i64>),
+    ) -> Result<Str> {
+        if text.text().single().is_some() {
+            return text.slice(range, &mut self.budget);
+        }
+        let mut out = Builder::new(&mut self.budget)?;
+        out.push("", text.text().least_trusted(), &mut self.budget)?;
+        places::push_part(&mut out, text.text(), range, bounds, &mut self.budget)?;
+        Ok(out.finish_as(text.markup()))
+    }
+
+    /// `value[start:stop:step]`: who wrote the bounds chooses.
     pub fn slice(&mut self, value: &V, bounds: [V; 3]) -> Result<V> {
         self.checked(value)?;
+        let chosen = bounds.iter().map(V::shape).max().unwrap_or_default();
+        let found = self.slice_of(value, bounds)?;
+        let found = found.painted(chosen, &mut self.budget)?;
+        found.made_of(value.shape(), &mut self.budget)
+    }
+
+    fn slice_of(&mut self, value: &V, bounds: [V; 3]) -> Result<V> {
         let [start, stop, step] = &bounds;
         let (start, stop, step) = (bound(start)?, bound(stop)?, bound(step)?);
         if step == Some(0) {
@@ -184,7 +249,7 @@ impl<'t> Eval<'t> {
         }
         let step = step.unwrap_or(1);
         match value {
-            V::List(list) | V::Tuple(list) => {
+            V::List(list, _) | V::Tuple(list, _) => {
                 let places = Slice::new(start, stop, step, list.items.len());
                 self.budget.room(places.len().saturating_mul(ITEM_BYTES))?;
                 self.budget.steps((places.len() >> 1).saturating_add(1))?;
@@ -192,24 +257,25 @@ impl<'t> Eval<'t> {
                     .filter_map(|at| list.items.get(at).cloned())
                     .collect();
                 match value {
-                    V::List(_) => V::list(items, &mut self.budget),
+                    V::List(..) => V::list(items, &mut self.budget),
                     _ => V::tuple(items, &mut self.budget),
                 }
             }
             V::Str(text) => self.slice_str(text, start, stop, step),
-            V::Range(range) => {
+            V::Range(range, _) => {
                 let len = usize::try_from(range.len).unwrap_or(0);
                 let places = Slice::new(start, stop, step, len);
                 let first = i64::try_from(places.start).unwrap_or(0);
                 let count = i64::try_from(places.len()).unwrap_or(0);
                 let step = range.step.saturating_mul(step);
                 let begin = range.get(first);
-                Ok(V::Range(Arc::new(Range {
+                let range = Range {
                     start: begin,
                     step,
                     len: count,
                     stop: begin.saturating_add(step.saturating_mul(count)),
-                })))
+                };
+                Ok(V::Range(Arc::new(range), Origin::Template))
             }
             value => Ok(V::hint(
                 ErrorKind::Undefined,
@@ -244,13 +310,17 @@ impl<'t> Eval<'t> {
                 false => all.char_indices().nth(at).map_or(all.len(), |(at, _)| at),
             };
             let (from, to) = (byte(places.start), byte(end));
-            return Ok(V::Str(text.slice(from..to.max(from), &mut self.budget)?));
+            let part = self.part(text, from..to.max(from), (start, stop))?;
+            return Ok(V::Str(part));
         }
         // One entry a character.
         self.budget.room(count.saturating_mul(16))?;
         self.budget.steps(places.len())?;
         let chars: Vec<(usize, char)> = all.char_indices().collect();
         let mut out = Builder::new(&mut self.budget)?;
+        if (start, stop, step) != (None, None, -1) && text.text().single().is_none() {
+            out.raise(text.text().least_trusted());
+        }
         for at in places {
             if let Some((at, c)) = chars.get(at) {
                 out.push_char(*c, text.text().origin_at(*at), &mut self.budget)?;
@@ -264,12 +334,12 @@ impl<'t> Eval<'t> {
 pub(super) fn by_name(eval: &mut Eval, value: &V, name: &str) -> Result<V> {
     let method = Method::from_name(name);
     let found = eval.named_attribute(value, name, method)?;
-    match (found, value) {
-        (V::Undefined(missing), V::Dict(dict)) => {
-            Ok(dict.get_str(name).cloned().unwrap_or(V::Undefined(missing)))
+    if let (V::Undefined { .. }, V::Dict(dict, shape)) = (&found, value) {
+        if let Some(item) = dict.get_str(name) {
+            return item.clone().painted(*shape, &mut eval.budget);
         }
-        (found, _) => Ok(found),
     }
+    Ok(found)
 }
 
 fn unsafe_attribute(value: &V, name: &str) -> V {
@@ -284,15 +354,15 @@ fn unsafe_attribute(value: &V, name: &str) -> V {
 
 fn number_attribute(value: &V, name: &str) -> Option<V> {
     let int = match value {
-        V::Bool(value) => V::Int(i64::from(*value)),
+        V::Bool(value, _) => V::int(i64::from(*value)),
         value => value.clone(),
     };
     match (name, &int) {
         ("real", _) => Some(int),
-        ("numerator", V::Int(_) | V::Big(_)) => Some(int),
-        ("denominator", V::Int(_) | V::Big(_)) => Some(V::Int(1)),
-        ("imag", V::Float(_)) => Some(V::Float(0.0)),
-        ("imag", _) => Some(V::Int(0)),
+        ("numerator", V::Int(..) | V::Big(..)) => Some(int),
+        ("denominator", V::Int(..) | V::Big(..)) => Some(V::int(1)),
+        ("imag", V::Float(..)) => Some(V::float(0.0)),
+        ("imag", _) => Some(V::int(0)),
         _ => None,
     }
 }
@@ -300,8 +370,8 @@ fn number_attribute(value: &V, name: &str) -> Option<V> {
 /// Where an index, from the end where negative, points in so many items.
 pub(super) fn index(key: &V, len: usize) -> Option<usize> {
     let at = match key {
-        V::Int(at) => *at,
-        V::Bool(at) => i64::from(*at),
+        V::Int(at, _) => *at,
+        V::Bool(at, _) => i64::from(*at),
         _ => return None,
     };
     let at = match at < 0 {
@@ -314,11 +384,11 @@ pub(super) fn index(key: &V, len: usize) -> Option<usize> {
 fn bound(value: &V) -> Result<Option<i64>> {
     use num_bigint::Sign;
     match value {
-        V::None => Ok(None),
-        V::Int(value) => Ok(Some(*value)),
-        V::Bool(value) => Ok(Some(i64::from(*value))),
-        V::Big(value) if value.sign() == Sign::Minus => Ok(Some(i64::MIN)),
-        V::Big(_) => Ok(Some(i64::MAX)),
+        V::None(_) => Ok(None),
+        V::Int(value, _) => Ok(Some(*value)),
+        V::Bool(value, _) => Ok(Some(i64::from(*value))),
+        V::Big(value, _) if value.sign() == Sign::Minus => Ok(Some(i64::MIN)),
+        V::Big(..) => Ok(Some(i64::MAX)),
         _ => {
             Fault::type_error("slice indices must be integers or None or have an __index__ method")
         }

@@ -8,6 +8,7 @@ use super::eval::{Counter, Eval};
 use super::expression::{required, Arguments};
 use super::loops::{collect, Cursor};
 use super::methods;
+use super::provenance::Carries;
 use super::string::{Origin, Str};
 use super::value::*;
 
@@ -18,7 +19,6 @@ impl<'t> Eval<'t> {
     #[inline(never)]
     pub fn call(&mut self, callee: V, args: Arguments) -> Result<V> {
         match callee {
-            V::Undefined(missing) => self.undefined(&missing),
             V::Object(Object::Macro(id)) => self.call_macro(id, args),
             V::Object(Object::Function(function)) => self.call_function(function, args),
             V::Method(bound) => methods::call(self, bound.0.clone(), bound.1, args),
@@ -29,7 +29,7 @@ impl<'t> Eval<'t> {
             }
             V::Object(Object::Joiner(id)) => {
                 let Some(counter) = self.counters.get_mut(id as usize) else {
-                    return Ok(V::None);
+                    return Ok(V::none());
                 };
                 counter.used = counter.used.saturating_add(1);
                 match counter.items.first() {
@@ -37,14 +37,17 @@ impl<'t> Eval<'t> {
                     _ => Ok(V::Str(Str::new("", Origin::Template))),
                 }
             }
-            other => Fault::type_error(format!("'{}' object is not callable", other.type_name())),
+            other => {
+                self.checked(&other)?;
+                Fault::type_error(format!("'{}' object is not callable", other.type_name()))
+            }
         }
     }
 
     #[inline(never)]
     fn call_macro(&mut self, id: u32, args: Arguments) -> Result<V> {
         let Some(value) = self.macros.get(id as usize).copied() else {
-            return Ok(V::None);
+            return Ok(V::none());
         };
         let def = value.def;
         let name = match def.name {
@@ -99,7 +102,7 @@ impl<'t> Eval<'t> {
             for (name, value) in named.drain(..) {
                 dict.insert(V::Str(name), value, &mut self.budget)?;
             }
-            self.assign_by_name("kwargs", V::Dict(Arc::new(dict)))?;
+            self.assign_by_name("kwargs", V::dict(dict))?;
         } else if let Some((unknown, _)) = named.first() {
             return Fault::type_error(match unknown.as_str() {
                 "caller" => format!(
@@ -139,17 +142,21 @@ impl<'t> Eval<'t> {
     fn call_function(&mut self, function: Function, args: Arguments) -> Result<V> {
         match function {
             Function::Range => self.range(args),
-            Function::Dict => Ok(V::Dict(Arc::new(self.make_dict(args)?))),
+            Function::Dict => self.make_dict(args),
             Function::Namespace => {
-                let dict = self.make_dict(args)?;
                 let mut attributes = Vec::new();
-                for (name, value) in &dict.entries {
-                    match name {
-                        V::Str(name) => attributes.push((name.clone(), value.clone())),
-                        _ => return Fault::type_error("attribute name must be string"),
+                let mut decided = Origin::Template;
+                if let V::Dict(dict, shape) = self.make_dict(args)? {
+                    decided = shape;
+                    for (name, value) in &dict.entries {
+                        let V::Str(name) = name else {
+                            return Fault::type_error("attribute name must be string");
+                        };
+                        let value = value.clone().painted(shape, &mut self.budget)?;
+                        attributes.push((name.clone(), value));
                     }
                 }
-                self.new_namespace(attributes)
+                self.new_namespace(attributes, decided)
             }
             Function::Cycler => {
                 if args.positional.is_empty() {
@@ -217,12 +224,14 @@ impl<'t> Eval<'t> {
         }
         match current {
             Some(value) if !reset => value,
-            _ => V::None,
+            _ => V::none(),
         }
     }
 
-    fn make_dict(&mut self, args: Arguments) -> Result<Dict> {
+    /// A dict as trusted as the one that it is a copy of, and as the keys that were added.
+    fn make_dict(&mut self, args: Arguments) -> Result<V> {
         let mut dict = Dict::new(&mut self.budget)?;
+        let mut shape = Origin::Template;
         let Arguments {
             mut positional,
             named,
@@ -235,17 +244,20 @@ impl<'t> Eval<'t> {
         }
         match positional.pop() {
             None => {}
-            Some(V::Dict(from)) => {
+            Some(V::Dict(from, from_shape)) => {
+                shape = from_shape;
                 for (key, value) in &from.entries {
                     self.budget.step()?;
                     dict.insert(key.clone(), value.clone(), &mut self.budget)?;
                 }
             }
             Some(pairs) => {
+                shape = pairs.shape();
                 let mut pairs = Cursor::new(&pairs)?;
                 while let Some(pair) = pairs.next(&mut self.budget)? {
                     match collect(&pair, &mut self.budget)?.as_slice() {
                         [key, value] => {
+                            shape = shape.max(key.least_trusted());
                             dict.insert(key.clone(), value.clone(), &mut self.budget)?;
                         }
                         _ => {
@@ -258,13 +270,15 @@ impl<'t> Eval<'t> {
             }
         }
         for (name, value) in named {
+            shape = shape.max(name.text().least_trusted());
             dict.insert(V::Str(name), value, &mut self.budget)?;
         }
-        Ok(dict)
+        Ok(V::Dict(Arc::new(dict), shape))
     }
 
     fn range(&mut self, args: Arguments) -> Result<V> {
         let mut numbers = Vec::new();
+        let origin = args.choosers(Carries::Nothing);
         for arg in &args.positional {
             self.checked(arg)?;
             numbers.push(methods::int_arg(arg)?);
@@ -296,11 +310,12 @@ impl<'t> Eval<'t> {
                 ),
             );
         }
-        Ok(V::Range(Arc::new(Range {
+        let range = Range {
             start,
             step,
             len,
             stop,
-        })))
+        };
+        Ok(V::Range(Arc::new(range), origin))
     }
 }

@@ -7,7 +7,7 @@ use num_bigint::BigInt;
 
 use super::budget::{Budget, Charge};
 use super::error::{Fault, Result};
-use super::string::Str;
+use super::string::{Origin, Str};
 use super::value::{check, ITEM_BYTES, V};
 
 /// Immutable once made. Keys are what Python can hash: strings, numbers, none, tuples of such.
@@ -18,6 +18,10 @@ pub(super) struct Dict {
     index: HashMap<Str, usize>,
     pub depth: u32,
     pub size: usize,
+    /// The least trusted origin in it.
+    pub origin: Origin,
+    /// The least trusted origin of its keys.
+    pub keys: Origin,
     charge: Charge,
 }
 
@@ -62,6 +66,8 @@ impl Dict {
         self.depth = self
             .depth
             .max(value.depth().max(key.depth()).saturating_add(1));
+        self.keys = self.keys.max(key.least_trusted());
+        self.origin = self.origin.max(self.keys).max(value.least_trusted());
     }
 
     fn replace(&mut self, at: usize, value: V) {
@@ -145,10 +151,10 @@ impl Dict {
 
 pub(super) fn hashable(key: &V) -> Result<()> {
     match key {
-        V::List(_) | V::Dict(_) => {
+        V::List(..) | V::Dict(..) => {
             Fault::type_error(format!("unhashable type: '{}'", key.type_name()))
         }
-        V::Tuple(tuple) => tuple.items.iter().try_for_each(hashable),
+        V::Tuple(tuple, _) => tuple.items.iter().try_for_each(hashable),
         _ => Ok(()),
     }
 }

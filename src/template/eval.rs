@@ -7,7 +7,8 @@ use super::dict::Dict;
 use super::error::{ErrorKind, Fault, Result};
 use super::loops::{Cursor, LoopState};
 use super::parser::Parsed;
-use super::string::{Builder, Str};
+use super::provenance::control;
+use super::string::{Builder, Origin, Str};
 use super::value::*;
 
 /// What is left to do in the loop around a statement.
@@ -39,6 +40,8 @@ pub(super) struct MacroValue<'t> {
 #[derive(Debug)]
 pub(super) struct NamespaceData {
     pub attributes: Vec<(Str, V)>,
+    /// Who decided which attributes it began with.
+    pub shape: Origin,
     charge: Charge,
 }
 
@@ -127,7 +130,7 @@ impl<'t> Eval<'t> {
     pub fn name_str(&self, id: NameId) -> Str {
         let name = self.names.get(id.0 as usize);
         name.cloned()
-            .unwrap_or_else(|| Str::new("", super::string::Origin::Template))
+            .unwrap_or_else(|| Str::new("", Origin::Template))
     }
 
     /// An entry in one of the evaluator's tables.
@@ -197,7 +200,7 @@ impl<'t> Eval<'t> {
         }
         Ok(match self.root.get(id.0 as usize) {
             Some(Some(value)) => value.clone(),
-            _ => V::Undefined(Missing::Name(id)),
+            _ => V::missing(None, id),
         })
     }
 
@@ -249,11 +252,12 @@ impl<'t> Eval<'t> {
 
     // Namespaces.
 
-    pub fn new_namespace(&mut self, attributes: Vec<(Str, V)>) -> Result<V> {
+    pub fn new_namespace(&mut self, attributes: Vec<(Str, V)>, shape: Origin) -> Result<V> {
         self.pay_for_entry()?;
         let id = u32::try_from(self.namespaces.len()).unwrap_or(u32::MAX);
         self.namespaces.push(NamespaceData {
             attributes: Vec::new(),
+            shape,
             charge: self.budget.charge(0)?,
         });
         for (name, value) in attributes {
@@ -317,8 +321,7 @@ impl<'t> Eval<'t> {
         match statement {
             Stmt::Text(range) => {
                 let text = self.source.get(range.clone()).unwrap_or("");
-                self.out
-                    .push(text, super::string::Origin::Template, &mut self.budget)?;
+                self.out.push(text, Origin::Template, &mut self.budget)?;
             }
             Stmt::Print(value) => self.print(value)?,
             Stmt::If(node) => return self.if_statement(node),
@@ -379,7 +382,7 @@ impl<'t> Eval<'t> {
     pub fn write(&mut self, value: &V) -> Result<()> {
         match value {
             V::Str(text) => self.out.push_text(text.text(), &mut self.budget),
-            V::Undefined(_) => Ok(()),
+            V::Undefined { .. } => Ok(()),
             value => {
                 let text = self.str_of(value)?;
                 self.out.push_text(text.text(), &mut self.budget)
@@ -388,11 +391,13 @@ impl<'t> Eval<'t> {
     }
 
     fn if_statement(&mut self, node: &'t If) -> Result<Flow> {
-        for (test, body) in &node.arms {
+        for (arm, (test, body)) in node.arms.iter().enumerate() {
             if self.eval(test)?.truth() {
+                control::took(arm);
                 return self.body(body);
             }
         }
+        control::took(node.arms.len());
         self.body(&node.otherwise)
     }
 
@@ -434,7 +439,7 @@ impl<'t> Eval<'t> {
         let mut args = self.args(&node.args)?;
         let caller = self.new_macro(&node.caller)?;
         args.named
-            .push((Str::new("caller", super::string::Origin::Template), caller));
+            .push((Str::new("caller", Origin::Template), caller));
         let value = self
             .call(callee, args)
             .map_err(|fault| fault.placed(node.at))?;
@@ -497,7 +502,7 @@ impl<'t> Eval<'t> {
                         // The name gives its share up, and gets the longer text in a moment.
                         if let Some(slot) = self.slot(target) {
                             if matches!(slot, V::Str(held) if held.same(&text)) {
-                                *slot = V::None;
+                                *slot = V::none();
                             }
                         }
                         text.append(&texts, &mut self.budget)?
@@ -591,22 +596,28 @@ impl<'t> Eval<'t> {
         Ok(())
     }
 
+    /// Errors: the value is not there, and is used for more than printing.
+    #[inline]
+    pub fn checked(&self, value: &V) -> Result<()> {
+        match value {
+            V::Undefined {
+                owner, name, hint, ..
+            } => self.undefined(*owner, *name, hint.as_deref()),
+            _ => Ok(()),
+        }
+    }
+
     /// What using something that is not there says.
-    pub fn undefined<T>(&self, missing: &Missing) -> Result<T> {
-        match missing {
-            Missing::Name(id) => Fault::new(
-                ErrorKind::Undefined,
-                format!("'{}' is undefined", self.name(*id)),
-            ),
-            Missing::Attribute(owner, id) => Fault::new(
-                ErrorKind::Undefined,
-                format!(
-                    "'{}' has no attribute '{}'",
-                    object_type(owner.name()),
-                    self.name(*id)
-                ),
-            ),
-            Missing::Other(hint) => Fault::new(hint.kind, hint.message.clone()),
+    fn undefined(&self, owner: Option<Type>, name: NameId, hint: Option<&Hint>) -> Result<()> {
+        let name = self.name(name);
+        match (hint, owner) {
+            (Some(hint), _) => Fault::new(hint.kind, hint.message.clone()),
+            (None, None) => Fault::new(ErrorKind::Undefined, format!("'{name}' is undefined")),
+            (None, Some(owner)) => {
+                let owner = object_type(owner.name());
+                let message = format!("'{owner}' has no attribute '{name}'");
+                Fault::new(ErrorKind::Undefined, message)
+            }
         }
     }
 }

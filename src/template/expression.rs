@@ -9,6 +9,7 @@ use super::eval::Eval;
 use super::loops::collect;
 use super::methods::{self, Found};
 use super::operators;
+use super::provenance::control;
 use super::string::{Builder, Str};
 use super::value::*;
 
@@ -89,7 +90,10 @@ impl<'t> Eval<'t> {
             ExprKind::Compare(compare) => self.compare(compare),
             ExprKind::And(parts) => self.junction(parts, false),
             ExprKind::Or(parts) => self.junction(parts, true),
-            ExprKind::Not(value) => Ok(V::Bool(!self.eval(value)?.truth())),
+            ExprKind::Not(value) => {
+                let value = self.eval(value)?;
+                Ok(V::Bool(!value.truth(), value.shape()))
+            }
             ExprKind::Concat(parts) => self.concat(parts),
             ExprKind::Cond(cond) => self.conditional(cond),
             ExprKind::List(items) => {
@@ -130,16 +134,17 @@ impl<'t> Eval<'t> {
             let value = self.eval(value)?;
             dict.insert(key, value, &mut self.budget)?;
         }
-        Ok(V::Dict(std::sync::Arc::new(dict)))
+        Ok(V::dict(dict))
     }
 
     /// The first part that decides, or the last.
     #[inline(never)]
     fn junction(&mut self, parts: &'t [Expr], decides: bool) -> Result<V> {
-        let mut value = V::None;
-        for part in parts {
+        let mut value = V::none();
+        for (at, part) in parts.iter().enumerate() {
             value = self.eval(part)?;
             if value.truth() == decides {
+                control::took(at);
                 break;
             }
         }
@@ -148,8 +153,9 @@ impl<'t> Eval<'t> {
 
     #[inline(never)]
     fn conditional(&mut self, cond: &'t Cond) -> Result<V> {
-        for (test, value) in &cond.arms {
+        for (arm, (test, value)) in cond.arms.iter().enumerate() {
             if self.eval(test)?.truth() {
+                control::took(arm);
                 return self.eval(value);
             }
         }
@@ -184,14 +190,16 @@ impl<'t> Eval<'t> {
     #[inline(never)]
     fn compare(&mut self, compare: &'t Compare) -> Result<V> {
         let mut left = self.eval(&compare.first)?;
+        let mut origin = left.least_trusted();
         for (op, right) in &compare.rest {
             let right = self.eval(right)?;
+            origin = origin.max(right.least_trusted());
             if !self.compare_two(*op, &left, &right)? {
-                return Ok(V::Bool(false));
+                return Ok(V::Bool(false, origin));
             }
             left = right;
         }
-        Ok(V::Bool(true))
+        Ok(V::Bool(true, origin))
     }
 
     pub fn compare_two(&mut self, op: CompareOp, left: &V, right: &V) -> Result<bool> {
@@ -210,15 +218,6 @@ impl<'t> Eval<'t> {
             CompareOp::Ge => ordered(self, ">=", Ordering::is_ge),
             CompareOp::In => operators::contains(right, left, &mut self.budget),
             CompareOp::NotIn => Ok(!operators::contains(right, left, &mut self.budget)?),
-        }
-    }
-
-    /// Errors: the value is not there, and is used for more than printing.
-    #[inline]
-    pub fn checked(&self, value: &V) -> Result<()> {
-        match value {
-            V::Undefined(missing) => self.undefined(missing),
-            _ => Ok(()),
         }
     }
 
@@ -258,7 +257,7 @@ impl<'t> Eval<'t> {
     }
 
     pub fn math(&mut self, op: MathOp, left: V, right: V) -> Result<V> {
-        if let (V::Int(a), V::Int(b)) = (&left, &right) {
+        if let (V::Int(a, by), V::Int(b, and_by)) = (&left, &right) {
             let quick = match op {
                 MathOp::Add => a.checked_add(*b),
                 MathOp::Sub => a.checked_sub(*b),
@@ -266,7 +265,7 @@ impl<'t> Eval<'t> {
                 _ => None,
             };
             if let Some(value) = quick {
-                return Ok(V::Int(value));
+                return Ok(V::Int(value, *by.max(and_by)));
             }
         }
         if let (MathOp::Mod, V::Str(format)) = (op, &left) {
@@ -313,9 +312,9 @@ impl<'t> Eval<'t> {
     fn post_op(&mut self, value: V, op: &'t PostOp) -> Result<V> {
         match &op.kind {
             PostKind::Attribute(name, method) => {
-                if let (V::Dict(dict), None) = (&value, method) {
+                if let (V::Dict(dict, shape), None) = (&value, method) {
                     if let Some(found) = dict.get_str(self.name(*name)) {
-                        return Ok(found.clone());
+                        return found.clone().painted(*shape, &mut self.budget);
                     }
                 }
                 self.attribute(&value, *name, *method)
@@ -328,7 +327,7 @@ impl<'t> Eval<'t> {
                 let [start, stop, step] = &**parts;
                 let mut part = |expr: &'t Option<Expr>| match expr {
                     Some(expr) => self.eval(expr),
-                    None => Ok(V::None),
+                    None => Ok(V::none()),
                 };
                 let bounds = [part(start)?, part(stop)?, part(step)?];
                 self.slice(&value, bounds)
@@ -346,8 +345,8 @@ impl<'t> Eval<'t> {
                     );
                 };
                 let args = self.args(&call.args)?;
-                let holds = super::predicates::test(self, test, value, args)?;
-                Ok(V::Bool(holds != call.negated))
+                let (holds, origin) = super::predicates::test(self, test, value, args)?;
+                Ok(V::Bool(holds != call.negated, origin))
             }
         }
     }
@@ -385,7 +384,7 @@ impl<'t> Eval<'t> {
         }
         if let Some(double_star) = &args.double_star {
             match self.eval(double_star)? {
-                V::Dict(dict) => {
+                V::Dict(dict, shape) => {
                     let count = dict.entries.len();
                     self.budget.steps(count.saturating_mul(count >> 3))?;
                     self.budget.steps(count)?;
@@ -399,7 +398,8 @@ impl<'t> Eval<'t> {
                                 key.as_str()
                             ));
                         }
-                        values.named.push((key.clone(), value.clone()));
+                        let value = value.clone().painted(shape, &mut self.budget)?;
+                        values.named.push((key.clone(), value));
                     }
                 }
                 other => {

@@ -279,9 +279,9 @@ impl<'s> Parser<'s> {
             Token::Name(name) => {
                 self.advance()?;
                 match name {
-                    "true" | "True" => ExprKind::Const(V::Bool(true)),
-                    "false" | "False" => ExprKind::Const(V::Bool(false)),
-                    "none" | "None" => ExprKind::Const(V::None),
+                    "true" | "True" => ExprKind::Const(V::bool(true)),
+                    "false" | "False" => ExprKind::Const(V::bool(false)),
+                    "none" | "None" => ExprKind::Const(V::none()),
                     name => self.variable(name),
                 }
             }
@@ -293,7 +293,7 @@ impl<'s> Parser<'s> {
             Token::Float(digits) => {
                 self.advance()?;
                 let value: f64 = digits.replace('_', "").parse().unwrap_or(f64::NAN);
-                ExprKind::Const(V::Float(value))
+                ExprKind::Const(V::float(value))
             }
             Token::Op("(") => {
                 self.advance()?;

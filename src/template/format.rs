@@ -17,7 +17,7 @@ impl Eval<'_> {
     pub fn str_of(&mut self, value: &V) -> Result<Str> {
         match value {
             V::Str(text) => Ok(text.clone()),
-            V::Undefined(_) => Ok(Str::new("", Origin::Template)),
+            V::Undefined { origin, .. } => Ok(Str::new("", *origin)),
             value => self.repr_of(value),
         }
     }
@@ -39,40 +39,53 @@ pub(super) fn brief_repr(eval: &mut Eval, value: &V) -> Result<String> {
     Ok(eval.repr_of(value)?.as_str().to_string())
 }
 
+/// Numbers and punctuation have the origin of whoever decided on the value, quotes that of the string.
+///
 /// The depth of values is bounded; only namespaces can hold themselves, and are counted.
 pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> {
+    let before = out.raise(match value {
+        V::Str(_) => Origin::Template,
+        value => value.shape(),
+    });
+    plain_repr(eval, value, out)?;
+    out.sink(before);
+    Ok(())
+}
+
+fn plain_repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> {
     eval.budget.step()?;
     let plain = |text: &str, eval: &mut Eval, out: &mut Builder| {
         out.push(text, Origin::Template, &mut eval.budget)
     };
     match value {
-        V::Undefined(_) => plain("Undefined", eval, out),
-        V::None => plain("None", eval, out),
-        V::Bool(true) => plain("True", eval, out),
-        V::Bool(false) => plain("False", eval, out),
-        V::Int(value) => plain(&value.to_string(), eval, out),
-        V::Big(value) => {
+        V::Undefined { .. } => plain("Undefined", eval, out),
+        V::None(_) => plain("None", eval, out),
+        V::Bool(true, _) => plain("True", eval, out),
+        V::Bool(false, _) => plain("False", eval, out),
+        V::Int(value, _) => plain(&value.to_string(), eval, out),
+        V::Big(value, _) => {
             let digits = big_digits(value, &mut eval.budget)?;
             plain(&digits, eval, out)
         }
-        V::Float(value) => plain(&float(*value), eval, out),
+        V::Float(value, _) => plain(&float(*value), eval, out),
         V::Str(text) if text.markup() => {
-            plain("Markup(", eval, out)?;
+            let origin = text.text().least_trusted();
+            out.push("Markup(", origin, &mut eval.budget)?;
             push_quoted(text, out, &mut eval.budget)?;
-            plain(")", eval, out)
+            out.push(")", origin, &mut eval.budget)
         }
         V::Str(text) => push_quoted(text, out, &mut eval.budget),
-        V::List(list) => {
+        V::List(list, _) => {
             plain("[", eval, out)?;
             row(eval, list.items.iter(), out)?;
             plain("]", eval, out)
         }
-        V::Tuple(list) => {
+        V::Tuple(list, _) => {
             plain("(", eval, out)?;
             row(eval, list.items.iter(), out)?;
             plain(if list.items.len() == 1 { ",)" } else { ")" }, eval, out)
         }
-        V::Dict(dict) => {
+        V::Dict(dict, _) => {
             plain("{", eval, out)?;
             for (at, (key, value)) in dict.entries.iter().enumerate() {
                 if at > 0 {
@@ -84,7 +97,7 @@ pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> 
             }
             plain("}", eval, out)
         }
-        V::View(view) => {
+        V::View(view, _) => {
             plain(value.type_name(), eval, out)?;
             plain("([", eval, out)?;
             for (at, (key, value)) in view.dict.entries.iter().enumerate() {
@@ -103,17 +116,17 @@ pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> 
             }
             plain("])", eval, out)
         }
-        V::Range(range) if range.step == 1 => plain(
+        V::Range(range, _) if range.step == 1 => plain(
             &format!("range({}, {})", range.start, range.stop),
             eval,
             out,
         ),
-        V::Range(range) => plain(
+        V::Range(range, _) => plain(
             &format!("range({}, {}, {})", range.start, range.stop, range.step),
             eval,
             out,
         ),
-        V::Iter(_) => plain("<generator object>", eval, out),
+        V::Iter(..) => plain("<generator object>", eval, out),
         V::Method(bound) => {
             let (name, owner) = (bound.1.name(), bound.0.type_name());
             let text = format!("<built-in method {name} of {owner} object>");
@@ -166,7 +179,7 @@ fn object_repr(eval: &mut Eval, object: &Object, out: &mut Builder) -> Result<()
             let mut part = |name| -> Result<String> {
                 let value = eval.loop_attribute(*slot, *generation, name)?;
                 Ok(match value {
-                    Some(V::Int(value)) => value.to_string(),
+                    Some(V::Int(value, _)) => value.to_string(),
                     _ => String::new(),
                 })
             };
@@ -191,9 +204,10 @@ fn push_quoted(text: &Str, out: &mut Builder, budget: &mut Budget) -> Result<()>
         true => '"',
         false => '\'',
     };
-    out.push_char(quote, Origin::Template, budget)?;
+    let origin = text.text().least_trusted();
+    out.push_char(quote, origin, budget)?;
     push_mapped(text, out, budget, |c| quoted_char(c, quote))?;
-    out.push_char(quote, Origin::Template, budget)
+    out.push_char(quote, origin, budget)
 }
 
 /// Pushes a string with some characters replaced by others.

@@ -7,12 +7,20 @@ use super::budget::Budget;
 use super::dict::{Dict, View};
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::{Eval, Flow, ScopeId};
-use super::string::Str;
+use super::provenance::control;
+use super::string::{Origin, Str};
 use super::value::*;
 
 /// A place in an iterable.
 #[derive(Debug)]
-pub(super) enum Cursor {
+pub(super) struct Cursor {
+    place: Place,
+    /// Who decided which items there are.
+    pub shape: Origin,
+}
+
+#[derive(Debug)]
+enum Place {
     List(Arc<List>, usize),
     Str(Str, usize),
     Dict(Arc<Dict>, usize),
@@ -25,17 +33,21 @@ pub(super) enum Cursor {
 impl Cursor {
     /// Errors: the value cannot be iterated over.
     pub fn new(value: &V) -> Result<Cursor> {
-        Ok(match value {
-            V::List(list) | V::Tuple(list) => Cursor::List(list.clone(), 0),
-            V::Str(text) => Cursor::Str(text.clone(), 0),
-            V::Dict(dict) => Cursor::Dict(dict.clone(), 0),
-            V::View(view) => Cursor::View(view.clone(), 0),
-            V::Range(range) => Cursor::Range(range.clone(), 0),
-            V::Iter(iter) => Cursor::Iter(iter.clone()),
-            V::Undefined(_) => Cursor::Empty,
+        let place = match value {
+            V::List(list, _) | V::Tuple(list, _) => Place::List(list.clone(), 0),
+            V::Str(text) => Place::Str(text.clone(), 0),
+            V::Dict(dict, _) => Place::Dict(dict.clone(), 0),
+            V::View(view, _) => Place::View(view.clone(), 0),
+            V::Range(range, _) => Place::Range(range.clone(), 0),
+            V::Iter(iter, _) => Place::Iter(iter.clone()),
+            V::Undefined { .. } => Place::Empty,
             value => {
                 return Fault::type_error(format!("'{}' object is not iterable", value.type_name()))
             }
+        };
+        Ok(Cursor {
+            place,
+            shape: value.shape(),
         })
     }
 
@@ -46,51 +58,54 @@ impl Cursor {
             *at = at.saturating_add(1);
             now
         };
-        Ok(match self {
-            Cursor::List(list, at) => list.items.get(take(at)).cloned(),
-            Cursor::Dict(dict, at) => dict.entries.get(take(at)).map(|(key, _)| key.clone()),
-            Cursor::View(view, at) => view.get(take(at), budget)?,
-            Cursor::Iter(iter) => iter.next(),
-            Cursor::Empty => None,
-            Cursor::Range(range, at) => {
-                let item = (*at < range.len).then(|| V::Int(range.get(*at)));
+        let item = match &mut self.place {
+            Place::List(list, at) => list.items.get(take(at)).cloned(),
+            Place::Dict(dict, at) => dict.entries.get(take(at)).map(|(key, _)| key.clone()),
+            Place::View(view, at) => view.get(take(at), budget)?,
+            Place::Iter(iter) => iter.next(),
+            Place::Empty => None,
+            Place::Range(range, at) => {
+                let item = (*at < range.len).then(|| V::int(range.get(*at)));
                 *at = at.saturating_add(1);
                 item
             }
-            Cursor::Str(text, at) => {
+            Place::Str(text, at) => {
                 let rest = text.as_str().get(*at..).unwrap_or("");
-                match rest.chars().next() {
-                    None => None,
-                    Some(c) => {
-                        let end = at.saturating_add(c.len_utf8());
-                        // The characters of markup are plain.
-                        let item = text.slice(*at..end, budget)?.with_markup(false, budget)?;
-                        *at = end;
-                        Some(V::Str(item))
-                    }
-                }
+                let Some(c) = rest.chars().next() else {
+                    return Ok(None);
+                };
+                let end = at.saturating_add(c.len_utf8());
+                // The characters of markup are plain.
+                let item = text.slice(*at..end, budget)?.with_markup(false, budget)?;
+                *at = end;
+                // Each character has an origin of its own.
+                return Ok(Some(V::Str(item)));
             }
-        })
+        };
+        match item {
+            Some(item) => item.painted(self.shape, budget).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// How many items there are in all, where that is known without reading them.
     fn len(&self) -> Option<usize> {
-        Some(match self {
-            Cursor::List(list, _) => list.items.len(),
-            Cursor::Str(text, _) => text.as_str().chars().count(),
-            Cursor::Dict(dict, _) => dict.entries.len(),
-            Cursor::View(view, _) => view.dict.entries.len(),
-            Cursor::Range(range, _) => usize::try_from(range.len).unwrap_or(0),
-            Cursor::Empty => 0,
-            Cursor::Iter(_) => return None,
+        Some(match &self.place {
+            Place::List(list, _) => list.items.len(),
+            Place::Str(text, _) => text.as_str().chars().count(),
+            Place::Dict(dict, _) => dict.entries.len(),
+            Place::View(view, _) => view.dict.entries.len(),
+            Place::Range(range, _) => usize::try_from(range.len).unwrap_or(0),
+            Place::Empty => 0,
+            Place::Iter(_) => return None,
         })
     }
 
     /// All that is left.
     pub fn rest(mut self, budget: &mut Budget) -> Result<Items> {
-        let count = match &self {
-            Cursor::Iter(iter) => iter.len(),
-            cursor => cursor.len().unwrap_or(0),
+        let count = match &self.place {
+            Place::Iter(iter) => iter.len(),
+            _ => self.len().unwrap_or(0),
         };
         let mut items = Items::with_capacity(count, budget)?;
         while let Some(item) = self.next(budget)? {
@@ -100,7 +115,7 @@ impl Cursor {
     }
 }
 
-/// All items of a value.
+/// All items of a value; of what shape they are is the caller's to pass on.
 pub(super) fn collect(value: &V, budget: &mut Budget) -> Result<Items> {
     Cursor::new(value)?.rest(budget)
 }
@@ -143,7 +158,9 @@ impl<'t> Eval<'t> {
     fn run_loop(&mut self, node: &'t For, items: &V, depth: u32) -> Result<()> {
         let cursor = Cursor::new(items)?;
         // A generator is read to its end even where nothing is done with its items.
-        let guard = node.guard().filter(|_| !matches!(cursor, Cursor::Iter(_)));
+        let guard = node
+            .guard()
+            .filter(|_| !matches!(cursor.place, Place::Iter(_)));
         let outer = self.scope;
         let slot = self.loops.len();
         self.generation = self.generation.wrapping_add(1);
@@ -158,8 +175,8 @@ impl<'t> Eval<'t> {
             generation,
             index: -1,
             depth,
-            current: V::None,
-            before: V::None,
+            current: V::none(),
+            before: V::none(),
             after: After::Unknown,
             len,
             tested: false,
@@ -169,6 +186,7 @@ impl<'t> Eval<'t> {
         let mut ran = false;
         while let Some(item) = self.next_item(slot)? {
             ran = true;
+            control::took(1);
             let scope = self.push_scope(outer)?;
             self.scope = Some(scope);
             if let (true, Some(name)) = (node.uses_loop, self.loop_name) {
@@ -191,6 +209,7 @@ impl<'t> Eval<'t> {
             }
         }
         self.loops.truncate(slot);
+        control::took(0);
         if !ran && !node.otherwise.is_empty() {
             self.in_scope(|eval| eval.body(&node.otherwise))?;
         }
@@ -291,7 +310,7 @@ impl<'t> Eval<'t> {
         state.len = Some(len);
         // They passed the test: it is not asked again.
         let list = items.into_list(&mut self.budget)?;
-        state.cursor = Cursor::List(Arc::new(list), 0);
+        state.cursor.place = Place::List(Arc::new(list), 0);
         state.tested = true;
         Ok(len)
     }
@@ -304,11 +323,13 @@ impl<'t> Eval<'t> {
         };
         let index = state.index;
         let depth = i64::from(state.depth);
-        let int = |value: i64| Ok(Some(V::Int(value)));
+        // How often a loop has run is its control; how often it will is known from its items.
+        let shape = state.cursor.shape;
+        let int = |value: i64| Ok(Some(V::int(value)));
         match name {
             "index0" => int(index),
             "index" => int(index.saturating_add(1)),
-            "first" => Ok(Some(V::Bool(index == 0))),
+            "first" => Ok(Some(V::bool(index == 0))),
             "depth0" => int(depth),
             "depth" => int(depth.saturating_add(1)),
             "previtem" if index == 0 => Ok(Some(V::hint(
@@ -316,18 +337,19 @@ impl<'t> Eval<'t> {
                 "there is no previous item",
             ))),
             "previtem" => Ok(Some(state.before.clone())),
-            "last" => Ok(Some(V::Bool(self.look_ahead(slot)?.is_none()))),
+            "last" => Ok(Some(V::Bool(self.look_ahead(slot)?.is_none(), shape))),
             "nextitem" => Ok(Some(match self.look_ahead(slot)? {
                 Some(item) => item,
-                None => V::hint(ErrorKind::Undefined, "there is no next item"),
+                None => V::hint(ErrorKind::Undefined, "there is no next item").shaped(shape),
             })),
             "length" | "revindex" | "revindex0" => {
                 let len = i64::try_from(self.loop_length(slot)?).unwrap_or(i64::MAX);
-                int(match name {
+                let value = match name {
                     "length" => len,
                     "revindex" => len.saturating_sub(index),
                     _ => len.saturating_sub(index.saturating_add(1)),
-                })
+                };
+                Ok(Some(V::Int(value, shape)))
             }
             _ => Ok(None),
         }
@@ -339,7 +361,7 @@ impl<'t> Eval<'t> {
         let index = self.loops.get(slot).map_or(0, |state| state.index);
         let index = usize::try_from(index).unwrap_or(0);
         match index.checked_rem(items.len()) {
-            Some(at) => Ok(items.into_iter().nth(at).unwrap_or(V::None)),
+            Some(at) => Ok(items.into_iter().nth(at).unwrap_or(V::none())),
             None => Fault::type_error("no items for cycling given"),
         }
     }
@@ -348,8 +370,11 @@ impl<'t> Eval<'t> {
     pub fn loop_changed(&mut self, slot: u32, generation: u32, values: Vec<V>) -> Result<V> {
         let slot = self.loop_slot(slot, generation)?;
         let Some(state) = self.loops.get_mut(slot) else {
-            return Ok(V::None);
+            return Ok(V::none());
         };
+        // What was there before was compared, too.
+        let before = state.changed.iter().flatten().map(V::least_trusted).max();
+        let origin = before.unwrap_or_default();
         let same = match &state.changed {
             Some(before) if before.len() == values.len() => {
                 let mut same = true;
@@ -363,14 +388,14 @@ impl<'t> Eval<'t> {
         if !same {
             state.changed = Some(values);
         }
-        Ok(V::Bool(!same))
+        Ok(V::Bool(!same, origin))
     }
 
     /// `loop(…)`, in a recursive loop: its body once more, for other items.
     pub fn loop_again(&mut self, slot: u32, generation: u32, items: &V) -> Result<V> {
         let slot = self.loop_slot(slot, generation)?;
         let Some(state) = self.loops.get(slot) else {
-            return Ok(V::None);
+            return Ok(V::none());
         };
         let (node, scope, depth) = (state.node, state.scope, state.depth);
         if !node.recursive {

@@ -31,7 +31,9 @@ mod methods;
 mod operators;
 mod parser;
 mod percent;
+mod places;
 mod predicates;
+mod provenance;
 mod spec;
 mod string;
 mod tojson;
@@ -125,7 +127,7 @@ impl Template {
         clock: &dyn Fn() -> Now,
         limits: &Limits,
     ) -> error::Result<Rendered> {
-        let V::Dict(context) = &context.0 else {
+        let V::Dict(context, _) = &context.0 else {
             return error::Fault::type_error("the template's context must be a dict");
         };
         let parsed = &self.parsed;

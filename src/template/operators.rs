@@ -24,10 +24,10 @@ pub(super) enum Number {
 
 pub(super) fn number(value: &V) -> Option<Number> {
     Some(match value {
-        V::Int(value) => Number::Int(*value),
-        V::Bool(value) => Number::Int(i64::from(*value)),
-        V::Big(value) => Number::Big(BigInt::clone(value)),
-        V::Float(value) => Number::Float(*value),
+        V::Int(value, _) => Number::Int(*value),
+        V::Bool(value, _) => Number::Int(i64::from(*value)),
+        V::Big(value, _) => Number::Big(BigInt::clone(value)),
+        V::Float(value, _) => Number::Float(*value),
         _ => return None,
     })
 }
@@ -69,19 +69,28 @@ pub(super) fn symbol(op: MathOp) -> &'static str {
 /// `left op right`; neither is undefined.
 pub(super) fn math(op: MathOp, left: &V, right: &V, budget: &mut Budget) -> Result<V> {
     match (number(left), number(right)) {
-        (Some(a), Some(b)) => return arithmetic(op, a, b, budget),
+        (Some(a), Some(b)) => {
+            let origin = left.shape().max(right.shape());
+            return Ok(arithmetic(op, a, b, budget)?.shaped(origin));
+        }
+        // Who wrote the number decides how much there is.
         (Some(count), None) if op == MathOp::Mul => {
             if let Some(repeated) = repeat(right, count, budget)? {
-                return Ok(repeated);
+                return repeated
+                    .painted(left.shape(), budget)?
+                    .made_of(right.shape(), budget);
             }
         }
         (None, Some(count)) if op == MathOp::Mul => {
             if let Some(repeated) = repeat(left, count, budget)? {
-                return Ok(repeated);
+                return repeated
+                    .painted(right.shape(), budget)?
+                    .made_of(left.shape(), budget);
             }
         }
         _ => {}
     }
+    let shape = left.shape().max(right.shape());
     match (op, left, right) {
         (MathOp::Add, V::Str(a), V::Str(b)) => {
             let markup = a.markup() || b.markup();
@@ -94,25 +103,31 @@ pub(super) fn math(op: MathOp, left: &V, right: &V, budget: &mut Budget) -> Resu
             }
             Ok(V::Str(out.finish_as(markup)))
         }
-        (MathOp::Add, V::List(a), V::List(b)) => V::list(joined(a, b, budget)?, budget),
-        (MathOp::Add, V::Tuple(a), V::Tuple(b)) => V::tuple(joined(a, b, budget)?, budget),
+        (MathOp::Add, V::List(a, _), V::List(b, _)) => {
+            Ok(V::list(joined(a, b, budget)?, budget)?.shaped(shape))
+        }
+        (MathOp::Add, V::Tuple(a, _), V::Tuple(b, _)) => {
+            Ok(V::tuple(joined(a, b, budget)?, budget)?.shaped(shape))
+        }
         (MathOp::Add, V::Str(_), other) => Fault::type_error(format!(
             "can only concatenate str (not \"{}\") to str",
             other.type_name()
         )),
-        (MathOp::Add, V::List(_), other) => Fault::type_error(format!(
+        (MathOp::Add, V::List(..), other) => Fault::type_error(format!(
             "can only concatenate list (not \"{}\") to list",
             other.type_name()
         )),
-        (MathOp::Add, V::Tuple(_), other) => Fault::type_error(format!(
+        (MathOp::Add, V::Tuple(..), other) => Fault::type_error(format!(
             "can only concatenate tuple (not \"{}\") to tuple",
             other.type_name()
         )),
-        (MathOp::Mul, V::Str(_) | V::List(_) | V::Tuple(_), other)
-        | (MathOp::Mul, other, V::Str(_) | V::List(_) | V::Tuple(_)) => Fault::type_error(format!(
-            "can't multiply sequence by non-int of type '{}'",
-            other.type_name()
-        )),
+        (MathOp::Mul, V::Str(_) | V::List(..) | V::Tuple(..), other)
+        | (MathOp::Mul, other, V::Str(_) | V::List(..) | V::Tuple(..)) => {
+            Fault::type_error(format!(
+                "can't multiply sequence by non-int of type '{}'",
+                other.type_name()
+            ))
+        }
         _ => Fault::type_error(format!(
             "unsupported operand type(s) for {}: '{}' and '{}'",
             symbol(op),
@@ -135,8 +150,8 @@ fn joined(a: &List, b: &List, budget: &mut Budget) -> Result<Vec<V>> {
 /// A sequence times a number; `None` where it is neither.
 fn repeat(value: &V, count: Number, budget: &mut Budget) -> Result<Option<V>> {
     let count = match (value, count) {
-        (V::Str(_) | V::List(_) | V::Tuple(_), Number::Int(count)) => count.max(0),
-        (V::Str(_) | V::List(_) | V::Tuple(_), Number::Big(count)) => {
+        (V::Str(_) | V::List(..) | V::Tuple(..), Number::Int(count)) => count.max(0),
+        (V::Str(_) | V::List(..) | V::Tuple(..), Number::Big(count)) => {
             if count.sign() == Sign::Minus {
                 0
             } else {
@@ -157,13 +172,13 @@ fn repeat(value: &V, count: Number, budget: &mut Budget) -> Result<Option<V>> {
             }
             Ok(Some(V::Str(out.finish_as(text.markup()))))
         }
-        V::List(list) | V::Tuple(list) => {
+        V::List(list, _) | V::Tuple(list, _) => {
             let len = list.items.len().saturating_mul(count);
             budget.room(len.saturating_mul(ITEM_BYTES))?;
             budget.steps(len)?;
             let items: Vec<V> = list.items.iter().cycle().take(len).cloned().collect();
             Ok(Some(match value {
-                V::List(_) => V::list(items, budget)?,
+                V::List(..) => V::list(items, budget)?,
                 _ => V::tuple(items, budget)?,
             }))
         }
@@ -184,7 +199,7 @@ fn arithmetic(op: MathOp, a: Number, b: Number, budget: &mut Budget) -> Result<V
     }
     if let (Number::Int(a), Number::Int(b)) = (&a, &b) {
         if let Some(value) = small_math(op, *a, *b)? {
-            return Ok(V::Int(value));
+            return Ok(V::int(value));
         }
     }
     big_math(op, a.big(), b.big(), budget)
@@ -201,7 +216,7 @@ fn divide(a: Number, b: Number, budget: &mut Budget) -> Result<V> {
         return zero_division("division by zero");
     }
     if exact(&a) && exact(&b) {
-        return Ok(V::Float(a.float()? / divisor));
+        return Ok(V::float(a.float()? / divisor));
     }
     let (a, b) = (a.big(), b.big());
     let limbs = |number: &BigInt| usize::try_from(number.bits() >> 6).unwrap_or(usize::MAX);
@@ -210,7 +225,7 @@ fn divide(a: Number, b: Number, budget: &mut Budget) -> Result<V> {
     let shift = b.bits().saturating_add(70).saturating_sub(a.bits());
     let scaled = std::ops::Shl::shl(&a, shift);
     let (Some(quotient), false) = (scaled.checked_div(&b), shift > 1000) else {
-        return Ok(V::Float(0.0));
+        return Ok(V::float(0.0));
     };
     let rest = quotient
         .checked_mul(&b)
@@ -227,7 +242,7 @@ fn divide(a: Number, b: Number, budget: &mut Budget) -> Result<V> {
             "integer division result too large for a float",
         );
     }
-    Ok(V::Float(value))
+    Ok(V::float(value))
 }
 
 /// `None` where the result needs more bits.
@@ -331,7 +346,7 @@ fn big_power(
 }
 
 fn float_math(op: MathOp, a: f64, b: f64) -> Result<V> {
-    Ok(V::Float(match op {
+    Ok(V::float(match op {
         MathOp::Add => a + b,
         MathOp::Sub => a - b,
         MathOp::Mul => a * b,
@@ -381,30 +396,31 @@ fn power(a: f64, b: f64) -> Result<V> {
     if value.is_infinite() && a.is_finite() && b.is_finite() {
         return Fault::new(ErrorKind::Overflow, "(34, 'Numerical result out of range')");
     }
-    Ok(V::Float(value))
+    Ok(V::float(value))
 }
 
 pub(super) fn negative(value: &V) -> Result<V> {
-    Ok(match number(value) {
+    let negated = match number(value) {
         Some(Number::Int(value)) => match value.checked_neg() {
-            Some(value) => V::Int(value),
+            Some(value) => V::int(value),
             None => V::big(std::ops::Neg::neg(BigInt::from(value))),
         },
         Some(Number::Big(value)) => V::big(std::ops::Neg::neg(value)),
-        Some(Number::Float(value)) => V::Float(-value),
+        Some(Number::Float(value)) => V::float(-value),
         None => {
             return Fault::type_error(format!(
                 "bad operand type for unary -: '{}'",
                 value.type_name()
             ))
         }
-    })
+    };
+    Ok(negated.shaped(value.shape()))
 }
 
 pub(super) fn positive(value: &V) -> Result<V> {
     match value {
-        V::Bool(value) => Ok(V::Int(i64::from(*value))),
-        V::Int(_) | V::Big(_) | V::Float(_) => Ok(value.clone()),
+        V::Bool(value, origin) => Ok(V::Int(i64::from(*value), *origin)),
+        V::Int(..) | V::Big(..) | V::Float(..) => Ok(value.clone()),
         _ => Fault::type_error(format!(
             "bad operand type for unary +: '{}'",
             value.type_name()
@@ -454,9 +470,9 @@ pub(super) fn equal(a: &V, b: &V, budget: &mut Budget) -> Result<bool> {
             }
             a == b
         }
-        (V::Int(a), V::Int(b)) => a == b,
-        (V::None, V::None) | (V::Undefined(_), V::Undefined(_)) => true,
-        (V::List(a), V::List(b)) | (V::Tuple(a), V::Tuple(b)) => {
+        (V::Int(a, _), V::Int(b, _)) => a == b,
+        (V::None(_), V::None(_)) | (V::Undefined { .. }, V::Undefined { .. }) => true,
+        (V::List(a, _), V::List(b, _)) | (V::Tuple(a, _), V::Tuple(b, _)) => {
             if a.items.len() != b.items.len() {
                 return Ok(false);
             }
@@ -467,7 +483,7 @@ pub(super) fn equal(a: &V, b: &V, budget: &mut Budget) -> Result<bool> {
             }
             true
         }
-        (V::Dict(a), V::Dict(b)) => {
+        (V::Dict(a, _), V::Dict(b, _)) => {
             if a.entries.len() != b.entries.len() {
                 return Ok(false);
             }
@@ -479,11 +495,11 @@ pub(super) fn equal(a: &V, b: &V, budget: &mut Budget) -> Result<bool> {
             }
             true
         }
-        (V::Range(a), V::Range(b)) => {
+        (V::Range(a, _), V::Range(b, _)) => {
             a.len == b.len && (a.len == 0 || a.start == b.start) && (a.len <= 1 || a.step == b.step)
         }
-        (V::Iter(a), V::Iter(b)) => std::sync::Arc::ptr_eq(a, b),
-        (V::View(a), V::View(b)) => {
+        (V::Iter(a, _), V::Iter(b, _)) => std::sync::Arc::ptr_eq(a, b),
+        (V::View(a, _), V::View(b, _)) => {
             if a.kind != b.kind
                 || a.kind == ViewKind::Values
                 || a.dict.entries.len() != b.dict.entries.len()
@@ -528,11 +544,11 @@ pub(super) fn identical(a: &V, b: &V) -> bool {
     use std::sync::Arc;
     match (a, b) {
         (V::Str(a), V::Str(b)) => a.same(b) || (a == b && a.len() <= 1),
-        (V::List(a), V::List(b)) | (V::Tuple(a), V::Tuple(b)) => Arc::ptr_eq(a, b),
-        (V::Dict(a), V::Dict(b)) => Arc::ptr_eq(a, b),
-        (V::None, V::None) => true,
-        (V::Bool(a), V::Bool(b)) => a == b,
-        (V::Int(a), V::Int(b)) => a == b && (-5..=256).contains(a),
+        (V::List(a, _), V::List(b, _)) | (V::Tuple(a, _), V::Tuple(b, _)) => Arc::ptr_eq(a, b),
+        (V::Dict(a, _), V::Dict(b, _)) => Arc::ptr_eq(a, b),
+        (V::None(_), V::None(_)) => true,
+        (V::Bool(a, _), V::Bool(b, _)) => a == b,
+        (V::Int(a, _), V::Int(b, _)) => a == b && (-5..=256).contains(a),
         (V::Object(a), V::Object(b)) => same_object(a, b),
         _ => false,
     }
@@ -547,7 +563,7 @@ pub(super) fn order(a: &V, b: &V, symbol: &str, budget: &mut Budget) -> Result<O
             // Code points are in the order of their UTF-8.
             return Ok(Some(a.as_str().cmp(b.as_str())));
         }
-        (V::List(a), V::List(b)) | (V::Tuple(a), V::Tuple(b)) => {
+        (V::List(a, _), V::List(b, _)) | (V::Tuple(a, _), V::Tuple(b, _)) => {
             for (a, b) in a.items.iter().zip(&b.items) {
                 if !equal(a, b, budget)? {
                     return order(a, b, symbol, budget);
@@ -580,9 +596,11 @@ pub(super) fn contains(container: &V, item: &V, budget: &mut Budget) -> Result<b
             budget.slow_bytes(text.len().saturating_add(part.len()))?;
             Ok(text.as_str().contains(part.as_str()))
         }
-        V::Dict(dict) => Ok(dict.get(item, budget)?.is_some()),
-        V::View(view) if view.kind == ViewKind::Keys => Ok(view.dict.get(item, budget)?.is_some()),
-        V::Range(range) => {
+        V::Dict(dict, _) => Ok(dict.get(item, budget)?.is_some()),
+        V::View(view, _) if view.kind == ViewKind::Keys => {
+            Ok(view.dict.get(item, budget)?.is_some())
+        }
+        V::Range(range, _) => {
             let at = match number(item) {
                 Some(Number::Int(value)) => value,
                 Some(Number::Float(value)) if value.fract() == 0.0 => value as i64,
@@ -593,7 +611,7 @@ pub(super) fn contains(container: &V, item: &V, budget: &mut Budget) -> Result<b
             let exact = offset.checked_rem(range.step) == Some(0);
             Ok(exact && index >= 0 && index < range.len)
         }
-        V::List(_) | V::Tuple(_) | V::View(_) | V::Iter(_) | V::Undefined(_) => {
+        V::List(..) | V::Tuple(..) | V::View(..) | V::Iter(..) | V::Undefined { .. } => {
             let mut cursor = Cursor::new(container)?;
             while let Some(have) = cursor.next(budget)? {
                 if equal(&have, item, budget)? {

@@ -1,4 +1,7 @@
-//! `text % values` and `text.format(…)`. What is formatted keeps its origins; fillers have the format's.
+//! `text % values` and `text.format(…)`. What is formatted keeps its origins, and nothing in a field is more trusted
+//! than what decided on it: the field's own characters, and the widths and specifications that are values.
+
+use std::ops::Range;
 
 use super::attributes;
 use super::dict::Dict;
@@ -14,16 +17,21 @@ use super::value::*;
 /// `format % right`.
 pub(super) fn format(eval: &mut Eval, format: &Str, right: V) -> Result<V> {
     let mapping = match &right {
-        V::Dict(dict) => Some(dict.clone()),
+        V::Dict(dict, _) => Some(dict.clone()),
         _ => None,
+    };
+    // Which values there are.
+    let shape = match &right {
+        V::Dict(_, shape) | V::Tuple(_, shape) => *shape,
+        _ => Origin::Template,
     };
     // What has items by index or key may be left over.
     let subscripted = matches!(
         right,
-        V::Dict(_) | V::List(_) | V::Range(_) | V::Undefined(_)
+        V::Dict(..) | V::List(..) | V::Range(..) | V::Undefined { .. }
     );
     let values = match right {
-        V::Tuple(tuple) => {
+        V::Tuple(tuple, _) => {
             let count = tuple.items.len();
             eval.budget.room(count.saturating_mul(ITEM_BYTES))?;
             eval.budget.steps(count)?;
@@ -31,20 +39,22 @@ pub(super) fn format(eval: &mut Eval, format: &Str, right: V) -> Result<V> {
         }
         other => vec![other],
     };
-    printf(eval, format, values, mapping, subscripted)
+    printf(eval, format, (values, shape), mapping, subscripted)
 }
 
 /// The filter `format`: all positional arguments, or all named ones.
 pub(super) fn format_filter(eval: &mut Eval, text: &Str, args: Arguments) -> Result<V> {
     if args.named.is_empty() {
-        return printf(eval, text, args.positional, None, false);
+        let values = (args.positional, Origin::Template);
+        return printf(eval, text, values, None, false);
     }
     let mut dict = Dict::new(&mut eval.budget)?;
     for (name, value) in args.named {
         dict.insert(V::Str(name), value, &mut eval.budget)?;
     }
+    let shape = dict.keys;
     let dict = std::sync::Arc::new(dict);
-    let values = vec![V::Dict(dict.clone())];
+    let values = (vec![V::Dict(dict.clone(), shape)], shape);
     printf(eval, text, values, Some(dict), true)
 }
 
@@ -52,11 +62,12 @@ pub(super) fn format_filter(eval: &mut Eval, text: &Str, args: Arguments) -> Res
 struct Reader<'a> {
     text: &'a Text,
     at: usize,
+    end: usize,
 }
 
 impl<'a> Reader<'a> {
     fn rest(&self) -> &'a str {
-        self.text.as_str().get(self.at..).unwrap_or("")
+        self.text.as_str().get(self.at..self.end).unwrap_or("")
     }
 
     fn next(&mut self) -> Option<char> {
@@ -90,15 +101,18 @@ impl<'a> Reader<'a> {
 fn printf(
     eval: &mut Eval,
     format: &Str,
-    values: Vec<V>,
+    (values, shape): (Vec<V>, Origin),
     mapping: Option<std::sync::Arc<Dict>>,
     subscripted: bool,
 ) -> Result<V> {
     eval.budget.slow_bytes(format.len())?;
+    // Whatever comes earlier in the format decides which value is left for a field.
+    let mut seen = shape;
     let mut values = values.into_iter();
     let mut reader = Reader {
         text: format.text(),
         at: 0,
+        end: format.len(),
     };
     let mut out = Builder::new(&mut eval.budget)?;
     loop {
@@ -109,7 +123,6 @@ fn printf(
         };
         let percent = start.saturating_add(found);
         out.push_range(format.text(), start..percent, &mut eval.budget)?;
-        let origin = format.text().origin_at(percent);
         reader.at = percent.saturating_add(1);
         let mut from_mapping = None;
         if reader.skip('(') {
@@ -144,7 +157,9 @@ fn printf(
             reader.next();
         }
         if reader.skip('*') {
-            let width = int_arg(&next(None)?)?;
+            let width = next(None)?;
+            seen = seen.max(width.shape());
+            let width = int_arg(&width)?;
             if width < 0 {
                 spec.align = Some('<');
             }
@@ -154,7 +169,11 @@ fn printf(
         }
         if reader.skip('.') {
             spec.precision = Some(match reader.skip('*') {
-                true => usize::try_from(int_arg(&next(None)?)?).unwrap_or(0),
+                true => {
+                    let precision = next(None)?;
+                    seen = seen.max(precision.shape());
+                    usize::try_from(int_arg(&precision)?).unwrap_or(0)
+                }
                 false => reader.digits()?.unwrap_or(0),
             });
         }
@@ -162,12 +181,15 @@ fn printf(
         let Some(kind) = reader.next() else {
             return Fault::value_error("incomplete format");
         };
+        seen = seen.max(format.text().least_trusted_in(start..reader.at));
+        let before = out.raise(seen);
         if kind == '%' {
-            out.push("%", origin, &mut eval.budget)?;
-            continue;
+            out.push("%", seen, &mut eval.budget)?;
+        } else {
+            let value = next(from_mapping)?;
+            convert(eval, spec, kind, &value, &mut out)?;
         }
-        let value = next(from_mapping)?;
-        convert(eval, spec, kind, &value, origin, &mut out)?;
+        out.sink(before);
     }
     if values.next().is_some() && !subscripted {
         return Fault::type_error("not all arguments converted during string formatting");
@@ -181,7 +203,6 @@ fn convert(
     mut spec: Spec,
     kind: char,
     value: &V,
-    origin: Origin,
     out: &mut Builder,
 ) -> Result<()> {
     spec.kind = kind;
@@ -224,7 +245,7 @@ fn convert(
             if matches!(kind, 'i' | 'u') {
                 spec.kind = 'd';
             }
-            return spec::integer(eval, &whole, &spec, origin, out);
+            return spec::integer(eval, &whole, &spec, value.shape(), out);
         }
         'e' | 'E' | 'f' | 'F' | 'g' | 'G' => {
             eval.checked(value)?;
@@ -240,22 +261,14 @@ fn convert(
                 }
             };
             spec.precision.get_or_insert(6);
-            return spec::float(eval, float, &spec, origin, out);
+            return spec::float(eval, float, &spec, value.shape(), out);
         }
         other => {
             return Fault::value_error(format!("unsupported format character '{other}'"));
         }
     };
     let precision = if kind == 'c' { None } else { spec.precision };
-    padded(
-        eval,
-        &text,
-        precision,
-        spec.width,
-        align,
-        (' ', origin),
-        out,
-    )
+    padded(eval, &text, precision, spec.width, align, ' ', out)
 }
 
 /// A character by its number: nobody the template trusts wrote it.
@@ -283,17 +296,18 @@ fn ascii(eval: &mut Eval, text: &Str) -> Result<Str> {
     Ok(out.finish())
 }
 
-/// A text cut to a number of characters and brought to a width.
+/// A text cut to a number of characters and brought to a width. How much that takes is up to whoever wrote the text.
 fn padded(
     eval: &mut Eval,
     text: &Str,
     precision: Option<usize>,
     width: usize,
     align: char,
-    (fill, origin): (char, Origin),
+    fill: char,
     out: &mut Builder,
 ) -> Result<()> {
     let all = text.as_str();
+    let origin = text.text().least_trusted();
     eval.budget.bytes(all.len())?;
     let end = precision
         .and_then(|most| all.char_indices().nth(most))
@@ -320,20 +334,23 @@ pub(super) fn str_format(eval: &mut Eval, format: &Str, args: Arguments) -> Resu
     let mut fields = Fields {
         args,
         next: Some(0),
+        seen: Origin::Template,
     };
-    fields.write(eval, format.text(), 0, &mut out)?;
+    let all = 0..format.len();
+    fields.write(eval, format.text(), all, 0, &mut out)?;
     Ok(V::Str(out.finish_as(format.markup())))
 }
 
 pub(super) fn str_format_map(eval: &mut Eval, format: &Str, mapping: V) -> Result<V> {
-    let V::Dict(dict) = mapping else {
+    let V::Dict(dict, shape) = mapping else {
         return Fault::type_error("format_map() takes a mapping");
     };
     let mut named = Vec::new();
     for (key, value) in &dict.entries {
         eval.budget.step()?;
         if let V::Str(key) = key {
-            named.push((key.clone(), value.clone()));
+            let value = value.clone().painted(shape, &mut eval.budget)?;
+            named.push((key.clone(), value));
         }
     }
     let args = Arguments {
@@ -347,6 +364,8 @@ struct Fields {
     args: Arguments,
     /// The next field without a number; `None` once one had a number.
     next: Option<usize>,
+    /// The least trusted origin of the format so far: it decides which value is the next.
+    seen: Origin,
 }
 
 impl Fields {
@@ -355,23 +374,24 @@ impl Fields {
         &mut self,
         eval: &mut Eval,
         format: &Text,
+        range: Range<usize>,
         level: usize,
         out: &mut Builder,
     ) -> Result<()> {
         let mut reader = Reader {
             text: format,
-            at: 0,
+            at: range.start,
+            end: range.end,
         };
         loop {
             let start = reader.at;
-            let len = format.as_str().len();
             let Some(found) = reader.rest().find(['{', '}']) else {
-                return out.push_range(format, start..len, &mut eval.budget);
+                return out.push_range(format, start..range.end, &mut eval.budget);
             };
             let brace = start.saturating_add(found);
             out.push_range(format, start..brace, &mut eval.budget)?;
+            self.seen = self.seen.max(format.least_trusted_in(start..brace));
             reader.at = brace;
-            let origin = format.origin_at(brace);
             match (reader.next(), reader.rest().chars().next()) {
                 (Some('{'), Some('{')) | (Some('}'), Some('}')) => {
                     let one = brace..brace.saturating_add(1);
@@ -381,7 +401,7 @@ impl Fields {
                 (Some('{'), None) => {
                     return Fault::value_error("Single '{' encountered in format string")
                 }
-                (Some('{'), _) => self.field(eval, &mut reader, origin, level, out)?,
+                (Some('{'), _) => self.field(eval, &mut reader, level, out)?,
                 _ => return Fault::value_error("Single '}' encountered in format string"),
             }
         }
@@ -391,7 +411,6 @@ impl Fields {
         &mut self,
         eval: &mut Eval,
         reader: &mut Reader,
-        origin: Origin,
         level: usize,
         out: &mut Builder,
     ) -> Result<()> {
@@ -421,6 +440,9 @@ impl Fields {
         let field = rest.get(..end).unwrap_or("");
         let body = reader.at;
         reader.at = body.saturating_add(end).saturating_add(1);
+        let braces = body.saturating_sub(1)..reader.at;
+        let mut origin = reader.text.least_trusted_in(braces);
+        self.seen = self.seen.max(origin);
         let name_len = field.find(['!', ':']).unwrap_or(field.len());
         let (name, tail) = field.split_at_checked(name_len).unwrap_or((field, ""));
         let (conversion, spec_text) = match tail.strip_prefix('!') {
@@ -431,6 +453,9 @@ impl Fields {
             }
             None => (None, tail),
         };
+        if name.is_empty() || name.starts_with(['.', '[']) {
+            origin = self.seen;
+        }
         let mut value = self.value(eval, name)?;
         value = match conversion {
             None => value,
@@ -446,11 +471,15 @@ impl Fields {
         };
         let mut spec = Builder::new(&mut eval.budget)?;
         if let Some(text) = spec_text.strip_prefix(':') {
-            let text = Text::new(text, origin);
-            self.write(eval, &text, level.saturating_add(1), &mut spec)?;
+            let end = body.saturating_add(end);
+            let text = end.saturating_sub(text.len())..end;
+            self.write(eval, reader.text, text, level.saturating_add(1), &mut spec)?;
         }
-        let spec = Spec::parse(spec.into_text().as_str())?;
-        formatted(eval, &value, &spec, origin, out)
+        let spec = spec.into_text();
+        let before = out.raise(origin.max(spec.least_trusted()));
+        formatted(eval, &value, &Spec::parse(spec.as_str())?, out)?;
+        out.sink(before);
+        Ok(())
     }
 
     /// `name.attribute[item]`.
@@ -519,7 +548,7 @@ impl Fields {
             }
             let digits = key.bytes().all(|b| b.is_ascii_digit());
             value = match (is_item, key.parse()) {
-                (true, Ok(index)) if digits => eval.item(&value, &V::Int(index))?,
+                (true, Ok(index)) if digits => eval.item(&value, &V::int(index))?,
                 (true, _) => eval.item(&value, &V::Str(methods::own(key)))?,
                 (false, _) => attributes::by_name(eval, &value, key)?,
             };
@@ -529,16 +558,11 @@ impl Fields {
 }
 
 /// `format(value, spec)`.
-fn formatted(
-    eval: &mut Eval,
-    value: &V,
-    spec: &Spec,
-    origin: Origin,
-    out: &mut Builder,
-) -> Result<()> {
-    let fill = (spec.fill.unwrap_or(' '), origin);
+fn formatted(eval: &mut Eval, value: &V, spec: &Spec, out: &mut Builder) -> Result<()> {
+    let fill = spec.fill.unwrap_or(' ');
+    let origin = value.shape();
     match value {
-        V::Str(_) | V::Undefined(_) => {
+        V::Str(_) | V::Undefined { .. } => {
             let text = eval.str_of(value)?;
             if !matches!(spec.kind, '\0' | 's') {
                 return Fault::value_error(format!(
@@ -547,16 +571,16 @@ fn formatted(
                 ));
             }
             let zero = spec.zero && spec.fill.is_none();
-            let fill = if zero { ('0', origin) } else { fill };
+            let fill = if zero { '0' } else { fill };
             let align = spec.align.unwrap_or('<');
             padded(eval, &text, spec.precision, spec.width, align, fill, out)
         }
-        V::Bool(_) if spec.kind == '\0' => {
+        V::Bool(..) if spec.kind == '\0' => {
             let text = eval.str_of(value)?;
             let align = spec.align.unwrap_or('<');
             padded(eval, &text, spec.precision, spec.width, align, fill, out)
         }
-        V::Int(_) | V::Big(_) | V::Bool(_) => match spec.kind {
+        V::Int(..) | V::Big(..) | V::Bool(..) => match spec.kind {
             'e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' => {
                 let float = super::filters::to_float(value)?.unwrap_or(0.0);
                 let mut spec = spec.clone();
@@ -584,7 +608,7 @@ fn formatted(
                 spec::integer(eval, &whole, &spec, origin, out)
             }
         },
-        V::Float(float) => {
+        V::Float(float, _) => {
             let mut spec = spec.clone();
             if spec.kind != '\0' {
                 spec.precision.get_or_insert(6);

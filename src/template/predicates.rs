@@ -7,6 +7,8 @@ use super::expression::{required, Arguments};
 use super::filters::Filter;
 use super::loops::Cursor;
 use super::operators;
+use super::provenance::Carries;
+use super::string::Origin;
 use super::value::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,57 +40,56 @@ pub(super) enum Predicate {
     Compare(CompareOp),
 }
 
-impl Predicate {
-    pub fn from_name(name: &str) -> Option<Predicate> {
-        Some(match name {
-            "odd" => Predicate::Odd,
-            "even" => Predicate::Even,
-            "divisibleby" => Predicate::DivisibleBy,
-            "defined" => Predicate::Defined,
-            "undefined" => Predicate::Undefined,
-            "filter" => Predicate::Filter,
-            "test" => Predicate::Test,
-            "none" => Predicate::None,
-            "boolean" => Predicate::Boolean,
-            "false" => Predicate::False,
-            "true" => Predicate::True,
-            "integer" => Predicate::Integer,
-            "float" => Predicate::Float,
-            "lower" => Predicate::Lower,
-            "upper" => Predicate::Upper,
-            "string" => Predicate::String,
-            "mapping" => Predicate::Mapping,
-            "number" => Predicate::Number,
-            "sequence" => Predicate::Sequence,
-            "iterable" => Predicate::Iterable,
-            "callable" => Predicate::Callable,
-            "sameas" => Predicate::SameAs,
-            "escaped" => Predicate::Escaped,
-            "in" => Predicate::In,
-            "==" | "eq" | "equalto" => Predicate::Compare(CompareOp::Eq),
-            "!=" | "ne" => Predicate::Compare(CompareOp::Ne),
-            ">" | "gt" | "greaterthan" => Predicate::Compare(CompareOp::Gt),
-            ">=" | "ge" => Predicate::Compare(CompareOp::Ge),
-            "<" | "lt" | "lessthan" => Predicate::Compare(CompareOp::Lt),
-            "<=" | "le" => Predicate::Compare(CompareOp::Le),
-            _ => return None,
-        })
-    }
+macro_rules! names {
+    ($($($name:literal)|+ => $predicate:expr),* $(,)?) => {
+        impl Predicate {
+            #[cfg(test)]
+            pub const ALL: &[(&str, Predicate)] = &[$($(($name, $predicate)),+),*];
+
+            pub fn from_name(name: &str) -> Option<Predicate> {
+                match name { $($($name)|+ => Some($predicate),)* _ => None }
+            }
+        }
+    };
 }
 
+names! {
+    "odd" => Predicate::Odd, "even" => Predicate::Even, "divisibleby" => Predicate::DivisibleBy,
+    "defined" => Predicate::Defined, "undefined" => Predicate::Undefined,
+    "filter" => Predicate::Filter, "test" => Predicate::Test, "none" => Predicate::None,
+    "boolean" => Predicate::Boolean, "false" => Predicate::False, "true" => Predicate::True,
+    "integer" => Predicate::Integer, "float" => Predicate::Float, "lower" => Predicate::Lower,
+    "upper" => Predicate::Upper, "string" => Predicate::String, "mapping" => Predicate::Mapping,
+    "number" => Predicate::Number, "sequence" => Predicate::Sequence,
+    "iterable" => Predicate::Iterable, "callable" => Predicate::Callable,
+    "sameas" => Predicate::SameAs, "escaped" => Predicate::Escaped, "in" => Predicate::In,
+    "==" | "eq" | "equalto" => Predicate::Compare(CompareOp::Eq),
+    "!=" | "ne" => Predicate::Compare(CompareOp::Ne),
+    ">" | "gt" | "greaterthan" => Predicate::Compare(CompareOp::Gt),
+    ">=" | "ge" => Predicate::Compare(CompareOp::Ge),
+    "<" | "lt" | "lessthan" => Predicate::Compare(CompareOp::Lt),
+    "<=" | "le" => Predicate::Compare(CompareOp::Le),
+}
+
+/// The answer, and the least trusted origin of what it was found out from.
 pub(super) fn test(
     eval: &mut Eval,
     predicate: Predicate,
     value: V,
     args: Arguments,
-) -> Result<bool> {
+) -> Result<(bool, Origin)> {
+    let origin = value.least_trusted().max(args.choosers(Carries::Nothing));
+    Ok((holds(eval, predicate, value, args)?, origin))
+}
+
+fn holds(eval: &mut Eval, predicate: Predicate, value: V, args: Arguments) -> Result<bool> {
     eval.budget.step()?;
     match predicate {
         Predicate::DivisibleBy => {
             let [by] = args.bind("divisibleby", ["num"])?;
             let by = required(by, "divisibleby", "num")?;
             let rest = eval.math(super::ast::MathOp::Mod, value, by)?;
-            return operators::equal(&rest, &V::Int(0), &mut eval.budget);
+            return operators::equal(&rest, &V::int(0), &mut eval.budget);
         }
         Predicate::SameAs => {
             let [other] = args.bind("sameas", ["other"])?;
@@ -114,8 +115,8 @@ pub(super) fn test(
     }
     Ok(match predicate {
         Predicate::Odd | Predicate::Even => {
-            let rest = eval.math(super::ast::MathOp::Mod, value, V::Int(2))?;
-            let wanted = V::Int(i64::from(predicate == Predicate::Odd));
+            let rest = eval.math(super::ast::MathOp::Mod, value, V::int(2))?;
+            let wanted = V::int(i64::from(predicate == Predicate::Odd));
             operators::equal(&rest, &wanted, &mut eval.budget)?
         }
         Predicate::Defined => !value.is_undefined(),
@@ -128,12 +129,12 @@ pub(super) fn test(
             V::Str(name) => Predicate::from_name(name.as_str()).is_some(),
             _ => false,
         },
-        Predicate::None => matches!(value, V::None),
-        Predicate::Boolean => matches!(value, V::Bool(_)),
-        Predicate::False => matches!(value, V::Bool(false)),
-        Predicate::True => matches!(value, V::Bool(true)),
-        Predicate::Integer => matches!(value, V::Int(_) | V::Big(_)),
-        Predicate::Float => matches!(value, V::Float(_)),
+        Predicate::None => matches!(value, V::None(_)),
+        Predicate::Boolean => matches!(value, V::Bool(..)),
+        Predicate::False => matches!(value, V::Bool(false, _)),
+        Predicate::True => matches!(value, V::Bool(true, _)),
+        Predicate::Integer => matches!(value, V::Int(..) | V::Big(..)),
+        Predicate::Float => matches!(value, V::Float(..)),
         Predicate::Lower | Predicate::Upper => {
             let text = eval.str_of(&value)?;
             eval.budget.slow_bytes(text.len())?;
@@ -143,11 +144,16 @@ pub(super) fn test(
             }
         }
         Predicate::String => matches!(value, V::Str(_)),
-        Predicate::Mapping => matches!(value, V::Dict(_)),
+        Predicate::Mapping => matches!(value, V::Dict(..)),
         Predicate::Number => operators::number(&value).is_some(),
         Predicate::Sequence => matches!(
             value,
-            V::Str(_) | V::List(_) | V::Tuple(_) | V::Dict(_) | V::Range(_) | V::Undefined(_)
+            V::Str(_)
+                | V::List(..)
+                | V::Tuple(..)
+                | V::Dict(..)
+                | V::Range(..)
+                | V::Undefined { .. }
         ),
         Predicate::Iterable => {
             Cursor::new(&value).is_ok() || matches!(value, V::Object(Object::Loop { .. }))
@@ -155,7 +161,7 @@ pub(super) fn test(
         // An undefined value has the method that makes Python call it so.
         Predicate::Callable => matches!(
             value,
-            V::Undefined(_)
+            V::Undefined { .. }
                 | V::Method(_)
                 | V::Object(
                     Object::Macro(_)

@@ -9,9 +9,10 @@ use super::budget::{Budget, Charge};
 use super::error::Result;
 
 /// Who wrote a character of a prompt, the most trusted first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
     /// The chat template itself: its special tokens are control tokens.
+    #[default]
     Template,
     /// An earlier answer of the model: markers such as `<think>` are tokens, special tokens are text.
     Assistant,
@@ -69,6 +70,17 @@ impl Text {
         runs.unwrap_or(self.origin)
     }
 
+    pub fn most_trusted(&self) -> Origin {
+        let runs = self.runs.iter().map(|run| run.origin).min();
+        runs.unwrap_or(self.origin)
+    }
+
+    /// The least trusted origin within a range of bytes.
+    pub fn least_trusted_in(&self, range: Range<usize>) -> Origin {
+        let within = self.segments(range).map(|(_, origin)| origin).max();
+        within.unwrap_or(Origin::Template)
+    }
+
     /// The origin of the character at a byte offset.
     pub fn origin_at(&self, at: usize) -> Origin {
         if self.runs.is_empty() {
@@ -82,10 +94,14 @@ impl Text {
     }
 
     fn push(&mut self, text: &str, origin: Origin) {
+        let before = self.text.len();
         if text.is_empty() {
+            // An empty text, too, says who left it empty.
+            if before == 0 {
+                self.origin = self.origin.max(origin);
+            }
             return;
         }
-        let before = self.text.len();
         self.text.push_str(text);
         let end = self.text.len();
         match self.runs.last_mut() {
@@ -211,7 +227,18 @@ impl Str {
             return Ok(self.clone());
         }
         let mut out = Builder::new(budget)?;
+        out.push("", self.text().least_trusted(), budget)?;
         out.push_range(self.text(), range, budget)?;
+        Ok(out.finish_as(self.markup()))
+    }
+
+    /// The string with no character more trusted than `origin`.
+    pub(super) fn painted(&self, origin: Origin, budget: &mut Budget) -> Result<Str> {
+        if self.text().most_trusted() >= origin {
+            return Ok(self.clone());
+        }
+        let mut out = Builder::under(origin, budget)?;
+        out.push_text(self.text(), budget)?;
         Ok(out.finish_as(self.markup()))
     }
 
@@ -237,6 +264,7 @@ impl Str {
         let mut out = Builder {
             text: std::mem::replace(&mut inner.text, Text::new("", Origin::Template)),
             charge: std::mem::take(&mut inner.charge),
+            floor: Origin::Template,
         };
         for part in parts {
             out.push_text(part.text(), budget)?;
@@ -272,6 +300,8 @@ impl Borrow<str> for Str {
 pub(super) struct Builder {
     text: Text,
     charge: Charge,
+    /// Nothing that is pushed counts as more trusted.
+    floor: Origin,
 }
 
 /// What one string costs beside its bytes.
@@ -282,7 +312,28 @@ impl Builder {
         Ok(Builder {
             text: Text::new(String::new(), Origin::Template),
             charge: budget.charge(STR_BYTES)?,
+            floor: Origin::Template,
         })
+    }
+
+    /// A string of which every character has the origin or a less trusted one.
+    pub fn under(floor: Origin, budget: &mut Budget) -> Result<Builder> {
+        let mut out = Builder::new(budget)?;
+        out.text.origin = floor;
+        out.floor = floor;
+        Ok(out)
+    }
+
+    /// From here on, what is pushed has the origin or a less trusted one. Gives what held before, for `sink`.
+    pub fn raise(&mut self, origin: Origin) -> Origin {
+        let before = self.floor;
+        self.floor = before.max(origin);
+        before
+    }
+
+    /// Back to what `raise` gave.
+    pub fn sink(&mut self, before: Origin) {
+        self.floor = before;
     }
 
     /// Makes room for so many bytes, paid for first; grows by doubling while that fits the limit.
@@ -316,6 +367,7 @@ impl Builder {
     }
 
     pub fn push(&mut self, text: &str, origin: Origin, budget: &mut Budget) -> Result<()> {
+        let origin = origin.max(self.floor);
         budget.bytes(text.len())?;
         self.grow(text.len(), budget)?;
         let changes = match self.text.runs.last() {

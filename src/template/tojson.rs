@@ -23,7 +23,7 @@ pub(super) fn tojson(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [ascii, indent, separators, sort] = args.bind("tojson", names)?;
     let own = |text: &str| Str::new(text, Origin::Template);
     let indent = match indent {
-        None | Some(V::None) => None,
+        None | Some(V::None(_)) => None,
         Some(V::Str(text)) => Some(text),
         Some(other) => {
             let width = usize::try_from(int_arg(&other)?).unwrap_or(0);
@@ -34,9 +34,9 @@ pub(super) fn tojson(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         }
     };
     let (between, colon) = match separators {
-        None | Some(V::None) if indent.is_some() => (own(","), own(": ")),
-        None | Some(V::None) => (own(", "), own(": ")),
-        Some(V::List(pair) | V::Tuple(pair)) => match pair.items.as_slice() {
+        None | Some(V::None(_)) if indent.is_some() => (own(","), own(": ")),
+        None | Some(V::None(_)) => (own(", "), own(": ")),
+        Some(V::List(pair, _) | V::Tuple(pair, _)) => match pair.items.as_slice() {
             [V::Str(between), V::Str(colon)] => (between.clone(), colon.clone()),
             _ => return Fault::value_error("separators must be a pair of strings"),
         },
@@ -58,12 +58,30 @@ fn plain(eval: &mut Eval, text: &str, out: &mut Builder) -> Result<()> {
     out.push(text, Origin::Template, &mut eval.budget)
 }
 
+/// Numbers and punctuation have the origin of whoever decided on the value, quotes that of the string.
+///
 /// The depth of values is bounded.
 fn write(eval: &mut Eval, value: &V, style: &Style, level: usize, out: &mut Builder) -> Result<()> {
+    let before = out.raise(match value {
+        V::Str(_) => Origin::Template,
+        value => value.shape(),
+    });
+    write_plain(eval, value, style, level, out)?;
+    out.sink(before);
+    Ok(())
+}
+
+fn write_plain(
+    eval: &mut Eval,
+    value: &V,
+    style: &Style,
+    level: usize,
+    out: &mut Builder,
+) -> Result<()> {
     eval.budget.step()?;
     match value {
         V::Str(text) => string(eval, text, style, out),
-        V::List(list) | V::Tuple(list) => {
+        V::List(list, _) | V::Tuple(list, _) => {
             if list.items.is_empty() {
                 return plain(eval, "[]", out);
             }
@@ -76,7 +94,7 @@ fn write(eval: &mut Eval, value: &V, style: &Style, level: usize, out: &mut Buil
             line(eval, style, level, out)?;
             plain(eval, "]", out)
         }
-        V::Dict(dict) => {
+        V::Dict(dict, _) => {
             if dict.entries.is_empty() {
                 return plain(eval, "{}", out);
             }
@@ -87,6 +105,8 @@ fn write(eval: &mut Eval, value: &V, style: &Style, level: usize, out: &mut Buil
                 true => {
                     eval.budget
                         .room(dict.entries.len().saturating_mul(4 * ITEM_BYTES))?;
+                    // The order that they are in depends on all of them.
+                    out.raise(dict.keys);
                     let keyed = dict.entries.iter().map(|e| (e.0.clone(), e.clone()));
                     sorted = operators::sort(keyed.collect(), false, &mut eval.budget)?;
                     &sorted
@@ -137,17 +157,17 @@ fn line(eval: &mut Eval, style: &Style, level: usize, out: &mut Builder) -> Resu
 
 fn scalar(eval: &mut Eval, value: &V) -> Result<Option<String>> {
     Ok(Some(match value {
-        V::None => "null".to_string(),
-        V::Bool(true) => "true".to_string(),
-        V::Bool(false) => "false".to_string(),
-        V::Int(value) => value.to_string(),
-        V::Big(value) => format::big_digits(value, &mut eval.budget)?,
-        V::Float(value) if value.is_nan() => "NaN".to_string(),
-        V::Float(value) if value.is_infinite() => match *value > 0.0 {
+        V::None(_) => "null".to_string(),
+        V::Bool(true, _) => "true".to_string(),
+        V::Bool(false, _) => "false".to_string(),
+        V::Int(value, _) => value.to_string(),
+        V::Big(value, _) => format::big_digits(value, &mut eval.budget)?,
+        V::Float(value, _) if value.is_nan() => "NaN".to_string(),
+        V::Float(value, _) if value.is_infinite() => match *value > 0.0 {
             true => "Infinity".to_string(),
             false => "-Infinity".to_string(),
         },
-        V::Float(value) => format::float(*value),
+        V::Float(value, _) => format::float(*value),
         _ => return Ok(None),
     }))
 }
@@ -157,7 +177,7 @@ fn key(eval: &mut Eval, key: &V, style: &Style, out: &mut Builder) -> Result<()>
         return string(eval, text, style, out);
     }
     match scalar(eval, key)? {
-        Some(text) => plain(eval, &format!("\"{text}\""), out),
+        Some(text) => out.push(&format!("\"{text}\""), key.shape(), &mut eval.budget),
         None => Fault::type_error(format!(
             "keys must be str, int, float, bool or None, not {}",
             key.type_name()
@@ -167,7 +187,8 @@ fn key(eval: &mut Eval, key: &V, style: &Style, out: &mut Builder) -> Result<()>
 
 fn string(eval: &mut Eval, text: &Str, style: &Style, out: &mut Builder) -> Result<()> {
     eval.budget.slow_bytes(text.len())?;
-    plain(eval, "\"", out)?;
+    let origin = text.text().least_trusted();
+    out.push("\"", origin, &mut eval.budget)?;
     format::push_mapped(text, out, &mut eval.budget, |c| match c {
         '"' => Some("\\\"".to_string()),
         '\\' => Some("\\\\".to_string()),
@@ -185,5 +206,5 @@ fn string(eval: &mut Eval, text: &Str, style: &Style, out: &mut Builder) -> Resu
                 .collect(),
         ),
     })?;
-    plain(eval, "\"", out)
+    out.push("\"", origin, &mut eval.budget)
 }

@@ -13,23 +13,31 @@ use super::string::{Origin, Str};
 #[derive(Clone, Debug)]
 pub struct Value(pub(super) V);
 
-/// What a `Value` is, for the engine itself.
+/// What a `Value` is, for the engine itself. The origins are who decided on the value (`provenance.rs`); a string
+/// has them by the character.
 #[derive(Clone, Debug)]
 pub(super) enum V {
-    Undefined(Missing),
-    None,
-    Bool(bool),
-    Int(i64),
+    /// What is not there, and what to say about it when it is used: the hint, or that a value of the type `owner`
+    /// has no attribute `name`, or that there is no variable `name`. In one level, which keeps a value at two words.
+    Undefined {
+        origin: Origin,
+        owner: Option<Type>,
+        name: NameId,
+        hint: Option<Arc<Hint>>,
+    },
+    None(Origin),
+    Bool(bool, Origin),
+    Int(i64, Origin),
     /// Only what does not fit `Int`.
-    Big(Arc<BigInt>),
-    Float(f64),
+    Big(Arc<BigInt>, Origin),
+    Float(f64, Origin),
     Str(Str),
-    List(Arc<List>),
-    Tuple(Arc<List>),
-    Dict(Arc<Dict>),
-    View(Arc<View>),
-    Range(Arc<Range>),
-    Iter(Arc<Iter>),
+    List(Arc<List>, Origin),
+    Tuple(Arc<List>, Origin),
+    Dict(Arc<Dict>, Origin),
+    View(Arc<View>, Origin),
+    Range(Arc<Range>, Origin),
+    Iter(Arc<Iter>, Origin),
     Object(Object),
     /// A method that was taken from its value.
     Method(Arc<(V, super::methods::Method)>),
@@ -38,16 +46,6 @@ pub(super) enum V {
 /// An index into the template's table of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NameId(pub u32);
-
-/// What is not there, and what to say about it when it is used.
-#[derive(Clone, Debug)]
-pub(super) enum Missing {
-    /// No variable of that name.
-    Name(NameId),
-    /// No attribute of that name in a value of that type.
-    Attribute(Type, NameId),
-    Other(Arc<Hint>),
-}
 
 #[derive(Debug)]
 pub(super) struct Hint {
@@ -154,6 +152,8 @@ pub(super) struct List {
     pub depth: u32,
     /// Bytes that the whole takes when written out, shared parts counted each time.
     pub size: usize,
+    /// The least trusted origin in it.
+    pub origin: Origin,
     /// A pair of `groupby`, whose parts also have names.
     pub group: bool,
     pub charge: Charge,
@@ -185,6 +185,7 @@ pub(super) struct Iter {
     items: Mutex<std::vec::IntoIter<V>>,
     pub depth: u32,
     pub size: usize,
+    pub origin: Origin,
     /// Holds what the items were paid with.
     _charge: Charge,
 }
@@ -209,10 +210,10 @@ impl Iter {
 impl V {
     pub fn depth(&self) -> u32 {
         match self {
-            V::List(list) | V::Tuple(list) => list.depth,
-            V::Dict(dict) => dict.depth,
-            V::View(view) => view.dict.depth.saturating_add(1),
-            V::Iter(iter) => iter.depth,
+            V::List(list, _) | V::Tuple(list, _) => list.depth,
+            V::Dict(dict, _) => dict.depth,
+            V::View(view, _) => view.dict.depth.saturating_add(1),
+            V::Iter(iter, _) => iter.depth,
             V::Method(bound) => bound.0.depth().saturating_add(1),
             _ => 0,
         }
@@ -221,28 +222,63 @@ impl V {
     pub fn size(&self) -> usize {
         match self {
             V::Str(text) => text.len().saturating_add(ITEM_BYTES),
-            V::List(list) | V::Tuple(list) => list.size,
-            V::Dict(dict) => dict.size,
-            V::View(view) => view.dict.size,
-            V::Iter(iter) => iter.size,
-            V::Big(big) => (big.bits() as usize >> 1).saturating_add(ITEM_BYTES),
+            V::List(list, _) | V::Tuple(list, _) => list.size,
+            V::Dict(dict, _) => dict.size,
+            V::View(view, _) => view.dict.size,
+            V::Iter(iter, _) => iter.size,
+            V::Big(big, _) => (big.bits() as usize >> 1).saturating_add(ITEM_BYTES),
             V::Method(bound) => bound.0.size(),
             _ => ITEM_BYTES,
         }
     }
 
     pub fn list(items: Vec<V>, budget: &mut Budget) -> Result<V> {
-        Ok(V::List(Arc::new(List::new(items, budget)?)))
+        Ok(V::List(
+            Arc::new(List::new(items, budget)?),
+            Origin::Template,
+        ))
     }
 
     pub fn tuple(items: Vec<V>, budget: &mut Budget) -> Result<V> {
-        Ok(V::Tuple(Arc::new(List::new(items, budget)?)))
+        Ok(V::Tuple(
+            Arc::new(List::new(items, budget)?),
+            Origin::Template,
+        ))
+    }
+
+    /// A dict that was made here: whoever wrote a key decided what it holds.
+    pub fn dict(dict: Dict) -> V {
+        let keys = dict.keys;
+        V::Dict(Arc::new(dict), keys)
+    }
+
+    // Values of the template's own, until `painted` says otherwise.
+
+    pub fn none() -> V {
+        V::None(Origin::Template)
+    }
+
+    pub fn bool(value: bool) -> V {
+        V::Bool(value, Origin::Template)
+    }
+
+    pub fn int(value: i64) -> V {
+        V::Int(value, Origin::Template)
+    }
+
+    pub fn float(value: f64) -> V {
+        V::Float(value, Origin::Template)
+    }
+
+    /// So many.
+    pub fn count(value: usize) -> V {
+        V::int(i64::try_from(value).unwrap_or(i64::MAX))
     }
 
     pub fn big(value: BigInt) -> V {
         match i64::try_from(&value) {
-            Ok(small) => V::Int(small),
-            Err(_) => V::Big(Arc::new(value)),
+            Ok(small) => V::int(small),
+            Err(_) => V::Big(Arc::new(value), Origin::Template),
         }
     }
 
@@ -254,14 +290,29 @@ impl V {
     }
 
     pub fn hint(kind: ErrorKind, message: impl Into<String>) -> V {
-        V::Undefined(Missing::Other(Arc::new(Hint {
-            message: message.into(),
-            kind,
-        })))
+        V::Undefined {
+            origin: Origin::Template,
+            owner: None,
+            name: NameId(0),
+            hint: Some(Arc::new(Hint {
+                message: message.into(),
+                kind,
+            })),
+        }
+    }
+
+    /// No variable of that name, or no attribute of that name in a value of the type.
+    pub fn missing(owner: Option<Type>, name: NameId) -> V {
+        V::Undefined {
+            origin: Origin::Template,
+            owner,
+            name,
+            hint: None,
+        }
     }
 
     pub fn is_undefined(&self) -> bool {
-        matches!(self, V::Undefined(_))
+        matches!(self, V::Undefined { .. })
     }
 
     /// The name of the type in Python.
@@ -271,23 +322,23 @@ impl V {
 
     pub fn kind(&self) -> Type {
         match self {
-            V::Undefined(_) => Type::Undefined,
-            V::None => Type::None,
-            V::Bool(_) => Type::Bool,
-            V::Int(_) | V::Big(_) => Type::Int,
-            V::Float(_) => Type::Float,
+            V::Undefined { .. } => Type::Undefined,
+            V::None(_) => Type::None,
+            V::Bool(..) => Type::Bool,
+            V::Int(..) | V::Big(..) => Type::Int,
+            V::Float(..) => Type::Float,
             V::Str(text) if text.markup() => Type::Markup,
             V::Str(_) => Type::Str,
-            V::List(_) => Type::List,
-            V::Tuple(_) => Type::Tuple,
-            V::Dict(_) => Type::Dict,
-            V::View(view) => match view.kind {
+            V::List(..) => Type::List,
+            V::Tuple(..) => Type::Tuple,
+            V::Dict(..) => Type::Dict,
+            V::View(view, _) => match view.kind {
                 ViewKind::Keys => Type::Keys,
                 ViewKind::Values => Type::Values,
                 ViewKind::Items => Type::Items,
             },
-            V::Range(_) => Type::Range,
-            V::Iter(_) => Type::Generator,
+            V::Range(..) => Type::Range,
+            V::Iter(..) => Type::Generator,
             V::Method(_) => Type::Method,
             V::Object(object) => match object {
                 Object::Namespace(_) => Type::Namespace,
@@ -302,16 +353,16 @@ impl V {
 
     pub fn truth(&self) -> bool {
         match self {
-            V::Undefined(_) | V::None => false,
-            V::Bool(value) => *value,
-            V::Int(value) => *value != 0,
-            V::Float(value) => *value != 0.0,
+            V::Undefined { .. } | V::None(_) => false,
+            V::Bool(value, _) => *value,
+            V::Int(value, _) => *value != 0,
+            V::Float(value, _) => *value != 0.0,
             V::Str(text) => !text.as_str().is_empty(),
-            V::List(list) | V::Tuple(list) => !list.items.is_empty(),
-            V::Dict(dict) => !dict.entries.is_empty(),
-            V::View(view) => !view.dict.entries.is_empty(),
-            V::Range(range) => range.len > 0,
-            V::Big(_) | V::Iter(_) | V::Object(_) | V::Method(_) => true,
+            V::List(list, _) | V::Tuple(list, _) => !list.items.is_empty(),
+            V::Dict(dict, _) => !dict.entries.is_empty(),
+            V::View(view, _) => !view.dict.entries.is_empty(),
+            V::Range(range, _) => range.len > 0,
+            V::Big(..) | V::Iter(..) | V::Object(_) | V::Method(_) => true,
         }
     }
 }
@@ -381,17 +432,19 @@ impl Items {
     }
 
     pub fn list(self, budget: &mut Budget) -> Result<V> {
-        Ok(V::List(Arc::new(self.into_list(budget)?)))
+        Ok(V::List(Arc::new(self.into_list(budget)?), Origin::Template))
     }
 
     pub fn iter(self, budget: &mut Budget) -> Result<V> {
         let list = self.into_list(budget)?;
-        Ok(V::Iter(Arc::new(Iter {
+        let iter = Iter {
             depth: list.depth,
             size: list.size,
+            origin: list.origin,
             items: Mutex::new(list.items.into_iter()),
             _charge: list.charge,
-        })))
+        };
+        Ok(V::Iter(Arc::new(iter), Origin::Template))
     }
 }
 
@@ -404,27 +457,30 @@ impl List {
 
     fn paid(items: Vec<V>, charge: Charge, budget: &mut Budget) -> Result<List> {
         budget.steps((items.len() >> 3).saturating_add(1))?;
-        let (depth, size) = measure(items.iter());
+        let (depth, size, origin) = measure(items.iter());
         check(depth, size, budget)?;
         Ok(List {
             items,
             depth,
             size,
+            origin,
             group: false,
             charge,
         })
     }
 }
 
-/// Depth and size of a container of these.
-pub(super) fn measure<'a>(items: impl Iterator<Item = &'a V>) -> (u32, usize) {
+/// Depth, size and least trusted origin of a container of these.
+pub(super) fn measure<'a>(items: impl Iterator<Item = &'a V>) -> (u32, usize, Origin) {
     let mut depth = 0;
     let mut size = ITEM_BYTES;
+    let mut origin = Origin::Template;
     for item in items {
         depth = item.depth().max(depth);
         size = item.size().saturating_add(size);
+        origin = item.least_trusted().max(origin);
     }
-    (depth.saturating_add(1), size)
+    (depth.saturating_add(1), size, origin)
 }
 
 pub(super) fn check(depth: u32, size: usize, budget: &Budget) -> Result<()> {
@@ -449,11 +505,11 @@ const MAX_GIVEN_DEPTH: u32 = 200;
 impl Value {
     #[cfg(test)]
     pub fn none() -> Value {
-        Value(V::None)
+        Value(V::none())
     }
 
     pub fn bool(value: bool) -> Value {
-        Value(V::Bool(value))
+        Value(V::bool(value))
     }
 
     pub fn str(text: impl Into<String>, origin: Origin) -> Value {
@@ -469,28 +525,34 @@ impl Value {
         digits.parse::<BigInt>().ok().map(|big| Value(V::big(big)))
     }
 
+    /// A list that the host put together: its items keep their origins.
+    ///
     /// Errors: deeper than 200.
     pub fn list(items: Vec<Value>) -> std::result::Result<Value, TemplateError> {
         let items: Vec<V> = items.into_iter().map(|item| item.0).collect();
-        let (depth, size) = measure(items.iter());
+        let (depth, size, origin) = measure(items.iter());
         given(depth)?;
-        Ok(Value(V::List(Arc::new(List {
+        let list = List {
             items,
             depth,
             size,
+            origin,
             group: false,
             charge: Charge::default(),
-        }))))
+        };
+        Ok(Value(V::List(Arc::new(list), Origin::Template)))
     }
 
-    /// A dict; of two entries with one key the last counts. Errors: deeper than 200.
+    /// A dict that the host put together; of two entries with one key the last counts.
+    ///
+    /// Errors: deeper than 200.
     pub fn dict(entries: Vec<(Str, Value)>) -> std::result::Result<Value, TemplateError> {
         let dict = Dict::of_caller(entries.into_iter().map(|(key, value)| (key, value.0)));
         given(dict.depth)?;
-        Ok(Value(V::Dict(Arc::new(dict))))
+        Ok(Value(V::Dict(Arc::new(dict), Origin::Template)))
     }
 
-    /// A value of the caller: every string in it, keys included, has the one origin.
+    /// A value of one origin: every string in it, keys included, every number, and how many there are of what.
     ///
     /// Errors: deeper than 200.
     pub fn from_json(
@@ -521,12 +583,12 @@ fn given_json(
     given(level)?;
     let level = level.saturating_add(1);
     Ok(match json {
-        serde_json::Value::Null => Value(V::None),
-        serde_json::Value::Bool(value) => Value(V::Bool(*value)),
+        serde_json::Value::Null => Value(V::None(origin)),
+        serde_json::Value::Bool(value) => Value(V::Bool(*value, origin)),
         serde_json::Value::Number(number) => Value(match (number.as_i64(), number.as_u64()) {
-            (Some(int), _) => V::Int(int),
-            (None, Some(int)) => V::big(BigInt::from(int)),
-            (None, None) => V::Float(number.as_f64().unwrap_or(f64::NAN)),
+            (Some(int), _) => V::Int(int, origin),
+            (None, Some(int)) => V::big(BigInt::from(int)).shaped(origin),
+            (None, None) => V::Float(number.as_f64().unwrap_or(f64::NAN), origin),
         }),
         serde_json::Value::String(text) => Value::str(text.as_str(), origin),
         serde_json::Value::Array(items) => {
@@ -534,7 +596,7 @@ fn given_json(
                 .iter()
                 .map(|item| given_json(item, origin, level))
                 .collect();
-            Value::list(items?)?
+            Value(Value::list(items?)?.0.shaped(origin))
         }
         serde_json::Value::Object(entries) => {
             let entries: std::result::Result<Vec<_>, _> = entries
@@ -546,7 +608,7 @@ fn given_json(
                     ))
                 })
                 .collect();
-            Value::dict(entries?)?
+            Value(Value::dict(entries?)?.0.shaped(origin))
         }
     })
 }

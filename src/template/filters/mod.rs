@@ -8,6 +8,7 @@ use super::error::{Fault, Result};
 use super::eval::Eval;
 use super::expression::{required, Arguments};
 use super::methods;
+use super::provenance::Carries;
 use super::tojson::tojson;
 use super::value::*;
 
@@ -19,6 +20,9 @@ macro_rules! filters {
         pub(in crate::template) enum Filter { $($variant),* }
 
         impl Filter {
+            #[cfg(test)]
+            pub const ALL: &[Filter] = &[$(Filter::$variant),*];
+
             pub fn from_name(name: &str) -> Option<Filter> {
                 match name { $($($name)|+ => Some(Filter::$variant),)* _ => None }
             }
@@ -45,16 +49,43 @@ filters! {
     XmlAttr "xmlattr", ToJson "tojson",
 }
 
+impl Filter {
+    /// What of the arguments gets into the result as it is; a new filter says so here or has them all as choosers.
+    fn carries(self) -> Carries {
+        match self {
+            Filter::Default => Carries::One(0, "default_value"),
+            Filter::Join => Carries::One(0, "d"),
+            Filter::Replace => Carries::One(1, "new"),
+            Filter::Batch | Filter::Slice => Carries::One(1, "fill_with"),
+            Filter::Format => Carries::All,
+            // The filter that it maps with looks at the rest.
+            Filter::Map => Carries::Rest("attribute"),
+            _ => Carries::Nothing,
+        }
+    }
+}
+
 #[inline(never)]
 pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Result<V> {
-    use Filter::*;
     eval.budget.step()?;
+    let chosen = args.choosers(filter.carries());
+    let shape = value.shape();
+    let found = apply_to(eval, filter, value, args)?;
+    let found = found.made_of(shape, &mut eval.budget)?;
+    found.painted(chosen, &mut eval.budget)
+}
+
+fn apply_to(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Result<V> {
+    use Filter::*;
     match filter {
         Default => {
             let [default, boolean] = args.bind("default", ["default_value", "boolean"])?;
             let boolean = boolean.is_some_and(|boolean| boolean.truth());
             match value.is_undefined() || (boolean && !value.truth()) {
-                true => Ok(default.unwrap_or_else(super::operators::empty)),
+                true => {
+                    let default = default.unwrap_or_else(super::operators::empty);
+                    default.painted(value.shape(), &mut eval.budget)
+                }
                 false => Ok(value),
             }
         }
@@ -71,10 +102,10 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         Items => {
             let [] = args.bind("items", [])?;
             match &value {
-                V::Undefined(_) => {
+                V::Undefined { .. } => {
                     super::value::Items::new(&mut eval.budget)?.iter(&mut eval.budget)
                 }
-                V::Dict(dict) => {
+                V::Dict(dict, _) => {
                     let mut pairs =
                         super::value::Items::with_capacity(dict.entries.len(), &mut eval.budget)?;
                     for (key, value) in &dict.entries {
@@ -102,18 +133,18 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
 /// `len(value)`.
 fn length(eval: &mut Eval, value: &V) -> Result<V> {
     let len = match value {
-        V::Undefined(_) => 0,
+        V::Undefined { .. } => 0,
         V::Str(text) => {
             eval.budget.bytes(text.len())?;
             text.as_str().chars().count()
         }
-        V::List(list) | V::Tuple(list) => list.items.len(),
-        V::Dict(dict) => dict.entries.len(),
-        V::View(view) => view.dict.entries.len(),
-        V::Range(range) => usize::try_from(range.len).unwrap_or(0),
+        V::List(list, _) | V::Tuple(list, _) => list.items.len(),
+        V::Dict(dict, _) => dict.entries.len(),
+        V::View(view, _) => view.dict.entries.len(),
+        V::Range(range, _) => usize::try_from(range.len).unwrap_or(0),
         V::Object(Object::Loop { slot, generation }) => {
             let len = eval.loop_attribute(*slot, *generation, "length")?;
-            return Ok(len.unwrap_or(V::Int(0)));
+            return Ok(len.unwrap_or(V::int(0)));
         }
         other => {
             return Fault::type_error(format!(
@@ -122,7 +153,7 @@ fn length(eval: &mut Eval, value: &V) -> Result<V> {
             ))
         }
     };
-    Ok(V::Int(i64::try_from(len).unwrap_or(i64::MAX)))
+    Ok(V::count(len))
 }
 
 /// An attribute by name, without falling back to items.

@@ -11,7 +11,6 @@ use super::super::expression::Arguments;
 use super::super::lexer::is_space;
 use super::super::methods::int_arg;
 use super::super::operators::{self, Number};
-use super::super::string::Origin;
 use super::super::value::V;
 use super::Filter;
 
@@ -29,15 +28,22 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
                 eval.checked(&value)?;
             }
             let found = to_int(&value, base)?;
-            Ok(found.unwrap_or_else(|| default.unwrap_or(V::Int(0))))
+            match found {
+                Some(found) => Ok(found),
+                None => default
+                    .unwrap_or(V::int(0))
+                    .painted(value.shape(), &mut eval.budget),
+            }
         }
         Filter::Float => {
             let [default] = args.bind("float", ["default"])?;
             eval.checked(&value)?;
-            Ok(match to_float(&value)? {
-                Some(float) => V::Float(float),
-                None => default.unwrap_or(V::Float(0.0)),
-            })
+            match to_float(&value)? {
+                Some(float) => Ok(V::float(float)),
+                None => default
+                    .unwrap_or(V::float(0.0))
+                    .painted(value.shape(), &mut eval.budget),
+            }
         }
         Filter::Round => {
             let [precision, method] = args.bind("round", ["precision", "method"])?;
@@ -57,15 +63,15 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
                 return Fault::value_error("could not convert the value to float");
             };
             let text = file_size(bytes, binary.is_some_and(|binary| binary.truth()))?;
-            V::text(&text, Origin::Template, &mut eval.budget)
+            V::text(&text, value.shape(), &mut eval.budget)
         }
     }
 }
 
 fn abs(value: &V) -> Result<V> {
     match operators::number(value) {
-        Some(Number::Float(value)) => Ok(V::Float(value.abs())),
-        Some(Number::Int(value)) if value >= 0 => Ok(V::Int(value)),
+        Some(Number::Float(value)) => Ok(V::float(value.abs())),
+        Some(Number::Int(value)) if value >= 0 => Ok(V::int(value)),
         Some(Number::Int(value)) => Ok(V::big(BigInt::from(value.unsigned_abs()))),
         Some(Number::Big(value)) => Ok(V::big(BigInt::from(value.magnitude().clone()))),
         None => Fault::type_error(format!(
@@ -162,7 +168,7 @@ fn truncated(value: f64) -> Option<V> {
     }
     let whole = value.trunc();
     if whole.abs() < 9e18 {
-        return Some(V::Int(whole as i64));
+        return Some(V::int(whole as i64));
     }
     // Printed in full, a float is exact.
     BigInt::parse_bytes(format!("{whole:.0}").as_bytes(), 10).map(V::big)
@@ -174,15 +180,15 @@ fn to_int(value: &V, base: i64) -> Result<Option<V>> {
             Some(value) => Some(value),
             None => parse_float(text.as_str()).and_then(truncated),
         },
-        V::Float(value) if value.is_infinite() => {
+        V::Float(value, _) if value.is_infinite() => {
             return Fault::new(
                 ErrorKind::Overflow,
                 "cannot convert float infinity to integer",
             )
         }
-        V::Float(value) => truncated(*value),
-        V::Bool(value) => Some(V::Int(i64::from(*value))),
-        V::Int(_) | V::Big(_) => Some(value.clone()),
+        V::Float(value, _) => truncated(*value),
+        V::Bool(value, _) => Some(V::int(i64::from(*value))),
+        V::Int(..) | V::Big(..) => Some(value.clone()),
         _ => None,
     })
 }
@@ -195,7 +201,7 @@ fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> 
         ));
     };
     match (method, number) {
-        ("common", Number::Float(float)) => Ok(V::Float(round_float(float, precision)?)),
+        ("common", Number::Float(float)) => Ok(V::float(round_float(float, precision)?)),
         ("common", _) if precision >= 0 => operators::positive(value),
         ("common", _) => round_int(eval, value, precision),
         ("ceil" | "floor", _) => {
@@ -209,7 +215,7 @@ fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> 
                 _ => scaled.floor(),
             };
             eval.budget.step()?;
-            Ok(V::Float(whole / unit))
+            Ok(V::float(whole / unit))
         }
         _ => Fault::value_error("method must be common, ceil or floor"),
     }
@@ -218,20 +224,20 @@ fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> 
 /// A whole number to tens, hundreds and so on, halves to even.
 fn round_int(eval: &mut Eval, value: &V, precision: i64) -> Result<V> {
     if precision < -4300 {
-        return Ok(V::Int(0));
+        return Ok(V::int(0));
     }
-    let places = V::Int(precision.saturating_neg());
-    let unit = eval.math(MathOp::Pow, V::Int(10), places)?;
+    let places = V::int(precision.saturating_neg());
+    let unit = eval.math(MathOp::Pow, V::int(10), places)?;
     let down = eval.math(MathOp::FloorDiv, value.clone(), unit.clone())?;
     let rest = eval.math(MathOp::Mod, value.clone(), unit.clone())?;
-    let twice = eval.math(MathOp::Mul, rest, V::Int(2))?;
-    let odd = eval.math(MathOp::Mod, down.clone(), V::Int(2))?.truth();
+    let twice = eval.math(MathOp::Mul, rest, V::int(2))?;
+    let odd = eval.math(MathOp::Mod, down.clone(), V::int(2))?.truth();
     let up = match operators::order(&twice, &unit, "<", &mut eval.budget)? {
         Some(Ordering::Greater) => true,
         Some(Ordering::Equal) => odd,
         _ => false,
     };
-    let rounded = eval.math(MathOp::Add, down, V::Int(i64::from(up)))?;
+    let rounded = eval.math(MathOp::Add, down, V::int(i64::from(up)))?;
     eval.math(MathOp::Mul, rounded, unit)
 }
 

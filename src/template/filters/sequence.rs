@@ -43,8 +43,11 @@ fn end(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V>
     let [] = args.bind(filter.name(), [])?;
     let found = match (filter, value) {
         (Filter::First, value) => Cursor::new(value)?.next(&mut eval.budget)?,
-        (_, V::List(list) | V::Tuple(list)) => list.items.last().cloned(),
-        (_, V::Iter(_)) => return Fault::type_error("'generator' object is not reversible"),
+        (_, V::List(list, shape) | V::Tuple(list, shape)) => match list.items.last() {
+            Some(item) => Some(item.clone().painted(*shape, &mut eval.budget)?),
+            None => None,
+        },
+        (_, V::Iter(..)) => return Fault::type_error("'generator' object is not reversible"),
         (_, value) => collect(value, &mut eval.budget)?.pop(),
     };
     Ok(found.unwrap_or_else(|| {
@@ -69,7 +72,7 @@ enum Getter {
 impl Getter {
     fn new(eval: &mut Eval, attribute: Option<V>) -> Result<Getter> {
         Ok(match attribute {
-            None | Some(V::None) => Getter::Whole,
+            None | Some(V::None(_)) => Getter::Whole,
             Some(V::Str(path)) => {
                 // A part is a string of its own.
                 eval.budget.slow_bytes(path.len())?;
@@ -84,7 +87,7 @@ impl Getter {
         let parts = path.split('.').map(|part| {
             let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
             match part.parse() {
-                Ok(index) if digits => V::Int(index),
+                Ok(index) if digits => V::int(index),
                 _ => V::Str(Str::new(part, origin)),
             }
         });
@@ -96,8 +99,8 @@ impl Getter {
         if let Getter::Path(parts) = self {
             for part in parts {
                 value = eval.item(&value, part)?;
-                if let (V::Undefined(_), Some(default)) = (&value, default) {
-                    value = default.clone();
+                if let (V::Undefined { origin, .. }, Some(default)) = (&value, default) {
+                    value = default.clone().painted(*origin, &mut eval.budget)?;
                 }
             }
         }
@@ -123,7 +126,7 @@ fn truth(value: Option<V>) -> bool {
 }
 
 fn given(value: Option<V>) -> Option<V> {
-    value.filter(|value| !matches!(value, V::None))
+    value.filter(|value| !matches!(value, V::None(_)))
 }
 
 fn join(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -134,6 +137,8 @@ fn join(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     };
     let getter = Getter::new(eval, attribute)?;
     let mut cursor = Cursor::new(value)?;
+    // As many as there are items.
+    let separator = separator.painted(cursor.shape, &mut eval.budget)?;
     let mut out = Builder::new(&mut eval.budget)?;
     let mut first = true;
     while let Some(item) = cursor.next(&mut eval.budget)? {
@@ -224,17 +229,27 @@ fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result
     };
     let rest: Vec<V> = rest.collect();
     let mut cursor = Cursor::new(value)?;
+    let mut decided = Origin::Template;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let value = getter.get(eval, &item, None)?;
-        let holds = match predicate {
-            None => value.truth(),
+        let (holds, origin) = match predicate {
+            None => (value.truth(), value.shape()),
             Some(predicate) => predicates::test(eval, predicate, value, copied(&rest, &named))?,
         };
+        decided = decided.max(origin);
         if holds == wanted {
             items.push(item, &mut eval.budget)?;
         }
     }
-    items.iter(&mut eval.budget)
+    Ok(items.iter(&mut eval.budget)?.shaped(decided))
+}
+
+/// What fills a list up; how many items lack is up to who decided on the list's.
+fn filler(eval: &mut Eval, fill: Option<V>, shape: Origin) -> Result<Option<V>> {
+    match given(fill) {
+        Some(fill) => fill.painted(shape, &mut eval.budget).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// How many groups, or how large: more than there can be are refused.
@@ -245,8 +260,8 @@ fn count_arg(value: V) -> Result<usize> {
 fn batch(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [count, fill] = args.bind("batch", ["linecount", "fill_with"])?;
     let count = count_arg(required(count, "batch", "linecount")?)?;
-    let fill = given(fill);
     let mut cursor = Cursor::new(value)?;
+    let fill = filler(eval, fill, cursor.shape)?;
     let mut batches = Items::new(&mut eval.budget)?;
     let mut batch = Items::new(&mut eval.budget)?;
     while let Some(item) = cursor.next(&mut eval.budget)? {
@@ -275,7 +290,7 @@ fn batch(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
 fn slices(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [count, fill] = args.bind("slice", ["slices", "fill_with"])?;
     let count = count_arg(required(count, "slice", "slices")?)?;
-    let fill = given(fill);
+    let fill = filler(eval, fill, value.shape())?;
     let items = collect(value, &mut eval.budget)?;
     let (Some(per), Some(longer)) = (
         items.len().checked_div(count),
@@ -316,7 +331,7 @@ fn dict_sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         }
     };
     eval.checked(value)?;
-    let V::Dict(dict) = value else {
+    let V::Dict(dict, _) = value else {
         return Fault::type_error(format!(
             "'{}' object has no attribute 'items'",
             value.type_name()
@@ -331,8 +346,15 @@ fn dict_sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         let pair = V::tuple(pair, &mut eval.budget)?;
         keyed.push((fold(eval, by.clone(), case)?, pair));
     }
+    let decided = decided(&keyed);
     let sorted = operators::sort(keyed, truth(reverse), &mut eval.budget)?;
-    V::list(sorted, &mut eval.budget)
+    Ok(V::list(sorted, &mut eval.budget)?.shaped(decided))
+}
+
+/// Who decides on the order: everyone who wrote a key.
+fn decided<T>(keyed: &[(V, T)]) -> Origin {
+    let origins = keyed.iter().map(|(key, _)| key.least_trusted());
+    origins.max().unwrap_or_default()
 }
 
 fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -368,8 +390,9 @@ fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         // In a list of keys, as jinja2 compares them, equal undefined values do not stop a sort.
         keyed.push((key, item));
     }
+    let decided = decided(&keyed);
     let sorted = operators::sort(keyed, truth(reverse), &mut eval.budget)?;
-    V::list(sorted, &mut eval.budget)
+    Ok(V::list(sorted, &mut eval.budget)?.shaped(decided))
 }
 
 fn group_by(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -387,6 +410,7 @@ fn group_by(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         let key = getter.key(eval, &item, case, default.as_ref())?;
         keyed.push((key.clone(), (key, item)));
     }
+    let decided = decided(&keyed);
     let sorted = operators::sort(keyed, false, &mut eval.budget)?;
     let mut groups: Vec<(V, Vec<V>)> = Vec::new();
     for (key, item) in sorted {
@@ -407,9 +431,9 @@ fn group_by(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         let items = V::list(items, &mut eval.budget)?;
         let mut pair = List::new(vec![shown, items], &mut eval.budget)?;
         pair.group = true;
-        pairs.push(V::Tuple(Arc::new(pair)));
+        pairs.push(V::Tuple(Arc::new(pair), Origin::Template));
     }
-    V::list(pairs, &mut eval.budget)
+    Ok(V::list(pairs, &mut eval.budget)?.shaped(decided))
 }
 
 fn unique(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -419,15 +443,17 @@ fn unique(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let mut cursor = Cursor::new(value)?;
     let mut seen = Dict::new(&mut eval.budget)?;
     let mut items = Items::new(&mut eval.budget)?;
+    let mut decided = Origin::Template;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let key = getter.key(eval, &item, case, None)?;
+        decided = decided.max(key.least_trusted());
         hashable(&key)?;
         if seen.get(&key, &mut eval.budget)?.is_none() {
-            seen.insert(key, V::None, &mut eval.budget)?;
+            seen.insert(key, V::none(), &mut eval.budget)?;
             items.push(item, &mut eval.budget)?;
         }
     }
-    items.iter(&mut eval.budget)
+    Ok(items.iter(&mut eval.budget)?.shaped(decided))
 }
 
 fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
@@ -440,8 +466,10 @@ fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Resul
     };
     let mut cursor = Cursor::new(value)?;
     let mut best: Option<(V, V)> = None;
+    let mut decided = cursor.shape;
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let key = getter.key(eval, &item, case, None)?;
+        decided = decided.max(key.least_trusted());
         let better = match &best {
             None => true,
             Some((best, _)) => {
@@ -455,7 +483,7 @@ fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Resul
         }
     }
     Ok(match best {
-        Some((_, item)) => item,
+        Some((_, item)) => item.painted(decided, &mut eval.budget)?,
         None => V::hint(
             ErrorKind::Undefined,
             "No aggregated item, sequence was empty.",
@@ -466,7 +494,7 @@ fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Resul
 fn sum(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [attribute, start] = args.bind("sum", ["attribute", "start"])?;
     let getter = Getter::new(eval, attribute)?;
-    let mut total = start.unwrap_or(V::Int(0));
+    let mut total = start.unwrap_or(V::int(0));
     if let V::Str(_) = total {
         return Fault::type_error("sum() can't sum strings [use ''.join(seq) instead]");
     }
@@ -481,7 +509,7 @@ fn sum(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
 fn reverse(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [] = args.bind("reverse", [])?;
     if let V::Str(_) = value {
-        return eval.slice(value, [V::None, V::None, V::Int(-1)]);
+        return eval.slice(value, [V::none(), V::none(), V::int(-1)]);
     }
     let Ok(mut items) = collect(value, &mut eval.budget) else {
         return Fault::type_error("argument must be iterable");
@@ -489,7 +517,7 @@ fn reverse(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     items.reverse();
     match value {
         // Without an order of its own, jinja2 makes a list first.
-        V::Iter(_) => items.list(&mut eval.budget),
+        V::Iter(..) => items.list(&mut eval.budget),
         _ => items.iter(&mut eval.budget),
     }
 }

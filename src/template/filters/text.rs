@@ -8,6 +8,7 @@ use super::super::format::push_escaped;
 use super::super::lexer::is_space;
 use super::super::loops::collect;
 use super::super::methods::{self, int_arg, str_arg};
+use super::super::places::push_part;
 use super::super::string::{Builder, Origin, Str};
 use super::super::value::V;
 use super::Filter;
@@ -28,7 +29,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         Filter::Trim => {
             let [chars] = args.bind("trim", ["chars"])?;
             let chars = match chars {
-                None | Some(V::None) => None,
+                None | Some(V::None(_)) => None,
                 Some(chars) => Some(str_arg(chars)?),
             };
             return methods::strip(eval, &text, chars.as_ref(), true, true);
@@ -38,7 +39,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
             let old = eval.str_of(&required(old, "replace", "old")?)?;
             let new = eval.str_of(&required(new, "replace", "new")?)?;
             let count = match count {
-                None | Some(V::None) => -1,
+                None | Some(V::None(_)) => -1,
                 Some(count) => int_arg(&count)?,
             };
             let text = text.with_markup(false, &mut eval.budget)?;
@@ -54,7 +55,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         }
         Filter::Center => {
             let [width] = args.bind("center", ["width"])?;
-            let width = width.unwrap_or(V::Int(80));
+            let width = width.unwrap_or(V::int(80));
             let args = Arguments {
                 positional: vec![width],
                 named: Vec::new(),
@@ -95,7 +96,7 @@ fn word_count(eval: &mut Eval, text: &Str) -> Result<V> {
         .split(|c: char| c != '_' && !c.is_alphanumeric())
         .filter(|word| !word.is_empty())
         .count();
-    Ok(V::Int(i64::try_from(words).unwrap_or(i64::MAX)))
+    Ok(V::count(words))
 }
 
 fn indent(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
@@ -121,7 +122,7 @@ fn indent(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
     };
     let first = first.is_some_and(|first| first.truth());
     let blank = blank.is_some_and(|blank| blank.truth());
-    let lines = methods::lines(eval, &text, false)?;
+    let lines = methods::lines(eval, &text, true)?;
     // The line break that jinja2 adds makes a last line of an empty text or of a text that ends in one.
     let all = text.as_str();
     let extra = all.is_empty() || lines_end(all);
@@ -131,26 +132,37 @@ fn indent(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
     }
     let empty = V::Str(methods::own(""));
     let all_lines = lines.as_slice().iter().chain(extra.then_some(&empty));
-    for (at, line) in all_lines.enumerate() {
+    // Whoever broke the line before decided on what stands at the start of this one.
+    let mut broken = None;
+    for line in all_lines {
         let V::Str(line) = line else {
             continue;
         };
-        if at > 0 {
-            out.push("\n", Origin::Template, &mut eval.budget)?;
-            if blank || line.len() > 0 {
+        let len = line_len(line.as_str());
+        if let Some(origin) = broken {
+            let before = out.raise(origin);
+            out.push("\n", origin, &mut eval.budget)?;
+            if blank || len > 0 {
                 out.push_text(width.text(), &mut eval.budget)?;
             }
+            out.sink(before);
         }
-        out.push_text(line.text(), &mut eval.budget)?;
+        out.push_range(line.text(), 0..len, &mut eval.budget)?;
+        broken = Some(line.text().least_trusted_in(len..line.len()));
     }
     Ok(V::Str(out.finish_as(text.markup())))
 }
 
+/// The bytes of a line without what breaks it.
+fn line_len(line: &str) -> usize {
+    let text = line.strip_suffix("\r\n");
+    let text = text.or_else(|| line.strip_suffix(methods::breaks_line));
+    text.unwrap_or(line).len()
+}
+
 /// Whether the text ends in what `splitlines` takes for a line break, after which one more counts.
 fn lines_end(text: &str) -> bool {
-    text.ends_with([
-        '\n', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}',
-    ])
+    text.ends_with(|c| c != '\r' && methods::breaks_line(c))
 }
 
 fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
@@ -158,7 +170,7 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
     let [length, kill, end, leeway] = args.bind("truncate", names)?;
     let length = length.map_or(Ok(255), |length| int_arg(&length))?;
     let leeway = match leeway {
-        None | Some(V::None) => 5,
+        None | Some(V::None(_)) => 5,
         Some(leeway) => int_arg(&leeway)?,
     };
     let end = match end {
@@ -187,7 +199,10 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
         cut = space.unwrap_or(cut);
     }
     let mut out = Builder::new(&mut eval.budget)?;
-    out.push_range(text.text(), 0..cut, &mut eval.budget)?;
+    let bounds = (None, i64::try_from(kept).ok());
+    push_part(&mut out, text.text(), 0..cut, bounds, &mut eval.budget)?;
+    // It is there because the text is so long.
+    out.raise(text.text().least_trusted());
     out.push_text(end.text(), &mut eval.budget)?;
     Ok(V::Str(out.finish_as(text.markup())))
 }
@@ -196,23 +211,24 @@ fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
     let mut out = Builder::new(&mut eval.budget)?;
     let pairs = match value {
         V::Str(_)
-        | V::Undefined(_)
-        | V::None
-        | V::Bool(_)
-        | V::Int(_)
-        | V::Float(_)
-        | V::Big(_)
+        | V::Undefined { .. }
+        | V::None(_)
+        | V::Bool(..)
+        | V::Int(..)
+        | V::Float(..)
+        | V::Big(..)
         | V::Object(_) => {
             let text = eval.str_of(value)?;
             quote(eval, &text, false, &mut out)?;
             return Ok(V::Str(out.finish()));
         }
-        V::Dict(dict) => V::View(std::sync::Arc::new(View {
-            kind: ViewKind::Items,
-            dict: dict.clone(),
-        })),
+        V::Dict(dict, shape) => {
+            let (kind, dict) = (ViewKind::Items, dict.clone());
+            V::View(std::sync::Arc::new(View { kind, dict }), *shape)
+        }
         other => other.clone(),
     };
+    out.raise(value.shape());
     let pairs = collect(&pairs, &mut eval.budget)?;
     for (at, pair) in pairs.as_slice().iter().enumerate() {
         let pair = collect(pair, &mut eval.budget)?;
@@ -250,16 +266,19 @@ fn xml_attr(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let [space] = args.bind("xmlattr", ["autospace"])?;
     let space = space.is_none_or(|space| space.truth());
     eval.checked(value)?;
-    let V::Dict(dict) = value else {
+    let V::Dict(dict, shape) = value else {
         return Fault::type_error(format!(
             "'{}' object has no attribute 'items'",
             value.type_name()
         ));
     };
     let mut out = Builder::new(&mut eval.budget)?;
+    out.raise(*shape);
     let mut any = false;
     for (key, value) in &dict.entries {
-        if matches!(value, V::None | V::Undefined(_)) {
+        // What there is of this attribute, and the space before the next, is up to the value.
+        out.raise(value.least_trusted());
+        if matches!(value, V::None(_) | V::Undefined { .. }) {
             continue;
         }
         let key = str_arg(key.clone())?;

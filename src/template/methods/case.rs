@@ -104,6 +104,8 @@ pub(in super::super) fn title(
     let mut out = Builder::new(&mut eval.budget)?;
     let mut before = ' ';
     let mut word = String::new();
+    // Whether a letter begins a word is up to whoever wrote the character before it.
+    let mut before_by = text.text().most_trusted();
     for (piece, origin) in text.text().pieces() {
         for c in piece.chars() {
             word.clear();
@@ -113,7 +115,12 @@ pub(in super::super) fn title(
                 word.extend(c.to_lowercase());
             }
             before = c;
-            out.push(&word, origin, &mut eval.budget)?;
+            let by = match is_cased(c) {
+                true => origin.max(before_by),
+                false => origin,
+            };
+            out.push(&word, by, &mut eval.budget)?;
+            before_by = origin;
         }
     }
     Ok(out.finish_as(text.markup()))

@@ -3,7 +3,7 @@
 use super::super::error::{Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
-use super::super::string::{Builder, Origin, Str};
+use super::super::string::{Builder, Str};
 use super::super::value::V;
 use super::{int_arg, own, str_arg, Method};
 
@@ -46,7 +46,7 @@ fn missing(eval: &mut Eval, text: &Str, width: i64) -> Result<usize> {
     Ok(width.saturating_sub(text.as_str().chars().count()))
 }
 
-/// The text with so many fillers on either side.
+/// The text with so many fillers on either side; how many it takes is up to whoever wrote the text.
 pub(in super::super) fn pad(
     eval: &mut Eval,
     text: &Str,
@@ -57,7 +57,7 @@ pub(in super::super) fn pad(
     let fillers = left.saturating_add(right).saturating_mul(fill.len());
     let mut out = Builder::new(&mut eval.budget)?;
     out.reserve(fillers.saturating_add(text.text().cost()), &mut eval.budget)?;
-    let origin = fill.text().least_trusted();
+    let origin = fill.text().least_trusted().max(text.text().least_trusted());
     eval.budget.bytes(fillers)?;
     out.push(&fill.as_str().repeat(left), origin, &mut eval.budget)?;
     out.push_text(text.text(), &mut eval.budget)?;
@@ -71,7 +71,8 @@ fn zfill(eval: &mut Eval, text: &Str, width: i64) -> Result<V> {
     let mut out = Builder::new(&mut eval.budget)?;
     out.reserve(missing, &mut eval.budget)?;
     out.push_range(text.text(), 0..sign, &mut eval.budget)?;
-    out.push(&"0".repeat(missing), Origin::Template, &mut eval.budget)?;
+    let origin = text.text().least_trusted();
+    out.push(&"0".repeat(missing), origin, &mut eval.budget)?;
     out.push_range(text.text(), sign..text.len(), &mut eval.budget)?;
     Ok(V::Str(out.finish_as(text.markup())))
 }
@@ -80,14 +81,17 @@ fn expand_tabs(eval: &mut Eval, text: &Str, size: usize) -> Result<V> {
     eval.budget.slow_bytes(text.len())?;
     let mut out = Builder::new(&mut eval.budget)?;
     let mut column = 0usize;
+    // How wide a tab is depends on what stands before it.
+    let mut seen = text.text().most_trusted();
     for (piece, origin) in text.text().pieces() {
+        seen = seen.max(origin);
         for c in piece.chars() {
             match c {
                 '\t' => {
                     let rest = column.checked_rem(size).unwrap_or(0);
                     let width = size.saturating_sub(rest);
                     eval.budget.room(width)?;
-                    out.push(&" ".repeat(width), origin, &mut eval.budget)?;
+                    out.push(&" ".repeat(width), seen, &mut eval.budget)?;
                     column = column.saturating_add(width);
                 }
                 c => {

@@ -12,13 +12,14 @@ use super::error::{ErrorKind, Fault, Result};
 use super::eval::Eval;
 use super::expression::{required, Arguments};
 use super::operators::{self, Number};
+use super::provenance::Carries;
 use super::string::{Origin, Str};
 use super::value::*;
 
 pub(super) use case::{capitalized, is_lower, is_upper, mapped, title};
 pub(super) use fill::pad;
 pub(super) use search::replace;
-pub(super) use split::{lines, strip};
+pub(super) use split::{breaks_line, lines, strip};
 
 macro_rules! methods {
     ($($variant:ident $name:literal),* $(,)?) => {
@@ -27,6 +28,9 @@ macro_rules! methods {
         pub(in crate::template) enum Method { $($variant),* }
 
         impl Method {
+            #[cfg(test)]
+            pub const ALL: &[Method] = &[$(Method::$variant),*];
+
             pub fn from_name(name: &str) -> Option<Method> {
                 match name { $($name => Some(Method::$variant),)* _ => None }
             }
@@ -70,17 +74,17 @@ pub(super) enum Found {
 pub(super) fn find(value: &V, method: Method) -> Found {
     use Method::*;
     let found = match (value, method) {
-        (V::List(_), Append | Clear | Pop | Reverse | Insert | Sort | Extend | Remove)
-        | (V::Dict(_), Clear | Pop | PopItem | SetDefault | Update) => return Found::Unsafe,
-        (V::List(_), Copy | Count | Index)
-        | (V::Tuple(_) | V::Range(_), Count | Index)
-        | (V::Dict(_), Copy | FromKeys | Get | Items | Keys | Values)
+        (V::List(..), Append | Clear | Pop | Reverse | Insert | Sort | Extend | Remove)
+        | (V::Dict(..), Clear | Pop | PopItem | SetDefault | Update) => return Found::Unsafe,
+        (V::List(..), Copy | Count | Index)
+        | (V::Tuple(..) | V::Range(..), Count | Index)
+        | (V::Dict(..), Copy | FromKeys | Get | Items | Keys | Values)
         | (V::Object(Object::Function(Function::Dict)), FromKeys)
-        | (V::View(_), Mapping)
+        | (V::View(..), Mapping)
         | (V::Object(Object::Loop { .. }), Cycle | Changed)
         | (V::Object(Object::Cycler(_)), Next | Reset)
-        | (V::Int(_) | V::Bool(_) | V::Big(_), BitLength | BitCount | Conjugate)
-        | (V::Float(_), IsInteger | Conjugate) => true,
+        | (V::Int(..) | V::Bool(..) | V::Big(..), BitLength | BitCount | Conjugate)
+        | (V::Float(..), IsInteger | Conjugate) => true,
         (V::Str(_), Append | Clear | Copy | Extend | Insert | Pop | Remove | Reverse | Sort)
         | (V::Str(_), FromKeys | Get | Items | Keys | PopItem | SetDefault | Update | Values)
         | (V::Str(_), Mapping | Cycle | Changed | Next | Reset | IsInteger | BitLength)
@@ -114,36 +118,56 @@ pub(super) fn str_arg(value: V) -> Result<Str> {
     }
 }
 
+impl Method {
+    /// What of the arguments gets into the result as it is; a new method says so here or has them all as choosers.
+    fn carries(self) -> Carries {
+        match self {
+            Method::Center | Method::Ljust | Method::Rjust | Method::Replace | Method::Get => {
+                Carries::One(1, "")
+            }
+            Method::Format | Method::FormatMap | Method::Join | Method::Cycle => Carries::All,
+            _ => Carries::Nothing,
+        }
+    }
+}
+
 #[inline(never)]
 pub(super) fn call(eval: &mut Eval, value: V, method: Method, args: Arguments) -> Result<V> {
     eval.budget.step()?;
-    for arg in &args.positional {
-        if let (V::Undefined(missing), V::Str(_)) = (arg, &value) {
-            if !matches!(method, Method::Format | Method::FormatMap | Method::Join) {
-                return eval.undefined(missing);
+    if let V::Str(_) = value {
+        if !matches!(method, Method::Format | Method::FormatMap | Method::Join) {
+            for arg in &args.positional {
+                eval.checked(arg)?;
             }
         }
     }
+    let chosen = args.choosers(method.carries());
+    let shape = value.shape();
+    let found = call_on(eval, value, method, args)?;
+    let found = found.made_of(shape, &mut eval.budget)?;
+    found.painted(chosen, &mut eval.budget)
+}
+
+fn call_on(eval: &mut Eval, value: V, method: Method, args: Arguments) -> Result<V> {
     match &value {
         V::Str(text) => str_method(eval, text, method, args),
-        V::List(list) | V::Tuple(list) => match method {
-            Method::Copy => super::loops::collect(&V::List(list.clone()), &mut eval.budget)?
-                .list(&mut eval.budget),
+        V::List(..) | V::Tuple(..) => match method {
+            Method::Copy => super::loops::collect(&value, &mut eval.budget)?.list(&mut eval.budget),
             _ => search_items(eval, &value, method, args),
         },
-        V::Range(_) => search_items(eval, &value, method, args),
-        V::Dict(dict) => dict_method(eval, dict, method, args),
-        V::View(view) => Ok(V::Dict(view.dict.clone())),
+        V::Range(..) => search_items(eval, &value, method, args),
+        V::Dict(dict, shape) => dict_method(eval, (dict, *shape), method, args),
+        V::View(view, shape) => Ok(V::Dict(view.dict.clone(), *shape)),
         V::Object(Object::Function(_)) => from_keys(eval, args),
         V::Object(Object::Loop { slot, generation }) => match method {
             Method::Cycle => eval.loop_cycle(*slot, *generation, args.positional),
             _ => eval.loop_changed(*slot, *generation, args.positional),
         },
         V::Object(Object::Cycler(id)) => Ok(eval.cycler_move(*id, method == Method::Reset)),
-        V::Float(number) if method == Method::IsInteger => {
-            Ok(V::Bool(number.is_finite() && number.fract() == 0.0))
+        V::Float(number, _) if method == Method::IsInteger => {
+            Ok(V::bool(number.is_finite() && number.fract() == 0.0))
         }
-        V::Int(_) | V::Bool(_) | V::Big(_) if method != Method::Conjugate => {
+        V::Int(..) | V::Bool(..) | V::Big(..) if method != Method::Conjugate => {
             let magnitude = match operators::number(&value) {
                 Some(Number::Int(value)) => num_bigint::BigUint::from(value.unsigned_abs()),
                 Some(Number::Big(value)) => value.magnitude().clone(),
@@ -153,7 +177,7 @@ pub(super) fn call(eval: &mut Eval, value: V, method: Method, args: Arguments) -
                 Method::BitLength => magnitude.bits(),
                 _ => magnitude.count_ones(),
             };
-            Ok(V::Int(i64::try_from(bits).unwrap_or(i64::MAX)))
+            Ok(V::int(i64::try_from(bits).unwrap_or(i64::MAX)))
         }
         _ => operators::positive(&value),
     }
@@ -170,7 +194,7 @@ fn str_method(eval: &mut Eval, text: &Str, method: Method, args: Arguments) -> R
         | IsPrintable | IsSpace | IsTitle | IsUpper => {
             let [] = args.bind(method.name(), [])?;
             eval.budget.slow_bytes(text.len())?;
-            Ok(V::Bool(case::is(method, text.as_str())))
+            Ok(V::bool(case::is(method, text.as_str())))
         }
         Center | Ljust | Rjust | Zfill | ExpandTabs => fill::call(eval, text, method, args),
         Count | EndsWith | Find | Index | Rfind | Rindex | StartsWith => {
@@ -194,7 +218,7 @@ fn str_method(eval: &mut Eval, text: &Str, method: Method, args: Arguments) -> R
         Strip | Lstrip | Rstrip => {
             let [chars] = args.bind(method.name(), [""])?;
             let chars = match chars {
-                None | Some(V::None) => None,
+                None | Some(V::None(_)) => None,
                 Some(chars) => Some(str_arg(chars)?),
             };
             strip(
@@ -229,6 +253,8 @@ fn join(eval: &mut Eval, separator: &Str, items: &V) -> Result<V> {
         return Fault::type_error("can only join an iterable");
     };
     let markup = separator.markup();
+    // As many as there are items.
+    let separator = separator.painted(cursor.shape, &mut eval.budget)?;
     let mut out = super::string::Builder::new(&mut eval.budget)?;
     let mut at = 0usize;
     while let Some(item) = cursor.next(&mut eval.budget)? {
@@ -274,13 +300,15 @@ fn search_items(eval: &mut Eval, value: &V, method: Method, args: Arguments) -> 
     };
     let start = place(start, 0)?;
     let stop = place(stop, items.len())?;
+    // Every item was compared.
+    let origin = value.least_trusted();
     let mut count = 0i64;
     for (at, have) in items.as_slice().iter().enumerate() {
         if at < start || at >= stop || !operators::equal(have, &item, &mut eval.budget)? {
             continue;
         }
         if method == Method::Index {
-            return Ok(V::Int(i64::try_from(at).unwrap_or(i64::MAX)));
+            return Ok(V::count(at).shaped(origin));
         }
         count = count.saturating_add(1);
     }
@@ -288,31 +316,30 @@ fn search_items(eval: &mut Eval, value: &V, method: Method, args: Arguments) -> 
         let item = super::format::brief_repr(eval, &item)?;
         let what = value.type_name();
         return Fault::value_error(match value {
-            V::Tuple(_) => "tuple.index(x): x not in tuple".to_string(),
+            V::Tuple(..) => "tuple.index(x): x not in tuple".to_string(),
             _ => format!("{item} is not in {what}"),
         });
     }
-    Ok(V::Int(count))
+    Ok(V::Int(count, origin))
 }
 
 fn dict_method(
     eval: &mut Eval,
-    dict: &std::sync::Arc<Dict>,
+    (dict, shape): (&std::sync::Arc<Dict>, Origin),
     method: Method,
     args: Arguments,
 ) -> Result<V> {
     let view = |kind| {
-        Ok(V::View(std::sync::Arc::new(View {
-            kind,
-            dict: dict.clone(),
-        })))
+        let dict = dict.clone();
+        Ok(V::View(std::sync::Arc::new(View { kind, dict }), shape))
     };
     match method {
         Method::Get => {
             let [key, default] = args.bind("get", ["", ""])?;
             let key = required(key, "get", "key")?;
             let found = dict.get(&key, &mut eval.budget)?;
-            Ok(found.cloned().or(default).unwrap_or(V::None))
+            let found = found.cloned().or(default).unwrap_or(V::none());
+            found.painted(shape, &mut eval.budget)
         }
         Method::FromKeys => from_keys(eval, args),
         _ => {
@@ -322,7 +349,7 @@ fn dict_method(
                 Method::Keys => view(ViewKind::Keys),
                 Method::Values => view(ViewKind::Values),
                 // Nothing changes a dict: the copy may be the dict itself.
-                _ => Ok(V::Dict(dict.clone())),
+                _ => Ok(V::Dict(dict.clone(), shape)),
             }
         }
     }
@@ -331,13 +358,13 @@ fn dict_method(
 fn from_keys(eval: &mut Eval, args: Arguments) -> Result<V> {
     let [keys, value] = args.bind("fromkeys", ["", ""])?;
     let keys = required(keys, "fromkeys", "iterable")?;
-    let value = value.unwrap_or(V::None);
+    let value = value.unwrap_or(V::none());
     let mut dict = Dict::new(&mut eval.budget)?;
     let mut keys = super::loops::Cursor::new(&keys)?;
     while let Some(key) = keys.next(&mut eval.budget)? {
         dict.insert(key, value.clone(), &mut eval.budget)?;
     }
-    Ok(V::Dict(std::sync::Arc::new(dict)))
+    Ok(V::dict(dict))
 }
 
 pub(super) fn missing_key<T>(eval: &mut Eval, key: &V) -> Result<T> {

@@ -13,7 +13,7 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
     let [part, start, stop] = args.bind(name, ["", "", ""])?;
     let part = required(part, name, "sub")?;
     let bound = |bound: Option<V>| match bound {
-        None | Some(V::None) => Ok(None),
+        None | Some(V::None(_)) => Ok(None),
         Some(bound) => int_arg(&bound).map(Some),
     };
     let (start, stop) = (bound(start)?, bound(stop)?);
@@ -42,7 +42,7 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
     let part = part.as_str();
     if method == Method::Count {
         let count = within.map_or(0, |within| within.matches(part).count());
-        return Ok(V::Int(i64::try_from(count).unwrap_or(i64::MAX)));
+        return Ok(V::count(count));
     }
     let found = within.and_then(|within| {
         let at = match method {
@@ -53,11 +53,11 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
         i64::try_from(chars.saturating_add(from)).ok()
     });
     match found {
-        Some(at) => Ok(V::Int(at)),
+        Some(at) => Ok(V::int(at)),
         None if matches!(method, Method::Index | Method::Rindex) => {
             Fault::value_error("substring not found")
         }
-        None => Ok(V::Int(-1)),
+        None => Ok(V::int(-1)),
     }
 }
 
@@ -77,15 +77,15 @@ fn affix(eval: &mut Eval, within: Option<&str>, method: Method, part: V) -> Resu
         )),
     };
     match &part {
-        V::Tuple(parts) => {
+        V::Tuple(parts, _) => {
             for part in &parts.items {
                 if matches(part)? {
-                    return Ok(V::Bool(true));
+                    return Ok(V::bool(true));
                 }
             }
-            Ok(V::Bool(false))
+            Ok(V::bool(false))
         }
-        part => Ok(V::Bool(matches(part)?)),
+        part => Ok(V::bool(matches(part)?)),
     }
 }
 
@@ -110,8 +110,15 @@ pub(in super::super) fn replace(
             None => out.insert(Builder::new(&mut eval.budget)?),
         };
         out.push_range(text.text(), done..at, &mut eval.budget)?;
+        // It stands for what it replaces.
+        let end = at.saturating_add(matched.len());
+        let before = out.raise(match end > at {
+            true => text.text().least_trusted_in(at..end),
+            false => text.text().least_trusted(),
+        });
         out.push_text(new.text(), &mut eval.budget)?;
-        done = at.saturating_add(matched.len());
+        out.sink(before);
+        done = end;
     }
     let Some(mut out) = out else {
         return Ok(V::Str(text.clone()));

@@ -20,7 +20,7 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
             let most = most.map_or(Ok(-1), |most| int_arg(&most))?;
             let most = usize::try_from(most).unwrap_or(usize::MAX);
             let separator = match separator {
-                None | Some(V::None) => None,
+                None | Some(V::None(_)) => None,
                 Some(separator) => Some(str_arg(separator)?),
             };
             split(
@@ -152,6 +152,14 @@ fn split(
     items.list(&mut eval.budget)
 }
 
+/// What `splitlines` takes for the end of a line.
+pub(in super::super) fn breaks_line(c: char) -> bool {
+    matches!(
+        c,
+        '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
 /// `splitlines`.
 pub(in super::super) fn lines(eval: &mut Eval, text: &Str, keep: bool) -> Result<Items> {
     let all = text.as_str();
@@ -160,12 +168,7 @@ pub(in super::super) fn lines(eval: &mut Eval, text: &Str, keep: bool) -> Result
     let mut start = 0;
     let mut chars = all.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
-        let breaks = matches!(
-            c,
-            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
-                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        );
-        if !breaks {
+        if !breaks_line(c) {
             continue;
         }
         let mut end = at.saturating_add(c.len_utf8());

@@ -10,6 +10,7 @@ mod corpus;
 mod differential;
 mod hostile;
 mod language;
+mod origins;
 mod provenance;
 
 use std::path::PathBuf;

@@ -48,6 +48,31 @@ try:
     # The session of the request before has the prompt.
     assert usage.prompt_tokens_details.cached_tokens > 0, usage
 
+    # Without being asked, no chunk tells the usage; asked, all but the last say that it is not known yet.
+    assert stream()[2] is None
+    told = [chunk.usage for chunk in ask(stream=True, stream_options={"include_usage": True})]
+    assert told[-1].total_tokens == whole.usage.total_tokens and told[:-1] == [None] * (len(told) - 1), told
+
+    assert client.models.retrieve(model).id == model
+    try:
+        client.models.retrieve("another")
+    except openai.NotFoundError as e:
+        assert e.code == "model_not_found", e
+    else:
+        raise AssertionError("another model is there")
+
+    # Of each token of the text how likely it was, with the likeliest ones beside it: here, the first of these.
+    likely = ask(logprobs=True, top_logprobs=3).choices[0]
+    assert "".join(entry.token for entry in likely.logprobs.content) == likely.message.content
+    assert bytes(byte for entry in likely.logprobs.content for byte in entry.bytes).decode() == likely.message.content
+    for entry in likely.logprobs.content:
+        assert entry.logprob <= 0 and len(entry.top_logprobs) == 3, entry
+        assert entry.top_logprobs[0].token == entry.token and entry.top_logprobs[0].logprob == entry.logprob, entry
+        assert entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob >= entry.top_logprobs[2].logprob, entry
+    streamed = [e for c in ask(stream=True, logprobs=True) for choice in c.choices if choice.logprobs for e in choice.logprobs.content]
+    assert [(e.token, e.logprob) for e in streamed] == [(e.token, e.logprob) for e in likely.logprobs.content]
+    assert streamed[0].top_logprobs == [] and ask().choices[0].logprobs is None
+
     assert stream(max_tokens=2)[1] == "length"
     assert ask(max_completion_tokens=2).usage.completion_tokens == 2
     assert stream(stop=" France")[:2] == ("The capital of", "stop")
@@ -63,12 +88,18 @@ try:
         ({"temperature": -1}, openai.BadRequestError),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError),
         ({"model": "another"}, openai.NotFoundError),
+        ({"n": 2}, openai.BadRequestError),
+        ({"response_format": {"type": "json_object"}}, openai.BadRequestError),
+        ({"tool_choice": "required"}, openai.BadRequestError),
+        ({"logprobs": True, "top_logprobs": 21}, openai.BadRequestError),
     ]:
         for call in (ask, stream):
             try:
                 call(**wrong)
             except kind as e:
-                assert e.body["message"], e
+                assert e.body["message"] and e.type == "invalid_request_error", e
+                for param in {"n", "response_format", "tool_choice", "top_logprobs"} & {*wrong}:
+                    assert e.param == param, e
             else:
                 raise AssertionError(f"{wrong} is accepted")
 
