@@ -22,7 +22,8 @@ pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
         context: command.model.context.unwrap_or(0),
     });
     let session = command.session.raw(command.model.context);
-    let model = handles::inspect(&command.model.model, &load, &session)?;
+    let name = command.model.name()?;
+    let model = handles::inspect(&name, &load, &session)?;
     let _library = common.start()?;
     let device = handles::device_info()?;
     let limit = handles::memory()?.limit_bytes;
@@ -31,7 +32,7 @@ pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     if ui.json {
         let fits = limit.map(|limit| needed <= limit);
         return ui.json_line(&json!({
-            "path": command.model.model, "model": model, "device": device,
+            "event": "info", "path": name, "model": model, "device": device,
             "memory_limit": limit, "fits": fits, "version": handles::version(),
         }));
     }
