@@ -90,9 +90,10 @@ test-install: need-install dist
 test-docs: need-docs
 	tests/docs/run.sh $(BUILD)/tests-docs
 
-## docs/abi.md out of the header.
-docs:
+## docs/abi.md out of the header, and docs/models.md out of what the tests find.
+docs: need-build
 	scripts/abi.py include/mlxrt.h >docs/abi.md
+	MLXRT_WRITE_MODELS=1 $(CARGO) test --release --lib models_page
 
 ## docs/pictures/recording.svg: the command line on a terminal, typed and recorded by scripts/recording.py. 45 seconds.
 recording: cli

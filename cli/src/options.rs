@@ -135,7 +135,18 @@ pub fn load_model(name: &str, context: Option<u32>, ui: &Ui) -> Outcome<Model> {
         interrupt::signal().is_none()
     });
     bar.finish_and_clear();
-    interrupted_or(loaded)
+    interrupted_or(loaded).map_err(|failure| with_a_way_to_get(name, failure))
+}
+
+/// An id that is not in the cache can be fetched; by whom is for people to choose.
+pub fn with_a_way_to_get(name: &str, mut failure: Failure) -> Failure {
+    let plain = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let is_id = matches!(name.split_once('/'), Some((org, rest)) if plain(org) && plain(rest) && !rest.contains('/'));
+    if failure.code == "NOT_FOUND" && is_id && !name.ends_with(".gguf") {
+        failure.message +=
+            &format!("; if it is the id of a model: huggingface-cli download {name}");
+    }
+    failure
 }
 
 /// A signal during the work ends it, also when the work was done before it could hear of it.

@@ -163,8 +163,11 @@ fn report(
     ui.line(&format!("{:24} {:>12}", "keys and values", ui::bytes(kv)))?;
     let chip = device["info"]["device_name"].as_str().unwrap_or("unknown");
     ui.line(&format!(
-        "\n{} times, on the {} ({chip}), mlxrt {}, MLX {}",
-        results.len(),
+        "\n{}, on the {} ({chip}), mlxrt {}, MLX {}",
+        match results.len() {
+            1 => "once".to_owned(),
+            count => format!("{count} times"),
+        },
         device["device"].as_str().unwrap_or("device"),
         version(),
         device["mlx_version"]

@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use crate::failure::Outcome;
 use crate::ffi::mlxrt_load_options;
 use crate::handles::{self, sized};
-use crate::options::{Common, ModelArgs, SessionArgs};
+use crate::options::{with_a_way_to_get, Common, ModelArgs, SessionArgs};
 use crate::ui::{self, Style, Ui};
 
 #[derive(Args)]
@@ -23,7 +23,8 @@ pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     });
     let session = command.session.raw(command.model.context);
     let name = command.model.name()?;
-    let model = handles::inspect(&name, &load, &session)?;
+    let model = handles::inspect(&name, &load, &session)
+        .map_err(|failure| with_a_way_to_get(&name, failure))?;
     let _library = common.start()?;
     let device = handles::device_info()?;
     let limit = handles::memory()?.limit_bytes;

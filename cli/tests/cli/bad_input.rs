@@ -24,7 +24,7 @@ fn models() {
         let prompt: &[&str] = if command == "generate" { &["hi"] } else { &[] };
         let with = |model: &str| run([&[command, model], prompt].concat());
         with("/no/such/folder").fails(3, "\"/no/such/folder\"");
-        with("nobody/nothing").fails(3, "nobody/nothing");
+        with("nobody/nothing").fails(3, "huggingface-cli download nobody/nothing");
         with(&broken_model()).fails(5, "config.json");
     }
 }

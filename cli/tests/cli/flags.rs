@@ -137,6 +137,8 @@ fn flags_of_mlx_lms_training_work() {
 fn shown(command: &str) -> BTreeSet<String> {
     let help = run([command, "--help"]).fine();
     let flag = |line: &str| {
+        // What is further in goes on with a description.
+        let line = line.get(2..).filter(|_| !line.starts_with("       "))?;
         let line = line.trim_start();
         let long = line.strip_prefix("--").or_else(|| {
             let (short, long) = line.split_once(", --")?;
