@@ -209,11 +209,15 @@ fn page() -> String {
             .count();
         let ropes: BTreeSet<_> = own.iter().flat_map(|case| case.ropes()).collect();
         let slides = own.iter().any(|case| !case.windows().is_empty());
-        let what = format!(
-            "{} folders, {quantized} quantised; {}",
-            own.len(),
-            joined(types)
-        );
+        let folders = match own.len() {
+            1 => "1 folder".to_owned(),
+            count => format!("{count} folders"),
+        };
+        let of_them = match quantized {
+            0 => String::new(),
+            some => format!(", {some} quantised"),
+        };
+        let what = format!("{folders}{of_them}; {}", joined(types));
         let second = own.iter().any(|case| case.second);
         row(
             &mut out,
