@@ -25,8 +25,10 @@ def places():
 
 
 FILES = places()
-# Installed by install.sh, three folders above FOLDER.
-HEADERS = {"include/mlxrt.h": "../../../include/mlxrt.h", "bindings/cpp/mlxrt.hpp": "../../../include/mlxrt.hpp"}
+# Where FOLDER is under a prefix, and what install.sh puts elsewhere.
+HERE = "share/doc/mlxrt"
+PREFIX = {"include/mlxrt.h": "include/mlxrt.h", "bindings/cpp/mlxrt.hpp": "include/mlxrt.hpp"}
+PREFIX |= {source: f"{HERE}/{place}" for source, place in FILES.items()}
 
 
 def link(source, found):
@@ -35,9 +37,9 @@ def link(source, found):
         return found.group(0)
     path, hash_, anchor = target.partition("#")
     path = os.path.normpath(os.path.join(os.path.dirname(source), path))
-    place = (FILES | HEADERS).get(path)
-    if place:
-        return f"{picture}[{text}]({os.path.relpath(place, os.path.dirname(FILES[source]))}{hash_}{anchor})"
+    if path in PREFIX:
+        place = os.path.relpath(PREFIX[path], os.path.dirname(PREFIX[source]))
+        return f"{picture}[{text}]({place}{hash_}{anchor})"
     if picture or not (root / path).exists():
         sys.exit(f"documents.py: {source} links to {target}, which cannot be installed")
     named = path in text or os.path.basename(path) in text or text.rstrip("/") == path.rpartition("/")[0]

@@ -232,7 +232,7 @@ fn the_help_shows_nothing_that_is_refused() {
             "--plot" => vec![&plot],
             "--kind" => vec!["dora"],
             "--keys" => vec!["q_proj"],
-            "--dtype" => vec!["f16"],
+            "--dtype" => vec!["bf16"],
             "--schedule" => vec!["cosine"],
             "--optimizer" => vec!["sgd"],
             other => panic!("{other} is new: this test needs a value for it"),
