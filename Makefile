@@ -22,9 +22,20 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-rust test-c check-saved test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
-build:
+# The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
+PARTS := scripts rust c cpp docs cli install go swift
+SKIP ?=
+RUN := $(filter-out $(SKIP),$(PARTS))
+
+# need-PART: whether what a part needs is there, and as root with apt-get, that it is; see scripts/needs.sh.
+NEEDS := need-build $(addprefix need-,$(PARTS))
+.PHONY: $(NEEDS)
+$(NEEDS): need-%:
+	@scripts/needs.sh "$(or $(GOAL),$(firstword $(MAKECMDGOALS)),build)" $*
+
+build: need-build
 	$(CARGO) build --release
 
 ## build/lib: the library as users get it, with versioned symbols and without debug information; see scripts/ship.sh.
@@ -45,33 +56,44 @@ demo: build $(BUILD)/chat $(BUILD)/adapters
 	@echo
 	@$(BUILD)/adapters demo/model demo/adapters/pirate demo/adapters/json
 
-## The whole suite.
-test: build test-rust test-c test-cpp test-docs test-cli test-install test-go test-swift
-	@echo "make test: everything passed"
+## The whole suite, or without some of its parts: make test SKIP="go swift". What was left out is said at the end, and fails
+## where CI is set.
+test:
+	$(if $(filter-out $(PARTS),$(SKIP)),$(error SKIP is "$(SKIP)"; it can have $(PARTS)))
+	@scripts/needs.sh test build $(RUN)
+	@$(MAKE) --no-print-directory build $(addprefix test-,$(RUN))
+	@if [ -z "$(strip $(SKIP))" ]; then echo "make test: everything passed"; exit 0; fi; \
+	echo "make test: everything passed, without what was skipped: $(strip $(SKIP))"; \
+	case "$${CI:-false}" in false | 0) ;; *) echo "make test: in CI nothing may be skipped"; exit 1 ;; esac
+
+## The scripts that everything begins with.
+test-scripts:
+	tests/scripts/needs.sh
 
 test-rust: build
 	$(CARGO) test --release
 
-test-c: build ship
+test-c: need-c build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-shipped shipped
 
 ## bindings/cpp/mlxrt.hpp, and a host that uses MLX itself.
-test-cpp: ship
+test-cpp: need-cpp ship
 	$(MAKE) -C tests/cpp LIB=$(CURDIR)/$(BUILD)/lib BUILD=$(CURDIR)/$(BUILD)/tests-cpp run
 
 ## The archive, unpacked elsewhere and used with an empty environment.
 test-install: MLX = cpu
-test-install: dist
+test-install: need-install dist
 	tests/install/run.sh $(BUILD)/dist/mlxrt-$(VERSION)-linux-$(shell uname -m).tar.gz
 
 ## Every C and C++ block of the documents compiles, docs/abi.md is what the header says, links and pictures are whole.
-test-docs:
+test-docs: need-docs
 	tests/docs/run.sh $(BUILD)/tests-docs
 
-## docs/abi.md out of the header.
-docs:
+## docs/abi.md out of the header, and docs/models.md out of what the tests find.
+docs: need-build
 	scripts/abi.py include/mlxrt.h >docs/abi.md
+	MLXRT_WRITE_MODELS=1 $(CARGO) test --release --lib models_page
 
 ## docs/pictures/recording.svg: the command line on a terminal, typed and recorded by scripts/recording.py. 45 seconds.
 recording: cli
@@ -107,7 +129,7 @@ install-for-tests:
 
 ## The Go suite against the installed library: tests, the race detector, cgocheck2, and the chat server with OpenAI's client.
 ## With Go 1.24 or newer, pkg-config, and python3 with venv.
-test-go: install-for-tests
+test-go: need-go install-for-tests
 	PKG_CONFIG_PATH=$(INSTALLED)/lib/pkgconfig bindings/go/test.sh
 
 ## build/dist/CMlxrt.xcframework.zip for macOS, on a Mac; for iOS see scripts/xcframework.sh. Never run.
@@ -123,7 +145,7 @@ bench-adapters: build
 
 ## The Swift package against the installed library: its suite, the sample with a bridging header, its documentation. Where
 ## there is no swift, scripts/swift.sh fetches one (2.7 GB, once).
-test-swift: install-for-tests
+test-swift: need-swift install-for-tests
 	MLXRT_PREFIX="$(INSTALLED)" bindings/swift/test.sh
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.

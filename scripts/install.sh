@@ -114,12 +114,7 @@ fill mlxrtConfig.cmake lib/cmake/mlxrt
 fill mlxrtConfigVersion.cmake lib/cmake/mlxrt
 
 # ---- Documents, examples, licences ----
-for file in README.md CHANGELOG.md SECURITY.md LICENSE-MIT LICENSE-APACHE; do put 644 "$root/$file" share/doc/mlxrt; done
-for file in "$root"/docs/*.md; do [ ! -e "$file" ] || put 644 "$file" share/doc/mlxrt/docs; done
-for file in "$root"/docs/pictures/*.svg; do put 644 "$file" share/doc/mlxrt/docs/pictures; done
-for file in "$root"/bindings/c/examples/* "$root"/bindings/cpp/examples/*; do
-  [ ! -f "$file" ] || put 644 "$file" share/doc/mlxrt/examples
-done
+python3 "$here/documents.py" "$root" "$to/share/doc/mlxrt"
 python3 "$root/scripts/licenses.py" "$root/build/licenses" ${wheel:+--wheel "$wheel"}
 for file in "$root"/build/licenses/*; do put 644 "$file" share/licenses/mlxrt; done
 

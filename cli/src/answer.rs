@@ -1,12 +1,13 @@
 //! One request, and its answer on standard output: as text, or as events in JSON.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::{json, Map, Value};
 
 use crate::failure::{Failure, Outcome};
 use crate::ffi::*;
-use crate::handles::{Event, Generate, Input, Session};
+use crate::handles::{Event, Generate, Input, Model, Session};
 use crate::interrupt::{self, Work};
 use crate::ui::{Style, Ui};
 
@@ -29,10 +30,20 @@ impl Answer {
 }
 
 /// Runs one request and writes what it produces.
-pub fn run(session: &Session, input: &Input, options: &Generate, ui: &Ui) -> Outcome<Answer> {
+pub fn run(
+    model: &Model,
+    session: &Session,
+    input: &Input,
+    options: &Generate,
+    ui: &Ui,
+) -> Outcome<Answer> {
     let asked_for_progress = options.raw.progress_tokens > 0;
     let mut writer = Writer {
         ui,
+        texts: Texts {
+            model,
+            known: HashMap::new(),
+        },
         kind: 0,
         at_line_start: true,
         failed: None,
@@ -74,6 +85,7 @@ pub fn run(session: &Session, input: &Input, options: &Generate, ui: &Ui) -> Out
 /// Writes events; after a failed write it asks for the end.
 struct Writer<'a> {
     ui: &'a Ui,
+    texts: Texts<'a>,
     /// Of the event before.
     kind: i32,
     at_line_start: bool,
@@ -83,7 +95,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn event(&mut self, event: &Event) -> bool {
         let written = if self.ui.json {
-            self.ui.json_line(&event_json(event))
+            event_json(event, &mut self.texts).and_then(|json| self.ui.json_line(&json))
         } else {
             self.text(event)
         };
@@ -121,33 +133,66 @@ impl Writer<'_> {
     }
 }
 
-fn event_json(event: &Event) -> Value {
+/// The text of single tokens.
+struct Texts<'a> {
+    model: &'a Model,
+    known: HashMap<i32, String>,
+}
+
+impl Texts<'_> {
+    /// As the token continues a text: some tokenizers drop a space at the beginning of one, so that the token is looked at
+    /// behind itself.
+    fn of(&mut self, token: i32) -> Outcome<String> {
+        if let Some(text) = self.known.get(&token) {
+            return Ok(text.clone());
+        }
+        let once = self.model.detokenize(&[token])?;
+        let twice = self.model.detokenize(&[token, token])?;
+        let text = twice.strip_prefix(&once).unwrap_or(&once).to_owned();
+        self.known.insert(token, text.clone());
+        Ok(text)
+    }
+
+    fn of_all(&mut self, tokens: &[i32]) -> Outcome<Vec<String>> {
+        tokens.iter().map(|token| self.of(*token)).collect()
+    }
+}
+
+fn event_json(event: &Event, texts: &mut Texts) -> Outcome<Value> {
     let kind = match event.kind {
         MLXRT_EVENT_PROGRESS => {
-            return json!({"event": "progress", "done": event.done, "total": event.total})
+            return Ok(json!({"event": "progress", "done": event.done, "total": event.total}))
         }
         MLXRT_EVENT_TEXT => "text",
         MLXRT_EVENT_THINKING => "thinking",
         MLXRT_EVENT_TOOL_CALL => "tool_call",
-        other => return json!({"event": other, "text": event.text}),
+        other => return Ok(json!({"event": other.to_string(), "text": event.text})),
     };
-    let mut json = json!({"event": kind, "text": event.text, "tokens": event.tokens});
+    let mut json = json!({
+        "event": kind, "text": event.text, "tokens": event.tokens, "token_texts": texts.of_all(event.tokens)?,
+    });
     if !event.logprobs.is_empty() {
         json["logprobs"] = json!(event.logprobs);
     }
     if event.top_count > 0 && !event.top_tokens.is_empty() {
-        let of_token = |(tokens, logprobs): (&[i32], &[f32])| {
-            tokens
-                .iter()
-                .zip(logprobs)
-                .map(|(token, logprob)| json!({"token": token, "logprob": logprob}))
-                .collect::<Value>()
-        };
         let tokens = event.top_tokens.chunks(event.top_count);
         let logprobs = event.top_logprobs.chunks(event.top_count);
-        json["top_logprobs"] = tokens.zip(logprobs).map(of_token).collect();
+        let mut places = Vec::new();
+        for (tokens, logprobs) in tokens.zip(logprobs) {
+            let texts = texts.of_all(tokens)?;
+            let of_token = |((token, text), logprob): ((&i32, String), &f32)| json!({"token": token, "text": text, "logprob": logprob});
+            places.push(
+                tokens
+                    .iter()
+                    .zip(texts)
+                    .zip(logprobs)
+                    .map(of_token)
+                    .collect::<Value>(),
+            );
+        }
+        json["top_logprobs"] = Value::Array(places);
     }
-    json
+    Ok(json)
 }
 
 /// The result, with the names that mlxrt_result has.

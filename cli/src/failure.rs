@@ -4,6 +4,9 @@ use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
+use clap::error::{ContextKind, ErrorKind};
+use serde_json::{json, Value};
+
 use crate::ffi::*;
 
 pub type Outcome<T> = Result<T, Failure>;
@@ -43,6 +46,16 @@ Exit codes:
   141  the reader of the output went away
   143  ended by SIGTERM";
 
+/// Options of other programs for what this version does not have.
+const NOT_YET: [(&str, &str); 6] = [
+    ("--kv-bits", "quantised keys and values"),
+    ("--kv-group-size", "quantised keys and values"),
+    ("--draft-model", "draft models"),
+    ("--draft-tokens", "draft models"),
+    ("--num-draft-tokens", "draft models"),
+    ("--thinking-budget", "budgets of thinking"),
+];
+
 /// The exit code for one of the library's MLXRT_E_*.
 fn exit_of(code: i32) -> i32 {
     match code {
@@ -72,7 +85,7 @@ fn in_our_words(message: String) -> String {
         .unwrap_or(rest.len());
     let (field, rest) = rest.split_at(end);
     let option = match field {
-        "draft_path" => "draft-model",
+        "cpu_threads" => "threads",
         "timeout_ms" => "timeout",
         "stop_tokens" => "stop-token",
         "bias_tokens" | "bias_values" => "logit-bias",
@@ -100,6 +113,38 @@ impl Failure {
 
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::of_library(MLXRT_E_INVALID_ARGUMENT, "INVALID_ARGUMENT", message.into())
+    }
+
+    /// What is wrong with the arguments, without the usage that clap prints along with it.
+    pub fn of_arguments(error: &clap::Error) -> Failure {
+        if let Some(argument) = error.get(ContextKind::InvalidArg) {
+            let argument = argument.to_string();
+            let known = NOT_YET.iter().find(|(option, _)| *option == argument);
+            if let (ErrorKind::UnknownArgument, Some((option, what))) = (error.kind(), known) {
+                let message = format!("{option}: this version has no {what}");
+                return Failure::of_library(MLXRT_E_UNSUPPORTED, "UNSUPPORTED", message);
+            }
+        }
+        if matches!(
+            error.kind(),
+            ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        ) {
+            return Failure::usage("no command is given; `mlxrt --help` lists them");
+        }
+        let text = error.render().to_string();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let words = first.trim_start_matches("error: ").split_whitespace();
+        Failure::usage(words.collect::<Vec<_>>().join(" "))
+    }
+
+    /// What --json says of it.
+    pub fn event(&self) -> Value {
+        let message = match self.exit - 128 {
+            libc::SIGINT => "ended by Ctrl-C (SIGINT)",
+            libc::SIGTERM => "ended by SIGTERM",
+            _ => &self.message,
+        };
+        json!({"event": "error", "code": self.code, "exit": self.exit, "message": message})
     }
 
     /// A file that this program reads or writes itself; `verb` is "read" or "written".
@@ -163,9 +208,9 @@ mod tests {
     #[test]
     fn fields_become_options() {
         let said = |message: &str| in_our_words(message.to_owned());
-        assert_eq!(said("options.kv_bits: 3"), "--kv-bits: 3");
+        assert_eq!(said("options.top_k: 3"), "--top-k: 3");
         assert_eq!(said("options.stop_tokens[0] is 99"), "--stop-token is 99");
-        assert_eq!(said("options.draft_path"), "--draft-model");
+        assert_eq!(said("options.cpu_threads"), "--threads");
         assert_eq!(
             said("there is no folder \"options.x\""),
             "there is no folder \"options.x\""

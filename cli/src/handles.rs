@@ -133,14 +133,10 @@ unsafe extern "C" fn on_progress(data: *mut c_void, done: u64, total: u64) -> i3
 pub struct Library(());
 
 impl Library {
-    /// Starts the engine on a device (MLXRT_DEVICE_*) with at most so many bytes; 0 = default.
-    pub fn init(device: i32, memory_limit: u64) -> Outcome<Library> {
-        let options = sized!(mlxrt_init_options {
-            device: device,
-            memory_limit: memory_limit,
-        });
+    /// Starts the engine.
+    pub fn init(options: &mlxrt_init_options) -> Outcome<Library> {
         // SAFETY: options is whole and lives during the call.
-        check(unsafe { mlxrt_init(&options) })?;
+        check(unsafe { mlxrt_init(options) })?;
         Ok(Library(()))
     }
 }
@@ -213,20 +209,13 @@ pub struct Model(*mut mlxrt_model);
 
 impl Model {
     /// `context` 0 is the model's own.
-    pub fn load(
-        path: &str,
-        context: u32,
-        draft: Option<&str>,
-        progress: OnProgress,
-    ) -> Outcome<Model> {
+    pub fn load(path: &str, context: u32, progress: OnProgress) -> Outcome<Model> {
         let path = path_of(path)?;
-        let draft = draft.map(path_of).transpose()?;
         let mut callback = Callback::new(progress);
         let options = sized!(mlxrt_load_options {
             context: context,
             progress: Some(on_progress),
             progress_data: callback.data(),
-            draft_path: draft.as_ref().map_or(ptr::null(), |path| path.as_ptr()),
         });
         let mut model = ptr::null_mut();
         // SAFETY: everything lives during the call.
@@ -263,6 +252,14 @@ impl Model {
         check(error)?;
         // SAFETY: on success ids is a buffer of count ids, ours.
         Ok(unsafe { take(ids, count) })
+    }
+
+    /// The text of tokens, special ones included.
+    pub fn detokenize(&self, ids: &[i32]) -> Outcome<String> {
+        // SAFETY: ids lives during the call; text and len are places to write to.
+        string_of(|text, len| unsafe {
+            mlxrt_detokenize(self.0, ids.as_ptr(), ids.len(), 0, text, len)
+        })
     }
 
     /// The prompt that the model sees for a conversation.

@@ -12,8 +12,9 @@ mod options;
 mod plot;
 mod ui;
 
+use std::ffi::OsString;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde_json::json;
 
 use crate::commands::{bench, chat, docs, generate, info, save, train};
 use crate::failure::{Failure, Outcome, EXIT_CODES};
@@ -61,8 +62,11 @@ fn program() -> clap::Command {
 }
 
 fn main() {
-    let matches = program().get_matches();
-    let program = Program::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let program = program()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Program::from_arg_matches(&matches))
+        .unwrap_or_else(|error| end(&error, &arguments));
     let common = &program.common;
     let ui = Ui::new(common.json, common.quiet, common.color);
     let exit = match run(&program.command, common, &ui) {
@@ -103,14 +107,31 @@ fn run(command: &Command, common: &Common, ui: &Ui) -> Outcome<()> {
 
 /// Says what went wrong, for people and with --json for programs.
 fn tell(failure: &Failure, ui: &Ui) {
-    if failure.message.is_empty() {
-        return;
+    if !failure.message.is_empty() {
+        ui.error(&failure.message);
     }
-    ui.error(&failure.message);
     if ui.json {
         // Nobody is left to tell when standard output is what fails.
-        let _ = ui.json_line(&json!({
-            "event": "error", "code": failure.code, "exit": failure.exit, "message": failure.message,
-        }));
+        let _ = ui.json_line(&failure.event());
     }
+}
+
+/// Ends the program when its arguments are no command: help, the version, or an error.
+fn end(error: &clap::Error, arguments: &[OsString]) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let failure = Failure::of_arguments(error);
+    if failure.exit == failure::EXIT_USAGE {
+        // In colours, with the usage and what may have been meant.
+        let _ = error.print();
+    } else {
+        ui::stderr_line(&format!("mlxrt: {}", ui::printable(&failure.message)));
+    }
+    let before_text = arguments.iter().take_while(|argument| *argument != "--");
+    if before_text.into_iter().any(|argument| argument == "--json") {
+        let ui = Ui::new(true, true, ui::When::Never);
+        let _ = ui.json_line(&failure.event());
+    }
+    std::process::exit(failure.exit);
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{quoted, Failure, Outcome};
 use crate::ffi::*;
 use crate::handles::{sized, Adapter, Generate, Library, Model, Session};
 use crate::interrupt::{self, Work};
@@ -28,6 +28,9 @@ pub struct Common {
     /// Where to compute; "auto" means the GPU where there is one
     #[arg(long, global = true, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
+    /// The most threads that compute on the CPU [default: one for each physical core]
+    #[arg(short, long, global = true, value_name = "THREADS", value_parser = threads)]
+    pub threads: Option<u32>,
     /// The most memory to use, such as 8G; what does not fit is refused before it is allocated
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
     pub memory_limit: Option<u64>,
@@ -48,38 +51,102 @@ impl Common {
             Device::Cpu => MLXRT_DEVICE_CPU,
             Device::Gpu => MLXRT_DEVICE_GPU,
         };
-        Library::init(device, self.memory_limit.unwrap_or(0))
+        let options = sized!(mlxrt_init_options {
+            device: device,
+            cpu_threads: self.threads.unwrap_or(0),
+            memory_limit: self.memory_limit.unwrap_or(0),
+        });
+        Library::init(&options)
     }
 }
 
 #[derive(Args)]
 pub struct ModelArgs {
-    /// A model folder, or the id of a model in the local Hugging Face cache
-    #[arg(value_name = "MODEL")]
-    pub model: String,
+    #[command(flatten)]
+    name: ModelName,
     /// The most tokens of a prompt and its answer [default: the model's]
-    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS", value_parser = positive)]
     pub context: Option<u32>,
 }
 
-impl ModelArgs {
-    /// Loads the model, with a bar where there is a terminal. `draft` is a model folder, too.
-    pub fn load(&self, draft: Option<&str>, ui: &Ui) -> Outcome<Model> {
-        let _work = Work::begin();
-        let bar = ui.bytes_bar("Loading");
-        let loaded = Model::load(
-            &self.model,
-            self.context.unwrap_or(0),
-            draft,
-            &mut |done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-                interrupt::signal().is_none()
-            },
-        );
-        bar.finish_and_clear();
-        interrupted_or(loaded)
+/// As the first argument, or behind `--model` as other programs have it.
+#[derive(Args)]
+pub struct ModelName {
+    /// A model folder, or the id of a model in the local Hugging Face cache
+    #[arg(id = "first_model", value_name = "MODEL")]
+    first: Option<String>,
+    /// MODEL, as an option
+    #[arg(id = "model", short = 'm', long = "model", value_name = "MODEL")]
+    named: Option<String>,
+}
+
+impl ModelName {
+    /// The model, and the argument behind it: with `--model`, the first argument is that one already.
+    pub fn and_next(&self, next: Option<&str>, what: &str) -> Outcome<(String, Option<String>)> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        match (self.named.as_deref(), self.first.as_deref(), next) {
+            (None, Some(model), next) => Ok((model.to_owned(), owned(next))),
+            (Some(model), first, None) => Ok((model.to_owned(), owned(first))),
+            (Some(model), Some(first), Some(_)) => Err(Failure::usage(format!(
+                "one argument too many: with --model {}, the first argument, {}, is {what}",
+                quoted(model),
+                quoted(first)
+            ))),
+            (None, None, _) | (Some(_), None, Some(_)) => Err(Failure::usage(
+                "no model: give a folder or an id as MODEL or with --model",
+            )),
+        }
     }
+
+    pub fn get(&self) -> Outcome<String> {
+        match self.and_next(None, "")? {
+            (model, None) => Ok(model),
+            (model, Some(other)) => Err(Failure::usage(format!(
+                "two models: {} and, with --model, {}",
+                quoted(other),
+                quoted(model)
+            ))),
+        }
+    }
+}
+
+impl ModelArgs {
+    pub fn name(&self) -> Outcome<String> {
+        self.name.get()
+    }
+
+    /// `ModelName::and_next`.
+    pub fn name_and_next(
+        &self,
+        next: Option<&str>,
+        what: &str,
+    ) -> Outcome<(String, Option<String>)> {
+        self.name.and_next(next, what)
+    }
+}
+
+/// Loads a model, with a bar where there is a terminal.
+pub fn load_model(name: &str, context: Option<u32>, ui: &Ui) -> Outcome<Model> {
+    let _work = Work::begin();
+    let bar = ui.bytes_bar("Loading");
+    let loaded = Model::load(name, context.unwrap_or(0), &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        interrupt::signal().is_none()
+    });
+    bar.finish_and_clear();
+    interrupted_or(loaded).map_err(|failure| with_a_way_to_get(name, failure))
+}
+
+/// An id that is not in the cache can be fetched; by whom is for people to choose.
+pub fn with_a_way_to_get(name: &str, mut failure: Failure) -> Failure {
+    let plain = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let is_id = matches!(name.split_once('/'), Some((org, rest)) if plain(org) && plain(rest) && !rest.contains('/'));
+    if failure.code == "NOT_FOUND" && is_id && !name.ends_with(".gguf") {
+        failure.message +=
+            &format!("; if it is the id of a model: huggingface-cli download {name}");
+    }
+    failure
 }
 
 /// A signal during the work ends it, also when the work was done before it could hear of it.
@@ -94,18 +161,12 @@ pub fn interrupted_or<T>(outcome: Outcome<T>) -> Outcome<T> {
 #[derive(Args)]
 #[command(next_help_heading = "Memory of the conversation")]
 pub struct SessionArgs {
-    /// Keep keys and values of only so many of the latest tokens
-    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    /// Keep keys and values of only so many of the latest tokens: what is older is no longer seen
+    #[arg(long, alias = "max-kv-size", value_name = "TOKENS", value_parser = positive)]
     pub window: Option<u32>,
     /// With --window: the first tokens that are never dropped [default: 4]
     #[arg(long, value_name = "TOKENS", requires = "window", value_parser = whole)]
     pub keep: Option<i32>,
-    /// Bits of each cached key and value: 4 or 8
-    #[arg(long, value_name = "BITS", value_parser = positive)]
-    pub kv_bits: Option<u32>,
-    /// With --kv-bits: values in a quantisation group
-    #[arg(long, value_name = "VALUES", requires = "kv_bits", value_parser = positive)]
-    pub kv_group_size: Option<u32>,
     /// The most memory for keys and values, such as 512M
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub kv_limit: Option<u64>,
@@ -118,8 +179,6 @@ impl SessionArgs {
             window: self.window.unwrap_or(0),
             // In the C struct 0 means the default, and -1 none.
             keep: none_at_zero(self.keep),
-            kv_bits: self.kv_bits.unwrap_or(0),
-            kv_group_size: self.kv_group_size.unwrap_or(0),
             kv_limit: self.kv_limit.unwrap_or(0),
         })
     }
@@ -129,10 +188,15 @@ impl SessionArgs {
 #[command(next_help_heading = "Adapters")]
 pub struct AdapterArgs {
     /// Use an adapter, a folder of mlx-lm or PEFT, perhaps at SCALE times its own scale; may be given several times
-    #[arg(long, value_name = "PATH[=SCALE]")]
+    #[arg(
+        long,
+        alias = "adapter-path",
+        alias = "lora",
+        value_name = "PATH[=SCALE]"
+    )]
     pub adapter: Vec<String>,
     /// The same, for any name of a folder
-    #[arg(long, num_args = 2, value_names = ["PATH", "SCALE"], action = ArgAction::Append, allow_negative_numbers = true)]
+    #[arg(long, alias = "lora-scaled", num_args = 2, value_names = ["PATH", "SCALE"], action = ArgAction::Append, allow_negative_numbers = true)]
     pub adapter_scaled: Vec<String>,
 }
 
@@ -189,7 +253,7 @@ pub fn load_adapter(model: &Model, path: &str, ui: &Ui) -> Outcome<Adapter> {
 #[command(next_help_heading = "Generation")]
 pub struct GenerateArgs {
     /// The most tokens to generate [default: until the model ends or the context is full]
-    #[arg(short = 'n', long, value_name = "TOKENS", value_parser = positive)]
+    #[arg(short = 'n', long, visible_alias = "predict", alias = "n-predict", value_name = "TOKENS", value_parser = positive)]
     pub max_tokens: Option<u32>,
     /// End the answer after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
@@ -203,21 +267,12 @@ pub struct GenerateArgs {
     /// Go on past the model's end of text
     #[arg(long)]
     pub ignore_eos: bool,
-    /// The most tokens of thinking; 0 means no thinking
-    #[arg(long, value_name = "TOKENS", value_parser = whole)]
-    pub thinking_budget: Option<i32>,
-    /// Do not tell thinking and tool calls from text: show everything, with its markers
+    /// Show special tokens, such as the markers of a tool call, in the answer
     #[arg(long)]
-    pub no_channels: bool,
+    pub special: bool,
     /// Variables for the chat template, such as '{"enable_thinking":false}'
-    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    #[arg(long, alias = "chat-template-kwargs", alias = "chat-template-config", value_name = "JSON", value_parser = json_object)]
     pub template_args: Option<String>,
-    /// A small model of the same kind that guesses tokens ahead
-    #[arg(long, value_name = "MODEL")]
-    pub draft_model: Option<String>,
-    /// Tokens that the draft model guesses at a time; 0 means none
-    #[arg(long, value_name = "TOKENS", requires = "draft_model", value_parser = whole)]
-    pub draft_tokens: Option<i32>,
     #[command(flatten)]
     pub sampling: SamplingArgs,
 }
@@ -228,7 +283,7 @@ pub struct GenerateArgs {
 )]
 pub struct SamplingArgs {
     /// How much chance there is; 0 takes the likeliest token always
-    #[arg(short, long, value_parser = not_negative)]
+    #[arg(long, visible_alias = "temp", value_parser = not_negative)]
     pub temperature: Option<f32>,
     /// The likeliest token always, as with --temperature 0
     #[arg(long, conflicts_with = "temperature")]
@@ -249,7 +304,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "P", value_parser = above_zero)]
     pub xtc_threshold: Option<f32>,
     /// Divides the logits of tokens seen; 1 turns it off
-    #[arg(long, value_name = "FACTOR", value_parser = above_zero)]
+    #[arg(long, visible_alias = "repeat-penalty", value_name = "FACTOR", value_parser = above_zero)]
     pub repetition_penalty: Option<f32>,
     /// Taken from the logits of tokens seen, -2 to 2
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number)]
@@ -258,13 +313,13 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = number)]
     pub frequency_penalty: Option<f32>,
     /// How many of the latest tokens the penalties look at, or "all" [default: 20]
-    #[arg(long, value_name = "TOKENS", value_parser = window)]
+    #[arg(long, alias = "repeat-last-n", value_name = "TOKENS", value_parser = window)]
     pub penalty_window: Option<u32>,
     /// Added to a token's logit; "-inf" bans it; may be given several times
     #[arg(long, value_name = "ID=X", value_parser = bias)]
     pub logit_bias: Vec<(i32, f32)>,
     /// The same seed gives the same answer; 1 or greater [default: random, and reported]
-    #[arg(long, value_parser = seed)]
+    #[arg(short, long, value_parser = seed)]
     pub seed: Option<u64>,
     /// Do not use the model's generation_config.json
     #[arg(long)]
@@ -291,8 +346,6 @@ impl GenerateArgs {
         raw.min_p = off_at_zero(sampling.min_p);
         raw.xtc_probability = off_at_zero(sampling.xtc_probability);
         raw.top_k = none_at_zero(sampling.top_k);
-        raw.thinking_budget = none_at_zero(self.thinking_budget);
-        raw.draft_tokens = none_at_zero(self.draft_tokens);
         match sampling.temperature {
             Some(0.0) => raw.flags |= MLXRT_GEN_GREEDY,
             temperature => raw.temperature = temperature.unwrap_or(0.0),
@@ -301,7 +354,7 @@ impl GenerateArgs {
             (sampling.greedy, MLXRT_GEN_GREEDY),
             (sampling.no_model_defaults, MLXRT_GEN_NO_MODEL_DEFAULTS),
             (self.ignore_eos, MLXRT_GEN_IGNORE_EOS),
-            (self.no_channels, MLXRT_GEN_RAW_TEXT),
+            (self.special, MLXRT_GEN_RAW_TEXT),
         ] {
             if set {
                 raw.flags |= flag;
@@ -359,6 +412,16 @@ pub fn positive(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err(format!("it must be a whole number from 1 to {}", u32::MAX)),
         Ok(value) => Ok(value),
+    }
+}
+
+/// People who know `-t` as the temperature are told.
+fn threads(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(value @ 1..=1024) => Ok(value),
+        _ => Err(
+            "it must be a whole number from 1 to 1024; the temperature is --temperature".to_owned(),
+        ),
     }
 }
 

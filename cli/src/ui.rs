@@ -83,6 +83,15 @@ impl Ui {
         self.text(&format!("{text}\n"))
     }
 
+    /// A line of help: no event, so that with --json it goes where notes go.
+    pub fn help(&self, text: &str) -> Outcome<()> {
+        if self.json {
+            self.note(text);
+            return Ok(());
+        }
+        self.line(text)
+    }
+
     /// One line of JSON.
     pub fn json_line(&self, value: &Value) -> Outcome<()> {
         let mut out = io::stdout().lock();

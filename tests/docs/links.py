@@ -1,12 +1,14 @@
-"""links.py ROOT: every relative link of the documents leads to a file, and to a heading of it where it names one; every picture
-is small, well-formed, and shows the same wherever it is: no scripts, nothing from elsewhere."""
+"""links.py ROOT [--installed]: every relative link of the documents leads to a file, and to a heading of it where it names one; every picture
+is small, well-formed, and shows the same wherever it is: no scripts, nothing from elsewhere. ROOT is the source tree or, with
+--installed, what was installed; a link never leaves it."""
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
 
-root = pathlib.Path(sys.argv[1]).resolve()
+root, installed = pathlib.Path(sys.argv[1]).resolve(), "--installed" in sys.argv
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 MOST_BYTES = 100_000
 
@@ -23,8 +25,12 @@ def anchors(path):
 
 
 wrong, links = [], 0
-tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=root, capture_output=True, text=True)
-documents = [root / name for name in tracked.stdout.split("\n") if name] or [*root.glob("*.md"), *root.glob("docs/*.md")]
+if installed:
+    documents = sorted(root.rglob("*.md"))
+else:
+    listing = ["git", "ls-files", "-co", "--exclude-standard", "*.md"]
+    tracked = subprocess.run(listing, cwd=root, capture_output=True, text=True).stdout if shutil.which("git") else ""
+    documents = [root / name for name in tracked.split("\n") if name] or [*root.glob("*.md"), *root.glob("docs/*.md")]
 for document in documents:
     for found in LINK.finditer(without_code(document.read_text(encoding="utf-8"))):
         link = found.group(1) or found.group(2)
@@ -34,16 +40,18 @@ for document in documents:
         file, _, anchor = link.partition("#")
         target = (document.parent / file).resolve() if file else document
         place = f"{document.relative_to(root)}: {link}"
-        if not target.exists():
+        if not target.is_relative_to(root):
+            wrong.append(f"{place} leads out of {root}")
+        elif not target.exists():
             wrong.append(f"{place} is not there")
         elif anchor and target.suffix == ".md" and anchor not in anchors(target):
             wrong.append(f"{place}: there is no such heading")
 if links < 40:
     wrong.append(f"only {links} links were found")
 
-pictures = sorted((root / "docs/pictures").glob("*.svg"))
+pictures = sorted(root.rglob("*.svg") if installed else (root / "docs/pictures").glob("*.svg"))
 if not pictures:
-    wrong.append("docs/pictures is empty")
+    wrong.append("there are no pictures")
 for picture in pictures:
     text = picture.read_text(encoding="utf-8")
     name = picture.relative_to(root)

@@ -34,5 +34,13 @@ grep -oh 'mlxrt_[a-z_]*[a-z]\|MLXRT_[A-Z_]*[A-Z]' "$root/README.md" "$root"/docs
   case $name in mlxrt_E | MLXRT_MLX_DIR | MLXRT_SHARED) continue ;; esac
   grep -qE "$name" "$root/include/mlxrt.h" || { echo "the documents speak of $name, which the header does not have"; exit 1; }
 done
+# Numbers that the guide takes from the source.
+number() { # FILE NAME
+  sed -n "s/^const $2: [a-z0-9]* = \([0-9]*\);.*/\1/p" "$root/src/runtime/$1"
+}
+for words in "parked when it is $(number job.rs RUN_AHEAD) events ahead" \
+  "on a GPU up to $(number worker/step.rs GPU_PREFILL_STEP) tokens"; do
+  grep -qF "$words" "$root/docs/embedding.md" || { echo "docs/embedding.md does not say \"$words\""; exit 1; }
+done
 python3 "$root/tests/docs/links.py" "$root"
 echo "tests/docs: $programs blocks compile, and docs/abi.md is current"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # run.sh ARCHIVE: the archive as its users meet it. It is unpacked somewhere else and used with an empty environment: checked,
-# then the examples and the README's programs are built with pkg-config, with CMake and with the README's own lines, and run.
+# then every example and the README's programs are built with pkg-config, with CMake and with the README's own lines, and run;
+# the links of the installed documents lead somewhere.
 set -eu
 archive=$1
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -17,7 +18,7 @@ ok() { passed=$((passed + 1)); }
 mkdir "$work/home" "$work/elsewhere" "$work/build"
 bare() { env -i PATH=/usr/local/bin:/usr/bin:/bin HOME="$work/home" TMPDIR="$work" "$@"; }
 
-for tool in cc c++ pkg-config cmake readelf nm; do
+for tool in cc c++ python3 pkg-config cmake readelf nm; do
   command -v "$tool" >/dev/null || fail "$tool is missing (Debian, Ubuntu: apt install build-essential pkg-config cmake)"
 done
 
@@ -29,12 +30,20 @@ prefix=$work/elsewhere/$(basename "$archive" .tar.gz)
 [ "$(ls "$work/elsewhere")" = "$(basename "$prefix")" ] || fail "the archive has more than one folder"
 for file in README.md include/mlxrt.h include/mlxrt.hpp include/module.modulemap lib/libmlxrt.so.1 lib/libmlxrt.so \
   lib/libmlx.so lib/pkgconfig/mlxrt.pc lib/cmake/mlxrt/mlxrtConfig.cmake lib/cmake/mlxrt/mlxrtConfigVersion.cmake \
-  share/doc/mlxrt/README.md share/doc/mlxrt/docs/embedding.md share/doc/mlxrt/docs/pictures/ledger.svg share/doc/mlxrt/examples/hello.c \
+  share/doc/mlxrt/README.md share/doc/mlxrt/docs/embedding.md share/doc/mlxrt/docs/models.md share/doc/mlxrt/docs/json.md \
+  share/doc/mlxrt/docs/pictures/ledger.svg share/doc/mlxrt/cli/README.md share/doc/mlxrt/examples/hello.c \
   share/licenses/mlxrt/COMPONENTS.txt share/licenses/mlxrt/RUST-CRATES.txt; do
   [ -s "$prefix/$file" ] || fail "the archive has no $file"
 done
 [ "$(readlink "$prefix/lib/libmlxrt.so")" = libmlxrt.so.1 ] || fail "libmlxrt.so is no link to libmlxrt.so.1"
 cmp "$root/include/mlxrt.h" "$prefix/include/mlxrt.h"
+ok
+python3 "$root/tests/docs/links.py" "$prefix" --installed || fail "an installed document has a dead link"
+# The check finds one.
+echo "[gone](nowhere.md)" >>"$prefix/share/doc/mlxrt/docs/json.md"
+if python3 "$root/tests/docs/links.py" "$prefix" --installed 2>"$work/log"; then fail "links.py does not see a dead link"; fi
+grep -q "nowhere.md is not there" "$work/log" || fail "links.py says $(cat "$work/log")"
+sed -i '$d' "$prefix/share/doc/mlxrt/docs/json.md"
 ok
 
 # It may lie anywhere.
@@ -98,7 +107,20 @@ ok
 
 # ---- The examples ----
 examples=$prefix/share/doc/mlxrt/examples
+# What is there, by its name without an ending; chat.cpp is chat_cpp.
+programs=$(cd "$examples" && for file in *.c *.cpp; do
+  case $file in *.cpp) echo "${file%.cpp}_cpp" ;; *) echo "${file%.c}" ;; esac
+done)
+printf '{"prompt":"ab","completion":"ba"}\n%.0s' 1 2 >"$work/data.jsonl"
+# A program that cannot do its work exits with 1, and says why.
+exits_with_1() { # PROGRAM ARGUMENT...
+  status=0
+  bare "$@" >"$work/out" 2>&1 || status=$?
+  [ "$status" = 1 ] || fail "$(basename "$1") exits with $status on an error: $(cat "$work/out")"
+  grep -q '/no/such/model' "$work/out" || fail "$(basename "$1") does not say what is wrong: $(cat "$work/out")"
+}
 run_examples() { # FOLDER SAYS
+  for program in $programs; do [ -x "$1/$program" ] || fail "$2 did not build $program"; done
   for example in hello errors threads chat; do
     bare "$1/$example" "$model" >"$work/out" 2>&1 || { cat "$work/out"; fail "$example, built with $2, failed"; }
     [ -s "$work/out" ] || fail "$example, built with $2, says nothing"
@@ -110,19 +132,31 @@ run_examples() { # FOLDER SAYS
   bare "$1/plugin_host" "$prefix/lib/libmlxrt.so.1" "$model" >"$work/out" || fail "plugin_host, built with $2, failed"
   grep -q "^mlxrt $version$" "$work/out" || fail "plugin_host says $(cat "$work/out")"
   bare "$1/chat_cpp" "$model" "Hello" >"$work/out" || fail "chat.cpp, built with $2, failed"
+  rm -rf "$work/trained"
+  bare "$1/train" "$model" "$work/data.jsonl" "$work/data.jsonl" "$work/trained" 2 1 >"$work/out" 2>&1 ||
+    fail "train, built with $2, failed: $(cat "$work/out")"
+  [ -s "$work/trained/adapters.safetensors" ] || fail "train, built with $2, saved nothing"
+  for example in hello errors threads chat adapters train; do
+    exits_with_1 "$1/$example" /no/such/model "$adapter" "$work/data.jsonl" "$work/trained"
+  done
+  exits_with_1 "$1/chat_cpp" /no/such/model Hello
+  exits_with_1 "$1/plugin_host" "$prefix/lib/libmlxrt.so.1" /no/such/model
   ok
 }
 
 mkdir "$work/pc"
-for example in hello chat adapters errors threads; do
+for example in $programs; do
+  case $example in plugin_host | *_cpp) continue ;; esac
   # shellcheck disable=SC2046
   bare cc -std=c99 -Wall -Wextra -Wpedantic -Werror "$examples/$example.c" -o "$work/pc/$example" \
     $(pc --cflags --libs mlxrt) -lpthread
 done
 # shellcheck disable=SC2046
 bare cc -std=c99 -Wall -Wextra -Wpedantic -Werror "$examples/plugin_host.c" -o "$work/pc/plugin_host" $(pc --cflags mlxrt) -ldl
-# shellcheck disable=SC2046
-bare c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror "$examples/chat.cpp" -o "$work/pc/chat_cpp" $(pc --cflags --libs mlxrt)
+for example in "$examples"/*.cpp; do
+  # shellcheck disable=SC2046
+  bare c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror "$example" -o "$work/pc/$(basename "$example" .cpp)_cpp" $(pc --cflags --libs mlxrt)
+done
 run_examples "$work/pc" pkg-config
 
 bare cmake -S "$examples" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_FLAGS="-Wall -Werror" >"$work/log" 2>&1 ||
@@ -155,6 +189,7 @@ while read -r line; do
     answer=$(bare ./hello "$model")
   fi
   [ -n "$answer" ] || fail "hello says nothing: $line"
+  exits_with_1 ./hello /no/such/model
   ok
 done <lines
 cd "$root"

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Outcome};
 use crate::ffi::*;
 use crate::handles::{device_info, sized, version, Generate, Input, Model, Session};
 use crate::interrupt::{self, Work};
-use crate::options::{positive, AdapterArgs, Common, ModelArgs, SessionArgs};
+use crate::options::{load_model, positive, AdapterArgs, Common, ModelArgs, SessionArgs};
 use crate::ui::{self, Style, Ui};
 
 #[derive(Args)]
@@ -34,9 +34,10 @@ pub struct BenchCommand {
 
 pub fn run(command: &BenchCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     command.adapters.list()?;
+    let name = command.model.name()?;
     let _library = common.start()?;
     let start = Instant::now();
-    let model = command.model.load(None, ui)?;
+    let model = load_model(&name, command.model.context, ui)?;
     let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let prompt = prompt(&model, command.prompt_tokens as usize)?;
     let rounds = command.repeat.saturating_add(1);
@@ -58,7 +59,7 @@ pub fn run(command: &BenchCommand, common: &Common, ui: &Ui) -> Outcome<()> {
         }
     }
     bar.finish_and_clear();
-    report(command, &model.info()?, load_ns, &results, ui)
+    report(command, &name, &model.info()?, load_ns, &results, ui)
 }
 
 /// Ordinary words, as many tokens of them as asked for.
@@ -109,6 +110,7 @@ fn spread(values: &[f64]) -> (f64, f64) {
 
 fn report(
     command: &BenchCommand,
+    name: &str,
     info: &Value,
     load_ns: u64,
     results: &[mlxrt_result],
@@ -128,7 +130,7 @@ fn report(
         let pair = |(mean, deviation): (f64, f64)| json!({"mean": mean, "deviation": deviation});
         let runs: Vec<_> = results.iter().map(result_json).collect();
         return ui.json_line(&json!({
-            "model": command.model.model, "version": version(), "device": device,
+            "event": "bench", "model": name, "version": version(), "device": device,
             "prompt_tokens": command.prompt_tokens, "generate_tokens": command.generate_tokens, "load_ns": load_ns,
             "prefill_tokens_per_second": pair(prefill), "decode_tokens_per_second": pair(decode),
             "first_token_ms": pair(first), "peak_bytes": peak, "weight_bytes": weights, "kv_bytes": kv, "runs": runs,
@@ -159,10 +161,13 @@ fn report(
     ui.line(&format!("{:24} {:>12}", "peak of memory", ui::bytes(peak)))?;
     ui.line(&format!("{:24} {:>12}", "weights", ui::bytes(weights)))?;
     ui.line(&format!("{:24} {:>12}", "keys and values", ui::bytes(kv)))?;
-    let name = device["info"]["device_name"].as_str().unwrap_or("unknown");
+    let chip = device["info"]["device_name"].as_str().unwrap_or("unknown");
     ui.line(&format!(
-        "\n{} times, on the {} ({name}), mlxrt {}, MLX {}",
-        results.len(),
+        "\n{}, on the {} ({chip}), mlxrt {}, MLX {}",
+        match results.len() {
+            1 => "once".to_owned(),
+            count => format!("{count} times"),
+        },
         device["device"].as_str().unwrap_or("device"),
         version(),
         device["mlx_version"]

@@ -18,7 +18,8 @@ use crate::ffi::mlxrt_result;
 use crate::handles::{Adapter, Generate, Input, Model, Session};
 use crate::interrupt;
 use crate::options::{
-    cost, load_adapter, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs, SessionArgs,
+    cost, load_adapter, load_model, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs,
+    SessionArgs,
 };
 use crate::ui::{Style, Ui};
 
@@ -55,8 +56,11 @@ pub const COMMANDS: [(&str, &str, &str); 9] = [
 pub struct ChatCommand {
     #[command(flatten)]
     model: ModelArgs,
+    /// The first message; the conversation goes on from there
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
     /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
     system: Option<String>,
     /// Go on with a conversation that /save wrote
     #[arg(long, value_name = "FILE")]
@@ -77,10 +81,9 @@ pub struct ChatCommand {
 
 pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let adapters = command.adapters.list()?;
+    let name = command.model.name()?;
     let _library = common.start()?;
-    let model = command
-        .model
-        .load(command.generate.draft_model.as_deref(), ui)?;
+    let model = load_model(&name, command.model.context, ui)?;
     let session = model.session(&command.session.raw(command.model.context))?;
     let mut chat = Chat {
         model: &model,
@@ -109,7 +112,11 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     if lines.interactive() {
         ui.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat.");
     }
-    while let Some(line) = lines.next()? {
+    let mut first = command.prompt.clone();
+    while let Some(line) = first
+        .take()
+        .map_or_else(|| lines.next(), |line| Ok(Some(line)))?
+    {
         let outcome = chat.take(&line);
         match outcome {
             Ok(true) => {}
@@ -202,9 +209,9 @@ impl Chat<'_> {
             "help" => {
                 for (name, argument, what) in COMMANDS {
                     let usage = format!("{name} {argument}");
-                    self.ui.line(&format!("{usage:18} {what}"))?;
+                    self.ui.help(&format!("{usage:18} {what}"))?;
                 }
-                self.ui.line("A line that ends with \\ goes on in the next one; // in front is for text that starts with /.")?;
+                self.ui.help("A line that ends with \\ goes on in the next one; // in front is for text that starts with /.")?;
             }
             "quit" | "exit" => return Ok(false),
             _ => {
@@ -244,7 +251,13 @@ impl Chat<'_> {
     }
 
     fn answer(&self) -> Outcome<Last> {
-        let answer = answer::run(&self.session, &self.input(), &self.options, self.ui)?;
+        let answer = answer::run(
+            self.model,
+            &self.session,
+            &self.input(),
+            &self.options,
+            self.ui,
+        )?;
         Ok(Last {
             result: answer.result,
             signal: answer.signal,

@@ -11,7 +11,8 @@ use crate::failure::{Failure, Outcome};
 use crate::ffi::*;
 use crate::handles::Input;
 use crate::options::{
-    cost, read_stdin, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs, SessionArgs,
+    cost, load_model, read_stdin, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs,
+    SessionArgs,
 };
 use crate::ui::Ui;
 
@@ -20,21 +21,31 @@ pub struct GenerateCommand {
     #[command(flatten)]
     model: ModelArgs,
     /// The prompt; "-" or nothing reads standard input
-    prompt: Option<String>,
+    #[arg(id = "second_prompt", value_name = "PROMPT")]
+    second: Option<String>,
+    /// PROMPT, as an option
+    #[arg(
+        id = "prompt",
+        short = 'p',
+        long = "prompt",
+        value_name = "PROMPT",
+        conflicts_with = "file"
+    )]
+    named: Option<String>,
     /// Read the prompt from a file; one new line at its end is dropped
-    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Read a whole conversation from a JSON file: an array of messages, as /save of chat writes it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "system", "raw"])]
     messages: Option<PathBuf>,
     /// What the model is told before the prompt
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
     system: Option<String>,
     /// A JSON file with an array of tools that the model may call
     #[arg(long, value_name = "FILE", conflicts_with = "raw")]
     tools: Option<PathBuf>,
     /// Continue the prompt as it is: no chat template
-    #[arg(long, conflicts_with_all = ["system", "template_args"])]
+    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "template_args"])]
     raw: bool,
     /// With --raw: put no BOS in front
     #[arg(long, requires = "raw")]
@@ -69,7 +80,7 @@ pub struct GenerateCommand {
 }
 
 pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
-    let input = command.input()?;
+    let (name, input) = command.model_and_input()?;
     command.adapters.list()?;
     let mut options = command.generate.options();
     if command.logprobs || command.top_logprobs.is_some() {
@@ -79,12 +90,10 @@ pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     options.raw.progress_tokens = command.progress.unwrap_or(0);
 
     let _library = common.start()?;
-    let model = command
-        .model
-        .load(command.generate.draft_model.as_deref(), ui)?;
+    let model = load_model(&name, command.model.context, ui)?;
     let session = model.session(&command.session.raw(command.model.context))?;
     command.adapters.apply(&model, &session, ui)?;
-    let answer = answer::run(&session, &input, &options, ui)?;
+    let answer = answer::run(&model, &session, &input, &options, ui)?;
     if !ui.json && (command.stats || io::stderr().is_terminal()) {
         let why = stop_words(&answer.result).map_or(String::new(), |why| format!("{why} · "));
         ui.note(&format!("[{why}{}]", cost(&answer.result)));
@@ -93,16 +102,33 @@ pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
 }
 
 impl GenerateCommand {
-    fn input(&self) -> Outcome<Input> {
+    fn model_and_input(&self) -> Outcome<(String, Input)> {
+        let (name, argument) = self
+            .model
+            .name_and_next(self.second.as_deref(), "the prompt")?;
+        if argument.is_some() {
+            for (given, option) in [
+                (self.named.is_some(), "--prompt"),
+                (self.file.is_some(), "--file"),
+                (self.messages.is_some(), "--messages"),
+            ] {
+                if given {
+                    return Err(Failure::usage(format!(
+                        "two prompts: one as an argument, and one with {option}"
+                    )));
+                }
+            }
+        }
+        Ok((name, self.input(argument)?))
+    }
+
+    fn input(&self, argument: Option<String>) -> Outcome<Input> {
         let mut input = Input::default();
         for (set, flag) in [
             (self.no_bos, MLXRT_INPUT_NO_BOS),
             (self.special_as_text, MLXRT_INPUT_SPECIAL_AS_TEXT),
             (self.trust_content, MLXRT_INPUT_TRUST_CONTENT),
-            (
-                self.continue_last,
-                MLXRT_INPUT_CONTINUE_LAST | MLXRT_INPUT_NO_GENERATION_PROMPT,
-            ),
+            (self.continue_last, MLXRT_INPUT_CONTINUE_LAST),
         ] {
             if set {
                 input.flags |= flag;
@@ -114,7 +140,7 @@ impl GenerateCommand {
             input.messages = Some(read_text(path)?);
             return Ok(input);
         }
-        let prompt = self.prompt()?;
+        let prompt = self.prompt(argument)?;
         if self.raw {
             input.text = Some(prompt);
             return Ok(input);
@@ -128,13 +154,14 @@ impl GenerateCommand {
         Ok(input)
     }
 
-    fn prompt(&self) -> Outcome<String> {
-        let mut text = match (&self.prompt, &self.file) {
-            (Some(prompt), _) if prompt != "-" => return Ok(prompt.clone()),
+    fn prompt(&self, argument: Option<String>) -> Outcome<String> {
+        let given = argument.or_else(|| self.named.clone());
+        let mut text = match (given, &self.file) {
+            (Some(prompt), _) if prompt != "-" => return Ok(prompt),
             (_, Some(path)) => read_text(path)?,
             (None, None) if io::stdin().is_terminal() => {
                 return Err(Failure::usage(
-                    "no prompt: give one behind the model, with --file, or on standard input",
+                    "no prompt: give one behind the model, with --prompt or --file, or on standard input",
                 ))
             }
             _ => read_stdin()?,

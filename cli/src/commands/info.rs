@@ -6,7 +6,7 @@ use serde_json::{json, Value};
 use crate::failure::Outcome;
 use crate::ffi::mlxrt_load_options;
 use crate::handles::{self, sized};
-use crate::options::{Common, ModelArgs, SessionArgs};
+use crate::options::{with_a_way_to_get, Common, ModelArgs, SessionArgs};
 use crate::ui::{self, Style, Ui};
 
 #[derive(Args)]
@@ -22,7 +22,9 @@ pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
         context: command.model.context.unwrap_or(0),
     });
     let session = command.session.raw(command.model.context);
-    let model = handles::inspect(&command.model.model, &load, &session)?;
+    let name = command.model.name()?;
+    let model = handles::inspect(&name, &load, &session)
+        .map_err(|failure| with_a_way_to_get(&name, failure))?;
     let _library = common.start()?;
     let device = handles::device_info()?;
     let limit = handles::memory()?.limit_bytes;
@@ -31,7 +33,7 @@ pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     if ui.json {
         let fits = limit.map(|limit| needed <= limit);
         return ui.json_line(&json!({
-            "path": command.model.model, "model": model, "device": device,
+            "event": "info", "path": name, "model": model, "device": device,
             "memory_limit": limit, "fits": fits, "version": handles::version(),
         }));
     }

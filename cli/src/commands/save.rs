@@ -8,19 +8,27 @@ use serde_json::json;
 use crate::commands::train::{text_of, writable};
 use crate::failure::{quoted, Failure, Outcome};
 use crate::interrupt::{self, Work};
-use crate::options::{interrupted_or, load_adapters, AdapterArgs, Common, ModelArgs};
+use crate::options::{interrupted_or, load_adapters, load_model, AdapterArgs, Common, ModelName};
 use crate::ui::{self, Ui};
 
 /// The folder that is written can be loaded by mlx-lm and by this program. Weights are quantised as they were, and what no
 /// adapter changes stays as it is, byte for byte. Without an adapter it is a copy.
 #[derive(Args)]
 pub struct SaveCommand {
-    /// A model folder, or the id of a model in the local Hugging Face cache
-    #[arg(value_name = "MODEL")]
-    model: String,
+    #[command(flatten)]
+    model: ModelName,
     /// The folder to write
-    #[arg(value_name = "OUT")]
-    out: PathBuf,
+    #[arg(id = "second_out", value_name = "OUT")]
+    second: Option<PathBuf>,
+    /// OUT, as an option
+    #[arg(
+        id = "out",
+        short = 'o',
+        long = "out",
+        visible_alias = "save-path",
+        value_name = "OUT"
+    )]
+    named: Option<PathBuf>,
     /// Replace a model that is in that folder; other files stay
     #[arg(long)]
     overwrite: bool,
@@ -30,13 +38,10 @@ pub struct SaveCommand {
 
 pub fn run(command: &SaveCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let adapters = command.adapters.list()?;
-    let out = command.checked_out()?;
+    let (name, out) = command.model_and_out()?;
+    let out = command.checked(&out)?;
     let _library = common.start()?;
-    let args = ModelArgs {
-        model: command.model.clone(),
-        context: None,
-    };
-    let model = args.load(None, ui)?;
+    let model = load_model(&name, None, ui)?;
     let loaded = load_adapters(&model, &adapters, ui)?;
     let (mut written, mut told, mut unheard) = (0, None, Ok(()));
     let saved = {
@@ -77,9 +82,23 @@ pub fn run(command: &SaveCommand, common: &Common, ui: &Ui) -> Outcome<()> {
 }
 
 impl SaveCommand {
+    fn model_and_out(&self) -> Outcome<(String, PathBuf)> {
+        let second = self.second.as_deref().map(text_of).transpose()?;
+        let (name, second) = self.model.and_next(second.as_deref(), "OUT")?;
+        match (second.map(PathBuf::from), &self.named) {
+            (Some(out), None) => Ok((name, out)),
+            (None, Some(out)) => Ok((name, out.clone())),
+            (Some(_), Some(_)) => Err(Failure::usage(
+                "OUT is given twice: as an argument and with --out",
+            )),
+            (None, None) => Err(Failure::usage(
+                "no folder to write to: give one as OUT or with --out",
+            )),
+        }
+    }
+
     /// Refuses now what would fail, or be a loss, after minutes.
-    fn checked_out(&self) -> Outcome<String> {
-        let out = &self.out;
+    fn checked(&self, out: &Path) -> Outcome<String> {
         let text = text_of(out)?;
         if out.is_file() {
             let message = format!("OUT: {} is a file; it must be a folder", quoted(&text));

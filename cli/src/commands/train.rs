@@ -14,7 +14,7 @@ use crate::ffi::*;
 use crate::handles::{sized, Adapter, Model, TrainFiles};
 use crate::interrupt::{self, Work};
 use crate::options::{
-    above_zero, load_adapter, not_negative, positive, seed, share, Common, ModelArgs,
+    above_zero, load_adapter, load_model, not_negative, positive, seed, share, Common, ModelArgs,
 };
 use crate::plot;
 use crate::ui::{self, Style, Ui};
@@ -31,7 +31,7 @@ pub struct TrainCommand {
     #[arg(long, value_name = "FILE")]
     valid: Option<PathBuf>,
     /// The folder to write the adapter to
-    #[arg(short, long, value_name = "FOLDER")]
+    #[arg(short, long, alias = "adapter-path", value_name = "FOLDER")]
     out: PathBuf,
     /// Replace an adapter that is in that folder
     #[arg(long)]
@@ -49,10 +49,10 @@ pub struct TrainCommand {
 #[command(next_help_heading = "The adapter")]
 struct NewAdapterArgs {
     /// Go on with this adapter instead of a new one
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["rank", "scale", "dropout", "layers", "keys", "kind", "dtype"])]
+    #[arg(long, alias = "resume-adapter-file", value_name = "PATH", conflicts_with_all = ["rank", "scale", "dropout", "layers", "keys", "kind", "dtype"])]
     adapter: Option<String>,
     /// LoRA, or DoRA
-    #[arg(long, value_enum, default_value_t = Kind::Lora)]
+    #[arg(long, alias = "fine-tune-type", value_enum, default_value_t = Kind::Lora)]
     kind: Kind,
     /// How many columns and rows its matrices have [default: 8]
     #[arg(long, value_parser = positive)]
@@ -64,7 +64,7 @@ struct NewAdapterArgs {
     #[arg(long, value_name = "P", value_parser = share)]
     dropout: Option<f32>,
     /// Only the last so many layers [default: all]
-    #[arg(long, value_parser = positive)]
+    #[arg(long, alias = "num-layers", value_parser = positive)]
     layers: Option<u32>,
     /// Which modules, with commas between [default: q_proj,v_proj]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
@@ -78,16 +78,16 @@ struct NewAdapterArgs {
 #[command(next_help_heading = "Training")]
 struct TrainingArgs {
     /// How many batches to train [default: 1000]
-    #[arg(long, value_parser = positive)]
+    #[arg(long, visible_alias = "iters", value_parser = positive)]
     steps: Option<u32>,
     /// Samples in a batch [default: 4]
     #[arg(long, value_name = "SAMPLES", value_parser = positive)]
     batch_size: Option<u32>,
     /// The most tokens of a sample; the rest is cut [default: 2048]
-    #[arg(long, value_name = "TOKENS", value_parser = positive)]
+    #[arg(long, alias = "max-seq-length", value_name = "TOKENS", value_parser = positive)]
     max_tokens: Option<u32>,
     /// Batches whose gradients make one update [default: 1]
-    #[arg(long, value_name = "BATCHES", value_parser = positive)]
+    #[arg(long, alias = "grad-accumulation-steps", value_name = "BATCHES", value_parser = positive)]
     accumulate: Option<u32>,
     /// The highest learning rate [default: 1e-5]
     #[arg(long, value_name = "RATE", value_parser = above_zero)]
@@ -108,13 +108,13 @@ struct TrainingArgs {
     #[arg(long)]
     mask_prompt: bool,
     /// Less memory, more computing: gradient checkpointing
-    #[arg(long)]
+    #[arg(long, alias = "grad-checkpoint")]
     checkpoint: bool,
     /// Steps between lines of the report
-    #[arg(long, value_name = "STEPS", default_value_t = 10, value_parser = positive)]
+    #[arg(long, alias = "steps-per-report", value_name = "STEPS", default_value_t = 10, value_parser = positive)]
     report_every: u32,
     /// Steps between measurements on --valid [default: 200]
-    #[arg(long, value_name = "STEPS", value_parser = positive)]
+    #[arg(long, alias = "steps-per-eval", value_name = "STEPS", value_parser = positive)]
     validate_every: Option<u32>,
     /// Steps between saves, besides the one at the end [default: 100]
     #[arg(long, value_name = "STEPS", value_parser = positive)]
@@ -152,13 +152,14 @@ enum Optimizer {
 }
 
 pub fn run(command: &TrainCommand, common: &Common, ui: &Ui) -> Outcome<()> {
+    let name = command.model.name()?;
     let files = command.files()?;
     if let Some(path) = &command.plot {
         plot::check_name(path)?;
         writable(path.parent().unwrap_or(Path::new("")))?;
     }
     let _library = common.start()?;
-    let model = command.model.load(None, ui)?;
+    let model = load_model(&name, command.model.context, ui)?;
     let adapter = command.adapter.open(&model, ui)?;
     let info = adapter.info()?;
     let parameters = info["parameters"].as_u64().unwrap_or(0);
@@ -186,7 +187,7 @@ pub fn run(command: &TrainCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let saved = done.is_ok();
     if !losses.train.is_empty() {
         if let Some(path) = &command.plot {
-            let title = format!("{}: loss of {steps} steps", command.model.model);
+            let title = format!("{name}: loss of {steps} steps");
             plot::write(&losses, &title, path)?;
         }
     }

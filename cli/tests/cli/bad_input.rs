@@ -24,7 +24,7 @@ fn models() {
         let prompt: &[&str] = if command == "generate" { &["hi"] } else { &[] };
         let with = |model: &str| run([&[command, model], prompt].concat());
         with("/no/such/folder").fails(3, "\"/no/such/folder\"");
-        with("nobody/nothing").fails(3, "nobody/nothing");
+        with("nobody/nothing").fails(3, "huggingface-cli download nobody/nothing");
         with(&broken_model()).fails(5, "config.json");
     }
 }
@@ -40,6 +40,90 @@ fn errors_are_json_too() {
         .as_str()
         .unwrap()
         .contains("/no/such/folder"));
+}
+
+/// What is wrong with options is told before there is a command that could tell it.
+#[test]
+fn wrong_usage_is_json_too() {
+    let model = tiny();
+    for (arguments, exit, code, words) in [
+        (
+            &["generate", &model, "x", "--json", "--nonsense"][..],
+            2,
+            "INVALID_ARGUMENT",
+            "'--nonsense'",
+        ),
+        (
+            &["--json", "generate", &model, "x", "--top-p", "7"],
+            2,
+            "INVALID_ARGUMENT",
+            "--top-p",
+        ),
+        (
+            &["train", &model, "--json"],
+            2,
+            "INVALID_ARGUMENT",
+            "--data <FILE|FOLDER> --out <FOLDER>",
+        ),
+        (&["--json"], 2, "INVALID_ARGUMENT", "no command"),
+        (&["nonsense", "--json"], 2, "INVALID_ARGUMENT", "'nonsense'"),
+        (&["generate", "--json"], 2, "INVALID_ARGUMENT", "no model"),
+        (
+            &["generate", &model, "x", "--json", "--kv-bits", "4"],
+            7,
+            "UNSUPPORTED",
+            "--kv-bits",
+        ),
+        (
+            &["chat", &model, "--json", "--presence-penalty", "x"],
+            2,
+            "INVALID_ARGUMENT",
+            "--presence-penalty",
+        ),
+    ] {
+        let ran = run(arguments);
+        assert_eq!(ran.code, Some(exit), "{arguments:?}: {}", ran.err);
+        let lines = json_lines(&ran.out);
+        assert_eq!(lines.len(), 1, "{arguments:?}: {}", ran.out);
+        let (error, message) = (&lines[0], lines[0]["message"].as_str().unwrap());
+        assert_eq!(
+            (&error["event"], &error["code"], &error["exit"]),
+            (&"error".into(), &code.into(), &exit.into())
+        );
+        assert!(
+            message.contains(words) && !message.contains('\n'),
+            "{arguments:?}: {message:?}"
+        );
+        assert!(!message.contains("Usage"), "{message:?}");
+        assert!(!ran.err.is_empty());
+    }
+    // Without it standard output stays empty, and behind "--" it is text.
+    assert_eq!(run(["generate", &model, "x", "--nonsense"]).out, "");
+    assert_eq!(
+        run(["generate", &model, "--", "x", "--json", "--nonsense"]).out,
+        ""
+    );
+    // Help and the version are no errors.
+    assert!(run(["--help", "--json"]).fine().contains("Exit codes"));
+}
+
+#[test]
+fn a_model_and_a_prompt_are_given_once() {
+    let model = tiny();
+    run(["generate"]).fails(
+        2,
+        "no model: give a folder or an id as MODEL or with --model",
+    );
+    run(["info", &model, "-m", &model]).fails(2, "two models");
+    run(["generate", "-m", &model, "a", "b"]).fails(2, "one argument too many");
+    for more in [&["-p", "b"][..], &["--file", "f"], &["--messages", "f"]] {
+        run([&["generate", &model, "a"], more].concat()).fails(2, "two prompts");
+    }
+    run(["generate", &model, "-p", "b", "--file", "f"]).fails(2, "--file");
+    run(["save", &model]).fails(2, "no folder to write to");
+    run(["save", &model, "a", "--out", "b"]).fails(2, "OUT is given twice");
+    run(["save", "-m", &model, "a", "b"]).fails(2, "one argument too many");
+    run(["chat"]).fails(2, "no model");
 }
 
 #[test]
@@ -67,8 +151,16 @@ fn options() {
     ] {
         with(more).fails(2, words);
     }
-    with(&["--kv-bits", "4"]).fails(7, "--kv-bits");
-    with(&["--draft-model", &model]).fails(7, "--draft-model");
+    // Other programs have them; here they are refused by name.
+    with(&["--kv-bits", "4"]).fails(
+        7,
+        "--kv-bits: this version has no quantised keys and values",
+    );
+    with(&["--draft-model", &model]).fails(7, "--draft-model: this version has no draft models");
+    with(&["--thinking-budget=3"]).fails(7, "--thinking-budget");
+    // Not the temperature.
+    with(&["-t", "0.7"]).fails(2, "the temperature is --temperature");
+    with(&["-t", "0"]).fails(2, "from 1 to 1024");
     with(&["--memory-limit", "2000"]).fails(8, "memory");
     with(&["--context", "4"]).fails(9, "context");
     let long = ["--timeout", "0.001", "--ignore-eos", "-n", "1000"];

@@ -88,7 +88,7 @@ fn json_says_the_same_as_text() {
         "--seed",
         "7",
         "--ignore-eos",
-        "-t",
+        "--temp",
         "0.9",
     ];
     let text = run(base).fine();
@@ -161,10 +161,10 @@ fn stop_strings_stop() {
 
 #[test]
 fn every_sampling_option_is_taken() {
-    let options = "-t 0.7 --top-p 0.9 --top-k 20 --min-p 0.05 --xtc-probability 0.1 --xtc-threshold 0.2 \
+    let options = "--temperature 0.7 --top-p 0.9 --top-k 20 --min-p 0.05 --xtc-probability 0.1 --xtc-threshold 0.2 \
                    --repetition-penalty 1.1 --presence-penalty -0.5 --frequency-penalty 0.5 --penalty-window all \
                    --logit-bias 5=-inf --logit-bias 6=1.5 --seed 3 --no-model-defaults --ignore-eos --stop-token 9 \
-                   --timeout 60 --no-channels --context 200 -n 4";
+                   --timeout 60 --special --context 200 --threads 1 -n 4";
     let model = tiny();
     let all = || {
         ["generate", &model, "abc"]
@@ -190,7 +190,7 @@ fn every_sampling_option_is_taken() {
     .fine();
     let greedy = run(["generate", &model, "abc", "-n", "8", "--greedy"]).fine();
     assert_eq!(
-        run(["generate", &model, "abc", "-n", "8", "-t", "0"]).fine(),
+        run(["generate", &model, "abc", "-n", "8", "--temp", "0"]).fine(),
         greedy
     );
 }

@@ -4,6 +4,8 @@
 mod bad_input;
 mod chat;
 mod commands;
+mod flags;
+mod json;
 mod signals;
 mod terminal;
 mod training;

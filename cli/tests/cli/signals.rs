@@ -44,10 +44,17 @@ fn generate_ends_cleanly() {
         ];
         let (text, exit) = interrupted(&base, signal);
         assert_eq!(exit, Some(code), "{text}");
-        let end = json_lines(&text).pop().unwrap();
+        let events = json_lines(&text);
+        let [.., end, error] = &events[..] else {
+            panic!("{text}");
+        };
         assert_eq!(
             (&end["event"], &end["stop"]),
             (&"end".into(), &"cancelled".into())
+        );
+        assert_eq!(
+            (&error["event"], &error["code"], &error["exit"]),
+            (&"error".into(), &"CANCELLED".into(), &code.into())
         );
     }
 }
@@ -75,7 +82,11 @@ fn training_keeps_what_there_is() {
         libc::SIGINT,
     );
     assert_eq!(exit, Some(130), "{text}");
-    let end = json_lines(&text).pop().unwrap();
+    let events = json_lines(&text);
+    let [.., end, error] = &events[..] else {
+        panic!("{text}");
+    };
+    assert_eq!(error["exit"], 130);
     assert_eq!(
         (&end["stopped"], &end["saved"]),
         (&true.into(), &true.into())

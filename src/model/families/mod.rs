@@ -18,7 +18,7 @@ pub struct Family {
     pub chat: ChatFormat,
 }
 
-const FAMILIES: &[Family] = &[
+pub const FAMILIES: &[Family] = &[
     Family {
         model_type: "gemma3",
         read: gemma3::read_wrapper,

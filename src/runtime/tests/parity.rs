@@ -112,11 +112,11 @@ fn to_f32(x: &Array) -> Vec<f32> {
 
 /// One of a fixture's runs, and what mlx-lm gave.
 #[derive(Clone)]
-struct Run {
+pub struct Run {
     /// For messages.
     name: String,
     folder: PathBuf,
-    dtype: String,
+    pub dtype: String,
     /// Some tensors have another float type.
     retyped: bool,
     window: Option<i32>,
@@ -130,7 +130,7 @@ struct Run {
 }
 
 /// What a decoder gave for a run; all rows of the prompt, the last row computed alone, then a row for each token.
-struct Logits {
+pub struct Logits {
     vocab: usize,
     prompt: Vec<f32>,
     last: Vec<f32>,
@@ -166,7 +166,7 @@ impl Run {
         }
     }
 
-    fn feed(&self, wide: bool) -> Logits {
+    pub fn feed(&self, wide: bool) -> Logits {
         let mut case = Case::load(&self.folder, wide, self.window, self.keep);
         let prompt = case.feed(&self.prompt);
         // As generation does it: the last block computes the last row only.
@@ -191,7 +191,7 @@ impl Run {
         }
     }
 
-    fn check(&self, ours: &Logits, bound: f32) {
+    pub fn check(&self, ours: &Logits, bound: f32) {
         let (name, vocab) = (&self.name, ours.vocab);
         let worst = farthest(&ours.prompt[self.from * vocab..], &self.prompt_logits);
         assert!(
@@ -268,7 +268,7 @@ impl Logits {
 }
 
 /// The CPU, or with MLXRT_TEST_DEVICE=gpu the GPU. (There, set MLX_ENABLE_TF32=0 too, or float32 products are not.)
-fn device() -> Device {
+pub fn device() -> Device {
     match std::env::var("MLXRT_TEST_DEVICE").as_deref() {
         Ok("gpu") => Device::Gpu,
         _ => Device::Cpu,
@@ -351,7 +351,7 @@ fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
 }
 
 /// Goes on after one that fails, to tell of all.
-fn for_each_run(mut work: impl FnMut(&Run)) {
+pub fn for_each_run(mut work: impl FnMut(&Run)) {
     // What others measure of MLX's memory is the process's.
     let _lock = super::engine_lock();
     let cases = json("cases.json");

@@ -1,4 +1,5 @@
 // The C functions in an app's own Swift, through a bridging header and without the package. README.md says how to build it.
+import Foundation
 
 /// Throws what a call returned; nil is success.
 func check(_ error: OpaquePointer?) throws {
@@ -47,5 +48,6 @@ do {
   try answer(
     CommandLine.arguments.dropFirst().first ?? "model", #"[{"role": "user", "content": "What is the capital of France?"}]"#)
 } catch let failure as Failure {
-  print("error \(failure.code): \(failure.message)")
+  FileHandle.standardError.write(Data("error \(failure.code): \(failure.message)\n".utf8))
+  exit(1)
 }
