@@ -272,16 +272,27 @@ impl ModelFolder {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(cannot_read(name, &error)),
         };
-        if !dir.starts_with(&self.root) {
-            return Err(Error::bad_model(format!(
-                "{name}: is a link that leaves the model folder"
-            )));
-        }
+        self.check_inside(name, &dir)?;
         let folder = dir.is_dir().then(|| ModelFolder {
             dir,
             ..self.clone()
         });
         Ok(folder)
+    }
+
+    /// What a name leads to may be used.
+    fn check_inside(&self, name: &str, real: &Path) -> Result<()> {
+        let cure = match self.links {
+            Links::Anywhere => None,
+            Links::Inside => Some("; MLXRT_LOAD_FOLLOW_LINKS allows it"),
+            Links::OnlyInside => Some(""),
+        };
+        match cure.filter(|_| !real.starts_with(&self.root)) {
+            None => Ok(()),
+            Some(cure) => Err(Error::bad_model(format!(
+                "{name}: is a link that leaves the folder{cure}"
+            ))),
+        }
     }
 
     /// The folder's path in quotes, for errors.
@@ -314,16 +325,7 @@ impl ModelFolder {
             }
             Err(error) => return Err(cannot_read(name, &error)),
         };
-        let cure = match self.links {
-            Links::Anywhere => None,
-            Links::Inside => Some("; MLXRT_LOAD_FOLLOW_LINKS allows it"),
-            Links::OnlyInside => Some(""),
-        };
-        if let Some(cure) = cure.filter(|_| !real.starts_with(&self.root)) {
-            return Err(Error::bad_model(format!(
-                "{name}: is a link that leaves the folder{cure}"
-            )));
-        }
+        self.check_inside(name, &real)?;
         // Looked at before it is opened, since opening a device can do something and a FIFO can block; and
         // again after, since it may have been exchanged.
         let before = fs::metadata(&real).map_err(|e| cannot_read(name, &e))?;

@@ -258,7 +258,15 @@ mod tests {
 
     #[test]
     fn room_is_doubled_and_then_grows_in_steps() {
-        let rooms = [(1, 32), (13, 32), (33, 64), (100, 128), (256, 256), (257, 512), (5000, 5120)];
+        let rooms = [
+            (1, 32),
+            (13, 32),
+            (33, 64),
+            (100, 128),
+            (256, 256),
+            (257, 512),
+            (5000, 5120),
+        ];
         for (tokens, wanted) in rooms {
             assert_eq!(room(tokens), wanted, "{tokens}");
         }

@@ -180,7 +180,8 @@ impl Description {
             return Ok(Chat::BuiltIn(chat_format(self.family, tokenizer)));
         };
         for problem in template.problems() {
-            self.warnings.add(format!("{problem}; conversations that need it fail"));
+            self.warnings
+                .add(format!("{problem}; conversations that need it fail"));
         }
         Ok(Chat::Template(Box::new(template)))
     }
@@ -191,7 +192,8 @@ impl Description {
             Ok(Some(listed)) => listed,
             Ok(None) => return Vec::new(),
             Err(error) => {
-                self.warnings.add(format!("{TEMPLATES}: {error}; it is ignored"));
+                self.warnings
+                    .add(format!("{TEMPLATES}: {error}; it is ignored"));
                 return Vec::new();
             }
         };

@@ -299,7 +299,11 @@ fn quantisations(out: &mut String, checked: &[Checked]) {
         let takes = |bits: i32, group: i32| {
             let config =
                 json!({"quantization": {"mode": mode.name(), "bits": bits, "group_size": group}});
-            Quantization::parse(&Object::new("config.json", config.as_object().unwrap())).is_ok()
+            Quantization::parse(
+                &Object::new("config.json", config.as_object().unwrap()),
+                &mut Default::default(),
+            )
+            .is_ok()
         };
         let all = || (1..=16).flat_map(|bits| [8, 16, 32, 64, 128, 256].map(|group| (bits, group)));
         let taken: Vec<_> = all().filter(|&(bits, group)| takes(bits, group)).collect();
@@ -503,6 +507,7 @@ fn load_path(path: &str, context: u32) -> Result<Model> {
         path,
         LoadOptions {
             context,
+            follow_links: false,
             deadline: None,
             progress: &mut |_, _| true,
         },
