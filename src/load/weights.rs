@@ -1,5 +1,6 @@
 //! All weight files of a model folder as one catalog: which tensor lies where.
 
+use std::collections::btree_map::Entry as Place;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -197,11 +198,14 @@ impl Catalog {
                 offset: entry.offset,
                 bytes: entry.bytes,
             };
-            if self.tensors.contains_key(&entry.name) {
-                let copies = self.copies.entry(entry.name).or_default();
-                copies.others.push(tensor);
-            } else {
-                self.tensors.insert(entry.name, tensor);
+            match self.tensors.entry(entry.name) {
+                Place::Vacant(place) => {
+                    place.insert(tensor);
+                }
+                Place::Occupied(place) => {
+                    let copies = self.copies.entry(place.key().clone()).or_default();
+                    copies.others.push(tensor);
+                }
             }
         }
         self.files.push(WeightFile {
