@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use crate::common::fixtures;
-use crate::folder::{loads, loads_with_a_warning, refused_at_sight, survives, Folder};
+use crate::folder::{loads, loads_with_a_warning, refused_at_sight, Folder};
 
 pub fn no_folder() {
     refused_at_sight(
