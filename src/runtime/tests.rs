@@ -2,6 +2,7 @@
 
 mod adapters;
 mod engine;
+mod fusing;
 mod odd_folders;
 mod parity;
 mod recovery;
