@@ -28,6 +28,7 @@ mod microkernel;
 mod pool;
 mod qmatmul;
 mod repack;
+mod requantize;
 mod rope;
 mod rows;
 mod rowwise;
@@ -49,6 +50,7 @@ pub use layout::{Layout, Packed, ScaleKind, ROWS};
 pub use lowrank::LowRank;
 pub use pool::Pool;
 pub use repack::{pack, unpack, Quantized, QuantizedMut};
+pub use requantize::requantize;
 pub use rope::Rope;
 pub use rowwise::Gate;
 

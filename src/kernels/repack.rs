@@ -59,7 +59,7 @@ macro_rules! with_bits {
 
 impl Layout {
     /// Whether arrays of these lengths are a matrix of this layout.
-    fn fits(&self, weight: usize, scales: usize, biases: Option<usize>) -> bool {
+    pub(super) fn fits(&self, weight: usize, scales: usize, biases: Option<usize>) -> bool {
         let of_scales = self.rows() * self.mlx_scale_row();
         weight == self.rows() * self.mlx_weight_row()
             && scales == of_scales

@@ -9,7 +9,7 @@ use super::array::{Array, VectorArray};
 use super::device::stream;
 use super::error::check;
 use crate::dtype::{Dtype, Mode, Scheme};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 impl Mode {
     fn c_name(self) -> &'static CStr {
@@ -74,6 +74,7 @@ binary! {
     matmul = mlx_matmul;
     less = mlx_less;
     greater = mlx_greater;
+    equal = mlx_equal;
     greater_equal = mlx_greater_equal;
     logical_and = mlx_logical_and;
     power = mlx_power;
@@ -297,7 +298,9 @@ pub fn quantized_matmul(
     })
 }
 
-/// Packs w `[…, in]`: the weight, the scales, and for affine ones the biases, in w's type.
+/// Packs w `[…, in]`: the weight, the scales, and for affine ones the biases, in w's type. What tests compare with: what is
+/// saved is packed by `kernels::requantize`.
+#[cfg(test)]
 pub fn quantize(w: &Array, scheme: Scheme) -> Result<(Array, Array, Option<Array>)> {
     let mut out = VectorArray::new(&[])?;
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
@@ -309,7 +312,7 @@ pub fn quantize(w: &Array, scheme: Scheme) -> Result<(Array, Array, Option<Array
     let mut parts = out.arrays()?.into_iter();
     match (parts.next(), parts.next()) {
         (Some(weight), Some(scales)) => Ok((weight, scales, parts.next())),
-        _ => Err(Error::internal(
+        _ => Err(crate::error::Error::internal(
             "MLX packs a weight into two arrays or three",
         )),
     }

@@ -3,6 +3,8 @@
 
 mod fuse;
 
+pub use fuse::Fused;
+
 use std::collections::HashMap;
 
 use super::layers::Matrix;

@@ -1,7 +1,8 @@
 //! A loaded model to disk, with adapters fused in: a folder that this library and mlx-lm load.
 //!
 //! The engine makes a block of rows in each turn, so that requests go on in between and no copy of a weight is ever
-//! whole in memory. Nothing is read again but the small files, which are copied.
+//! whole in memory; what was packed is packed again on the caller's thread, a group that is as it was not at all. Nothing is
+//! read again but the small files, which are copied.
 
 use std::ops::Range;
 use std::path::Path;
@@ -18,10 +19,12 @@ use super::staging::{NewFile, SaveOptions, Staging};
 use super::worker::Worker;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
+use crate::kernels::{self, Layout, QuantizedMut};
 use crate::load::{parse_object, Limits, ModelFolder, ModuleShape, Tensor};
 use crate::mlx::memory;
+use crate::model::adapter::Fused;
 use crate::model::modules::Site;
-use crate::model::{Names, Weights};
+use crate::model::{Names, Weight, Weights};
 
 /// As mlx-lm's `make_shards`; a larger tensor has a file of its own.
 const SHARD_BYTES: u64 = 5 << 30;
@@ -361,9 +364,9 @@ impl Writer<'_, '_> {
         while start < rows {
             let block = start..start.saturating_add(step).min(rows);
             let elements = columns * block.len() as u64;
-            let arrays = self.block(module.site, &block, elements)?;
+            let packed = self.block(module.site, &block, elements)?.packed()?;
             let tensors = module.tensors.iter().zip(places);
-            for ((tensor, place), bytes) in tensors.zip(arrays) {
+            for ((tensor, place), bytes) in tensors.zip(packed) {
                 // The bias, too, is whole.
                 let row = match tensor.shape.len() {
                     2 => tensor.bytes / rows as u64,
@@ -388,7 +391,7 @@ impl Writer<'_, '_> {
     }
 
     /// While the library is suspended it waits.
-    fn block(&mut self, site: Site, rows: &Range<i32>, elements: u64) -> Result<Vec<Vec<u8>>> {
+    fn block(&mut self, site: Site, rows: &Range<i32>, elements: u64) -> Result<Block> {
         loop {
             match self.saving.block(site, rows.clone(), elements) {
                 Err(error) if error.code == Code::Suspended => {
@@ -398,6 +401,42 @@ impl Writer<'_, '_> {
                 outcome => return outcome,
             }
         }
+    }
+}
+
+/// Rows of a module.
+struct Block {
+    /// The bytes of its tensors.
+    tensors: Vec<Vec<u8>>,
+    /// Where the weight is packed and changed: what it is to be, `[rows, in]`.
+    wanted: Option<(Layout, Vec<f32>)>,
+}
+
+impl Block {
+    /// The tensors with the changes in them.
+    fn packed(mut self) -> Result<Vec<Vec<u8>>> {
+        let Some((layout, wanted)) = self.wanted else {
+            return Ok(self.tensors);
+        };
+        let rows = match self.tensors.as_mut_slice() {
+            // A layer's bias may come behind them.
+            [weight, scales, biases, ..] if layout.scales().has_biases() => QuantizedMut {
+                weight,
+                scales,
+                biases: Some(biases),
+            },
+            [weight, scales, ..] => QuantizedMut {
+                weight,
+                scales,
+                biases: None,
+            },
+            _ => return Err(Error::internal("a packed weight without scales")),
+        };
+        if kernels::requantize(kernels::Path::best(), &layout, &wanted, rows) {
+            return Ok(self.tensors);
+        }
+        let message = "a fused weight is too large to be packed";
+        Err(Error::new(Code::Incompatible, message))
     }
 }
 
@@ -430,8 +469,8 @@ impl<'a> Saving<'a> {
         Ok(Saving { model, id, untied })
     }
 
-    /// The bytes of a module's tensors, of matrices some rows.
-    fn block(&self, site: Site, rows: Range<i32>, elements: u64) -> Result<Vec<Vec<u8>>> {
+    /// A module's tensors, of matrices some rows.
+    fn block(&self, site: Site, rows: Range<i32>, elements: u64) -> Result<Block> {
         let (model, id) = (self.model.id, self.id);
         self.model.engine.call(move |worker| {
             worker.refuse_when_paused()?;
@@ -444,12 +483,23 @@ impl<'a> Saving<'a> {
             make_room(worker, elements.saturating_mul(each))?;
             worker.twice(|worker| {
                 let set = worker.savings.get(&id).ok_or_else(gone)?;
-                let fused = worker.decoder(model)?.fused(set, site, rows.clone())?;
-                fused
-                    .into_arrays()
-                    .iter()
-                    .map(|array| array.to_bytes())
-                    .collect()
+                let Fused { tensors, wanted } =
+                    worker.decoder(model)?.fused(set, site, rows.clone())?;
+                let wanted = match (&tensors.weight, wanted) {
+                    (Weight::Quantized { scales, scheme, .. }, Some(wanted)) => {
+                        let (rows, inputs) = (wanted.dim(0) as usize, wanted.dim(1) as usize);
+                        let layout = Layout::new(*scheme, scales.dtype(), rows, inputs);
+                        let layout = layout.ok_or_else(|| Error::internal("an unknown packing"))?;
+                        Some((layout, wanted.to_f32()?))
+                    }
+                    _ => None,
+                };
+                let tensors = tensors.into_arrays();
+                let tensors = tensors.iter().map(|array| array.to_bytes());
+                Ok(Block {
+                    tensors: tensors.collect::<Result<_>>()?,
+                    wanted,
+                })
             })
         })
     }

@@ -1,15 +1,27 @@
 //! Adapters fused into the base's weights: what `Patch` computes beside a weight, as one weight. Rows are made in blocks,
-//! in f32, so that a weight's copies need little memory and the sum is rounded once.
+//! in f32, so that a weight's copies need little memory and the sum is rounded once. What was packed is packed by
+//! `kernels::requantize`, on whoever's thread saves it.
 
 use std::ops::Range;
 
 use super::{Adapter, AdapterSet, LowRank, Part, Patch};
-use crate::dtype::{Dtype, Mode};
+use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{ops, Array};
 use crate::model::modules::Site;
 use crate::model::weights::{Linear, Weight};
 use crate::model::Decoder;
+
+/// What a norm may be off by, as a part of it.
+const ROUNDING: f32 = 1.0 / (1 << 18) as f32;
+
+/// Rows of a module's tensors, for a file.
+pub struct Fused {
+    /// As they are; what is not packed and what an adapter changes is changed already.
+    pub tensors: Linear<Array>,
+    /// Where a packed weight is changed: what it is to be, `[rows, in]` f32.
+    pub wanted: Option<Array>,
+}
 
 /// How a module's weight is looked at.
 #[derive(Clone, Copy, PartialEq)]
@@ -47,13 +59,13 @@ impl Decoder {
         set.patch(site).is_some() || (tied && set.patch(Site::EMBED_TOKENS).is_some())
     }
 
-    /// A module's tensors as files have them, with a set's changes in them: of matrices these rows, and the bias beside the
-    /// first of them. Packed ones are packed as they were, the others are of the type that they had. LM_HEAD of a tied model
-    /// is the embedding as the output layer.
+    /// A module's tensors as files have them, with a set's changes in them, or beside them where they are packed: of matrices
+    /// these rows, and the bias beside the first of them. What is not packed is of the type that it had. LM_HEAD of a tied
+    /// model is the embedding as the output layer.
     ///
     /// # Errors
     /// INCOMPATIBLE where the numbers are too large for the type.
-    pub fn fused(&self, set: &AdapterSet, site: Site, rows: Range<i32>) -> Result<Linear<Array>> {
+    pub fn fused(&self, set: &AdapterSet, site: Site, rows: Range<i32>) -> Result<Fused> {
         let mut stored = self.stored(site, &rows)?;
         if rows.start > 0 {
             stored.bias = None;
@@ -63,9 +75,22 @@ impl Decoder {
             (Some(patch), _) if site == Site::EMBED_TOKENS => (patch, View::Rows),
             (Some(patch), _) => (patch, View::Linear),
             (None, Some(patch)) if tied => (patch, View::Head),
-            _ => return Ok(stored),
+            _ => return Ok(Fused::unchanged(stored)),
         };
-        let weight = patch.fused(&stored.weight, view, &rows)?;
+        let (weight, wanted) = match patch.fused(&stored.weight, view, &rows)? {
+            None => (stored.weight, None),
+            Some(sum) => match stored.weight {
+                Weight::Dense(old) => (Weight::Dense(changed(&old, &sum)?), None),
+                packed => (packed, Some(sum)),
+            },
+        };
+        if let (Weight::Quantized { scales, biases, .. }, Some(wanted)) = (&weight, &wanted) {
+            // A bias, of the scales' type, is about as large as the largest number of its group.
+            match biases {
+                Some(_) => as_type_of(scales, wanted)?,
+                None => finite(wanted.clone())?,
+            };
+        }
         let bias = match (stored.bias, &patch.bias) {
             (Some(old), Some(new)) => Some(as_type_of(&old, new)?),
             (None, Some(_)) if rows.start == 0 => {
@@ -74,7 +99,17 @@ impl Decoder {
             }
             (old, _) => old,
         };
-        Ok(Linear { weight, bias })
+        let tensors = Linear { weight, bias };
+        Ok(Fused { tensors, wanted })
+    }
+}
+
+impl Fused {
+    fn unchanged(tensors: Linear<Array>) -> Self {
+        Fused {
+            tensors,
+            wanted: None,
+        }
     }
 }
 
@@ -119,17 +154,18 @@ impl Patch {
         full || self.low.iter().any(|low| !low.tied)
     }
 
+    /// A weight's rows with what is added to them, f32. None where nothing is.
     fn fused(
         &self,
         stored: &Weight<Array>,
         view: View,
         rows: &Range<i32>,
-    ) -> Result<Weight<Array>> {
+    ) -> Result<Option<Array>> {
         let own = |tied: bool| view != View::Head || tied;
         let full = self.full.as_ref().filter(|(_, tied)| own(*tied));
         let low: Vec<&LowRank> = self.low.iter().filter(|low| own(low.tied)).collect();
         if full.is_none() && low.is_empty() {
-            return Ok(stored.clone());
+            return Ok(None);
         }
         let base = match full {
             Some((weight, _)) if weight.shape().len() == 1 => weight.clone(),
@@ -149,23 +185,7 @@ impl Patch {
                 sum = adapted;
             }
         }
-        match stored {
-            Weight::Dense(old) => Ok(Weight::Dense(as_type_of(old, &sum)?)),
-            Weight::Quantized { scales, scheme, .. } => {
-                let sum = match scheme.mode {
-                    // The scales and biases become of the weight's type.
-                    Mode::Affine => as_type_of(scales, &sum)?,
-                    _ => finite(sum)?,
-                };
-                let (weight, scales, biases) = ops::quantize(&sum, *scheme)?;
-                Ok(Weight::Quantized {
-                    weight,
-                    scales,
-                    biases,
-                    scheme: *scheme,
-                })
-            }
-        }
+        Ok(Some(sum))
     }
 }
 
@@ -188,9 +208,15 @@ impl LowRank {
     }
 }
 
-/// DoRA's gain for a block of rows: `[rows, 1]`, or that of an embedding's columns.
+/// DoRA's gain for a block of rows: `[rows, 1]`, or that of an embedding's columns. One that is 1 but for what the norm was
+/// rounded to is 1, so that a new adapter changes nothing.
 fn gain_of_rows(gain: &Array, low: &LowRank, view: View, rows: &Range<i32>) -> Result<Array> {
     let gain = ops::astype(gain, Dtype::F32)?;
+    let one = Array::scalar(1.0, Dtype::F32)?;
+    let off = ops::subtract(&gain, &one)?;
+    let rounding = Array::scalar(ROUNDING * ROUNDING, Dtype::F32)?;
+    let is_one = ops::greater_equal(&rounding, &ops::multiply(&off, &off)?)?;
+    let gain = ops::select(&is_one, &one, &gain)?;
     if view != View::Linear && gain.dim(0) != low.a.dim(0) {
         return Ok(gain);
     }
@@ -216,6 +242,12 @@ fn unpacked(weight: &Weight<Array>) -> Result<Array> {
             None => ops::dequantize(weight, scales, None, *scheme),
         },
     }
+}
+
+/// A weight's numbers in its type. What is the same keeps its bits: a zero its sign.
+fn changed(old: &Array, new: &Array) -> Result<Array> {
+    let new = as_type_of(old, new)?;
+    ops::select(&ops::equal(&new, old)?, old, &new)
 }
 
 fn as_type_of(like: &Array, x: &Array) -> Result<Array> {

@@ -18,7 +18,7 @@ fn prompt() -> Input {
     Input::Tokens(vec![52, 106, 110, 78, 83, 87, 109, 0, 126])
 }
 
-fn all_projections() -> Vec<String> {
+pub(super) fn all_projections() -> Vec<String> {
     let names = [
         "q_proj",
         "k_proj",
@@ -292,7 +292,7 @@ fn adapter_bound(dtype: &str, kind: &str, program: &str) -> f32 {
 }
 
 /// All rows' logits of a prompt with one adapter, f32; `wide`: with the adapter's arrays as f32.
-fn logits(decoder: &Decoder, adapter: &Arrays, wide: bool, prompt: &[i32]) -> Result<Vec<f32>> {
+pub(super) fn logits(decoder: &Decoder, adapter: &Arrays, wide: bool, prompt: &[i32]) -> Result<Vec<f32>> {
     let array = |array: &Array| match wide {
         true => ops::astype(array, Dtype::F32),
         false => Ok(array.clone()),
