@@ -9,6 +9,8 @@ pub mod error;
 #[path = "../../src/load/mod.rs"]
 pub mod load;
 pub mod model;
+#[path = "../../src/room.rs"]
+pub mod room;
 pub mod scratch;
 #[path = "../../src/template/mod.rs"]
 pub mod template;

@@ -25,6 +25,7 @@ mod expression;
 mod expressions;
 mod filters;
 mod format;
+mod hidden;
 mod lexer;
 mod loops;
 mod methods;
@@ -104,6 +105,11 @@ impl Template {
             Ok(parsed) => Ok(Template { source, parsed }),
             Err(fault) => Err(fault.locate(&source)),
         }
+    }
+
+    /// The text that was parsed, with its line ends made `\n`.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders with the variables of `context`, a dict. The clock is read where the template asks for it.

@@ -447,7 +447,6 @@ pub(super) fn check(depth: u32, size: usize, budget: &Budget) -> Result<()> {
 const MAX_GIVEN_DEPTH: u32 = 200;
 
 impl Value {
-    #[cfg(test)]
     pub fn none() -> Value {
         Value(V::None)
     }
@@ -460,13 +459,12 @@ impl Value {
         Value(V::Str(Str::new(text, origin)))
     }
 
-    /// A whole number of any length, as JSON and Python write it.
-    #[cfg(test)]
-    pub fn int_from_digits(digits: &str) -> Option<Value> {
-        if digits.len() > 4300 {
-            return None;
-        }
-        digits.parse::<BigInt>().ok().map(|big| Value(V::big(big)))
+    pub fn int(value: BigInt) -> Value {
+        Value(V::big(value))
+    }
+
+    pub fn float(value: f64) -> Value {
+        Value(V::Float(value))
     }
 
     /// Errors: deeper than 200.
@@ -493,6 +491,7 @@ impl Value {
     /// A value of the caller: every string in it, keys included, has the one origin.
     ///
     /// Errors: deeper than 200.
+    #[cfg(test)]
     pub fn from_json(
         json: &serde_json::Value,
         origin: Origin,
@@ -513,6 +512,7 @@ fn given(depth: u32) -> std::result::Result<(), TemplateError> {
     })
 }
 
+#[cfg(test)]
 fn given_json(
     json: &serde_json::Value,
     origin: Origin,

@@ -13,9 +13,13 @@
 mod added;
 mod chat;
 mod chat_template;
+mod continuation;
+mod conversation;
 mod detokenize;
 mod growth;
+mod json;
 mod messages;
+mod parts;
 mod pyjson;
 mod sanitise;
 mod stop;
@@ -29,7 +33,11 @@ mod tests;
 
 pub use chat::{ChatFormat, RenderOptions};
 pub use chat_template::{ChatTemplate, TemplateOptions};
-pub use messages::Message;
+pub use continuation::continued_text;
+pub use json::Json;
+#[cfg(test)]
+pub use json::Object;
+pub use messages::{left_out, Message};
 pub use stop::StopStrings;
 pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};
 pub use tokenizer::{Piece, Specials, Tokenizer};

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 mod chat;
 mod chat_template;
 mod hostile;
+mod messages;
 mod stream;
 mod tokens;
 
@@ -27,6 +28,19 @@ pub fn shared(folder: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: no test data in {}", path.display());
     None
+}
+
+/// As the library reads what its caller sends.
+pub fn read(json: &serde_json::Value) -> super::Json {
+    super::Json::parse(json.to_string().as_bytes()).unwrap()
+}
+
+/// As `read`, of an object.
+pub fn read_object(json: &serde_json::Value) -> super::Object {
+    match read(json) {
+        super::Json::Object(object) => object,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// xorshift64*: the same numbers in every run.
