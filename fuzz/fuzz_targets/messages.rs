@@ -6,9 +6,9 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use mlxrt_fuzz::error::{Code, Error};
-use mlxrt_fuzz::template::{Now, Origin};
+use mlxrt_fuzz::template::{Json, Now, Object, Origin};
 use mlxrt_fuzz::text::{
-    continued_text, ChatFormat, ChatTemplate, Json, Message, Object, Piece, RenderOptions,
+    continued_text, ChatFormat, ChatTemplate, Message, Piece, RenderOptions,
     TemplateOptions,
 };
 use mlxrt_fuzz::{on_small_stack, peak, scratch};

@@ -174,6 +174,6 @@ fn build(which: u8, generation: bool) -> Value {
 }
 
 fn value(json: &Json, origin: Origin) -> Value {
-    let json = mlxrt_fuzz::text::Json::parse(json.to_string().as_bytes()).expect("JSON");
+    let json = mlxrt_fuzz::template::Json::parse(json.to_string().as_bytes()).expect("JSON");
     json.to_value(origin).expect("flat")
 }

@@ -3,8 +3,9 @@
 use super::clock;
 use super::model::{Chat, Model};
 use crate::error::{Error, Result};
+use crate::template::Json;
 use crate::text::{
-    continued_text, left_out, Json, Message, Piece, RenderOptions, Specials, TemplateOptions,
+    continued_text, left_out, Message, Piece, RenderOptions, Specials, TemplateOptions,
 };
 
 /// Exactly one of the three, copied from the caller.

@@ -26,6 +26,7 @@ mod expressions;
 mod filters;
 mod format;
 mod hidden;
+mod json;
 mod lexer;
 mod loops;
 mod methods;
@@ -44,6 +45,7 @@ mod tests;
 pub use budget::Limits;
 pub use clock::Now;
 pub use error::{ErrorKind, TemplateError};
+pub use json::{Json, Object};
 pub use string::{Origin, Str};
 pub use value::Value;
 

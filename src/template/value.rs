@@ -447,6 +447,7 @@ pub(super) fn check(depth: u32, size: usize, budget: &Budget) -> Result<()> {
 const MAX_GIVEN_DEPTH: u32 = 200;
 
 impl Value {
+    #[cfg(test)]
     pub fn none() -> Value {
         Value(V::None)
     }
@@ -459,12 +460,13 @@ impl Value {
         Value(V::Str(Str::new(text, origin)))
     }
 
-    pub fn int(value: BigInt) -> Value {
-        Value(V::big(value))
-    }
-
-    pub fn float(value: f64) -> Value {
-        Value(V::Float(value))
+    /// A whole number of any length, as JSON and Python write it.
+    #[cfg(test)]
+    pub fn int_from_digits(digits: &str) -> Option<Value> {
+        if digits.len() > 4300 {
+            return None;
+        }
+        digits.parse::<BigInt>().ok().map(|big| Value(V::big(big)))
     }
 
     /// Errors: deeper than 200.

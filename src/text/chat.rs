@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::json::Json;
 use super::messages::{unsupported_part, Message, ToolCall};
 use super::pyjson;
 use super::tokenizer::{Origin, Piece};
 use crate::error::{Error, Result};
+use crate::template::Json;
 
 /// How a family writes a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

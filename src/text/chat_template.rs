@@ -4,12 +4,11 @@ use serde_json::{Map, Value};
 
 use super::continuation;
 use super::conversation::Conversation;
-use super::json::{Json, Object};
 use super::messages::{odd_role, Message};
 use super::parts::Format;
 use super::tokenizer::Piece;
 use crate::error::{Error, Result};
-use crate::template::{ErrorKind, Limits, Now, Template};
+use crate::template::{ErrorKind, Json, Limits, Now, Object, Template};
 
 /// Special tokens that templates know by name, as `tokenizer_config.json` spells the keys.
 const SPECIAL_TOKENS: &[&str] = &[

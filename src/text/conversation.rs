@@ -1,12 +1,11 @@
 //! What a template is given of a conversation: transformers' variables, with strings that know who wrote them.
 
 use super::continuation::nothing_to_continue;
-use super::json::{Json, Object};
 use super::messages::{part_text, unsupported_part, Message};
 use super::parts::Format;
 use super::tokenizer::Origin;
 use crate::error::{Error, Result};
-use crate::template::{Str, Value};
+use crate::template::{Json, Object, Str, TemplateError, Value};
 
 /// Variables that a conversation sets itself; `template_args` cannot.
 const OWN: &[&str] = &["messages", "tools", "add_generation_prompt"];
@@ -52,15 +51,15 @@ impl Conversation<'_> {
             message_value(index, message, format, end_mark)
         });
         let messages: Vec<Value> = messages.collect::<Result<_>>()?;
-        let tools = match self.tools {
-            Some(tools) => tools.to_value(Origin::Content)?,
-            None => Value::none(),
+        let given = |json: Option<&Json>| match json {
+            Some(json) => json.to_value(Origin::Content),
+            None => Json::Null.to_value(Origin::Template),
         };
         let prompt = Value::bool(self.add_generation_prompt);
         let mut variables = vec![
             (own("messages"), Value::list(messages)?),
-            (own("tools"), tools),
-            (own("documents"), Value::none()),
+            (own("tools"), given(self.tools)?),
+            (own("documents"), given(None)?),
             (own("add_generation_prompt"), prompt),
         ];
         for (name, text) in special_tokens {
@@ -137,5 +136,7 @@ fn parts_value(
         }
         part => part.to_value(origin),
     });
-    Ok(Value::list(values.collect::<std::result::Result<_, _>>()?)?)
+    Ok(Value::list(
+        values.collect::<std::result::Result<_, TemplateError>>()?,
+    )?)
 }

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::json::{Json, Object};
 use super::pyjson;
 use super::tokenizer::Piece;
 use crate::error::{Error, Result};
+use crate::template::{Json, Object};
 
 const MAX_BYTES: usize = 256 << 20;
 const MAX_MESSAGES: usize = 100_000;
@@ -88,6 +88,11 @@ impl Message {
         self.entries.iter()
     }
 
+    /// Whether its role is one that many templates do not know.
+    fn is_odd(&self) -> bool {
+        !COMMON_ROLES.contains(&self.role.as_str())
+    }
+
     pub fn has_content(&self) -> bool {
         self.entries.get("content").is_some()
     }
@@ -159,23 +164,21 @@ pub(super) fn part_text(part: &Json) -> Option<&str> {
 
 /// What to say of the first message with a role that many templates do not know.
 pub(super) fn odd_role(messages: &[Message]) -> Option<String> {
-    odd_role_where(messages, |_| true)
-}
-
-/// As `odd_role`, of the first such message that is not in the prompt: templates drop what they don't know.
-pub fn left_out(messages: &[Message], prompt: &[Piece]) -> Option<String> {
-    odd_role(messages)?;
-    let prompt: String = prompt.iter().map(|piece| piece.text.as_str()).collect();
-    odd_role_where(messages, |message| !prompt.contains(message.text().trim()))
-}
-
-fn odd_role_where(messages: &[Message], is: impl Fn(&Message) -> bool) -> Option<String> {
-    let odd = |message: &Message| !COMMON_ROLES.contains(&message.role.as_str()) && is(message);
-    let index = messages.iter().position(odd)?;
+    let index = messages.iter().position(Message::is_odd)?;
     let role: String = messages.get(index)?.role.chars().take(40).collect();
     Some(format!(
         "messages[{index}].role is {role:?}, and templates know \"system\", \"user\", \"assistant\" and \"tool\""
     ))
+}
+
+/// As `odd_role`, where what that message says is not in the prompt: templates drop what they don't know.
+pub fn left_out(messages: &[Message], prompt: &[Piece]) -> Option<String> {
+    let said = messages.iter().find(|message| message.is_odd())?.text();
+    let prompt: String = prompt.iter().map(|piece| piece.text.as_str()).collect();
+    match prompt.contains(said.trim()) {
+        true => None,
+        false => odd_role(messages),
+    }
 }
 
 fn parse(place: &str, value: Json) -> Result<Message> {

@@ -17,7 +17,6 @@ mod continuation;
 mod conversation;
 mod detokenize;
 mod growth;
-mod json;
 mod messages;
 mod parts;
 mod pyjson;
@@ -34,9 +33,6 @@ mod tests;
 pub use chat::{ChatFormat, RenderOptions};
 pub use chat_template::{ChatTemplate, TemplateOptions};
 pub use continuation::continued_text;
-pub use json::Json;
-#[cfg(test)]
-pub use json::Object;
 pub use messages::{left_out, Message};
 pub use stop::StopStrings;
 pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};

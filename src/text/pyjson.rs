@@ -1,6 +1,6 @@
 //! JSON as Python's `json.dumps(value, ensure_ascii=False)` prints it, which is what chat templates do.
 
-use super::json::Json;
+use crate::template::Json;
 
 pub(super) fn to_string(value: &Json) -> String {
     let mut out = String::new();

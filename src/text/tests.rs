@@ -31,14 +31,14 @@ pub fn shared(folder: &str) -> Option<PathBuf> {
 }
 
 /// As the library reads what its caller sends.
-pub fn read(json: &serde_json::Value) -> super::Json {
-    super::Json::parse(json.to_string().as_bytes()).unwrap()
+pub fn read(json: &serde_json::Value) -> crate::template::Json {
+    crate::template::Json::parse(json.to_string().as_bytes()).unwrap()
 }
 
 /// As `read`, of an object.
-pub fn read_object(json: &serde_json::Value) -> super::Object {
+pub fn read_object(json: &serde_json::Value) -> crate::template::Object {
     match read(json) {
-        super::Json::Object(object) => object,
+        crate::template::Json::Object(object) => object,
         other => panic!("{other:?}"),
     }
 }

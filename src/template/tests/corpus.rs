@@ -53,7 +53,7 @@ fn oneliners_equal_jinja2() {
     let entries = entries.map(|(key, value)| {
         // More digits than serde_json keeps.
         let value = match key.as_str() {
-            "big" => Value::int("12345678901234567890123".parse().unwrap()),
+            "big" => Value::int_from_digits("12345678901234567890123").unwrap(),
             _ => Value::from_json(value, Origin::Content).unwrap(),
         };
         (Str::new(key.as_str(), Origin::Content), value)

@@ -4,11 +4,9 @@ use serde_json::{json, Value};
 
 use super::{read, read_object, shared};
 use crate::error::{Code, Error, Result};
-use crate::template::Now;
+use crate::template::{Json, Now, Object};
 use crate::text::tokenizer::Origin;
-use crate::text::{
-    continued_text, left_out, ChatTemplate, Json, Message, Object, Piece, TemplateOptions,
-};
+use crate::text::{continued_text, left_out, ChatTemplate, Message, Piece, TemplateOptions};
 
 fn clock() -> Now {
     // 2025-07-01T12:34:56
