@@ -15,6 +15,8 @@ MODEL ?= demo/model
 PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
+# A folder of chat templates (*.jinja), for `make differential`.
+TEMPLATES ?=
 
 # For `make install`; DESTDIR goes in front of it. For `make dist`: MLX=cuda MLX_CUDA_WHEEL=<wheel>.
 PREFIX ?= /usr/local
@@ -152,10 +154,14 @@ test-swift: need-swift install-for-tests
 hostile: build
 	$(CARGO) test --release --test hostile -- --all --write $(CURDIR)/tests/hostile/RESULTS.md
 
-## Templates against jinja2, in the Python given: other cases with SEED and COUNT; writes the Rust test's fixture.
+## Templates against jinja2, and conversations against transformers, in the Python given: other cases with SEED and COUNT, other
+## people's templates with TEMPLATES; writes the Rust tests' fixtures.
 differential:
 	$(PYTHON) tests/template/differential.py --seed $(SEED) --count $(COUNT)
 	$(CARGO) test --release --lib template::tests::differential
+	$(PYTHON) tests/template/messages.py
+	$(if $(TEMPLATES),$(PYTHON) tests/template/messages.py --templates $(TEMPLATES) --out $(CURDIR)/target/messages.json)
+	$(if $(TEMPLATES),MLXRT_MESSAGES=$(CURDIR)/target/messages.json) $(CARGO) test --release --lib text::tests::messages
 
 ## Whether mlx-lm, in the Python given, loads the adapters and the fused models that the library saves.
 check-saved: build

@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use mlxrt_fuzz::error::{Code, Error};
-use mlxrt_fuzz::template::{Now, Origin};
+use mlxrt_fuzz::template::{Json, Now, Object, Origin};
 use mlxrt_fuzz::text::{
-    ChatFormat, ChatTemplate, Message, Piece, RenderOptions, TemplateFiles, TemplateOptions,
+    continued_text, ChatFormat, ChatTemplate, Message, Piece, RenderOptions, TemplateFiles,
+    TemplateOptions,
 };
 use mlxrt_fuzz::{on_small_stack, peak, scratch};
-use serde_json::{Map, Value};
 
 const HEAP: usize = 64 << 20;
 const FORMATS: [ChatFormat; 5] = [
@@ -41,9 +41,12 @@ fn check(data: &[u8]) {
         Ok(messages) => messages,
         Err(error) => return refusal(&error),
     };
-    let mut json = || serde_json::from_slice::<Value>(parts.next()?).ok();
+    let mut json = || Json::parse(parts.next()?).ok();
     let (tools, args) = (json(), json());
-    let args = args.as_ref().and_then(Value::as_object);
+    let args = args.as_ref().and_then(|args| match args {
+        Json::Object(args) => Some(args),
+        _ => None,
+    });
     let (prompt, open) = (flags & 1 != 0, flags & 2 != 0);
 
     let ((), heap) = peak(|| {
@@ -57,7 +60,7 @@ fn check(data: &[u8]) {
             };
             match format.render(&messages, options) {
                 Ok(pieces) => {
-                    rendered(&pieces, open.then(|| last(&messages)), false);
+                    rendered(&pieces, open.then(|| continued_text(&messages, &pieces)));
                     // A built-in format writes ASCII; the rest is somebody's.
                     let own = |piece: &Piece| piece.origin == Origin::Template;
                     for piece in pieces.iter().filter(|piece| own(piece)) {
@@ -76,12 +79,12 @@ fn check(data: &[u8]) {
             };
             match template.render(&messages, options, &now) {
                 Ok(pieces) => {
-                    // Templates may trim; what they write after the text is cut.
-                    rendered(&pieces, open.then(|| last(&messages).trim()), open);
+                    // What templates write after the text is cut.
+                    rendered(&pieces, open.then(|| continued_text(&messages, &pieces)));
                     let twice = template.render(&messages, options, &now);
                     assert_eq!(twice.ok().as_ref(), Some(&pieces));
                     // Without arguments, which are the host's, the same holds here.
-                    for piece in pieces.iter().filter(|_| args.is_none_or(Map::is_empty)) {
+                    for piece in pieces.iter().filter(|_| args.is_none_or(|args| *args == Object::default())) {
                         let own = piece.origin == Origin::Template;
                         assert!(!own || piece.text.is_ascii(), "a template wrote {piece:?}");
                     }
@@ -93,17 +96,12 @@ fn check(data: &[u8]) {
     assert!(heap <= HEAP, "rendering held {heap} bytes");
 }
 
-fn last(messages: &[Message]) -> &str {
-    messages.last().map_or("", |message| &message.content)
-}
-
-/// Every piece has text; a continued text, unchanged, is the end.
-fn rendered(pieces: &[Piece], continued: Option<&str>, trimmed: bool) {
+/// Every piece has text; a continued text is the end.
+fn rendered(pieces: &[Piece], continued: Option<String>) {
     assert!(pieces.iter().all(|piece| !piece.text.is_empty()));
     if let Some(continued) = continued {
         let text: String = pieces.iter().map(|piece| piece.text.as_str()).collect();
-        let end = if trimmed { text.trim_end() } else { &text };
-        assert!(end.ends_with(continued), "{text:?} after {continued:?}");
+        assert!(text.ends_with(&continued), "{text:?} after {continued:?}");
     }
 }
 

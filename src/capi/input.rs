@@ -42,6 +42,21 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
             input.flags
         )))
     };
+    for (text, length, name) in [
+        (input.messages, input.messages_len, "messages"),
+        (input.tools, input.tools_len, "tools"),
+        (
+            input.template_args,
+            input.template_args_len,
+            "template_args",
+        ),
+    ] {
+        if !text.is_null() && length == 0 {
+            return Err(Error::invalid(format!(
+                "input.{name}_len is 0: set it to the bytes of input.{name}, or to MLXRT_NTS if that ends with a NUL"
+            )));
+        }
+    }
     // SAFETY: as this function's own contract.
     unsafe {
         let tools = opt_str_arg(input.tools, input.tools_len, "input.tools")?;
@@ -253,4 +268,40 @@ fn setting(
 
 fn penalty(value: f32, field: &str) -> Result<f32> {
     Ok(optional(value, field, |p| (-2.0..=2.0).contains(&p), "from -2 to 2")?.unwrap_or(0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::NTS;
+    use super::*;
+    use crate::error::Code;
+
+    /// What remains of a JSON field whose length was forgotten is no JSON; the cure is said instead.
+    #[test]
+    fn a_forgotten_length_is_named_with_the_cure() {
+        let json = c"[]";
+        for name in ["messages_len", "tools_len", "template_args_len"] {
+            // SAFETY: integers and raw pointers may be zero.
+            let mut input: mlxrt_input = unsafe { std::mem::zeroed() };
+            input.struct_size = size_of::<mlxrt_input>() as u32;
+            (input.messages, input.messages_len) = (json.as_ptr(), NTS);
+            (input.tools, input.tools_len) = (json.as_ptr(), NTS);
+            (input.template_args, input.template_args_len) = (json.as_ptr(), NTS);
+            // SAFETY: every text is there and ends with a NUL.
+            assert!(unsafe { read_input(&input) }.is_ok());
+            match name {
+                "messages_len" => input.messages_len = 0,
+                "tools_len" => input.tools_len = 0,
+                _ => input.template_args_len = 0,
+            }
+            // SAFETY: as before; nothing is read of a text whose length is 0.
+            let error = unsafe { read_input(&input) }.unwrap_err();
+            assert_eq!(error.code, Code::InvalidArgument);
+            let cure = format!("input.{name} is 0: set it to the bytes of input.");
+            assert!(
+                error.message.starts_with(&cure) && error.message.contains("MLXRT_NTS"),
+                "{error}"
+            );
+        }
+    }
 }

@@ -112,9 +112,10 @@ impl<'a> Entry<'a> {
         let stream_options = StreamOptions {
             tokens_only: options.tokens_only,
         };
+        let mut prompt = prompt::Prompt::new(model, input)?;
         let plan = Plan {
-            prompt: prompt::Prompt::new(model, input)?,
-            continued: prompt::continued_text(input)?,
+            continued: std::mem::take(&mut prompt.continued),
+            prompt,
             stream: TextStream::new(detokenizer, &stops, stream_options),
             tokenizer: model.tokenizer.clone(),
             eos,

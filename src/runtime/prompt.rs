@@ -1,11 +1,12 @@
 //! From an input to the tokens of a request.
 
-use serde_json::Value;
-
 use super::clock;
 use super::model::{Chat, Model};
 use crate::error::{Error, Result};
-use crate::text::{Message, Piece, RenderOptions, Specials, TemplateOptions};
+use crate::template::Json;
+use crate::text::{
+    continued_text, left_out, Message, Piece, RenderOptions, Specials, TemplateOptions,
+};
 
 /// Exactly one of the three, copied from the caller.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct Prompt {
     continues: bool,
     /// The tokenizer's prefix, which text at token 0 gets.
     prefix: Vec<i32>,
+    /// The start of the answer, where the input wants one continued: the end of the prompt.
+    pub continued: String,
 }
 
 impl Prompt {
@@ -64,6 +67,7 @@ impl Prompt {
                     prefix: if wanted { bos } else { Vec::new() },
                     tokens,
                     continues: true,
+                    continued: String::new(),
                 }
             }
             Input::Tokens(tokens) => {
@@ -72,15 +76,21 @@ impl Prompt {
                     tokens: tokens.clone(),
                     continues: true,
                     prefix: Vec::new(),
+                    continued: String::new(),
                 }
             }
             Input::Messages(conversation) => {
-                let pieces = pieces(model, conversation)?;
+                let messages = Message::parse_list(conversation.messages.as_bytes())?;
+                let pieces = pieces(model, &messages, conversation)?;
                 let tokenizer = &model.tokenizer;
                 Prompt {
                     tokens: tokenizer.encode_pieces(&pieces, conversation.trust_content)?,
                     continues: false,
                     prefix: Vec::new(),
+                    continued: match conversation.continue_last {
+                        true => continued_text(&messages, &pieces),
+                        false => String::new(),
+                    },
                 }
             }
         };
@@ -112,69 +122,58 @@ pub fn tokens(model: &Model, input: &Input) -> Result<Vec<i32>> {
     Prompt::new(model, input)?.after(&[])
 }
 
-/// The start of the answer that an input wants continued; else nothing.
-pub fn continued_text(input: &Input) -> Result<String> {
-    match input {
-        Input::Messages(conversation) if conversation.continue_last => {
-            let messages = Message::parse_list(conversation.messages.as_bytes())?;
-            Ok(messages
-                .into_iter()
-                .next_back()
-                .map_or_else(String::new, |last| last.content))
-        }
-        _ => Ok(String::new()),
-    }
-}
-
 /// The prompt as text, for `mlxrt_render`.
 pub fn render(model: &Model, input: &Input) -> Result<String> {
     match input {
-        Input::Messages(conversation) => Ok(pieces(model, conversation)?
-            .into_iter()
-            .map(|piece| piece.text)
-            .collect()),
+        Input::Messages(conversation) => {
+            let messages = Message::parse_list(conversation.messages.as_bytes())?;
+            let pieces = pieces(model, &messages, conversation)?;
+            Ok(pieces.into_iter().map(|piece| piece.text).collect())
+        }
         _ => Err(Error::invalid(
             "input.messages is missing: only messages can be rendered",
         )),
     }
 }
 
-fn pieces(model: &Model, conversation: &Conversation) -> Result<Vec<Piece>> {
-    let messages = Message::parse_list(conversation.messages.as_bytes())?;
-    let parse = |name: &str, json: &Option<String>| -> Result<Option<Value>> {
+fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> Result<Vec<Piece>> {
+    let parse = |name: &str, json: &Option<String>| -> Result<Option<Json>> {
         let parsed = json
             .as_ref()
-            .map(|json| serde_json::from_str(json))
+            .map(|json| Json::parse(json.as_bytes()))
             .transpose();
         parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
     };
     let tools = parse("tools", &conversation.tools)?;
     let args = match parse("template_args", &conversation.template_args)? {
-        None | Some(Value::Null) => None,
-        Some(Value::Object(args)) => Some(args),
+        None | Some(Json::Null) => None,
+        Some(Json::Object(args)) => Some(args),
         Some(_) => return Err(Error::invalid("input.template_args must be a JSON object")),
     };
     let add_generation_prompt = !conversation.no_generation_prompt && !conversation.continue_last;
     match &model.chat {
-        Chat::Template(template) => template.render(
-            &messages,
-            TemplateOptions {
+        Chat::Template(template) => {
+            let options = TemplateOptions {
                 tools: tools.as_ref(),
                 args: args.as_ref(),
                 add_generation_prompt,
                 continue_last: conversation.continue_last,
-            },
-            &clock::now,
-        ),
+            };
+            let pieces = template.render(messages, options, &clock::now)?;
+            if let Some(why) = left_out(messages, &pieces) {
+                crate::log::warn!("the chat template leaves a message out: {why}");
+            }
+            Ok(pieces)
+        }
         Chat::BuiltIn(format) => {
-            if let Some(name) = args.as_ref().and_then(|args| args.keys().next()) {
+            if let Some((name, _)) = args.as_ref().and_then(|args| args.iter().next()) {
                 return Err(Error::unsupported(format!(
                     "input.template_args: the model has no template of its own, and the built-in chat format no \
                      variable \"{name}\""
                 )));
             }
             format.render(
-                &messages,
+                messages,
                 RenderOptions {
                     bos: model.tokenizer.bos_token(),
                     eos: model.tokenizer.eos_token(),

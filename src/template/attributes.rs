@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::{object_type, Eval};
 use super::format;
+use super::hidden::is_hidden;
 use super::methods::{self, Found, Method};
 use super::places;
 use super::string::{Builder, Origin, Str};
@@ -14,7 +15,7 @@ impl<'t> Eval<'t> {
     /// `value.name`. Errors: the value is not there.
     pub fn attribute(&mut self, value: &V, name: NameId, method: Option<Method>) -> Result<V> {
         let text = self.name(name);
-        if value.is_undefined() && text.starts_with("__") {
+        if value.is_undefined() && is_hidden(value, text) {
             return Ok(unsafe_attribute(value, text));
         }
         self.checked(value)?;
@@ -31,8 +32,14 @@ impl<'t> Eval<'t> {
 
     /// What `|attr` finds: attributes only, no items. Errors: the value is not there.
     pub fn named_attribute(&mut self, value: &V, name: &str, method: Option<Method>) -> Result<V> {
-        self.checked(value)?;
-        Ok(match self.own_attribute(value, name, method)? {
+        let found = match value.is_undefined() && name.starts_with("__") {
+            true => is_hidden(value, name).then(|| unsafe_attribute(value, name)),
+            false => {
+                self.checked(value)?;
+                self.own_attribute(value, name, method)?
+            }
+        };
+        Ok(match found {
             Some(found) => found,
             None => V::hint(
                 ErrorKind::Undefined,
@@ -112,7 +119,7 @@ impl<'t> Eval<'t> {
             V::Int(..) | V::Bool(..) | V::Float(..) | V::Big(..) => number_attribute(value, name),
             _ => None,
         };
-        if found.is_none() && name.starts_with("__") && !matches!(value, V::Dict(..)) {
+        if found.is_none() && is_hidden(value, name) {
             return Ok(Some(unsafe_attribute(value, name)));
         }
         Ok(found)
@@ -343,12 +350,18 @@ pub(super) fn by_name(eval: &mut Eval, value: &V, name: &str) -> Result<V> {
 }
 
 fn unsafe_attribute(value: &V, name: &str) -> V {
+    let owner = match value {
+        V::Tuple(pair, _) if pair.group => "_GroupTuple",
+        V::Object(Object::Function(function)) => match function {
+            Function::Namespace | Function::Cycler | Function::Joiner => "type",
+            Function::Dict => "TemplateDict",
+            _ => "function",
+        },
+        value => value.type_name(),
+    };
     V::hint(
         ErrorKind::Security,
-        format!(
-            "access to attribute '{name}' of '{}' object is unsafe.",
-            value.type_name()
-        ),
+        format!("access to attribute '{name}' of '{owner}' object is unsafe."),
     )
 }
 

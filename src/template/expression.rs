@@ -312,8 +312,11 @@ impl<'t> Eval<'t> {
     fn post_op(&mut self, value: V, op: &'t PostOp) -> Result<V> {
         match &op.kind {
             PostKind::Attribute(name, method) => {
-                if let (V::Dict(dict, shape), None) = (&value, method) {
-                    if let Some(found) = dict.get_str(self.name(*name)) {
+                let text = self.name(*name);
+                // What the sandbox hides comes before a dict's own.
+                if let (V::Dict(dict, shape), None, false) = (&value, method, text.starts_with('_'))
+                {
+                    if let Some(found) = dict.get_str(text) {
                         return found.clone().painted(*shape, &mut self.budget);
                     }
                 }

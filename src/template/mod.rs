@@ -25,6 +25,8 @@ mod expression;
 mod expressions;
 mod filters;
 mod format;
+mod hidden;
+mod json;
 mod lexer;
 mod loops;
 mod methods;
@@ -45,6 +47,7 @@ mod tests;
 pub use budget::Limits;
 pub use clock::Now;
 pub use error::{ErrorKind, TemplateError};
+pub use json::{Json, Object};
 pub use string::{Origin, Str};
 pub use value::Value;
 
@@ -106,6 +109,11 @@ impl Template {
             Ok(parsed) => Ok(Template { source, parsed }),
             Err(fault) => Err(fault.locate(&source)),
         }
+    }
+
+    /// The text that was parsed, with its line ends made `\n`.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders with the variables of `context`, a dict. The clock is read where the template asks for it.

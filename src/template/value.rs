@@ -552,9 +552,15 @@ impl Value {
         Ok(Value(V::Dict(Arc::new(dict), Origin::Template)))
     }
 
+    /// The value, and this origin decided on it: on its length, or on what number it is.
+    pub fn shaped(self, by: Origin) -> Value {
+        Value(self.0.shaped(by))
+    }
+
     /// A value of one origin: every string in it, keys included, every number, and how many there are of what.
     ///
     /// Errors: deeper than 200.
+    #[cfg(test)]
     pub fn from_json(
         json: &serde_json::Value,
         origin: Origin,
@@ -575,6 +581,7 @@ fn given(depth: u32) -> std::result::Result<(), TemplateError> {
     })
 }
 
+#[cfg(test)]
 fn given_json(
     json: &serde_json::Value,
     origin: Origin,

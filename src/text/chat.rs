@@ -1,11 +1,12 @@
 //! The built-in chat formats, for models that bring no template of their own.
 
-use serde_json::Value;
+use std::borrow::Cow;
 
-use super::messages::{Message, ToolCall};
+use super::messages::{unsupported_part, Message, ToolCall};
 use super::pyjson;
 use super::tokenizer::{Origin, Piece};
 use crate::error::{Error, Result};
+use crate::template::Json;
 
 /// How a family writes a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct RenderOptions<'a> {
     pub bos: Option<&'a str>,
     pub eos: Option<&'a str>,
     /// A list of tools in OpenAI's form.
-    pub tools: Option<&'a Value>,
+    pub tools: Option<&'a Json>,
     /// Ends with the opening of an assistant turn.
     pub add_generation_prompt: bool,
     /// The last message is an assistant's and stays open: its text, unchanged, ends the prompt.
@@ -60,19 +61,20 @@ impl ChatFormat {
     /// Errors: `InvalidArgument` naming the message whose role does not fit; `Unsupported` for tools in a
     /// format that has none.
     pub fn render(self, messages: &[Message], options: RenderOptions) -> Result<Vec<Piece>> {
+        let messages: Vec<Turn> = messages.iter().map(Turn::of).collect();
         if options.continue_last {
-            check_continued(messages)?;
+            check_continued(&messages)?;
         }
         let tools = match options.tools {
-            None | Some(Value::Null) => None,
-            Some(Value::Array(list)) if list.is_empty() => None,
-            Some(Value::Array(list)) => Some(list.as_slice()),
+            None | Some(Json::Null) => None,
+            Some(Json::List(list)) if list.is_empty() => None,
+            Some(Json::List(list)) => Some(list.as_slice()),
             Some(_) => return Err(Error::invalid("tools must be a list")),
         };
         if self != ChatFormat::Qwen {
             let calls = messages
                 .iter()
-                .position(|m| !m.tool_calls.is_empty() || m.role == "tool");
+                .position(|m| !m.calls.is_empty() || m.role == "tool");
             if tools.is_some() || calls.is_some() {
                 let place = calls.map_or("tools".to_string(), |i| format!("messages[{i}]: tools"));
                 return Err(Error::unsupported(format!(
@@ -81,10 +83,16 @@ impl ChatFormat {
                 )));
             }
         }
+        for (index, message) in messages.iter().enumerate() {
+            if let Some((part, kind)) = message.whole.other_parts().next() {
+                let place = format!("messages[{index}].content[{part}]");
+                return Err(unsupported_part(&place, kind));
+            }
+        }
         let mut out = Pieces::default();
         let render = Render {
             format: self,
-            messages,
+            messages: &messages,
             options,
             tools,
         };
@@ -99,7 +107,26 @@ impl ChatFormat {
     }
 }
 
-fn check_continued(messages: &[Message]) -> Result<()> {
+/// A message as these formats read it.
+struct Turn<'a> {
+    role: &'a str,
+    content: Cow<'a, str>,
+    calls: Vec<ToolCall<'a>>,
+    whole: &'a Message,
+}
+
+impl<'a> Turn<'a> {
+    fn of(message: &'a Message) -> Turn<'a> {
+        Turn {
+            role: &message.role,
+            content: message.text(),
+            calls: message.tool_calls().collect(),
+            whole: message,
+        }
+    }
+}
+
+fn check_continued(messages: &[Turn]) -> Result<()> {
     let Some(last) = messages.last() else {
         return Err(Error::invalid("messages must not be empty"));
     };
@@ -107,10 +134,10 @@ fn check_continued(messages: &[Message]) -> Result<()> {
     if last.role != "assistant" {
         return Err(Error::invalid(format!(
             "messages[{index}].role must be \"assistant\" for its text to be continued, not {:?}",
-            short(&last.role)
+            short(last.role)
         )));
     }
-    if !last.tool_calls.is_empty() {
+    if !last.calls.is_empty() {
         return Err(Error::invalid(format!(
             "messages[{index}].tool_calls: a message with tool calls cannot be continued"
         )));
@@ -150,16 +177,21 @@ impl Pieces {
 
 struct Render<'a> {
     format: ChatFormat,
-    messages: &'a [Message],
+    messages: &'a [Turn<'a>],
     options: RenderOptions<'a>,
-    tools: Option<&'a [Value]>,
+    tools: Option<&'a [Json]>,
 }
 
 impl<'a> Render<'a> {
-    fn unknown_role(&self, index: usize, message: &Message) -> Error {
+    fn unknown_role(&self, index: usize, message: &Turn) -> Error {
+        let known = match self.format {
+            ChatFormat::Qwen => "\"system\", \"user\", \"assistant\" and \"tool\"",
+            ChatFormat::Llama => "\"system\", \"user\" and \"assistant\"",
+            _ => "\"user\" and \"assistant\" by turns, after one \"system\" or none",
+        };
         Error::invalid(format!(
-            "messages[{index}].role is {:?}, which the {} chat format does not know here",
-            short(&message.role),
+            "messages[{index}].role is {:?}, which the {} chat format does not know here: it takes {known}",
+            short(message.role),
             self.format.name()
         ))
     }
@@ -174,7 +206,7 @@ impl<'a> Render<'a> {
     }
 
     fn role(&self, index: usize) -> Option<&'a str> {
-        self.messages.get(index).map(|m| m.role.as_str())
+        self.messages.get(index).map(|m| m.role)
     }
 
     fn qwen(&self, out: &mut Pieces) -> Result<()> {
@@ -195,7 +227,7 @@ impl<'a> Render<'a> {
         }
         let said = usize::from(self.tools.is_some() && leading.is_some());
         for (index, message) in self.messages.iter().enumerate().skip(said) {
-            match message.role.as_str() {
+            match message.role {
                 role @ ("system" | "user") => {
                     out.template(&format!("<|im_start|>{role}\n"));
                     out.content(&message.content);
@@ -204,11 +236,13 @@ impl<'a> Render<'a> {
                 "assistant" => {
                     out.template("<|im_start|>assistant\n");
                     out.assistant(&message.content);
-                    for (nth, call) in message.tool_calls.iter().enumerate() {
+                    for (nth, call) in message.calls.iter().enumerate() {
                         if nth > 0 || !message.content.is_empty() {
                             out.template("\n");
                         }
-                        qwen_call(call, out);
+                        qwen_call(call, out).map_err(|error| {
+                            error.within(&format!("messages[{index}].tool_calls[{nth}]"))
+                        })?;
                     }
                     if !self.is_open(index) {
                         out.template("<|im_end|>\n");
@@ -235,14 +269,14 @@ impl<'a> Render<'a> {
     }
 
     /// Turns of user and assistant in strict alternation, after an optional system message.
-    fn turns(&self) -> Result<(Option<&'a str>, &'a [Message], usize)> {
+    fn turns(&self) -> Result<(Option<&'a str>, &'a [Turn<'a>], usize)> {
         let system = self.messages.first().filter(|m| m.role == "system");
         let first = usize::from(system.is_some());
         let turns = self.messages.get(first..).unwrap_or(&[]);
         for (nth, message) in turns.iter().enumerate() {
             let index = nth.saturating_add(first);
             let wanted = if nth % 2 == 0 { "user" } else { "assistant" };
-            match message.role.as_str() {
+            match message.role {
                 role if role == wanted => {}
                 "user" | "assistant" => {
                     return Err(Error::invalid(format!(
@@ -259,7 +293,7 @@ impl<'a> Render<'a> {
                 self.format.name()
             )));
         }
-        Ok((system.map(|m| m.content.as_str()), turns, first))
+        Ok((system.map(|m| &*m.content), turns, first))
     }
 
     fn gemma(&self, out: &mut Pieces) -> Result<()> {
@@ -291,7 +325,7 @@ impl<'a> Render<'a> {
     fn llama(&self, out: &mut Pieces) -> Result<()> {
         out.template(self.options.bos.unwrap_or("<|begin_of_text|>"));
         for (index, message) in self.messages.iter().enumerate() {
-            let role = message.role.as_str();
+            let role = message.role;
             if !matches!(role, "system" | "user" | "assistant") {
                 return Err(self.unknown_role(index, message));
             }
@@ -368,7 +402,7 @@ impl<'a> Render<'a> {
 }
 
 /// These formats trim an answer; one that goes on keeps its text to the character.
-fn answer(message: &Message, open: bool) -> &str {
+fn answer<'a>(message: &'a Turn, open: bool) -> &'a str {
     if open {
         &message.content
     } else {
@@ -377,11 +411,11 @@ fn answer(message: &Message, open: bool) -> &str {
 }
 
 /// What Python's `str.strip` takes for white space.
-fn is_space(c: char) -> bool {
+pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-fn strip(text: &str) -> &str {
+pub(super) fn strip(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
@@ -389,13 +423,20 @@ fn strip_end(text: &str) -> &str {
     text.trim_end_matches(is_space)
 }
 
-fn qwen_call(call: &ToolCall, out: &mut Pieces) {
+fn qwen_call(call: &ToolCall, out: &mut Pieces) -> Result<()> {
+    let Some(name) = call.name else {
+        return Err(Error::unsupported(
+            "the ChatML chat format knows calls of functions only",
+        ));
+    };
     out.template("<tool_call>\n{\"name\": \"");
-    out.assistant(&call.name);
+    out.assistant(name);
     out.template("\", \"arguments\": ");
-    match &call.arguments {
-        Value::String(text) => out.assistant(text),
-        arguments => out.assistant(&pyjson::to_string(arguments)),
+    match call.arguments {
+        None => out.assistant("{}"),
+        Some(Json::Text(text)) => out.assistant(text),
+        Some(arguments) => out.assistant(&pyjson::to_string(arguments)),
     }
     out.template("}\n</tool_call>");
+    Ok(())
 }

@@ -1,34 +1,21 @@
 //! The folder's own chat template: found and parsed at load, rendered into pieces that know who wrote them.
 
-use serde_json::{Map, Value};
-
-use super::messages::Message;
+use super::continuation;
+use super::conversation::Conversation;
+use super::messages::{odd_role, Message};
+use super::parts::Format;
 use super::template_files::{Source, Sources, TemplateFiles};
-use super::tokenizer::{Origin, Piece};
+use super::tokenizer::Piece;
 use crate::error::{Error, Result};
-use crate::template::{Limits, Now, Str, Template, Value as Var};
-
-/// Variables that a conversation sets itself; `template_args` cannot.
-const OWN: &[&str] = &["messages", "tools", "add_generation_prompt"];
-
-/// Roles that count as the template's own words: some templates make control tokens of them, such as `<|user|>`.
-const ROLES: &[&str] = &[
-    "system",
-    "user",
-    "assistant",
-    "tool",
-    "developer",
-    "function",
-    "ipython",
-];
+use crate::template::{ErrorKind, Json, Limits, Now, Object, Template};
 
 /// `Send + Sync`; renders any number of conversations.
 #[derive(Debug)]
 pub struct ChatTemplate {
     /// A folder is loaded whatever its templates are; what is wrong shows when a conversation needs one.
-    default: Result<Template>,
+    default: Result<Format>,
     /// Used when there are tools, where the folder has one.
-    tool_use: Option<Result<Template>>,
+    tool_use: Option<Result<Format>>,
     /// Name and text.
     special_tokens: Vec<(String, String)>,
 }
@@ -36,8 +23,8 @@ pub struct ChatTemplate {
 /// What goes into a prompt beside the messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TemplateOptions<'a> {
-    pub tools: Option<&'a Value>,
-    pub args: Option<&'a Map<String, Value>>,
+    pub tools: Option<&'a Json>,
+    pub args: Option<&'a Object>,
     pub add_generation_prompt: bool,
     /// The last message is an assistant's and stays open: its text, unchanged, ends the prompt.
     pub continue_last: bool,
@@ -64,7 +51,7 @@ impl ChatTemplate {
     }
 
     /// The template for a conversation with or without tools.
-    fn template(&self, tools: bool) -> Result<&Template> {
+    fn format(&self, tools: bool) -> Result<&Format> {
         let one = match &self.tool_use {
             Some(tool_use) if tools => tool_use,
             _ => &self.default,
@@ -82,124 +69,52 @@ impl ChatTemplate {
         options: TemplateOptions,
         clock: &dyn Fn() -> Now,
     ) -> Result<Vec<Piece>> {
-        let tools = options.tools.filter(|tools| !tools.is_null());
-        if tools.is_some_and(|tools| !tools.is_array()) {
+        let tools = options.tools.filter(|tools| **tools != Json::Null);
+        if tools.is_some_and(|tools| !matches!(tools, Json::List(_))) {
             return Err(Error::invalid("tools must be a list"));
         }
-        let template = self.template(tools.is_some())?;
-        let continued = options
-            .continue_last
-            .then(|| continued_text(messages))
-            .transpose()?;
-        let context = self.context(messages, tools, options)?;
-        let rendered = template.render(&context, clock, &Limits::default())?;
+        let format = self.format(tools.is_some())?;
+        let mut end_mark = String::new();
+        if options.continue_last {
+            continuation::check(messages)?;
+            end_mark = continuation::end_mark();
+        }
+        let conversation = Conversation {
+            messages,
+            tools,
+            args: options.args,
+            add_generation_prompt: options.add_generation_prompt,
+            end_mark: &end_mark,
+        };
+        let special_tokens = self.special_tokens.iter();
+        let special_tokens = special_tokens.map(|(name, text)| (name.as_str(), text.as_str()));
+        let variables = conversation.variables(format, special_tokens)?;
+        let rendered = format
+            .template
+            .render(&variables, clock, &Limits::default());
+        let rendered = rendered.map_err(|error| {
+            let hint = match error.kind {
+                ErrorKind::Limit | ErrorKind::Unsupported => None,
+                _ => odd_role(messages),
+            };
+            let mut error = Error::from(error);
+            error.message.extend(hint.map(|hint| format!(" ({hint})")));
+            error
+        })?;
         let mut pieces: Vec<Piece> = rendered
             .pieces()
             .map(|(text, origin)| Piece::new(text, origin))
             .collect();
-        if let Some(continued) = continued {
-            cut_after(&mut pieces, &rendered.text, continued)?;
+        if let (true, Some(last)) = (options.continue_last, messages.last()) {
+            continuation::cut(&mut pieces, last, &end_mark)?;
         }
         Ok(pieces)
     }
-
-    fn context(
-        &self,
-        messages: &[Message],
-        tools: Option<&Value>,
-        options: TemplateOptions,
-    ) -> Result<Var> {
-        let own = |name: &str| Str::new(name, Origin::Template);
-        let list = messages
-            .iter()
-            .map(message_value)
-            .collect::<Result<Vec<_>>>()?;
-        let mut variables = vec![
-            (own("messages"), Var::list(list)?),
-            (
-                own("add_generation_prompt"),
-                Var::bool(options.add_generation_prompt),
-            ),
-        ];
-        if let Some(tools) = tools {
-            variables.push((own("tools"), Var::from_json(tools, Origin::Content)?));
-        }
-        for (name, text) in &self.special_tokens {
-            variables.push((own(name), Var::str(text.as_str(), Origin::Template)));
-        }
-        for (name, value) in options.args.into_iter().flatten() {
-            if OWN.contains(&name.as_str()) {
-                return Err(Error::invalid(format!(
-                    "template_args cannot set \"{name}\""
-                )));
-            }
-            variables.push((own(name), Var::from_json(value, Origin::Content)?));
-        }
-        Ok(Var::dict(variables)?)
-    }
 }
 
-fn parse(source: Source) -> Result<Template> {
+fn parse(source: Source) -> Result<Format> {
     let Source { file, text } = source;
-    Template::parse(&text?, &Limits::default()).map_err(|error| Error::from(error).within(&file))
-}
-
-/// A message as it was given, but text parts as the one text that every template takes.
-fn message_value(message: &Message) -> Result<Var> {
-    let origin = if message.role == "assistant" {
-        Origin::Assistant
-    } else {
-        Origin::Content
-    };
-    let joined = message.raw.get("content").is_some_and(Value::is_array);
-    let entries = message.raw.iter().map(|(key, value)| {
-        let value = match key.as_str() {
-            "content" if joined => Var::str(message.content.as_str(), origin),
-            "role" if ROLES.contains(&message.role.as_str()) => {
-                Var::str(message.role.as_str(), Origin::Template)
-            }
-            _ => Var::from_json(value, origin)?,
-        };
-        Ok((Str::new(key.as_str(), origin), value))
-    });
-    Ok(Var::dict(entries.collect::<Result<Vec<_>>>()?)?)
-}
-
-fn continued_text(messages: &[Message]) -> Result<&str> {
-    match messages.last() {
-        Some(last) if last.role == "assistant" && !last.content.trim().is_empty() => {
-            Ok(&last.content)
-        }
-        Some(last) if last.role == "assistant" => Err(Error::invalid(
-            "the last message is empty: there is nothing to continue",
-        )),
-        _ => Err(Error::invalid(
-            "the last message must be the assistant's to be continued",
-        )),
-    }
-}
-
-/// Cuts what the template wrote after the text of the last message.
-fn cut_after(pieces: &mut Vec<Piece>, text: &str, continued: &str) -> Result<()> {
-    let found = text
-        .rfind(continued.trim_start())
-        .map(|at| at.saturating_add(continued.trim_start().len()));
-    let end = found.or_else(|| {
-        Some(
-            text.rfind(continued.trim())?
-                .saturating_add(continued.trim().len()),
-        )
-    });
-    let Some(mut left) = end else {
-        return Err(Error::unsupported(
-            "the chat template alters the last message, so it cannot be continued",
-        ));
-    };
-    pieces.retain_mut(|piece| {
-        let kept = left.min(piece.text.len());
-        piece.text.truncate(kept);
-        left = left.saturating_sub(kept);
-        kept > 0
-    });
-    Ok(())
+    Template::parse(&text?, &Limits::default())
+        .map(Format::new)
+        .map_err(|error| Error::from(error).within(&file))
 }

@@ -1,32 +1,52 @@
-//! Chat messages in OpenAI's JSON form.
+//! Chat messages in OpenAI's JSON form, made into what chat templates take, as transformers 5 does it.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
+use super::pyjson;
+use super::tokenizer::Piece;
 use crate::error::{Error, Result};
+use crate::template::{Json, Object};
 
 const MAX_BYTES: usize = 256 << 20;
 const MAX_MESSAGES: usize = 100_000;
 
-/// One message of a conversation.
+/// Roles whose content is text or a list of typed parts. What other roles say (a tool's result) may be any JSON.
+const SPEAKERS: &[&str] = &["system", "developer", "user", "assistant"];
+
+/// Roles that about every template knows.
+const COMMON_ROLES: &[&str] = &["system", "user", "assistant", "tool"];
+
+/// Parts that need a model with eyes or ears.
+const MEDIA: &[&str] = &[
+    "image",
+    "image_url",
+    "input_image",
+    "audio",
+    "audio_url",
+    "input_audio",
+    "video",
+    "video_url",
+    "file",
+    "input_file",
+];
+
+/// Keys that a message's reasoning goes by.
+const REASONING: &[&str] = &["reasoning_content", "thinking", "reasoning"];
+
+/// One message of a conversation, as a template gets it: keys that were null are gone, reasoning is there by every name
+/// that templates know, and arguments of calls that were the text of a JSON object are that object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     pub role: String,
-    /// The text; text parts are joined, an absent one (beside tool calls) is empty.
-    pub content: String,
-    pub name: Option<String>,
-    pub reasoning_content: Option<String>,
-    pub tool_call_id: Option<String>,
-    pub tool_calls: Vec<ToolCall>,
-    /// The message as it was given, with the keys that nothing here knows.
-    pub raw: Map<String, Value>,
+    entries: Object,
 }
 
-/// A call that the assistant made. Arguments are an object, or text as the model wrote it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ToolCall {
-    pub id: Option<String>,
-    pub name: String,
-    pub arguments: Value,
+/// A call of a function that the assistant made. Arguments are an object, or whatever else the message has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ToolCall<'a> {
+    /// None where it is no function's.
+    pub name: Option<&'a str>,
+    pub arguments: Option<&'a Json>,
 }
 
 impl Message {
@@ -40,12 +60,12 @@ impl Message {
         }
         // Of the JSON, what the template makes of it, and the prompt.
         crate::room::ask(json.len(), 64, "messages")?;
-        let value: Value = serde_json::from_slice(json)
+        let value = Json::parse(json)
             .map_err(|e| Error::invalid(format!("messages is not valid JSON: {e}")))?;
-        let Value::Array(list) = value else {
+        let Json::List(list) = value else {
             return Err(Error::invalid(format!(
                 "messages must be a list, not {}",
-                a_kind(&value)
+                value.kind()
             )));
         };
         if list.is_empty() {
@@ -62,133 +82,250 @@ impl Message {
             .map(|(index, value)| parse(&format!("messages[{index}]"), value))
             .collect()
     }
+
+    /// Keys and values, as a template gets them.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Json)> {
+        self.entries.iter()
+    }
+
+    /// Whether its role is one that many templates do not know.
+    fn is_odd(&self) -> bool {
+        !COMMON_ROLES.contains(&self.role.as_str())
+    }
+
+    pub fn has_content(&self) -> bool {
+        self.entries.get("content").is_some()
+    }
+
+    /// The content as text: parts joined, other JSON as such, and nothing where there is none.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self.entries.get("content") {
+            None => Cow::Borrowed(""),
+            Some(Json::Text(text)) => Cow::Borrowed(text),
+            Some(other) => match self.parts() {
+                Some(parts) => parts.iter().filter_map(part_text).collect(),
+                None => Cow::Owned(pyjson::to_string(other)),
+            },
+        }
+    }
+
+    /// The content's parts, where it is a list of such. Each is an object with a type; those of type "text" have a text.
+    pub fn parts(&self) -> Option<&[Json]> {
+        let Some(Json::List(parts)) = self.entries.get("content") else {
+            return None;
+        };
+        let speaks = SPEAKERS.contains(&self.role.as_str());
+        let parted = speaks || (!parts.is_empty() && parts.iter().all(|p| part_text(p).is_some()));
+        parted.then_some(parts)
+    }
+
+    /// The types of parts that are no text, each with its index.
+    pub fn other_parts(&self) -> impl Iterator<Item = (usize, &str)> {
+        let parts = self.parts().unwrap_or(&[]).iter().enumerate();
+        let kinds = parts.filter_map(|(index, part)| Some((index, part_kind(part)?)));
+        kinds.filter(|(_, kind)| *kind != "text")
+    }
+
+    pub fn tool_calls(&self) -> impl Iterator<Item = ToolCall<'_>> {
+        let calls = match self.entries.get("tool_calls") {
+            Some(Json::List(calls)) => calls.as_slice(),
+            _ => &[],
+        };
+        calls.iter().filter_map(|call| {
+            let Json::Object(call) = call else {
+                return None;
+            };
+            let function = match call.get("function") {
+                Some(Json::Object(function)) => function,
+                _ => call,
+            };
+            Some(ToolCall {
+                name: function.get("name").and_then(Json::as_text),
+                arguments: function.get("arguments").filter(|a| **a != Json::Null),
+            })
+        })
+    }
 }
 
-fn parse(place: &str, value: Value) -> Result<Message> {
-    let Value::Object(raw) = value else {
+fn part_kind(part: &Json) -> Option<&str> {
+    match part {
+        Json::Object(part) => part.get("type")?.as_text(),
+        _ => None,
+    }
+}
+
+/// The text of a text part.
+pub(super) fn part_text(part: &Json) -> Option<&str> {
+    match part {
+        Json::Object(object) if part_kind(part) == Some("text") => object.get("text")?.as_text(),
+        _ => None,
+    }
+}
+
+/// What to say of the first message with a role that many templates do not know.
+pub(super) fn odd_role(messages: &[Message]) -> Option<String> {
+    let index = messages.iter().position(Message::is_odd)?;
+    let role: String = messages.get(index)?.role.chars().take(40).collect();
+    Some(format!(
+        "messages[{index}].role is {role:?}, and templates know \"system\", \"user\", \"assistant\" and \"tool\""
+    ))
+}
+
+/// As `odd_role`, where what that message says is not in the prompt: templates drop what they don't know.
+pub fn left_out(messages: &[Message], prompt: &[Piece]) -> Option<String> {
+    let said = messages.iter().find(|message| message.is_odd())?.text();
+    let prompt: String = prompt.iter().map(|piece| piece.text.as_str()).collect();
+    match prompt.contains(said.trim()) {
+        true => None,
+        false => odd_role(messages),
+    }
+}
+
+fn parse(place: &str, value: Json) -> Result<Message> {
+    let Json::Object(mut entries) = value else {
         return Err(Error::invalid(format!(
             "{place} must be an object, not {}",
-            a_kind(&value)
+            value.kind()
         )));
     };
-    let role = match raw.get("role") {
-        Some(Value::String(role)) => role.clone(),
+    let role = match entries.get("role") {
+        Some(Json::Text(role)) => role.clone(),
         Some(other) => return Err(wanted(place, "role", "a string", other)),
         None => return Err(Error::invalid(format!("{place}.role is missing"))),
     };
-    let tool_calls = match raw.get("tool_calls") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(calls)) => calls
-            .iter()
-            .enumerate()
-            .map(|(index, call)| parse_call(&format!("{place}.tool_calls[{index}]"), call))
-            .collect::<Result<_>>()?,
-        Some(other) => return Err(wanted(place, "tool_calls", "a list", other)),
-    };
-    let content = match raw.get("content") {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => parse_parts(place, parts)?,
-        None | Some(Value::Null) if role == "assistant" && !tool_calls.is_empty() => String::new(),
-        Some(other) => {
-            return Err(wanted(
-                place,
-                "content",
-                "a string or a list of text parts",
-                other,
-            ))
+    check_content(place, &role, entries.get("content"))?;
+    entries.retain(|value| *value != Json::Null);
+    name_reasoning(&mut entries);
+    match entries.get_mut("tool_calls") {
+        None => {}
+        Some(Json::List(calls)) => {
+            for (index, call) in calls.iter_mut().enumerate() {
+                read_call(&format!("{place}.tool_calls[{index}]"), call)?;
+            }
         }
-        None => return Err(Error::invalid(format!("{place}.content is missing"))),
-    };
-    Ok(Message {
-        role,
-        content,
-        name: optional(place, &raw, "name")?,
-        reasoning_content: optional(place, &raw, "reasoning_content")?,
-        tool_call_id: optional(place, &raw, "tool_call_id")?,
-        tool_calls,
-        raw,
-    })
+        Some(other) => return Err(wanted(place, "tool_calls", "a list", other)),
+    }
+    Ok(Message { role, entries })
 }
 
-fn parse_parts(place: &str, parts: &[Value]) -> Result<String> {
-    let mut text = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let place = format!("{place}.content[{index}]");
-        if !part.is_object() {
+/// transformers' rule, so that dicts print alike: the first name that is there gives the others their value,
+/// `thinking` keeps its own, and stands first.
+fn name_reasoning(entries: &mut Object) {
+    let Some(reasoning) = REASONING.iter().find_map(|key| entries.get(key)).cloned() else {
+        return;
+    };
+    let thinking = entries.get("thinking").cloned();
+    entries.set_first("thinking", thinking.unwrap_or_else(|| reasoning.clone()));
+    entries.set("reasoning_content", reasoning);
+}
+
+fn check_content(place: &str, role: &str, content: Option<&Json>) -> Result<()> {
+    let speaks = SPEAKERS.contains(&role);
+    match content {
+        Some(Json::Text(_) | Json::Null) => Ok(()),
+        Some(Json::List(parts)) => {
+            for (index, part) in parts.iter().enumerate() {
+                check_part(&format!("{place}.content[{index}]"), speaks, part)?;
+            }
+            Ok(())
+        }
+        Some(other) if speaks => Err(wanted(
+            place,
+            "content",
+            "a string or a list of parts",
+            other,
+        )),
+        // An answer may be calls or reasoning alone.
+        None if speaks && role != "assistant" => {
+            Err(Error::invalid(format!("{place}.content is missing")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A part of what a speaker says has a type, and a text if it is one. A tool's result may hold anything but media.
+fn check_part(place: &str, speaks: bool, part: &Json) -> Result<()> {
+    let kind = match part {
+        Json::Object(part) => part.get("type"),
+        _ if speaks => {
             return Err(Error::invalid(format!(
                 "{place} must be an object, not {}",
-                a_kind(part)
-            )));
+                part.kind()
+            )))
         }
-        match part.get("type") {
-            Some(Value::String(kind)) if kind == "text" => {}
-            Some(Value::String(kind)) => {
-                let kind: String = kind.chars().take(40).collect();
-                return Err(Error::unsupported(format!(
-                    "{place}.type {kind:?} is not supported, only \"text\" is"
-                )));
-            }
-            Some(other) => return Err(wanted(&place, "type", "a string", other)),
-            None => return Err(Error::invalid(format!("{place}.type is missing"))),
-        }
-        match part.get("text") {
-            Some(Value::String(part)) => text.push_str(part),
-            Some(other) => return Err(wanted(&place, "text", "a string", other)),
-            None => return Err(Error::invalid(format!("{place}.text is missing"))),
-        }
+        _ => return Ok(()),
+    };
+    // A list of files may be a tool's result.
+    let media = |kind: &str| MEDIA.contains(&kind) && (speaks || part_entry(part, kind).is_some());
+    match kind {
+        Some(Json::Text(kind)) if media(kind) => Err(unsupported_part(place, kind)),
+        _ if !speaks => Ok(()),
+        Some(Json::Text(kind)) if kind != "text" => Ok(()),
+        Some(Json::Text(_)) => match part_entry(part, "text") {
+            Some(Json::Text(_)) => Ok(()),
+            Some(other) => Err(wanted(place, "text", "a string", other)),
+            None => Err(Error::invalid(format!("{place}.text is missing"))),
+        },
+        Some(other) => Err(wanted(place, "type", "a string", other)),
+        None => Err(Error::invalid(format!("{place}.type is missing"))),
     }
-    Ok(text)
 }
 
-/// Both forms: `{"id", "type": "function", "function": {"name", "arguments"}}` and `{"name", "arguments"}`.
-fn parse_call(place: &str, value: &Value) -> Result<ToolCall> {
-    let Value::Object(call) = value else {
+pub(super) fn unsupported_part(place: &str, kind: &str) -> Error {
+    let kind: String = kind.chars().take(40).collect();
+    Error::unsupported(format!(
+        "{place}.type {kind:?} is not supported, only \"text\" is"
+    ))
+}
+
+fn part_entry<'a>(part: &'a Json, key: &str) -> Option<&'a Json> {
+    match part {
+        Json::Object(part) => part.get(key),
+        _ => None,
+    }
+}
+
+/// Both forms: `{"id", "type": "function", "function": {"name", "arguments"}}` and `{"name", "arguments"}`. Calls of
+/// another type are the template's matter.
+fn read_call(place: &str, value: &mut Json) -> Result<()> {
+    let kind = value.kind();
+    let Json::Object(call) = value else {
         return Err(Error::invalid(format!(
-            "{place} must be an object, not {}",
-            a_kind(value)
+            "{place} must be an object, not {kind}"
         )));
     };
-    let id = optional(place, call, "id")?;
-    let (place, function) = match call.get("function") {
-        Some(Value::Object(function)) => (format!("{place}.function"), function),
+    let other_type = matches!(call.get("type"), Some(Json::Text(kind)) if kind != "function");
+    let nested = match call.get("function") {
+        Some(Json::Object(_)) => true,
+        None | Some(Json::Null) => false,
         Some(other) => return Err(wanted(place, "function", "an object", other)),
-        None => (place.to_string(), call),
     };
-    let name = optional(&place, function, "name")?
-        .ok_or_else(|| Error::invalid(format!("{place}.name is missing")))?;
-    let arguments = match function.get("arguments") {
-        None | Some(Value::Null) => Value::Object(Map::new()),
-        Some(arguments @ (Value::Object(_) | Value::String(_))) => arguments.clone(),
-        Some(other) => return Err(wanted(&place, "arguments", "an object or a string", other)),
+    let (place, function) = match nested {
+        true => match call.get_mut("function") {
+            Some(Json::Object(function)) => (format!("{place}.function"), function),
+            _ => return Ok(()),
+        },
+        false => (place.to_string(), call),
     };
-    Ok(ToolCall {
-        id,
-        name,
-        arguments,
-    })
-}
-
-fn optional(place: &str, map: &Map<String, Value>, key: &str) -> Result<Option<String>> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(wanted(place, key, "a string", other)),
+    match function.get("name") {
+        Some(Json::Text(_)) => {}
+        Some(other) if other != &Json::Null => {
+            return Err(wanted(&place, "name", "a string", other))
+        }
+        _ if other_type && !nested => {}
+        _ => return Err(Error::invalid(format!("{place}.name is missing"))),
     }
-}
-
-fn wanted(place: &str, key: &str, what: &str, got: &Value) -> Error {
-    Error::invalid(format!("{place}.{key} must be {what}, not {}", a_kind(got)))
-}
-
-fn a_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+    if let Some(arguments) = function.get_mut("arguments") {
+        let parsed = arguments.as_text().map(|text| Json::parse(text.as_bytes()));
+        if let Some(Ok(object @ Json::Object(_))) = parsed {
+            *arguments = object;
+        }
     }
+    Ok(())
+}
+
+fn wanted(place: &str, key: &str, what: &str, got: &Json) -> Error {
+    Error::invalid(format!("{place}.{key} must be {what}, not {}", got.kind()))
 }
 
 #[cfg(test)]
@@ -207,30 +344,32 @@ mod tests {
         let list = Message::parse_list(
             r#"[{"role":"system","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}],"x":1},
             {"role":"assistant","content":null,"reasoning_content":"r","tool_calls":[
-              {"id":"1","type":"function","function":{"name":"f","arguments":{"k":[1]}}},{"name":"g","arguments":"{}"}]},
-            {"role":"tool","name":"f","tool_call_id":"1","content":"{}"}]"#
+              {"id":"1","type":"function","function":{"name":"f","arguments":{"k":[1]}}},{"name":"g","arguments":"{}"},
+              {"name":"h","arguments":"x"},{"name":"i","arguments":null},{"type":"custom","custom":{"name":"j"}}]},
+            {"role":"tool","name":"f","tool_call_id":"1","content":"{}"},{"role":"tool","content":{"a":[1.0]}}]"#
                 .as_bytes(),
         )
         .unwrap();
+        assert_eq!(list[0].text(), "ab");
+        assert_eq!(list[0].entries().last(), Some(("x", &Json::Int(1))));
+        assert_eq!((list[1].has_content(), &*list[1].text()), (false, ""));
         assert_eq!(
-            (list[0].content.as_str(), &list[0].raw["x"]),
-            ("ab", &Value::from(1))
+            (&*list[2].text(), &*list[3].text()),
+            ("{}", "{\"a\": [1.0]}")
         );
-        assert_eq!(list[1].content, "");
-        assert_eq!(list[1].reasoning_content.as_deref(), Some("r"));
-        assert_eq!(list[1].tool_calls[0].arguments["k"][0], 1);
-        assert_eq!(list[1].tool_calls[0].id.as_deref(), Some("1"));
-        assert_eq!(
-            (
-                list[1].tool_calls[1].name.as_str(),
-                &list[1].tool_calls[1].arguments
-            ),
-            ("g", &Value::from("{}"))
-        );
-        assert_eq!(
-            (list[2].name.as_deref(), list[2].tool_call_id.as_deref()),
-            (Some("f"), Some("1"))
-        );
+        let json = |json: &str| Json::parse(json.as_bytes()).unwrap();
+        let calls: Vec<_> = list[1]
+            .tool_calls()
+            .map(|c| (c.name, c.arguments.cloned()))
+            .collect();
+        let wanted = [
+            (Some("f"), Some(json(r#"{"k":[1]}"#))),
+            (Some("g"), Some(json("{}"))),
+            (Some("h"), Some(json("\"x\""))),
+            (Some("i"), None),
+            (None, None),
+        ];
+        assert_eq!(calls, wanted);
     }
 
     #[test]
@@ -261,9 +400,9 @@ mod tests {
                 "messages[0].role must be a string, not a number",
             ),
             (
-                r#"[{"role":"user","content":null}]"#,
+                r#"[{"role":"user","content":{}}]"#,
                 I,
-                "messages[0].content must be a string or a list of text parts, not null",
+                "messages[0].content must be a string or a list of parts, not an object",
             ),
             (r#"[{"role":"user"}]"#, I, "messages[0].content is missing"),
             (
@@ -282,9 +421,14 @@ mod tests {
                 "messages[0].content[0] must be an object",
             ),
             (
-                r#"[{"role":"user","content":"","name":[]}]"#,
+                r#"[{"role":"tool","content":[{"type":"image_url","image_url":{}}]}]"#,
+                U,
+                "messages[0].content[0].type \"image_url\"",
+            ),
+            (
+                r#"[{"role":"assistant","tool_calls":[{"name":1}]}]"#,
                 I,
-                "messages[0].name must be a string, not a list",
+                "messages[0].tool_calls[0].name must be a string, not a number",
             ),
             (
                 r#"[{"role":"assistant","tool_calls":[{"function":{}}]}]"#,
@@ -292,9 +436,9 @@ mod tests {
                 "messages[0].tool_calls[0].function.name is missing",
             ),
             (
-                r#"[{"role":"assistant","tool_calls":[{"name":"f","arguments":3}]}]"#,
+                r#"[{"role":"assistant","tool_calls":[{"type":"function","function":3}]}]"#,
                 I,
-                "messages[0].tool_calls[0].arguments must be",
+                "messages[0].tool_calls[0].function must be an object, not a number",
             ),
             (
                 r#"[{"role":"assistant","tool_calls":"x"}]"#,

@@ -13,13 +13,16 @@
 mod added;
 mod chat;
 mod chat_template;
+mod continuation;
 mod control;
+mod conversation;
 mod declared;
 mod detokenize;
 mod extend;
 mod growth;
 mod messages;
 mod newer;
+mod parts;
 mod pyjson;
 mod sanitise;
 mod stop;
@@ -34,8 +37,9 @@ mod tests;
 
 pub use chat::{ChatFormat, RenderOptions};
 pub use chat_template::{ChatTemplate, TemplateOptions};
+pub use continuation::continued_text;
 pub use declared::TokenFiles;
-pub use messages::Message;
+pub use messages::{left_out, Message};
 pub use stop::StopStrings;
 pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};
 pub use template_files::TemplateFiles;

@@ -1,22 +1,24 @@
 //! JSON as Python's `json.dumps(value, ensure_ascii=False)` prints it, which is what chat templates do.
 
-use serde_json::{Number, Value};
+use crate::template::Json;
 
-pub(super) fn to_string(value: &Value) -> String {
+pub(super) fn to_string(value: &Json) -> String {
     let mut out = String::new();
     write(&mut out, value);
     out
 }
 
 /// The depth of a parsed value is bounded by the JSON parser.
-fn write(out: &mut String, value: &Value) {
+fn write(out: &mut String, value: &Json) {
     match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(true) => out.push_str("true"),
-        Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => write_number(out, number),
-        Value::String(text) => write_string(out, text),
-        Value::Array(list) => {
+        Json::Null => out.push_str("null"),
+        Json::Bool(true) => out.push_str("true"),
+        Json::Bool(false) => out.push_str("false"),
+        Json::Int(number) => out.push_str(&number.to_string()),
+        Json::Big(number) => out.push_str(&number.to_string()),
+        Json::Float(number) => write_float(out, *number),
+        Json::Text(text) => write_string(out, text),
+        Json::List(list) => {
             out.push('[');
             for (index, item) in list.iter().enumerate() {
                 if index > 0 {
@@ -26,9 +28,9 @@ fn write(out: &mut String, value: &Value) {
             }
             out.push(']');
         }
-        Value::Object(map) => {
+        Json::Object(object) => {
             out.push('{');
-            for (index, (key, item)) in map.iter().enumerate() {
+            for (index, (key, item)) in object.iter().enumerate() {
                 if index > 0 {
                     out.push_str(", ");
                 }
@@ -59,12 +61,12 @@ fn write_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Whole numbers as they are, floats as Python's `repr`: the shortest digits, scientific below 1e-4 and from 1e16 on.
-fn write_number(out: &mut String, number: &Number) {
-    let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
-        out.push_str(&number.to_string());
+/// As Python's `repr`: the shortest digits, scientific below 1e-4 and from 1e16 on.
+fn write_float(out: &mut String, float: f64) {
+    if float.is_infinite() {
+        out.push_str(if float > 0.0 { "Infinity" } else { "-Infinity" });
         return;
-    };
+    }
     let shortest = format!("{float:e}");
     let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -92,8 +94,8 @@ mod tests {
                 "{\"a\": [1, 2.5, null], \"é\\u0001\\\"\": true}",
             ),
             (
-                "[1e22,1e16,1e15,0.0001,0.00001,-0.0,100.0]",
-                "[1e+22, 1e+16, 1000000000000000.0, 0.0001, 1e-05, -0.0, 100.0]",
+                "[1e22,1e16,1e15,0.0001,0.00001,-0.0,100.0,-1e999]",
+                "[1e+22, 1e+16, 1000000000000000.0, 0.0001, 1e-05, -0.0, 100.0, -Infinity]",
             ),
             (
                 r#"[18446744073709551615,-5,1.25e-7,"\u007f/\n\f"]"#,
@@ -101,7 +103,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                super::to_string(&serde_json::from_str(json).unwrap()),
+                super::to_string(&super::Json::parse(json.as_bytes()).unwrap()),
                 python
             );
         }

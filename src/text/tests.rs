@@ -13,6 +13,7 @@ mod chat;
 mod chat_template;
 mod control;
 mod hostile;
+mod messages;
 mod newer;
 mod stream;
 mod token_files;
@@ -30,6 +31,19 @@ pub fn shared(folder: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: no test data in {}", path.display());
     None
+}
+
+/// As the library reads what its caller sends.
+pub fn read(json: &serde_json::Value) -> crate::template::Json {
+    crate::template::Json::parse(json.to_string().as_bytes()).unwrap()
+}
+
+/// As `read`, of an object.
+pub fn read_object(json: &serde_json::Value) -> crate::template::Object {
+    match read(json) {
+        crate::template::Json::Object(object) => object,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// xorshift64*: the same numbers in every run.

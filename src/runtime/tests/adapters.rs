@@ -292,7 +292,12 @@ fn adapter_bound(dtype: &str, kind: &str, program: &str) -> f32 {
 }
 
 /// All rows' logits of a prompt with one adapter, f32; `wide`: with the adapter's arrays as f32.
-pub(super) fn logits(decoder: &Decoder, adapter: &Arrays, wide: bool, prompt: &[i32]) -> Result<Vec<f32>> {
+pub(super) fn logits(
+    decoder: &Decoder,
+    adapter: &Arrays,
+    wide: bool,
+    prompt: &[i32],
+) -> Result<Vec<f32>> {
     let array = |array: &Array| match wide {
         true => ops::astype(array, Dtype::F32),
         false => Ok(array.clone()),

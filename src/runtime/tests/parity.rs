@@ -277,6 +277,8 @@ pub fn device() -> Device {
 
 #[test]
 fn every_fixture_gives_mlx_lms_logits_and_tokens() {
+    // What others measure of MLX's memory is the process's.
+    let _lock = super::engine_lock();
     mlx::install_error_handler();
     mlx::enter(device()).unwrap();
     for_each_run(|run| run.check(&run.feed(false), bound(&run.dtype)));
@@ -290,6 +292,8 @@ fn every_fixture_gives_mlx_lms_logits_and_tokens() {
 /// are no farther from each other than the two errors together. All others are mlx-lm's.
 #[test]
 fn every_fixture_gives_logits_as_good_on_the_cpus_kernels() {
+    // What others measure of MLX's memory is the process's.
+    let _lock = super::engine_lock();
     mlx::install_error_handler();
     mlx::enter(Device::Cpu).unwrap();
     let mut right = (0, 0);
@@ -321,6 +325,8 @@ fn every_fixture_gives_logits_as_good_on_the_cpus_kernels() {
 /// The plain path, operation by operation, is what the one operation of a block is held to.
 #[test]
 fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
+    // What others measure of MLX's memory is the process's.
+    let _lock = super::engine_lock();
     mlx::install_error_handler();
     mlx::enter(Device::Cpu).unwrap();
     mlx::fast::start(Kernels::new(2));
@@ -352,8 +358,6 @@ fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
 
 /// Goes on after one that fails, to tell of all.
 pub fn for_each_run(mut work: impl FnMut(&Run)) {
-    // What others measure of MLX's memory is the process's.
-    let _lock = super::engine_lock();
     let cases = json("cases.json");
     let (mut runs, mut failed) = (0, Vec::new());
     for case in cases.as_array().unwrap() {
@@ -372,6 +376,8 @@ pub fn for_each_run(mut work: impl FnMut(&Run)) {
 /// Training computes so: weights are unpacked to the bytes that were loaded, and MLX's own operations do the rest.
 #[test]
 fn without_the_kernels_packed_weights_give_the_same_bits() {
+    // What others measure of MLX's memory is the process's.
+    let _lock = super::engine_lock();
     mlx::install_error_handler();
     mlx::enter(Device::Cpu).unwrap();
     let tokens = [3, 1, 4, 1, 5, 9, 2, 6];

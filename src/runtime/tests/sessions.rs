@@ -330,27 +330,34 @@ fn memory_comes_back() {
     assert_eq!(settle(), before, "bytes of arrays that are still alive");
 }
 
+/// Of an answer that its template trims, what the prompt has of it.
 #[test]
 fn a_continued_answer_is_one_message() {
     let _lock = engine_lock();
-    let model = load("qwen3-f32");
-    let session = session(&model);
-    let input = Input::Messages(Conversation {
-        messages: r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":"The answer"}]"#
-            .into(),
-        continue_last: true,
-        ..Conversation::default()
-    });
-    let mut text = String::new();
-    let (_, result) = generate(&session, &input, &exactly(6), &mut |event| {
-        if let Event::Text(chunk) = event {
-            text.push_str(&chunk.text);
-        }
-        true
-    });
-    result.unwrap();
-    let message: serde_json::Value = serde_json::from_str(&session.message().unwrap()).unwrap();
-    assert_eq!(message["content"], format!("The answer{text}"));
+    for (model, answer, start) in [
+        ("qwen3-f32", "The answer", "The answer"),
+        ("llama-f32", "\\n The answer \\n", "The answer"),
+    ] {
+        let model = load(model);
+        let session = session(&model);
+        let input = Input::Messages(Conversation {
+            messages: format!(
+                r#"[{{"role":"user","content":"Hi"}},{{"role":"assistant","content":"{answer}"}}]"#
+            ),
+            continue_last: true,
+            ..Conversation::default()
+        });
+        let mut text = String::new();
+        let (_, result) = generate(&session, &input, &exactly(6), &mut |event| {
+            if let Event::Text(chunk) = event {
+                text.push_str(&chunk.text);
+            }
+            true
+        });
+        result.unwrap();
+        let message: serde_json::Value = serde_json::from_str(&session.message().unwrap()).unwrap();
+        assert_eq!(message["content"], format!("{start}{text}"));
+    }
 }
 
 /// A folder like `case`, with another chat template.

@@ -361,7 +361,9 @@ fn written(
         (name, Value::from_json(value, origin).unwrap())
     });
     let context = Value::dict(variables.collect()).unwrap();
-    let rendered = template.render(&context, &|| NOON, &Limits::default()).ok()?;
+    let rendered = template
+        .render(&context, &|| NOON, &Limits::default())
+        .ok()?;
     let mut parts: [String; 3] = Default::default();
     for (piece, origin) in rendered.pieces() {
         parts[origin as usize].push_str(piece);
@@ -396,7 +398,10 @@ fn no_character_that_depends_on_content_is_the_templates() {
                         .filter(|(name, choices)| name != content && !choices.is_empty());
                     let others =
                         others.map(|(name, choices)| (*name, &choices[0], Origin::Template));
-                    written(&template, others.chain([(*content, value, origin)]).collect())
+                    written(
+                        &template,
+                        others.chain([(*content, value, origin)]).collect(),
+                    )
                 };
                 for origin in [Origin::Content, Origin::Assistant] {
                     let few = if origin == Origin::Content {

@@ -1,8 +1,8 @@
 //! The folder's own template: finding it, and what goes in and comes out.
 
-use serde_json::{json, Map, Value};
+use serde_json::{json, Value};
 
-use super::shared;
+use super::{read, read_object, shared};
 use crate::error::{Code, Result};
 use crate::template::Now;
 use crate::text::tokenizer::Origin;
@@ -20,7 +20,7 @@ fn noon() -> Now {
 }
 
 /// One whose templates can all be used, or what is wrong with them.
-fn find(jinja: Option<&str>, config: Value) -> Result<Option<ChatTemplate>> {
+pub(super) fn find(jinja: Option<&str>, config: Value) -> Result<Option<ChatTemplate>> {
     let special: Vec<(String, String)> = config
         .as_object()
         .into_iter()
@@ -82,7 +82,7 @@ fn templates_are_found_where_folders_have_them() {
     let named = json!({"chat_template": [
         {"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}, {"name": "rag", "template": "{%"},
     ]});
-    let tools = json!([{"type": "function"}]);
+    let tools = read(&json!([{"type": "function"}]));
     assert_eq!(
         printed(find(None, named.clone()).unwrap(), prompt()),
         "plain"
@@ -177,24 +177,21 @@ fn known_roles_are_the_templates_own_words() {
 #[test]
 fn variables_are_there_and_cannot_be_shadowed() {
     let source =
-        "{{ bos_token }}{{ tools is defined }}{{ add_generation_prompt }}{{ enable_thinking }}\
+        "{{ bos_token }}{{ tools is none }}{{ add_generation_prompt }}{{ enable_thinking }}\
                   {{ strftime_now('%Y-%m-%d') }}";
     let config = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>"});
     let template = find(Some(source), config).unwrap().unwrap();
     let hi = json!([{"role": "user", "content": "Hi"}]);
-    let args: Map<String, Value> = json!({"enable_thinking": false})
-        .as_object()
-        .unwrap()
-        .clone();
+    let args = read_object(&json!({"enable_thinking": false}));
     let options = TemplateOptions {
         args: Some(&args),
         ..prompt()
     };
     assert_eq!(
         text(render(&template, &hi, options).unwrap()),
-        "<s>FalseTrueFalse2025-07-01"
+        "<s>TrueTrueFalse2025-07-01"
     );
-    let args: Map<String, Value> = json!({"messages": []}).as_object().unwrap().clone();
+    let args = read_object(&json!({"messages": []}));
     let error = render(
         &template,
         &hi,
@@ -206,7 +203,7 @@ fn variables_are_there_and_cannot_be_shadowed() {
     .unwrap_err();
     assert_eq!(error.code, Code::InvalidArgument);
     assert!(error.message.contains("messages"), "{error}");
-    let tools = json!({"not": "a list"});
+    let tools = read(&json!({"not": "a list"}));
     let error = render(
         &template,
         &hi,
@@ -258,7 +255,7 @@ fn a_continued_answer_ends_the_prompt() {
     assert!(go("Once ", &template)
         .unwrap()
         .ends_with("assistant\nOnce "));
-    assert_eq!(go("", &template).unwrap_err().code, Code::InvalidArgument);
+    assert!(go("", &template).unwrap().ends_with("assistant\n"));
     let shouts = find(
         Some("{% for m in messages %}{{ m.content | upper }}{% endfor %}"),
         json!({}),
@@ -275,10 +272,10 @@ fn published_templates_print_what_transformers_prints() {
     let Some(folder) = shared("renders") else {
         return;
     };
-    let read = |path: std::path::PathBuf| -> Value {
+    let file = |path: std::path::PathBuf| -> Value {
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     };
-    let inputs = read(folder.join("_inputs.json"));
+    let inputs = file(folder.join("_inputs.json"));
     let (mut same, mut errors) = (0, 0);
     for entry in std::fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
@@ -286,16 +283,23 @@ fn published_templates_print_what_transformers_prints() {
         if name.starts_with('_') {
             continue;
         }
-        let renders = read(path);
+        let renders = file(path);
         let source =
             std::fs::read_to_string(folder.join(format!("../templates/{name}.jinja"))).unwrap();
         let template = find(Some(&source), inputs["vars"].clone())
             .unwrap()
             .unwrap();
         for (case, input) in inputs["cases"].as_object().unwrap() {
+            let tools = input.get("tools").map(read);
             let options = TemplateOptions {
-                tools: input.get("tools"),
+                tools: tools.as_ref(),
                 ..prompt()
+            };
+            // Arguments that were text are the object.
+            let case = if case == "toolcall_strargs" {
+                "toolcall"
+            } else {
+                case
             };
             match (
                 render(&template, &input["messages"], options),
@@ -314,7 +318,8 @@ fn published_templates_print_what_transformers_prints() {
             }
         }
     }
-    assert_eq!((same, errors), (241, 29));
+    // Of the 29 that transformers refuses, nine were of arguments as text.
+    assert_eq!((same, errors), (250, 20));
 }
 
 /// Every published template with every published tokenizer: the ids of an innocent conversation are those of its text
@@ -363,9 +368,9 @@ fn no_string_of_a_conversation_makes_a_control_token() {
                     {"role": "assistant", "content": said},
                     {"role": "user", "content": said},
                 ]);
-                let tools = json!([{"type": "function", "function": {
+                let tools = read(&json!([{"type": "function", "function": {
                     "name": "look", "description": tool, "parameters": {"type": "object", "properties": {
-                        "at": {"type": "string", "description": tool}}}}}]);
+                        "at": {"type": "string", "description": tool}}}}}]));
                 let options = TemplateOptions {
                     tools: Some(&tools),
                     ..prompt()

@@ -4,7 +4,7 @@
 use serde_json::{json, Map, Value};
 
 use crate::error::{Code, Error, Result};
-use crate::template::Now;
+use crate::template::{Json, Now};
 use crate::text::{
     ChatTemplate, Message, Piece, Specials, TemplateFiles, TemplateOptions, TokenFiles, Tokenizer,
 };
@@ -111,7 +111,7 @@ fn templates<'a>(
 
 fn rendered(template: &ChatTemplate, tools: Option<&str>) -> Result<String> {
     let messages = Message::parse_list(br#"[{"role": "user", "content": "a"}]"#)?;
-    let tools = tools.map(|tools| serde_json::from_str(tools).unwrap());
+    let tools = tools.map(|tools| Json::parse(tools.as_bytes()).unwrap());
     let options = TemplateOptions {
         tools: tools.as_ref(),
         ..TemplateOptions::default()
