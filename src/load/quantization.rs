@@ -13,7 +13,7 @@ use crate::error::{Code, Error, Result};
 
 impl Mode {
     /// The legal bits and group sizes.
-    fn legal(self) -> (&'static [i32], &'static [i32]) {
+    pub fn legal(self) -> (&'static [i32], &'static [i32]) {
         match self {
             Mode::Affine => (&[2, 3, 4, 5, 6, 8], &[32, 64, 128]),
             Mode::Mxfp4 => (&[4], &[32]),

@@ -212,9 +212,9 @@ impl Decoder {
         })
     }
 
-    /// The norm of each row of a module's base weight: `[out]`, of the embedding `[vocab]`.
+    /// The norm of each row of a module's base weight, f32: `[out]`, of the embedding `[vocab]`.
     pub fn row_norms(&self, site: Site) -> Result<Array> {
-        let weight = self.weight(site)?;
+        let weight = ops::astype(&self.weight(site)?, Dtype::F32)?;
         ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, 1, false)?)
     }
 

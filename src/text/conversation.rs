@@ -5,7 +5,7 @@ use super::messages::{part_text, unsupported_part, Message};
 use super::parts::Format;
 use super::tokenizer::Origin;
 use crate::error::{Error, Result};
-use crate::template::{Json, Object, Str, TemplateError, Value};
+use crate::template::{Json, Object, Str, Value};
 
 /// Variables that a conversation sets itself; `template_args` cannot.
 const OWN: &[&str] = &["messages", "tools", "add_generation_prompt"];
@@ -122,20 +122,17 @@ fn parts_value(
     if !takes {
         return Ok(Value::str(format!("{}{end_mark}", message.text()), origin));
     }
-    let last = parts.iter().rposition(|part| part_text(part).is_some());
-    if last.is_none() && !end_mark.is_empty() {
-        return Err(nothing_to_continue());
-    }
-    let values = parts.iter().enumerate().map(|(index, part)| match part {
-        Json::Object(part) if last == Some(index) && !end_mark.is_empty() => {
-            let mut part = part.clone();
+    let mut content = Json::List(parts.to_vec());
+    if let (Json::List(parts), false) = (&mut content, end_mark.is_empty()) {
+        let last = parts
+            .iter_mut()
+            .rfind(|part| part_text(part).is_some())
+            .ok_or_else(nothing_to_continue)?;
+        if let Json::Object(part) = last {
             if let Some(Json::Text(text)) = part.get_mut("text") {
                 text.push_str(end_mark);
             }
-            Json::Object(part).to_value(origin)
         }
-        part => part.to_value(origin),
-    });
-    let values = values.collect::<std::result::Result<_, TemplateError>>()?;
-    Ok(Value::list(values)?.shaped(origin))
+    }
+    Ok(content.to_value(origin)?)
 }

@@ -14,7 +14,7 @@ use super::*;
 use crate::dtype::Mode;
 use crate::error::Error;
 use crate::load::testing::TempFolder;
-use crate::load::{parse_object, Object, Quantization};
+use crate::load::{parse_object, Object};
 use crate::model::families::{self, FAMILIES};
 use crate::model::DecoderConfig;
 use crate::runtime::prompt::{self, Conversation};
@@ -292,22 +292,12 @@ fn chat_format(format: ChatFormat) -> &'static str {
     }
 }
 
-/// What `Quantization::parse` takes, and in which folders it was compared.
+/// What weights may be packed in, and in which folders it was compared.
 fn quantisations(out: &mut String, checked: &[Checked]) {
     heading(out, &["mode", "bits", "groups", "checked in"]);
     for mode in Mode::ALL {
-        let takes = |bits: i32, group: i32| {
-            let config =
-                json!({"quantization": {"mode": mode.name(), "bits": bits, "group_size": group}});
-            Quantization::parse(
-                &Object::new("config.json", config.as_object().unwrap()),
-                &mut Default::default(),
-            )
-            .is_ok()
-        };
-        let all = || (1..=16).flat_map(|bits| [8, 16, 32, 64, 128, 256].map(|group| (bits, group)));
-        let taken: Vec<_> = all().filter(|&(bits, group)| takes(bits, group)).collect();
-        let list = |numbers: BTreeSet<i32>| joined(numbers.iter().map(i32::to_string));
+        let (bits, groups) = mode.legal();
+        let list = |numbers: &[i32]| joined(numbers.iter().map(i32::to_string));
         let own = checked
             .iter()
             .filter(|case| case.quantization["mode"] == mode.name());
@@ -317,8 +307,8 @@ fn quantisations(out: &mut String, checked: &[Checked]) {
             out,
             &[
                 &format!("`{}`", mode.name()),
-                &list(taken.iter().map(|pair| pair.0).collect()),
-                &list(taken.iter().map(|pair| pair.1).collect()),
+                &list(bits),
+                &list(groups),
                 &joined(names),
             ],
         );

@@ -196,6 +196,9 @@
 /** mlxrt_shutdown: also end what other users of the library in this process still hold. */
 #define MLXRT_SHUTDOWN_FORCE 1u
 
+/** mlxrt_load_options: the folder's files may be links to files outside it, such as weights in a store. */
+#define MLXRT_LOAD_FOLLOW_LINKS 1u
+
 /** mlxrt_tokenize: add what the tokenizer's post-processor adds (BOS, EOS). */
 #define MLXRT_TOKENIZE_ADD_SPECIAL 1u
 /** mlxrt_tokenize: special tokens written in the text, such as <|im_start|>, are just text. */
@@ -420,7 +423,7 @@ typedef int32_t (*mlxrt_progress_fn)(void *MLXRT_NULLABLE user_data, uint64_t do
 typedef struct mlxrt_load_options {
   /** sizeof(mlxrt_load_options). */
   uint32_t struct_size;
-  /** 0; none are defined. */
+  /** MLXRT_LOAD_*. */
   uint32_t flags;
   /** The most tokens a session may ask for; 0 = the model's own limit. */
   uint32_t context;
@@ -1209,14 +1212,17 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
 /**
  * Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
  * "parameters", "weight_bytes", "quantization", "context", "vocab_size", sizes of the network, "eos_token_ids",
- * "session_context", "kv_bytes" (of one full session), "estimated_bytes": the most that a process takes which loads the
- * model and fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the
- * CPU computes it is at most 15 % and 32 KiB above what is measured, on a GPU it is estimated with more to spare. What an
- * adapter, another session, training and a request with log-probabilities or penalties take comes on top. The headers of
- * all files are checked. path is a folder, or the id of a model that is in the local Hugging Face cache.
+ * "chat_format", "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
+ * what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and
+ * fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the CPU
+ * computes it is at most 15 % and 32 KiB above what is measured, on a GPU it is estimated with more to spare. What an
+ * adapter, another session, training and a request with log-probabilities or penalties take comes on top.
+ * What mlxrt_model_load refuses is refused here, in the same words: the headers of all files are checked, and the
+ * tokenizer and the chat template are read.
+ * path is a folder, or the id of a model that is in the local Hugging Face cache.
  *
  * Threads: any.
- * Blocks: while it reads headers.
+ * Blocks: while it reads headers and the tokenizer.
  * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
  * Owns: json is yours: mlxrt_free.
  */
@@ -1227,7 +1233,10 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
 
 /**
  * Loads a model: its config, tokenizer and weights, each checked before it is used. path is a folder in mlx-lm's
- * form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run.
+ * form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run. The weights
+ * decide: the index is a hint, and so is what config.json says of their quantisation; where they differ, and where
+ * generation_config.json cannot be read, a warning goes to the log and to mlxrt_model_info. Files of the folder may be
+ * links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere.
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
@@ -1240,7 +1249,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_load(
     mlxrt_model *MLXRT_NULLABLE *MLXRT_NONNULL out);
 
 /**
- * Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part, and "chat_format".
+ * Tells what a loaded model is, as JSON: as mlxrt_model_inspect without the session's part.
  *
  * Threads: any.
  * Blocks: no.

@@ -37,6 +37,7 @@ const REFUSED: &[Refused] = &[
               them from the original.",
         says: || {
             let folder = copy("llama-f32");
+            rename_weight(&folder, "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.qweight");
             let methods = ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors", "mxfp4", "bitnet", "hqq", "aqlm", "quanto", "torchao"];
             let said = methods.into_iter().map(|method| {
                 edit(&folder, "config.json", &[("quantization_config", json!({"quant_method": method, "bits": 4, "group_size": 128}))]);
@@ -46,17 +47,14 @@ const REFUSED: &[Refused] = &[
         },
     },
     Refused {
-        what: "A mode, width or group that MLX's kernels do not have",
-        peers: "no peer takes other affine ones; transformers has `nf4`",
-        why: "There is nothing to compute it with.",
+        what: "A mode that MLX does not have",
+        peers: "transformers has `nf4`; mlx-lm ignores what it does not know and goes by the shapes",
+        why: "Bits and groups follow from the shapes, whatever the config says; what a new mode means does not.",
         says: || {
             let folder = copy("qwen3-4bit");
-            let blocks = [json!({"mode": "nf4", "bits": 4, "group_size": 64}), json!({"bits": 7, "group_size": 64}), json!({"bits": 4, "group_size": 16})];
-            let said = blocks.into_iter().map(|block| {
-                edit(&folder, "config.json", &[("quantization", block), ("quantization_config", Value::Null)]);
-                loaded(&folder)
-            });
-            (said.collect(), folder)
+            let block = json!({"mode": "nf4", "bits": 4, "group_size": 64});
+            edit(&folder, "config.json", &[("quantization", block), ("quantization_config", Value::Null)]);
+            (vec![loaded(&folder)], folder)
         },
     },
     Refused {
@@ -286,4 +284,21 @@ pub fn section(out: &mut String, reference: &Value) {
 
 fn block(out: &mut String, texts: &[String]) {
     writeln!(out, "```\n{}\n```", texts.join("\n")).unwrap();
+}
+
+/// As another program names what it packs.
+fn rename_weight(folder: &TempFolder, from: &str, to: &str) {
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = file
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| match name == from {
+            true => (to.to_owned(), tensor),
+            false => (name, tensor),
+        });
+    let bytes = safetensors::serialize(tensors, None).unwrap();
+    folder.write("model.safetensors", bytes);
+    let _ = std::fs::remove_file(folder.path().join("model.safetensors.index.json"));
 }
