@@ -939,6 +939,9 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_render)(
       const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
       char *MLXRT_NULLABLE *MLXRT_NONNULL text, size_t *MLXRT_NULLABLE len);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_count_tokens)(
+      const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
+      int32_t *MLXRT_NULLABLE *MLXRT_NULLABLE ids, size_t *MLXRT_NONNULL count);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_adapter_create)(
       mlxrt_model *MLXRT_NONNULL model, const mlxrt_adapter_options *MLXRT_NULLABLE options,
       mlxrt_adapter *MLXRT_NULLABLE *MLXRT_NONNULL out);
@@ -1003,9 +1006,6 @@ struct mlxrt_api {
   const void *MLXRT_NULLABLE mlxrt_grammar_free;
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
       const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
-  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_count_tokens)(
-      const mlxrt_model *MLXRT_NONNULL model, const mlxrt_input *MLXRT_NONNULL input,
-      int32_t *MLXRT_NULLABLE *MLXRT_NULLABLE ids, size_t *MLXRT_NONNULL count);
 };
 
 #ifdef __cplusplus

@@ -72,6 +72,7 @@ table! {
     mlxrt_tokenize = model::mlxrt_tokenize,
     mlxrt_detokenize = model::mlxrt_detokenize,
     mlxrt_render = model::mlxrt_render,
+    mlxrt_count_tokens = model::mlxrt_count_tokens,
     mlxrt_adapter_create = adapter::mlxrt_adapter_create,
     mlxrt_adapter_load = adapter::mlxrt_adapter_load,
     mlxrt_adapter_info = adapter::mlxrt_adapter_info,
@@ -103,7 +104,6 @@ table! {
     mlxrt_grammar_compile,
     mlxrt_grammar_free,
     mlxrt_metrics = metrics::mlxrt_metrics,
-    mlxrt_count_tokens = model::mlxrt_count_tokens,
 }
 
 /// The table, or NULL for a version that is newer than this library's, or 0.

@@ -53,6 +53,7 @@
 #define MLXRT_RETURN_CONTINUE 0
 #define MLXRT_RETURN_STOP 1
 #define MLXRT_SHUTDOWN_FORCE 1u            /* also end what other users of the library in this process still hold */
+#define MLXRT_LOAD_FOLLOW_LINKS 1u         /* weights may be links to files outside the folder */
 #define MLXRT_TOKENIZE_ADD_SPECIAL 1u      /* what the tokenizer's post-processor adds (BOS, EOS) */
 #define MLXRT_TOKENIZE_SPECIAL_AS_TEXT 2u  /* "<|im_start|>" in the text is just text */
 #define MLXRT_DETOKENIZE_SKIP_SPECIAL 1u
@@ -313,6 +314,7 @@ void mlxrt_model_free(mlxrt_model *model);
 mlxrt_error *mlxrt_tokenize(const mlxrt_model *model, const char *text, size_t len, uint32_t flags, int32_t **ids, size_t *count);
 mlxrt_error *mlxrt_detokenize(const mlxrt_model *model, const int32_t *ids, size_t count, uint32_t flags, char **text, size_t *len);
 mlxrt_error *mlxrt_render(const mlxrt_model *model, const mlxrt_input *input, char **text, size_t *len);
+mlxrt_error *mlxrt_count_tokens(const mlxrt_model *model, const mlxrt_input *input, int32_t **ids, size_t *count); /* what generate would take in, provenance included; ids may be NULL */
 /* ---- adapters ---- */
 mlxrt_error *mlxrt_adapter_create(mlxrt_model *model, const mlxrt_adapter_options *options, mlxrt_adapter **out);
 mlxrt_error *mlxrt_adapter_load(mlxrt_model *model, const char *path, const mlxrt_call_options *options, mlxrt_adapter **out);
@@ -349,8 +351,6 @@ mlxrt_error *mlxrt_grammar_compile(const mlxrt_model *model, int32_t kind, const
 void mlxrt_grammar_free(mlxrt_grammar *grammar);
 /* ---- metrics ---- */
 mlxrt_error *mlxrt_metrics(const mlxrt_model *model, mlxrt_metrics_data *out); /* NULL = the whole process; always on */
-/* ---- later functions: the order is that of mlxrt_api ---- */
-mlxrt_error *mlxrt_count_tokens(const mlxrt_model *model, const mlxrt_input *input, int32_t **ids, size_t *count); /* what generate would take in, provenance included; ids may be NULL */
 
 #ifdef __cplusplus
 }

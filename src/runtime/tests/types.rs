@@ -11,6 +11,9 @@ use crate::load::testing::TempFolder;
 use crate::mlx::fast;
 use crate::runtime::adapter::{Adapter, LoadOptions as AdapterLoad};
 
+/// A tensor's new type by its name; None: as it is.
+type Retype<'a> = &'a dyn Fn(&str) -> Option<Dtype>;
+
 /// How much farther from the exact logits the kernels may be than MLX's operations, which round more often: two ways to
 /// round are not equally far, and one that rounds where the other does not is several times farther.
 const SLACK: f32 = 1.5;
@@ -34,7 +37,7 @@ fn widen(dtype: safetensors::Dtype, data: &[u8]) -> Vec<f32> {
 }
 
 /// The bytes of a safetensors file in which some float tensors have another type.
-fn retyped(bytes: &[u8], to: &dyn Fn(&str) -> Option<Dtype>) -> Vec<u8> {
+fn retyped(bytes: &[u8], to: Retype) -> Vec<u8> {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let tensors: Vec<_> = file
         .tensors()
@@ -89,7 +92,7 @@ fn retyped(bytes: &[u8], to: &dyn Fn(&str) -> Option<Dtype>) -> Vec<u8> {
 }
 
 /// A copy of a fixture's model whose tensors were given other types, one after the other.
-fn model_folder(case: &str, types: &[&dyn Fn(&str) -> Option<Dtype>]) -> TempFolder {
+fn model_folder(case: &str, types: &[Retype]) -> TempFolder {
     let (from, folder) = (fixtures().join("models").join(case), TempFolder::new());
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         folder.write(name, std::fs::read(from.join(name)).unwrap());
@@ -131,7 +134,7 @@ fn is_as_near([ours, plain]: &[Vec<f32>; 2], exact: &[f32], what: &str) {
 }
 
 /// A fixture with other types answers, and its logits are as near to those of the same weights in f32 as MLX's.
-fn computes(case: &str, to: &dyn Fn(&str) -> Option<Dtype>, what: &str) {
+fn computes(case: &str, to: Retype, what: &str) {
     let folder = model_folder(case, &[to]);
     let model = load_from(&folder);
     let given = run(&session(&model), &Input::Tokens(prompt()), &exactly(3));
