@@ -62,8 +62,9 @@ pub(super) fn report(
 /// "chat_format", "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
 /// what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and
 /// fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the CPU
-/// computes it is at most 15 % and 32 KiB above what is measured, on a GPU it is estimated with more to spare. What an
-/// adapter, another session, training and a request with log-probabilities or penalties take comes on top.
+/// computes and the weights have one float type it is at most 15 % and 32 KiB above what is measured, elsewhere it is
+/// estimated with more to spare. What an adapter, another session, training and a request with log-probabilities or
+/// penalties take comes on top.
 /// What mlxrt_model_load refuses is refused here, in the same words: the headers of all files are checked, and the
 /// tokenizer and the chat template are read.
 /// path is a folder, or the id of a model that is in the local Hugging Face cache.

@@ -280,9 +280,11 @@ impl BlockTypes {
         let after_mlp = block.post_feedforward_layernorm.as_ref();
         let r = norm(linear_type(&block.down_proj, inner), after_mlp);
         let output = wider(h1, r);
+        // A cache holds both in the wider of their types.
+        let kept = wider(keys, values);
         BlockTypes {
-            keys,
-            values,
+            keys: kept,
+            values: kept,
             output,
             all_one: [queries, keys, values, h1, inner, output]
                 .iter()
