@@ -39,7 +39,7 @@ number() { # FILE NAME
   sed -n "s/^const $2: [a-z0-9]* = \([0-9]*\);.*/\1/p" "$root/src/runtime/$1"
 }
 for words in "parked when it is $(number job.rs RUN_AHEAD) events ahead" \
-  "on a GPU up to $(number worker/step.rs GPU_PREFILL_STEP) tokens"; do
+  "on a GPU up to $(number estimate.rs GPU_PREFILL_STEP) tokens"; do
   grep -qF "$words" "$root/docs/embedding.md" || { echo "docs/embedding.md does not say \"$words\""; exit 1; }
 done
 python3 "$root/tests/docs/links.py" "$root"
