@@ -16,6 +16,14 @@ pub fn ask(bytes: usize, times: usize, what: &str) -> Result<()> {
         })
 }
 
+/// So many zeros.
+///
+/// Errors: as `ask`.
+pub fn zeros(bytes: usize, what: &str) -> Result<Vec<u8>> {
+    ask(bytes, 1, what)?;
+    Ok(vec![0; bytes])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

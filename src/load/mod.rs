@@ -30,6 +30,7 @@ mod limits;
 mod quantization;
 mod safetensors;
 mod scan;
+mod slot;
 mod warnings;
 mod weights;
 
@@ -44,5 +45,6 @@ pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
 pub use quantization::Quantization;
+pub use slot::{Piece, Slot};
 pub use warnings::Warnings;
-pub use weights::{Catalog, Tensor};
+pub use weights::{Catalog, Tensor, WeightFile};

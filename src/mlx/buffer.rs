@@ -57,39 +57,49 @@ impl HostBuffer {
         })
     }
 
-    /// Reads up to `most` more bytes from `file`, whose part for this buffer starts at `offset`. Gives how many were
-    /// read; 0 when the buffer is full. A file that ends early is an error.
-    pub fn read_some(&mut self, file: &File, offset: u64, most: usize) -> std::io::Result<usize> {
+    /// Reads up to `most` more bytes from `file`, from `position` on. Gives how many were read; 0 when the buffer is full. A
+    /// file that ends early is an error.
+    pub fn read_some(&mut self, file: &File, position: u64, most: usize) -> std::io::Result<usize> {
         let wanted = most.min(self.len - self.filled);
         if wanted == 0 {
             return Ok(0);
         }
-        let position = offset
-            .checked_add(self.filled as u64)
-            .and_then(|at| i64::try_from(at).ok());
-        let position = position.ok_or(std::io::ErrorKind::InvalidInput)?;
-        // SAFETY: `wanted` bytes from `filled` on lie inside the allocation, which this value alone owns.
-        let got = unsafe {
-            libc::pread(
-                file.as_raw_fd(),
-                self.data.add(self.filled).cast(),
-                wanted,
-                position,
-            )
-        };
-        match got {
-            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n if n > 0 => {
-                self.filled += n as usize;
-                Ok(n as usize)
-            }
-            _ => match std::io::Error::last_os_error() {
-                error if error.kind() == std::io::ErrorKind::Interrupted => {
-                    self.read_some(file, offset, most)
+        let position = i64::try_from(position).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        loop {
+            // SAFETY: `wanted` bytes from `filled` on lie inside the allocation, which this value alone owns.
+            let got = unsafe {
+                let to = self.data.add(self.filled).cast();
+                libc::pread(file.as_raw_fd(), to, wanted, position)
+            };
+            match got {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                n if n > 0 => {
+                    self.filled += n as usize;
+                    return Ok(n as usize);
                 }
-                error => Err(error),
-            },
+                _ => {
+                    let error = std::io::Error::last_os_error();
+                    if error.kind() != std::io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
         }
+    }
+
+    /// Puts bytes behind those that are there, as many as there is room for.
+    pub fn append(&mut self, bytes: &[u8]) {
+        let count = bytes.len().min(self.len - self.filled);
+        // SAFETY: `count` bytes from `filled` on lie inside the allocation, which this value alone owns.
+        unsafe {
+            let to = self.data.add(self.filled);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, count);
+        }
+        self.filled += count;
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.filled == self.len
     }
 
     /// What was read so far.

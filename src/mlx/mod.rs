@@ -17,6 +17,7 @@ pub mod fast;
 pub mod fault;
 pub mod grad;
 pub mod memory;
+pub mod nn;
 pub mod ops;
 
 pub use array::Array;

@@ -78,6 +78,7 @@ binary! {
     greater_equal = mlx_greater_equal;
     logical_and = mlx_logical_and;
     power = mlx_power;
+    logaddexp = mlx_logaddexp;
 }
 
 /// `a`, through which no gradient flows.
@@ -129,6 +130,16 @@ pub fn slice(a: &Array, start: &[i32], stop: &[i32]) -> Result<Array> {
             s,
         )
     })
+}
+
+/// Some of the columns of `[…, columns]`.
+pub fn columns(a: &Array, columns: std::ops::Range<i32>) -> Result<Array> {
+    let mut stop = a.shape().to_vec();
+    let mut start = vec![0; stop.len()];
+    if let (Some(first), Some(end)) = (start.last_mut(), stop.last_mut()) {
+        (*first, *end) = (columns.start, columns.end);
+    }
+    slice(a, &start, &stop)
 }
 
 /// `a` with `update` written at `start..stop`. Written in place when `a` has no other owner by the time it runs.
@@ -396,13 +407,15 @@ pub enum Mask<'a> {
     Array(&'a Array),
 }
 
-/// q `[batch, heads, queries, head_dim]`, k and v `[batch, kv_heads, keys, head_dim]` → like q.
+/// q `[batch, heads, queries, head_dim]`, k and v `[batch, kv_heads, keys, head_dim]` → like q. sinks `[heads]`: scores of
+/// no key.
 pub fn scaled_dot_product_attention(
     q: &Array,
     k: &Array,
     v: &Array,
     scale: f32,
     mask: Mask,
+    sinks: Option<&Array>,
 ) -> Result<Array> {
     let (mode, array) = match mask {
         Mask::All => (c"", NONE),
@@ -419,7 +432,7 @@ pub fn scaled_dot_product_attention(
             scale,
             mode.as_ptr(),
             array,
-            NONE,
+            optional(sinks),
             false,
             s,
         )

@@ -221,7 +221,7 @@ impl AdapterSet {
         adapter: &mut Adapter,
         strength: f32,
         weight: &dyn Fn(Site) -> Result<Array>,
-        norm: &dyn Fn(&Array) -> Result<Array>,
+        norm: &dyn Fn(Site, &Array) -> Result<Array>,
     ) -> Result<()> {
         for index in 0..adapter.parts.len() {
             let low = adapter.low_rank(index, strength, weight)?;
@@ -250,7 +250,7 @@ impl AdapterSet {
                 } => {
                     let stored = weight.as_ref().map(|weight| match weight.shape().len() {
                         // Only norms have one dimension.
-                        1 => norm(weight),
+                        1 => norm(*site, weight),
                         _ => Ok(weight.clone()),
                     });
                     patch.full = stored.transpose()?.map(|weight| (weight, *tied));
@@ -262,14 +262,14 @@ impl AdapterSet {
     }
 
     fn patch_mut(&mut self, site: Site) -> &mut Patch {
-        if self.patches.len() <= site.0 {
-            self.patches.resize_with(site.0 + 1, || None);
+        if self.patches.len() <= site.index {
+            self.patches.resize_with(site.index + 1, || None);
         }
-        self.patches[site.0].get_or_insert_default()
+        self.patches[site.index].get_or_insert_default()
     }
 
     pub(super) fn patch(&self, site: Site) -> Option<&Patch> {
-        self.patches.get(site.0)?.as_ref()
+        self.patches.get(site.index)?.as_ref()
     }
 
     /// The norm to compute with at `site`.

@@ -1,6 +1,7 @@
-//! The one description of a decoder-only transformer that every family is read into.
+//! The one description of a decoder-only transformer that every family is read into: blocks, each a list of halves.
 
-use super::extent::Extent;
+use super::parts::attention::AttentionConfig;
+use super::parts::mlp::MlpConfig;
 
 /// Sizes are numbers of elements; all were checked by the family that read them.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,17 +10,13 @@ pub struct DecoderConfig {
     pub vocab_size: i32,
     /// Tokens the model was made for (`max_position_embeddings`).
     pub context: u32,
-    pub norm_eps: f32,
-    /// Gemma stores norm weights minus one.
-    pub norm_plus_one: bool,
-    pub norm_placement: NormPlacement,
-    /// What the embeddings are multiplied by, rounded to bf16 first.
-    pub embed_scale: Option<f32>,
+    pub embed: EmbedConfig,
+    pub blocks: Vec<BlockConfig>,
+    /// Before the output layer.
+    pub norm: NormConfig,
     /// Whether the embedding is also the output layer; `None`: it is when there is no `lm_head` in the files.
     pub tie_word_embeddings: Option<bool>,
-    pub attention: AttentionConfig,
-    pub mlp: MlpConfig,
-    pub layers: Vec<Layer>,
+    pub logits: LogitsConfig,
     /// In float16 the residual is added in f32 and clipped, since gemma's overflows.
     pub clip_residual: bool,
     /// Where the decoder's tensors are found: the first prefix pair whose embedding exists.
@@ -35,84 +32,95 @@ pub struct Names {
     pub head: &'static str,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttentionConfig {
-    pub heads: i32,
-    pub kv_heads: i32,
-    pub head_dim: i32,
-    pub scale: f32,
-    pub qkv_bias: bool,
-    pub o_bias: bool,
-    /// RMS norm of each query and key head before the rotation.
-    pub qk_norm: bool,
+/// What becomes of the embeddings before the first block.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EmbedConfig {
+    /// What they are multiplied by.
+    pub scale: Option<f32>,
+    /// The eps of an RMS norm without a weight.
+    pub norm: Option<f32>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct MlpConfig {
-    pub intermediate_size: i32,
-    pub bias: bool,
-    pub activation: Activation,
+/// What becomes of the output layer's numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogitsConfig {
+    /// What they are multiplied by.
+    pub scale: Option<f32>,
+    /// `cap * tanh(logits / cap)`
+    pub softcap: Option<f32>,
 }
 
+/// An RMS norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Activation {
-    Silu,
-    GeluTanh,
+pub struct NormConfig {
+    /// Inside of its block, or outside of all.
+    pub name: &'static str,
+    pub eps: f32,
+    /// Gemma stores norm weights minus one.
+    pub plus_one: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum NormPlacement {
-    /// Before attention and before the MLP.
-    Pre,
-    /// Before and after each (gemma).
-    Sandwich,
-}
-
-/// What differs from layer to layer.
+/// Halves, one after the other; two make a usual block.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layer {
-    pub rope: Rope,
-    /// Tokens that a query may look back on, itself included; `None` = all.
-    pub window: Option<i32>,
+pub struct BlockConfig {
+    pub halves: Vec<HalfConfig>,
 }
 
+/// `x + multiplier * post_norm(part(norm(x)))`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rope {
-    pub base: f32,
-    /// Rotates neighbouring elements instead of halves.
-    pub traditional: bool,
-    pub scaling: RopeScaling,
+pub struct HalfConfig {
+    pub norm: Option<NormConfig>,
+    pub part: PartConfig,
+    pub post_norm: Option<NormConfig>,
+    /// 1 where a family has none.
+    pub multiplier: f32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    None,
-    /// Positions are divided by this.
-    Linear(f32),
-    Llama3 {
-        factor: f32,
-        low_freq_factor: f32,
-        high_freq_factor: f32,
-        original_context: f32,
-    },
+pub enum PartConfig {
+    Attention(AttentionConfig),
+    Mlp(MlpConfig),
+}
+
+impl HalfConfig {
+    /// A part with a norm before it.
+    pub fn after(norm: NormConfig, part: PartConfig) -> Self {
+        HalfConfig {
+            norm: Some(norm),
+            part,
+            post_norm: None,
+            multiplier: 1.0,
+        }
+    }
+
+    /// And with one behind it.
+    pub fn then(self, norm: NormConfig) -> Self {
+        HalfConfig {
+            post_norm: Some(norm),
+            ..self
+        }
+    }
 }
 
 impl DecoderConfig {
-    /// Empty caches of one session; `window` and `keep` turn the full ones into rotating ones.
-    pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Extent> {
-        let extent = |layer: &Layer| match (layer.window, window) {
-            (Some(size), _) => Extent::rotating(size, 0),
-            (None, Some(size)) => Extent::rotating(size, keep),
-            (None, None) => Extent::full(),
-        };
-        self.layers.iter().map(extent).collect()
+    /// The attention of the blocks that have one, in order.
+    pub fn attentions(&self) -> impl Iterator<Item = &AttentionConfig> {
+        let halves = self.blocks.iter().flat_map(|block| &block.halves);
+        halves.filter_map(|half| match &half.part {
+            PartConfig::Attention(attention) => Some(attention),
+            PartConfig::Mlp(_) => None,
+        })
     }
 
-    /// Weights of all blocks' linear layers.
+    /// Weights that a token is multiplied with in all blocks.
     pub fn block_parameters(&self) -> u64 {
-        let size = |n: i32| u64::try_from(n).unwrap_or(0);
-        let heads = 2 * size(self.attention.heads) + 2 * size(self.attention.kv_heads);
-        let block = heads * size(self.attention.head_dim) + 3 * size(self.mlp.intermediate_size);
-        self.layers.len() as u64 * size(self.hidden_size) * block
+        let hidden = u64::try_from(self.hidden_size).unwrap_or(0);
+        let halves = self.blocks.iter().flat_map(|block| &block.halves);
+        halves
+            .map(|half| match &half.part {
+                PartConfig::Attention(attention) => attention.parameters(hidden),
+                PartConfig::Mlp(mlp) => mlp.parameters(hidden),
+            })
+            .sum()
     }
 }

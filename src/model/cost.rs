@@ -4,11 +4,12 @@
 //! On the CPU's kernels it is exact but for a few small arrays, and so it is a bound. Where MLX's own operations compute, the
 //! intermediates are estimated: how many of them are there at a time depends on the device.
 
-use super::config::{DecoderConfig, NormPlacement};
-use super::extent::{room_below, Extent, Room};
-use super::weights::{Block, Linear, Weight, Weights};
+use super::cache::{room_below, Extent, Room};
+use super::config::DecoderConfig;
+use super::modules::{Kind, Modules, Site, Tensors, Weight};
+use super::plan::Blueprint;
 use crate::dtype::{Dtype, Mode};
-use crate::load::Tensor;
+use crate::load::Slot;
 use crate::mlx::fast::{packed_layout, packed_size};
 use crate::mlx::Array;
 
@@ -30,7 +31,7 @@ pub trait Known {
     }
 }
 
-impl Known for Tensor {
+impl Known for Slot {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -66,7 +67,9 @@ pub struct StepCost {
 
 /// What tokens take.
 pub struct Costs {
+    /// By cache.
     layers: Vec<LayerCost>,
+    blocks: u64,
     hidden: u64,
     vocab: u64,
     heads: u64,
@@ -88,22 +91,27 @@ struct LayerCost {
 
 impl WeightCost {
     /// `kernels`: as for `Costs`.
-    pub fn of<T: Known>(config: &DecoderConfig, weights: &Weights<T>, kernels: bool) -> Self {
+    pub fn of<T: Known>(modules: &Modules<T>, kernels: bool) -> Self {
         let (mut held, mut packing) = (0u64, 0);
-        weights.for_each_weight(&mut |weight| {
-            let loaded = weight.tensors().iter().map(|tensor| tensor.bytes()).sum();
-            held += match packed(weight, kernels) {
+        for (module, tensors) in modules.iter() {
+            let loaded = tensors
+                .weight
+                .tensors()
+                .iter()
+                .map(|tensor| tensor.bytes())
+                .sum();
+            held += match packed(&tensors.weight, kernels) {
                 Some(bytes) => {
                     packing = bytes.max(packing);
                     bytes.max(loaded)
                 }
                 None => loaded,
             };
-        });
-        weights.for_each_vector(&mut |tensor| held += tensor.bytes());
-        if config.norm_plus_one {
-            // Beside what is stored, what is computed with.
-            weights.for_each_norm(&mut |norm| held += norm.bytes());
+            held += tensors.bias.as_ref().map_or(0, Known::bytes);
+            if matches!(module.kind, Kind::Norm { plus_one: true, .. }) {
+                // Beside what is stored, what is computed with.
+                held += loaded;
+            }
         }
         WeightCost { held, packing }
     }
@@ -111,40 +119,49 @@ impl WeightCost {
 
 impl Costs {
     /// `kernels`: the CPU's kernels compute.
-    pub fn new<T: Known>(config: &DecoderConfig, weights: &Weights<T>, kernels: bool) -> Costs {
-        let attention = &config.attention;
-        let head = size(attention.kv_heads) * size(attention.head_dim);
-        let mut h = rows_type(&weights.embed_tokens);
+    pub fn new<T: Known>(
+        config: &DecoderConfig,
+        blueprint: &Blueprint,
+        modules: &Modules<T>,
+        kernels: bool,
+    ) -> Costs {
+        let of = TypesOf { modules };
+        let mut h = of.rows(Site::EMBED_TOKENS);
         let (mut widest, mut plain) = (h, 0);
-        let layers = weights.layers.iter().zip(&config.layers);
-        let layers = layers
-            .map(|(block, layer)| {
-                let types = BlockTypes::of(config, block, h);
-                if !(kernels && types.fits_one_operation(config, block, h)) {
-                    plain += 1;
+        let mut kept = vec![h; blueprint.caches.len()];
+        for (index, block) in blueprint.blocks.iter().enumerate() {
+            if !(kernels && block.is_one_operation(config, blueprint, &of, (index, h))) {
+                plain += 1;
+            }
+            let types = block.types(&of, h);
+            for (cache, dtype) in types.kept {
+                if let Some(kept) = kept.get_mut(cache) {
+                    *kept = dtype;
                 }
-                h = types.output;
-                widest = wider(widest, h);
-                LayerCost {
-                    window: layer.window,
-                    token: [types.keys, types.values].map(|dtype| head * dtype.size() as u64),
-                }
-            })
-            .collect();
-        let heads = size(attention.heads) * size(attention.head_dim);
+            }
+            h = types.output;
+            widest = widest.wider(h);
+        }
+        let layers = blueprint.caches.iter().zip(kept).map(|(spec, dtype)| {
+            let head = size(spec.heads) * size(spec.head_dim);
+            LayerCost {
+                window: spec.window,
+                token: [head * dtype.size() as u64; 2],
+            }
+        });
+        let hidden = size(config.hidden_size);
+        let rows = blueprint.blocks.iter().map(|block| block.row(hidden));
+        let heads = config.attentions().map(|attention| size(attention.heads));
         Costs {
-            layers,
-            hidden: size(config.hidden_size),
+            layers: layers.collect(),
+            blocks: blueprint.blocks.len() as u64,
+            hidden,
             vocab: size(config.vocab_size),
-            heads: size(attention.heads),
-            // Norms, residuals and what attention and MLP give; queries, keys and values as projected, normed and turned; the
-            // MLP's halves and their product.
-            row: 8 * size(config.hidden_size)
-                + 4 * (heads + head)
-                + 3 * size(config.mlp.intermediate_size),
+            heads: heads.max().unwrap_or(0),
+            row: rows.max().unwrap_or(0),
             number: widest.size() as u64,
             plain,
-            scaled: config.embed_scale.is_some(),
+            scaled: config.embed.scale.is_some(),
             kernels,
         }
     }
@@ -165,14 +182,14 @@ impl Costs {
         }
     }
 
-    /// Bytes of a token's keys and of its values, layer by layer.
+    /// Bytes of a token's keys and of its values, cache by cache.
     pub fn tokens(&self) -> impl Iterator<Item = [u64; 2]> + '_ {
         self.layers.iter().map(|layer| layer.token)
     }
 
     /// What `n` tokens take beside keys and values: the rows between the blocks, logits, and what sampling makes of them.
     fn work(&self, n: i32, longest: i32) -> u64 {
-        let (tokens, blocks) = (size(n), self.layers.len() as u64);
+        let (tokens, blocks) = (size(n), self.blocks);
         let row = self.hidden * self.number;
         let rows = tokens * (1 + u64::from(self.scaled) + blocks.saturating_sub(1)) + 2;
         let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
@@ -247,67 +264,52 @@ impl Costs {
     }
 }
 
-/// The types of a block's arrays, as MLX promotes them.
-struct BlockTypes {
-    keys: Dtype,
-    values: Dtype,
-    output: Dtype,
-    all_one: bool,
+/// The types of what modules compute, as MLX promotes them.
+pub struct TypesOf<'a, T> {
+    modules: &'a Modules<T>,
 }
 
-impl BlockTypes {
-    /// `h`: the type of what goes in.
-    fn of<T: Known>(config: &DecoderConfig, block: &Block<T>, h: Dtype) -> Self {
-        let norm = |x: Dtype, norm: Option<&T>| norm.map_or(x, |norm| wider(x, norm.dtype()));
-        let sandwich = config.norm_placement == NormPlacement::Sandwich;
-        let after = &block.post_attention_layernorm;
-        let (after_attention, before_mlp) = match sandwich {
-            true => (Some(after), block.pre_feedforward_layernorm.as_ref()),
-            false => (None, Some(after)),
+impl<T: Known> TypesOf<'_, T> {
+    /// Of what a layer makes of x.
+    pub fn linear(&self, site: Site, x: Dtype) -> Dtype {
+        let Some(Tensors { weight, bias }) = self.modules.get(site) else {
+            return x;
         };
-        let x = norm(h, Some(&block.input_layernorm));
-        let queries = norm(linear_type(&block.q_proj, x), block.q_norm.as_ref());
-        let keys = norm(linear_type(&block.k_proj, x), block.k_norm.as_ref());
-        let values = linear_type(&block.v_proj, x);
-        let attended = wider(wider(queries, keys), values);
-        let r = norm(linear_type(&block.o_proj, attended), after_attention);
-        let h1 = wider(h, r);
-        let x = norm(h1, before_mlp);
-        let inner = wider(
-            linear_type(&block.gate_proj, x),
-            linear_type(&block.up_proj, x),
-        );
-        let after_mlp = block.post_feedforward_layernorm.as_ref();
-        let r = norm(linear_type(&block.down_proj, inner), after_mlp);
-        let output = wider(h1, r);
-        // A cache holds both in the wider of their types.
-        let kept = wider(keys, values);
-        BlockTypes {
-            keys: kept,
-            values: kept,
-            output,
-            all_one: [queries, keys, values, h1, inner, output]
-                .iter()
-                .all(|one| *one == h),
-        }
+        let product = match weight {
+            Weight::Quantized { scheme, .. } if scheme.mode != Mode::Affine => x,
+            weight => x.wider(rows_type(weight)),
+        };
+        bias.as_ref()
+            .map_or(product, |bias| product.wider(bias.dtype()))
     }
 
-    /// As `Block::fused` has it, without adapters.
-    fn fits_one_operation<T: Known>(
-        &self,
-        config: &DecoderConfig,
-        block: &Block<T>,
-        h: Dtype,
-    ) -> bool {
-        let mut fits = self.all_one && !(config.clip_residual && h == Dtype::F16);
-        for linear in block.linears() {
-            fits &= linear.bias.iter().all(|bias| bias.dtype() == h);
-            fits &= match &linear.weight {
-                Weight::Dense(weight) => weight.dtype() == h,
-                quantized => packed(quantized, true).is_some(),
+    pub fn norm(&self, site: Site, x: Dtype) -> Dtype {
+        self.linear(site, x)
+    }
+
+    /// Of an embedding's rows.
+    fn rows(&self, site: Site) -> Dtype {
+        let tensors = self.modules.get(site);
+        tensors.map_or(Dtype::F32, |tensors| rows_type(&tensors.weight))
+    }
+
+    /// Whether all modules of a block compute in this type on the kernels.
+    pub fn block_computes_in(&self, block: usize, dtype: Dtype) -> bool {
+        let own = self.modules.iter();
+        let mut own = own.filter(|(module, _)| module.site.layer() == Some(block));
+        own.all(|(_, Tensors { weight, bias })| {
+            let fits = match weight {
+                Weight::Dense(weight) => weight.dtype() == dtype,
+                Weight::Quantized { scales, scheme, .. } => {
+                    let own = match scheme.mode {
+                        Mode::Affine => scales.dtype(),
+                        _ => dtype,
+                    };
+                    own == dtype && packed(weight, true).is_some()
+                }
             };
-        }
-        fits && block.norms().iter().all(|norm| norm.dtype() == h)
+            fits && bias.as_ref().is_none_or(|bias| bias.dtype() == dtype)
+        })
     }
 }
 
@@ -342,27 +344,6 @@ fn rows_type<T: Known>(weight: &Weight<T>) -> Dtype {
     }
 }
 
-/// The type of what a layer makes of x.
-fn linear_type<T: Known>(linear: &Linear<T>, x: Dtype) -> Dtype {
-    let product = match &linear.weight {
-        Weight::Quantized { scheme, .. } if scheme.mode != Mode::Affine => x,
-        weight => wider(x, rows_type(weight)),
-    };
-    linear
-        .bias
-        .as_ref()
-        .map_or(product, |bias| wider(product, bias.dtype()))
-}
-
-/// What MLX makes of two float types.
-fn wider(a: Dtype, b: Dtype) -> Dtype {
-    if a == b {
-        a
-    } else {
-        Dtype::F32
-    }
-}
-
-fn size(n: i32) -> u64 {
+pub fn size(n: i32) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }

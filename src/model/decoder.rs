@@ -4,101 +4,96 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet};
-use super::attention::Attention;
-use super::cache::{AttentionMask, Cache};
-use super::config::{DecoderConfig, NormPlacement, Rope};
+use super::block::{Block, Past};
+use super::cache::{Cache, CacheSpec};
+use super::config::DecoderConfig;
 use super::cost::{Costs, StepCost};
-use super::layers::{add_residual, Embedding, Linear, Mlp, Norm};
-use super::modules::{BlockModule, Site};
+use super::layers::{self, computed_norm, Embedding, Layer, Linear, Norm};
+use super::modules::{Kind, Module, Modules, Site, Tensors};
+use super::plan::Blueprint;
 use super::rope::RotaryEmbedding;
-use super::weights::{self, Weights};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::mlx::{fast, memory, ops, Array};
+use crate::mlx::nn::{self, AttentionMask};
+use crate::mlx::{fast, ops, Array};
 
 pub struct Decoder {
     pub(super) config: Rc<DecoderConfig>,
-    embed_tokens: Embedding,
     /// Shared with what is kept to compute a block again (`training.rs`).
     pub(super) blocks: Vec<Rc<Block>>,
-    norm: Norm,
-    lm_head: Option<Linear>,
-    /// The scalar that embeddings are multiplied by.
-    embed_scale: Option<Array>,
+    pub(super) caches: Vec<CacheSpec>,
+    /// The modules' arrays.
+    pub(super) live: Rc<Live>,
     costs: Costs,
 }
 
-pub(super) struct Block {
-    pub(super) attention: Attention,
-    pub(super) mlp: Mlp,
-    pub(super) norms: Norms,
+/// What parts compute with.
+pub(super) struct Live {
+    /// By site.
+    layers: Vec<Layer>,
+    modules: Vec<Module>,
+    ropes: Vec<RotaryEmbedding>,
+    /// The scalar that embeddings are multiplied by.
+    embed_scale: Option<Array>,
+    clip_residual: bool,
 }
 
-/// Each `[hidden]`.
-pub(super) enum Norms {
-    Pre {
-        attention: Norm,
-        mlp: Norm,
-    },
-    Sandwich {
-        attention: Norm,
-        after_attention: Norm,
-        mlp: Norm,
-        after_mlp: Norm,
-    },
+/// The model's arrays and a request's adapters, as parts look at them.
+pub struct Forward<'a> {
+    live: &'a Live,
+    pub adapters: &'a AdapterSet,
+    pub clip_residual: bool,
+}
+
+/// What a part's tokens see of others.
+pub struct Seen<'a> {
+    pub mask: &'a AttentionMask,
+    /// None: the tokens are all there are.
+    pub cache: Option<&'a mut Cache>,
+}
+
+/// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of
+/// all tokens and everything else once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    All,
+    Last,
 }
 
 impl Decoder {
     /// On the engine thread, from weights that were planned for `config`.
-    pub fn new(config: DecoderConfig, weights: Weights<Array>) -> Result<Self> {
-        let costs = Costs::new(&config, &weights, fast::active());
-        let embed_scale = config
-            .embed_scale
-            .map(|scale| Array::scalar(f32::from(half::bf16::from_f32(scale)), Dtype::F32))
-            .transpose()?;
-        // Layers that turn alike share what they turn by.
-        let mut ropes: Vec<(&Rope, RotaryEmbedding)> = Vec::with_capacity(2);
-        let blocks = weights
-            .layers
-            .into_iter()
-            .zip(&config.layers)
-            .enumerate()
-            .map(|(index, (block, layer))| {
-                let known = ropes.iter().find(|(rope, _)| **rope == layer.rope);
-                let rope = match known {
-                    Some((_, rope)) => rope.clone(),
-                    None => {
-                        let rope = RotaryEmbedding::new(&layer.rope, config.attention.head_dim)?;
-                        ropes.push((&layer.rope, rope.clone()));
-                        rope
-                    }
-                };
-                let block = Block::new(&config, index, block, rope)?;
-                if fast::active() {
-                    // What it was packed from: so there is never more than all weights and a block.
-                    memory::give_back();
-                }
-                Ok(Rc::new(block))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Decoder {
-            embed_tokens: Embedding::new(weights.embed_tokens)?,
-            blocks,
-            norm: norm(&config, weights.norm, Site::NORM)?,
-            lm_head: weights
-                .lm_head
-                .map(|head| Linear::new(head, Site::LM_HEAD))
+    pub fn new(
+        config: DecoderConfig,
+        blueprint: Blueprint,
+        modules: Modules<Array>,
+    ) -> Result<Self> {
+        let costs = Costs::new(&config, &blueprint, &modules, fast::active());
+        let scale = config.embed.scale;
+        let ropes = blueprint.ropes.iter().map(RotaryEmbedding::new);
+        let live = Live {
+            ropes: ropes.collect::<Result<_>>()?,
+            modules: modules.all(),
+            layers: layers::make(modules)?,
+            embed_scale: scale
+                .map(|scale| Array::scalar(scale, Dtype::F32))
                 .transpose()?,
-            embed_scale,
-            costs,
+            clip_residual: config.clip_residual,
+        };
+        Ok(Decoder {
             config: Rc::new(config),
+            blocks: blueprint.blocks.into_iter().map(Rc::new).collect(),
+            caches: blueprint.caches,
+            live: Rc::new(live),
+            costs,
         })
     }
 
     /// Empty caches for one session; `window` and `keep` turn the full ones into rotating ones.
     pub fn make_caches(&self, window: Option<i32>, keep: i32) -> Vec<Cache> {
-        let extents = self.config.extents(window, keep);
-        extents.into_iter().map(Cache::new).collect()
+        let specs = self.caches.iter();
+        specs
+            .map(|spec| Cache::new(spec.extent(window, keep)))
+            .collect()
     }
 
     pub fn config(&self) -> &DecoderConfig {
@@ -129,47 +124,71 @@ impl Decoder {
         adapters: &AdapterSet,
     ) -> Result<Array> {
         let n = tokens.dim(0);
+        let with = self.live.with(adapters);
         let mut h = self.embed(&ops::reshape(tokens, &[1, n])?, adapters)?;
-        // Layers with the same window see the same part of the past, so they share a mask.
-        let mut masks: Vec<(Option<i32>, AttentionMask)> = Vec::with_capacity(2);
+        let masks = self.masks(|index, _| match caches.get(index) {
+            Some(cache) => cache.mask(n),
+            None => Ok(AttentionMask::None),
+        })?;
+        let mut past = Past {
+            masks: &masks,
+            caches,
+        };
         let last = self.blocks.len().saturating_sub(1);
-        for (i, ((block, layer), cache)) in self
-            .blocks
-            .iter()
-            .zip(&self.config.layers)
-            .zip(caches)
-            .enumerate()
-        {
-            let known = masks.iter().position(|(window, _)| *window == layer.window);
-            let index = match known {
-                Some(index) => index,
-                None => {
-                    masks.push((layer.window, cache.mask(n)?));
-                    masks.len() - 1
-                }
-            };
+        for (i, block) in self.blocks.iter().enumerate() {
             let rows = if i == last { rows } else { Rows::All };
-            let mask = &masks[index].1;
-            h = block.forward(&self.config, &h, mask, Some(cache), rows, adapters)?;
+            h = block.forward(&with, &h, &mut past, rows)?;
         }
         Ok(h)
     }
 
+    /// By cache. Those with the same window see the same part of the past, so they share a mask.
+    pub(super) fn masks(
+        &self,
+        make: impl Fn(usize, &CacheSpec) -> Result<AttentionMask>,
+    ) -> Result<Vec<Rc<AttentionMask>>> {
+        let mut known: Vec<(Option<i32>, Rc<AttentionMask>)> = Vec::with_capacity(2);
+        let mut masks = Vec::with_capacity(self.caches.len());
+        for (index, spec) in self.caches.iter().enumerate() {
+            let mask = match known.iter().find(|(window, _)| *window == spec.window) {
+                Some((_, mask)) => mask.clone(),
+                None => {
+                    let mask = Rc::new(make(index, spec)?);
+                    known.push((spec.window, mask.clone()));
+                    mask
+                }
+            };
+            masks.push(mask);
+        }
+        Ok(masks)
+    }
+
     /// tokens `[batch, n]` → what goes into the first block, `[batch, n, hidden]`
     pub(super) fn embed(&self, tokens: &Array, adapters: &AdapterSet) -> Result<Array> {
-        let h = self.embed_tokens.forward(tokens, adapters)?;
-        match &self.embed_scale {
-            Some(scale) => ops::multiply(&h, &ops::astype(scale, h.dtype())?),
+        let mut h = self.live.embedding()?.forward(tokens, adapters)?;
+        if let Some(scale) = &self.live.embed_scale {
+            h = ops::multiply(&h, &ops::astype(scale, h.dtype())?)?;
+        }
+        match self.config.embed.norm {
+            Some(eps) => ops::rms_norm(&h, None, eps),
             None => Ok(h),
         }
     }
 
     /// hidden `[…, hidden]` as `forward` gave it → logits `[…, vocab]`
     pub fn logits(&self, hidden: &Array, adapters: &AdapterSet) -> Result<Array> {
-        let h = self.norm.forward(hidden, self.config.norm_eps, adapters)?;
-        match &self.lm_head {
-            Some(head) => head.forward(&h, adapters),
-            None => self.embed_tokens.as_linear(&h, adapters),
+        let with = self.live.with(adapters);
+        let h = with.norm(Site::NORM, hidden)?;
+        let mut logits = match self.is_tied() {
+            false => with.linear(Site::LM_HEAD, &h)?,
+            true => self.live.embedding()?.as_linear(&h, adapters)?,
+        };
+        if let Some(scale) = self.config.logits.scale {
+            logits = ops::multiply(&logits, &Array::scalar(scale, logits.dtype())?)?;
+        }
+        match self.config.logits.softcap {
+            Some(cap) => nn::softcap(&logits, cap),
+            None => Ok(logits),
         }
     }
 
@@ -191,14 +210,17 @@ impl Decoder {
         adapter: &mut Adapter,
         strength: f32,
     ) -> Result<()> {
-        set.add(adapter, strength, &|site| self.weight(site), &|norm| {
-            stored_norm(&self.config, norm.clone())
-        })
+        let norm = |site: Site, stored: &Array| {
+            let kind = self.live.modules.get(site.index).map(|module| module.kind);
+            let plus_one = matches!(kind, Some(Kind::Norm { plus_one: true, .. }));
+            computed_norm(stored, plus_one)
+        };
+        set.add(adapter, strength, &|site| self.weight(site), &norm)
     }
 
     /// Whether the embedding is the output layer.
     pub fn is_tied(&self) -> bool {
-        self.lm_head.is_none()
+        matches!(self.live.layer(Site::LM_HEAD), Ok(Layer::Tied))
     }
 
     /// `[out, in]` of a linear layer, `[hidden, vocab]` of the embedding: as A and B of an adapter have it.
@@ -218,41 +240,94 @@ impl Decoder {
         ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, 1, false)?)
     }
 
-    /// The tensors that a module was made of, of matrices these rows; norms among them. The output layer of a tied model is
-    /// the embedding.
-    pub(super) fn stored(&self, site: Site, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
-        match (&self.lm_head, site) {
-            (Some(head), Site::LM_HEAD) => head.stored(rows),
-            (None, Site::LM_HEAD) | (_, Site::EMBED_TOKENS) => self.embed_tokens.stored(rows),
-            (_, Site::NORM) => Ok(self.norm.stored()),
-            _ => match site.layer().and_then(|layer| self.blocks.get(layer)) {
-                Some(block) => block.stored(site, rows),
-                None => Err(Error::internal("the tensors of a module that is not there")),
-            },
-        }
+    /// The tensors that a module was made of, of matrices these rows. The output layer of a tied model is the embedding.
+    pub(super) fn stored(&self, site: Site, rows: &Range<i32>) -> Result<Tensors<Array>> {
+        let own = self.live.layer(site)?.stored(rows)?;
+        let tied = || self.live.layer(Site::EMBED_TOKENS)?.stored(rows);
+        let stored = match own {
+            Some(stored) => Some(stored),
+            None => tied()?,
+        };
+        stored.ok_or_else(|| Error::internal("a module without tensors"))
     }
 
     /// The base weight of a linear layer or the embedding, unpacked.
     pub(super) fn weight(&self, site: Site) -> Result<Array> {
-        if site == Site::EMBED_TOKENS || (site == Site::LM_HEAD && self.is_tied()) {
-            return self.embed_tokens.weight();
-        }
-        if let Some(head) = self.lm_head.as_ref().filter(|head| head.site() == site) {
-            return head.weight();
-        }
-        match site.layer().and_then(|layer| self.blocks.get(layer)) {
-            Some(block) => block.weight(site),
-            None => Err(Error::internal("an adapter of a module that is not there")),
-        }
+        self.live.weight(site)
     }
 }
 
-/// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of
-/// all tokens and everything else once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    All,
-    Last,
+impl Live {
+    pub fn with<'a>(&'a self, adapters: &'a AdapterSet) -> Forward<'a> {
+        Forward {
+            live: self,
+            adapters,
+            clip_residual: self.clip_residual,
+        }
+    }
+
+    fn layer(&self, site: Site) -> Result<&Layer> {
+        let layer = self.layers.get(site.index);
+        layer.ok_or_else(|| Error::internal("a module that is not there"))
+    }
+
+    fn embedding(&self) -> Result<&Embedding> {
+        match self.layer(Site::EMBED_TOKENS)? {
+            Layer::Embedding(embedding) => Ok(embedding),
+            _ => Err(other_kind()),
+        }
+    }
+
+    /// As `Decoder::weight`.
+    pub fn weight(&self, site: Site) -> Result<Array> {
+        let layer = match self.layer(site)? {
+            Layer::Tied => self.layer(Site::EMBED_TOKENS)?,
+            layer => layer,
+        };
+        layer.weight().unwrap_or_else(|| Err(other_kind()))
+    }
+}
+
+impl<'a> Forward<'a> {
+    pub fn linear_layer(&self, site: Site) -> Result<&'a Linear> {
+        match self.live.layer(site)? {
+            Layer::Linear(linear) => Ok(linear),
+            _ => Err(other_kind()),
+        }
+    }
+
+    pub fn norm_layer(&self, site: Site) -> Result<&'a Norm> {
+        match self.live.layer(site)? {
+            Layer::Norm(norm) => Ok(norm),
+            _ => Err(other_kind()),
+        }
+    }
+
+    /// x `[…, in]` → `[…, out]`
+    pub fn linear(&self, site: Site, x: &Array) -> Result<Array> {
+        self.linear_layer(site)?.forward(x, self.adapters)
+    }
+
+    /// x `[…, size]` → the same shape
+    pub fn norm(&self, site: Site, x: &Array) -> Result<Array> {
+        self.norm_layer(site)?.forward(x, self.adapters)
+    }
+
+    pub fn vector(&self, site: Site) -> Result<&'a Array> {
+        match self.live.layer(site)? {
+            Layer::Vector(vector) => Ok(vector),
+            _ => Err(other_kind()),
+        }
+    }
+
+    pub fn rope(&self, number: usize) -> Result<&'a RotaryEmbedding> {
+        let rope = self.live.ropes.get(number);
+        rope.ok_or_else(|| Error::internal("a rope that is not there"))
+    }
+}
+
+fn other_kind() -> Error {
+    Error::internal("a module of another kind")
 }
 
 /// The last token of x `[1, n, hidden]` → `[1, 1, hidden]`
@@ -260,169 +335,5 @@ pub(super) fn last_row(x: &Array) -> Result<Array> {
     match x.dim(1) {
         1 => Ok(x.clone()),
         n => ops::slice(x, &[0, n - 1, 0], &[1, n, x.dim(2)]),
-    }
-}
-
-/// Gemma's norms multiply by one plus the stored weight; the sum is made once, in the weight's type.
-fn stored_norm(config: &DecoderConfig, weight: Array) -> Result<Array> {
-    if config.norm_plus_one {
-        ops::add(&Array::scalar(1.0, weight.dtype())?, &weight)
-    } else {
-        Ok(weight)
-    }
-}
-
-fn norm(config: &DecoderConfig, weight: Array, site: Site) -> Result<Norm> {
-    Ok(Norm::new(
-        stored_norm(config, weight.clone())?,
-        weight,
-        site,
-    ))
-}
-
-impl Block {
-    fn new(
-        config: &DecoderConfig,
-        index: usize,
-        weights: weights::Block<Array>,
-        rope: RotaryEmbedding,
-    ) -> Result<Self> {
-        use BlockModule::*;
-        let site = |module| Site::block(index, module);
-        let norm = |weight: Array, module| norm(config, weight, site(module));
-        let linear = |weights, module| Linear::new(weights, site(module));
-        let norms = match (
-            config.norm_placement,
-            weights.pre_feedforward_layernorm,
-            weights.post_feedforward_layernorm,
-        ) {
-            (NormPlacement::Sandwich, Some(before), Some(after)) => Norms::Sandwich {
-                attention: norm(weights.input_layernorm, InputLayernorm)?,
-                after_attention: norm(weights.post_attention_layernorm, PostAttentionLayernorm)?,
-                mlp: norm(before, PreFeedforwardLayernorm)?,
-                after_mlp: norm(after, PostFeedforwardLayernorm)?,
-            },
-            _ => Norms::Pre {
-                attention: norm(weights.input_layernorm, InputLayernorm)?,
-                mlp: norm(weights.post_attention_layernorm, PostAttentionLayernorm)?,
-            },
-        };
-        Ok(Block {
-            attention: Attention {
-                q_proj: linear(weights.q_proj, QProj)?,
-                k_proj: linear(weights.k_proj, KProj)?,
-                v_proj: linear(weights.v_proj, VProj)?,
-                o_proj: linear(weights.o_proj, OProj)?,
-                q_norm: weights
-                    .q_norm
-                    .map(|weight| norm(weight, QNorm))
-                    .transpose()?,
-                k_norm: weights
-                    .k_norm
-                    .map(|weight| norm(weight, KNorm))
-                    .transpose()?,
-                norm_eps: config.norm_eps,
-                rope,
-                config: config.attention.clone(),
-            },
-            mlp: Mlp {
-                gate_proj: linear(weights.gate_proj, GateProj)?,
-                up_proj: linear(weights.up_proj, UpProj)?,
-                down_proj: linear(weights.down_proj, DownProj)?,
-                activation: config.mlp.activation,
-            },
-            norms,
-        })
-    }
-
-    fn linears(&self) -> [&Linear; 7] {
-        let (attention, mlp) = (&self.attention, &self.mlp);
-        [
-            &attention.q_proj,
-            &attention.k_proj,
-            &attention.v_proj,
-            &attention.o_proj,
-            &mlp.gate_proj,
-            &mlp.up_proj,
-            &mlp.down_proj,
-        ]
-    }
-
-    fn norms(&self) -> Vec<&Norm> {
-        let attention = [&self.attention.q_norm, &self.attention.k_norm];
-        let mut all: Vec<&Norm> = attention.into_iter().flatten().collect();
-        match &self.norms {
-            Norms::Pre { attention, mlp } => all.extend([attention, mlp]),
-            Norms::Sandwich {
-                attention,
-                after_attention,
-                mlp,
-                after_mlp,
-            } => all.extend([attention, after_attention, mlp, after_mlp]),
-        }
-        all
-    }
-
-    fn stored(&self, site: Site, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
-        if let Some(linear) = self.linears().into_iter().find(|one| one.site() == site) {
-            return linear.stored(rows);
-        }
-        match self.norms().into_iter().find(|norm| norm.site() == site) {
-            Some(norm) => Ok(norm.stored()),
-            None => Err(Error::internal("the tensors of a module that is not there")),
-        }
-    }
-
-    /// The base weight of one of its linear layers, unpacked.
-    pub(super) fn weight(&self, site: Site) -> Result<Array> {
-        let linears = self.linears();
-        match linears.iter().find(|linear| linear.site() == site) {
-            Some(linear) => linear.weight(),
-            None => Err(Error::internal("an adapter of a module that is not there")),
-        }
-    }
-
-    /// x `[1, n, hidden]` → the wanted rows of the same; without a cache `[batch, n, hidden]`
-    pub(super) fn forward(
-        &self,
-        config: &DecoderConfig,
-        x: &Array,
-        mask: &AttentionMask,
-        mut cache: Option<&mut Cache>,
-        rows: Rows,
-        adapters: &AdapterSet,
-    ) -> Result<Array> {
-        if let Some(cache) = cache.as_deref_mut() {
-            if let Some(h) = self.fused(config, x, mask, cache, rows, adapters)? {
-                return Ok(h);
-            }
-        }
-        let rms = |x: &Array, norm: &Norm| norm.forward(x, config.norm_eps, adapters);
-        let add = |x: &Array, y: &Array| add_residual(x, y, config.clip_residual);
-        let (Norms::Pre { attention, .. } | Norms::Sandwich { attention, .. }) = &self.norms;
-        let r = self
-            .attention
-            .forward(&rms(x, attention)?, mask, cache, rows, adapters)?;
-        let x = match rows {
-            Rows::All => x.clone(),
-            Rows::Last => last_row(x)?,
-        };
-        match &self.norms {
-            Norms::Pre { mlp, .. } => {
-                let h = add(&x, &r)?;
-                let r = self.mlp.forward(&rms(&h, mlp)?, adapters)?;
-                add(&h, &r)
-            }
-            Norms::Sandwich {
-                after_attention,
-                mlp,
-                after_mlp,
-                ..
-            } => {
-                let h = add(&x, &rms(&r, after_attention)?)?;
-                let r = self.mlp.forward(&rms(&h, mlp)?, adapters)?;
-                add(&h, &rms(&r, after_mlp)?)
-            }
-        }
     }
 }

@@ -1,10 +1,15 @@
 //! A block as one operation of the CPU's kernels, made of the same parts as the plain path.
 
-use super::adapter::AdapterSet;
-use super::cache::{AttentionMask, Cache, Like};
+use super::block::{Block, Half, Past};
+use super::cache::Like;
 use super::config::DecoderConfig;
-use super::decoder::{Block, Norms, Rows};
-use super::layers::{Linear, Norm};
+use super::cost::{Known, TypesOf};
+use super::decoder::{Forward, Rows};
+use super::modules::Site;
+use super::parts::attention::{Projections, QkNormOver};
+use super::parts::mlp::Inner;
+use super::parts::{Attention, Mlp, Part};
+use super::plan::Blueprint;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernels;
@@ -17,32 +22,41 @@ thread_local! {
     pub static COUNT: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(Some(0)) };
 }
 
+type Parts<'a> = kernels::Block<Matrix<'a>, &'a Array>;
+
 impl Block {
     /// As `forward`. None, and nothing done, where the kernels do not know all that the block or its adapters do.
     pub(super) fn fused(
         &self,
-        config: &DecoderConfig,
+        with: &Forward,
         x: &Array,
-        mask: &AttentionMask,
-        cache: &mut Cache,
+        past: &mut Past,
         rows: Rows,
-        adapters: &AdapterSet,
     ) -> Result<Option<Array>> {
         #[cfg(test)]
         if COUNT.get().is_none() {
             return Ok(None);
         }
         let (n, dtype) = (x.dim(1), x.dtype());
-        let clips = config.clip_residual && dtype == Dtype::F16;
-        let Some(parts) = self
-            .parts(adapters, dtype)
-            .filter(|_| fast::active() && !clips)
-        else {
+        let clips = with.clip_residual && dtype == Dtype::F16;
+        if !fast::active() || clips {
+            return Ok(None);
+        }
+        let Some(((_, attention), _)) = self.known() else {
+            return Ok(None);
+        };
+        let (Some(cache), Some(mask)) = (
+            past.caches.get_mut(attention.cache()),
+            past.masks.get(attention.cache()),
+        ) else {
+            return Ok(None);
+        };
+        let Some(parts) = self.parts(with, dtype)? else {
             return Ok(None);
         };
         let like = Like {
-            heads: self.attention.config.kv_heads,
-            head_dim: self.attention.config.head_dim,
+            heads: attention.config().kv_heads,
+            head_dim: attention.config().head_dim,
             dtype,
         };
         let place = cache.place(n, like)?;
@@ -55,56 +69,125 @@ impl Block {
         fast::block(x, &parts, &place, mask.visible(), asking).map(Some)
     }
 
+    /// Whether it is one operation without adapters. `index`: the block's number, `h`: the type of what goes in.
+    pub(super) fn is_one_operation<T: Known>(
+        &self,
+        config: &DecoderConfig,
+        blueprint: &Blueprint,
+        of: &TypesOf<T>,
+        (index, h): (usize, Dtype),
+    ) -> bool {
+        let clips = config.clip_residual && h == Dtype::F16;
+        let Some(((_, attention), _)) = self.known() else {
+            return false;
+        };
+        let rope = attention.rope.and_then(|rope| blueprint.ropes.get(rope));
+        !clips
+            && rope.is_some_and(|rope| rope.attention_factor() == 1.0)
+            && of.block_computes_in(index, h)
+    }
+
+    /// Attention and MLP, where the kernels know all that they do.
+    fn known(&self) -> Option<((&Half, &Attention), (&Half, &Mlp))> {
+        let [first, second] = self.halves.as_slice() else {
+            return None;
+        };
+        let (Part::Attention(attention), Part::Mlp(mlp)) = (&first.part, &second.part) else {
+            return None;
+        };
+        let config = attention.config();
+        let plain = |half: &Half| half.multiplier == 1.0 && half.norm.is_some();
+        let over = config.qk_norm.map(|norm| norm.over);
+        let known = plain(first)
+            && plain(second)
+            && matches!(over, None | Some(QkNormOver::Heads))
+            && config.softcap.is_none()
+            && config.gate.is_none()
+            && config.temperature.is_none()
+            && !config.sinks;
+        known.then_some(((first, attention), (second, mlp)))
+    }
+
     /// None where something does not have the type of x, or is more than a product.
-    fn parts<'a>(
-        &'a self,
-        adapters: &'a AdapterSet,
-        dtype: Dtype,
-    ) -> Option<kernels::Block<Matrix<'a>, &'a Array>> {
-        let (attention, mlp) = (&self.attention, &self.mlp);
-        let size = |n: i32| usize::try_from(n).unwrap_or(0);
-        let linear = |linear: &'a Linear| linear.parts(adapters, dtype);
-        let norm = |norm: &'a Norm| {
-            let weight = norm.adapted(adapters);
-            (weight.dtype() == dtype).then_some(weight)
+    fn parts<'a>(&self, with: &Forward<'a>, dtype: Dtype) -> Result<Option<Parts<'a>>> {
+        let Some(((first, attention), (second, mlp))) = self.known() else {
+            return Ok(None);
         };
-        // Outer None: there is one that does not fit.
-        let option = |of: Option<&'a Norm>| match of {
-            None => Some(None),
-            Some(of) => norm(of).map(Some),
-        };
-        let (before, after_attention, mlp_norm, after_mlp) = match &self.norms {
-            Norms::Pre { attention, mlp } => (attention, None, mlp, None),
-            Norms::Sandwich {
-                attention,
-                after_attention,
-                mlp,
-                after_mlp,
-            } => (attention, Some(after_attention), mlp, Some(after_mlp)),
-        };
-        Some(kernels::Block {
-            sizes: kernels::Sizes {
-                heads: size(attention.config.heads),
-                kv_heads: size(attention.config.kv_heads),
-                head_dim: size(attention.config.head_dim),
-                scale: attention.config.scale,
-                eps: attention.norm_eps,
-                gate: mlp.gate(),
-                rope: attention.rope.kernel(),
+        let (
+            Projections::Apart {
+                q_proj,
+                k_proj,
+                v_proj,
             },
-            input_layernorm: norm(before)?,
-            q_proj: linear(&attention.q_proj)?,
-            k_proj: linear(&attention.k_proj)?,
-            v_proj: linear(&attention.v_proj)?,
-            q_norm: option(attention.q_norm.as_ref())?,
-            k_norm: option(attention.k_norm.as_ref())?,
-            o_proj: linear(&attention.o_proj)?,
-            after_attention: option(after_attention)?,
-            mlp_layernorm: norm(mlp_norm)?,
-            gate_proj: linear(&mlp.gate_proj)?,
-            up_proj: linear(&mlp.up_proj)?,
-            down_proj: linear(&mlp.down_proj)?,
-            after_mlp: option(after_mlp)?,
-        })
+            Inner::Gated { gate_proj, up_proj },
+            Some(rope),
+        ) = (attention.projections, mlp.inner, attention.rope)
+        else {
+            return Ok(None);
+        };
+        let Some(rope) = with.rope(rope)?.kernel() else {
+            return Ok(None);
+        };
+        let size = |n: i32| usize::try_from(n).unwrap_or(0);
+        let mut fits = true;
+        let mut linear = |site: Site| -> Result<Option<_>> {
+            let parts = with.linear_layer(site)?.parts(with.adapters, dtype);
+            fits &= parts.is_some();
+            Ok(parts)
+        };
+        let [q_proj, k_proj, v_proj, o_proj] = [
+            linear(q_proj)?,
+            linear(k_proj)?,
+            linear(v_proj)?,
+            linear(attention.o_proj)?,
+        ];
+        let [gate_proj, up_proj, down_proj] =
+            [linear(gate_proj)?, linear(up_proj)?, linear(mlp.down_proj)?];
+        let mut eps = 0.0;
+        let mut norm = |site: Option<Site>| -> Result<Option<&'a Array>> {
+            let Some(site) = site else { return Ok(None) };
+            let norm = with.norm_layer(site)?;
+            let weight = norm.adapted(with.adapters);
+            eps = norm.eps();
+            fits &= weight.dtype() == dtype;
+            Ok(Some(weight))
+        };
+        let [input_layernorm, after_attention, mlp_layernorm, after_mlp, q_norm, k_norm] = [
+            norm(first.norm)?,
+            norm(first.post_norm)?,
+            norm(second.norm)?,
+            norm(second.post_norm)?,
+            norm(attention.q_norm)?,
+            norm(attention.k_norm)?,
+        ];
+        let config = attention.config();
+        let sizes = kernels::Sizes {
+            heads: size(config.heads),
+            kv_heads: size(config.kv_heads),
+            head_dim: size(config.head_dim),
+            scale: config.scale,
+            eps,
+            gate: mlp.config().activation.kernel(),
+            rope,
+        };
+        let whole = || {
+            Some(kernels::Block {
+                sizes,
+                input_layernorm: input_layernorm?,
+                q_proj: q_proj?,
+                k_proj: k_proj?,
+                v_proj: v_proj?,
+                q_norm,
+                k_norm,
+                o_proj: o_proj?,
+                after_attention,
+                mlp_layernorm: mlp_layernorm?,
+                gate_proj: gate_proj?,
+                up_proj: up_proj?,
+                down_proj: down_proj?,
+                after_mlp,
+            })
+        };
+        Ok(if fits { whole() } else { None })
     }
 }

@@ -1,16 +1,24 @@
-//! The small layers: linear, embedding, MLP.
+//! What modules are on the engine thread: linear layers, embeddings, norms.
 
 use std::ops::Range;
 
 use super::adapter::AdapterSet;
-use super::config::Activation;
-use super::modules::Site;
-use super::weights::{self, Weight};
+use super::modules::{Kind, Module, Site, Tensors, Weight};
 use crate::dtype::{Dtype, Scheme};
-use crate::error::Result;
-use crate::kernels::{self, Gate};
+use crate::error::{Error, Result};
+use crate::kernels;
 use crate::mlx::fast::{self, PackedMatrix};
-use crate::mlx::{compiled, ops, Array};
+use crate::mlx::{memory, ops, Array};
+
+/// A module with its arrays.
+pub enum Layer {
+    Embedding(Embedding),
+    Linear(Linear),
+    Norm(Norm),
+    Vector(Array),
+    /// An output layer that is the embedding.
+    Tied,
+}
 
 pub struct Linear {
     matrix: Matrix,
@@ -160,29 +168,20 @@ impl Quantized {
 }
 
 impl Linear {
-    pub fn new(weights: weights::Linear<Array>, site: Site) -> Result<Self> {
+    fn new(tensors: Tensors<Array>, site: Site) -> Result<Self> {
         Ok(Linear {
-            matrix: Matrix::new(weights.weight)?,
-            bias: weights.bias,
+            matrix: Matrix::new(tensors.weight)?,
+            bias: tensors.bias,
             site,
         })
     }
 
-    pub fn site(&self) -> Site {
-        self.site
-    }
-
     /// The tensors that it was made of, of the matrix these rows.
-    pub fn stored(&self, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
-        Ok(weights::Linear {
+    fn stored(&self, rows: &Range<i32>) -> Result<Tensors<Array>> {
+        Ok(Tensors {
             weight: self.matrix.stored(rows)?,
             bias: self.bias.clone(),
         })
-    }
-
-    /// The base weight `[out, in]`, unpacked.
-    pub fn weight(&self) -> Result<Array> {
-        self.matrix.weight()
     }
 
     /// For the CPU's kernels, of x of this type; None where they do not know all of it.
@@ -229,25 +228,6 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    pub fn new(weight: Weight<Array>) -> Result<Self> {
-        Ok(Embedding {
-            matrix: Matrix::new(weight)?,
-        })
-    }
-
-    /// Rows of the tensors that it was made of.
-    pub fn stored(&self, rows: &Range<i32>) -> Result<weights::Linear<Array>> {
-        Ok(weights::Linear {
-            weight: self.matrix.stored(rows)?,
-            bias: None,
-        })
-    }
-
-    /// The weight `[vocab, hidden]`, unpacked.
-    pub fn weight(&self) -> Result<Array> {
-        self.matrix.weight()
-    }
-
     /// tokens `[1, n]` → `[1, n, hidden]`
     pub fn forward(&self, tokens: &Array, adapters: &AdapterSet) -> Result<Array> {
         let patch = adapters.patch(Site::EMBED_TOKENS);
@@ -274,108 +254,102 @@ impl Embedding {
     }
 }
 
-/// A norm's weight, `[size]`.
+/// An RMS norm.
 pub struct Norm {
-    /// As it is computed with.
+    /// `[size]`, as it is computed with
     weight: Array,
+    /// `[size]`, as files have it
     stored: Array,
+    eps: f32,
     site: Site,
 }
 
 impl Norm {
-    pub fn new(weight: Array, stored: Array, site: Site) -> Self {
-        Norm {
-            weight,
-            stored,
-            site,
-        }
-    }
-
-    pub fn site(&self) -> Site {
-        self.site
-    }
-
-    /// The tensor that it was made of.
-    pub fn stored(&self) -> weights::Linear<Array> {
-        weights::Linear {
-            weight: Weight::Dense(self.stored.clone()),
-            bias: None,
-        }
-    }
-
     /// x `[…, size]` → the same shape
-    pub fn forward(&self, x: &Array, eps: f32, adapters: &AdapterSet) -> Result<Array> {
-        ops::rms_norm(x, Some(self.adapted(adapters)), eps)
+    pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
+        ops::rms_norm(x, Some(self.adapted(adapters)), self.eps)
     }
 
     /// The weight to compute with.
     pub fn adapted<'a>(&'a self, adapters: &'a AdapterSet) -> &'a Array {
         adapters.norm(self.site, &self.weight)
     }
-}
 
-pub struct Mlp {
-    pub gate_proj: Linear,
-    pub up_proj: Linear,
-    pub down_proj: Linear,
-    pub activation: Activation,
-}
-
-impl Mlp {
-    /// For the CPU's kernels.
-    pub fn gate(&self) -> Gate {
-        match self.activation {
-            Activation::Silu => Gate::Silu,
-            Activation::GeluTanh => Gate::GeluTanh,
-        }
+    pub fn eps(&self) -> f32 {
+        self.eps
     }
+}
 
-    /// x `[1, n, hidden]` → the same shape
-    pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
-        let gate = self.gate_proj.forward(x, adapters)?;
-        let up = self.up_proj.forward(x, adapters)?;
-        if fast::active() && gate.dtype() == up.dtype() {
-            let inner = fast::gated(&gate, &up, self.gate())?;
-            return self.down_proj.forward(&inner, adapters);
-        }
-        let gated = match self.activation {
-            Activation::Silu => swiglu,
-            Activation::GeluTanh => geglu_tanh,
+/// A stored norm as it is computed with: the sum is made once, in the weight's type.
+pub(super) fn computed_norm(stored: &Array, plus_one: bool) -> Result<Array> {
+    match plus_one {
+        true => ops::add(&Array::scalar(1.0, stored.dtype())?, stored),
+        false => Ok(stored.clone()),
+    }
+}
+
+impl Layer {
+    pub fn new(module: &Module, tensors: Option<Tensors<Array>>) -> Result<Self> {
+        let Some(tensors) = tensors else {
+            return Ok(Layer::Tied);
         };
-        let inner = compiled::fused([&gate, &up], gated)?;
-        self.down_proj.forward(&inner, adapters)
+        Ok(match (module.kind, tensors.weight) {
+            (Kind::Embedding, weight) => Layer::Embedding(Embedding {
+                matrix: Matrix::new(weight)?,
+            }),
+            (Kind::Linear, weight) => {
+                let bias = tensors.bias;
+                Layer::Linear(Linear::new(Tensors { weight, bias }, module.site)?)
+            }
+            (Kind::Norm { eps, plus_one }, Weight::Dense(stored)) => Layer::Norm(Norm {
+                weight: computed_norm(&stored, plus_one)?,
+                stored,
+                eps,
+                site: module.site,
+            }),
+            (Kind::Vector, Weight::Dense(vector)) => Layer::Vector(vector),
+            (Kind::Norm { .. } | Kind::Vector, _) => {
+                return Err(Error::internal("a packed norm"));
+            }
+        })
+    }
+
+    /// The tensors that it was made of, of matrices these rows; None of a tied output layer.
+    pub fn stored(&self, rows: &Range<i32>) -> Result<Option<Tensors<Array>>> {
+        Ok(Some(match self {
+            Layer::Embedding(embedding) => Tensors {
+                weight: embedding.matrix.stored(rows)?,
+                bias: None,
+            },
+            Layer::Linear(linear) => linear.stored(rows)?,
+            Layer::Norm(norm) => Tensors::dense(norm.stored.clone()),
+            Layer::Vector(vector) => Tensors::dense(vector.clone()),
+            Layer::Tied => return Ok(None),
+        }))
+    }
+
+    /// The base weight `[out, in]` or `[vocab, hidden]`, unpacked; None where there is no matrix.
+    pub fn weight(&self) -> Option<Result<Array>> {
+        match self {
+            Layer::Embedding(Embedding { matrix }) | Layer::Linear(Linear { matrix, .. }) => {
+                Some(matrix.weight())
+            }
+            Layer::Norm(_) | Layer::Vector(_) | Layer::Tied => None,
+        }
     }
 }
 
-/// silu(gate) * up
-fn swiglu([gate, up]: &[Array; 2]) -> Result<Array> {
-    ops::multiply(&ops::multiply(gate, &ops::sigmoid(gate)?)?, up)
-}
-
-/// gelu(gate) * up, with gelu(x) = 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
-fn geglu_tanh([gate, up]: &[Array; 2]) -> Result<Array> {
-    let number = |value: f32| Array::scalar(value, gate.dtype());
-    let cube = ops::power(gate, &number(3.0)?)?;
-    let inner = ops::add(gate, &ops::multiply(&number(0.044715)?, &cube)?)?;
-    let tanh = ops::tanh(&ops::multiply(
-        &number((2.0 / std::f32::consts::PI).sqrt())?,
-        &inner,
-    )?)?;
-    let half = ops::multiply(&number(0.5)?, gate)?;
-    let gelu = ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)?;
-    ops::multiply(&gelu, up)
-}
-
-/// `x + y`; in float16 with `clip` the sum is made in f32 and clipped to what f16 holds.
-pub fn add_residual(x: &Array, y: &Array, clip: bool) -> Result<Array> {
-    if !clip || x.dtype() != Dtype::F16 {
-        return ops::add(x, y);
+/// All modules, in order. What the kernels pack takes the place of what was loaded, so that there is never more than all
+/// weights and a block.
+pub(super) fn make(modules: super::modules::Modules<Array>) -> Result<Vec<Layer>> {
+    let mut layers = Vec::new();
+    let mut block = None;
+    for (module, tensors) in modules.into_list() {
+        if module.site.layer() != block && fast::active() {
+            memory::give_back();
+        }
+        block = module.site.layer();
+        layers.push(Layer::new(&module, tensors)?);
     }
-    let bound = f32::from(half::f16::MAX);
-    let sum = ops::add(&ops::astype(x, Dtype::F32)?, &ops::astype(y, Dtype::F32)?)?;
-    let (low, high) = (
-        Array::scalar(-bound, Dtype::F32)?,
-        Array::scalar(bound, Dtype::F32)?,
-    );
-    ops::astype(&ops::clip(&sum, &low, &high)?, Dtype::F16)
+    Ok(layers)
 }

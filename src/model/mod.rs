@@ -1,25 +1,27 @@
 //! What a model computes: a family reads `config.json` into one [`DecoderConfig`], the decoder is written once.
 //!
-//! The order of things: [`families::read`] → [`Weights::plan`] (every tensor that the config implies, checked against
-//! the files' headers) → the loader reads them → [`Decoder::new`] on the engine thread → [`Decoder::forward`].
+//! The order of things: [`families::read`] → [`Planned::find`] (every part declares its modules, found in the files' headers
+//! and checked) → the loader reads them → [`Decoder::new`] on the engine thread → [`Decoder::forward`].
 
 pub mod adapter;
-mod attention;
+mod block;
 pub mod cache;
 mod config;
 pub mod cost;
 mod decoder;
-mod extent;
 pub mod families;
+mod find;
 pub mod fused;
 mod layers;
 pub mod modules;
+mod parts;
+mod plan;
 mod rope;
 pub mod training;
-mod weights;
 
 pub use adapter::AdapterSet;
 pub use cache::Cache;
 pub use config::{DecoderConfig, Names};
 pub use decoder::{Decoder, Rows};
-pub use weights::{Planned, Weight, Weights};
+pub use modules::{Modules, Weight};
+pub use plan::Planned;

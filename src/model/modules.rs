@@ -1,75 +1,34 @@
-//! The modules of a decoder that adapters can reach, by mlx-lm's names.
+//! The one list of a decoder's modules: each is declared once, by the part that it belongs to, and found by its place in
+//! the list. Loading, adapters, saving, fusing, training and counting go over it.
 
-use super::config::{DecoderConfig, NormPlacement};
+use crate::dtype::Scheme;
 use crate::load::ModuleShape;
 
-/// A module's place in an [`AdapterSet`](super::adapter::AdapterSet).
+/// A module's place in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Site(pub(super) usize);
+pub struct Site {
+    pub(super) index: usize,
+    layer: Option<usize>,
+}
 
 impl Site {
-    pub const EMBED_TOKENS: Site = Site(0);
-    pub const NORM: Site = Site(1);
-    pub const LM_HEAD: Site = Site(2);
+    pub const EMBED_TOKENS: Site = Site::outside(0);
+    pub const NORM: Site = Site::outside(1);
+    pub const LM_HEAD: Site = Site::outside(2);
 
-    pub fn block(layer: usize, module: BlockModule) -> Site {
-        Site(3 + layer * BlockModule::NAMES.len() + module as usize)
+    const fn outside(index: usize) -> Site {
+        Site { index, layer: None }
     }
 
     /// The block it is in; none: outside of them.
     pub fn layer(self) -> Option<usize> {
-        Some(self.0.checked_sub(3)? / BlockModule::NAMES.len())
+        self.layer
     }
 
     /// A number that no other site of the model has.
     pub fn number(self) -> u64 {
-        self.0 as u64
+        self.index as u64
     }
-}
-
-/// The modules of one block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockModule {
-    QProj,
-    KProj,
-    VProj,
-    OProj,
-    GateProj,
-    UpProj,
-    DownProj,
-    QNorm,
-    KNorm,
-    InputLayernorm,
-    PostAttentionLayernorm,
-    PreFeedforwardLayernorm,
-    PostFeedforwardLayernorm,
-}
-
-impl BlockModule {
-    const NAMES: [(BlockModule, &'static str); 13] = [
-        (BlockModule::QProj, "self_attn.q_proj"),
-        (BlockModule::KProj, "self_attn.k_proj"),
-        (BlockModule::VProj, "self_attn.v_proj"),
-        (BlockModule::OProj, "self_attn.o_proj"),
-        (BlockModule::GateProj, "mlp.gate_proj"),
-        (BlockModule::UpProj, "mlp.up_proj"),
-        (BlockModule::DownProj, "mlp.down_proj"),
-        (BlockModule::QNorm, "self_attn.q_norm"),
-        (BlockModule::KNorm, "self_attn.k_norm"),
-        (BlockModule::InputLayernorm, "input_layernorm"),
-        (
-            BlockModule::PostAttentionLayernorm,
-            "post_attention_layernorm",
-        ),
-        (
-            BlockModule::PreFeedforwardLayernorm,
-            "pre_feedforward_layernorm",
-        ),
-        (
-            BlockModule::PostFeedforwardLayernorm,
-            "post_feedforward_layernorm",
-        ),
-    ];
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -78,73 +37,194 @@ pub struct Module {
     pub name: String,
     pub site: Site,
     pub shape: ModuleShape,
+    pub kind: Kind,
 }
 
-/// All modules, in the order of computation. The output layer is one also where it is the embedding: an adapter can
-/// change it alone.
-pub fn modules(config: &DecoderConfig) -> Vec<Module> {
-    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-    let module = |name: &str, site, shape| Module {
-        name: name.to_owned(),
-        site,
-        shape,
-    };
-    let mut all = vec![module(
-        "embed_tokens",
-        Site::EMBED_TOKENS,
-        ModuleShape::Embedding {
-            vocab,
-            dims: hidden,
-        },
-    )];
-    for layer in 0..config.layers.len() {
-        for (kind, name) in BlockModule::NAMES {
-            if let Some(shape) = in_block(config, kind) {
-                let name = format!("layers.{layer}.{name}");
-                all.push(module(&name, Site::block(layer, kind), shape));
-            }
+/// What a module is computed as.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Embedding,
+    Linear,
+    /// An RMS norm. `plus_one`: its weight is stored minus one.
+    Norm {
+        eps: f32,
+        plus_one: bool,
+    },
+    /// Numbers that a part looks at itself.
+    Vector,
+}
+
+/// Modules and what is known of their tensors: first header entries that the config implies, then bytes in MLX's memory,
+/// then arrays.
+pub struct Modules<T> {
+    list: Vec<(Module, Option<Tensors<T>>)>,
+}
+
+/// A module's tensors.
+#[derive(Clone)]
+pub struct Tensors<T> {
+    /// Norms and vectors have one of one dimension.
+    pub weight: Weight<T>,
+    /// `[out]`
+    pub bias: Option<T>,
+}
+
+#[derive(Clone)]
+pub enum Weight<T> {
+    /// `[out, in]`
+    Dense(T),
+    Quantized {
+        /// `[out, in * bits / 32]`, u32
+        weight: T,
+        /// `[out, in / group_size]`
+        scales: T,
+        /// `[out, in / group_size]`; affine only
+        biases: Option<T>,
+        scheme: Scheme,
+    },
+}
+
+impl<T> Modules<T> {
+    pub(super) fn new() -> Self {
+        Modules { list: Vec::new() }
+    }
+
+    /// `tensors`: none for an output layer that is the embedding.
+    pub(super) fn push(
+        &mut self,
+        layer: Option<usize>,
+        name: String,
+        (shape, kind): (ModuleShape, Kind),
+        tensors: Option<Tensors<T>>,
+    ) -> Site {
+        let index = self.list.len();
+        let site = Site { index, layer };
+        let module = Module {
+            name,
+            site,
+            shape,
+            kind,
+        };
+        self.list.push((module, tensors));
+        site
+    }
+
+    /// All that adapters can reach. The output layer is one also where it is the embedding: an adapter can change it alone.
+    pub fn described(&self) -> Vec<Module> {
+        let reached = |module: &&Module| module.kind != Kind::Vector;
+        let all = self.list.iter().map(|(module, _)| module);
+        all.filter(reached).cloned().collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Module> {
+        let all = self.list.iter().map(|(module, _)| module);
+        all.cloned().collect()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Module, &Tensors<T>)> {
+        let all = self.list.iter();
+        all.filter_map(|(module, tensors)| Some((module, tensors.as_ref()?)))
+    }
+
+    pub fn get(&self, site: Site) -> Option<&Tensors<T>> {
+        self.list.get(site.index)?.1.as_ref()
+    }
+
+    /// Every tensor: of each module a matrix, its scales and biases, and then the bias.
+    pub fn tensors(&self) -> impl Iterator<Item = &T> {
+        self.iter().flat_map(|(_, tensors)| tensors.iter())
+    }
+
+    /// Every tensor through `f`, in order; the first error ends it.
+    pub fn try_map<U, E>(
+        self,
+        mut f: impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Modules<U>, E> {
+        let list = self
+            .list
+            .into_iter()
+            .map(|(module, tensors)| {
+                let tensors = tensors.map(|tensors| tensors.try_map(&mut f)).transpose()?;
+                Ok((module, tensors))
+            })
+            .collect::<std::result::Result<_, E>>()?;
+        Ok(Modules { list })
+    }
+
+    /// In order.
+    pub(super) fn into_list(self) -> Vec<(Module, Option<Tensors<T>>)> {
+        self.list
+    }
+}
+
+impl<T> Tensors<T> {
+    pub(super) fn dense(weight: T) -> Self {
+        Tensors {
+            weight: Weight::Dense(weight),
+            bias: None,
         }
     }
-    all.push(module(
-        "norm",
-        Site::NORM,
-        ModuleShape::Norm { dims: hidden },
-    ));
-    let shape = ModuleShape::Linear {
-        input: hidden,
-        output: vocab,
-        bias: false,
-    };
-    all.push(module("lm_head", Site::LM_HEAD, shape));
-    all
+
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.weight.tensors().into_iter().chain(&self.bias)
+    }
+
+    /// In the same order.
+    pub fn into_list(self) -> Vec<T> {
+        let mut all = match self.weight {
+            Weight::Dense(weight) => vec![weight],
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                ..
+            } => [weight, scales].into_iter().chain(biases).collect(),
+        };
+        all.extend(self.bias);
+        all
+    }
+
+    pub(super) fn try_map<U, E>(
+        self,
+        f: &mut impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Tensors<U>, E> {
+        Ok(Tensors {
+            weight: self.weight.try_map(f)?,
+            bias: self.bias.map(f).transpose()?,
+        })
+    }
 }
 
-/// What a block of this model has there.
-fn in_block(config: &DecoderConfig, module: BlockModule) -> Option<ModuleShape> {
-    use BlockModule::*;
-    let (hidden, inner) = (config.hidden_size, config.mlp.intermediate_size);
-    let attention = &config.attention;
-    let (q, kv) = (
-        attention.heads * attention.head_dim,
-        attention.kv_heads * attention.head_dim,
-    );
-    let linear = |output, input, bias| {
-        Some(ModuleShape::Linear {
-            input,
-            output,
-            bias,
+impl<T> Weight<T> {
+    pub(super) fn tensors(&self) -> Vec<&T> {
+        match self {
+            Weight::Dense(weight) => vec![weight],
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                ..
+            } => [weight, scales].into_iter().chain(biases).collect(),
+        }
+    }
+
+    pub(super) fn try_map<U, E>(
+        self,
+        f: &mut impl FnMut(T) -> std::result::Result<U, E>,
+    ) -> std::result::Result<Weight<U>, E> {
+        Ok(match self {
+            Weight::Dense(weight) => Weight::Dense(f(weight)?),
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            } => Weight::Quantized {
+                weight: f(weight)?,
+                scales: f(scales)?,
+                biases: biases.map(f).transpose()?,
+                scheme,
+            },
         })
-    };
-    let norm = |dims, there: bool| there.then_some(ModuleShape::Norm { dims });
-    let sandwich = config.norm_placement == NormPlacement::Sandwich;
-    match module {
-        QProj => linear(q, hidden, attention.qkv_bias),
-        KProj | VProj => linear(kv, hidden, attention.qkv_bias),
-        OProj => linear(hidden, q, attention.o_bias),
-        GateProj | UpProj => linear(inner, hidden, config.mlp.bias),
-        DownProj => linear(hidden, inner, config.mlp.bias),
-        QNorm | KNorm => norm(attention.head_dim, attention.qk_norm),
-        InputLayernorm | PostAttentionLayernorm => norm(hidden, true),
-        PreFeedforwardLayernorm | PostFeedforwardLayernorm => norm(hidden, sandwich),
     }
 }

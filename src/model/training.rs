@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet, Dropout, Part, Traced};
-use super::cache::AttentionMask;
-use super::config::DecoderConfig;
+use super::block::Past;
 use super::decoder::{Decoder, Rows};
 use super::modules::Site;
 use crate::error::{Error, Result};
+use crate::mlx::nn::AttentionMask;
 use crate::mlx::{grad, Array};
 use crate::random::mix;
 
@@ -184,22 +184,16 @@ impl Decoder {
     /// Bytes that one step takes beside the weights, the adapter and its optimiser's state: an estimate, rather too high
     /// than too low. What the gradients need is kept of every block, with checkpoints of one at a time.
     pub fn training_cost(&self, adapter: &Adapter, step: StepSize) -> u64 {
-        let DecoderConfig {
-            attention,
-            mlp,
-            hidden_size,
-            vocab_size,
-            layers,
-            ..
-        } = &*self.config;
         let size = |n: i32| u64::try_from(n).unwrap_or(0);
-        let (hidden, inner) = (size(*hidden_size), size(mlp.intermediate_size));
-        let (heads, kv_heads) = (size(attention.heads), size(attention.kv_heads));
-        let qkv = (heads + 2 * kv_heads) * size(attention.head_dim);
+        let hidden = size(self.config.hidden_size);
         let width = size(step.width);
-        // Of one token in one block: norms and residuals, queries, keys and values before and after their turn, scores before
-        // and after the softmax, the MLP's halves and their products.
-        let plain = 8 * hidden + 2 * qkv + 4 * inner + 3 * heads * width;
+        let blocks = self.blocks.len().max(1) as u64;
+        // Of one token in one block.
+        let rows = self
+            .blocks
+            .iter()
+            .map(|block| block.training_row(hidden, width));
+        let plain = rows.max().unwrap_or(0);
         // Of one token in all blocks: what adapters add to each projection.
         let outputs = adapter.parts.iter().map(|(_, part)| match part {
             Part::Low { b, .. } => 2 * size(b.dim(1)),
@@ -207,13 +201,12 @@ impl Decoder {
         });
         let adapted: u64 = outputs.sum();
         let tokens = size(step.rows) * width;
-        let blocks = layers.len().max(1) as u64;
         let block = tokens * (plain + adapted / blocks);
         let activations = match step.checkpoint {
             true => blocks * tokens * hidden + 2 * block,
             false => (blocks + 1) * block,
         };
-        let logits = 5 * step.predictions as u64 * size(*vocab_size);
+        let logits = 5 * step.predictions as u64 * size(self.config.vocab_size);
         // Weights, gradients, moments and new weights, some of them twice while they become one array; of DoRA copies of
         // the weights that it looks at.
         let (mut own, mut looked_at) = (0, 0);
@@ -249,24 +242,20 @@ impl Decoder {
         let (parts, arrays) = trained.of_layer(None, parameters)?;
         let adapters = traced_set(&parts, &arrays, pass, &|site| self.weight(site))?;
         let mut h = self.embed(tokens, &adapters)?;
-        let mut masks: Vec<(Option<i32>, Rc<AttentionMask>)> = Vec::with_capacity(2);
-        for (index, (block, layer)) in self.blocks.iter().zip(&self.config.layers).enumerate() {
-            let mask = match masks.iter().find(|(window, _)| *window == layer.window) {
-                Some((_, mask)) => mask.clone(),
-                None => {
-                    let mask = Rc::new(AttentionMask::new(n, 0, layer.window)?);
-                    masks.push((layer.window, mask.clone()));
-                    mask
-                }
-            };
+        let masks = Rc::new(self.masks(|_, spec| AttentionMask::new(n, 0, spec.window))?);
+        for (index, block) in self.blocks.iter().enumerate() {
             let (parts, arrays) = trained.of_layer(Some(index), parameters)?;
-            let (block, config) = (block.clone(), self.config.clone());
+            let (block, live, masks) = (block.clone(), self.live.clone(), masks.clone());
             let compute = move |inputs: &[Array]| -> Result<Vec<Array>> {
                 let [x, arrays @ ..] = inputs else {
                     return Err(changed());
                 };
-                let set = traced_set(&parts, arrays, pass, &|site| block.weight(site))?;
-                let y = block.forward(&config, x, &mask, None, Rows::All, &set)?;
+                let set = traced_set(&parts, arrays, pass, &|site| live.weight(site))?;
+                let mut past = Past {
+                    masks: &masks,
+                    caches: &mut [],
+                };
+                let y = block.forward(&live.with(&set), x, &mut past, Rows::All)?;
                 Ok(vec![y])
             };
             let inputs: Vec<Array> = std::iter::once(h).chain(arrays).collect();

@@ -2,10 +2,9 @@
 
 use super::session::SessionOptions;
 use crate::error::Result;
-use crate::load::Tensor;
 use crate::mlx::Device;
 use crate::model::cost::{Costs, WeightCost};
-use crate::model::{DecoderConfig, Weights};
+use crate::model::{DecoderConfig, Planned};
 
 const GPU_PREFILL_STEP: usize = 2048;
 
@@ -33,22 +32,25 @@ impl Estimate {
     /// Of a session with `context` tokens; `kernels`: the CPU's compute.
     pub fn new(
         config: &DecoderConfig,
-        weights: &Weights<Tensor>,
+        planned: &Planned,
         session: &SessionOptions,
         context: u32,
         (device, kernels): (Device, bool),
     ) -> Result<Estimate> {
         let (window, keep) = session.window()?;
+        let Planned {
+            blueprint, modules, ..
+        } = planned;
         let (loaded, costs) = (
-            WeightCost::of(config, weights, kernels),
-            Costs::new(config, weights, kernels),
+            WeightCost::of(modules, kernels),
+            Costs::new(config, blueprint, modules, kernels),
         );
         let mut context = i32::try_from(context).unwrap_or(i32::MAX);
         if session.kv_limit > 0 {
             context = costs.most_tokens(context, window, session.kv_limit);
         }
         let chunk = i32::try_from(prefill_step(device, config, keep)).unwrap_or(i32::MAX);
-        let filled = costs.peak(&config.extents(window, keep), context.max(1), chunk);
+        let filled = costs.peak(&blueprint.extents(window, keep), context.max(1), chunk);
         Ok(Estimate {
             kv: costs.kv_bytes(context, window),
             peak: loaded.held.saturating_add(filled.max(loaded.packing)),

@@ -1,6 +1,7 @@
 //! A loaded model as callers see it, and how it is loaded: headers checked first, then the weights read on the caller's
 //! thread straight into MLX's memory, then handed to the engine.
 
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,14 +15,14 @@ use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
-    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Quantization, Tensor,
-    Warnings,
+    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Piece, Quantization,
+    Slot, Tensor, Warnings, WeightFile,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
-use crate::model::modules::{modules, Module};
-use crate::model::{Decoder, DecoderConfig, Names, Planned, Weight, Weights};
+use crate::model::modules::Module;
+use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Weight};
 use crate::text::{ChatFormat, ChatTemplate, TemplateFiles, TokenFiles, Tokenizer};
 
 /// Bytes read between two looks at progress and deadline.
@@ -92,10 +93,9 @@ impl Description {
         let generation = GenerationConfig::read(&folder, &object, &mut warnings)?;
         let mut find = || {
             let catalog = Catalog::open(&folder, &mut warnings)?;
-            let planned = Weights::plan(&config, &catalog, &quantization, &mut warnings)
+            let planned = Planned::find(&config, &catalog, &quantization, &mut warnings)
                 .map_err(|error| catalog.explain(error))?;
-            let mut used = Vec::new();
-            planned.weights.for_each(&mut |tensor| used.push(tensor));
+            let used: Vec<&Tensor> = planned.used.iter().collect();
             catalog.check_copies(&used, &Limits::DEFAULT, &mut || in_time(deadline))?;
             Ok((catalog, planned))
         };
@@ -209,28 +209,27 @@ impl Description {
     }
 
     fn weight_bytes(&self) -> u64 {
-        let mut bytes = 0;
         self.planned
-            .weights
-            .for_each(&mut |tensor| bytes += tensor.bytes);
-        bytes
+            .modules
+            .tensors()
+            .map(|tensor| tensor.bytes)
+            .sum()
     }
 
     /// Weights of the model, as they were before packing.
     fn parameters(&self) -> u64 {
-        let elements = |tensor: &Tensor| tensor.shape.iter().map(|&n| n as u64).product::<u64>();
-        let mut count = 0;
-        let weights = &self.planned.weights;
-        weights.for_each_weight(&mut |weight| {
-            count += match weight {
+        let elements = |slot: &Slot| slot.shape.iter().map(|&n| n as u64).product::<u64>();
+        let modules = self.planned.modules.iter();
+        let of_each = modules.map(|(_, tensors)| {
+            let weight = match &tensors.weight {
                 Weight::Dense(tensor) => elements(tensor),
                 Weight::Quantized { scales, scheme, .. } => {
                     elements(scales) * scheme.group_size as u64
                 }
             };
+            weight + tensors.bias.as_ref().map_or(0, elements)
         });
-        weights.for_each_vector(&mut |tensor| count += elements(tensor));
-        count
+        of_each.sum()
     }
 
     /// The config's scheme where a matrix has it, else what most have.
@@ -258,6 +257,7 @@ impl Description {
 
     fn to_json(&self, context: u32) -> Map<String, Value> {
         let config = &self.config;
+        let attention = config.attentions().next();
         let json = json!({
             "model_type": self.family.model_type,
             "parameters": self.parameters(),
@@ -267,11 +267,11 @@ impl Description {
             "model_context": config.context,
             "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size,
-            "layers": config.layers.len(),
-            "heads": config.attention.heads,
-            "kv_heads": config.attention.kv_heads,
-            "head_dim": config.attention.head_dim,
-            "sliding_window": config.layers.iter().find_map(|layer| layer.window),
+            "layers": config.blocks.len(),
+            "heads": attention.map(|attention| attention.heads),
+            "kv_heads": attention.map(|attention| attention.kv_heads),
+            "head_dim": attention.map(|attention| attention.head_dim),
+            "sliding_window": config.attentions().find_map(|attention| attention.window),
             "eos_token_ids": self.generation.eos_token_ids,
             "warnings": self.warnings.sentences(),
         });
@@ -370,7 +370,7 @@ pub fn inspect(
     };
     let estimate = Estimate::new(
         &description.config,
-        &description.planned.weights,
+        &description.planned,
         session,
         session_context,
         engine::device()?,
@@ -412,13 +412,18 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         warnings,
         ..
     } = description;
-    let Planned { weights, names, .. } = planned;
-    let source = Source::new(folder, json, &[names], parameters, &weights)?;
-    let modules = modules(&config);
+    let Planned {
+        blueprint,
+        modules: weights,
+        names,
+        ..
+    } = planned;
+    let source = Source::new(folder, json, names, parameters, &weights)?;
+    let modules = weights.described();
     let names = config.names.first().copied();
     let engine = engine::acquire()?;
     let (_, kernels) = engine::device()?;
-    let cost = WeightCost::of(&config, &weights, kernels);
+    let cost = WeightCost::of(&weights, kernels);
     let beside = cost.held.saturating_sub(weight_bytes) + cost.packing;
     check_budget(&engine, weight_bytes.saturating_add(beside))?;
 
@@ -433,7 +438,7 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         total: weight_bytes,
         beside,
     };
-    let weights = weights.try_map(|tensor| reader.read(tensor))?;
+    let weights = weights.try_map(|slot| reader.read(slot))?;
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     engine.call(move |worker| {
@@ -441,9 +446,9 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
         if !worker.make_room_for(beside) {
             return Err(too_large(beside));
         }
-        let weights: Weights<Array> =
-            weights.try_map(|(tensor, buffer)| buffer.into_array(&tensor.shape, tensor.dtype))?;
-        worker.add_model(id, Decoder::new(for_engine, weights)?);
+        let weights: Modules<Array> =
+            weights.try_map(|(slot, buffer)| buffer.into_array(&slot.shape, slot.dtype))?;
+        worker.add_model(id, Decoder::new(for_engine, blueprint, weights)?);
         Ok(())
     })?;
     let model = Model {
@@ -547,16 +552,11 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    pub fn read(&mut self, tensor: Tensor) -> Result<(Tensor, HostBuffer)> {
-        let file = self
-            .catalog
-            .files
-            .get(tensor.file)
-            .ok_or_else(|| Error::internal("a tensor of a file that is not open"))?;
-        let bytes = usize::try_from(tensor.bytes).map_err(|_| {
+    pub fn read(&mut self, slot: Slot) -> Result<(Slot, HostBuffer)> {
+        let bytes = usize::try_from(slot.bytes).map_err(|_| {
             Error::new(
                 Code::OutOfMemory,
-                format!("tensor \"{}\" is too large", tensor.name),
+                format!("tensor \"{}\" is too large", slot.name),
             )
         })?;
         // Again for each: others may have taken the room meanwhile, or the limit may have changed.
@@ -564,31 +564,72 @@ impl Reader<'_> {
             check_budget(engine, self.total.saturating_sub(self.done) + self.beside)?;
         }
         let mut buffer = HostBuffer::new(bytes)?;
-        loop {
-            let read = buffer
-                .read_some(&file.file, tensor.offset, READ_STEP)
-                .map_err(|error| {
-                    Error::new(
-                        Code::Io,
-                        format!(
-                            "{}: tensor \"{}\" cannot be read: {error}",
-                            file.name, tensor.name
-                        ),
-                    )
-                })?;
-            if read == 0 {
-                return Ok((tensor, buffer));
+        for piece in &slot.pieces {
+            match piece.step {
+                1 => self.read_piece(&slot.name, piece, &mut buffer)?,
+                _ => self.read_rows(&slot.name, piece, &mut buffer)?,
             }
-            self.done += read as u64;
-            if !(self.progress)(self.done, self.total) {
-                return Err(Error::new(
-                    Code::Cancelled,
-                    "loading was stopped by the progress callback",
-                ));
-            }
-            in_time(self.deadline)?;
+        }
+        match buffer.is_full() {
+            true => Ok((slot, buffer)),
+            false => Err(Error::internal("a tensor was not read whole")),
         }
     }
+
+    fn file(&self, number: usize) -> Result<&WeightFile> {
+        let file = self.catalog.files.get(number);
+        file.ok_or_else(|| Error::internal("a tensor of a file that is not open"))
+    }
+
+    /// Straight into the buffer.
+    fn read_piece(&mut self, name: &str, piece: &Piece, buffer: &mut HostBuffer) -> Result<()> {
+        let (mut read, bytes) = (0, piece.bytes());
+        while read < bytes {
+            let file = self.file(piece.file)?;
+            let most = READ_STEP.min(usize::try_from(bytes - read).unwrap_or(READ_STEP));
+            let got = buffer
+                .read_some(&file.file, piece.offset + read, most)
+                .map_err(|error| unreadable(file, name, &error))?;
+            if got == 0 {
+                return Err(Error::internal("a tensor is larger than its buffer"));
+            }
+            read += got as u64;
+            self.has_read(got as u64)?;
+        }
+        Ok(())
+    }
+
+    /// All rows of a part of the file, of which some stay.
+    fn read_rows(&mut self, name: &str, piece: &Piece, buffer: &mut HostBuffer) -> Result<()> {
+        let file = self.file(piece.file)?;
+        let row = usize::try_from(piece.row).unwrap_or(usize::MAX).max(1);
+        let extent = usize::try_from(piece.extent()).unwrap_or(usize::MAX);
+        let mut rows = crate::room::zeros(extent, &file.name)?;
+        file.file
+            .read_exact_at(&mut rows, piece.offset)
+            .map_err(|error| unreadable(file, name, &error))?;
+        let step = usize::try_from(piece.step).unwrap_or(usize::MAX);
+        for row in rows.chunks_exact(row).step_by(step) {
+            buffer.append(row);
+        }
+        self.has_read(piece.bytes())
+    }
+
+    fn has_read(&mut self, bytes: u64) -> Result<()> {
+        self.done += bytes;
+        if !(self.progress)(self.done, self.total) {
+            return Err(Error::new(
+                Code::Cancelled,
+                "loading was stopped by the progress callback",
+            ));
+        }
+        in_time(self.deadline)
+    }
+}
+
+fn unreadable(file: &WeightFile, tensor: &str, error: &std::io::Error) -> Error {
+    let message = format!("{}: tensor \"{tensor}\" cannot be read: {error}", file.name);
+    Error::new(Code::Io, message)
 }
 
 impl Model {
@@ -636,7 +677,12 @@ pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usiz
     let Description {
         config,
         catalog,
-        planned: Planned { weights, .. },
+        planned:
+            Planned {
+                blueprint,
+                modules: weights,
+                ..
+            },
         ..
     } = description;
     let mut reader = Reader {
@@ -648,14 +694,14 @@ pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usiz
         total,
         beside: 0,
     };
-    let weights = weights.try_map(|tensor| reader.read(tensor))?;
-    let weights = weights.try_map(|(tensor, buffer)| {
-        let array = buffer.into_array(&tensor.shape, tensor.dtype)?;
-        if wide && tensor.dtype.is_float() {
+    let weights = weights.try_map(|slot| reader.read(slot))?;
+    let weights = weights.try_map(|(slot, buffer)| {
+        let array = buffer.into_array(&slot.shape, slot.dtype)?;
+        if wide && slot.dtype.is_float() {
             return crate::mlx::ops::astype(&array, Dtype::F32);
         }
         Ok(array)
     })?;
     let vocab = config.vocab_size as usize;
-    Ok((Decoder::new(config, weights)?, vocab))
+    Ok((Decoder::new(config, blueprint, weights)?, vocab))
 }

@@ -20,11 +20,11 @@ use super::worker::Worker;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels::{self, Layout, QuantizedMut};
-use crate::load::{parse_object, Limits, ModelFolder, ModuleShape, Tensor};
+use crate::load::{parse_object, Limits, ModelFolder, ModuleShape, Slot};
 use crate::mlx::memory;
 use crate::model::adapter::Fused;
 use crate::model::modules::Site;
-use crate::model::{Names, Weight, Weights};
+use crate::model::{Modules, Names, Weight};
 
 /// As mlx-lm's `make_shards`; a larger tensor has a file of its own.
 const SHARD_BYTES: u64 = 5 << 30;
@@ -66,7 +66,7 @@ pub(super) struct Source {
     modules: Vec<SavedModule>,
 }
 
-/// The tensors of one module, in the order of `Weights::modules`.
+/// The tensors of one module, in the order of `Tensors::iter`.
 #[derive(Clone)]
 struct SavedModule {
     site: Site,
@@ -85,28 +85,21 @@ impl Source {
     pub fn new(
         folder: ModelFolder,
         config: Vec<u8>,
-        names: &[Names],
+        names: Names,
         parameters: u64,
-        weights: &Weights<Tensor>,
+        modules: &Modules<Slot>,
     ) -> Result<Self> {
-        let tensor = |tensor: &Tensor| SavedTensor {
+        let tensor = |tensor: &Slot| SavedTensor {
             name: tensor.name.clone(),
             dtype: tensor.dtype,
             shape: tensor.shape.clone(),
             bytes: tensor.bytes,
         };
-        let modules: Vec<SavedModule> = weights
-            .modules()
-            .into_iter()
-            .map(|(site, tensors)| SavedModule {
-                site,
-                tensors: tensors.into_iter().map(tensor).collect(),
-            })
-            .collect();
-        let embedding = modules.first().and_then(|module| module.tensors.first());
-        let embedding = embedding.map_or("", |tensor| &tensor.name);
-        let is_own = |names: &&Names| embedding == format!("{}embed_tokens.weight", names.body);
-        let names = names.iter().find(is_own).copied();
+        let modules = modules.iter().map(|(module, tensors)| SavedModule {
+            site: module.site,
+            tensors: tensors.iter().map(tensor).collect(),
+        });
+        let modules = modules.collect();
         let copied = COPIED.into_iter().filter(|name| folder.has(name));
         let mut copied: Vec<String> = copied.map(str::to_owned).collect();
         // Without those that cannot be read: there was a warning.
@@ -118,7 +111,7 @@ impl Source {
             folder,
             config,
             copied,
-            names: names.ok_or_else(|| Error::internal("a model without names"))?,
+            names,
             parameters,
             modules,
         })
@@ -494,7 +487,7 @@ impl<'a> Saving<'a> {
                     }
                     _ => None,
                 };
-                let tensors = tensors.into_arrays();
+                let tensors = tensors.into_list();
                 let tensors = tensors.iter().map(|array| array.to_bytes());
                 Ok(Block {
                     tensors: tensors.collect::<Result<_>>()?,

@@ -8,8 +8,7 @@ use super::{Adapter, AdapterSet, LowRank, Part, Patch};
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{ops, Array};
-use crate::model::modules::Site;
-use crate::model::weights::{Linear, Weight};
+use crate::model::modules::{Site, Tensors, Weight};
 use crate::model::Decoder;
 
 /// What a norm may be off by, as a part of it.
@@ -18,7 +17,7 @@ const ROUNDING: f32 = 1.0 / (1 << 18) as f32;
 /// Rows of a module's tensors, for a file.
 pub struct Fused {
     /// As they are; what is not packed and what an adapter changes is changed already.
-    pub tensors: Linear<Array>,
+    pub tensors: Tensors<Array>,
     /// Where a packed weight is changed: what it is to be, `[rows, in]` f32.
     pub wanted: Option<Array>,
 }
@@ -42,7 +41,7 @@ impl Decoder {
         adapter: &mut Adapter,
         strength: f32,
     ) -> Result<()> {
-        let stored = |norm: &Array| Ok(norm.clone());
+        let stored = |_: Site, norm: &Array| Ok(norm.clone());
         set.add(adapter, strength, &|site| self.weight(site), &stored)
     }
 
@@ -99,13 +98,13 @@ impl Decoder {
             }
             (old, _) => old,
         };
-        let tensors = Linear { weight, bias };
+        let tensors = Tensors { weight, bias };
         Ok(Fused { tensors, wanted })
     }
 }
 
 impl Fused {
-    fn unchanged(tensors: Linear<Array>) -> Self {
+    fn unchanged(tensors: Tensors<Array>) -> Self {
         Fused {
             tensors,
             wanted: None,
@@ -127,23 +126,6 @@ impl Adapter {
         };
         let most = self.parts.iter().map(|(_, part)| elements(part)).max();
         16 * most.unwrap_or(0)
-    }
-}
-
-impl Linear<Array> {
-    /// In the order of `Weights::modules`.
-    pub fn into_arrays(self) -> Vec<Array> {
-        let mut all = match self.weight {
-            Weight::Dense(weight) => vec![weight],
-            Weight::Quantized {
-                weight,
-                scales,
-                biases,
-                ..
-            } => [weight, scales].into_iter().chain(biases).collect(),
-        };
-        all.extend(self.bias);
-        all
     }
 }
 

@@ -4,9 +4,13 @@
 use super::shared;
 use crate::error::{Error, Result};
 use crate::load::{Limits, Object};
+use crate::mlx::nn::Activation;
 use crate::model::config::{
-    Activation, DecoderConfig, Layer, MlpConfig, NormPlacement, Rope, RopeScaling,
+    BlockConfig, DecoderConfig, EmbedConfig, HalfConfig, LogitsConfig, NormConfig, PartConfig,
 };
+use crate::model::parts::attention::{AttentionConfig, QkNorm, QkNormOver};
+use crate::model::parts::mlp::MlpConfig;
+use crate::model::rope::{Rope, RopeScaling};
 
 const TEXT_VOCAB: u32 = 262_144;
 /// With the image tokens.
@@ -56,34 +60,72 @@ fn read_text(
         hidden_size,
         (Some(heads), Some(kv_heads), Some(256)),
     )?;
-    attention.qk_norm = true;
+    let eps = shared::norm_eps(config, Some(1e-6))?;
+    attention.qk_norm = Some(QkNorm {
+        eps,
+        plus_one: true,
+        over: QkNormOver::Heads,
+    });
     let scalar = config
         .opt_f32("query_pre_attn_scalar", 1e-3..=1e6)?
         .unwrap_or(256.0);
     attention.scale = shared::inverse_root(scalar.into());
+    let inner = shared::intermediate_size(config, Some(6912))?;
+    let mlp = MlpConfig::new(inner, Activation::GeluTanh);
+    let blocks = attentions(config, &attention)?
+        .into_iter()
+        .map(|attention| sandwich(eps, attention, mlp.clone()));
+    // Rounded to bf16 whatever the weights are.
+    let scale = f32::from(half::bf16::from_f32((hidden_size as f32).sqrt()));
     Ok(DecoderConfig {
         hidden_size,
         vocab_size,
         context: shared::context(config, 32_768)?,
-        norm_eps: shared::norm_eps(config, Some(1e-6))?,
-        norm_plus_one: true,
-        norm_placement: NormPlacement::Sandwich,
-        embed_scale: Some((hidden_size as f32).sqrt()),
-        tie_word_embeddings: None,
-        attention,
-        mlp: MlpConfig {
-            intermediate_size: shared::intermediate_size(config, Some(6912))?,
-            bias: false,
-            activation: Activation::GeluTanh,
+        embed: EmbedConfig {
+            scale: Some(scale),
+            norm: None,
         },
-        layers: layers(config)?,
+        blocks: blocks.collect(),
+        norm: norm("norm", eps),
+        tie_word_embeddings: None,
+        logits: LogitsConfig::default(),
         clip_residual: true,
         names: shared::TEXT_NAMES,
         ignored: &[],
     })
 }
 
-fn layers(config: &Object) -> Result<Vec<Layer>> {
+/// One plus the weight.
+pub fn norm(name: &'static str, eps: f32) -> NormConfig {
+    NormConfig {
+        name,
+        eps,
+        plus_one: true,
+    }
+}
+
+/// Norms before and after each part.
+pub fn sandwich(eps: f32, attention: AttentionConfig, mlp: MlpConfig) -> BlockConfig {
+    let half =
+        |before, part, after| HalfConfig::after(norm(before, eps), part).then(norm(after, eps));
+    BlockConfig {
+        halves: vec![
+            half(
+                "input_layernorm",
+                PartConfig::Attention(attention),
+                "post_attention_layernorm",
+            ),
+            half(
+                "pre_feedforward_layernorm",
+                PartConfig::Mlp(mlp),
+                "post_feedforward_layernorm",
+            ),
+        ],
+    }
+}
+
+/// The attention of each layer.
+fn attentions(config: &Object, all: &AttentionConfig) -> Result<Vec<AttentionConfig>> {
     let count = shared::layer_count(config, Some(26))?;
     let sliding = match shared::sliding_layers(config, count)? {
         Some(sliding) => sliding,
@@ -100,25 +142,23 @@ fn layers(config: &Object) -> Result<Vec<Layer>> {
         }
     };
     let window = shared::window(config, Some(512))?;
-    let (global, local) = ropes(config)?;
-    Ok(sliding
-        .into_iter()
-        .map(|slides| match slides {
-            true => Layer {
-                rope: local.clone(),
-                window: Some(window),
-            },
-            false => Layer {
-                rope: global.clone(),
-                window: None,
-            },
-        })
-        .collect())
+    let (global, local) = ropes(config, all.head_dim)?;
+    let attention = |slides| AttentionConfig {
+        rope: Some(if slides {
+            local.clone()
+        } else {
+            global.clone()
+        }),
+        window: if slides { Some(window) } else { None },
+        ..all.clone()
+    };
+    Ok(sliding.into_iter().map(attention).collect())
 }
 
 /// Rope of the layers that see everything, and of the sliding ones. transformers 5 writes one object for each kind.
-fn ropes(config: &Object) -> Result<(Rope, Rope)> {
+fn ropes(config: &Object, dims: i32) -> Result<(Rope, Rope)> {
     let plain = |base| Rope {
+        dims,
         base,
         traditional: false,
         scaling: RopeScaling::None,
@@ -129,13 +169,14 @@ fn ropes(config: &Object) -> Result<(Rope, Rope)> {
     let local_base = config.opt_f32("rope_local_base_freq", 1.0..=1e12)?;
     let Some(parameters) = nested else {
         return Ok((
-            shared::rope(config, Some(1_000_000.0))?,
+            shared::rope(config, dims, Some(1_000_000.0))?,
             plain(local_base.unwrap_or(10_000.0)),
         ));
     };
     let full = parameters.object("full_attention")?;
     let base = shared::theta(&full)?.unwrap_or(1_000_000.0);
     let global = Rope {
+        dims,
         base,
         traditional: false,
         scaling: shared::rope_scaling(&full)?,

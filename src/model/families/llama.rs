@@ -3,7 +3,7 @@
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{DecoderConfig, Layer};
+use crate::model::config::{DecoderConfig, PartConfig};
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;
@@ -11,24 +11,31 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let attention_bias = config.opt_bool("attention_bias")?.unwrap_or(false);
     (attention.qkv_bias, attention.o_bias) = (attention_bias, attention_bias);
 
-    let rope = shared::rope(config, Some(10_000.0))?;
+    attention.rope = Some(shared::rope(config, attention.head_dim, Some(10_000.0))?);
     let count = shared::layer_count(config, None)?;
-    let layers = match shared::sliding_layers(config, count)? {
-        Some(sliding) if sliding.contains(&true) => {
+    let mut attentions = vec![attention; count];
+    if let Some(sliding) = shared::sliding_layers(config, count)? {
+        if sliding.contains(&true) {
             let window = shared::window(config, None)?;
-            let layer = |slides: bool| Layer {
-                rope: rope.clone(),
-                window: slides.then_some(window),
-            };
-            sliding.into_iter().map(layer).collect()
+            for (attention, slides) in attentions.iter_mut().zip(sliding) {
+                attention.window = slides.then_some(window);
+            }
         }
-        _ => shared::uniform_layers(count, rope),
-    };
+    }
     let defaults = Defaults {
         context: 2048,
         tie_word_embeddings: true,
     };
-    let mut decoder = shared::llama_like(config, attention, layers, defaults)?;
-    decoder.mlp.bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
+    let mut decoder = shared::llama_like(config, attentions, defaults)?;
+    let mlp_bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
+    for half in decoder
+        .blocks
+        .iter_mut()
+        .flat_map(|block| &mut block.halves)
+    {
+        if let PartConfig::Mlp(mlp) = &mut half.part {
+            mlp.bias = mlp_bias;
+        }
+    }
     Ok(decoder)
 }

@@ -9,11 +9,11 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;
     let mut attention = shared::attention(config, hidden_size, (None, None, None))?;
     attention.qkv_bias = true;
-    let rope = shared::rope(config, Some(1_000_000.0))?;
-    let layers = shared::uniform_layers(shared::layer_count(config, None)?, rope);
+    attention.rope = Some(shared::rope(config, attention.head_dim, Some(1_000_000.0))?);
+    let attentions = vec![attention; shared::layer_count(config, None)?];
     let defaults = Defaults {
         context: 32_768,
         tie_word_embeddings: true,
     };
-    shared::llama_like(config, attention, layers, defaults)
+    shared::llama_like(config, attentions, defaults)
 }

@@ -8,12 +8,12 @@ use crate::model::config::DecoderConfig;
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;
     let mut attention = shared::attention(config, hidden_size, (None, None, Some(128)))?;
-    attention.qk_norm = true;
-    let rope = shared::rope(config, None)?;
-    let layers = shared::uniform_layers(shared::layer_count(config, None)?, rope);
+    attention.qk_norm = Some(shared::head_norms(shared::norm_eps(config, None)?));
+    attention.rope = Some(shared::rope(config, attention.head_dim, None)?);
+    let attentions = vec![attention; shared::layer_count(config, None)?];
     let defaults = Defaults {
         context: 32_768,
         tie_word_embeddings: false,
     };
-    shared::llama_like(config, attention, layers, defaults)
+    shared::llama_like(config, attentions, defaults)
 }

@@ -3,10 +3,14 @@
 
 use crate::error::{Error, Result};
 use crate::load::{Limits, Object};
+use crate::mlx::nn::Activation;
 use crate::model::config::{
-    Activation, AttentionConfig, DecoderConfig, Layer, MlpConfig, Names, NormPlacement, Rope,
-    RopeScaling,
+    BlockConfig, DecoderConfig, EmbedConfig, HalfConfig, LogitsConfig, Names, NormConfig,
+    PartConfig,
 };
+use crate::model::parts::attention::{AttentionConfig, QkNorm, QkNormOver};
+use crate::model::parts::mlp::MlpConfig;
+use crate::model::rope::{Rope, RopeScaling};
 
 const LIMITS: Limits = Limits::DEFAULT;
 
@@ -121,9 +125,16 @@ pub fn attention(
         kv_heads,
         head_dim,
         scale: inverse_root(head_dim.into()),
+        softcap: None,
+        sinks: false,
+        fused: false,
         qkv_bias: false,
         o_bias: false,
-        qk_norm: false,
+        qk_norm: None,
+        rope: None,
+        window: None,
+        gate: None,
+        temperature: None,
     })
 }
 
@@ -150,7 +161,7 @@ pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
 }
 
 /// Rope in both spellings: `rope_theta` + `rope_scaling`, or `rope_parameters` (transformers 5).
-pub fn rope(config: &Object, default_theta: Option<f32>) -> Result<Rope> {
+pub fn rope(config: &Object, dims: i32, default_theta: Option<f32>) -> Result<Rope> {
     let parameters = config.opt_object("rope_parameters")?;
     let theta = match (theta(config)?, &parameters) {
         (None, Some(parameters)) => self::theta(parameters)?,
@@ -165,6 +176,7 @@ pub fn rope(config: &Object, default_theta: Option<f32>) -> Result<Rope> {
         None => RopeScaling::None,
     };
     Ok(Rope {
+        dims,
         base,
         traditional: config.opt_bool("rope_traditional")?.unwrap_or(false),
         scaling,
@@ -255,35 +267,55 @@ pub struct Defaults {
 /// A decoder of llama's shape: norms before each part, silu, no biases in the MLP.
 pub fn llama_like(
     config: &Object,
-    attention: AttentionConfig,
-    layers: Vec<Layer>,
+    attentions: Vec<AttentionConfig>,
     defaults: Defaults,
 ) -> Result<DecoderConfig> {
     check_activation(config, &["silu"])?;
     let tied = config.opt_bool("tie_word_embeddings")?;
+    let eps = norm_eps(config, None)?;
+    let mlp = MlpConfig::new(intermediate_size(config, None)?, Activation::Silu);
+    let blocks = attentions
+        .into_iter()
+        .map(|attention| pre_norm(eps, attention, PartConfig::Mlp(mlp.clone())));
     Ok(DecoderConfig {
         hidden_size: hidden_size(config, None)?,
         vocab_size: vocab_size(config, None)?,
         context: context(config, defaults.context)?,
-        norm_eps: norm_eps(config, None)?,
-        norm_plus_one: false,
-        norm_placement: NormPlacement::Pre,
-        embed_scale: None,
+        embed: EmbedConfig::default(),
+        blocks: blocks.collect(),
+        norm: norm("norm", eps),
         tie_word_embeddings: Some(tied.unwrap_or(defaults.tie_word_embeddings)),
-        attention,
-        mlp: MlpConfig {
-            intermediate_size: intermediate_size(config, None)?,
-            bias: false,
-            activation: Activation::Silu,
-        },
-        layers,
+        logits: LogitsConfig::default(),
         clip_residual: false,
         names: TEXT_NAMES,
         ignored: &[],
     })
 }
 
-/// The same rope and no window in every layer.
-pub fn uniform_layers(layers: usize, rope: Rope) -> Vec<Layer> {
-    vec![Layer { rope, window: None }; layers]
+pub fn norm(name: &'static str, eps: f32) -> NormConfig {
+    NormConfig {
+        name,
+        eps,
+        plus_one: false,
+    }
+}
+
+/// Norms of each query and key head.
+pub fn head_norms(eps: f32) -> QkNorm {
+    QkNorm {
+        eps,
+        plus_one: false,
+        over: QkNormOver::Heads,
+    }
+}
+
+/// A usual block: a norm before attention and one before the feed-forward part.
+pub fn pre_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig) -> BlockConfig {
+    let attention = PartConfig::Attention(attention);
+    BlockConfig {
+        halves: vec![
+            HalfConfig::after(norm("input_layernorm", eps), attention),
+            HalfConfig::after(norm("post_attention_layernorm", eps), feed_forward),
+        ],
+    }
 }

@@ -1,12 +1,21 @@
 use super::*;
 use crate::error::Code;
 use crate::load::parse_object;
-use crate::model::config::RopeScaling;
+use crate::model::parts::attention::AttentionConfig;
+use crate::model::rope::{Rope, RopeScaling};
 
 fn read(json: &str) -> Result<DecoderConfig> {
     let map = parse_object("config.json", json.as_bytes())?;
     let config = Object::new("config.json", &map);
     (find(&config)?.read)(&config)
+}
+
+fn attention(config: &DecoderConfig, layer: usize) -> &AttentionConfig {
+    config.attentions().nth(layer).unwrap()
+}
+
+fn rope(config: &DecoderConfig, layer: usize) -> &Rope {
+    attention(config, layer).rope.as_ref().unwrap()
 }
 
 const LLAMA: &str = r#"{"model_type":"llama","hidden_size":64,"num_hidden_layers":2,"intermediate_size":96,
@@ -20,12 +29,18 @@ fn llama(more: &str) -> Result<DecoderConfig> {
 fn defaults_are_mlx_lms() {
     let config = llama("").unwrap();
     assert_eq!(
-        (config.attention.head_dim, config.attention.kv_heads),
+        (
+            attention(&config, 0).head_dim,
+            attention(&config, 0).kv_heads
+        ),
         (16, 2)
     );
     assert_eq!(config.tie_word_embeddings, Some(true));
-    assert_eq!(config.layers[0].rope.base, 10_000.0);
-    assert_eq!(llama(r#","head_dim":null"#).unwrap().attention.head_dim, 16);
+    assert_eq!(rope(&config, 0).base, 10_000.0);
+    assert_eq!(
+        attention(&llama(r#","head_dim":null"#).unwrap(), 0).head_dim,
+        16
+    );
 }
 
 #[test]
@@ -37,13 +52,10 @@ fn both_spellings_of_rope() {
     ))
     .unwrap();
     assert_eq!(old, new);
-    assert!(matches!(
-        new.layers[1].rope.scaling,
-        RopeScaling::Llama3 { .. }
-    ));
-    assert_eq!(new.layers[1].rope.base, 5e5);
+    assert!(matches!(rope(&new, 1).scaling, RopeScaling::Llama3 { .. }));
+    assert_eq!(rope(&new, 1).base, 5e5);
     let linear = llama(r#","rope_scaling":{"type":"linear","factor":4}"#).unwrap();
-    assert_eq!(linear.layers[0].rope.scaling, RopeScaling::Linear(4.0));
+    assert_eq!(rope(&linear, 0).scaling, RopeScaling::Linear(4.0));
 }
 
 #[test]
@@ -54,18 +66,21 @@ fn gemma3_alternates_and_scales() {
         r#"{{"model_type":"gemma3","text_config":{text},"vocab_size":100}}"#
     ))
     .unwrap();
-    let windows: Vec<_> = config.layers.iter().map(|layer| layer.window).collect();
+    let windows: Vec<_> = config
+        .attentions()
+        .map(|attention| attention.window)
+        .collect();
     assert_eq!(windows, [Some(8), None, Some(8), None]);
     assert_eq!(
-        (config.layers[0].rope.base, config.layers[1].rope.base),
+        (rope(&config, 0).base, rope(&config, 1).base),
         (10_000.0, 1_000_000.0)
     );
-    assert_eq!(config.layers[0].rope.scaling, RopeScaling::None);
-    assert_eq!(config.layers[1].rope.scaling, RopeScaling::Linear(8.0));
+    assert_eq!(rope(&config, 0).scaling, RopeScaling::None);
+    assert_eq!(rope(&config, 1).scaling, RopeScaling::Linear(8.0));
     assert_eq!(
         (
-            config.attention.heads,
-            config.attention.kv_heads,
+            attention(&config, 0).heads,
+            attention(&config, 0).kv_heads,
             config.vocab_size
         ),
         (8, 4, 100)
@@ -74,11 +89,8 @@ fn gemma3_alternates_and_scales() {
     let nested = r#"{"model_type":"gemma3_text","rope_parameters":{"full_attention":{"rope_theta":2e6,
         "rope_type":"linear","factor":8.0},"sliding_attention":{"rope_theta":3e4,"rope_type":"default"}}}"#;
     let config = read(nested).unwrap();
-    assert_eq!(
-        (config.layers[0].rope.base, config.layers[5].rope.base),
-        (3e4, 2e6)
-    );
-    assert_eq!(config.layers[5].rope.scaling, RopeScaling::Linear(8.0));
+    assert_eq!((rope(&config, 0).base, rope(&config, 5).base), (3e4, 2e6));
+    assert_eq!(rope(&config, 5).scaling, RopeScaling::Linear(8.0));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::model::{check_budget, Model, Reader};
 use super::worker::Worker;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
-use crate::load::{self, check_finite, AdapterFile, AdapterKind, ModuleShape, Tensor};
+use crate::load::{self, check_finite, AdapterFile, AdapterKind, ModuleShape, Slot, Tensor};
 use crate::mlx::{ops, Array, HostBuffer};
 use crate::model::adapter::{self as arrays, Part};
 use crate::model::modules::{Module, Site};
@@ -142,9 +142,9 @@ impl Adapter {
             let module = find(&model.modules, &path)
                 .ok_or_else(|| Error::internal("an adapter's module is gone"))?;
             let mut read = |tensor: &Tensor| -> Result<ReadTensor> {
-                let (tensor, buffer) = reader.read(tensor.clone())?;
-                check_finite(&tensor.name, buffer.bytes(), tensor.dtype, 0)?;
-                Ok(ReadTensor { tensor, buffer })
+                let (slot, buffer) = reader.read(Slot::whole(tensor))?;
+                check_finite(&slot.name, buffer.bytes(), slot.dtype, 0)?;
+                Ok(ReadTensor { slot, buffer })
             };
             let part = match &entry.part {
                 load::Part::Low(low) => ReadPart::Low {
@@ -371,14 +371,13 @@ pub(super) fn check_set(adapters: &[(Arc<Adapter>, f32)], model: &Model) -> Resu
 }
 
 struct ReadTensor {
-    tensor: Tensor,
+    slot: Slot,
     buffer: HostBuffer,
 }
 
 impl ReadTensor {
     fn into_array(self) -> Result<Array> {
-        self.buffer
-            .into_array(&self.tensor.shape, self.tensor.dtype)
+        self.buffer.into_array(&self.slot.shape, self.slot.dtype)
     }
 }
 

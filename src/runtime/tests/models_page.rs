@@ -99,19 +99,15 @@ fn checked() -> Vec<Checked> {
 
 impl Checked {
     fn ropes(&self) -> BTreeSet<&'static str> {
-        let layers = self.config.layers.iter();
-        layers
-            .map(|layer| rope_of(format!("{:?}", layer.rope.scaling)))
+        let ropes = self.config.attentions().filter_map(|of| of.rope.as_ref());
+        ropes
+            .map(|rope| rope_of(format!("{:?}", rope.scaling)))
             .collect()
     }
 
     fn windows(&self) -> String {
-        let slide = self
-            .config
-            .layers
-            .iter()
-            .filter(|layer| layer.window.is_some());
-        match (slide.count(), self.config.layers.len()) {
+        let slide = self.config.attentions().filter(|of| of.window.is_some());
+        match (slide.count(), self.config.blocks.len()) {
             (0, _) => String::new(),
             (some, all) => format!("{some} of {all} layers"),
         }

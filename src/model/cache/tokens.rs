@@ -1,54 +1,14 @@
-//! Caches of keys and values: one that keeps every token, and one that rotates over a window.
+//! Keys and values of tokens: a cache that keeps every one, and one that rotates over a window.
 
 use std::ops::Range;
 
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernels::Visible;
 use crate::mlx::fast::Place;
+use crate::mlx::nn::AttentionMask;
 use crate::mlx::{self, fast, memory, ops, Array};
 
 use super::extent::{self, Extent, Room};
-
-/// What the queries of one pass may look at in one cache.
-pub enum AttentionMask {
-    None,
-    Causal,
-    /// The last `size` keys up to the query's own; as a bool mask `[queries, keys]` too.
-    Window {
-        mask: Array,
-        size: i32,
-    },
-}
-
-impl AttentionMask {
-    /// For `n` tokens that follow `before` others, of which a window of that many is seen.
-    pub fn new(n: i32, before: i32, window: Option<i32>) -> Result<Self> {
-        if n == 1 {
-            return Ok(AttentionMask::None);
-        }
-        let Some(size) = window else {
-            return Ok(AttentionMask::Causal);
-        };
-        let held = before.min(size - 1);
-        if held + n <= size {
-            return Ok(AttentionMask::Causal);
-        }
-        let mask = windowed_mask(n, held, size)?;
-        Ok(AttentionMask::Window { mask, size })
-    }
-
-    /// For the CPU's kernels.
-    pub fn visible(&self) -> Visible {
-        match self {
-            AttentionMask::None => Visible::All,
-            AttentionMask::Causal => Visible::Causal { window: None },
-            AttentionMask::Window { size, .. } => Visible::Causal {
-                window: usize::try_from(*size).ok(),
-            },
-        }
-    }
-}
 
 /// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
 pub struct Cache {
@@ -180,16 +140,6 @@ impl Cache {
             _ => Ok((keys.room(place.capacity)?, values.room(place.capacity)?)),
         }
     }
-}
-
-/// true where `key <= query` and the query is less than `window` after the key; the queries follow `held` keys.
-/// `[n, held + n]`
-fn windowed_mask(n: i32, held: i32, window: i32) -> Result<Array> {
-    let keys = ops::arange(0, held + n)?;
-    let queries = ops::reshape(&ops::arange(held, held + n)?, &[n, 1])?;
-    let causal = ops::greater_equal(&queries, &keys)?;
-    let near = ops::less(&queries, &ops::add(&keys, &Array::from_i32(&[window])?)?)?;
-    ops::logical_and(&causal, &near)
 }
 
 /// What a place takes over of `[1, heads, tokens, head_dim]`, in the room of the place.

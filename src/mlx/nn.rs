@@ -1,0 +1,245 @@
+//! The one place that chooses what computes a layer: the CPU's kernels (`fast`) or MLX's own operations, which are the
+//! reference.
+
+use std::sync::Arc;
+
+use super::fast;
+use super::ops::{self, Mask};
+use super::{compiled, Array};
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::kernels::{self, Gate, Visible};
+
+/// What the queries of one pass may look at in one cache.
+pub enum AttentionMask {
+    None,
+    Causal,
+    /// The last `size` keys up to the query's own; as a bool mask `[queries, keys]` too.
+    Window {
+        mask: Array,
+        size: i32,
+    },
+}
+
+/// How scores are made into weights.
+pub struct Scores<'a> {
+    pub scale: f32,
+    /// `cap * tanh(scores / cap)`
+    pub softcap: Option<f32>,
+    /// `[heads]`: the score of no token
+    pub sinks: Option<&'a Array>,
+}
+
+/// What positions turn by: either `base` or `table` `[dims / 2]`.
+pub struct Turn<'a> {
+    pub dims: i32,
+    pub traditional: bool,
+    pub scale: f32,
+    pub base: Option<f32>,
+    pub table: Option<&'a Array>,
+    /// The same for the kernels.
+    pub kernel: &'a Arc<kernels::Rope>,
+}
+
+/// What an MLP's gate goes through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    Silu,
+    GeluTanh,
+}
+
+impl AttentionMask {
+    /// For `n` tokens that follow `before` others, of which a window of that many is seen.
+    pub fn new(n: i32, before: i32, window: Option<i32>) -> Result<Self> {
+        if n == 1 {
+            return Ok(AttentionMask::None);
+        }
+        let Some(size) = window else {
+            return Ok(AttentionMask::Causal);
+        };
+        let held = before.min(size - 1);
+        if held + n <= size {
+            return Ok(AttentionMask::Causal);
+        }
+        let mask = near(n, held, Some(size))?;
+        Ok(AttentionMask::Window { mask, size })
+    }
+
+    /// For the CPU's kernels.
+    pub fn visible(&self) -> Visible {
+        match self {
+            AttentionMask::None => Visible::All,
+            AttentionMask::Causal => Visible::Causal { window: None },
+            AttentionMask::Window { size, .. } => Visible::Causal {
+                window: usize::try_from(*size).ok(),
+            },
+        }
+    }
+
+    /// For the last `asking` of the queries. None: they see all of the keys.
+    fn rows(&self, asking: i32, keys: i32) -> Result<Option<Array>> {
+        match self {
+            AttentionMask::None => Ok(None),
+            // The newest token sees all.
+            AttentionMask::Causal if asking == 1 => Ok(None),
+            AttentionMask::Causal => near(asking, keys - asking, None).map(Some),
+            AttentionMask::Window { mask, .. } => {
+                let n = mask.dim(0);
+                ops::slice(mask, &[n - asking, 0], &[n, mask.dim(1)]).map(Some)
+            }
+        }
+    }
+}
+
+/// true where `key <= query` and the query is less than `window` after the key; the queries follow `held` keys.
+/// `[n, held + n]`
+fn near(n: i32, held: i32, window: Option<i32>) -> Result<Array> {
+    let keys = ops::arange(0, held + n)?;
+    let queries = ops::reshape(&ops::arange(held, held + n)?, &[n, 1])?;
+    let causal = ops::greater_equal(&queries, &keys)?;
+    let Some(window) = window else {
+        return Ok(causal);
+    };
+    let near = ops::less(&queries, &ops::add(&keys, &Array::from_i32(&[window])?)?)?;
+    ops::logical_and(&causal, &near)
+}
+
+/// q `[batch, heads, n, dim]`, k and v of one type `[batch, kv_heads, keys, dim]` → `[batch, n, heads * dim]`
+pub fn attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    mask: &AttentionMask,
+    scores: Scores,
+) -> Result<Array> {
+    if fast::active() && scores.softcap.is_none() && scores.sinks.is_none() {
+        return fast::attention(q, k, v, scores.scale, mask.visible());
+    }
+    let [batch, heads, asking, dim] = [q.dim(0), q.dim(1), q.dim(2), v.dim(3)];
+    let output = match scores.softcap {
+        Some(cap) => capped_attention(q, k, v, mask, (scores.scale, cap))?,
+        None => {
+            let rows;
+            let mask = match mask {
+                AttentionMask::Causal if asking > 1 => Mask::Causal,
+                _ => {
+                    rows = mask.rows(asking, k.dim(2))?;
+                    rows.as_ref().map_or(Mask::All, Mask::Array)
+                }
+            };
+            ops::scaled_dot_product_attention(q, k, v, scores.scale, mask, scores.sinks)?
+        }
+    };
+    // [batch, heads, asking, dim] → [batch, asking, heads * dim]
+    let output = ops::transpose(&output, &[0, 2, 1, 3])?;
+    ops::reshape(&output, &[batch, asking, heads * dim])
+}
+
+/// Attention whose scores are bounded by a cap, which MLX's own operation does not know: → `[batch, heads, n, dim]`.
+fn capped_attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    mask: &AttentionMask,
+    (scale, cap): (f32, f32),
+) -> Result<Array> {
+    let [batch, heads, n, dim] = [q.dim(0), q.dim(1), q.dim(2), q.dim(3)];
+    let [kv_heads, keys] = [k.dim(1), k.dim(2)];
+    let number = |value: f32| Array::scalar(value, q.dtype());
+    // Heads that share keys lie in a dimension of their own: [batch, kv_heads, group, n, dim]
+    let group = heads / kv_heads.max(1);
+    let q = ops::reshape(
+        &ops::multiply(q, &number(scale)?)?,
+        &[batch, kv_heads, group, n, dim],
+    )?;
+    let shared = |x: &Array| ops::reshape(x, &[batch, kv_heads, 1, keys, x.dim(3)]);
+    let (k, v) = (shared(k)?, shared(v)?);
+    let scores = ops::matmul(&q, &ops::transpose(&k, &[0, 1, 2, 4, 3])?)?;
+    let scores = softcap(&scores, cap)?;
+    let scores = match mask.rows(n, keys)? {
+        Some(seen) => {
+            let lowest = Array::scalar(lowest(scores.dtype()), scores.dtype())?;
+            ops::select(&seen, &scores, &lowest)?
+        }
+        None => scores,
+    };
+    let output = ops::matmul(&ops::softmax(&scores, -1)?, &v)?;
+    ops::reshape(&output, &[batch, heads, n, v.dim(4)])
+}
+
+/// The most negative number of a float type.
+fn lowest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => half::f16::MIN.to_f32(),
+        Dtype::BF16 => half::bf16::MIN.to_f32(),
+        _ => f32::MIN,
+    }
+}
+
+/// `cap * tanh(x / cap)`
+pub fn softcap(x: &Array, cap: f32) -> Result<Array> {
+    let cap = Array::scalar(cap, x.dtype())?;
+    ops::multiply(&ops::tanh(&ops::divide(x, &cap)?)?, &cap)
+}
+
+/// `ln(1 + exp(x))`
+pub fn softplus(x: &Array) -> Result<Array> {
+    ops::logaddexp(x, &Array::scalar(0.0, x.dtype())?)
+}
+
+/// x `[batch, heads, tokens, head_dim]`, its first token at position `offset`
+pub fn rope(x: &Array, turn: Turn, offset: i32) -> Result<Array> {
+    if fast::active() {
+        return fast::rope(x, turn.kernel, offset);
+    }
+    ops::rope(
+        x,
+        turn.dims,
+        turn.traditional,
+        turn.base,
+        turn.scale,
+        offset,
+        turn.table,
+    )
+}
+
+/// f(gate) * up
+pub fn gated(gate: &Array, up: &Array, activation: Activation) -> Result<Array> {
+    if fast::active() && gate.dtype() == up.dtype() {
+        return fast::gated(gate, up, activation.kernel());
+    }
+    let gated = match activation {
+        Activation::Silu => swiglu,
+        Activation::GeluTanh => geglu_tanh,
+    };
+    compiled::fused([gate, up], gated)
+}
+
+impl Activation {
+    /// For the CPU's kernels.
+    pub fn kernel(self) -> Gate {
+        match self {
+            Activation::Silu => Gate::Silu,
+            Activation::GeluTanh => Gate::GeluTanh,
+        }
+    }
+}
+
+/// silu(gate) * up
+fn swiglu([gate, up]: &[Array; 2]) -> Result<Array> {
+    ops::multiply(&ops::multiply(gate, &ops::sigmoid(gate)?)?, up)
+}
+
+/// gelu(gate) * up, with gelu(x) = 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+fn geglu_tanh([gate, up]: &[Array; 2]) -> Result<Array> {
+    let number = |value: f32| Array::scalar(value, gate.dtype());
+    let cube = ops::power(gate, &number(3.0)?)?;
+    let inner = ops::add(gate, &ops::multiply(&number(0.044715)?, &cube)?)?;
+    let tanh = ops::tanh(&ops::multiply(
+        &number((2.0 / std::f32::consts::PI).sqrt())?,
+        &inner,
+    )?)?;
+    let half = ops::multiply(&number(0.5)?, gate)?;
+    let gelu = ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)?;
+    ops::multiply(&gelu, up)
+}

@@ -1,0 +1,167 @@
+//! A block: halves, one after the other, each added to what went into it.
+
+use std::rc::Rc;
+
+use super::cache::Cache;
+use super::config::{BlockConfig, HalfConfig};
+use super::cost::{Known, TypesOf};
+use super::decoder::{last_row, Forward, Rows, Seen};
+use super::modules::Site;
+use super::parts::{Part, PartTypes};
+use super::plan::Scope;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::mlx::nn::AttentionMask;
+use crate::mlx::{ops, Array};
+
+#[derive(Clone)]
+pub struct Block {
+    pub(super) halves: Vec<Half>,
+}
+
+/// `x + multiplier * post_norm(part(norm(x)))`
+#[derive(Clone)]
+pub(super) struct Half {
+    /// `[hidden]`
+    pub norm: Option<Site>,
+    pub part: Part,
+    /// `[hidden]`
+    pub post_norm: Option<Site>,
+    pub multiplier: f32,
+}
+
+/// What a session has of the tokens before, by the number of the cache.
+pub(super) struct Past<'a> {
+    /// For the new tokens.
+    pub masks: &'a [Rc<AttentionMask>],
+    /// Empty: the new tokens are all there are, and there may be a batch of them.
+    pub caches: &'a mut [Cache],
+}
+
+/// The types of a block's arrays, as MLX promotes them.
+pub(super) struct BlockTypes {
+    /// By the number of the cache.
+    pub kept: Vec<(usize, Dtype)>,
+    pub output: Dtype,
+}
+
+impl Block {
+    pub fn declare(scope: &mut Scope, config: &BlockConfig, hidden: i32) -> Result<Self> {
+        let halves = config.halves.iter();
+        let halves = halves.map(|half| Half::declare(scope, half, hidden));
+        Ok(Block {
+            halves: halves.collect::<Result<_>>()?,
+        })
+    }
+
+    /// x `[1, n, hidden]` → the wanted rows of the same
+    pub fn forward(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
+        if let Some(h) = self.fused(with, x, past, rows)? {
+            return Ok(h);
+        }
+        let mut h = x.clone();
+        for half in &self.halves {
+            let seen = match half.part.cache() {
+                Some(cache) => Seen {
+                    mask: past
+                        .masks
+                        .get(cache)
+                        .map_or(&AttentionMask::None, Rc::as_ref),
+                    cache: past.caches.get_mut(cache),
+                },
+                None => Seen {
+                    mask: &AttentionMask::None,
+                    cache: None,
+                },
+            };
+            h = half.forward(with, &h, seen, rows)?;
+        }
+        // A block that mixes nothing gives all of them.
+        match rows {
+            Rows::All => Ok(h),
+            Rows::Last => last_row(&h),
+        }
+    }
+
+    /// `x`: the type of what goes in.
+    pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> BlockTypes {
+        let (mut kept, mut output) = (Vec::new(), x);
+        for half in &self.halves {
+            let types = half.types(of, output);
+            kept.extend(half.part.cache().zip(types.kept));
+            output = types.output;
+        }
+        BlockTypes { kept, output }
+    }
+
+    /// Numbers of a token that are there while it is computed operation by operation.
+    pub fn row(&self, hidden: u64) -> u64 {
+        // Norms, residuals and what the parts give.
+        let halves = self.halves.iter();
+        halves.map(|half| 4 * hidden + half.part.row()).sum()
+    }
+
+    /// Numbers of a token, among `width` in its row, that gradients need.
+    pub fn training_row(&self, hidden: u64, width: u64) -> u64 {
+        let halves = self.halves.iter();
+        let of = |half: &Half| 4 * hidden + half.part.training_row(width);
+        halves.map(of).sum()
+    }
+}
+
+impl Half {
+    fn declare(scope: &mut Scope, config: &HalfConfig, hidden: i32) -> Result<Self> {
+        let norm = |norm: &Option<_>, scope: &mut Scope| {
+            let norm = norm.as_ref().map(|norm| scope.norm(norm, hidden));
+            norm.transpose()
+        };
+        Ok(Half {
+            norm: norm(&config.norm, scope)?,
+            part: Part::declare(scope, &config.part, hidden)?,
+            post_norm: norm(&config.post_norm, scope)?,
+            multiplier: config.multiplier,
+        })
+    }
+
+    fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
+        let normed = |x: Array, norm: Option<Site>| match norm {
+            Some(norm) => with.norm(norm, &x),
+            None => Ok(x),
+        };
+        let r = self
+            .part
+            .forward(with, &normed(x.clone(), self.norm)?, seen, rows)?;
+        let mut r = normed(r, self.post_norm)?;
+        if self.multiplier != 1.0 {
+            r = ops::multiply(&r, &Array::scalar(self.multiplier, r.dtype())?)?;
+        }
+        let x = match rows {
+            Rows::Last if self.part.mixes() => last_row(x)?,
+            _ => x.clone(),
+        };
+        add_residual(&x, &r, with.clip_residual)
+    }
+
+    fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
+        let normed = |x: Dtype, norm: Option<Site>| norm.map_or(x, |norm| of.norm(norm, x));
+        let part = self.part.types(of, normed(x, self.norm));
+        PartTypes {
+            kept: part.kept,
+            output: x.wider(normed(part.output, self.post_norm)),
+        }
+    }
+}
+
+/// `x + y`; in float16 with `clip` the sum is made in f32 and clipped to what f16 holds.
+fn add_residual(x: &Array, y: &Array, clip: bool) -> Result<Array> {
+    if !clip || x.dtype() != Dtype::F16 {
+        return ops::add(x, y);
+    }
+    let bound = f32::from(half::f16::MAX);
+    let sum = ops::add(&ops::astype(x, Dtype::F32)?, &ops::astype(y, Dtype::F32)?)?;
+    let (low, high) = (
+        Array::scalar(-bound, Dtype::F32)?,
+        Array::scalar(bound, Dtype::F32)?,
+    );
+    ops::astype(&ops::clip(&sum, &low, &high)?, Dtype::F16)
+}

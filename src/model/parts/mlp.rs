@@ -1,0 +1,130 @@
+//! The multilayer perceptron of a dense block.
+
+use super::PartTypes;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::mlx::nn::{self, Activation};
+use crate::mlx::{ops, Array};
+use crate::model::cost::{size, Known, TypesOf};
+use crate::model::decoder::Forward;
+use crate::model::modules::Site;
+use crate::model::plan::Scope;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct MlpConfig {
+    /// Inside of its block.
+    pub name: &'static str,
+    pub intermediate_size: i32,
+    pub bias: bool,
+    pub shape: MlpShape,
+    pub activation: Activation,
+}
+
+/// What goes through the activation, and what is multiplied with that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MlpShape {
+    /// `gate_proj`, `up_proj`
+    Gated,
+    /// `gate_up_proj`: the rows of the one, then those of the other
+    Fused,
+}
+
+#[derive(Clone)]
+pub struct Mlp {
+    config: MlpConfig,
+    pub(in crate::model) inner: Inner,
+    /// `[hidden, intermediate]`
+    pub(in crate::model) down_proj: Site,
+}
+
+#[derive(Clone, Copy)]
+pub(in crate::model) enum Inner {
+    /// Each `[intermediate, hidden]`.
+    Gated { gate_proj: Site, up_proj: Site },
+    /// `[2 * intermediate, hidden]`
+    Fused { gate_up_proj: Site },
+}
+
+impl MlpConfig {
+    pub fn new(intermediate_size: i32, activation: Activation) -> Self {
+        MlpConfig {
+            name: "mlp",
+            intermediate_size,
+            bias: false,
+            shape: MlpShape::Gated,
+            activation,
+        }
+    }
+
+    /// Weights that a token is multiplied with.
+    pub fn parameters(&self, hidden: u64) -> u64 {
+        3 * hidden * size(self.intermediate_size)
+    }
+
+    /// The halves and their product.
+    pub fn row(&self) -> u64 {
+        3 * size(self.intermediate_size)
+    }
+
+    pub fn training_row(&self) -> u64 {
+        4 * size(self.intermediate_size)
+    }
+}
+
+impl Mlp {
+    pub fn declare(scope: &mut Scope, config: &MlpConfig, hidden: i32) -> Result<Self> {
+        let (inner, bias) = (config.intermediate_size, config.bias);
+        let mut scope = scope.within(config.name);
+        let inner = match config.shape {
+            MlpShape::Gated => Inner::Gated {
+                gate_proj: scope.linear("gate_proj", [inner, hidden], bias)?,
+                up_proj: scope.linear("up_proj", [inner, hidden], bias)?,
+            },
+            MlpShape::Fused => Inner::Fused {
+                gate_up_proj: scope.linear("gate_up_proj", [2 * inner, hidden], bias)?,
+            },
+        };
+        let wide = [hidden, config.intermediate_size];
+        Ok(Mlp {
+            inner,
+            down_proj: scope.linear("down_proj", wide, bias)?,
+            config: config.clone(),
+        })
+    }
+
+    pub fn config(&self) -> &MlpConfig {
+        &self.config
+    }
+
+    /// x `[…, hidden]` → the same shape
+    pub fn forward(&self, with: &Forward, x: &Array) -> Result<Array> {
+        let (gate, up) = match self.inner {
+            Inner::Gated { gate_proj, up_proj } => {
+                (with.linear(gate_proj, x)?, with.linear(up_proj, x)?)
+            }
+            Inner::Fused { gate_up_proj } => {
+                let both = with.linear(gate_up_proj, x)?;
+                let half = self.config.intermediate_size;
+                (
+                    ops::columns(&both, 0..half)?,
+                    ops::columns(&both, half..2 * half)?,
+                )
+            }
+        };
+        let inner = nn::gated(&gate, &up, self.config.activation)?;
+        with.linear(self.down_proj, &inner)
+    }
+
+    pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
+        let inner = match self.inner {
+            Inner::Gated { gate_proj, up_proj } => {
+                of.linear(gate_proj, x).wider(of.linear(up_proj, x))
+            }
+            Inner::Fused { gate_up_proj } => of.linear(gate_up_proj, x),
+        };
+        PartTypes {
+            kept: None,
+            output: of.linear(self.down_proj, inner),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Which tensors a config implies, and where they lie. Each part declares its modules in a [`Scope`], which finds them in the
+//! files' headers, compares shapes and types, and puts them on the one list.
+
+use super::block::Block;
+use super::cache::{CacheSpec, Extent};
+use super::config::{DecoderConfig, Names, NormConfig};
+use super::find::{Finder, Named};
+use super::modules::{Kind, Modules, Site, Tensors};
+use super::rope::Rope;
+use crate::dtype::Scheme;
+use crate::error::Result;
+use crate::load::{Catalog, ModuleShape, Quantization, Slot, Tensor, Warnings};
+
+/// What a config implies, where it lies, and what it shows.
+pub struct Planned {
+    pub blueprint: Blueprint,
+    pub modules: Modules<Slot>,
+    /// The files' tensors that they are read from.
+    pub used: Vec<Tensor>,
+    /// How the folder names them.
+    pub names: Names,
+    /// The packed matrices, by module path.
+    pub schemes: Vec<(String, Scheme)>,
+    /// Whether the config's quantisation is that of the weights.
+    pub as_said: bool,
+}
+
+/// A decoder without its weights: which modules go where.
+#[derive(Clone)]
+pub struct Blueprint {
+    pub(super) blocks: Vec<Block>,
+    /// Parts that turn alike share what they turn by.
+    pub(super) ropes: Vec<Rope>,
+    /// What a session keeps.
+    pub(super) caches: Vec<CacheSpec>,
+}
+
+impl Blueprint {
+    /// Empty caches of one session; `window` and `keep` turn the full ones into rotating ones.
+    pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Extent> {
+        let caches = self.caches.iter();
+        caches.map(|spec| spec.extent(window, keep)).collect()
+    }
+}
+
+impl Planned {
+    /// Finds every tensor that `config` implies in the files and compares its shape and type; what is missing, of
+    /// another shape, or left over is an error. How a matrix is packed shows in its shapes; where `quantization` says
+    /// something else it is a warning. Reads no data.
+    pub fn find(
+        config: &DecoderConfig,
+        catalog: &Catalog,
+        quantization: &Quantization,
+        warnings: &mut Warnings,
+    ) -> Result<Planned> {
+        let embedding = |names: &Names| format!("{}embed_tokens.weight", names.body);
+        let held = |names: &&Names| catalog.tensors.contains_key(&embedding(names));
+        let lost = |names: &&Names| catalog.absent.contains_key(&embedding(names));
+        let all = config.names;
+        let Some(names) = all.iter().find(held) else {
+            let names = all.iter().find(lost).or(all.first());
+            return Err(catalog.missing(&names.map_or(String::new(), embedding)));
+        };
+        let mut planner = Planner {
+            finder: Finder::new(catalog, quantization),
+            modules: Modules::new(),
+            ropes: Vec::new(),
+            caches: Vec::new(),
+        };
+        let blocks = planner.decoder(config, names)?;
+        let tied = planner.modules.get(Site::LM_HEAD).is_none();
+        let head = tied.then_some(names.head);
+        let finder = planner.finder;
+        finder.nothing_left(config.ignored, head, warnings)?;
+        finder.compare_with_config(warnings);
+        Ok(Planned {
+            blueprint: Blueprint {
+                blocks,
+                ropes: planner.ropes,
+                caches: planner.caches,
+            },
+            modules: planner.modules,
+            names: *names,
+            as_said: finder.differ.is_empty(),
+            schemes: finder.schemes,
+            used: finder.used,
+        })
+    }
+}
+
+struct Planner<'a> {
+    finder: Finder<'a>,
+    modules: Modules<Slot>,
+    ropes: Vec<Rope>,
+    caches: Vec<CacheSpec>,
+}
+
+/// Where a part declares its modules, in the order in which it computes.
+pub struct Scope<'s, 'a> {
+    planner: &'s mut Planner<'a>,
+    /// Of the files' names.
+    prefix: &'static str,
+    /// Of the modules' names.
+    path: String,
+    layer: Option<usize>,
+}
+
+impl<'a> Scope<'_, 'a> {
+    /// A part of this one.
+    pub fn within<'s>(&'s mut self, name: &str) -> Scope<'s, 'a> {
+        Scope {
+            path: format!("{}{name}.", self.path),
+            prefix: self.prefix,
+            layer: self.layer,
+            planner: &mut *self.planner,
+        }
+    }
+
+    /// `[output, input]`
+    pub fn linear(&mut self, name: &str, [output, input]: [i32; 2], bias: bool) -> Result<Site> {
+        let path = self.in_files(name);
+        let finder = &mut self.planner.finder;
+        let tensors = Tensors {
+            weight: finder.matrix(&path, &[output, input], &Named)?,
+            bias: match bias {
+                true => Some(finder.float(&format!("{path}.bias"), &[output])?),
+                false => None,
+            },
+        };
+        let shape = ModuleShape::Linear {
+            input,
+            output,
+            bias,
+        };
+        Ok(self.put(name, (shape, Kind::Linear), Some(tensors)))
+    }
+
+    /// `[dims]`
+    pub fn norm(&mut self, config: &NormConfig, dims: i32) -> Result<Site> {
+        let name = format!("{}.weight", self.in_files(config.name));
+        let weight = self.planner.finder.float(&name, &[dims])?;
+        let kind = Kind::Norm {
+            eps: config.eps,
+            plus_one: config.plus_one,
+        };
+        let shape = (ModuleShape::Norm { dims }, kind);
+        Ok(self.put(config.name, shape, Some(Tensors::dense(weight))))
+    }
+
+    /// `[dims]`, of any float type.
+    pub fn vector(&mut self, name: &str, dims: i32) -> Result<Site> {
+        let weight = self.planner.finder.float(&self.in_files(name), &[dims])?;
+        let what = (ModuleShape::Norm { dims }, Kind::Vector);
+        Ok(self.put(name, what, Some(Tensors::dense(weight))))
+    }
+
+    /// `[vocab, dims]`
+    fn embedding(&mut self, name: &str, [vocab, dims]: [i32; 2]) -> Result<Site> {
+        let path = self.in_files(name);
+        let weight = self.planner.finder.matrix(&path, &[vocab, dims], &Named)?;
+        let tensors = Tensors { weight, bias: None };
+        let shape = ModuleShape::Embedding { vocab, dims };
+        Ok(self.put(name, (shape, Kind::Embedding), Some(tensors)))
+    }
+
+    /// What a part turns queries and keys by, as a number.
+    pub fn rope(&mut self, rope: &Rope) -> usize {
+        let ropes = &mut self.planner.ropes;
+        ropes
+            .iter()
+            .position(|known| known == rope)
+            .unwrap_or_else(|| {
+                ropes.push(rope.clone());
+                ropes.len() - 1
+            })
+    }
+
+    /// What a part keeps of the tokens before, as a number.
+    pub fn cache(&mut self, spec: CacheSpec) -> usize {
+        self.planner.caches.push(spec);
+        self.planner.caches.len() - 1
+    }
+
+    fn in_files(&self, name: &str) -> String {
+        format!("{}{}{name}", self.prefix, self.path)
+    }
+
+    fn put(
+        &mut self,
+        name: &str,
+        what: (ModuleShape, Kind),
+        tensors: Option<Tensors<Slot>>,
+    ) -> Site {
+        let name = format!("{}{name}", self.path);
+        self.planner.modules.push(self.layer, name, what, tensors)
+    }
+}
+
+impl<'a> Planner<'a> {
+    fn decoder(&mut self, config: &DecoderConfig, names: &Names) -> Result<Vec<Block>> {
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let head = format!("{}lm_head.weight", names.head);
+        let embedding = format!("{}embed_tokens.weight", names.body);
+        // Where the config does not say, a head that the index names and no file holds is missing, not tied.
+        let tied = config.tie_word_embeddings.unwrap_or_else(|| {
+            let Finder { catalog, .. } = self.finder;
+            self.finder.beside(&embedding, &head).is_none() && !catalog.absent.contains_key(&head)
+        });
+        // In the order of `Site`'s constants.
+        let mut body = self.scope(names.body, String::new(), None);
+        body.embedding("embed_tokens", [vocab, hidden])?;
+        body.norm(&config.norm, hidden)?;
+        let mut outside = self.scope(names.head, String::new(), None);
+        match tied {
+            true => {
+                let shape = ModuleShape::Linear {
+                    input: hidden,
+                    output: vocab,
+                    bias: false,
+                };
+                outside.put("lm_head", (shape, Kind::Linear), None)
+            }
+            false => outside.linear("lm_head", [vocab, hidden], false)?,
+        };
+        let blocks = config.blocks.iter().enumerate().map(|(index, block)| {
+            let path = format!("layers.{index}.");
+            let mut scope = self.scope(names.body, path, Some(index));
+            Block::declare(&mut scope, block, hidden)
+        });
+        blocks.collect()
+    }
+
+    fn scope<'s>(
+        &'s mut self,
+        prefix: &'static str,
+        path: String,
+        layer: Option<usize>,
+    ) -> Scope<'s, 'a> {
+        Scope {
+            planner: self,
+            prefix,
+            path,
+            layer,
+        }
+    }
+}
