@@ -45,6 +45,6 @@ pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
 pub use quantization::Quantization;
-pub use slot::{Piece, Slot};
+pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;
 pub use weights::{Catalog, Tensor, WeightFile};

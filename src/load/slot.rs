@@ -16,29 +16,88 @@ pub struct Slot {
     pub pieces: Vec<Piece>,
 }
 
-/// Rows of a file's tensor, every `step`-th of them.
+/// A part of a file, as rows, and what is taken of it.
 #[derive(Clone, Debug)]
 pub struct Piece {
     /// Which of [`Catalog::files`](super::Catalog::files).
     pub file: usize,
-    /// Of the first row, in bytes from the start of the file.
+    /// In bytes from the start of the file.
     pub offset: u64,
     /// Bytes of a row.
     pub row: u64,
     pub rows: u64,
+    pub pick: Pick,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Pick {
+    All,
+    Rows(Every),
+    /// Columns of elements of so many bytes, each as a row.
+    Columns(Every, u64),
+}
+
+/// `taken` of them: `first`, `first + step`, …
+#[derive(Clone, Copy, Debug)]
+pub struct Every {
+    pub first: u64,
     pub step: u64,
+    pub taken: u64,
+}
+
+impl Every {
+    pub fn new(first: i32, step: i32, taken: i32) -> Every {
+        let [first, step, taken] = [first, step, taken].map(|n| u64::try_from(n).unwrap_or(0));
+        Every { first, step, taken }
+    }
+
+    fn is_within(self, count: u64) -> bool {
+        let last = self.taken.checked_sub(1);
+        let last = last.and_then(|last| last.checked_mul(self.step)?.checked_add(self.first));
+        last.is_some_and(|last| last < count)
+    }
 }
 
 impl Piece {
-    /// Bytes that it gives.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes of the file that it looks at.
+    pub fn extent(&self) -> u64 {
         self.row.saturating_mul(self.rows)
     }
 
-    /// Bytes of the file from its first row to the end of its last.
-    pub fn extent(&self) -> u64 {
-        let before = self.rows.saturating_sub(1).saturating_mul(self.step);
-        before.saturating_add(1).saturating_mul(self.row)
+    /// Bytes that it gives.
+    pub fn bytes(&self) -> u64 {
+        match self.pick {
+            Pick::All => self.extent(),
+            Pick::Rows(every) => self.row.saturating_mul(every.taken),
+            Pick::Columns(every, element) => {
+                let column = element.saturating_mul(self.rows);
+                column.saturating_mul(every.taken)
+            }
+        }
+    }
+
+    /// What is taken of its extent's bytes, piece by piece.
+    pub fn picked<'a>(&self, extent: &'a [u8]) -> Box<dyn Iterator<Item = &'a [u8]> + 'a> {
+        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).max(1);
+        let row = size(self.row);
+        let of = |every: Every| (size(every.step), usize::try_from(every.taken).unwrap_or(0));
+        let skipped = |every: Every| usize::try_from(every.first).unwrap_or(usize::MAX);
+        match self.pick {
+            Pick::All => Box::new(std::iter::once(extent)),
+            Pick::Rows(every) => {
+                let (step, taken) = of(every);
+                let rows = extent.chunks_exact(row).skip(skipped(every));
+                Box::new(rows.step_by(step).take(taken))
+            }
+            Pick::Columns(every, element) => {
+                let ((step, taken), element) = (of(every), size(element));
+                let columns = (skipped(every)..).step_by(step).take(taken);
+                Box::new(columns.flat_map(move |column| {
+                    let rows = extent.chunks_exact(row);
+                    rows.filter_map(move |row| row.chunks_exact(element).nth(column))
+                }))
+            }
+        }
     }
 }
 
@@ -54,7 +113,7 @@ impl Slot {
                 offset: tensor.offset,
                 row: tensor.bytes,
                 rows: 1,
-                step: 1,
+                pick: Pick::All,
             }],
         }
     }
@@ -92,54 +151,71 @@ impl Slot {
         })
     }
 
-    /// Of a tensor `[count, rows, …]` in each of the first dimension the rows `first`, `first + step`, …: `taken` of them.
+    /// Of a tensor `[count, rows, …]` some rows of each → `[count, taken, …]`.
     ///
     /// # Errors
     /// BAD_MODEL where there are not so many.
-    pub fn rows(name: String, tensor: &Tensor, [first, step, taken]: [i32; 3]) -> Result<Slot> {
-        let wrong = || {
-            Error::bad_model(format!(
-                "tensor \"{}\" has the shape {:?}, and config.json implies other experts",
-                tensor.name, tensor.shape
-            ))
+    pub fn rows(name: String, tensor: &Tensor, every: Every) -> Result<Slot> {
+        let [_, rows, ..] = tensor.shape.as_slice() else {
+            return Err(other_shape(tensor));
         };
-        let [count, rows, rest @ ..] = tensor.shape.as_slice() else {
+        let rows = u64::try_from(*rows).unwrap_or(0);
+        Slot::picked(name, tensor, (rows, every, Pick::Rows(every)), |shape| {
+            if let Some(rows) = shape.get_mut(1) {
+                *rows = i32::try_from(every.taken).unwrap_or(0);
+            }
+        })
+    }
+
+    /// Of a tensor `[count, rows, columns]` some columns of each → `[count, taken, rows]`.
+    ///
+    /// # Errors
+    /// As for `rows`.
+    pub fn columns(name: String, tensor: &Tensor, every: Every) -> Result<Slot> {
+        let [_, _, columns] = *tensor.shape.as_slice() else {
+            return Err(other_shape(tensor));
+        };
+        let columns = u64::try_from(columns).unwrap_or(0);
+        let element = u64::try_from(tensor.dtype.size()).unwrap_or(0);
+        let pick = Pick::Columns(every, element);
+        Slot::picked(name, tensor, (columns, every, pick), |shape| {
+            if let [_, rows, columns] = shape {
+                *columns = *rows;
+                *rows = i32::try_from(every.taken).unwrap_or(0);
+            }
+        })
+    }
+
+    /// `within`: how many there are to take from.
+    fn picked(
+        name: String,
+        tensor: &Tensor,
+        (within, every, pick): (u64, Every, Pick),
+        reshape: impl FnOnce(&mut [i32]),
+    ) -> Result<Slot> {
+        let wrong = || other_shape(tensor);
+        let [count, rows, ..] = tensor.shape.as_slice() else {
             return Err(wrong());
         };
         let size = |n: i32| u64::try_from(n).map_err(|_| wrong());
         let (count, rows) = (size(*count)?, size(*rows)?);
-        let (first_row, step_rows, taken_rows) = (size(first)?, size(step)?, size(taken)?);
         let all = count.checked_mul(rows).filter(|&all| all > 0);
-        let row = all
-            .and_then(|all| tensor.bytes.checked_div(all))
-            .ok_or_else(wrong)?;
-        let last = taken_rows
-            .checked_sub(1)
-            .and_then(|last| last.checked_mul(step_rows)?.checked_add(first_row))
-            .ok_or_else(wrong)?;
-        if last >= rows {
-            return Err(wrong());
-        }
-        let pieces = (0..count).map(|expert| {
-            let before = expert
-                .checked_mul(rows)?
-                .checked_add(first_row)?
-                .checked_mul(row)?;
+        let row = all.and_then(|all| tensor.bytes.checked_div(all));
+        let row = row.filter(|_| every.is_within(within)).ok_or_else(wrong)?;
+        let pieces = (0..count).map(|index| {
+            let before = index.checked_mul(rows)?.checked_mul(row)?;
             Some(Piece {
                 file: tensor.file,
                 offset: tensor.offset.checked_add(before)?,
                 row,
-                rows: taken_rows,
-                step: step_rows,
+                rows,
+                pick,
             })
         });
         let pieces: Option<Vec<Piece>> = pieces.collect();
         let pieces = pieces.ok_or_else(wrong)?;
         let mut shape = tensor.shape.clone();
-        if let Some(rows) = shape.get_mut(1) {
-            *rows = taken;
-        }
-        debug_assert_eq!(shape.len(), rest.len().saturating_add(2));
+        reshape(&mut shape);
         Ok(Slot {
             name,
             dtype: tensor.dtype,
@@ -160,6 +236,13 @@ impl Slot {
         self.dtype = Dtype::U32;
         Some(self)
     }
+}
+
+fn other_shape(tensor: &Tensor) -> Error {
+    Error::bad_model(format!(
+        "tensor \"{}\" has the shape {:?}, and config.json implies other experts",
+        tensor.name, tensor.shape
+    ))
 }
 
 fn too_large(name: &str) -> Error {

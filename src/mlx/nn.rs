@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::device::on_gpu;
 use super::fast;
 use super::ops::{self, Mask};
 use super::{compiled, Array};
@@ -46,6 +47,11 @@ pub struct Turn<'a> {
 pub enum Activation {
     Silu,
     GeluTanh,
+    /// `clip(gate, ..limit)` through `x sigmoid(alpha x)`, times `clip(up, -limit..limit) + 1`.
+    SwigluClamped {
+        alpha: f32,
+        limit: f32,
+    },
 }
 
 impl AttentionMask {
@@ -205,22 +211,26 @@ pub fn rope(x: &Array, turn: Turn, offset: i32) -> Result<Array> {
 
 /// f(gate) * up
 pub fn gated(gate: &Array, up: &Array, activation: Activation) -> Result<Array> {
-    if fast::active() && gate.dtype() == up.dtype() {
-        return fast::gated(gate, up, activation.kernel());
+    match activation.kernel() {
+        Some(kernel) if fast::active() && gate.dtype() == up.dtype() => {
+            return fast::gated(gate, up, kernel)
+        }
+        _ => {}
     }
-    let gated = match activation {
-        Activation::Silu => swiglu,
-        Activation::GeluTanh => geglu_tanh,
-    };
-    compiled::fused([gate, up], gated)
+    match activation {
+        Activation::Silu => compiled::fused([gate, up], swiglu),
+        Activation::GeluTanh => compiled::fused([gate, up], geglu_tanh),
+        Activation::SwigluClamped { alpha, limit } => swiglu_clamped(gate, up, alpha, limit),
+    }
 }
 
 impl Activation {
     /// For the CPU's kernels.
-    pub fn kernel(self) -> Gate {
+    pub fn kernel(self) -> Option<Gate> {
         match self {
-            Activation::Silu => Gate::Silu,
-            Activation::GeluTanh => Gate::GeluTanh,
+            Activation::Silu => Some(Gate::Silu),
+            Activation::GeluTanh => Some(Gate::GeluTanh),
+            Activation::SwigluClamped { .. } => None,
         }
     }
 }
@@ -242,4 +252,52 @@ fn geglu_tanh([gate, up]: &[Array; 2]) -> Result<Array> {
     let half = ops::multiply(&number(0.5)?, gate)?;
     let gelu = ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)?;
     ops::multiply(&gelu, up)
+}
+
+fn swiglu_clamped(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
+    let number = |value: f32| Array::scalar(value, gate.dtype());
+    let gate = ops::minimum(gate, &number(limit)?)?;
+    let up = ops::clip(up, &number(-limit)?, &number(limit)?)?;
+    let sigmoid = ops::sigmoid(&ops::multiply(&number(alpha)?, &gate)?)?;
+    let up = ops::add(&up, &number(1.0)?)?;
+    ops::multiply(&up, &ops::multiply(&gate, &sigmoid)?)
+}
+
+/// The numbers of an xIELU, each one f32.
+pub struct Xielu<'a> {
+    pub alpha_p: &'a Array,
+    pub alpha_n: &'a Array,
+    pub beta: f32,
+    pub eps: f32,
+}
+
+/// `softplus(alpha_p) x² + beta x` for positive x, else `(expm1(min(x, eps)) - x) (beta + softplus(alpha_n)) + beta x`
+pub fn xielu(x: &Array, of: Xielu) -> Result<Array> {
+    let number = |value: f32| Array::scalar(value, x.dtype());
+    let alpha = |alpha: &Array| -> Result<Array> {
+        let alpha = ops::reshape(&ops::astype(alpha, Dtype::F32)?, &[])?;
+        softplus(&alpha)
+    };
+    let positive = ops::astype(&alpha(of.alpha_p)?, x.dtype())?;
+    let beta = Array::scalar(of.beta, Dtype::F32)?;
+    let negative = ops::astype(&ops::add(&beta, &alpha(of.alpha_n)?)?, x.dtype())?;
+    let linear = ops::multiply(&number(of.beta)?, x)?;
+    let above = ops::multiply(&positive, &ops::multiply(x, x)?)?;
+    let below = ops::subtract(&ops::expm1(&ops::minimum(x, &number(of.eps)?)?)?, x)?;
+    let below = ops::multiply(&below, &negative)?;
+    let curve = ops::select(&ops::greater(x, &number(0.0)?)?, &above, &below)?;
+    ops::add(&curve, &linear)
+}
+
+/// x `[n, in]` by dense matrices w `[experts, out, in]`, of which `chosen` `[n, k]` names some for each row → `[n, k, out]`.
+/// `sorted`: they come in order.
+pub fn experts(x: &Array, w: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+    let rows = ops::reshape(x, &[x.dim(0), 1, 1, x.dim(1)])?;
+    // MLX multiplies 16-bit floats so on a GPU only.
+    let dtype = x.dtype().wider(w.dtype());
+    let own = if on_gpu() { dtype } else { Dtype::F32 };
+    let w = ops::transpose(&ops::astype(w, own)?, &[0, 2, 1])?;
+    let y = ops::gather_mm(&ops::astype(&rows, own)?, &w, chosen, sorted)?;
+    let shape = [chosen.dim(0), chosen.dim(1), y.dim(-1)];
+    ops::astype(&ops::reshape(&y, &shape)?, dtype)
 }

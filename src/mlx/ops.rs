@@ -60,6 +60,7 @@ unary! {
     sigmoid = mlx_sigmoid;
     tanh = mlx_tanh;
     exp = mlx_exp;
+    expm1 = mlx_expm1;
     sqrt = mlx_sqrt;
     negative = mlx_negative;
     sort = mlx_sort;
@@ -79,6 +80,8 @@ binary! {
     logical_and = mlx_logical_and;
     power = mlx_power;
     logaddexp = mlx_logaddexp;
+    minimum = mlx_minimum;
+    floor_divide = mlx_floor_divide;
 }
 
 /// `a`, through which no gradient flows.
@@ -223,6 +226,18 @@ pub fn argpartition(a: &Array, kth: i32, axis: i32) -> Result<Array> {
     make(|out, s| unsafe { mlx_sys::mlx_argpartition_axis(out, a.raw(), kth, axis, s) })
 }
 
+pub fn argsort(a: &Array, axis: i32) -> Result<Array> {
+    // SAFETY: the array is alive.
+    make(|out, s| unsafe { mlx_sys::mlx_argsort_axis(out, a.raw(), axis, s) })
+}
+
+pub fn broadcast_to(a: &Array, shape: &[i32]) -> Result<Array> {
+    // SAFETY: `shape` has as many sizes as passed.
+    make(|out, s| unsafe {
+        mlx_sys::mlx_broadcast_to(out, a.raw(), shape.as_ptr(), shape.len(), s)
+    })
+}
+
 pub fn argmax(a: &Array, axis: i32) -> Result<Array> {
     // SAFETY: the array is alive.
     make(|out, s| unsafe { mlx_sys::mlx_argmax_axis(out, a.raw(), axis, false, s) })
@@ -304,6 +319,46 @@ pub fn quantized_matmul(
             group,
             bits,
             mode,
+            s,
+        )
+    })
+}
+
+/// x `[…, n, in]` by the matrices of w `[experts, in, out]` that `indices` `[…]` name → `[…, n, out]`. `sorted`: they come in
+/// order.
+pub fn gather_mm(x: &Array, w: &Array, indices: &Array, sorted: bool) -> Result<Array> {
+    // SAFETY: the arrays are alive.
+    make(|out, s| unsafe {
+        mlx_sys::mlx_gather_mm(out, x.raw(), w.raw(), NONE, indices.raw(), sorted, s)
+    })
+}
+
+/// The same by packed ones, w `[experts, out, in * bits / 32]`.
+pub fn gather_qmm(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    (indices, sorted): (&Array, bool),
+    scheme: Scheme,
+) -> Result<Array> {
+    let (group, bits) = (some(scheme.group_size), some(scheme.bits));
+    let mode = scheme.mode.c_name().as_ptr();
+    // SAFETY: the arrays are alive and the mode is NUL-terminated.
+    make(|out, s| unsafe {
+        mlx_sys::mlx_gather_qmm(
+            out,
+            x.raw(),
+            w.raw(),
+            scales.raw(),
+            optional(biases),
+            NONE,
+            indices.raw(),
+            true,
+            group,
+            bits,
+            mode,
+            sorted,
             s,
         )
     })

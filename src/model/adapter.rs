@@ -23,9 +23,9 @@ pub struct Adapter {
 /// What an adapter has for one module.
 pub enum Part {
     Low {
-        /// `[in, rank]`; of an embedding `[vocab, rank]`
+        /// `[in, rank]`; of an embedding `[vocab, rank]`; of experts `[experts, in, rank]`
         a: Array,
-        /// `[rank, out]`; of an embedding `[rank, hidden]`
+        /// `[rank, out]`; of an embedding `[rank, hidden]`; of experts `[experts, rank, out]`
         b: Array,
         scale: f32,
         /// DoRA: `[out]`; of an embedding `[vocab]`, or `[hidden]` as PEFT has it
@@ -284,6 +284,19 @@ impl Patch {
         self.full.as_ref().map(|(weight, _)| weight)
     }
 
+    pub fn bias(&self) -> Option<&Array> {
+        self.bias.as_ref()
+    }
+
+    /// Experts: y `[n, k, out]` is the base's of x `[n, in]` by the chosen ones `[n, k]` → the same shape.
+    pub fn experts(&self, mut y: Array, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+        for low in &self.low {
+            let z = low.experts_product(x, chosen, sorted)?;
+            y = ops::add(&y, &low.scaled(&z, &y)?)?;
+        }
+        Ok(y)
+    }
+
     /// For the CPU's kernels, where low-rank parts are all that there is.
     pub fn low_ranks(&self) -> Option<Vec<kernels::LowRank<&Array>>> {
         if self.full.is_some() || self.bias.is_some() {
@@ -395,7 +408,7 @@ impl LowRank {
         let scale = Array::scalar(self.scale, self.b.dtype())?;
         self.b = ops::multiply(&scale, &self.b)?;
         self.scale = 1.0;
-        if site != Site::EMBED_TOKENS {
+        if site != Site::EMBED_TOKENS && self.a.shape().len() == 2 {
             for array in [&mut self.a, &mut self.b] {
                 let columns = ops::contiguous(&ops::transpose(array, &[1, 0])?)?;
                 *array = ops::transpose(&columns, &[1, 0])?;
@@ -407,6 +420,19 @@ impl LowRank {
     /// x `[…, in]` → `[…, out]`
     fn product(&self, x: &Array) -> Result<Array> {
         ops::matmul(&ops::matmul(&self.dropped(x)?, &self.a)?, &self.b)
+    }
+
+    /// x `[n, in]` by A `[experts, in, rank]` and B `[experts, rank, out]` of the chosen ones `[n, k]` → `[n, k, out]`
+    fn experts_product(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+        let rows = ops::reshape(&self.dropped(x)?, &[x.dim(0), 1, 1, x.dim(1)])?;
+        let inner = ops::gather_mm(
+            &ops::astype(&rows, self.a.dtype())?,
+            &self.a,
+            chosen,
+            sorted,
+        )?;
+        let z = ops::gather_mm(&inner, &self.b, chosen, sorted)?;
+        ops::reshape(&z, &[chosen.dim(0), chosen.dim(1), z.dim(-1)])
     }
 
     /// x without what is dropped, the rest enlarged in its place.

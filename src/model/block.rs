@@ -98,13 +98,13 @@ impl Block {
     pub fn row(&self, hidden: u64) -> u64 {
         // Norms, residuals and what the parts give.
         let halves = self.halves.iter();
-        halves.map(|half| 4 * hidden + half.part.row()).sum()
+        halves.map(|half| 4 * hidden + half.part.row(hidden)).sum()
     }
 
     /// Numbers of a token, among `width` in its row, that gradients need.
     pub fn training_row(&self, hidden: u64, width: u64) -> u64 {
         let halves = self.halves.iter();
-        let of = |half: &Half| 4 * hidden + half.part.training_row(width);
+        let of = |half: &Half| 4 * hidden + half.part.training_row(hidden, width);
         halves.map(of).sum()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::parts::attention::AttentionConfig;
 use super::parts::mlp::MlpConfig;
+use super::parts::moe::MoeConfig;
 
 /// Sizes are numbers of elements; all were checked by the family that read them.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +23,7 @@ pub struct DecoderConfig {
     /// Where the decoder's tensors are found: the first prefix pair whose embedding exists.
     pub names: &'static [Names],
     /// Tensors with these words in their name belong to parts that are not run (a vision tower).
-    pub ignored: &'static [&'static str],
+    pub ignored: Vec<String>,
 }
 
 /// Prefixes of tensor names: `{body}layers.0…`, `{head}lm_head…`.
@@ -80,6 +81,7 @@ pub struct HalfConfig {
 pub enum PartConfig {
     Attention(AttentionConfig),
     Mlp(MlpConfig),
+    Moe(MoeConfig),
 }
 
 impl HalfConfig {
@@ -108,7 +110,7 @@ impl DecoderConfig {
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         halves.filter_map(|half| match &half.part {
             PartConfig::Attention(attention) => Some(attention),
-            PartConfig::Mlp(_) => None,
+            PartConfig::Mlp(_) | PartConfig::Moe(_) => None,
         })
     }
 
@@ -120,6 +122,7 @@ impl DecoderConfig {
             .map(|half| match &half.part {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
+                PartConfig::Moe(moe) => moe.parameters(hidden),
             })
             .sum()
     }

@@ -223,21 +223,10 @@ impl Decoder {
         matches!(self.live.layer(Site::LM_HEAD), Ok(Layer::Tied))
     }
 
-    /// `[out, in]` of a linear layer, `[hidden, vocab]` of the embedding: as A and B of an adapter have it.
-    pub fn weight_shape(&self, site: Site) -> Result<[i32; 2]> {
-        let weight = self.weight(site)?;
-        let [rows, columns] = [weight.dim(0), weight.dim(1)];
-        Ok(if site == Site::EMBED_TOKENS {
-            [columns, rows]
-        } else {
-            [rows, columns]
-        })
-    }
-
     /// The norm of each row of a module's base weight, f32: `[out]`, of the embedding `[vocab]`.
     pub fn row_norms(&self, site: Site) -> Result<Array> {
         let weight = ops::astype(&self.weight(site)?, Dtype::F32)?;
-        ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, 1, false)?)
+        ops::sqrt(&ops::sum(&ops::multiply(&weight, &weight)?, -1, false)?)
     }
 
     /// The tensors that a module was made of, of matrices these rows. The output layer of a tied model is the embedding.
@@ -306,6 +295,14 @@ impl<'a> Forward<'a> {
     /// x `[…, in]` → `[…, out]`
     pub fn linear(&self, site: Site, x: &Array) -> Result<Array> {
         self.linear_layer(site)?.forward(x, self.adapters)
+    }
+
+    /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.
+    pub fn experts(&self, site: Site, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+        match self.live.layer(site)? {
+            Layer::Experts(experts) => experts.forward(x, chosen, sorted, self.adapters),
+            _ => Err(other_kind()),
+        }
     }
 
     /// x `[…, size]` → the same shape

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::modules::Weight;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Quantization, Slot, Tensor, Warnings};
+use crate::load::{Catalog, Every, Quantization, Slot, Tensor, Warnings};
 
 pub(super) struct Finder<'a> {
     pub catalog: &'a Catalog,
@@ -41,6 +41,134 @@ impl Places for Named {
             _ => finder.beside(&format!("{path}.weight"), &name),
         };
         Ok(tensor.map(|tensor| (Slot::whole(tensor), vec![tensor.clone()])))
+    }
+}
+
+/// Where a folder may keep its experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertNames {
+    /// All of them in one tensor, as mlx-lm has them: `{stacked}.gate_proj`.
+    pub stacked: &'static str,
+    /// One by one, `experts.0.{name}`: what gate, up and down are called.
+    pub each: Option<[&'static str; 3]>,
+    /// Gate and up in one, `experts.gate_up_proj`.
+    pub fused: Option<Fused>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fused {
+    /// `[experts, 2 * intermediate, hidden]`: the rows of the one, then those of the other.
+    Halves,
+    /// The rows in turn; where they are not packed `[experts, hidden, 2 * intermediate]`.
+    InTurn,
+}
+
+/// One of the three matrices of all experts.
+pub(super) struct Experts {
+    pub names: ExpertNames,
+    /// Of the files' names.
+    pub at: String,
+    /// 0 gate, 1 up, 2 down
+    pub which: usize,
+    pub count: i32,
+    pub intermediate: i32,
+}
+
+impl Places for Experts {
+    fn place(
+        &self,
+        finder: &Finder,
+        path: &str,
+        leaf: &str,
+    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
+        if let Some(found) = Named.place(finder, path, leaf)? {
+            return Ok(Some(found));
+        }
+        if let Some(found) = self.one_by_one(finder, path, leaf)? {
+            return Ok(Some(found));
+        }
+        self.fused(finder, path, leaf)
+    }
+}
+
+impl Experts {
+    fn one_by_one(
+        &self,
+        finder: &Finder,
+        path: &str,
+        leaf: &str,
+    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
+        let Some(name) = self
+            .names
+            .each
+            .and_then(|each| each.get(self.which).copied())
+        else {
+            return Ok(None);
+        };
+        let of = |expert: i32| format!("{}experts.{expert}.{name}.{leaf}", self.at);
+        if finder.catalog.get(&of(0)).is_none() {
+            return Ok(None);
+        }
+        let all = (0..self.count).map(|expert| {
+            let name = of(expert);
+            let tensor = finder.catalog.get(&name);
+            tensor.ok_or_else(|| finder.catalog.missing(&name))
+        });
+        let all: Vec<&Tensor> = all.collect::<Result<_>>()?;
+        let slot = Slot::stacked(format!("{path}.{leaf}"), &all)?;
+        Ok(Some((slot, all.into_iter().cloned().collect())))
+    }
+
+    fn fused(
+        &self,
+        finder: &Finder,
+        path: &str,
+        leaf: &str,
+    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
+        let Some(fused) = self.names.fused else {
+            return Ok(None);
+        };
+        let matrix = if self.which == 2 {
+            "down_proj"
+        } else {
+            "gate_up_proj"
+        };
+        let name = |suffix: &str| format!("{}experts.{matrix}{suffix}", self.at);
+        let suffixes: &[&str] = match leaf {
+            "weight" => &["", "_blocks"],
+            "scales" => &["_scales"],
+            "bias" => &["_bias"],
+            _ => &[],
+        };
+        let tensor = suffixes
+            .iter()
+            .find_map(|suffix| finder.catalog.get(&name(suffix)));
+        let Some(tensor) = tensor else {
+            return Ok(None);
+        };
+        let which = i32::from(self.which == 1);
+        let every = match fused {
+            Fused::Halves => Every::new(which * self.intermediate, 1, self.intermediate),
+            Fused::InTurn => Every::new(which, 2, self.intermediate),
+        };
+        let own = format!("{path}.{leaf}");
+        let upright = tensor.dtype == Dtype::U8 || tensor.shape.len() == 2;
+        let rows = |every| Slot::rows(own.clone(), tensor, every);
+        let columns = |every| Slot::columns(own.clone(), tensor, every);
+        let all = |axis: usize| Every::new(0, 1, tensor.shape.get(axis).copied().unwrap_or(0));
+        let slot = match (fused, self.which) {
+            (Fused::InTurn, 2) if !upright => columns(all(2))?,
+            (_, 2) => rows(all(1))?,
+            (Fused::InTurn, _) if !upright => columns(every)?,
+            _ => rows(every)?,
+        };
+        let slot = match tensor.name.ends_with("_blocks") {
+            true => slot.as_words().ok_or_else(|| {
+                Error::bad_model(format!("tensor \"{}\" is not of packed bytes", tensor.name))
+            })?,
+            false => slot,
+        };
+        Ok(Some((slot, vec![tensor.clone()])))
     }
 }
 
@@ -146,6 +274,26 @@ impl<'a> Finder<'a> {
         }
     }
 
+    /// `[experts, out]`
+    pub fn expert_bias(&mut self, path: &str, shape: &[i32], places: &Experts) -> Result<Slot> {
+        let (slot, from) = places
+            .place(self, path, "bias")?
+            .ok_or_else(|| self.catalog.missing(&format!("{path}.bias")))?;
+        self.used.extend(from);
+        self.checked(slot, shape, Kinds::Float)
+    }
+
+    /// A float number, `[]` or `[1]`.
+    pub fn number(&mut self, name: &str) -> Result<Option<Slot>> {
+        let Some(tensor) = self.catalog.get(name) else {
+            return Ok(None);
+        };
+        self.used.push(tensor.clone());
+        let shape: &[i32] = if tensor.shape.is_empty() { &[] } else { &[1] };
+        self.checked(Slot::whole(tensor), shape, Kinds::Float)
+            .map(Some)
+    }
+
     pub fn float(&mut self, name: &str, shape: &[i32]) -> Result<Slot> {
         let tensor = self
             .catalog
@@ -174,7 +322,7 @@ impl<'a> Finder<'a> {
     /// embedding.
     pub fn nothing_left(
         &self,
-        ignored: &[&str],
+        ignored: &[String],
         tied: Option<&str>,
         warnings: &mut Warnings,
     ) -> Result<()> {
@@ -188,7 +336,7 @@ impl<'a> Finder<'a> {
             // Tables that old exporters wrote out, and the copy of a tied embedding.
             name.ends_with("rotary_emb.inv_freq")
                 || copy.as_ref().is_some_and(|copy| name.starts_with(copy))
-                || ignored.iter().any(|word| name.contains(word))
+                || ignored.iter().any(|word| name.contains(word.as_str()))
         };
         let all_indexed = !files.iter().any(|&file| self.catalog.is_stray(file));
         let mut strays = BTreeSet::new();

@@ -51,7 +51,7 @@ impl Block {
         ) else {
             return Ok(None);
         };
-        let Some(parts) = self.parts(with, dtype)? else {
+        let Some(parts) = self.parts(with, dtype, cache.length(n))? else {
             return Ok(None);
         };
         let like = Like {
@@ -95,6 +95,7 @@ impl Block {
         let (Part::Attention(attention), Part::Mlp(mlp)) = (&first.part, &second.part) else {
             return None;
         };
+        mlp.config().activation.kernel()?;
         let config = attention.config();
         let plain = |half: &Half| half.multiplier == 1.0 && half.norm.is_some();
         let over = config.qk_norm.map(|norm| norm.over);
@@ -109,7 +110,12 @@ impl Block {
     }
 
     /// None where something does not have the type of x, or is more than a product.
-    fn parts<'a>(&self, with: &Forward<'a>, dtype: Dtype) -> Result<Option<Parts<'a>>> {
+    fn parts<'a>(
+        &self,
+        with: &Forward<'a>,
+        dtype: Dtype,
+        length: i32,
+    ) -> Result<Option<Parts<'a>>> {
         let Some(((first, attention), (second, mlp))) = self.known() else {
             return Ok(None);
         };
@@ -125,7 +131,7 @@ impl Block {
         else {
             return Ok(None);
         };
-        let Some(rope) = with.rope(rope)?.kernel() else {
+        let Some(rope) = with.rope(rope)?.kernel(length) else {
             return Ok(None);
         };
         let size = |n: i32| usize::try_from(n).unwrap_or(0);
@@ -160,6 +166,9 @@ impl Block {
             norm(attention.q_norm)?,
             norm(attention.k_norm)?,
         ];
+        let Some(gate) = mlp.config().activation.kernel() else {
+            return Ok(None);
+        };
         let config = attention.config();
         let sizes = kernels::Sizes {
             heads: size(config.heads),
@@ -167,7 +176,7 @@ impl Block {
             head_dim: size(config.head_dim),
             scale: config.scale,
             eps,
-            gate: mlp.config().activation.kernel(),
+            gate,
             rope,
         };
         let whole = || {

@@ -8,12 +8,13 @@ use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::mlx::fast::{self, PackedMatrix};
-use crate::mlx::{memory, ops, Array};
+use crate::mlx::{memory, nn, ops, Array};
 
 /// A module with its arrays.
 pub enum Layer {
     Embedding(Embedding),
     Linear(Linear),
+    Experts(Experts),
     Norm(Norm),
     Vector(Array),
     /// An output layer that is the embedding.
@@ -223,6 +224,102 @@ impl Linear {
     }
 }
 
+/// Stacked matrices, of which each row is multiplied with some.
+pub struct Experts {
+    matrix: ExpertMatrix,
+    /// `[experts, out]`
+    bias: Option<Array>,
+    site: Site,
+}
+
+pub(super) enum ExpertMatrix {
+    /// `[experts, out, in]`
+    Dense(Array),
+    /// The same, packed.
+    Quantized(Quantized),
+}
+
+impl ExpertMatrix {
+    fn new(weight: Weight<Array>) -> Self {
+        match weight {
+            Weight::Dense(weight) => ExpertMatrix::Dense(weight),
+            Weight::Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            } => ExpertMatrix::Quantized(Quantized {
+                weight,
+                scales,
+                biases,
+                scheme,
+            }),
+        }
+    }
+
+    /// The tensors that it was made of, rows of all experts one after the other: `[rows, in]`.
+    fn stored(&self, rows: &Range<i32>) -> Result<Weight<Array>> {
+        let mut cut = |array: Array| {
+            let (all, columns) = (array.dim(0) * array.dim(1), array.dim(2));
+            let flat = ops::reshape(&array, &[all, columns])?;
+            ops::slice(&flat, &[rows.start, 0], &[rows.end.min(all), columns])
+        };
+        match self {
+            ExpertMatrix::Dense(weight) => Weight::Dense(weight.clone()).try_map(&mut cut),
+            ExpertMatrix::Quantized(q) => q.clone().into_weight().try_map(&mut cut),
+        }
+    }
+
+    /// `[experts, out, in]`, dense.
+    fn weight(&self) -> Result<Array> {
+        match self {
+            ExpertMatrix::Dense(weight) => Ok(weight.clone()),
+            ExpertMatrix::Quantized(q) => {
+                ops::dequantize(&q.weight, &q.scales, q.biases.as_ref(), q.scheme)
+            }
+        }
+    }
+
+    /// x `[n, in]`, chosen `[n, k]` → `[n, k, out]`
+    pub(super) fn product(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+        match self {
+            ExpertMatrix::Dense(weight) => nn::experts(x, weight, chosen, sorted),
+            ExpertMatrix::Quantized(q) => {
+                let rows = ops::reshape(x, &[x.dim(0), 1, 1, x.dim(1)])?;
+                let (biases, by) = (q.biases.as_ref(), (chosen, sorted));
+                let y = ops::gather_qmm(&rows, &q.weight, &q.scales, biases, by, q.scheme)?;
+                ops::reshape(&y, &[chosen.dim(0), chosen.dim(1), y.dim(-1)])
+            }
+        }
+    }
+}
+
+impl Experts {
+    /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.
+    pub fn forward(
+        &self,
+        x: &Array,
+        chosen: &Array,
+        sorted: bool,
+        adapters: &AdapterSet,
+    ) -> Result<Array> {
+        let patch = adapters.patch(self.site);
+        let bias = patch.and_then(|patch| patch.bias()).or(self.bias.as_ref());
+        let y = match patch.and_then(|patch| patch.full()) {
+            Some(weight) => nn::experts(x, weight, chosen, sorted)?,
+            None => self.matrix.product(x, chosen, sorted)?,
+        };
+        let y = match bias {
+            Some(bias) => ops::add(&y, &ops::take(bias, chosen)?)?,
+            None => y,
+        };
+        match patch {
+            Some(patch) => patch.experts(y, x, chosen, sorted),
+            None => Ok(y),
+        }
+    }
+}
+
 pub struct Embedding {
     matrix: Matrix,
 }
@@ -301,6 +398,11 @@ impl Layer {
                 let bias = tensors.bias;
                 Layer::Linear(Linear::new(Tensors { weight, bias }, module.site)?)
             }
+            (Kind::Experts, weight) => Layer::Experts(Experts {
+                matrix: ExpertMatrix::new(weight),
+                bias: tensors.bias,
+                site: module.site,
+            }),
             (Kind::Norm { eps, plus_one }, Weight::Dense(stored)) => Layer::Norm(Norm {
                 weight: computed_norm(&stored, plus_one)?,
                 stored,
@@ -322,18 +424,23 @@ impl Layer {
                 bias: None,
             },
             Layer::Linear(linear) => linear.stored(rows)?,
+            Layer::Experts(experts) => Tensors {
+                weight: experts.matrix.stored(rows)?,
+                bias: experts.bias.clone(),
+            },
             Layer::Norm(norm) => Tensors::dense(norm.stored.clone()),
             Layer::Vector(vector) => Tensors::dense(vector.clone()),
             Layer::Tied => return Ok(None),
         }))
     }
 
-    /// The base weight `[out, in]` or `[vocab, hidden]`, unpacked; None where there is no matrix.
+    /// The base weight `[out, in]`, `[experts, out, in]` or `[vocab, hidden]`, unpacked; None where there is no matrix.
     pub fn weight(&self) -> Option<Result<Array>> {
         match self {
             Layer::Embedding(Embedding { matrix }) | Layer::Linear(Linear { matrix, .. }) => {
                 Some(matrix.weight())
             }
+            Layer::Experts(experts) => Some(experts.matrix.weight()),
             Layer::Norm(_) | Layer::Vector(_) | Layer::Tied => None,
         }
     }

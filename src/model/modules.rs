@@ -45,6 +45,8 @@ pub struct Module {
 pub enum Kind {
     Embedding,
     Linear,
+    /// Stacked: each token is multiplied with some.
+    Experts,
     /// An RMS norm. `plus_one`: its weight is stored minus one.
     Norm {
         eps: f32,
@@ -63,9 +65,9 @@ pub struct Modules<T> {
 /// A module's tensors.
 #[derive(Clone)]
 pub struct Tensors<T> {
-    /// Norms and vectors have one of one dimension.
+    /// Norms and vectors have one of one dimension, experts of three.
     pub weight: Weight<T>,
-    /// `[out]`
+    /// `[out]`, of experts `[experts, out]`
     pub bias: Option<T>,
 }
 

@@ -4,11 +4,12 @@
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
-use super::find::{Finder, Named};
+pub use super::find::{ExpertNames, Fused};
+use super::find::{Experts, Finder, Named};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::rope::Rope;
 use crate::dtype::Scheme;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::load::{Catalog, ModuleShape, Quantization, Slot, Tensor, Warnings};
 
 /// What a config implies, where it lies, and what it shows.
@@ -71,7 +72,7 @@ impl Planned {
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
         let finder = planner.finder;
-        finder.nothing_left(config.ignored, head, warnings)?;
+        finder.nothing_left(&config.ignored, head, warnings)?;
         finder.compare_with_config(warnings);
         Ok(Planned {
             blueprint: Blueprint {
@@ -152,6 +153,66 @@ impl<'a> Scope<'_, 'a> {
         let weight = self.planner.finder.float(&self.in_files(name), &[dims])?;
         let what = (ModuleShape::Norm { dims }, Kind::Vector);
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
+    }
+
+    /// A number, where the folder has it.
+    pub fn number(&mut self, name: &str) -> Result<Option<Site>> {
+        let found = self.planner.finder.number(&self.in_files(name))?;
+        let what = (ModuleShape::Norm { dims: 1 }, Kind::Vector);
+        Ok(found.map(|slot| self.put(name, what, Some(Tensors::dense(slot)))))
+    }
+
+    /// The error of a tensor that is not there.
+    pub fn missing(&self, name: &str) -> Error {
+        self.planner.finder.catalog.missing(&self.in_files(name))
+    }
+
+    /// The first of these names that the folder has a tensor `{name}{leaf}` of, else the first.
+    pub fn either(&self, names: &[&'static str], leaf: &str) -> &'static str {
+        let catalog = self.planner.finder.catalog;
+        let is_there = |name: &&&str| {
+            let name = format!("{}{leaf}", self.in_files(name));
+            catalog.get(&name).is_some()
+        };
+        let found = names.iter().find(is_there).or(names.first());
+        found.copied().unwrap_or_default()
+    }
+
+    /// `[experts, output, input]`. `which`: gate, up or down, by mlx-lm's name.
+    pub fn experts(
+        &mut self,
+        names: &ExpertNames,
+        which: &str,
+        [count, output, input]: [i32; 3],
+        bias: bool,
+    ) -> Result<Site> {
+        let name = format!("{}.{which}", names.stacked);
+        let path = self.in_files(&name);
+        let number = ["gate_proj", "up_proj", "down_proj"]
+            .iter()
+            .position(|name| *name == which);
+        let places = Experts {
+            names: *names,
+            at: self.in_files(""),
+            which: number.unwrap_or(0),
+            count,
+            intermediate: output,
+        };
+        let finder = &mut self.planner.finder;
+        let tensors = Tensors {
+            weight: finder.matrix(&path, &[count, output, input], &places)?,
+            bias: match bias {
+                true => Some(finder.expert_bias(&path, &[count, output], &places)?),
+                false => None,
+            },
+        };
+        let shape = ModuleShape::Experts {
+            experts: count,
+            input,
+            output,
+            bias,
+        };
+        Ok(self.put(&name, (shape, Kind::Experts), Some(tensors)))
     }
 
     /// `[vocab, dims]`

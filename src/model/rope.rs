@@ -38,36 +38,33 @@ pub enum RopeScaling {
         /// What the turned elements are multiplied by.
         attention_factor: f32,
     },
-    /// One factor for each pair.
+    /// One factor for each pair: the short ones up to `original_context` tokens, beyond that the long ones for all of them.
     Long {
-        factors: Vec<f32>,
+        short: Vec<f32>,
+        long: Vec<f32>,
+        original_context: i32,
         /// What the turned elements are multiplied by.
         attention_factor: f32,
     },
-    /// The first `rotated` of the dims, at the wavelengths of all.
-    Proportional {
-        rotated: i32,
-        factor: f32,
-    },
 }
 
-#[derive(Clone)]
 pub struct RotaryEmbedding {
     dims: i32,
     traditional: bool,
     scale: f32,
     frequencies: Frequencies,
-    /// The same for the CPU's kernels.
-    kernel: Arc<kernels::Rope>,
+    /// Those of sequences with more tokens than this.
+    long: Option<(i32, Frequencies)>,
     /// What the turned elements are multiplied by.
     attention_factor: f32,
 }
 
-#[derive(Clone)]
-enum Frequencies {
-    Base(f32),
-    /// `[dims / 2]`, f32: the wavelengths over 2π
-    Table(Array),
+struct Frequencies {
+    base: f32,
+    /// `[dims / 2]`, f32: the wavelengths over 2π, where they are not the powers of the base
+    table: Option<Array>,
+    /// The same for the CPU's kernels.
+    kernel: Arc<kernels::Rope>,
 }
 
 impl Rope {
@@ -104,18 +101,7 @@ impl Rope {
                 let blended = |pair| yarn(plain(pair), f64::from(pair), factor, bounds);
                 pairs.map(blended).collect()
             }
-            RopeScaling::Long { factors, .. } => {
-                let stretched = pairs.map(plain).zip(factors);
-                stretched
-                    .map(|(plain, factor)| plain * f64::from(*factor))
-                    .collect()
-            }
-            RopeScaling::Proportional { rotated, factor } => pairs
-                .map(|pair| match pair < rotated / 2 {
-                    true => plain(pair) * f64::from(*factor),
-                    false => f64::INFINITY,
-                })
-                .collect(),
+            RopeScaling::Long { short, .. } => return Some(self.stretched(short)),
         };
         Some(
             table
@@ -123,6 +109,16 @@ impl Rope {
                 .map(|wavelength| wavelength as f32)
                 .collect(),
         )
+    }
+
+    /// Each pair's wavelength by its factor.
+    fn stretched(&self, factors: &[f32]) -> Vec<f32> {
+        let dims = f64::from(self.dims);
+        let plain = |pair: i32| f64::from(self.base).powf(2.0 * f64::from(pair) / dims);
+        let pairs = (0..self.dims / 2).map(plain).zip(factors);
+        pairs
+            .map(|(plain, factor)| (plain * f64::from(*factor)) as f32)
+            .collect()
     }
 
     /// The pairs up to which wavelengths are short enough to stay, and from which on they are stretched.
@@ -160,46 +156,62 @@ impl RotaryEmbedding {
             RopeScaling::Linear(factor) => 1.0 / factor,
             _ => 1.0,
         };
-        let size = usize::try_from(rope.dims).unwrap_or(0);
-        let (kernel, frequencies) = match rope.wavelengths() {
-            Some(table) => (
-                kernels::Rope::from_wavelengths(rope.traditional, scale, &table),
-                Frequencies::Table(Array::from_f32(&table)?),
-            ),
-            None => (
-                kernels::Rope::from_base(size, rope.traditional, scale, rope.base),
-                Frequencies::Base(rope.base),
-            ),
+        let frequencies = |table: Option<Vec<f32>>| -> Result<Frequencies> {
+            let kernel = match &table {
+                Some(table) => kernels::Rope::from_wavelengths(rope.traditional, scale, table),
+                None => {
+                    let size = usize::try_from(rope.dims).unwrap_or(0);
+                    kernels::Rope::from_base(size, rope.traditional, scale, rope.base)
+                }
+            };
+            Ok(Frequencies {
+                base: rope.base,
+                table: table.map(|table| Array::from_f32(&table)).transpose()?,
+                kernel: Arc::new(kernel),
+            })
+        };
+        let long = match &rope.scaling {
+            RopeScaling::Long {
+                long,
+                original_context,
+                ..
+            } => Some((*original_context, frequencies(Some(rope.stretched(long)))?)),
+            _ => None,
         };
         Ok(RotaryEmbedding {
             dims: rope.dims,
             traditional: rope.traditional,
             scale,
-            frequencies,
-            kernel: Arc::new(kernel),
+            frequencies: frequencies(rope.wavelengths())?,
+            long,
             attention_factor: rope.attention_factor(),
         })
     }
 
-    /// For the CPU's kernels; None where they do not know all of it.
-    pub fn kernel(&self) -> Option<Arc<kernels::Rope>> {
-        (self.attention_factor == 1.0).then(|| self.kernel.clone())
+    /// Of a sequence with so many tokens.
+    fn of(&self, length: i32) -> &Frequencies {
+        match &self.long {
+            Some((most, long)) if length > *most => long,
+            _ => &self.frequencies,
+        }
     }
 
-    /// x `[batch, heads, tokens, head_dim]`, its first token at position `offset`.
-    pub fn forward(&self, x: &Array, offset: i32) -> Result<Array> {
+    /// For the CPU's kernels; None where they do not know all of it.
+    pub fn kernel(&self, length: i32) -> Option<Arc<kernels::Rope>> {
+        (self.attention_factor == 1.0).then(|| self.of(length).kernel.clone())
+    }
+
+    /// x `[batch, heads, tokens, head_dim]`, its first token at position `offset`, in a sequence of `length` tokens.
+    pub fn forward(&self, x: &Array, offset: i32, length: i32) -> Result<Array> {
         let x = self.enlarged(x)?;
-        let (base, table) = match &self.frequencies {
-            Frequencies::Base(base) => (Some(*base), None),
-            Frequencies::Table(table) => (None, Some(table)),
-        };
+        let frequencies = self.of(length);
         let turn = nn::Turn {
             dims: self.dims,
             traditional: self.traditional,
             scale: self.scale,
-            base,
-            table,
-            kernel: &self.kernel,
+            base: frequencies.table.is_none().then_some(frequencies.base),
+            table: frequencies.table.as_ref(),
+            kernel: &frequencies.kernel,
         };
         nn::rope(&x, turn, offset)
     }

@@ -15,8 +15,8 @@ use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
-    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Piece, Quantization,
-    Slot, Tensor, Warnings, WeightFile,
+    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Pick, Piece,
+    Quantization, Slot, Tensor, Warnings, WeightFile,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::cost::WeightCost;
@@ -51,6 +51,8 @@ pub(super) enum Chat {
     /// The folder's own template.
     Template(Box<ChatTemplate>),
     BuiltIn(ChatFormat),
+    /// There is no template, and how the family writes conversations is not known here.
+    Unknown,
 }
 
 pub struct LoadOptions<'a> {
@@ -177,7 +179,10 @@ impl Description {
             legacy: legacy.as_ref(),
         };
         let Some(template) = ChatTemplate::find(files, tokenizer.named_tokens()) else {
-            return Ok(Chat::BuiltIn(chat_format(self.family, tokenizer)));
+            return Ok(match chat_format(self.family, tokenizer) {
+                Some(format) => Chat::BuiltIn(format),
+                None => Chat::Unknown,
+            });
         };
         for problem in template.problems() {
             self.warnings
@@ -344,6 +349,7 @@ impl Plan {
         let format = match &self.chat {
             Chat::Template(_) => "template".to_owned(),
             Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
+            Chat::Unknown => "none".to_owned(),
         };
         json.insert("chat_format".into(), format.into());
         json
@@ -503,11 +509,13 @@ fn read_template(folder: &ModelFolder, name: &str) -> Option<Result<Vec<u8>>> {
 
 /// The family's format, unless the tokenizer shows that the model was tuned on another one: it has no tokens for the
 /// turns of the first, or has those of ChatML.
-fn chat_format(family: &Family, tokenizer: &Tokenizer) -> ChatFormat {
+fn chat_format(family: &Family, tokenizer: &Tokenizer) -> Option<ChatFormat> {
     let has = |token: &str| tokenizer.token_to_id(token).is_some();
     match family.chat {
-        ChatFormat::Llama | ChatFormat::Mistral if has("<|im_start|>") => ChatFormat::Qwen,
-        ChatFormat::Llama if !has("<|start_header_id|>") => ChatFormat::Llama2,
+        None | Some(ChatFormat::Llama | ChatFormat::Mistral) if has("<|im_start|>") => {
+            Some(ChatFormat::Qwen)
+        }
+        Some(ChatFormat::Llama) if !has("<|start_header_id|>") => Some(ChatFormat::Llama2),
         format => format,
     }
 }
@@ -565,9 +573,9 @@ impl Reader<'_> {
         }
         let mut buffer = HostBuffer::new(bytes)?;
         for piece in &slot.pieces {
-            match piece.step {
-                1 => self.read_piece(&slot.name, piece, &mut buffer)?,
-                _ => self.read_rows(&slot.name, piece, &mut buffer)?,
+            match piece.pick {
+                Pick::All => self.read_whole(&slot.name, piece, &mut buffer)?,
+                _ => self.read_picked(&slot.name, piece, &mut buffer)?,
             }
         }
         match buffer.is_full() {
@@ -582,7 +590,7 @@ impl Reader<'_> {
     }
 
     /// Straight into the buffer.
-    fn read_piece(&mut self, name: &str, piece: &Piece, buffer: &mut HostBuffer) -> Result<()> {
+    fn read_whole(&mut self, name: &str, piece: &Piece, buffer: &mut HostBuffer) -> Result<()> {
         let (mut read, bytes) = (0, piece.bytes());
         while read < bytes {
             let file = self.file(piece.file)?;
@@ -599,19 +607,15 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// All rows of a part of the file, of which some stay.
-    fn read_rows(&mut self, name: &str, piece: &Piece, buffer: &mut HostBuffer) -> Result<()> {
+    /// All of a part of the file, of which some stays.
+    fn read_picked(&mut self, name: &str, piece: &Piece, buffer: &mut HostBuffer) -> Result<()> {
         let file = self.file(piece.file)?;
-        let row = usize::try_from(piece.row).unwrap_or(usize::MAX).max(1);
         let extent = usize::try_from(piece.extent()).unwrap_or(usize::MAX);
-        let mut rows = crate::room::zeros(extent, &file.name)?;
+        let mut bytes = crate::room::zeros(extent, &file.name)?;
         file.file
-            .read_exact_at(&mut rows, piece.offset)
+            .read_exact_at(&mut bytes, piece.offset)
             .map_err(|error| unreadable(file, name, &error))?;
-        let step = usize::try_from(piece.step).unwrap_or(usize::MAX);
-        for row in rows.chunks_exact(row).step_by(step) {
-            buffer.append(row);
-        }
+        piece.picked(&bytes).for_each(|some| buffer.append(some));
         self.has_read(piece.bytes())
     }
 

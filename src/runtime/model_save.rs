@@ -346,11 +346,17 @@ impl Writer<'_, '_> {
         let Some(first) = module.tensors.first() else {
             return Ok(());
         };
-        let (rows, columns) = match *first.shape.as_slice() {
+        // Those of experts one after the other.
+        let matrix = match *first.shape.as_slice() {
+            [rows, columns] => Some((rows, columns)),
+            [experts, rows, columns] => Some((experts.saturating_mul(rows), columns)),
+            _ => None,
+        };
+        let (rows, columns) = match matrix {
             // A packed number has 16 elements at most.
-            [rows, columns] if first.dtype == Dtype::U32 => (rows, columns as u64 * 16),
-            [rows, columns] => (rows, columns as u64),
-            _ => (1, first.bytes),
+            Some((rows, columns)) if first.dtype == Dtype::U32 => (rows, columns as u64 * 16),
+            Some((rows, columns)) => (rows, columns as u64),
+            None => (1, first.bytes),
         };
         let step = (BLOCK / columns.max(1)).clamp(1, i32::MAX as u64) as i32;
         let mut start = 0;
@@ -361,13 +367,13 @@ impl Writer<'_, '_> {
             let tensors = module.tensors.iter().zip(places);
             for ((tensor, place), bytes) in tensors.zip(packed) {
                 // The bias, too, is whole.
-                let row = match tensor.shape.len() {
-                    2 => tensor.bytes / rows as u64,
-                    _ => tensor.bytes,
-                };
-                let wanted = match tensor.shape.len() {
-                    2 => row * block.len() as u64,
-                    _ => tensor.bytes,
+                let of_rows = matrix.is_some() && tensor.shape.len() == first.shape.len();
+                let (row, wanted) = match of_rows {
+                    true => {
+                        let row = tensor.bytes / rows as u64;
+                        (row, row * block.len() as u64)
+                    }
+                    false => (tensor.bytes, tensor.bytes),
                 };
                 if bytes.len() as u64 != wanted {
                     let message = format!("{} bytes of \"{}\"", bytes.len(), tensor.name);

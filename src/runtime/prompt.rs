@@ -165,6 +165,9 @@ fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> R
             }
             Ok(pieces)
         }
+        Chat::Unknown => Err(Error::unsupported(
+            "the model has no chat template, and none is built in for its family; give the prompt as text or tokens",
+        )),
         Chat::BuiltIn(format) => {
             if let Some((name, _)) = args.as_ref().and_then(|args| args.iter().next()) {
                 return Err(Error::unsupported(format!(

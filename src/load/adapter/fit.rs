@@ -14,8 +14,7 @@ pub enum ModuleShape {
     Linear { input: i32, output: i32, bias: bool },
     /// Weight `[vocab, dims]`.
     Embedding { vocab: i32, dims: i32 },
-    /// Stacked experts, weight `[experts, output, input]`. (No family has them yet.)
-    #[allow(dead_code)]
+    /// Stacked experts, weight `[experts, output, input]`.
     Experts {
         experts: i32,
         input: i32,

@@ -151,6 +151,11 @@ impl Patch {
         }
         let base = match full {
             Some((weight, _)) if weight.shape().len() == 1 => weight.clone(),
+            Some((weight, _)) if weight.shape().len() == 3 => {
+                let [experts, out, input] = [weight.dim(0), weight.dim(1), weight.dim(2)];
+                let flat = ops::reshape(weight, &[experts * out, input])?;
+                ops::slice(&flat, &[rows.start, 0], &[rows.end, input])?
+            }
             Some((weight, _)) => ops::slice(weight, &[rows.start, 0], &[rows.end, weight.dim(1)])?,
             None => unpacked(stored)?,
         };
@@ -176,6 +181,7 @@ impl LowRank {
     fn rows(&self, view: View, rows: &Range<i32>) -> Result<Array> {
         let (a, b) = (&self.a, &self.b);
         let product = match view {
+            View::Linear if a.shape().len() == 3 => self.rows_of_experts(rows)?,
             View::Linear => {
                 let b = ops::slice(b, &[0, rows.start], &[b.dim(0), rows.end])?;
                 let (a, b) = (ops::transpose(a, &[1, 0])?, ops::transpose(&b, &[1, 0])?);
@@ -187,6 +193,30 @@ impl LowRank {
             }
         };
         ops::multiply(&Array::scalar(self.scale, Dtype::F32)?, &product)
+    }
+}
+
+impl LowRank {
+    /// `(A B)ᵀ` of experts, whose rows lie one after the other, f32.
+    fn rows_of_experts(&self, rows: &Range<i32>) -> Result<Array> {
+        let (a, b) = (&self.a, &self.b);
+        let [rank, out, input] = [b.dim(1), b.dim(2), a.dim(1)];
+        let mut parts = Vec::new();
+        let mut start = rows.start;
+        while start < rows.end {
+            let expert = start / out;
+            let end = rows.end.min((expert + 1) * out);
+            let (from, to) = (start - expert * out, end - expert * out);
+            let b = ops::slice(b, &[expert, 0, from], &[expert + 1, rank, to])?;
+            let a = ops::slice(a, &[expert, 0, 0], &[expert + 1, input, rank])?;
+            // [rank, rows] and [input, rank] → [rows, input]
+            let b = ops::transpose(&ops::reshape(&b, &[rank, to - from])?, &[1, 0])?;
+            let a = ops::transpose(&ops::reshape(&a, &[input, rank])?, &[1, 0])?;
+            let (a, b) = (ops::astype(&a, Dtype::F32)?, ops::astype(&b, Dtype::F32)?);
+            parts.push(ops::matmul(&b, &a)?);
+            start = end;
+        }
+        ops::concatenate(&parts.iter().collect::<Vec<_>>(), 0)
     }
 }
 

@@ -86,6 +86,11 @@ impl Extent {
         self.window.map_or(0, |window| window.keep)
     }
 
+    /// Tokens of the sequence with `n` more, as far as it is known.
+    pub fn length(&self, n: i32) -> i32 {
+        self.expected.max(self.offset.saturating_add(n))
+    }
+
     /// Has room for so many tokens at once when it grows, and never for more than `most`.
     pub fn expect(&mut self, tokens: i32, most: i32) {
         (self.expected, self.most) = (tokens, most);

@@ -28,6 +28,11 @@ impl Cache {
         self.extent.offset()
     }
 
+    /// Tokens of the sequence with `n` more, as far as it is known.
+    pub fn length(&self, n: i32) -> i32 {
+        self.extent.length(n)
+    }
+
     /// When it grows next, it takes so many tokens at once, and never room for more than `most`.
     pub fn expect(&mut self, tokens: i32, most: i32) {
         self.extent.expect(tokens, most);

@@ -1,7 +1,7 @@
 //! Gemma 3: scaled embeddings, norms of one plus the weight before and after each part, and five sliding layers with
 //! a local rope base for each layer that sees everything.
 
-use super::shared;
+use super::{ropes, shared};
 use crate::error::{Error, Result};
 use crate::load::{Limits, Object};
 use crate::mlx::nn::Activation;
@@ -10,7 +10,7 @@ use crate::model::config::{
 };
 use crate::model::parts::attention::{AttentionConfig, QkNorm, QkNormOver};
 use crate::model::parts::mlp::MlpConfig;
-use crate::model::rope::{Rope, RopeScaling};
+use crate::model::rope::Rope;
 
 const TEXT_VOCAB: u32 = 262_144;
 /// With the image tokens.
@@ -35,7 +35,7 @@ pub fn read_wrapper(config: &Object) -> Result<DecoderConfig> {
     };
     Ok(DecoderConfig {
         names: shared::INSIDE_NAMES,
-        ignored: &["vision_tower.", "multi_modal_projector."],
+        ignored: shared::words(&["vision_tower.", "multi_modal_projector."]),
         ..read_text(&text, (8, 4), vocab_size)?
     })
 }
@@ -91,7 +91,7 @@ fn read_text(
         logits: LogitsConfig::default(),
         clip_residual: true,
         names: shared::TEXT_NAMES,
-        ignored: &[],
+        ignored: Vec::new(),
     })
 }
 
@@ -157,37 +157,25 @@ fn attentions(config: &Object, all: &AttentionConfig) -> Result<Vec<AttentionCon
 
 /// Rope of the layers that see everything, and of the sliding ones. transformers 5 writes one object for each kind.
 fn ropes(config: &Object, dims: i32) -> Result<(Rope, Rope)> {
-    let plain = |base| Rope {
-        dims,
-        base,
-        traditional: false,
-        scaling: RopeScaling::None,
-    };
     let nested = config
         .opt_object("rope_parameters")?
         .filter(|parameters| parameters.has("full_attention"));
     let local_base = config.opt_f32("rope_local_base_freq", 1.0..=1e12)?;
     let Some(parameters) = nested else {
         return Ok((
-            shared::rope(config, dims, Some(1_000_000.0))?,
-            plain(local_base.unwrap_or(10_000.0)),
+            ropes::rope(config, dims, Some(1_000_000.0))?,
+            ropes::plain(dims, local_base.unwrap_or(10_000.0)),
         ));
     };
     let full = parameters.object("full_attention")?;
-    let base = shared::theta(&full)?.unwrap_or(1_000_000.0);
-    let global = Rope {
-        dims,
-        base,
-        traditional: false,
-        scaling: shared::rope_scaling(&full)?,
-    };
+    let global = ropes::of_layers(config, &full, dims, 1_000_000.0)?;
     let sliding = parameters.opt_object("sliding_attention")?;
     let nested_local = sliding
-        .map(|sliding| shared::theta(&sliding))
+        .map(|sliding| ropes::theta(&sliding))
         .transpose()?
         .flatten();
     Ok((
         global,
-        plain(nested_local.or(local_base).unwrap_or(10_000.0)),
+        ropes::plain(dims, nested_local.or(local_base).unwrap_or(10_000.0)),
     ))
 }

@@ -1,9 +1,10 @@
 //! Llama 1 to 3, Mistral, and the many models that share their shape (SmolLM, DeepSeek-R1-Distill-Llama).
 
+use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{DecoderConfig, PartConfig};
+use crate::model::config::DecoderConfig;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;
@@ -11,7 +12,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let attention_bias = config.opt_bool("attention_bias")?.unwrap_or(false);
     (attention.qkv_bias, attention.o_bias) = (attention_bias, attention_bias);
 
-    attention.rope = Some(shared::rope(config, attention.head_dim, Some(10_000.0))?);
+    attention.rope = Some(ropes::rope(config, attention.head_dim, Some(10_000.0))?);
     let count = shared::layer_count(config, None)?;
     let mut attentions = vec![attention; count];
     if let Some(sliding) = shared::sliding_layers(config, count)? {
@@ -26,16 +27,5 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         context: 2048,
         tie_word_embeddings: true,
     };
-    let mut decoder = shared::llama_like(config, attentions, defaults)?;
-    let mlp_bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
-    for half in decoder
-        .blocks
-        .iter_mut()
-        .flat_map(|block| &mut block.halves)
-    {
-        if let PartConfig::Mlp(mlp) = &mut half.part {
-            mlp.bias = mlp_bias;
-        }
-    }
-    Ok(decoder)
+    shared::llama_like(config, attentions, defaults)
 }

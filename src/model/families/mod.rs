@@ -1,10 +1,33 @@
 //! One file per family: `config.json` into a [`DecoderConfig`]. A new family is one more file and one more row here.
 
+mod apertus;
+mod exaone4;
+mod experts;
+mod gemma2;
 mod gemma3;
+mod glm4;
+mod glm4_moe;
+mod gpt_oss;
+mod granite;
+mod laguna;
 mod llama;
+mod minimax;
+mod ministral3;
+mod mistral3;
+mod mixtral;
+mod muse_glimmer;
+mod olmo2;
+mod olmo3;
+mod olmoe;
+mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
+mod ropes;
+mod seed_oss;
 mod shared;
+mod smollm3;
 
 use super::config::DecoderConfig;
 use crate::error::{Error, Result};
@@ -14,42 +37,52 @@ use crate::text::ChatFormat;
 pub struct Family {
     pub model_type: &'static str,
     pub read: fn(&Object) -> Result<DecoderConfig>,
-    /// How its conversations are written where the folder has no template of its own.
-    pub chat: ChatFormat,
+    /// How its conversations are written where the folder has no template of its own; None: not known here.
+    pub chat: Option<ChatFormat>,
 }
 
 pub const FAMILIES: &[Family] = &[
-    Family {
-        model_type: "gemma3",
-        read: gemma3::read_wrapper,
-        chat: ChatFormat::Gemma,
-    },
-    Family {
-        model_type: "gemma3_text",
-        read: gemma3::read,
-        chat: ChatFormat::Gemma,
-    },
-    Family {
-        model_type: "llama",
-        read: llama::read,
-        chat: ChatFormat::Llama,
-    },
-    Family {
-        model_type: "mistral",
-        read: llama::read,
-        chat: ChatFormat::Mistral,
-    },
-    Family {
-        model_type: "qwen2",
-        read: qwen2::read,
-        chat: ChatFormat::Qwen,
-    },
-    Family {
-        model_type: "qwen3",
-        read: qwen3::read,
-        chat: ChatFormat::Qwen,
-    },
+    family("apertus", apertus::read, None),
+    family("exaone4", exaone4::read, None),
+    family("gemma2", gemma2::read, Some(ChatFormat::Gemma)),
+    family("gemma3", gemma3::read_wrapper, Some(ChatFormat::Gemma)),
+    family("gemma3_text", gemma3::read, Some(ChatFormat::Gemma)),
+    family("glm4", glm4::read, None),
+    family("glm4_moe", glm4_moe::read, None),
+    family("gpt_oss", gpt_oss::read, None),
+    family("granite", granite::read, None),
+    family("laguna", laguna::read, None),
+    family("llama", llama::read, Some(ChatFormat::Llama)),
+    family("minimax", minimax::read, None),
+    family("minimax_m2", minimax::read, None),
+    family("ministral3", ministral3::read, Some(ChatFormat::Mistral)),
+    family("mistral", llama::read, Some(ChatFormat::Mistral)),
+    family("mistral3", mistral3::read, Some(ChatFormat::Mistral)),
+    family("mixtral", mixtral::read, Some(ChatFormat::Mistral)),
+    family("muse_glimmer", muse_glimmer::read, None),
+    family("olmo2", olmo2::read, None),
+    family("olmo3", olmo3::read, None),
+    family("olmoe", olmoe::read, None),
+    family("phi3", phi3::read, None),
+    family("qwen2", qwen2::read, Some(ChatFormat::Qwen)),
+    family("qwen2_moe", qwen2_moe::read, Some(ChatFormat::Qwen)),
+    family("qwen3", qwen3::read, Some(ChatFormat::Qwen)),
+    family("qwen3_moe", qwen3_moe::read, Some(ChatFormat::Qwen)),
+    family("seed_oss", seed_oss::read, None),
+    family("smollm3", smollm3::read, Some(ChatFormat::Qwen)),
 ];
+
+const fn family(
+    model_type: &'static str,
+    read: fn(&Object) -> Result<DecoderConfig>,
+    chat: Option<ChatFormat>,
+) -> Family {
+    Family {
+        model_type,
+        read,
+        chat,
+    }
+}
 
 /// The family that `config.json` names.
 pub fn find(config: &Object) -> Result<&'static Family> {

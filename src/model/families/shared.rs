@@ -10,9 +10,8 @@ use crate::model::config::{
 };
 use crate::model::parts::attention::{AttentionConfig, QkNorm, QkNormOver};
 use crate::model::parts::mlp::MlpConfig;
-use crate::model::rope::{Rope, RopeScaling};
 
-const LIMITS: Limits = Limits::DEFAULT;
+pub const LIMITS: Limits = Limits::DEFAULT;
 
 const PLAIN: Names = Names {
     body: "model.",
@@ -160,75 +159,6 @@ pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Rope in both spellings: `rope_theta` + `rope_scaling`, or `rope_parameters` (transformers 5).
-pub fn rope(config: &Object, dims: i32, default_theta: Option<f32>) -> Result<Rope> {
-    let parameters = config.opt_object("rope_parameters")?;
-    let theta = match (theta(config)?, &parameters) {
-        (None, Some(parameters)) => self::theta(parameters)?,
-        (theta, _) => theta,
-    };
-    let base = match theta.or(default_theta) {
-        Some(base) => base,
-        None => config.f32("rope_theta", THETA)?,
-    };
-    let scaling = match config.opt_object("rope_scaling")?.or(parameters) {
-        Some(scaling) => rope_scaling(&scaling)?,
-        None => RopeScaling::None,
-    };
-    Ok(Rope {
-        dims,
-        base,
-        traditional: config.opt_bool("rope_traditional")?.unwrap_or(false),
-        scaling,
-    })
-}
-
-const THETA: std::ops::RangeInclusive<f32> = 1.0..=1e12;
-
-pub fn theta(config: &Object) -> Result<Option<f32>> {
-    config.opt_f32("rope_theta", THETA)
-}
-
-pub fn rope_scaling(scaling: &Object) -> Result<RopeScaling> {
-    let kind = match scaling.opt_str("rope_type")? {
-        Some(kind) => kind,
-        None => scaling.opt_str("type")?.unwrap_or("default"),
-    };
-    let factor = || scaling.f32("factor", 1e-3..=1e6);
-    match kind {
-        // Positions in three dimensions are the plain ones for text.
-        "default" | "mrope" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear(factor()?)),
-        "llama3" => {
-            let low_freq_factor = scaling
-                .opt_f32("low_freq_factor", 1e-3..=1e6)?
-                .unwrap_or(1.0);
-            let high_freq_factor = scaling
-                .opt_f32("high_freq_factor", 1e-3..=1e6)?
-                .unwrap_or(4.0);
-            if high_freq_factor <= low_freq_factor {
-                return Err(scaling.wrong("high_freq_factor", "larger than low_freq_factor"));
-            }
-            let original = scaling
-                .opt_u32("original_max_position_embeddings", 1..=LIMITS.context)?
-                .unwrap_or(8192);
-            Ok(RopeScaling::Llama3 {
-                factor: factor()?,
-                low_freq_factor,
-                high_freq_factor,
-                original_context: original as f32,
-            })
-        }
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            Err(Error::unsupported(format!(
-                "{}: the rope type \"{shown}\" is not supported; supported are default, linear and llama3",
-                scaling.file()
-            )))
-        }
-    }
-}
-
 /// For each layer whether it slides, from `layer_types` where the config has it.
 pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>>> {
     let Some(types) = config.opt_strs("layer_types", LIMITS.layers as usize)? else {
@@ -254,6 +184,18 @@ pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>
         .map(Some)
 }
 
+/// For `DecoderConfig::ignored`.
+pub fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// A window for the layers that slide.
+pub fn slide(attentions: &mut [AttentionConfig], sliding: &[bool], window: i32) {
+    for (attention, &slides) in attentions.iter_mut().zip(sliding) {
+        attention.window = slides.then_some(window);
+    }
+}
+
 pub fn window(config: &Object, default: Option<u32>) -> Result<i32> {
     size(config, "sliding_window", LIMITS.context, default)
 }
@@ -264,32 +206,48 @@ pub struct Defaults {
     pub tie_word_embeddings: bool,
 }
 
-/// A decoder of llama's shape: norms before each part, silu, no biases in the MLP.
-pub fn llama_like(
+/// A decoder of these blocks, with what most configs say of the rest.
+pub fn decoder(
     config: &Object,
-    attentions: Vec<AttentionConfig>,
+    eps: f32,
+    blocks: Vec<BlockConfig>,
     defaults: Defaults,
 ) -> Result<DecoderConfig> {
-    check_activation(config, &["silu"])?;
     let tied = config.opt_bool("tie_word_embeddings")?;
-    let eps = norm_eps(config, None)?;
-    let mlp = MlpConfig::new(intermediate_size(config, None)?, Activation::Silu);
-    let blocks = attentions
-        .into_iter()
-        .map(|attention| pre_norm(eps, attention, PartConfig::Mlp(mlp.clone())));
     Ok(DecoderConfig {
         hidden_size: hidden_size(config, None)?,
         vocab_size: vocab_size(config, None)?,
         context: context(config, defaults.context)?,
         embed: EmbedConfig::default(),
-        blocks: blocks.collect(),
+        blocks,
         norm: norm("norm", eps),
         tie_word_embeddings: Some(tied.unwrap_or(defaults.tie_word_embeddings)),
         logits: LogitsConfig::default(),
         clip_residual: false,
         names: TEXT_NAMES,
-        ignored: &[],
+        ignored: Vec::new(),
     })
+}
+
+/// A decoder of llama's shape: norms before each part, silu.
+pub fn llama_like(
+    config: &Object,
+    attentions: Vec<AttentionConfig>,
+    defaults: Defaults,
+) -> Result<DecoderConfig> {
+    let (eps, mlp) = (norm_eps(config, None)?, silu_mlp(config)?);
+    let blocks = attentions
+        .into_iter()
+        .map(|attention| pre_norm(eps, attention, PartConfig::Mlp(mlp.clone())));
+    decoder(config, eps, blocks.collect(), defaults)
+}
+
+/// `intermediate_size`, `mlp_bias`, and silu.
+pub fn silu_mlp(config: &Object) -> Result<MlpConfig> {
+    check_activation(config, &["silu"])?;
+    let mut mlp = MlpConfig::new(intermediate_size(config, None)?, Activation::Silu);
+    mlp.bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
+    Ok(mlp)
 }
 
 pub fn norm(name: &'static str, eps: f32) -> NormConfig {
@@ -300,12 +258,36 @@ pub fn norm(name: &'static str, eps: f32) -> NormConfig {
     }
 }
 
+/// A norm of all heads' queries, and one of all heads' keys.
+pub fn projection_norms(eps: f32) -> QkNorm {
+    QkNorm {
+        over: QkNormOver::Projection,
+        ..head_norms(eps)
+    }
+}
+
 /// Norms of each query and key head.
 pub fn head_norms(eps: f32) -> QkNorm {
     QkNorm {
         eps,
         plus_one: false,
         over: QkNormOver::Heads,
+    }
+}
+
+/// A norm behind attention and one behind the feed-forward part, and none before.
+pub fn post_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig) -> BlockConfig {
+    let half = |part, after| HalfConfig {
+        norm: None,
+        part,
+        post_norm: Some(norm(after, eps)),
+        multiplier: 1.0,
+    };
+    BlockConfig {
+        halves: vec![
+            half(PartConfig::Attention(attention), "post_attention_layernorm"),
+            half(feed_forward, "post_feedforward_layernorm"),
+        ],
     }
 }
 

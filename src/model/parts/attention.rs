@@ -205,6 +205,10 @@ impl Attention {
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
         let offset = seen.cache.as_ref().map_or(0, |cache| cache.offset());
         let end = offset + x.dim(1);
+        let length = seen
+            .cache
+            .as_ref()
+            .map_or(end, |cache| cache.length(x.dim(1)));
         let last = match rows {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
@@ -214,7 +218,7 @@ impl Attention {
         let keys = self.heads(with, &keys, kv_heads, self.k_norm)?;
         let values = self.split(&values, kv_heads)?;
         let values = ops::transpose(&values, &[0, 2, 1, 3])?;
-        let keys = self.turn(with, keys, offset)?;
+        let keys = self.turn(with, keys, offset, length)?;
         // MLX attends in the widest type of all; the cache holds both in theirs, so that they are widened once.
         let kv_type = keys.dtype().wider(values.dtype());
         let (keys, values) = (ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?);
@@ -227,7 +231,7 @@ impl Attention {
         // The queries: `[1, heads, asking, head_dim]`.
         let asking = last.dim(1);
         let queries = self.heads(with, &queries, heads, self.q_norm)?;
-        let queries = self.turn(with, queries, end - asking)?;
+        let queries = self.turn(with, queries, end - asking, length)?;
         let queries = self.warmed(queries, end - asking)?;
         let scores = Scores {
             scale: self.config.scale,
@@ -289,10 +293,10 @@ impl Attention {
         ops::transpose(&x, &[0, 2, 1, 3])
     }
 
-    /// `[1, heads, n, head_dim]`, its first token at `offset`
-    fn turn(&self, with: &Forward, x: Array, offset: i32) -> Result<Array> {
+    /// `[1, heads, n, head_dim]`, its first token at `offset`, of a sequence with `length` tokens
+    fn turn(&self, with: &Forward, x: Array, offset: i32, length: i32) -> Result<Array> {
         match self.rope {
-            Some(rope) => with.rope(rope)?.forward(&x, offset),
+            Some(rope) => with.rope(rope)?.forward(&x, offset, length),
             None => Ok(x),
         }
     }

@@ -27,7 +27,13 @@ pub enum MlpShape {
     Gated,
     /// `gate_up_proj`: the rows of the one, then those of the other
     Fused,
+    /// `up_proj` through an xIELU, whose numbers the folder has; nothing is multiplied with it
+    Xielu,
 }
+
+/// As every xIELU has them.
+const XIELU_BETA: f32 = 0.5;
+const XIELU_EPS: f32 = -1e-6;
 
 #[derive(Clone)]
 pub struct Mlp {
@@ -43,6 +49,13 @@ pub(in crate::model) enum Inner {
     Gated { gate_proj: Site, up_proj: Site },
     /// `[2 * intermediate, hidden]`
     Fused { gate_up_proj: Site },
+    Xielu {
+        /// `[intermediate, hidden]`
+        up_proj: Site,
+        /// Each one number.
+        alpha_p: Site,
+        alpha_n: Site,
+    },
 }
 
 impl MlpConfig {
@@ -83,6 +96,20 @@ impl Mlp {
             MlpShape::Fused => Inner::Fused {
                 gate_up_proj: scope.linear("gate_up_proj", [2 * inner, hidden], bias)?,
             },
+            MlpShape::Xielu => {
+                let up_proj = scope.linear("up_proj", [inner, hidden], bias)?;
+                let mut numbers = scope.within("act_fn");
+                let (alpha_p, alpha_n) = (numbers.number("alpha_p")?, numbers.number("alpha_n")?);
+                // Constants, which folders have all the same.
+                numbers.number("beta")?;
+                numbers.number("eps")?;
+                let missing = || numbers.missing("alpha_p");
+                Inner::Xielu {
+                    up_proj,
+                    alpha_p: alpha_p.ok_or_else(missing)?,
+                    alpha_n: alpha_n.ok_or_else(missing)?,
+                }
+            }
         };
         let wide = [hidden, config.intermediate_size];
         Ok(Mlp {
@@ -110,6 +137,20 @@ impl Mlp {
                     ops::columns(&both, half..2 * half)?,
                 )
             }
+            Inner::Xielu {
+                up_proj,
+                alpha_p,
+                alpha_n,
+            } => {
+                let xielu = nn::Xielu {
+                    alpha_p: with.vector(alpha_p)?,
+                    alpha_n: with.vector(alpha_n)?,
+                    beta: XIELU_BETA,
+                    eps: XIELU_EPS,
+                };
+                let inner = nn::xielu(&with.linear(up_proj, x)?, xielu)?;
+                return with.linear(self.down_proj, &inner);
+            }
         };
         let inner = nn::gated(&gate, &up, self.config.activation)?;
         with.linear(self.down_proj, &inner)
@@ -120,7 +161,10 @@ impl Mlp {
             Inner::Gated { gate_proj, up_proj } => {
                 of.linear(gate_proj, x).wider(of.linear(up_proj, x))
             }
-            Inner::Fused { gate_up_proj } => of.linear(gate_up_proj, x),
+            Inner::Fused {
+                gate_up_proj: inner,
+            }
+            | Inner::Xielu { up_proj: inner, .. } => of.linear(inner, x),
         };
         PartTypes {
             kept: None,

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod mlp;
+pub mod moe;
 
 use super::config::PartConfig;
 use super::cost::{Known, TypesOf};
@@ -13,11 +14,13 @@ use crate::mlx::Array;
 
 pub use attention::Attention;
 pub use mlp::Mlp;
+pub use moe::Moe;
 
 #[derive(Clone)]
 pub enum Part {
     Attention(Attention),
     Mlp(Mlp),
+    Moe(Moe),
 }
 
 /// The types of a part's arrays, as MLX promotes them.
@@ -34,6 +37,7 @@ impl Part {
                 Part::Attention(Attention::declare(scope, config, hidden)?)
             }
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
+            PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
         })
     }
 
@@ -42,6 +46,7 @@ impl Part {
         match self {
             Part::Attention(attention) => attention.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
+            Part::Moe(moe) => moe.forward(with, x),
         }
     }
 
@@ -54,7 +59,7 @@ impl Part {
     pub fn cache(&self) -> Option<usize> {
         match self {
             Part::Attention(attention) => Some(attention.cache()),
-            Part::Mlp(_) => None,
+            Part::Mlp(_) | Part::Moe(_) => None,
         }
     }
 
@@ -63,22 +68,25 @@ impl Part {
         match self {
             Part::Attention(attention) => attention.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
+            Part::Moe(moe) => moe.types(of, x),
         }
     }
 
     /// Numbers of a token that are there while it is computed operation by operation, beside its input and output.
-    pub fn row(&self) -> u64 {
+    pub fn row(&self, hidden: u64) -> u64 {
         match self {
             Part::Attention(attention) => attention.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
+            Part::Moe(moe) => moe.config().row(hidden),
         }
     }
 
     /// Numbers of a token, among `width` in its row, that gradients need of it.
-    pub fn training_row(&self, width: u64) -> u64 {
+    pub fn training_row(&self, hidden: u64, width: u64) -> u64 {
         match self {
             Part::Attention(attention) => attention.config().training_row(width),
             Part::Mlp(mlp) => mlp.config().training_row(),
+            Part::Moe(moe) => moe.config().training_row(hidden),
         }
     }
 }

@@ -61,6 +61,18 @@ impl Adapter {
             )));
         }
         let chosen = choose(&model.modules, &options.keys, options.layers)?;
+        let is_stacked = |module: &&Module| matches!(module.shape, ModuleShape::Experts { .. });
+        if let Some(module) = chosen
+            .iter()
+            .copied()
+            .find(is_stacked)
+            .filter(|_| options.dora)
+        {
+            return Err(Error::unsupported(format!(
+                "DoRA of experts (\"{}\"); LoRA is supported",
+                module.name
+            )));
+        }
         let rank = rank as i32;
         let dtype = options.dtype.unwrap_or(Dtype::F32);
         let names = chosen.iter().map(|module| module.name.clone()).collect();
@@ -84,19 +96,30 @@ impl Adapter {
         Self::register(model, settings, names, move |worker| {
             let mut parts = Vec::with_capacity(sites.len());
             for (site, shape) in sites {
-                let (input, output) = match shape {
-                    ModuleShape::Linear { input, output, .. } => (input, output),
-                    ModuleShape::Embedding { vocab, dims } => (vocab, dims),
-                    _ => return Err(Error::internal("low rank for what has no matrix")),
+                // In front of A's and B's own: nothing, or the experts.
+                let (stack, input, output) = match shape {
+                    ModuleShape::Linear { input, output, .. } => (vec![], input, output),
+                    ModuleShape::Embedding { vocab, dims } => (vec![], vocab, dims),
+                    ModuleShape::Experts {
+                        experts,
+                        input,
+                        output,
+                        ..
+                    } => (vec![experts], input, output),
+                    ModuleShape::Norm { .. } => {
+                        return Err(Error::internal("low rank for what has no matrix"))
+                    }
                 };
                 let bound = 1.0 / (input as f32).sqrt();
-                let count = input as usize * rank as usize;
+                let stacked = stack.first().map_or(1, |&experts| experts as usize);
+                let count = stacked * input as usize * rank as usize;
+                let with = |sizes: [i32; 2]| [&stack[..], &sizes].concat();
                 let values: Vec<f32> = numbers
                     .by_ref()
                     .take(count)
                     .map(|index| uniform(seed, index, bound))
                     .collect();
-                let a = ops::reshape(&Array::from_f32(&values)?, &[input, rank])?;
+                let a = ops::reshape(&Array::from_f32(&values)?, &with([input, rank]))?;
                 let magnitude = match dora {
                     true => Some(ops::astype(&worker.decoder(id)?.row_norms(site)?, dtype)?),
                     false => None,
@@ -105,7 +128,7 @@ impl Adapter {
                     site,
                     Part::Low {
                         a: ops::astype(&a, dtype)?,
-                        b: ops::zeros(&[rank, output], dtype)?,
+                        b: ops::zeros(&with([rank, output]), dtype)?,
                         scale,
                         magnitude,
                         tied: true,

@@ -401,6 +401,9 @@ impl ReadPart {
         let upright = |(tensor, transposed): (ReadTensor, bool)| -> Result<Array> {
             let array = tensor.into_array()?;
             match transposed {
+                true if array.shape().len() == 3 => {
+                    ops::contiguous(&ops::transpose(&array, &[0, 2, 1])?)
+                }
                 true => ops::contiguous(&ops::transpose(&array, &[1, 0])?),
                 false => Ok(array),
             }

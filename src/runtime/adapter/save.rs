@@ -13,7 +13,7 @@ use serde_json::{json, Value};
 use super::{full_name, Adapter, Leaf, Settings};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::load::AdapterKind;
+use crate::load::{AdapterKind, ModuleShape};
 use crate::mlx::{ops, Array};
 use crate::model::adapter::Part;
 use crate::model::modules::{Module, Site};
@@ -194,10 +194,11 @@ impl Plan {
                     ))
                 }
                 Some((_, Part::Low { a, b, scale, magnitude, .. })) => {
-                    put(Leaf::A, &widened(a, self.rank, 1)?)?;
                     let factor = Array::scalar(scale / self.scale, b.dtype())?;
                     let b = if *scale == self.scale { b.clone() } else { ops::multiply(b, &factor)? };
-                    put(Leaf::B, &widened(&b, self.rank, 0)?)?;
+                    let (a, b) = (widened(a, self.rank, -1)?, widened(&b, self.rank, -2)?);
+                    put(Leaf::A, &as_mlx_lm(a)?)?;
+                    put(Leaf::B, &as_mlx_lm(b)?)?;
                     match magnitude {
                         Some(magnitude) => put(Leaf::Magnitude, magnitude)?,
                         None if self.dora => put(Leaf::Magnitude, &worker.decoder(model)?.row_norms(module.site)?)?,
@@ -205,12 +206,18 @@ impl Plan {
                     }
                 }
                 None => {
-                    let decoder = worker.decoder(model)?;
-                    let [output, input] = decoder.weight_shape(module.site)?;
-                    put(Leaf::A, &ops::zeros(&[input, self.rank], dtype)?)?;
-                    put(Leaf::B, &ops::zeros(&[self.rank, output], dtype)?)?;
+                    let (a, b) = match module.shape {
+                        ModuleShape::Embedding { vocab, dims } => (vec![vocab, self.rank], vec![self.rank, dims]),
+                        ModuleShape::Linear { input, output, .. } => (vec![input, self.rank], vec![self.rank, output]),
+                        ModuleShape::Experts { experts, input, output, .. } => {
+                            (vec![experts, self.rank, input], vec![experts, output, self.rank])
+                        }
+                        ModuleShape::Norm { .. } => continue,
+                    };
+                    put(Leaf::A, &ops::zeros(&a, dtype)?)?;
+                    put(Leaf::B, &ops::zeros(&b, dtype)?)?;
                     if self.dora {
-                        put(Leaf::Magnitude, &decoder.row_norms(module.site)?)?;
+                        put(Leaf::Magnitude, &worker.decoder(model)?.row_norms(module.site)?)?;
                     }
                 }
             }
@@ -225,6 +232,14 @@ fn layer(name: &str) -> Option<(usize, &str)> {
     Some((layer.parse().ok()?, key))
 }
 
+/// A and B of experts the other way around, as mlx-lm has them.
+fn as_mlx_lm(x: Array) -> Result<Array> {
+    match x.shape().len() {
+        3 => ops::contiguous(&ops::transpose(&x, &[0, 2, 1])?),
+        _ => Ok(x),
+    }
+}
+
 /// `x` with zeros behind it up to `rank` along `axis`.
 fn widened(x: &Array, rank: i32, axis: i32) -> Result<Array> {
     let missing = rank - x.dim(axis);
@@ -232,7 +247,8 @@ fn widened(x: &Array, rank: i32, axis: i32) -> Result<Array> {
         return Ok(x.clone());
     }
     let mut shape = x.shape().to_vec();
-    if let Some(size) = shape.get_mut(axis as usize) {
+    let at = shape.len().checked_add_signed(axis as isize);
+    if let Some(size) = at.and_then(|at| shape.get_mut(at)) {
         *size = missing;
     }
     ops::concatenate(&[x, &ops::zeros(&shape, x.dtype())?], axis)

@@ -63,7 +63,7 @@ struct Checked {
 }
 
 fn checked() -> Vec<Checked> {
-    let cases = parity::json("cases.json");
+    let cases = parity::cases();
     let read = |case: &Value| {
         let text = |key: &str| case[key].as_str().unwrap().to_owned();
         let name = text("name");
@@ -94,7 +94,7 @@ fn checked() -> Vec<Checked> {
             name,
         }
     };
-    cases.as_array().unwrap().iter().map(read).collect()
+    cases.iter().map(read).collect()
 }
 
 impl Checked {
@@ -196,7 +196,7 @@ fn page() -> String {
     for family in FAMILIES {
         let own: Vec<_> = checked
             .iter()
-            .filter(|case| case.model_type == family.model_type)
+            .filter(|case| case.model_type == known_as(family.model_type))
             .collect();
         let types: BTreeSet<_> = own.iter().map(|case| case.dtype.as_str()).collect();
         let quantized = own
@@ -278,13 +278,22 @@ fn yes(is: bool) -> &'static str {
     }
 }
 
-fn chat_format(format: ChatFormat) -> &'static str {
+fn chat_format(format: Option<ChatFormat>) -> &'static str {
+    let Some(format) = format else { return "" };
     match format {
         ChatFormat::Qwen => "ChatML",
         ChatFormat::Gemma => "Gemma",
         ChatFormat::Llama => "Llama 3, or Llama 2",
         ChatFormat::Mistral => "Mistral",
         ChatFormat::Llama2 => "Llama 2",
+    }
+}
+
+/// The name that mlx-lm has for a `model_type`.
+fn known_as(model_type: &str) -> &str {
+    match model_type {
+        "minimax_m2" => "minimax",
+        other => other,
     }
 }
 
@@ -330,7 +339,7 @@ fn rope_config(kind: &str) -> Map<String, Value> {
         "rope_scaling".into(),
         json!({
             "rope_type": kind, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64, "short_factor": [1.0], "long_factor": [1.0],
+            "original_max_position_embeddings": 64, "short_factor": vec![1.0; 4], "long_factor": vec![1.0; 4],
         }),
     );
     config
@@ -351,6 +360,7 @@ fn ropes(out: &mut String, checked: &[Checked]) {
             .collect();
         let names = match (kind, named.len()) {
             ("mrope", _) => "the same as default for text".to_owned(),
+            ("dynamic", _) => "the same as default within the model's context".to_owned(),
             (_, 0) => String::new(),
             ("default", count) => format!("{count} folders"),
             _ => joined(named.iter().map(|case| &case.name)),
