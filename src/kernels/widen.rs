@@ -12,6 +12,15 @@ use super::Kernels;
 impl Kernels {
     /// Some rows of x, one after the other.
     pub(super) fn widened(&self, x: &Floats, rows: Range<usize>) -> Lent<'_, Vec<f32>> {
+        self.widened_rows(x, rows)
+    }
+
+    /// These rows of x, one after the other.
+    pub(super) fn widened_rows(
+        &self,
+        x: &Floats,
+        rows: impl ExactSizeIterator<Item = usize>,
+    ) -> Lent<'_, Vec<f32>> {
         let mut wide = self.scratch.floats();
         wide.resize(rows.len() * x.width(), 0.0);
         for (row, to) in rows.zip(wide.chunks_exact_mut(x.width().max(1))) {

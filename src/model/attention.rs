@@ -69,7 +69,8 @@ impl Attention {
         )?;
         let queries = self.rope.forward(&queries, end - asking)?;
         let output = if fast::active() {
-            fast::attention(&queries, &keys, &values, self.config.scale, mask.visible())?
+            let (scale, visible) = (self.config.scale, mask.visible());
+            fast::attention(&queries, &keys, &values, scale, visible, None, None)?
         } else {
             self.attend(&queries, &keys, &values, mask)?
         };

@@ -52,7 +52,7 @@ impl Block {
         };
         #[cfg(test)]
         COUNT.set(COUNT.get().map(|count| count + 1));
-        fast::block(x, &parts, &place, mask.visible(), asking).map(Some)
+        fast::block(x, &parts, Some(&place), mask.visible(), asking).map(Some)
     }
 
     /// None where something does not have the type of x, or is more than a product.
@@ -65,8 +65,8 @@ impl Block {
         let size = |n: i32| usize::try_from(n).unwrap_or(0);
         let linear = |linear: &'a Linear| linear.parts(adapters, dtype);
         let norm = |norm: &'a Norm| {
-            let weight = norm.adapted(adapters);
-            (weight.dtype() == dtype).then_some(weight)
+            let (weight, eps) = (norm.adapted(adapters), attention.norm_eps);
+            (weight.dtype() == dtype).then_some(kernels::Norm { weight, eps })
         };
         // Outer None: there is one that does not fit.
         let option = |of: Option<&'a Norm>| match of {
@@ -82,29 +82,50 @@ impl Block {
                 after_mlp,
             } => (attention, Some(after_attention), mlp, Some(after_mlp)),
         };
-        Some(kernels::Block {
-            sizes: kernels::Sizes {
+        let attend = kernels::Attention {
+            sizes: kernels::AttentionSizes {
                 heads: size(attention.config.heads),
                 kv_heads: size(attention.config.kv_heads),
                 head_dim: size(attention.config.head_dim),
                 scale: attention.config.scale,
-                eps: attention.norm_eps,
-                gate: mlp.gate(),
-                rope: attention.rope.kernel(),
+                rope: Some(attention.rope.kernel()),
+                softcap: None,
+                temperature: None,
             },
-            input_layernorm: norm(before)?,
-            q_proj: linear(&attention.q_proj)?,
-            k_proj: linear(&attention.k_proj)?,
-            v_proj: linear(&attention.v_proj)?,
+            projections: kernels::Projections::Apart {
+                q_proj: linear(&attention.q_proj)?,
+                k_proj: linear(&attention.k_proj)?,
+                v_proj: linear(&attention.v_proj)?,
+            },
             q_norm: option(attention.q_norm.as_ref())?,
             k_norm: option(attention.k_norm.as_ref())?,
+            sinks: None,
             o_proj: linear(&attention.o_proj)?,
-            after_attention: option(after_attention)?,
-            mlp_layernorm: norm(mlp_norm)?,
-            gate_proj: linear(&mlp.gate_proj)?,
-            up_proj: linear(&mlp.up_proj)?,
+        };
+        let activation = mlp.gate();
+        let mlp = kernels::Mlp {
+            gate_up: kernels::GateUp::Apart {
+                gate_proj: linear(&mlp.gate_proj)?,
+                up_proj: linear(&mlp.up_proj)?,
+            },
             down_proj: linear(&mlp.down_proj)?,
-            after_mlp: option(after_mlp)?,
+            activation,
+        };
+        Some(kernels::Block {
+            halves: vec![
+                kernels::Half {
+                    norm: Some(norm(before)?),
+                    part: kernels::Part::Attention(attend),
+                    post_norm: option(after_attention)?,
+                    multiplier: 1.0,
+                },
+                kernels::Half {
+                    norm: Some(norm(mlp_norm)?),
+                    part: kernels::Part::Mlp(mlp),
+                    post_norm: option(after_mlp)?,
+                    multiplier: 1.0,
+                },
+            ],
         })
     }
 }

@@ -8,7 +8,7 @@ use super::modules::Site;
 use super::weights::{self, Weight};
 use crate::dtype::{Dtype, Scheme};
 use crate::error::Result;
-use crate::kernels::{self, Gate};
+use crate::kernels;
 use crate::mlx::fast::{self, PackedMatrix};
 use crate::mlx::{compiled, ops, Array};
 
@@ -323,10 +323,10 @@ pub struct Mlp {
 
 impl Mlp {
     /// For the CPU's kernels.
-    pub fn gate(&self) -> Gate {
+    pub fn gate(&self) -> kernels::Activation {
         match self.activation {
-            Activation::Silu => Gate::Silu,
-            Activation::GeluTanh => Gate::GeluTanh,
+            Activation::Silu => kernels::Activation::Silu,
+            Activation::GeluTanh => kernels::Activation::GeluTanh,
         }
     }
 

@@ -1,0 +1,425 @@
+//! A block in one call gives the bits that its parts give one by one, row by row.
+
+use super::support::{Array, Random};
+use crate::dtype::Dtype;
+use crate::kernels::{
+    Activation, Attention, AttentionOptions, AttentionSizes, Block, ExpertMatrix, Experts, Floats,
+    GateUp, Groups, Half, HeadShape, Heads, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm,
+    Packed, Part, Past, Path, Projections, Routing, Score, Shared, Temperature, Visible,
+};
+
+mod random_block;
+
+use random_block::{Made, Shape, HEAD_DIM, HIDDEN, KV_HEADS, HEADS};
+
+/// Keys and values of a cache, `[KV_HEADS, ROOM, HEAD_DIM]`, of which some tokens are there already.
+#[derive(Clone)]
+struct Cache {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    dtype: Dtype,
+    before: usize,
+}
+
+const ROOM: usize = 24;
+
+impl Cache {
+    fn random(random: &mut Random, dtype: Dtype, before: usize) -> Cache {
+        let mut array = || Array::random(random, dtype, KV_HEADS * ROOM, HEAD_DIM).bytes;
+        Cache {
+            keys: array(),
+            values: array(),
+            dtype,
+            before,
+        }
+    }
+
+    fn shape(&self, tokens: usize) -> HeadShape {
+        HeadShape {
+            head_stride: ROOM * HEAD_DIM,
+            ..HeadShape::heads_first(KV_HEADS, tokens, HEAD_DIM)
+        }
+    }
+
+    fn past(&mut self, n: usize) -> Past<'_> {
+        let (shape, dtype) = (self.shape(self.before + n), self.dtype);
+        Past {
+            keys: HeadsMut::new(&mut self.keys, dtype, shape).expect("sizes"),
+            values: HeadsMut::new(&mut self.values, dtype, shape).expect("sizes"),
+            at: self.before,
+            offset: 40 + self.before as i32,
+            visible: Visible::Causal { window: Some(9) },
+        }
+    }
+}
+
+/// The parts one by one.
+struct Parts<'a> {
+    kernels: &'a Kernels,
+}
+
+impl Parts<'_> {
+    fn block(
+        &self,
+        block: &Block<Matrix, Floats>,
+        x: Array,
+        cache: &mut Cache,
+        asking: usize,
+    ) -> Array {
+        let y = block.halves.iter().fold(x, |x, half| {
+            let input = match &half.norm {
+                Some(norm) => self.norm(&x, norm),
+                None => copy(&x),
+            };
+            let mut r = match &half.part {
+                Part::Attention(attention) => self.attention(attention, &input, cache),
+                Part::Mlp(mlp) => self.mlp(mlp, &input),
+                Part::Moe(moe) => self.moe(moe, &input),
+            };
+            if let Some(norm) = &half.post_norm {
+                r = self.norm(&r, norm);
+            }
+            let mut y = Array::zeros(x.dtype, x.rows, x.width);
+            let to = &mut y.view_mut();
+            match half.multiplier == 1.0 {
+                true => self.kernels.add(&x.view(), &r.view(), to),
+                false => self
+                    .kernels
+                    .add_times(&x.view(), &r.view(), half.multiplier, to),
+            }
+            y
+        });
+        columns_and_rows(&y, y.rows - asking..y.rows, 0..y.width)
+    }
+
+    /// Parts of each row as wide as the weight.
+    fn norm(&self, x: &Array, norm: &Norm<Floats>) -> Array {
+        let width = norm.weight.width();
+        let mut y = copy(x);
+        y.rows *= y.width / width;
+        y.width = width;
+        let from = copy(&y);
+        let to = &mut y.view_mut();
+        self.kernels
+            .rms_norm(&from.view(), Some(&norm.weight), 0.0, norm.eps, to);
+        (y.rows, y.width) = (x.rows, x.width);
+        y
+    }
+
+    fn linear(&self, x: &Array, linear: &Linear<Matrix, Floats>, to: Dtype) -> Array {
+        let (outputs, _) = linear.weight.shape();
+        let mut y = Array::zeros(to, x.rows, outputs);
+        self.kernels
+            .product(&x.view(), &linear.weight, &mut y.view_mut());
+        if let Some(bias) = &linear.bias {
+            self.kernels.add_row(bias, &mut y.view_mut());
+        }
+        if !linear.low.is_empty() {
+            let low = [&linear.low[..]];
+            self.kernels
+                .add_low_ranks(&x.view(), &low, &mut [y.view_mut()]);
+        }
+        y
+    }
+
+    fn attention(
+        &self,
+        attention: &Attention<Matrix, Floats>,
+        x: &Array,
+        cache: &mut Cache,
+    ) -> Array {
+        let (n, dtype) = (x.rows, x.dtype);
+        let (q, kv) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
+        let [mut queries, mut keys, values] = match &attention.projections {
+            Projections::Apart {
+                q_proj,
+                k_proj,
+                v_proj,
+            } => [q_proj, k_proj, v_proj].map(|linear| self.linear(x, linear, dtype)),
+            Projections::Fused(qkv_proj) => {
+                let all = self.linear(x, qkv_proj, dtype);
+                [0..q, q..q + kv, q + kv..q + 2 * kv]
+                    .map(|columns| columns_and_rows(&all, 0..n, columns))
+            }
+        };
+        if let Some(norm) = &attention.q_norm {
+            queries = self.norm(&queries, norm);
+        }
+        if let Some(norm) = &attention.k_norm {
+            keys = self.norm(&keys, norm);
+        }
+        let sizes = &attention.sizes;
+        let offset = 40 + cache.before as i32;
+        let (asked, own) = (
+            HeadShape::tokens_first(HEADS, n, HEAD_DIM),
+            HeadShape::tokens_first(KV_HEADS, n, HEAD_DIM),
+        );
+        let heads = |array: &Array, shape| {
+            // SAFETY: the array has the shape's elements, and lives as long as the test's step.
+            unsafe { Heads::from_raw(array.bytes.as_ptr(), dtype, shape) }
+        };
+        if let Some(rope) = &sizes.rope {
+            for (array, shape) in [(&mut queries, asked), (&mut keys, own)] {
+                let from = copy(array);
+                let mut to = HeadsMut::new(&mut array.bytes, dtype, shape).expect("sizes");
+                self.kernels.rope(rope, &heads(&from, shape), offset, &mut to);
+            }
+        }
+        if let Some(temperature) = &sizes.temperature {
+            let from = copy(&queries);
+            let mut to = HeadsMut::new(&mut queries.bytes, dtype, asked).expect("sizes");
+            self.kernels
+                .temper(temperature, &heads(&from, asked), offset, &mut to);
+        }
+        let mut past = cache.past(n);
+        let (at, visible) = (past.at, past.visible);
+        let to = &mut past.keys.some_tokens(at, n);
+        self.kernels.copy_heads(&heads(&keys, own), to);
+        let to = &mut past.values.some_tokens(at, n);
+        self.kernels.copy_heads(&heads(&values, own), to);
+        let mut attended = Array::zeros(dtype, n, q);
+        let options = AttentionOptions {
+            scale: sizes.scale,
+            visible,
+            softcap: sizes.softcap,
+            sinks: attention.sinks,
+        };
+        let mut to = HeadsMut::new(&mut attended.bytes, dtype, asked).expect("sizes");
+        self.kernels.attention(
+            &heads(&queries, asked),
+            &past.keys.read(),
+            &past.values.read(),
+            options,
+            &mut to,
+        );
+        self.linear(&attended, &attention.o_proj, dtype)
+    }
+
+    fn activate(&self, gate_up: &GateUp<Array>, activation: Activation) -> Array {
+        let (gate, up) = match gate_up {
+            GateUp::UpAlone(up) => {
+                let mut y = Array::zeros(up.dtype, up.rows, up.width);
+                self.kernels
+                    .activated(&up.view(), activation, &mut y.view_mut());
+                return y;
+            }
+            GateUp::Apart { gate_proj, up_proj } => (copy(gate_proj), copy(up_proj)),
+            GateUp::Fused(both) => {
+                let size = both.width / 2;
+                (
+                    columns_and_rows(both, 0..both.rows, 0..size),
+                    columns_and_rows(both, 0..both.rows, size..2 * size),
+                )
+            }
+        };
+        let mut y = Array::zeros(up.dtype, up.rows, up.width);
+        self.kernels
+            .gated(&gate.view(), &up.view(), activation, &mut y.view_mut());
+        y
+    }
+
+    fn mlp(&self, mlp: &Mlp<Matrix, Floats>, x: &Array) -> Array {
+        let made = match &mlp.gate_up {
+            GateUp::Apart { gate_proj, up_proj } => GateUp::Apart {
+                gate_proj: self.linear(x, gate_proj, x.dtype),
+                up_proj: self.linear(x, up_proj, x.dtype),
+            },
+            GateUp::Fused(both) => GateUp::Fused(self.linear(x, both, x.dtype)),
+            GateUp::UpAlone(up) => GateUp::UpAlone(self.linear(x, up, x.dtype)),
+        };
+        let inner = self.activate(&made, mlp.activation);
+        self.linear(&inner, &mlp.down_proj, x.dtype)
+    }
+
+    fn moe(&self, moe: &Moe<Matrix, Floats>, x: &Array) -> Array {
+        let k = moe.routing.top_k;
+        let logits = self.linear(x, &moe.router, Dtype::F32);
+        let (mut experts, mut weights) = (vec![0; x.rows * k], vec![0.0; x.rows * k]);
+        self.kernels
+            .route(&logits.view(), &moe.routing, &mut experts, &mut weights);
+        let mut given = Array::zeros(x.dtype, 0, x.width);
+        for (index, &expert) in experts.iter().enumerate() {
+            let row = columns_and_rows(x, index / k..index / k + 1, 0..x.width);
+            let y = self.mlp(&one_expert(&moe.experts, expert as usize), &row);
+            given.bytes.extend(y.bytes);
+            given.rows += 1;
+        }
+        let shared = moe.shared.as_ref().map(|shared| {
+            let gate = &shared.gate;
+            (
+                self.mlp(&shared.mlp, x),
+                gate.as_ref().map(|gate| self.linear(x, gate, Dtype::F32)),
+            )
+        });
+        let views = shared
+            .as_ref()
+            .map(|(own, gate)| (own.view(), gate.as_ref().map(Array::view)));
+        let mut y = Array::zeros(x.dtype, x.rows, x.width);
+        self.kernels.weighted_sum(
+            &given.view(),
+            &Floats::of(&weights, k),
+            views.as_ref().map(|(own, gate)| (own, gate.as_ref())),
+            &mut y.view_mut(),
+        );
+        y
+    }
+}
+
+/// An expert as an MLP.
+fn one_expert<'a>(
+    experts: &Experts<Matrix<'a>, Floats<'a>>,
+    expert: usize,
+) -> Mlp<Matrix<'a>, Floats<'a>> {
+    let one = |of: &crate::kernels::ExpertLinear<Matrix<'a>, Floats<'a>>| Linear {
+        weight: match &of.weight {
+            Matrix::Experts(ExpertMatrix::Dense { weights, outputs }) => {
+                Matrix::Dense(weights.some_rows(expert * outputs, *outputs))
+            }
+            Matrix::Experts(ExpertMatrix::Packed {
+                layout,
+                stride,
+                data,
+            }) => {
+                let data = &data[expert * stride..][..layout.nbytes()];
+                Matrix::Packed(Packed::new(*layout, data).expect("its size"))
+            }
+            _ => panic!("not experts"),
+        },
+        bias: of.bias.as_ref().map(|bias| bias.some_rows(expert, 1)),
+        low: Vec::new(),
+    };
+    Mlp {
+        gate_up: match &experts.gate_up {
+            GateUp::Apart { gate_proj, up_proj } => GateUp::Apart {
+                gate_proj: one(gate_proj),
+                up_proj: one(up_proj),
+            },
+            GateUp::Fused(both) => GateUp::Fused(one(both)),
+            GateUp::UpAlone(up) => GateUp::UpAlone(one(up)),
+        },
+        down_proj: one(&experts.down_proj),
+        activation: experts.activation,
+    }
+}
+
+fn copy(x: &Array) -> Array {
+    columns_and_rows(x, 0..x.rows, 0..x.width)
+}
+
+fn columns_and_rows(
+    x: &Array,
+    rows: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+) -> Array {
+    let size = x.dtype.size() as usize;
+    let bytes = rows.clone().flat_map(|row| {
+        let start = row * x.width * size;
+        x.bytes[start + columns.start * size..start + columns.end * size]
+            .iter()
+            .copied()
+    });
+    Array {
+        bytes: bytes.collect(),
+        dtype: x.dtype,
+        rows: rows.len(),
+        width: columns.len(),
+    }
+}
+
+#[test]
+fn a_block_gives_the_bits_of_its_parts() {
+    let mut random = Random(100);
+    for round in 0..120 {
+        let dtype = super::support::FLOATS[round % 3];
+        let shape = Shape::random(&mut random);
+        let made = Made::new(&mut random, dtype, &shape);
+        let block = made.block(&shape);
+        let n = random.pick(&[1, 1, 2, 7, 13]);
+        let asking = random.pick(&[1, n]);
+        let mut x = Array::random(&mut random, dtype, n, HIDDEN);
+        if round % 10 == 9 {
+            x.set(n - 1, 3, f32::NAN);
+        }
+        let before = random.below(ROOM - n);
+        let cache = Cache::random(&mut random, dtype, before);
+        for path in Path::available() {
+            let kernels = Kernels::with_path(path, random.pick(&[1, 2, 3]));
+            let parts = Parts { kernels: &kernels };
+            let (mut own, mut wanted_cache) = (cache.clone(), cache.clone());
+            let wanted = parts.block(&block, copy(&x), &mut wanted_cache, asking);
+            let mut y = Array::zeros(dtype, asking, HIDDEN);
+            let attends = block.halves.iter().any(|half| matches!(half.part, Part::Attention(_)));
+            let mut past = attends.then(|| own.past(n));
+            kernels.block(&block, &x.view(), past.as_mut(), &mut y.view_mut());
+            drop(past);
+            assert!(y.bytes == wanted.bytes, "{path:?} {dtype:?} {n} rows: {shape:?}");
+            assert!(own.keys == wanted_cache.keys && own.values == wanted_cache.values);
+            if round % 10 == 9 {
+                assert!((0..HIDDEN).all(|i| y.get(asking - 1, i).is_nan()), "{shape:?}");
+            }
+        }
+    }
+}
+
+/// A mixture against plain arithmetic, so that what the parts give together is what the formula says.
+#[test]
+fn a_mixture_is_what_its_formula_says() {
+    let mut random = Random(101);
+    for _ in 0..8 {
+        let shape = Shape::plain_mixture();
+        let made = Made::new(&mut random, Dtype::F32, &shape);
+        let block = made.block(&shape);
+        let x = Array::random(&mut random, Dtype::F32, 5, HIDDEN);
+        let mut y = Array::zeros(Dtype::F32, 5, HIDDEN);
+        for path in Path::available() {
+            Kernels::with_path(path, 2).block(&block, &x.view(), None, &mut y.view_mut());
+            for row in 0..5 {
+                let row_of_x: Vec<f64> = (0..HIDDEN).map(|i| x.get(row, i)).collect();
+                let wanted = made.mixture_in_f64(&row_of_x);
+                for (i, wanted) in wanted.iter().enumerate() {
+                    let error = (y.get(row, i) - wanted).abs();
+                    assert!(error < 2e-5 * wanted.abs().max(1.0), "{path:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+fn refused(work: impl FnOnce()) -> String {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).expect_err("refused");
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => (*panic.downcast::<&str>().expect("a text")).to_owned(),
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut random = Random(102);
+    let x = Array::random(&mut random, Dtype::F32, 2, HIDDEN);
+    let mut y = Array::zeros(Dtype::F32, 2, HIDDEN);
+    let kernels = Kernels::new(1);
+    let mut run = |made: &Made, shape: &Shape, work: &dyn Fn(&mut Block<Matrix, Floats>)| {
+        let mut block = made.block(shape);
+        work(&mut block);
+        refused(|| kernels.block(&block, &x.view(), None, &mut y.view_mut()))
+    };
+    let shape = Shape::dense();
+    let made = Made::new(&mut random, Dtype::F32, &shape);
+    let text = run(&made, &shape, &|_| {});
+    assert!(text.contains("without keys and values"), "{text}");
+    let text = run(&made, &shape, &|block| block.halves.clear());
+    assert!(text.contains("no halves"), "{text}");
+    let shape = Shape::plain_mixture();
+    let made = Made::new(&mut random, Dtype::F32, &shape);
+    let text = run(&made, &shape, &|block| {
+        if let Part::Moe(moe) = &mut block.halves[0].part {
+            if let Matrix::Experts(ExpertMatrix::Dense { weights, outputs }) =
+                &mut moe.experts.down_proj.weight
+            {
+                *weights = weights.some_rows(0, *outputs);
+            }
+        }
+    });
+    assert!(text.contains("1 experts, and a router for"), "{text}");
+}
