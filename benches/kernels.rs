@@ -245,7 +245,11 @@ fn mixture(kernels: &Kernels, limit: f64) {
     for rows in [2, 4, 32, 128, 512] {
         let seconds = time(rows, 5);
         let flops = 6.0 * (rows * TOP_K * INPUTS * SIZE) as f64;
-        print!(" {rows} rows x{:.2} {:.0}", seconds / row, flops / seconds * 1e-9);
+        print!(
+            " {rows} rows x{:.2} {:.0}",
+            seconds / row,
+            flops / seconds * 1e-9
+        );
     }
     println!(" GFLOP/s");
 }

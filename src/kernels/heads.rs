@@ -57,7 +57,10 @@ impl HeadShape {
 
     /// Rows, `stride` elements apart, as tokens with heads of `dim` elements.
     pub(super) fn of_rows(rows: usize, width: usize, stride: usize, dim: usize) -> HeadShape {
-        assert!(width.checked_rem(dim) == Some(0), "heads of {dim} in {width}");
+        assert!(
+            width.checked_rem(dim) == Some(0),
+            "heads of {dim} in {width}"
+        );
         HeadShape {
             heads: width / dim,
             tokens: rows,

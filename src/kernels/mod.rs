@@ -17,6 +17,7 @@ mod cores;
 mod cpu;
 mod dense;
 mod draw;
+mod expert_products;
 mod experts;
 mod float;
 mod fp8;
@@ -44,8 +45,8 @@ mod widen;
 
 pub use attention::{AttentionOptions, Visible};
 pub use block::{
-    Attention, AttentionSizes, Block, ExpertLinear, Experts, GateUp, Half, Linear, Matrix, Mlp, Moe,
-    Norm, Part, Past, Projections, Shared,
+    Attention, AttentionSizes, Block, ExpertLinear, Experts, GateUp, Half, Linear, Matrix, Mlp,
+    Moe, Norm, Part, Past, Projections, Shared,
 };
 pub use cores::physical_cores;
 pub use cpu::{features, Features, Path};

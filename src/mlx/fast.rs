@@ -16,8 +16,8 @@ use super::ops;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    self, Activation, AttentionOptions, Floats, FloatsMut, HeadShape, Heads, HeadsMut, Kernels, Layout,
-    Packed, Quantized, QuantizedMut, Temperature, Visible,
+    self, Activation, AttentionOptions, Floats, FloatsMut, HeadShape, Heads, HeadsMut, Kernels,
+    Layout, Packed, Quantized, QuantizedMut, Temperature, Visible,
 };
 
 pub use block::{block, Matrix, Place};

@@ -271,7 +271,12 @@ fn other_gradients_are_refused() {
 }
 
 /// `[experts, out, in]` in 4 bits, and what they are.
-fn experts(seed: u64, [experts, out, groups]: [i32; 3], scheme: Scheme, scales: Dtype) -> [Array; 3] {
+fn experts(
+    seed: u64,
+    [experts, out, groups]: [i32; 3],
+    scheme: Scheme,
+    scales: Dtype,
+) -> [Array; 3] {
     let words = groups * scheme.group_size * scheme.bits / 32;
     [
         bits(seed, &[experts, out, words], Dtype::U32),
@@ -284,8 +289,7 @@ fn experts(seed: u64, [experts, out, groups]: [i32; 3], scheme: Scheme, scales: 
 fn packed_experts_come_back_bit_by_bit() {
     with_kernels(|| {
         for (seed, (scheme, dtype)) in schemes().into_iter().enumerate() {
-            let [weight, scales, biases] =
-                experts(1000 * seed as u64, [5, 21, 3], scheme, dtype);
+            let [weight, scales, biases] = experts(1000 * seed as u64, [5, 21, 3], scheme, dtype);
             let biases = (scheme.mode == Mode::Affine).then_some(biases);
             let packed = PackedExperts::new(&weight, &scales, biases.as_ref(), scheme);
             let packed = packed.unwrap().expect("a scheme that the kernels know");
@@ -300,7 +304,11 @@ fn packed_experts_come_back_bit_by_bit() {
                     let part = ops::slice(all, &[range.start, 0, 0], &end).unwrap();
                     assert_eq!(back.shape(), part.shape());
                     assert_eq!(back.dtype(), part.dtype());
-                    assert_eq!(back.to_bytes().unwrap(), part.to_bytes().unwrap(), "{scheme:?}");
+                    assert_eq!(
+                        back.to_bytes().unwrap(),
+                        part.to_bytes().unwrap(),
+                        "{scheme:?}"
+                    );
                 };
                 same(&back.0, &weight);
                 same(&back.1, &scales);
@@ -414,7 +422,10 @@ fn a_mixture_is_the_same_in_one_operation_and_in_many() {
             let wide = |array: &Array| ops::astype(array, Dtype::F32).unwrap();
             let logits = linear(&wide(&input), &wide(&router)).unwrap();
             let (experts, weights) = route(&logits, &routing).unwrap();
-            assert_eq!((experts.shape(), experts.dtype()), (&[1, 5, 3][..], Dtype::I32));
+            assert_eq!(
+                (experts.shape(), experts.dtype()),
+                (&[1, 5, 3][..], Dtype::I32)
+            );
             let rows = ops::reshape(&input, &[1, 5, 1, 64]).unwrap();
             let chosen = |weight: &PackedExperts, rows: &Array| weight.product(rows, &experts);
             // Expert by expert what is added: rows of the bias by index.

@@ -140,7 +140,11 @@ impl Kernels {
         let together: Option<Vec<Packed>> = packed.collect();
         let mut outputs: Vec<FloatsMut> = y.iter_mut().map(|y| y.floats_mut()).collect();
         match together {
-            Some(all) if all.windows(2).all(|two| same_digits(two[0].layout(), two[1].layout())) => {
+            Some(all)
+                if all
+                    .windows(2)
+                    .all(|two| same_digits(two[0].layout(), two[1].layout())) =>
+            {
                 self.quantized_matmuls(x, &all, &mut outputs);
             }
             _ => {

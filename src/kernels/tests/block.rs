@@ -9,8 +9,11 @@ use crate::kernels::{
 };
 
 mod random_block;
+mod shape;
 
-use random_block::{Made, Shape, HEAD_DIM, HIDDEN, KV_HEADS, HEADS};
+use random_block::{Made, HEADS, HEAD_DIM, HIDDEN, KV_HEADS};
+
+use shape::Shape;
 
 /// Keys and values of a cache, `[KV_HEADS, ROOM, HEAD_DIM]`, of which some tokens are there already.
 #[derive(Clone)]
@@ -162,7 +165,8 @@ impl Parts<'_> {
             for (array, shape) in [(&mut queries, asked), (&mut keys, own)] {
                 let from = copy(array);
                 let mut to = HeadsMut::new(&mut array.bytes, dtype, shape).expect("sizes");
-                self.kernels.rope(rope, &heads(&from, shape), offset, &mut to);
+                self.kernels
+                    .rope(rope, &heads(&from, shape), offset, &mut to);
             }
         }
         if let Some(temperature) = &sizes.temperature {
@@ -348,14 +352,22 @@ fn a_block_gives_the_bits_of_its_parts() {
             let (mut own, mut wanted_cache) = (cache.clone(), cache.clone());
             let wanted = parts.block(&block, copy(&x), &mut wanted_cache, asking);
             let mut y = Array::zeros(dtype, asking, HIDDEN);
-            let attends = block.halves.iter().any(|half| matches!(half.part, Part::Attention(_)));
+            let attends = block
+                .halves
+                .iter()
+                .any(|half| matches!(half.part, Part::Attention(_)));
             let mut past = attends.then(|| own.past(n));
             kernels.block(&block, &x.view(), past.as_mut(), &mut y.view_mut());
-            drop(past);
-            assert!(y.bytes == wanted.bytes, "{path:?} {dtype:?} {n} rows: {shape:?}");
+            assert!(
+                y.bytes == wanted.bytes,
+                "{path:?} {dtype:?} {n} rows: {shape:?}"
+            );
             assert!(own.keys == wanted_cache.keys && own.values == wanted_cache.values);
             if round % 10 == 9 {
-                assert!((0..HIDDEN).all(|i| y.get(asking - 1, i).is_nan()), "{shape:?}");
+                assert!(
+                    (0..HIDDEN).all(|i| y.get(asking - 1, i).is_nan()),
+                    "{shape:?}"
+                );
             }
         }
     }

@@ -143,7 +143,13 @@ fn data_that_is_too_short_holds_fewer_experts() {
         .count()
     };
     let n = layout.nbytes();
-    assert_eq!((count(3 * n, n), count(3 * n - 1, n), count(n, n)), (3, 2, 1));
-    assert_eq!((count(n - 1, n), count(0, n), count(3 * n, n - 1)), (0, 0, 0));
+    assert_eq!(
+        (count(3 * n, n), count(3 * n - 1, n), count(n, n)),
+        (3, 2, 1)
+    );
+    assert_eq!(
+        (count(n - 1, n), count(0, n), count(3 * n, n - 1)),
+        (0, 0, 0)
+    );
     assert_eq!(count(2 * n + 8, n + 8), 2);
 }

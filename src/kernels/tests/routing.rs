@@ -116,7 +116,14 @@ fn rows_choose_their_best() {
                 // In f32 two scores may be equal, or sums of scores and bias, which in f64 are not.
                 let same = experts.iter().zip(&of).all(|(&a, &b)| a as usize == b);
                 let close = experts.iter().zip(&of).all(|(&a, &b)| {
-                    let value = |i: usize| own[i] + if routing.selection_bias.is_some() { bias[i] } else { 0.0 };
+                    let value = |i: usize| {
+                        own[i]
+                            + if routing.selection_bias.is_some() {
+                                bias[i]
+                            } else {
+                                0.0
+                            }
+                    };
                     (value(a as usize) - value(b)).abs() < 1e-4
                 });
                 let may_tie = routing.selection_bias.is_some() || groups.is_some();
@@ -149,7 +156,11 @@ fn of_equals_the_first_is_chosen() {
                 scaling: 1.0,
             };
             let (experts, _) = route(&kernels, &logits, &routing);
-            assert_eq!(experts, [1, 4, 7, 10, 13, 16, 19, 0, 2], "{path:?} {score:?}");
+            assert_eq!(
+                experts,
+                [1, 4, 7, 10, 13, 16, 19, 0, 2],
+                "{path:?} {score:?}"
+            );
         }
     }
 }

@@ -73,9 +73,7 @@ pub fn block(
                 Matrix::Dense(weight) => (add(weight), Kind::One(None)),
                 Matrix::Packed(packed) => (add(&packed.data), Kind::One(Some(packed.layout))),
                 Matrix::DenseExperts(weight) => (add(weight), Kind::Experts(Held::dense(weight))),
-                Matrix::PackedExperts(packed) => {
-                    (add(&packed.data), Kind::Experts(packed.held()))
-                }
+                Matrix::PackedExperts(packed) => (add(&packed.data), Kind::Experts(packed.held())),
             })
         },
         &mut |vector| Ok(add(*vector)),

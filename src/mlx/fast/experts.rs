@@ -28,7 +28,9 @@ fn stride(layout: &Layout) -> usize {
 
 /// The length of the packed array of so many experts, in u32.
 pub fn packed_experts_size(layout: &Layout, experts: usize) -> Option<i32> {
-    let bytes = stride(layout).checked_mul(experts)?.checked_add(ALIGNMENT)?;
+    let bytes = stride(layout)
+        .checked_mul(experts)?
+        .checked_add(ALIGNMENT)?;
     i32::try_from(bytes / 4).ok()
 }
 
@@ -180,7 +182,13 @@ impl PackedExperts {
 /// `[…, rows, top_k, out]`
 pub fn expert_linear(x: &Array, weight: &Array, experts: &Array) -> Result<Array> {
     let dtype = x.dtype().wider(weight.dtype());
-    expert_product(c"gather_mm", x, (weight, Held::dense(weight)), experts, dtype)
+    expert_product(
+        c"gather_mm",
+        x,
+        (weight, Held::dense(weight)),
+        experts,
+        dtype,
+    )
 }
 
 /// What the memory of many experts' weights holds.

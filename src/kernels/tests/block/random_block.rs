@@ -1,6 +1,7 @@
-//! Blocks of random weights, of every shape that there is.
+//! Blocks of random weights.
 
 use super::super::support::{Array, Matrix as Quantised, Random};
+use super::shape::{HeadNorm, Kind, Second, Shape, SharedKind};
 use super::*;
 use crate::dtype::{Mode, Scheme};
 use crate::kernels::{ExpertLinear, Layout, LowRank, Rope};
@@ -14,167 +15,6 @@ const SIZE: usize = 64;
 const EXPERTS: usize = 8;
 const TOP_K: usize = 3;
 const EPS: f32 = 1e-5;
-
-/// What a block is made of.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape {
-    attention: bool,
-    second: Second,
-    /// In 4 bits, else plain.
-    packed: bool,
-    biases: bool,
-    low: bool,
-    fused_qkv: bool,
-    gate_up: Kind,
-    activation: Activation,
-    pre_norm: bool,
-    post_norm: bool,
-    head_norm: HeadNorm,
-    sinks: bool,
-    rope: bool,
-    softcap: Option<f32>,
-    temperature: Option<Temperature>,
-    multiplier: f32,
-    score: Score,
-    selection_bias: bool,
-    groups: Option<Groups>,
-    normalise: bool,
-    shared: SharedKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Second {
-    None,
-    Mlp,
-    Moe,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    Apart,
-    Fused,
-    UpAlone,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum HeadNorm {
-    None,
-    Heads,
-    Whole,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum SharedKind {
-    None,
-    Plain,
-    Gated,
-}
-
-impl Shape {
-    pub fn random(random: &mut Random) -> Shape {
-        let attention = random.pick(&[true, true, false]);
-        let kinds = [Second::Mlp, Second::Moe];
-        let mut yes = || random.pick(&[true, false]);
-        let bools: [bool; 12] = std::array::from_fn(|_| yes());
-        let gate_up = random.pick(&[Kind::Apart, Kind::Apart, Kind::Fused, Kind::UpAlone]);
-        Shape {
-            attention,
-            second: match attention {
-                true => random.pick(&[Second::None, Second::Mlp, Second::Moe]),
-                false => random.pick(&kinds),
-            },
-            packed: bools[0],
-            biases: bools[1],
-            low: bools[2],
-            fused_qkv: bools[3],
-            gate_up,
-            activation: match gate_up {
-                Kind::UpAlone => random.pick(&[
-                    Activation::Relu2,
-                    Activation::Xielu {
-                        alpha_p: 0.8,
-                        alpha_n: 1.3,
-                        beta: 0.5,
-                        eps: -1e-6,
-                    },
-                ]),
-                _ => random.pick(&[
-                    Activation::Silu,
-                    Activation::GeluTanh,
-                    Activation::SwigluClamped {
-                        alpha: 1.702,
-                        limit: 7.0,
-                    },
-                ]),
-            },
-            pre_norm: bools[4],
-            post_norm: bools[5],
-            head_norm: random.pick(&[HeadNorm::None, HeadNorm::Heads, HeadNorm::Whole]),
-            sinks: bools[6],
-            rope: bools[7],
-            softcap: bools[8].then_some(20.0),
-            temperature: bools[9].then_some(Temperature {
-                beta: 0.1,
-                original_context: 8,
-            }),
-            multiplier: random.pick(&[1.0, 0.22]),
-            score: random.pick(&[Score::Softmax, Score::SoftmaxOfChosen, Score::Sigmoid]),
-            selection_bias: bools[10],
-            groups: random.pick(&[
-                None,
-                Some(Groups {
-                    n_group: 4,
-                    topk_group: 2,
-                }),
-            ]),
-            normalise: bools[11],
-            shared: random.pick(&[SharedKind::None, SharedKind::Plain, SharedKind::Gated]),
-        }
-    }
-
-    /// Attention and an MLP.
-    pub fn dense() -> Shape {
-        Shape {
-            attention: true,
-            second: Second::Mlp,
-            ..Shape::plain_mixture()
-        }
-    }
-
-    /// Only that, of plain weights.
-    pub fn plain_mixture() -> Shape {
-        Shape {
-            attention: false,
-            second: Second::Moe,
-            packed: false,
-            biases: true,
-            low: false,
-            fused_qkv: false,
-            gate_up: Kind::Apart,
-            activation: Activation::Silu,
-            pre_norm: false,
-            post_norm: false,
-            head_norm: HeadNorm::None,
-            sinks: false,
-            rope: true,
-            softcap: None,
-            temperature: None,
-            multiplier: 1.0,
-            score: Score::Softmax,
-            selection_bias: false,
-            groups: None,
-            normalise: true,
-            shared: SharedKind::Gated,
-        }
-    }
-
-    fn count(&self) -> usize {
-        match self.gate_up {
-            Kind::Fused => 2 * SIZE,
-            _ => SIZE,
-        }
-    }
-}
 
 enum Stored {
     Dense(Array),
@@ -216,9 +56,9 @@ impl Made {
         let mut layer = |outputs: usize, inputs: usize, count: usize, packed: bool| {
             let rows = outputs * count;
             let weight = match packed && shape.packed {
-                false => Stored::Dense(Array::new(dtype, rows, inputs, |_, _| {
-                    0.3 * random.float()
-                })),
+                false => {
+                    Stored::Dense(Array::new(dtype, rows, inputs, |_, _| 0.3 * random.float()))
+                }
                 true => {
                     let of: Vec<_> = (0..count)
                         .map(|_| Quantised::random(random, scheme, dtype, outputs, inputs))
@@ -254,8 +94,12 @@ impl Made {
                 Kind::Apart => 2,
                 _ => 1,
             };
+            let size = match shape.gate_up {
+                Kind::Fused => 2 * SIZE,
+                _ => SIZE,
+            };
             let mut layers: Vec<_> = (0..before)
-                .map(|_| layer(shape.count(), HIDDEN, count, true))
+                .map(|_| layer(size, HIDDEN, count, true))
                 .collect();
             layers.push(layer(HIDDEN, SIZE, count, true));
             layers
@@ -363,9 +207,10 @@ impl Made {
             let bias = layer.bias.as_ref().expect("a bias");
             (0..layer.outputs)
                 .map(|row| {
-                    let products = x.iter().enumerate().map(|(i, x)| {
-                        x * weight.get(expert * layer.outputs + row, i)
-                    });
+                    let products = x
+                        .iter()
+                        .enumerate()
+                        .map(|(i, x)| x * weight.get(expert * layer.outputs + row, i));
                     products.sum::<f64>() + bias.get(expert, row)
                 })
                 .collect()
@@ -374,7 +219,11 @@ impl Made {
         let mlp = |layers: &[Layer], expert: usize| {
             let gate = product(&layers[0], expert, x);
             let up = product(&layers[1], expert, x);
-            let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g * sigmoid(*g) * u).collect();
+            let inner: Vec<f64> = gate
+                .iter()
+                .zip(up)
+                .map(|(g, u)| g * sigmoid(*g) * u)
+                .collect();
             product(&layers[2], expert, &inner)
         };
         let logits = product(&self.router, 0, x);
@@ -384,7 +233,9 @@ impl Made {
         let sum: f64 = order.iter().map(|&expert| logits[expert].exp()).sum();
         let mut y = x.to_vec();
         let mut add = |factor: f64, part: Vec<f64>| {
-            y.iter_mut().zip(part).for_each(|(y, part)| *y += factor * part);
+            y.iter_mut()
+                .zip(part)
+                .for_each(|(y, part)| *y += factor * part);
         };
         for &expert in &order {
             add(1.5 * logits[expert].exp() / sum, mlp(&self.experts, expert));
