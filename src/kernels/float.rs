@@ -346,6 +346,17 @@ impl<'a> FloatsMut<'a> {
             .cast()
     }
 
+    /// One row by itself.
+    pub(super) fn one_row(&mut self, row: usize) -> FloatsMut<'_> {
+        assert!(row < self.rows);
+        let at = row * self.stride * self.dtype.size() as usize;
+        FloatsMut {
+            data: self.data.wrapping_add(at),
+            rows: 1,
+            ..*self
+        }
+    }
+
     /// The bytes of one row.
     pub(super) fn row_bytes_mut(&mut self, row: usize) -> &mut [u8] {
         assert!(row < self.rows);

@@ -18,6 +18,7 @@ mod cpu;
 mod dense;
 mod draw;
 mod expert_products;
+mod expert_transposed;
 mod experts;
 mod float;
 mod fp8;

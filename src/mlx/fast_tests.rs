@@ -372,6 +372,31 @@ fn products_with_experts_are_those_of_each() {
                 }
             }
         }
+        // By x: what MLX's own operations give, one expert after the other.
+        for share in [1, 2] {
+            let x = numbers(&[1, 3, share, 64]);
+            let unpacked = ops::dequantize(&weight, &scales, Some(&scales), scheme).unwrap();
+            for (weights, packed) in [(&unpacked, Some(&packed)), (&plain, None)] {
+                let ours = |x: &Array| match packed {
+                    Some(packed) => packed.product(x, &indices),
+                    None => expert_linear(x, &plain, &indices),
+                };
+                let exact = |x: &Array| {
+                    let transposed =
+                        ops::transpose(&ops::take(weights, &indices)?, &[0, 1, 2, 4, 3])?;
+                    let rows = ops::reshape(x, &[1, 3, share, 1, 64])?;
+                    ops::reshape(&ops::matmul(&rows, &transposed)?, &[1, 3, 2, 18])
+                };
+                let exact = gradient(&x, exact).unwrap();
+                let largest = exact.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+                for (ours, exact) in gradient(&x, ours).unwrap().iter().zip(exact) {
+                    assert!(
+                        (ours - exact).abs() <= 1e-5 * largest,
+                        "{ours}, not {exact}"
+                    );
+                }
+            }
+        }
         for bad in [4, -1, i32::MAX] {
             let indices = ops::reshape(&Array::from_i32(&[0, bad]).unwrap(), &[1, 2]).unwrap();
             let y = packed.product(&numbers(&[1, 1, 64]), &indices).unwrap();

@@ -1,4 +1,4 @@
-use super::support::{schemes, Array, Matrix, Random, FLOATS};
+use super::support::{rounding, schemes, smallest, Array, Matrix, Random, FLOATS};
 use crate::dtype::Dtype;
 use crate::kernels::{ExpertMatrix, Floats, Kernels, Packed, Path, Route};
 
@@ -152,4 +152,59 @@ fn data_that_is_too_short_holds_fewer_experts() {
         (0, 0, 0)
     );
     assert_eq!(count(2 * n + 8, n + 8), 2);
+}
+
+/// Within f32's own rounding of the sums, and the result's.
+#[test]
+fn gradients_flow_back_through_each_route() {
+    let mut random = Random(87);
+    for (round, scheme) in schemes().into_iter().enumerate() {
+        let (inputs, outputs) = (2 * scheme.group_size.max(32) as usize, 37);
+        let of: Vec<Matrix> = (0..3)
+            .map(|_| Matrix::random(&mut random, scheme, Dtype::F32, outputs, inputs))
+            .collect();
+        let layout = of[0].layout;
+        let data: Vec<u8> = of.iter().flat_map(Matrix::pack).collect();
+        let all = ExpertMatrix::Packed {
+            layout,
+            stride: layout.nbytes(),
+            data: &data,
+        };
+        let dtype = FLOATS[round % 3];
+        let routes = routes(&mut random, 14, 4, 3);
+        let dy = Array::random(&mut random, dtype, 14, outputs);
+        for path in Path::available() {
+            let kernels = Kernels::with_path(path, 2);
+            // A row without a route gets zeros.
+            let mut dx = Array::new(dtype, 5, inputs, |_, _| 7.0);
+            let to = &mut dx.view_mut();
+            assert!(kernels.expert_product_transposed(&dy.view(), &all, &routes, to));
+            for row in 0..5 {
+                for i in 0..inputs {
+                    let (mut wanted, mut size) = (0.0, 0.0);
+                    let own = routes.iter().enumerate();
+                    for (index, route) in own.filter(|(_, route)| route.row == row) {
+                        for output in 0..outputs {
+                            let weight = of[route.expert as usize].weight(output, i);
+                            wanted += dy.get(index, output) * weight.value;
+                            size += dy.get(index, output).abs() * weight.terms;
+                        }
+                    }
+                    let bound = size * 2.0_f64.powi(-17);
+                    let bound = bound + (wanted.abs() + bound) * rounding(dtype) + smallest(dtype);
+                    let error = (dx.get(row as usize, i) - wanted).abs();
+                    assert!(
+                        error <= bound,
+                        "{path:?} {scheme:?}: {error:e} over {bound:e}"
+                    );
+                }
+            }
+            for (row, expert) in [(5, 0), (0, 3)] {
+                let mut bad = routes.clone();
+                bad[3] = Route { row, expert };
+                let to = &mut dx.view_mut();
+                assert!(!kernels.expert_product_transposed(&dy.view(), &all, &bad, to));
+            }
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{
-    active, bytes, bytes_mut, floats, floats_mut, one, packed_layout, queue, Array, Outcome, View,
-    ALIGNMENT,
+    active, bytes, bytes_mut, floats, floats_mut, one, packed_layout, queue, queue_with, Array,
+    Outcome, Traits, View, ALIGNMENT,
 };
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::Result;
@@ -171,7 +171,8 @@ impl PackedExperts {
         }
     }
 
-    /// x `[…, rows, 1 or top_k, in]` by the experts i32 or u32 `[…, rows, top_k]` → `[…, rows, top_k, out]`
+    /// x `[…, rows, 1 or top_k, in]` by the experts i32 or u32 `[…, rows, top_k]` → `[…, rows, top_k, out]`, with a gradient
+    /// by x; the experts must not be traced.
     pub fn product(&self, x: &Array, experts: &Array) -> Result<Array> {
         let dtype = self.product_type(x.dtype());
         expert_product(c"gather_qmm", x, (&self.data, self.held()), experts, dtype)
@@ -179,7 +180,7 @@ impl PackedExperts {
 }
 
 /// x `[…, rows, 1 or top_k, in]` by weights `[experts, out, in]`, those of the experts i32 or u32 `[…, rows, top_k]` →
-/// `[…, rows, top_k, out]`
+/// `[…, rows, top_k, out]`, with a gradient as well
 pub fn expert_linear(x: &Array, weight: &Array, experts: &Array) -> Result<Array> {
     let dtype = x.dtype().wider(weight.dtype());
     expert_product(
@@ -240,29 +241,51 @@ fn expert_product(
     shape.push(count(held.outputs()));
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let (x, matrix) = (floats(&from[0])?, held.of(&from[1])?);
-        let chosen = indices(&from[2])?;
-        let top_k = from[2].shape().last().map_or(1, |&k| size(k));
-        // A row of x for each choice, or one for all of a row's.
-        let share = match chosen.len() {
-            len if len == x.rows() => 1,
-            len if len == x.rows() * top_k => top_k,
-            len => return Err(format!("{len} experts for {} rows", x.rows())),
-        };
-        let routes: Vec<Route> = chosen
-            .into_iter()
-            .enumerate()
-            .map(|(index, expert)| Route {
-                row: (index / share) as u32,
-                expert,
-            })
-            .collect();
-        match kernels.expert_matmul(&x, &matrix, &routes, &mut floats_mut(&to[0])?) {
-            true => Ok(()),
-            false => Err("there is no such expert".to_owned()),
-        }
+        let routes = routes(&from[2], x.rows())?;
+        known(kernels.expert_matmul(&x, &matrix, &routes, &mut floats_mut(&to[0])?))
+    };
+    let gradient = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let (dy, matrix) = (floats(&from[0])?, held.of(&from[1])?);
+        let mut dx = floats_mut(&to[0])?;
+        let routes = routes(&from[2], dx.rows())?;
+        known(kernels.expert_product_transposed(&dy, &matrix, &routes, &mut dx))
+    };
+    let traits = Traits {
+        gradient: Some(Box::new(gradient)),
+        ..Traits::default()
     };
     let inputs = [x, weights, experts];
-    Ok(one(queue(name, 0, &inputs, [(&shape[..], dtype)], run)?))
+    let out = (&shape[..], dtype);
+    Ok(one(queue_with(
+        name,
+        traits,
+        &inputs,
+        [out],
+        Box::new(run),
+    )?))
+}
+
+fn known(all: bool) -> Outcome {
+    match all {
+        true => Ok(()),
+        false => Err("there is no such expert".to_owned()),
+    }
+}
+
+/// What each of `[…, rows, top_k]` choices takes of x: one row for each, or one for all of a row's.
+fn routes(experts: &View, rows: usize) -> Outcome<Vec<Route>> {
+    let chosen = indices(experts)?;
+    let top_k = experts.shape().last().map_or(1, |&k| size(k));
+    let share = match chosen.len() {
+        len if len == rows => 1,
+        len if len == rows * top_k => top_k,
+        len => return Err(format!("{len} experts for {rows} rows")),
+    };
+    let route = |(index, expert)| Route {
+        row: (index / share) as u32,
+        expert,
+    };
+    Ok(chosen.into_iter().enumerate().map(route).collect())
 }
 
 /// What indices are in memory; a negative one is larger than there are experts.
