@@ -59,6 +59,7 @@ fn main() {
             };
             quantized(&kernels, name, scheme, limit);
         }
+        mixture(&kernels, limit);
     }
 }
 
@@ -145,6 +146,110 @@ fn quantized(kernels: &Kernels, name: &str, scheme: Scheme, limit: f64) {
         let flops = 2.0 * (rows * INPUTS * 3072) as f64;
         let speed = flops / time(rows, in_cache, 3) * 1e-9;
         print!(" {rows} rows {speed:.0}");
+    }
+    println!(" GFLOP/s");
+}
+
+/// The mixture of a model of 64 experts, 8 for each row, in 4 bits: one row reads what it chose, many rows share.
+fn mixture(kernels: &Kernels, limit: f64) {
+    const EXPERTS: usize = 64;
+    const TOP_K: usize = 8;
+    const SIZE: usize = 1024;
+    let scheme = Scheme {
+        mode: Mode::Affine,
+        bits: 4,
+        group_size: 64,
+    };
+    let up = Layout::new(scheme, Dtype::BF16, SIZE, INPUTS).expect("legal");
+    let down = Layout::new(scheme, Dtype::BF16, INPUTS, SIZE).expect("legal");
+    let nbytes = EXPERTS * up.nbytes();
+    let bytes: Vec<u8> = (0..3 * nbytes).map(|i| (i * 37 % 61) as u8).collect();
+    let expert = |layout: Layout, index: usize| kernels::ExpertLinear {
+        weight: kernels::Matrix::Experts(kernels::ExpertMatrix::Packed {
+            layout,
+            stride: layout.nbytes(),
+            data: &bytes[index * nbytes..(index + 1) * nbytes],
+        }),
+        bias: None,
+    };
+    // Rows of a router that choose differently.
+    let random: Vec<u8> = (0..EXPERTS * INPUTS * 2)
+        .map(|i| match i % 2 {
+            0 => 0,
+            _ => 0x3c | ((i * 2_654_435_761) >> 13 & 0x80) as u8,
+        })
+        .collect();
+    let router = Floats::new(&random, Dtype::BF16, EXPERTS, INPUTS).expect("its size");
+    let block = kernels::Block {
+        halves: vec![kernels::Half {
+            norm: None,
+            part: kernels::Part::Moe(kernels::Moe {
+                router: kernels::Linear {
+                    weight: kernels::Matrix::Dense(router),
+                    bias: None,
+                    low: Vec::new(),
+                },
+                routing: kernels::Routing {
+                    top_k: TOP_K,
+                    score: kernels::Score::Softmax,
+                    selection_bias: None,
+                    groups: None,
+                    normalise: true,
+                    scaling: 1.0,
+                },
+                experts: kernels::Experts {
+                    gate_up: kernels::GateUp::Apart {
+                        gate_proj: expert(up, 0),
+                        up_proj: expert(up, 1),
+                    },
+                    down_proj: expert(down, 2),
+                    activation: kernels::Activation::Silu,
+                },
+                shared: None,
+            }),
+            post_norm: None,
+            multiplier: 1.0,
+        }],
+    };
+    let mut seed = 1_u64;
+    let x: Vec<u8> = (0..512 * INPUTS * 2)
+        .map(|i| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            match i % 2 {
+                0 => 0,
+                _ => 0x3c | (seed >> 56) as u8 & 0x80,
+            }
+        })
+        .collect();
+    let mut y = vec![0_u8; 512 * INPUTS * 2];
+    let mut row = 0;
+    let mut time = |rows: usize, runs: usize| {
+        best(runs, || {
+            // Another row each time, so that other experts are read.
+            row = (row + rows) % (512 - rows + 1);
+            let x = &x[row * INPUTS * 2..(row + rows) * INPUTS * 2];
+            let x = Floats::new(x, Dtype::BF16, rows, INPUTS).expect("its size");
+            let y = &mut y[..rows * INPUTS * 2];
+            let mut y = FloatsMut::new(y, Dtype::BF16, rows, INPUTS).expect("its size");
+            kernels.block(&block, &x, None, &mut y);
+        })
+    };
+    let read = (3 * TOP_K * up.nbytes() + random.len()) as f64;
+    let row = time(1, 200);
+    let speed = read / row * 1e-9;
+    print!(
+        "mixture   1 row {speed:5.1} GB/s ({:3.0} %), {:.0} us;",
+        100.0 * speed / limit,
+        row * 1e6
+    );
+    for rows in [2, 4, 32, 128, 512] {
+        let seconds = time(rows, 5);
+        let flops = 6.0 * (rows * TOP_K * INPUTS * SIZE) as f64;
+        print!(
+            " {rows} rows x{:.2} {:.0}",
+            seconds / row,
+            flops / seconds * 1e-9
+        );
     }
     println!(" GFLOP/s");
 }

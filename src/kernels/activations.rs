@@ -75,13 +75,41 @@ impl Digits {
         rows: usize,
         tile: usize,
     ) {
+        let tiles: Vec<_> = tiles(rows, tile).collect();
+        self.fill_from(path, pool, layout, x, rows, |row| from + row, &tiles);
+    }
+
+    /// Takes the rows `sources` of `x`, cut into `tiles`.
+    pub fn fill_tiles(
+        &mut self,
+        path: Path,
+        pool: &Pool,
+        layout: &Layout,
+        x: &Floats,
+        sources: &[usize],
+        tiles: &[(usize, usize)],
+    ) {
+        let rows = sources.len();
+        self.fill_from(path, pool, layout, x, rows, |row| sources[row], tiles);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn fill_from(
+        &mut self,
+        path: Path,
+        pool: &Pool,
+        layout: &Layout,
+        x: &Floats,
+        rows: usize,
+        source: impl Fn(usize) -> usize + Sync,
+        tiles: &[(usize, usize)],
+    ) {
         self.digits = digits_for(x.dtype());
         self.rows = rows;
         self.row_bytes = layout.runs() * RUN * self.digits;
         self.groups = layout.padded_groups();
         self.bytes.resize(rows * self.row_bytes, 0);
         self.steps.resize(rows * self.groups, [0.0; 2]);
-        let tiles: Vec<_> = tiles(rows, tile).collect();
         let bytes = SharedMut::new(&mut self.bytes);
         let steps = SharedMut::new(&mut self.steps);
         let (row_bytes, groups, digits) = (self.row_bytes, self.groups, self.digits);
@@ -101,7 +129,7 @@ impl Digits {
                     digits,
                     tile: size,
                     row,
-                    x: x.row::<E>(from + first + row),
+                    x: x.row::<E>(source(first + row)),
                     bytes,
                     steps,
                 }));

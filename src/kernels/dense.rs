@@ -9,11 +9,12 @@ use std::ops::Range;
 
 use super::float::{with_element, Element, Floats, FloatsMut};
 use super::microkernel::{dots, rows_at_once, COLUMNS};
+use super::rows_of::To;
 use super::simd::{Kernel, Simd};
-use super::Kernels;
+use super::{Kernels, Path};
 
 /// Outputs whose weights stay in a core's first caches while rows pass by.
-const PANEL: usize = 16;
+pub(super) const PANEL: usize = 16;
 /// Bytes of activations that stay in a core's second cache.
 const CACHED: usize = 512 << 10;
 
@@ -35,7 +36,7 @@ impl Kernels {
         let (inputs, outputs) = (x.width(), y.width());
         let y = &*y;
         #[cfg(target_arch = "x86_64")]
-        if self.tiles_pay(x, weights.dtype()) {
+        if self.tiles_pay(x.rows(), x.dtype(), weights.dtype()) {
             return self.tile_matmul(x, super::amx::Weights::Dense(*weights), y);
         }
         let at_once = (CACHED / (4 * inputs).max(1)).max(8) / 8 * 8;
@@ -46,21 +47,34 @@ impl Kernels {
             let size = weights.dtype().size() as usize * inputs * PANEL;
             let chunks = self.chunks(outputs.div_ceil(PANEL), size * rows.div_ceil(4));
             self.pool.parallel(chunks.count, |chunk| {
-                let panels = chunks.range(chunk);
-                let outputs = panels.start * PANEL..outputs.min(panels.end * PANEL);
-                with_element!(weights.dtype(), W => self.path.run(Outputs::<W> {
-                    weights,
-                    x: &floats,
-                    rows,
-                    y,
-                    from,
-                    outputs,
-                    element: std::marker::PhantomData,
-                }));
+                let (panels, to) = (chunks.range(chunk), To::From(from));
+                super::dense::outputs(self.path, weights, &floats, rows, y, to, panels);
             });
             from += rows;
         }
     }
+}
+
+/// Some panels of outputs of `rows` rows of x, which go `to` these of y.
+pub(super) fn outputs(
+    path: Path,
+    weights: &Floats,
+    x: &[f32],
+    rows: usize,
+    y: &FloatsMut,
+    to: To,
+    panels: Range<usize>,
+) {
+    let outputs = panels.start * PANEL..weights.rows().min(panels.end * PANEL);
+    with_element!(weights.dtype(), W => path.run(Outputs::<W> {
+        weights,
+        x,
+        rows,
+        y,
+        to,
+        outputs,
+        element: std::marker::PhantomData,
+    }));
 }
 
 /// Some outputs of some rows.
@@ -70,8 +84,8 @@ struct Outputs<'a, W> {
     x: &'a [f32],
     rows: usize,
     y: &'a FloatsMut<'a>,
-    /// The row of y that the first row of x belongs to.
-    from: usize,
+    /// The rows of y that those of x belong to.
+    to: To<'a>,
     outputs: Range<usize>,
     element: std::marker::PhantomData<W>,
 }
@@ -93,7 +107,7 @@ impl<W: Element> Kernel for Outputs<'_, W> {
                     _ => self.tile::<S, 1>(first, panel..end, &mut out),
                 }
                 for (row, out) in out.iter().enumerate().take(size) {
-                    let row = self.from + first + row;
+                    let row = self.to.row(first + row);
                     self.y.put::<S>(row, panel, out.as_ptr(), end - panel);
                 }
             }

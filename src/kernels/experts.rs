@@ -1,8 +1,11 @@
-//! Products with experts: each row of the result takes one row of x and the weights of one expert.
+//! The weights of many experts, and which rows go to which.
 
-use super::float::{Floats, FloatsMut};
+use super::dense;
+use super::float::Floats;
 use super::layout::{Layout, Packed};
-use super::Kernels;
+use super::qmatmul::same_digits;
+use crate::dtype::Mode;
+use std::ops::Range;
 
 /// A row of x by an expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,108 +14,135 @@ pub struct Route {
     pub expert: u32,
 }
 
-/// The weights of several experts of one shape, one after the other.
+/// The weights of several experts of one shape.
 #[derive(Clone, Copy)]
-pub enum Experts<'a> {
+pub enum ExpertMatrix<'a> {
     Packed {
         layout: Layout,
-        /// `layout.nbytes()` each
+        /// Bytes from one expert to the next, at least `layout.nbytes()`.
+        stride: usize,
         data: &'a [u8],
     },
     /// `[experts * outputs, inputs]`
     Dense { weights: Floats<'a>, outputs: usize },
 }
 
-impl<'a> Experts<'a> {
-    fn count(&self) -> usize {
+impl<'a> ExpertMatrix<'a> {
+    /// Experts.
+    pub fn count(&self) -> usize {
         match self {
-            Experts::Packed { layout, data } => {
-                data.len().checked_div(layout.nbytes()).unwrap_or(0)
-            }
-            Experts::Dense { weights, outputs } => {
+            ExpertMatrix::Packed {
+                layout,
+                stride,
+                data,
+            } => match data.len().checked_sub(layout.nbytes()) {
+                Some(rest) if *stride >= layout.nbytes() => {
+                    rest.checked_div(*stride).map_or(0, |n| n + 1)
+                }
+                _ => 0,
+            },
+            ExpertMatrix::Dense { weights, outputs } => {
                 weights.rows().checked_div(*outputs).unwrap_or(0)
             }
         }
     }
 
-    fn shape(&self) -> (usize, usize) {
+    /// Outputs and inputs of each.
+    pub fn shape(&self) -> (usize, usize) {
         match self {
-            Experts::Packed { layout, .. } => (layout.rows(), layout.inputs()),
-            Experts::Dense { weights, outputs } => (*outputs, weights.width()),
+            ExpertMatrix::Packed { layout, .. } => (layout.rows(), layout.inputs()),
+            ExpertMatrix::Dense { weights, outputs } => (*outputs, weights.width()),
+        }
+    }
+
+    /// One expert's, which exists.
+    pub(super) fn one(&self, expert: usize) -> One<'a> {
+        match *self {
+            ExpertMatrix::Packed {
+                layout,
+                stride,
+                data,
+            } => {
+                let data = &data[expert * stride..][..layout.nbytes()];
+                match Packed::new(layout, data) {
+                    Some(packed) => One::Packed(packed),
+                    None => unreachable!("the slice is of the layout's size"),
+                }
+            }
+            ExpertMatrix::Dense { weights, outputs } => {
+                One::Dense(weights.some_rows(expert * outputs, outputs))
+            }
+        }
+    }
+
+    /// Whether rows are made digits for it, and are not taken as f32.
+    pub(super) fn takes_digits(&self) -> Option<Layout> {
+        match self {
+            ExpertMatrix::Packed { layout, .. } if layout.scheme().mode != Mode::Mxfp8 => {
+                Some(*layout)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether rows are made ready for both in the same way.
+    pub(super) fn takes_the_same(&self, other: &ExpertMatrix) -> bool {
+        match (self, other) {
+            (ExpertMatrix::Packed { layout: a, .. }, ExpertMatrix::Packed { layout: b, .. }) => {
+                same_digits(a, b)
+            }
+            (ExpertMatrix::Dense { .. }, ExpertMatrix::Dense { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Sixteen outputs each, and their bytes.
+    pub(super) fn panels(&self) -> (usize, usize) {
+        match self {
+            ExpertMatrix::Packed { layout, .. } => (layout.panels(), layout.panel_bytes()),
+            ExpertMatrix::Dense { weights, outputs } => {
+                let bytes = dense::PANEL * weights.width() * weights.dtype().size() as usize;
+                (outputs.div_ceil(dense::PANEL), bytes)
+            }
         }
     }
 }
 
-impl Kernels {
-    /// `y[i] = x[routes[i].row] Wᵀ` with the weights of `routes[i].expert`: x `[rows, inputs]`, y `[routes, outputs]`.
-    /// Routes to the same expert share the reading of its weights, in whatever order they come.
-    ///
-    /// False, and nothing written, where a row or an expert does not exist. Panics where the shapes do not fit.
-    #[must_use]
-    pub fn expert_matmul(
-        &self,
-        x: &Floats,
-        experts: &Experts,
-        routes: &[Route],
-        y: &mut FloatsMut,
-    ) -> bool {
-        let (outputs, inputs) = experts.shape();
-        assert!(
-            x.width() == inputs && y.width() == outputs && y.rows() == routes.len(),
-            "expert_matmul: [{}, {}] by [{outputs}, {inputs}] to [{}, {}] for {} routes",
-            x.rows(),
-            x.width(),
-            y.rows(),
-            y.width(),
-            routes.len()
-        );
-        let known = |route: &Route| {
-            (route.row as usize) < x.rows() && (route.expert as usize) < experts.count()
-        };
-        if !routes.iter().all(known) {
-            return false;
-        }
-        let mut order: Vec<usize> = (0..routes.len()).collect();
-        order.sort_by_key(|&index| routes[index].expert);
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        let (x_row, y_row) = (
-            inputs * x.dtype().size() as usize,
-            outputs * y.dtype().size() as usize,
-        );
-        for same in order.chunk_by(|&a, &b| routes[a].expert == routes[b].expert) {
-            from.clear();
-            for &index in same {
-                from.extend_from_slice(x.row_bytes(routes[index].row as usize));
-            }
-            to.clear();
-            to.resize(same.len() * y_row, 0);
-            debug_assert_eq!(from.len(), same.len() * x_row);
-            let expert = routes[same[0]].expert as usize;
-            let rows = Floats::new(&from, x.dtype(), same.len(), inputs);
-            let result = FloatsMut::new(&mut to, y.dtype(), same.len(), outputs);
-            if let (Some(rows), Some(mut result)) = (rows, result) {
-                self.one_expert(&rows, experts, expert, &mut result);
-            }
-            for (row, &index) in same.iter().enumerate() {
-                y.row_bytes_mut(index)
-                    .copy_from_slice(&to[row * y_row..(row + 1) * y_row]);
-            }
-        }
-        true
-    }
+#[derive(Clone, Copy)]
+pub(super) enum One<'a> {
+    Packed(Packed<'a>),
+    Dense(Floats<'a>),
+}
 
-    fn one_expert(&self, x: &Floats, experts: &Experts, expert: usize, y: &mut FloatsMut) {
-        match experts {
-            Experts::Packed { layout, data } => {
-                let bytes = layout.nbytes();
-                let data = &data[expert * bytes..(expert + 1) * bytes];
-                if let Some(packed) = Packed::new(*layout, data) {
-                    self.quantized_matmul(x, &packed, y);
-                }
-            }
-            Experts::Dense { weights, outputs } => {
-                self.matmul(x, &weights.some_rows(expert * outputs, *outputs), y);
+/// Rows of a result by the expert that makes them.
+pub(super) struct ByExpert {
+    /// Rows of the result; those of one expert follow each other, in their own order.
+    pub order: Vec<u32>,
+    /// Experts that have rows, with their part of `order`.
+    pub segments: Vec<(usize, Range<usize>)>,
+}
+
+impl ByExpert {
+    /// `experts[i]` makes row i; all are below `count`.
+    pub fn new(experts: impl ExactSizeIterator<Item = u32> + Clone, count: usize) -> ByExpert {
+        let mut ends = vec![0_usize; count + 1];
+        for expert in experts.clone() {
+            ends[expert as usize + 1] += 1;
+        }
+        let mut segments = Vec::with_capacity(count.min(experts.len()));
+        for expert in 0..count {
+            let (start, rows) = (ends[expert], ends[expert + 1]);
+            ends[expert + 1] += start;
+            if rows > 0 {
+                segments.push((expert, start..start + rows));
             }
         }
+        let mut order = vec![0; experts.len()];
+        for (row, expert) in experts.enumerate() {
+            let next = &mut ends[expert as usize];
+            order[*next] = row as u32;
+            *next += 1;
+        }
+        ByExpert { order, segments }
     }
 }

@@ -195,6 +195,13 @@ impl<'a> Floats<'a> {
             .then(|| unsafe { Floats::from_raw(bytes.as_ptr(), dtype, rows, width, width) })
     }
 
+    /// Rows of `width` numbers.
+    pub(super) fn of(numbers: &'a [f32], width: usize) -> Floats<'a> {
+        let rows = numbers.len().checked_div(width).unwrap_or(0);
+        // SAFETY: the rows are the slice's, whose borrow it is.
+        unsafe { Floats::from_raw(numbers.as_ptr().cast(), Dtype::F32, rows, width, width) }
+    }
+
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -228,12 +235,24 @@ impl<'a> Floats<'a> {
             ..*self
         }
     }
-    /// Each row as a token's heads.
-    pub(super) fn heads(&self, shape: HeadShape) -> Heads<'a> {
-        assert!(shape == HeadShape::tokens_first(shape.heads, self.rows, shape.dim));
-        assert!(self.stride == self.width && self.width == shape.heads * shape.dim);
+    /// Whether its rows do not follow each other directly.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.stride != self.width
+    }
+    /// Each row as a token's heads of `dim` elements.
+    pub(super) fn heads(&self, dim: usize) -> Heads<'a> {
+        let shape = HeadShape::of_rows(self.rows, self.width, self.stride, dim);
         // SAFETY: the shape's elements are this array's.
         unsafe { Heads::from_raw(self.data, self.dtype, shape) }
+    }
+    /// `width` columns of every row, from `first` on.
+    pub(super) fn columns(&self, first: usize, width: usize) -> Floats<'a> {
+        assert!(first <= self.width && width <= self.width - first);
+        Floats {
+            data: self.data.wrapping_add(first * self.dtype.size() as usize),
+            width,
+            ..*self
+        }
     }
     /// `rows` rows from `first` on.
     pub(super) fn some_rows(&self, first: usize, rows: usize) -> Floats<'a> {
@@ -305,11 +324,19 @@ impl<'a> FloatsMut<'a> {
         }
     }
     /// See `Floats::heads`.
-    pub(super) fn heads(self, shape: HeadShape) -> HeadsMut<'a> {
-        assert!(shape == HeadShape::tokens_first(shape.heads, self.rows, shape.dim));
-        assert!(self.stride == self.width && self.width == shape.heads * shape.dim);
+    pub(super) fn heads(self, dim: usize) -> HeadsMut<'a> {
+        let shape = HeadShape::of_rows(self.rows, self.width, self.stride, dim);
         // SAFETY: the shape's elements are this array's, each of them once.
         unsafe { HeadsMut::from_raw(self.data, self.dtype, shape) }
+    }
+    /// See `Floats::columns`.
+    pub(super) fn columns(self, first: usize, width: usize) -> FloatsMut<'a> {
+        assert!(first <= self.width && width <= self.width - first);
+        FloatsMut {
+            data: self.data.wrapping_add(first * self.dtype.size() as usize),
+            width,
+            ..self
+        }
     }
     /// Whoever writes through it sees to it that no two threads write the same elements.
     pub(super) fn row<E: Element>(&self, row: usize) -> *mut E {
@@ -317,6 +344,17 @@ impl<'a> FloatsMut<'a> {
         self.data
             .wrapping_add(row * self.stride * size_of::<E>())
             .cast()
+    }
+
+    /// One row by itself.
+    pub(super) fn one_row(&mut self, row: usize) -> FloatsMut<'_> {
+        assert!(row < self.rows);
+        let at = row * self.stride * self.dtype.size() as usize;
+        FloatsMut {
+            data: self.data.wrapping_add(at),
+            rows: 1,
+            ..*self
+        }
     }
 
     /// The bytes of one row.

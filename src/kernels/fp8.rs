@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::activations::tiles;
 use super::float::{load, with_element, Element, Floats, FloatsMut};
 use super::layout::{Packed, ROWS, RUN};
+use super::rows_of::To;
 use super::simd::{Kernel, Simd};
 use super::Kernels;
 
@@ -34,7 +35,7 @@ impl Kernels {
                     x: &floats,
                     rows,
                     y: &*y,
-                    from,
+                    to: To::From(from),
                     panels: chunks.range(chunk),
                 });
             });
@@ -43,14 +44,15 @@ impl Kernels {
     }
 }
 
-struct Panels<'a> {
-    weights: Packed<'a>,
+pub(super) struct Panels<'a> {
+    pub weights: Packed<'a>,
     /// `[rows, inputs]`
-    x: &'a [f32],
-    rows: usize,
-    y: &'a FloatsMut<'a>,
-    from: usize,
-    panels: Range<usize>,
+    pub x: &'a [f32],
+    pub rows: usize,
+    pub y: &'a FloatsMut<'a>,
+    /// The rows of y that they belong to.
+    pub to: To<'a>,
+    pub panels: Range<usize>,
 }
 
 impl Kernel for Panels<'_> {
@@ -75,7 +77,7 @@ impl Kernel for Panels<'_> {
                     lane += S::LANES;
                 }
                 for (row, out) in out.iter().enumerate().take(size) {
-                    let row = self.from + first + row;
+                    let row = self.to.row(first + row);
                     self.y.put::<S>(row, panel * ROWS, out.as_ptr(), columns);
                 }
             }

@@ -55,6 +55,21 @@ impl HeadShape {
         }
     }
 
+    /// Rows, `stride` elements apart, as tokens with heads of `dim` elements.
+    pub(super) fn of_rows(rows: usize, width: usize, stride: usize, dim: usize) -> HeadShape {
+        assert!(
+            width.checked_rem(dim) == Some(0),
+            "heads of {dim} in {width}"
+        );
+        HeadShape {
+            heads: width / dim,
+            tokens: rows,
+            dim,
+            head_stride: dim,
+            token_stride: stride,
+        }
+    }
+
     /// Elements from the first to the last, both included.
     fn span(&self) -> Option<usize> {
         if self.heads == 0 || self.tokens == 0 {

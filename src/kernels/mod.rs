@@ -17,9 +17,12 @@ mod cores;
 mod cpu;
 mod dense;
 mod draw;
+mod expert_products;
+mod expert_transposed;
 mod experts;
 mod float;
 mod fp8;
+mod gated;
 mod heads;
 mod layout;
 mod lowrank;
@@ -30,21 +33,28 @@ mod qmatmul;
 mod repack;
 mod requantize;
 mod rope;
+mod routing;
 mod rows;
+mod rows_of;
 mod rowwise;
 mod scratch;
 mod shared;
 mod simd;
+mod temperature;
 mod transposed;
 mod widen;
 
 pub use attention::{AttentionOptions, Visible};
-pub use block::{Block, Linear, Matrix, Past, Sizes};
+pub use block::{
+    Attention, AttentionSizes, Block, ExpertLinear, Experts, GateUp, Half, Linear, Matrix, Mlp,
+    Moe, Norm, Part, Past, Projections, Shared,
+};
 pub use cores::physical_cores;
 pub use cpu::{features, Features, Path};
 pub use draw::Draw;
-pub use experts::{Experts, Route};
+pub use experts::{ExpertMatrix, Route};
 pub use float::{Floats, FloatsMut};
+pub use gated::Activation;
 pub use heads::{HeadShape, Heads, HeadsMut};
 pub use layout::{Layout, Packed, ScaleKind, ROWS};
 pub use lowrank::LowRank;
@@ -52,7 +62,8 @@ pub use pool::Pool;
 pub use repack::{pack, unpack, Quantized, QuantizedMut};
 pub use requantize::requantize;
 pub use rope::Rope;
-pub use rowwise::Gate;
+pub use routing::{Groups, Routing, Score};
+pub use temperature::Temperature;
 
 /// The operations, on one path and one pool.
 pub struct Kernels {

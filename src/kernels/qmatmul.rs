@@ -13,7 +13,8 @@ use std::ops::Range;
 use super::activations::{tiles, Digits};
 use super::codec::{scales, Bits, Codec, Fp4};
 use super::float::{Floats, FloatsMut};
-use super::layout::{Packed, ROWS, RUN};
+use super::layout::{Layout, Packed, ROWS, RUN};
+use super::rows_of::To;
 use super::simd::{Kernel, Simd};
 use super::Kernels;
 use crate::dtype::Mode;
@@ -26,9 +27,8 @@ const CACHED: usize = 256 << 10;
 const CHUNK: usize = 32 << 10;
 
 /// Whether rows are made ready for both in the same way.
-pub(super) fn same_digits(a: &Packed, b: &Packed) -> bool {
-    let kind = |packed: &Packed| {
-        let layout = packed.layout();
+pub(super) fn same_digits(a: &Layout, b: &Layout) -> bool {
+    let kind = |layout: &Layout| {
         let eight = layout.bits() == 8;
         (
             layout.inputs(),
@@ -65,7 +65,7 @@ impl Kernels {
             );
         }
         #[cfg(target_arch = "x86_64")]
-        if self.tiles_pay(x, x.dtype()) {
+        if self.tiles_pay(x.rows(), x.dtype(), x.dtype()) {
             for (weights, y) in weights.iter().zip(y) {
                 self.tile_matmul(x, super::amx::Weights::Packed(*weights), y);
             }
@@ -107,8 +107,10 @@ impl Kernels {
                 let job = Job {
                     weights: weights[index],
                     digits: &digits,
+                    first: 0,
+                    rows,
                     y: &y[index],
-                    from,
+                    to: To::From(from),
                     most,
                     panels,
                 };
@@ -119,7 +121,7 @@ impl Kernels {
     }
 
     /// Rows of one pass over the weights.
-    fn tile_rows(&self, digits: usize) -> usize {
+    pub(super) fn tile_rows(&self, digits: usize) -> usize {
         struct Most(usize);
         impl Kernel for Most {
             type Output = usize;
@@ -168,20 +170,23 @@ impl Chunks {
     }
 }
 
-/// Some panels of the weights by all rows that were made ready.
-struct Job<'a> {
-    weights: Packed<'a>,
-    digits: &'a Digits,
-    y: &'a FloatsMut<'a>,
-    /// The row of y that the first row of digits belongs to.
-    from: usize,
+/// Some panels of the weights by rows that were made ready.
+pub(super) struct Job<'a> {
+    pub weights: Packed<'a>,
+    pub digits: &'a Digits,
+    /// Which rows of the digits: their tiles are cut by `tiles(rows, most)`, from `first` on.
+    pub first: usize,
+    pub rows: usize,
+    pub y: &'a FloatsMut<'a>,
+    /// The rows of y that they belong to.
+    pub to: To<'a>,
     /// Rows of a tile.
-    most: usize,
-    panels: Range<usize>,
+    pub most: usize,
+    pub panels: Range<usize>,
 }
 
 impl Job<'_> {
-    fn run(&self, path: super::Path) {
+    pub fn run(&self, path: super::Path) {
         fn go<C: Codec, const D: usize>(path: super::Path, job: &Job) {
             path.run(Panels {
                 job,
@@ -225,9 +230,9 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
         for panel in job.panels.clone() {
             let data = job.weights.panel(panel);
             let columns = ROWS.min(rows - panel * ROWS);
-            for (first, size) in tiles(job.digits.rows, job.most) {
+            for (first, size) in tiles(job.rows, job.most) {
                 let mut out = [[0.0_f32; ROWS]; TILE];
-                let (x, steps) = job.digits.tile(first);
+                let (x, steps) = job.digits.tile(job.first + first);
                 let tile = Tile {
                     job,
                     data: data.as_ptr(),
@@ -244,7 +249,7 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
                     lane += S::LANES;
                 }
                 for (row, out) in out.iter().enumerate().take(size) {
-                    let row = job.from + first + row;
+                    let row = job.to.row(first + row);
                     job.y.put::<S>(row, panel * ROWS, out.as_ptr(), columns);
                 }
             }

@@ -18,6 +18,8 @@ pub struct Rope {
     traditional: bool,
     /// Positions are multiplied by this.
     scale: f32,
+    /// What is turned is multiplied by this.
+    factor: f32,
     /// Radians for each position, `[dims / 2]`
     frequencies: Vec<f64>,
     last: Mutex<Option<Arc<Turns>>>,
@@ -33,6 +35,7 @@ impl Rope {
             dims: dims / 2 * 2,
             traditional,
             scale,
+            factor: 1.0,
             frequencies,
             last: Mutex::new(None),
         }
@@ -44,9 +47,15 @@ impl Rope {
             dims: 2 * wavelengths.len(),
             traditional,
             scale,
+            factor: 1.0,
             frequencies: wavelengths.iter().map(|&w| 1.0 / f64::from(w)).collect(),
             last: Mutex::new(None),
         }
+    }
+
+    /// With what it turns multiplied by a factor.
+    pub fn times(self, factor: f32) -> Rope {
+        Rope { factor, ..self }
     }
 
     pub fn dims(&self) -> usize {
@@ -62,6 +71,7 @@ impl Rope {
             }
         }
         let mut values = vec![0.0; tokens * self.dims];
+        let factor = f64::from(self.factor);
         for (token, values) in values.chunks_exact_mut(self.dims.max(1)).enumerate() {
             // The angle is made in f64: as exact as the scale and the frequencies are.
             let position = (f64::from(offset) + token as f64) * f64::from(self.scale);
@@ -69,8 +79,8 @@ impl Rope {
             for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(&self.frequencies)
             {
                 let (s, c) = (position * frequency).sin_cos();
-                *cosine = c as f32;
-                *sine = s as f32;
+                *cosine = (c * factor) as f32;
+                *sine = (s * factor) as f32;
             }
         }
         let turns = Arc::new(Turns { offset, values });

@@ -1,25 +1,16 @@
-//! What works on one row at a time: RMS norm, gated activations, softmax, addition.
+//! What works on one row at a time: RMS norm, softmax, addition.
 //!
 //! Sums run in f32 over as many lanes as the path has; a result is rounded once, when it is written.
 
 #![allow(unsafe_op_in_unsafe_fn)]
 
 use super::float::{load, store, with_element, Element, Floats, FloatsMut};
-use super::math::{exp, sigmoid, tanh};
+use super::math::{exp, tanh};
 use super::simd::{Kernel, Simd};
 use super::Kernels;
 
 /// Elements under which a chunk is not worth handing out.
 const CHUNK: usize = 1 << 14;
-
-/// The gate's function in a gated MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
-    /// x sigmoid(x): swiglu.
-    Silu,
-    /// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))): geglu.
-    GeluTanh,
-}
 
 impl Kernels {
     /// Each row of x over its root mean square, times the weight: `y = x / sqrt(mean(x²) + eps) * (weight + offset)`.
@@ -52,27 +43,13 @@ impl Kernels {
         });
     }
 
-    /// `y = f(gate) * up`, element by element. Relative error 2^-20, absolute 2^-21 of `up` near the zeros of f.
-    ///
-    /// Panics where shapes differ.
-    pub fn gated(&self, gate: &Floats, up: &Floats, kind: Gate, y: &mut FloatsMut) {
-        same_shape(gate, y, "gated");
-        same_shape(up, y, "gated");
-        assert!(gate.dtype() == up.dtype(), "gated: two types");
-        let y = &*y;
-        self.rows(gate.rows(), gate.width(), |row| {
-            with_element!(gate.dtype(), X => with_element!(y.dtype(), Y => self.path.run(Gated {
-                gate: gate.row::<X>(row),
-                up: up.row::<X>(row),
-                y: y.row::<Y>(row),
-                n: gate.width(),
-                kind,
-            })));
-        });
-    }
-
     /// `y = x + other`, element by element, in f32. Panics where shapes differ.
     pub fn add(&self, x: &Floats, other: &Floats, y: &mut FloatsMut) {
+        self.add_times(x, other, 1.0, y);
+    }
+
+    /// `y = x + factor * other`, element by element, in f32. Panics where shapes differ.
+    pub fn add_times(&self, x: &Floats, other: &Floats, factor: f32, y: &mut FloatsMut) {
         same_shape(x, y, "add");
         same_shape(other, y, "add");
         let y = &*y;
@@ -81,6 +58,7 @@ impl Kernels {
                 self.path.run(Add {
                     x: x.row::<X>(row),
                     other: other.row::<O>(row),
+                    factor,
                     y: y.row::<Y>(row),
                     n: x.width(),
                 })
@@ -90,15 +68,26 @@ impl Kernels {
 
     /// `y += row`, for every row of y. `[1, width]`; panics where it is not as wide as y.
     pub(super) fn add_row(&self, row: &Floats, y: &mut FloatsMut) {
-        assert!(
-            row.rows() == 1 && row.width() == y.width(),
-            "add_row: two widths"
-        );
+        assert!(row.rows() == 1, "add_row: {} rows", row.rows());
+        self.add_rows(row, |_| 0, y);
+    }
+
+    /// `y[i] += rows[which(i)]`. Panics where rows are not as wide as y.
+    pub(super) fn add_rows(
+        &self,
+        rows: &Floats,
+        which: impl Fn(usize) -> usize + Sync,
+        y: &mut FloatsMut,
+    ) {
+        assert!(rows.width() == y.width(), "add_rows: two widths");
         let y = &*y;
         self.rows(y.rows(), y.width(), |index| {
-            with_element!(row.dtype(), O => with_element!(y.dtype(), Y => self.path.run(Add {
+            let row = which(index);
+            assert!(row < rows.rows());
+            with_element!(rows.dtype(), O => with_element!(y.dtype(), Y => self.path.run(Add {
                 x: y.row::<Y>(index).cast_const(),
-                other: row.row::<O>(0),
+                other: rows.row::<O>(row),
+                factor: 1.0,
                 y: y.row::<Y>(index),
                 n: y.width(),
             })));
@@ -134,7 +123,7 @@ impl Kernels {
     }
 }
 
-fn same_shape(x: &Floats, y: &FloatsMut, what: &str) {
+pub(super) fn same_shape(x: &Floats, y: &FloatsMut, what: &str) {
     assert!(
         x.rows() == y.rows() && x.width() == y.width(),
         "{what}: [{}, {}] to [{}, {}]",
@@ -193,43 +182,10 @@ impl<X: Element, Y: Element> Kernel for RmsNorm<'_, X, Y> {
     }
 }
 
-struct Gated<X, Y> {
-    gate: *const X,
-    up: *const X,
-    y: *mut Y,
-    n: usize,
-    kind: Gate,
-}
-
-impl<X: Element, Y: Element> Kernel for Gated<X, Y> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let mut i = 0;
-        while i < self.n {
-            let n = self.n - i;
-            let x = load::<S, X>(self.gate.add(i), n);
-            let up = load::<S, X>(self.up.add(i), n);
-            let f = match self.kind {
-                Gate::Silu => S::mul(x, sigmoid::<S>(x)),
-                Gate::GeluTanh => {
-                    let cube = S::mul(S::mul(x, x), x);
-                    let inner = S::fma(cube, S::splat(0.044_715), x);
-                    // 0.5 (1 + tanh u) = sigmoid(2 u)
-                    let root = 2.0 * (2.0 / std::f32::consts::PI).sqrt();
-                    S::mul(x, sigmoid::<S>(S::mul(inner, S::splat(root))))
-                }
-            };
-            store::<S, Y>(self.y.add(i), n, S::mul(f, up));
-            i += S::LANES;
-        }
-    }
-}
-
 struct Add<X, O, Y> {
     x: *const X,
     other: *const O,
+    factor: f32,
     y: *mut Y,
     n: usize,
 }
@@ -243,17 +199,18 @@ impl<X: Element, O: Element, Y: Element> Kernel for Add<X, O, Y> {
         while i < self.n {
             let n = self.n - i;
             let x = load::<S, X>(self.x.add(i), n);
-            let other = load::<S, O>(self.other.add(i), n);
+            // Not in one step, which not every path rounds once; times 1 changes nothing.
+            let other = S::mul(load::<S, O>(self.other.add(i), n), S::splat(self.factor));
             store::<S, Y>(self.y.add(i), n, S::add(x, other));
             i += S::LANES;
         }
     }
 }
 
-struct Softmax<X, Y> {
-    x: *const X,
-    y: *mut Y,
-    n: usize,
+pub(super) struct Softmax<X, Y> {
+    pub x: *const X,
+    pub y: *mut Y,
+    pub n: usize,
 }
 
 impl<X: Element, Y: Element> Kernel for Softmax<X, Y> {

@@ -51,6 +51,7 @@ impl Kernels {
                             let x = dense.row::<E>(output + index).wrapping_add(first);
                             self.path.run(Widen { x, to });
                         }),
+                        Matrix::Experts(_) => panic!("product_transposed: experts"),
                     }
                 }
                 self.path.run(Add {

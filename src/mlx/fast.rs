@@ -2,6 +2,8 @@
 //! not. Only products have a gradient, by what the weights are multiplied by.
 
 mod block;
+mod experts;
+mod mixture;
 
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
@@ -14,11 +16,13 @@ use super::ops;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels::{
-    self, AttentionOptions, Floats, FloatsMut, Gate, HeadShape, Heads, HeadsMut, Kernels, Layout,
-    Packed, Quantized, QuantizedMut, Visible,
+    self, Activation, AttentionOptions, Floats, FloatsMut, HeadShape, Heads, HeadsMut, Kernels,
+    Layout, Packed, Quantized, QuantizedMut, Temperature, Visible,
 };
 
 pub use block::{block, Matrix, Place};
+pub use experts::{expert_linear, packed_experts_size, PackedExperts};
+pub use mixture::{route, weighted_sum};
 
 thread_local! {
     static KERNELS: RefCell<Option<Arc<Kernels>>> = const { RefCell::new(None) };
@@ -210,6 +214,13 @@ fn heads<'a>(view: &'a View) -> Outcome<Heads<'a>> {
     let shape = head_shape(view)?;
     // SAFETY: as for `floats`, with the view's own strides.
     Ok(unsafe { Heads::from_raw(view.data(), float_type(view)?, shape) })
+}
+
+/// Of an output.
+fn heads_mut<'a>(view: &'a View) -> Outcome<HeadsMut<'a>> {
+    let shape = head_shape(view)?;
+    // SAFETY: as for `floats_mut`; outputs are row-major.
+    Ok(unsafe { HeadsMut::from_raw(view.data(), float_type(view)?, shape) })
 }
 
 /// A quantised matrix `[out, in]` as the kernels want it.
@@ -510,37 +521,71 @@ pub(super) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Ar
     )?))
 }
 
-/// f(gate) * up
-pub fn gated(gate: &Array, up: &Array, kind: Gate) -> Result<Array> {
+/// f(gate) * up, see `Activation`
+pub fn gated(gate: &Array, up: &Array, kind: Activation) -> Result<Array> {
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
-        kernels.gated(
-            &floats(&from[0])?,
-            &floats(&from[1])?,
-            kind,
-            &mut floats_mut(&to[0])?,
-        );
+        let (gate, up) = (floats(&from[0])?, floats(&from[1])?);
+        kernels.gated(&gate, &up, kind, &mut floats_mut(&to[0])?);
         Ok(())
     };
     let out = (gate.shape(), gate.dtype());
     Ok(one(queue(c"gated", 0, &[gate, up], [out], run)?))
 }
 
+/// f(x), of an activation that needs no gate
+pub fn activated(x: &Array, kind: Activation) -> Result<Array> {
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        kernels.activated(&floats(&from[0])?, kind, &mut floats_mut(&to[0])?);
+        Ok(())
+    };
+    let out = (x.shape(), x.dtype());
+    Ok(one(queue(c"activated", 0, &[x], [out], run)?))
+}
+
+/// x + multiplier * other, rounded once; of one type and shape
+pub fn add_times(x: &Array, other: &Array, multiplier: f32) -> Result<Array> {
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let (x, other) = (floats(&from[0])?, floats(&from[1])?);
+        kernels.add_times(&x, &other, multiplier, &mut floats_mut(&to[0])?);
+        Ok(())
+    };
+    let out = (x.shape(), x.dtype());
+    Ok(one(queue(c"add_times", 0, &[x, other], [out], run)?))
+}
+
 /// x `[1, heads, tokens, dim]`, its first token at `offset`.
 pub fn rope(x: &Array, rope: &Arc<kernels::Rope>, offset: i32) -> Result<Array> {
     let rope = rope.clone();
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
-        let (shape, dtype) = (head_shape(&to[0])?, float_type(&to[0])?);
-        // SAFETY: as for `floats_mut`; the output is row-major.
-        let mut to = unsafe { HeadsMut::from_raw(to[0].data(), dtype, shape) };
-        kernels.rope(&rope, &heads(&from[0])?, offset, &mut to);
+        kernels.rope(&rope, &heads(&from[0])?, offset, &mut heads_mut(&to[0])?);
         Ok(())
     };
     let out = (x.shape(), x.dtype());
     Ok(one(queue(c"rope", 1, &[x], [out], run)?))
 }
 
-/// q `[1, heads, n, dim]`, k and v of one type `[1, kv_heads, keys, dim]` → `[1, n, heads * dim]`
-pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, visible: Visible) -> Result<Array> {
+/// Queries `[1, heads, tokens, dim]`, the first token at `offset`, each times its factor.
+pub fn temper(x: &Array, temperature: Temperature, offset: i32) -> Result<Array> {
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let (x, to) = (heads(&from[0])?, &mut heads_mut(&to[0])?);
+        kernels.temper(&temperature, &x, offset, to);
+        Ok(())
+    };
+    let out = (x.shape(), x.dtype());
+    Ok(one(queue(c"temper", 1, &[x], [out], run)?))
+}
+
+/// q `[1, heads, n, dim]`, k and v of one type `[1, kv_heads, keys, dim]` → `[1, n, heads * dim]`; `softcap` and the sinks
+/// `[heads]` as in `AttentionOptions`
+pub fn attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    scale: f32,
+    visible: Visible,
+    softcap: Option<f32>,
+    sinks: Option<&Array>,
+) -> Result<Array> {
     let (count, tokens, dim) = (q.dim(1), q.dim(2), v.dim(3));
     let shape = [1, tokens, count * dim];
     let dtype = q.dtype().wider(k.dtype()).wider(v.dtype());
@@ -552,15 +597,17 @@ pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, visible: Visible) 
         let options = AttentionOptions {
             scale,
             visible,
-            softcap: None,
-            sinks: None,
+            softcap,
+            sinks: from.get(3).map(floats).transpose()?,
         };
         let (q, k, v) = (heads(&from[0])?, heads(&from[1])?, heads(&from[2])?);
         kernels.attention(&q, &k, &v, options, &mut out);
         Ok(())
     };
+    let mut inputs = vec![q, k, v];
+    inputs.extend(sinks);
     let out = (&shape[..], dtype);
-    Ok(one(queue(c"attention", 0b111, &[q, k, v], [out], run)?))
+    Ok(one(queue(c"attention", 0b111, &inputs, [out], run)?))
 }
 
 /// The id of the next token, u32 `[1]`, from logits `[vocab]` of any float type.

@@ -4,12 +4,17 @@
 use std::sync::Arc;
 
 use super::device::on_gpu;
+mod routing;
+
 use super::fast;
 use super::ops::{self, Mask};
 use super::{compiled, Array};
 use crate::dtype::Dtype;
-use crate::error::Result;
-use crate::kernels::{self, Gate, Visible};
+use crate::error::{Error, Result};
+use crate::kernels::{self, Visible};
+
+pub use crate::kernels::{Activation, Temperature};
+pub use routing::{route, weighted_sum, Groups, Routing, Score};
 
 /// What the queries of one pass may look at in one cache.
 pub enum AttentionMask {
@@ -38,20 +43,10 @@ pub struct Turn<'a> {
     pub scale: f32,
     pub base: Option<f32>,
     pub table: Option<&'a Array>,
+    /// What is turned is multiplied by this.
+    pub factor: f32,
     /// The same for the kernels.
     pub kernel: &'a Arc<kernels::Rope>,
-}
-
-/// What an MLP's gate goes through.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Activation {
-    Silu,
-    GeluTanh,
-    /// `clip(gate, ..limit)` through `x sigmoid(alpha x)`, times `clip(up, -limit..limit) + 1`.
-    SwigluClamped {
-        alpha: f32,
-        limit: f32,
-    },
 }
 
 impl AttentionMask {
@@ -118,8 +113,9 @@ pub fn attention(
     mask: &AttentionMask,
     scores: Scores,
 ) -> Result<Array> {
-    if fast::active() && scores.softcap.is_none() && scores.sinks.is_none() {
-        return fast::attention(q, k, v, scores.scale, mask.visible());
+    if fast::active() {
+        let (softcap, sinks) = (scores.softcap, scores.sinks);
+        return fast::attention(q, k, v, scores.scale, mask.visible(), softcap, sinks);
     }
     let [batch, heads, asking, dim] = [q.dim(0), q.dim(1), q.dim(2), v.dim(3)];
     let output = match scores.softcap {
@@ -198,8 +194,9 @@ pub fn rope(x: &Array, turn: Turn, offset: i32) -> Result<Array> {
     if fast::active() {
         return fast::rope(x, turn.kernel, offset);
     }
+    let x = enlarged(x, turn.dims, turn.factor)?;
     ops::rope(
-        x,
+        &x,
         turn.dims,
         turn.traditional,
         turn.base,
@@ -209,29 +206,84 @@ pub fn rope(x: &Array, turn: Turn, offset: i32) -> Result<Array> {
     )
 }
 
-/// f(gate) * up
+/// The first `dims` elements of x `[batch, heads, tokens, head_dim]` times a factor
+fn enlarged(x: &Array, dims: i32, factor: f32) -> Result<Array> {
+    if factor == 1.0 {
+        return Ok(x.clone());
+    }
+    let width = x.dim(3);
+    let factor = Array::scalar(factor, x.dtype())?;
+    let turned = ops::multiply(&ops::columns(x, 0..dims)?, &factor)?;
+    match dims < width {
+        true => ops::concatenate(&[&turned, &ops::columns(x, dims..width)?], -1),
+        false => Ok(turned),
+    }
+}
+
+/// Queries `[batch, heads, tokens, head_dim]`, the first token at `offset`, each times the factor of its position
+pub fn temper(x: &Array, temperature: Temperature, offset: i32) -> Result<Array> {
+    if fast::active() {
+        return fast::temper(x, temperature, offset);
+    }
+    let n = x.dim(2);
+    let factors: Vec<f32> = (offset..offset + n)
+        .map(|position| temperature.factor(position.into()))
+        .collect();
+    let factors = ops::reshape(&Array::from_f32(&factors)?, &[n, 1])?;
+    ops::multiply(x, &ops::astype(&factors, x.dtype())?)
+}
+
+/// x + multiplier * y
+pub fn add_times(x: &Array, y: &Array, multiplier: f32) -> Result<Array> {
+    if multiplier == 1.0 {
+        return ops::add(x, y);
+    }
+    if fast::active() && x.dtype() == y.dtype() {
+        return fast::add_times(x, y, multiplier);
+    }
+    let multiplier = Array::scalar(multiplier, y.dtype())?;
+    ops::add(x, &ops::multiply(y, &multiplier)?)
+}
+
+/// f(gate) * up, or what an activation makes of both
 pub fn gated(gate: &Array, up: &Array, activation: Activation) -> Result<Array> {
-    match activation.kernel() {
-        Some(kernel) if fast::active() && gate.dtype() == up.dtype() => {
-            return fast::gated(gate, up, kernel)
-        }
-        _ => {}
+    if fast::active() && gate.dtype() == up.dtype() {
+        return fast::gated(gate, up, activation);
     }
     match activation {
         Activation::Silu => compiled::fused([gate, up], swiglu),
         Activation::GeluTanh => compiled::fused([gate, up], geglu_tanh),
         Activation::SwigluClamped { alpha, limit } => swiglu_clamped(gate, up, alpha, limit),
+        Activation::Relu2 | Activation::Xielu { .. } => {
+            ops::multiply(&activated(gate, activation)?, up)
+        }
     }
 }
 
-impl Activation {
-    /// For the CPU's kernels.
-    pub fn kernel(self) -> Option<Gate> {
-        match self {
-            Activation::Silu => Some(Gate::Silu),
-            Activation::GeluTanh => Some(Gate::GeluTanh),
-            Activation::SwigluClamped { .. } => None,
+/// f(x), of an activation that needs no gate
+pub fn activated(x: &Array, activation: Activation) -> Result<Array> {
+    if fast::active() {
+        return fast::activated(x, activation);
+    }
+    let number = |value: f32| Array::scalar(value, x.dtype());
+    match activation {
+        Activation::Relu2 => {
+            let positive = ops::maximum(x, &number(0.0)?)?;
+            ops::multiply(&positive, &positive)
         }
+        Activation::Xielu {
+            alpha_p,
+            alpha_n,
+            beta,
+            eps,
+        } => {
+            let above = ops::multiply(&number(alpha_p)?, &ops::multiply(x, x)?)?;
+            let below = ops::expm1(&ops::minimum(x, &number(eps)?)?)?;
+            let below = ops::multiply(&ops::subtract(&below, x)?, &number(alpha_n)?)?;
+            let curve = ops::select(&ops::greater(x, &number(0.0)?)?, &above, &below)?;
+            ops::add(&curve, &ops::multiply(&number(beta)?, x)?)
+        }
+        _ => Err(Error::internal("an activation without its gate")),
     }
 }
 
@@ -263,35 +315,13 @@ fn swiglu_clamped(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Ar
     ops::multiply(&up, &ops::multiply(&gate, &sigmoid)?)
 }
 
-/// The numbers of an xIELU, each one f32.
-pub struct Xielu<'a> {
-    pub alpha_p: &'a Array,
-    pub alpha_n: &'a Array,
-    pub beta: f32,
-    pub eps: f32,
-}
-
-/// `softplus(alpha_p) x² + beta x` for positive x, else `(expm1(min(x, eps)) - x) (beta + softplus(alpha_n)) + beta x`
-pub fn xielu(x: &Array, of: Xielu) -> Result<Array> {
-    let number = |value: f32| Array::scalar(value, x.dtype());
-    let alpha = |alpha: &Array| -> Result<Array> {
-        let alpha = ops::reshape(&ops::astype(alpha, Dtype::F32)?, &[])?;
-        softplus(&alpha)
-    };
-    let positive = ops::astype(&alpha(of.alpha_p)?, x.dtype())?;
-    let beta = Array::scalar(of.beta, Dtype::F32)?;
-    let negative = ops::astype(&ops::add(&beta, &alpha(of.alpha_n)?)?, x.dtype())?;
-    let linear = ops::multiply(&number(of.beta)?, x)?;
-    let above = ops::multiply(&positive, &ops::multiply(x, x)?)?;
-    let below = ops::subtract(&ops::expm1(&ops::minimum(x, &number(of.eps)?)?)?, x)?;
-    let below = ops::multiply(&below, &negative)?;
-    let curve = ops::select(&ops::greater(x, &number(0.0)?)?, &above, &below)?;
-    ops::add(&curve, &linear)
-}
-
 /// x `[n, in]` by dense matrices w `[experts, out, in]`, of which `chosen` `[n, k]` names some for each row → `[n, k, out]`.
 /// `sorted`: they come in order.
 pub fn experts(x: &Array, w: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+    if fast::products(x.dtype()) && w.shape().len() == 3 {
+        let rows = ops::reshape(x, &[x.dim(0), 1, x.dim(1)])?;
+        return fast::expert_linear(&rows, w, chosen);
+    }
     let rows = ops::reshape(x, &[x.dim(0), 1, 1, x.dim(1)])?;
     // MLX multiplies 16-bit floats so on a GPU only.
     let dtype = x.dtype().wider(w.dtype());
@@ -300,4 +330,9 @@ pub fn experts(x: &Array, w: &Array, chosen: &Array, sorted: bool) -> Result<Arr
     let y = ops::gather_mm(&ops::astype(&rows, own)?, &w, chosen, sorted)?;
     let shape = [chosen.dim(0), chosen.dim(1), y.dim(-1)];
     ops::astype(&ops::reshape(&y, &shape)?, dtype)
+}
+
+/// Whether products of x of this type are the CPU's kernels'.
+pub fn on_kernels(x: Dtype) -> bool {
+    fast::products(x)
 }

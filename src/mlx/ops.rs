@@ -81,6 +81,7 @@ binary! {
     power = mlx_power;
     logaddexp = mlx_logaddexp;
     minimum = mlx_minimum;
+    maximum = mlx_maximum;
     floor_divide = mlx_floor_divide;
 }
 
@@ -224,6 +225,12 @@ pub fn scatter_add_axis(a: &Array, indices: &Array, values: &Array, axis: i32) -
 pub fn argpartition(a: &Array, kth: i32, axis: i32) -> Result<Array> {
     // SAFETY: the array is alive.
     make(|out, s| unsafe { mlx_sys::mlx_argpartition_axis(out, a.raw(), kth, axis, s) })
+}
+
+/// Along the last axis.
+pub fn sort_rows(a: &Array) -> Result<Array> {
+    // SAFETY: the array is alive.
+    make(|out, s| unsafe { mlx_sys::mlx_sort_axis(out, a.raw(), -1, s) })
 }
 
 pub fn argsort(a: &Array, axis: i32) -> Result<Array> {

@@ -6,12 +6,13 @@ use super::cache::Cache;
 use super::config::{BlockConfig, HalfConfig};
 use super::cost::{Known, TypesOf};
 use super::decoder::{last_row, Forward, Rows, Seen};
+use super::fused;
 use super::modules::Site;
 use super::parts::{Part, PartTypes};
 use super::plan::Scope;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::nn::AttentionMask;
+use crate::mlx::nn::{self, AttentionMask};
 use crate::mlx::{ops, Array};
 
 #[derive(Clone)]
@@ -56,11 +57,15 @@ impl Block {
 
     /// x `[1, n, hidden]` → the wanted rows of the same
     pub fn forward(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
-        if let Some(h) = self.fused(with, x, past, rows)? {
+        if let Some(h) = fused::halves(&self.halves, with, x, past, rows)? {
             return Ok(h);
         }
         let mut h = x.clone();
         for half in &self.halves {
+            if let Some(made) = fused::halves(std::slice::from_ref(half), with, &h, past, rows)? {
+                h = made;
+                continue;
+            }
             let seen = match half.part.cache() {
                 Some(cache) => Seen {
                     mask: past
@@ -131,15 +136,15 @@ impl Half {
         let r = self
             .part
             .forward(with, &normed(x.clone(), self.norm)?, seen, rows)?;
-        let mut r = normed(r, self.post_norm)?;
-        if self.multiplier != 1.0 {
-            r = ops::multiply(&r, &Array::scalar(self.multiplier, r.dtype())?)?;
-        }
+        let r = normed(r, self.post_norm)?;
         let x = match rows {
             Rows::Last if self.part.mixes() => last_row(x)?,
             _ => x.clone(),
         };
-        add_residual(&x, &r, with.clip_residual)
+        match with.clip_residual && x.dtype() == Dtype::F16 {
+            true => clipped_sum(&x, &r),
+            false => nn::add_times(&x, &r, self.multiplier),
+        }
     }
 
     fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
@@ -152,11 +157,8 @@ impl Half {
     }
 }
 
-/// `x + y`; in float16 with `clip` the sum is made in f32 and clipped to what f16 holds.
-fn add_residual(x: &Array, y: &Array, clip: bool) -> Result<Array> {
-    if !clip || x.dtype() != Dtype::F16 {
-        return ops::add(x, y);
-    }
+/// `x + y` of float16, made in f32 and clipped to what f16 holds.
+fn clipped_sum(x: &Array, y: &Array) -> Result<Array> {
     let bound = f32::from(half::f16::MAX);
     let sum = ops::add(&ops::astype(x, Dtype::F32)?, &ops::astype(y, Dtype::F32)?)?;
     let (low, high) = (

@@ -10,7 +10,7 @@ use super::modules::{Kind, Modules, Site, Tensors, Weight};
 use super::plan::Blueprint;
 use crate::dtype::{Dtype, Mode};
 use crate::load::Slot;
-use crate::mlx::fast::{packed_layout, packed_size};
+use crate::mlx::fast::{packed_experts_size, packed_layout, packed_size};
 use crate::mlx::Array;
 
 /// Arrays of a few numbers that nothing below counts: scalars, tables of frequencies, token ids, what a draw needs.
@@ -130,7 +130,7 @@ impl Costs {
         let (mut widest, mut plain) = (h, 0);
         let mut kept = vec![h; blueprint.caches.len()];
         for (index, block) in blueprint.blocks.iter().enumerate() {
-            if !(kernels && block.is_one_operation(config, blueprint, &of, (index, h))) {
+            if !(kernels && block.is_one_operation(config, &of, (index, h))) {
                 plain += 1;
             }
             let types = block.types(&of, h);
@@ -296,7 +296,10 @@ impl<T: Known> TypesOf<'_, T> {
     /// Whether all modules of a block compute in this type on the kernels.
     pub fn block_computes_in(&self, block: usize, dtype: Dtype) -> bool {
         let own = self.modules.iter();
-        let mut own = own.filter(|(module, _)| module.site.layer() == Some(block));
+        let own = own.filter(|(module, _)| module.site.layer() == Some(block));
+        // What the kernels take in any type.
+        let any = |kind| matches!(kind, Kind::Vector | Kind::Number);
+        let mut own = own.filter(|(module, _)| !any(module.kind));
         own.all(|(_, Tensors { weight, bias })| {
             let fits = match weight {
                 Weight::Dense(weight) => weight.dtype() == dtype,
@@ -324,15 +327,19 @@ fn packed<T: Known>(weight: &Weight<T>, kernels: bool) -> Option<u64> {
     else {
         return None;
     };
-    let (&[rows, _], &[_, groups]) = (weight.shape(), scales.shape()) else {
-        return None;
+    let (experts, rows, groups) = match (weight.shape(), scales.shape()) {
+        (&[rows, _], &[_, groups]) => (None, rows, groups),
+        (&[experts, rows, _], &[_, _, groups]) => (usize::try_from(experts).ok(), rows, groups),
+        _ => return None,
     };
     let biases = biases.as_ref().map(Known::dtype);
     let layout = packed_layout([rows, groups], scales.dtype(), biases, *scheme);
-    layout
-        .filter(|_| kernels)
-        .and_then(|layout| packed_size(&layout))
-        .map(|words| 4 * size(words))
+    let layout = layout.filter(|_| kernels)?;
+    let words = match experts {
+        Some(experts) => packed_experts_size(&layout, experts),
+        None => packed_size(&layout),
+    };
+    words.map(|words| 4 * size(words))
 }
 
 /// The type of an embedding's rows.

@@ -8,7 +8,7 @@ use super::block::{Block, Past};
 use super::cache::{Cache, CacheSpec};
 use super::config::DecoderConfig;
 use super::cost::{Costs, StepCost};
-use super::layers::{self, computed_norm, Embedding, Layer, Linear, Norm};
+use super::layers::{self, computed_norm, Embedding, Experts, Layer, Linear, Norm};
 use super::modules::{Kind, Module, Modules, Site, Tensors};
 use super::plan::Blueprint;
 use super::rope::RotaryEmbedding;
@@ -292,6 +292,20 @@ impl<'a> Forward<'a> {
         }
     }
 
+    pub fn experts_layer(&self, site: Site) -> Result<&'a Experts> {
+        match self.live.layer(site)? {
+            Layer::Experts(experts) => Ok(experts),
+            _ => Err(other_kind()),
+        }
+    }
+
+    pub fn number(&self, site: Site) -> Result<f32> {
+        match self.live.layer(site)? {
+            Layer::Number(number, _) => Ok(*number),
+            _ => Err(other_kind()),
+        }
+    }
+
     /// x `[…, in]` → `[…, out]`
     pub fn linear(&self, site: Site, x: &Array) -> Result<Array> {
         self.linear_layer(site)?.forward(x, self.adapters)
@@ -299,10 +313,8 @@ impl<'a> Forward<'a> {
 
     /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.
     pub fn experts(&self, site: Site, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
-        match self.live.layer(site)? {
-            Layer::Experts(experts) => experts.forward(x, chosen, sorted, self.adapters),
-            _ => Err(other_kind()),
-        }
+        self.experts_layer(site)?
+            .forward(x, chosen, sorted, self.adapters)
     }
 
     /// x `[…, size]` → the same shape

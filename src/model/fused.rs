@@ -1,4 +1,5 @@
-//! A block as one operation of the CPU's kernels, made of the same parts as the plain path.
+//! Halves of a block as one operation of the CPU's kernels, made of the same parts as the plain path: the whole block where
+//! the kernels know all of it, else what they know of it.
 
 use super::block::{Block, Half, Past};
 use super::cache::Like;
@@ -8,195 +9,263 @@ use super::decoder::{Forward, Rows};
 use super::modules::Site;
 use super::parts::attention::{Projections, QkNormOver};
 use super::parts::mlp::Inner;
-use super::parts::{Attention, Mlp, Part};
-use super::plan::Blueprint;
+use super::parts::{Attention, Mlp, Moe, Part};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernels;
+use crate::kernels::{self, ExpertLinear, Linear, Norm, Visible};
 use crate::mlx::fast::{self, Matrix};
 use crate::mlx::Array;
 
 #[cfg(test)]
 thread_local! {
-    /// For tests: how many blocks were computed so, or None where none is to be.
+    /// For tests: how many operations were queued so, or None where none is to be.
     pub static COUNT: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(Some(0)) };
 }
 
-type Parts<'a> = kernels::Block<Matrix<'a>, &'a Array>;
+/// What is there, or nothing at all.
+macro_rules! known {
+    ($what:expr) => {
+        match $what? {
+            Some(what) => what,
+            None => return Ok(None),
+        }
+    };
+}
+
+/// As `Block::forward` of these halves. None, and nothing done, where the kernels do not know all that they or their adapters
+/// do.
+pub(super) fn halves(
+    halves: &[Half],
+    with: &Forward,
+    x: &Array,
+    past: &mut Past,
+    rows: Rows,
+) -> Result<Option<Array>> {
+    #[cfg(test)]
+    if COUNT.get().is_none() {
+        return Ok(None);
+    }
+    let (n, dtype) = (x.dim(1), x.dtype());
+    let clips = with.clip_residual && dtype == Dtype::F16;
+    if !fast::active() || clips {
+        return Ok(None);
+    }
+    let mut attentions = halves.iter().filter_map(|half| match &half.part {
+        Part::Attention(attention) => Some(attention),
+        _ => None,
+    });
+    let attention = attentions.next();
+    if attentions.next().is_some() {
+        return Ok(None);
+    }
+    let asking = match (rows, attention) {
+        (Rows::Last, Some(_)) => 1,
+        _ => n,
+    };
+    let known = |length| {
+        let gather = Gather {
+            with,
+            dtype,
+            length,
+        };
+        let halves = halves.iter().map(|half| gather.half(half));
+        halves.collect::<Result<Option<Vec<_>>>>()
+    };
+    let (halves, place, visible) = match attention {
+        None => (known!(known(0)), None, Visible::All),
+        Some(attention) => {
+            let number = attention.cache();
+            let (Some(cache), Some(mask)) = (past.caches.get_mut(number), past.masks.get(number))
+            else {
+                return Ok(None);
+            };
+            let halves = known!(known(cache.length(n)));
+            let like = Like {
+                heads: attention.config().kv_heads,
+                head_dim: attention.config().head_dim,
+                dtype,
+            };
+            (halves, Some(cache.place(n, like)?), mask.visible())
+        }
+    };
+    #[cfg(test)]
+    COUNT.set(COUNT.get().map(|count| count + 1));
+    let block = kernels::Block { halves };
+    fast::block(x, &block, place.as_ref(), visible, asking).map(Some)
+}
 
 impl Block {
-    /// As `forward`. None, and nothing done, where the kernels do not know all that the block or its adapters do.
-    pub(super) fn fused(
-        &self,
-        with: &Forward,
-        x: &Array,
-        past: &mut Past,
-        rows: Rows,
-    ) -> Result<Option<Array>> {
-        #[cfg(test)]
-        if COUNT.get().is_none() {
-            return Ok(None);
-        }
-        let (n, dtype) = (x.dim(1), x.dtype());
-        let clips = with.clip_residual && dtype == Dtype::F16;
-        if !fast::active() || clips {
-            return Ok(None);
-        }
-        let Some(((_, attention), _)) = self.known() else {
-            return Ok(None);
-        };
-        let (Some(cache), Some(mask)) = (
-            past.caches.get_mut(attention.cache()),
-            past.masks.get(attention.cache()),
-        ) else {
-            return Ok(None);
-        };
-        let Some(parts) = self.parts(with, dtype, cache.length(n))? else {
-            return Ok(None);
-        };
-        let like = Like {
-            heads: attention.config().kv_heads,
-            head_dim: attention.config().head_dim,
-            dtype,
-        };
-        let place = cache.place(n, like)?;
-        let asking = match rows {
-            Rows::All => n,
-            Rows::Last => 1,
-        };
-        #[cfg(test)]
-        COUNT.set(COUNT.get().map(|count| count + 1));
-        fast::block(x, &parts, &place, mask.visible(), asking).map(Some)
-    }
-
     /// Whether it is one operation without adapters. `index`: the block's number, `h`: the type of what goes in.
     pub(super) fn is_one_operation<T: Known>(
         &self,
         config: &DecoderConfig,
-        blueprint: &Blueprint,
         of: &TypesOf<T>,
         (index, h): (usize, Dtype),
     ) -> bool {
         let clips = config.clip_residual && h == Dtype::F16;
-        let Some(((_, attention), _)) = self.known() else {
-            return false;
-        };
-        let rope = attention.rope.and_then(|rope| blueprint.ropes.get(rope));
+        let attends = |half: &&Half| matches!(half.part, Part::Attention(_));
         !clips
-            && rope.is_some_and(|rope| rope.attention_factor() == 1.0)
+            && self.halves.iter().filter(attends).count() <= 1
+            && self.halves.iter().all(|half| half.part.is_known())
             && of.block_computes_in(index, h)
     }
+}
 
-    /// Attention and MLP, where the kernels know all that they do.
-    fn known(&self) -> Option<((&Half, &Attention), (&Half, &Mlp))> {
-        let [first, second] = self.halves.as_slice() else {
-            return None;
-        };
-        let (Part::Attention(attention), Part::Mlp(mlp)) = (&first.part, &second.part) else {
-            return None;
-        };
-        mlp.config().activation.kernel()?;
-        let config = attention.config();
-        let plain = |half: &Half| half.multiplier == 1.0 && half.norm.is_some();
-        let over = config.qk_norm.map(|norm| norm.over);
-        let known = plain(first)
-            && plain(second)
-            && matches!(over, None | Some(QkNormOver::Heads))
-            && config.softcap.is_none()
-            && config.gate.is_none()
-            && config.temperature.is_none()
-            && !config.sinks;
-        known.then_some(((first, attention), (second, mlp)))
+impl Part {
+    /// Whether the kernels have all that it does.
+    fn is_known(&self) -> bool {
+        match self {
+            Part::Attention(attention) => {
+                let config = attention.config();
+                let over = config.qk_norm.map(|norm| norm.over);
+                config.gate.is_none() && over != Some(QkNormOver::BareHeads)
+            }
+            Part::Mlp(_) => true,
+            Part::Moe(moe) => moe.routing().kernel::<&Array>().is_some(),
+        }
+    }
+}
+
+/// What the kernels are to compute with: of x of this type, in a sequence of that length.
+struct Gather<'w, 'a> {
+    with: &'w Forward<'a>,
+    dtype: Dtype,
+    length: i32,
+}
+
+type Gathered<T> = Result<Option<T>>;
+
+impl<'a> Gather<'_, 'a> {
+    fn half(&self, half: &Half) -> Gathered<kernels::Half<Matrix<'a>, &'a Array>> {
+        if !half.part.is_known() {
+            return Ok(None);
+        }
+        Ok(Some(kernels::Half {
+            norm: known!(self.option(half.norm)),
+            part: match &half.part {
+                Part::Attention(attention) => {
+                    kernels::Part::Attention(known!(self.attention(attention)))
+                }
+                Part::Mlp(mlp) => kernels::Part::Mlp(known!(self.mlp(mlp))),
+                Part::Moe(moe) => kernels::Part::Moe(known!(self.moe(moe))),
+            },
+            post_norm: known!(self.option(half.post_norm)),
+            multiplier: half.multiplier,
+        }))
     }
 
-    /// None where something does not have the type of x, or is more than a product.
-    fn parts<'a>(
-        &self,
-        with: &Forward<'a>,
-        dtype: Dtype,
-        length: i32,
-    ) -> Result<Option<Parts<'a>>> {
-        let Some(((first, attention), (second, mlp))) = self.known() else {
-            return Ok(None);
-        };
-        let (
-            Projections::Apart {
-                q_proj,
-                k_proj,
-                v_proj,
-            },
-            Inner::Gated { gate_proj, up_proj },
-            Some(rope),
-        ) = (attention.projections, mlp.inner, attention.rope)
-        else {
-            return Ok(None);
-        };
-        let Some(rope) = with.rope(rope)?.kernel(length) else {
-            return Ok(None);
-        };
+    fn attention(&self, of: &Attention) -> Gathered<kernels::Attention<Matrix<'a>, &'a Array>> {
+        let config = of.config();
         let size = |n: i32| usize::try_from(n).unwrap_or(0);
-        let mut fits = true;
-        let mut linear = |site: Site| -> Result<Option<_>> {
-            let parts = with.linear_layer(site)?.parts(with.adapters, dtype);
-            fits &= parts.is_some();
-            Ok(parts)
+        let rope = of.rope.map(|rope| self.with.rope(rope)).transpose()?;
+        Ok(Some(kernels::Attention {
+            sizes: kernels::AttentionSizes {
+                heads: size(config.heads),
+                kv_heads: size(config.kv_heads),
+                head_dim: size(config.head_dim),
+                scale: config.scale,
+                rope: rope.map(|rope| rope.kernel(self.length)),
+                softcap: config.softcap,
+                temperature: config.temperature,
+            },
+            projections: match of.projections {
+                Projections::Apart {
+                    q_proj,
+                    k_proj,
+                    v_proj,
+                } => kernels::Projections::Apart {
+                    q_proj: known!(self.linear(q_proj)),
+                    k_proj: known!(self.linear(k_proj)),
+                    v_proj: known!(self.linear(v_proj)),
+                },
+                Projections::Fused { qkv_proj } => {
+                    kernels::Projections::Fused(known!(self.linear(qkv_proj)))
+                }
+            },
+            q_norm: known!(self.option(of.q_norm)),
+            k_norm: known!(self.option(of.k_norm)),
+            sinks: of.sinks.map(|sinks| self.with.vector(sinks)).transpose()?,
+            o_proj: known!(self.linear(of.o_proj)),
+        }))
+    }
+
+    fn mlp(&self, of: &Mlp) -> Gathered<kernels::Mlp<Matrix<'a>, &'a Array>> {
+        let gate_up = match of.inner {
+            Inner::Gated { gate_proj, up_proj } => kernels::GateUp::Apart {
+                gate_proj: known!(self.linear(gate_proj)),
+                up_proj: known!(self.linear(up_proj)),
+            },
+            Inner::Fused { gate_up_proj } => {
+                kernels::GateUp::Fused(known!(self.linear(gate_up_proj)))
+            }
+            Inner::Xielu { up_proj, .. } => kernels::GateUp::UpAlone(known!(self.linear(up_proj))),
         };
-        let [q_proj, k_proj, v_proj, o_proj] = [
-            linear(q_proj)?,
-            linear(k_proj)?,
-            linear(v_proj)?,
-            linear(attention.o_proj)?,
-        ];
-        let [gate_proj, up_proj, down_proj] =
-            [linear(gate_proj)?, linear(up_proj)?, linear(mlp.down_proj)?];
-        let mut eps = 0.0;
-        let mut norm = |site: Option<Site>| -> Result<Option<&'a Array>> {
-            let Some(site) = site else { return Ok(None) };
-            let norm = with.norm_layer(site)?;
-            let weight = norm.adapted(with.adapters);
-            eps = norm.eps();
-            fits &= weight.dtype() == dtype;
-            Ok(Some(weight))
-        };
-        let [input_layernorm, after_attention, mlp_layernorm, after_mlp, q_norm, k_norm] = [
-            norm(first.norm)?,
-            norm(first.post_norm)?,
-            norm(second.norm)?,
-            norm(second.post_norm)?,
-            norm(attention.q_norm)?,
-            norm(attention.k_norm)?,
-        ];
-        let Some(gate) = mlp.config().activation.kernel() else {
+        Ok(Some(kernels::Mlp {
+            gate_up,
+            down_proj: known!(self.linear(of.down_proj)),
+            activation: of.activation(self.with)?,
+        }))
+    }
+
+    fn moe(&self, of: &Moe) -> Gathered<kernels::Moe<Matrix<'a>, &'a Array>> {
+        let correction = of
+            .correction
+            .map(|site| self.with.vector(site))
+            .transpose()?;
+        let Some(routing) = of.routing().kernel() else {
             return Ok(None);
         };
-        let config = attention.config();
-        let sizes = kernels::Sizes {
-            heads: size(config.heads),
-            kv_heads: size(config.kv_heads),
-            head_dim: size(config.head_dim),
-            scale: config.scale,
-            eps,
-            gate,
-            rope,
+        let [gate_proj, up_proj, down_proj] = of.experts;
+        Ok(Some(kernels::Moe {
+            router: known!(self.linear(of.router)),
+            routing: kernels::Routing {
+                selection_bias: correction,
+                ..routing
+            },
+            experts: kernels::Experts {
+                gate_up: kernels::GateUp::Apart {
+                    gate_proj: known!(self.experts(gate_proj)),
+                    up_proj: known!(self.experts(up_proj)),
+                },
+                down_proj: known!(self.experts(down_proj)),
+                activation: of.config().activation,
+            },
+            shared: match &of.shared {
+                None => None,
+                Some((mlp, gate)) => Some(kernels::Shared {
+                    mlp: known!(self.mlp(mlp)),
+                    gate: match gate {
+                        Some(gate) => Some(known!(self.linear(*gate))),
+                        None => None,
+                    },
+                }),
+            },
+        }))
+    }
+
+    fn linear(&self, site: Site) -> Gathered<Linear<Matrix<'a>, &'a Array>> {
+        Ok(self
+            .with
+            .linear_layer(site)?
+            .parts(self.with.adapters, self.dtype))
+    }
+
+    fn experts(&self, site: Site) -> Gathered<ExpertLinear<Matrix<'a>, &'a Array>> {
+        Ok(self
+            .with
+            .experts_layer(site)?
+            .parts(self.with.adapters, self.dtype))
+    }
+
+    /// Outer None: there is one that the kernels do not know.
+    fn option(&self, site: Option<Site>) -> Gathered<Option<Norm<&'a Array>>> {
+        let Some(site) = site else {
+            return Ok(Some(None));
         };
-        let whole = || {
-            Some(kernels::Block {
-                sizes,
-                input_layernorm: input_layernorm?,
-                q_proj: q_proj?,
-                k_proj: k_proj?,
-                v_proj: v_proj?,
-                q_norm,
-                k_norm,
-                o_proj: o_proj?,
-                after_attention,
-                mlp_layernorm: mlp_layernorm?,
-                gate_proj: gate_proj?,
-                up_proj: up_proj?,
-                down_proj: down_proj?,
-                after_mlp,
-            })
-        };
-        Ok(if fits { whole() } else { None })
+        let norm = self.with.norm_layer(site)?;
+        let weight = norm.adapted(self.with.adapters);
+        let eps = norm.eps();
+        let same = weight.dtype() == self.dtype;
+        Ok(same.then_some(Some(Norm { weight, eps })))
     }
 }

@@ -7,7 +7,7 @@ use super::modules::{Kind, Module, Site, Tensors, Weight};
 use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels;
-use crate::mlx::fast::{self, PackedMatrix};
+use crate::mlx::fast::{self, PackedExperts, PackedMatrix};
 use crate::mlx::{memory, nn, ops, Array};
 
 /// A module with its arrays.
@@ -17,6 +17,8 @@ pub enum Layer {
     Experts(Experts),
     Norm(Norm),
     Vector(Array),
+    /// And what is stored of it.
+    Number(f32, Array),
     /// An output layer that is the embedding.
     Tied,
 }
@@ -155,6 +157,34 @@ impl Quantized {
         }
     }
 
+    /// Some of packed experts: `[experts, out, …]`.
+    fn experts(packed: &PackedExperts, experts: &Range<i32>) -> Result<Self> {
+        let (weight, scales, biases) = packed.unpack(experts.clone())?;
+        Ok(Quantized {
+            weight,
+            scales,
+            biases,
+            scheme: packed.scheme(),
+        })
+    }
+
+    fn dense(&self) -> Result<Array> {
+        ops::dequantize(
+            &self.weight,
+            &self.scales,
+            self.biases.as_ref(),
+            self.scheme,
+        )
+    }
+
+    /// As `ExpertMatrix::product`.
+    fn experts_product(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
+        let rows = ops::reshape(x, &[x.dim(0), 1, 1, x.dim(1)])?;
+        let (biases, by) = (self.biases.as_ref(), (chosen, sorted));
+        let y = ops::gather_qmm(&rows, &self.weight, &self.scales, biases, by, self.scheme)?;
+        ops::reshape(&y, &[chosen.dim(0), chosen.dim(1), y.dim(-1)])
+    }
+
     fn product(&self, x: &Array) -> Result<Array> {
         let biases = self.biases.as_ref();
         ops::quantized_matmul(x, &self.weight, &self.scales, biases, self.scheme)
@@ -237,36 +267,51 @@ pub(super) enum ExpertMatrix {
     Dense(Array),
     /// The same, packed.
     Quantized(Quantized),
+    /// For the CPU's kernels, in place of the arrays it was made of.
+    Packed(PackedExperts),
 }
 
 impl ExpertMatrix {
-    fn new(weight: Weight<Array>) -> Self {
-        match weight {
+    fn new(weight: Weight<Array>) -> Result<Self> {
+        Ok(match weight {
             Weight::Dense(weight) => ExpertMatrix::Dense(weight),
             Weight::Quantized {
                 weight,
                 scales,
                 biases,
                 scheme,
-            } => ExpertMatrix::Quantized(Quantized {
-                weight,
-                scales,
-                biases,
-                scheme,
-            }),
-        }
+            } => match PackedExperts::new(&weight, &scales, biases.as_ref(), scheme)? {
+                Some(packed) => ExpertMatrix::Packed(packed),
+                None => ExpertMatrix::Quantized(Quantized {
+                    weight,
+                    scales,
+                    biases,
+                    scheme,
+                }),
+            },
+        })
     }
 
     /// The tensors that it was made of, rows of all experts one after the other: `[rows, in]`.
     fn stored(&self, rows: &Range<i32>) -> Result<Weight<Array>> {
-        let mut cut = |array: Array| {
-            let (all, columns) = (array.dim(0) * array.dim(1), array.dim(2));
-            let flat = ops::reshape(&array, &[all, columns])?;
-            ops::slice(&flat, &[rows.start, 0], &[rows.end.min(all), columns])
+        // Of what holds the rows of all experts from `first` on.
+        let cut = |first: i32| {
+            move |array: Array| {
+                let (all, columns) = (array.dim(0) * array.dim(1), array.dim(2));
+                let flat = ops::reshape(&array, &[all, columns])?;
+                let end = rows.end.saturating_sub(first).min(all);
+                ops::slice(&flat, &[rows.start - first, 0], &[end, columns])
+            }
         };
         match self {
-            ExpertMatrix::Dense(weight) => Weight::Dense(weight.clone()).try_map(&mut cut),
-            ExpertMatrix::Quantized(q) => q.clone().into_weight().try_map(&mut cut),
+            ExpertMatrix::Dense(weight) => Weight::Dense(weight.clone()).try_map(&mut cut(0)),
+            ExpertMatrix::Quantized(q) => q.clone().into_weight().try_map(&mut cut(0)),
+            ExpertMatrix::Packed(packed) => {
+                let out = packed.rows().max(1);
+                let (first, end) = (rows.start / out, rows.end.saturating_add(out - 1) / out);
+                let unpacked = Quantized::experts(packed, &(first..end))?;
+                unpacked.into_weight().try_map(&mut cut(first * out))
+            }
         }
     }
 
@@ -274,9 +319,8 @@ impl ExpertMatrix {
     fn weight(&self) -> Result<Array> {
         match self {
             ExpertMatrix::Dense(weight) => Ok(weight.clone()),
-            ExpertMatrix::Quantized(q) => {
-                ops::dequantize(&q.weight, &q.scales, q.biases.as_ref(), q.scheme)
-            }
+            ExpertMatrix::Quantized(q) => q.dense(),
+            ExpertMatrix::Packed(packed) => Quantized::experts(packed, &ALL)?.dense(),
         }
     }
 
@@ -284,17 +328,40 @@ impl ExpertMatrix {
     pub(super) fn product(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
         match self {
             ExpertMatrix::Dense(weight) => nn::experts(x, weight, chosen, sorted),
-            ExpertMatrix::Quantized(q) => {
-                let rows = ops::reshape(x, &[x.dim(0), 1, 1, x.dim(1)])?;
-                let (biases, by) = (q.biases.as_ref(), (chosen, sorted));
-                let y = ops::gather_qmm(&rows, &q.weight, &q.scales, biases, by, q.scheme)?;
-                ops::reshape(&y, &[chosen.dim(0), chosen.dim(1), y.dim(-1)])
+            ExpertMatrix::Quantized(q) => q.experts_product(x, chosen, sorted),
+            ExpertMatrix::Packed(packed) if fast::products(x.dtype()) => {
+                let rows = ops::reshape(x, &[x.dim(0), 1, x.dim(1)])?;
+                packed.product(&rows, chosen)
+            }
+            ExpertMatrix::Packed(packed) => {
+                let all = Quantized::experts(packed, &ALL)?;
+                all.experts_product(x, chosen, sorted)
             }
         }
     }
 }
 
 impl Experts {
+    /// As `Linear::parts`.
+    pub fn parts<'a>(
+        &'a self,
+        adapters: &AdapterSet,
+        x: Dtype,
+    ) -> Option<kernels::ExpertLinear<fast::Matrix<'a>, &'a Array>> {
+        let weight = match &self.matrix {
+            ExpertMatrix::Dense(weight) if weight.dtype() == x => {
+                fast::Matrix::DenseExperts(weight)
+            }
+            ExpertMatrix::Packed(packed) if packed.product_type(x) == x => {
+                fast::Matrix::PackedExperts(packed)
+            }
+            _ => return None,
+        };
+        let bias = self.bias.as_ref();
+        let fits = adapters.patch(self.site).is_none() && bias.is_none_or(|bias| bias.dtype() == x);
+        fits.then_some(kernels::ExpertLinear { weight, bias })
+    }
+
     /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.
     pub fn forward(
         &self,
@@ -399,7 +466,7 @@ impl Layer {
                 Layer::Linear(Linear::new(Tensors { weight, bias }, module.site)?)
             }
             (Kind::Experts, weight) => Layer::Experts(Experts {
-                matrix: ExpertMatrix::new(weight),
+                matrix: ExpertMatrix::new(weight)?,
                 bias: tensors.bias,
                 site: module.site,
             }),
@@ -410,7 +477,11 @@ impl Layer {
                 site: module.site,
             }),
             (Kind::Vector, Weight::Dense(vector)) => Layer::Vector(vector),
-            (Kind::Norm { .. } | Kind::Vector, _) => {
+            (Kind::Number, Weight::Dense(stored)) => {
+                let value = ops::astype(&stored, Dtype::F32)?.to_f32()?;
+                Layer::Number(value.first().copied().unwrap_or_default(), stored)
+            }
+            (Kind::Norm { .. } | Kind::Vector | Kind::Number, _) => {
                 return Err(Error::internal("a packed norm"));
             }
         })
@@ -429,7 +500,7 @@ impl Layer {
                 bias: experts.bias.clone(),
             },
             Layer::Norm(norm) => Tensors::dense(norm.stored.clone()),
-            Layer::Vector(vector) => Tensors::dense(vector.clone()),
+            Layer::Vector(vector) | Layer::Number(_, vector) => Tensors::dense(vector.clone()),
             Layer::Tied => return Ok(None),
         }))
     }
@@ -441,7 +512,7 @@ impl Layer {
                 Some(matrix.weight())
             }
             Layer::Experts(experts) => Some(experts.matrix.weight()),
-            Layer::Norm(_) | Layer::Vector(_) | Layer::Tied => None,
+            Layer::Norm(_) | Layer::Vector(_) | Layer::Number(..) | Layer::Tied => None,
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum Kind {
     },
     /// Numbers that a part looks at itself.
     Vector,
+    /// One of them.
+    Number,
 }
 
 /// Modules and what is known of their tensors: first header entries that the config implies, then bytes in MLX's memory,
@@ -113,7 +115,7 @@ impl<T> Modules<T> {
 
     /// All that adapters can reach. The output layer is one also where it is the embedding: an adapter can change it alone.
     pub fn described(&self) -> Vec<Module> {
-        let reached = |module: &&Module| module.kind != Kind::Vector;
+        let reached = |module: &&Module| !matches!(module.kind, Kind::Vector | Kind::Number);
         let all = self.list.iter().map(|(module, _)| module);
         all.filter(reached).cloned().collect()
     }

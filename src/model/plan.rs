@@ -158,7 +158,7 @@ impl<'a> Scope<'_, 'a> {
     /// A number, where the folder has it.
     pub fn number(&mut self, name: &str) -> Result<Option<Site>> {
         let found = self.planner.finder.number(&self.in_files(name))?;
-        let what = (ModuleShape::Norm { dims: 1 }, Kind::Vector);
+        let what = (ModuleShape::Norm { dims: 1 }, Kind::Number);
         Ok(found.map(|slot| self.put(name, what, Some(Tensors::dense(slot)))))
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::kernels;
-use crate::mlx::{nn, ops, Array};
+use crate::mlx::{nn, Array};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
@@ -137,7 +137,7 @@ impl Rope {
     }
 
     /// What the turned elements are multiplied by.
-    pub fn attention_factor(&self) -> f32 {
+    fn attention_factor(&self) -> f32 {
         match self.scaling {
             RopeScaling::Yarn {
                 attention_factor, ..
@@ -164,6 +164,7 @@ impl RotaryEmbedding {
                     kernels::Rope::from_base(size, rope.traditional, scale, rope.base)
                 }
             };
+            let kernel = kernel.times(rope.attention_factor());
             Ok(Frequencies {
                 base: rope.base,
                 table: table.map(|table| Array::from_f32(&table)).transpose()?,
@@ -196,14 +197,13 @@ impl RotaryEmbedding {
         }
     }
 
-    /// For the CPU's kernels; None where they do not know all of it.
-    pub fn kernel(&self, length: i32) -> Option<Arc<kernels::Rope>> {
-        (self.attention_factor == 1.0).then(|| self.of(length).kernel.clone())
+    /// For the CPU's kernels, in a sequence of `length` tokens.
+    pub fn kernel(&self, length: i32) -> Arc<kernels::Rope> {
+        self.of(length).kernel.clone()
     }
 
     /// x `[batch, heads, tokens, head_dim]`, its first token at position `offset`, in a sequence of `length` tokens.
     pub fn forward(&self, x: &Array, offset: i32, length: i32) -> Result<Array> {
-        let x = self.enlarged(x)?;
         let frequencies = self.of(length);
         let turn = nn::Turn {
             dims: self.dims,
@@ -211,23 +211,10 @@ impl RotaryEmbedding {
             scale: self.scale,
             base: frequencies.table.is_none().then_some(frequencies.base),
             table: frequencies.table.as_ref(),
+            factor: self.attention_factor,
             kernel: &frequencies.kernel,
         };
-        nn::rope(&x, turn, offset)
-    }
-
-    /// The elements that will be turned, times the attention factor.
-    fn enlarged(&self, x: &Array) -> Result<Array> {
-        if self.attention_factor == 1.0 {
-            return Ok(x.clone());
-        }
-        let factor = Array::scalar(self.attention_factor, x.dtype())?;
-        let width = x.dim(3);
-        let turned = ops::multiply(&ops::columns(x, 0..self.dims)?, &factor)?;
-        match self.dims < width {
-            true => ops::concatenate(&[&turned, &ops::columns(x, self.dims..width)?], -1),
-            false => Ok(turned),
-        }
+        nn::rope(x, turn, offset)
     }
 }
 

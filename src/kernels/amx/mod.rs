@@ -60,11 +60,8 @@ impl Weights<'_> {
 
 impl Kernels {
     /// Whether these products are quicker on tiles, and may round as they do.
-    pub(super) fn tiles_pay(&self, x: &Floats, weights: Dtype) -> bool {
-        self.path == Path::Amx
-            && x.dtype() == Dtype::BF16
-            && weights == Dtype::BF16
-            && x.rows() >= FEWEST
+    pub(super) fn tiles_pay(&self, rows: usize, x: Dtype, weights: Dtype) -> bool {
+        self.path == Path::Amx && x == Dtype::BF16 && weights == Dtype::BF16 && rows >= FEWEST
     }
 
     /// `y = x Wᵀ` on the processor's tiles; shapes were compared.

@@ -1,6 +1,6 @@
 use super::support::{rounding, schemes, Array, Matrix, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Experts, Kernels, Packed, Path, Route};
+use crate::kernels::{ExpertMatrix, Kernels, Packed, Path, Route};
 
 #[test]
 fn rows_are_what_was_packed() {
@@ -48,8 +48,9 @@ fn experts_are_the_single_products() {
                 expert: random.below(5) as u32,
             })
             .collect();
-        let all = Experts::Packed {
+        let all = ExpertMatrix::Packed {
             layout,
+            stride: layout.nbytes(),
             data: &data,
         };
         for path in Path::available().filter(|&path| path != Path::Amx) {
@@ -85,7 +86,7 @@ fn plain_experts_are_the_single_products() {
     let weights = Array::random(&mut random, Dtype::BF16, 4 * 19, 50);
     let x = Array::random(&mut random, Dtype::F32, 3, 50);
     let routes = [(2, 3), (0, 1), (2, 1), (1, 3)].map(|(row, expert)| Route { row, expert });
-    let experts = Experts::Dense {
+    let experts = ExpertMatrix::Dense {
         weights: weights.view(),
         outputs: 19,
     };

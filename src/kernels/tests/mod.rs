@@ -1,13 +1,17 @@
 //! Every kernel on every path of this machine, against plain f64 arithmetic, within bounds derived from how it computes.
 
 mod attention;
+mod block;
 mod dense;
 mod draw;
+mod experts;
+mod gated;
 mod gather;
 mod lowrank;
 mod quantized;
 mod repack;
 mod rope;
+mod routing;
 mod rowwise;
 mod simd;
 pub(in crate::kernels) mod support;

@@ -1,17 +1,24 @@
-//! A block of a decoder as one operation.
+//! A block of a decoder, or one half of it, as one operation.
 
+use super::experts::Held;
 use super::{
     float_type, floats, floats_mut, head_shape, matrix, one, queue_with, Array, Outcome,
-    PackedMatrix, Traits, View,
+    PackedExperts, PackedMatrix, Traits, View,
 };
 use crate::error::Result;
-use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Visible};
+use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Layout, Visible};
 
-/// `[out, in]`
+/// A weight among MLX's arrays.
 #[derive(Clone, Copy)]
 pub enum Matrix<'a> {
+    /// `[out, in]`
     Dense(&'a Array),
+    /// `[out, in]`
     Packed(&'a PackedMatrix),
+    /// `[experts, out, in]`, of an `ExpertLinear`
+    DenseExperts(&'a Array),
+    /// The same.
+    PackedExperts(&'a PackedExperts),
 }
 
 /// Where a block's keys and values go, and what its queries see of them.
@@ -31,19 +38,29 @@ pub struct Place {
 /// Where a weight is among the operation's inputs.
 type Input = usize;
 
+/// What is in the memory of a matrix.
+enum Kind {
+    One(Option<Layout>),
+    Experts(Held),
+}
+
 /// x `[1, n, hidden]` → the last `asking` rows of what the block makes of it, `[1, asking, hidden]`, in the type of x; so
-/// are the weights.
+/// are the weights, but for those that a mixture's router and its experts' choice are made with. A block without attention
+/// needs no place.
 pub fn block(
     x: &Array,
     block: &kernels::Block<Matrix, &Array>,
-    place: &Place,
+    place: Option<&Place>,
     visible: Visible,
     asking: i32,
 ) -> Result<Array> {
     const X: Input = 0;
     const KEYS: Input = 1;
     const VALUES: Input = 2;
-    let mut inputs = vec![x, &place.keys, &place.values];
+    let mut inputs = vec![x];
+    if let Some(place) = place {
+        inputs.extend([&place.keys, &place.values]);
+    }
     let next = std::cell::RefCell::new(&mut inputs);
     let add = |array| {
         let mut inputs = next.borrow_mut();
@@ -53,42 +70,57 @@ pub fn block(
     let plan = block.try_map::<_, _, crate::error::Error>(
         &mut |matrix| {
             Ok(match matrix {
-                Matrix::Dense(weight) => (add(weight), None),
-                Matrix::Packed(packed) => (add(&packed.data), Some(packed.layout)),
+                Matrix::Dense(weight) => (add(weight), Kind::One(None)),
+                Matrix::Packed(packed) => (add(&packed.data), Kind::One(Some(packed.layout))),
+                Matrix::DenseExperts(weight) => (add(weight), Kind::Experts(Held::dense(weight))),
+                Matrix::PackedExperts(packed) => (add(&packed.data), Kind::Experts(packed.held())),
             })
         },
         &mut |vector| Ok(add(*vector)),
     )?;
-    let (at, seen, offset) = (place.at, place.seen, place.offset);
+    let place = place.map(|place| (place.at, place.seen, place.offset));
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let input = |index: Input| from.get(index).ok_or("an array is missing");
         let block = plan.try_map::<_, _, String>(
-            &mut |(index, layout)| matrix(input(*index)?, *layout),
+            &mut |(index, kind)| weight(input(*index)?, kind),
             &mut |vector| floats(input(*vector)?),
         )?;
-        let mut past = kernels::Past {
-            keys: cache(input(KEYS)?, seen)?,
-            values: cache(input(VALUES)?, seen)?,
-            at: at as usize,
-            offset,
-            visible,
+        let mut past = match place {
+            None => None,
+            Some((at, seen, offset)) => Some(kernels::Past {
+                keys: cache(input(KEYS)?, seen)?,
+                values: cache(input(VALUES)?, seen)?,
+                at: at as usize,
+                offset,
+                visible,
+            }),
         };
         kernels.block(
             &block,
             &floats(input(X)?)?,
-            &mut past,
+            past.as_mut(),
             &mut floats_mut(&to[0])?,
         );
         Ok(())
     };
     let traits = Traits {
-        written: 1 << KEYS | 1 << VALUES,
+        written: match place {
+            None => 0,
+            Some(_) => 1 << KEYS | 1 << VALUES,
+        },
         ..Traits::default()
     };
     let shape = [1, asking, x.dim(2)];
     let out = (&shape[..], x.dtype());
     let made = queue_with(c"block", traits, &inputs, [out], Box::new(run))?;
     Ok(one(made))
+}
+
+fn weight<'a>(view: &'a View, kind: &Kind) -> Outcome<kernels::Matrix<'a>> {
+    Ok(match kind {
+        Kind::One(layout) => matrix(view, *layout)?,
+        Kind::Experts(held) => kernels::Matrix::Experts(held.of(view)?),
+    })
 }
 
 /// The first tokens of a cache.

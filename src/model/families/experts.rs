@@ -3,9 +3,9 @@
 use super::shared::{self, size, LIMITS};
 use crate::error::{Error, Result};
 use crate::load::Object;
-use crate::mlx::nn::Activation;
+use crate::mlx::nn::{Activation, Score};
 use crate::model::parts::mlp::MlpConfig;
-use crate::model::parts::moe::{MoeConfig, RouterConfig, Score, SharedConfig};
+use crate::model::parts::moe::{MoeConfig, RouterConfig, SharedConfig};
 use crate::model::plan::{ExpertNames, Fused};
 
 /// As most families have them: mlx-lm's name, and Hugging Face's two.

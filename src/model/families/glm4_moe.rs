@@ -5,8 +5,9 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
+use crate::mlx::nn::{Groups, Score};
 use crate::model::config::{DecoderConfig, PartConfig};
-use crate::model::parts::moe::{Groups, MoeConfig, Score};
+use crate::model::parts::moe::MoeConfig;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;

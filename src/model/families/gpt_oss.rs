@@ -5,9 +5,8 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
-use crate::mlx::nn::Activation;
+use crate::mlx::nn::{Activation, Score};
 use crate::model::config::{DecoderConfig, PartConfig};
-use crate::model::parts::moe::Score;
 use crate::model::plan::{ExpertNames, Fused};
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {

@@ -6,9 +6,10 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
+use crate::mlx::nn::Score;
 use crate::model::config::{DecoderConfig, PartConfig};
 use crate::model::parts::attention::{AttentionConfig, OutputGate};
-use crate::model::parts::moe::{MoeConfig, Score};
+use crate::model::parts::moe::MoeConfig;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let eps = shared::norm_eps(config, Some(1e-6))?;

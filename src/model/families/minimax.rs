@@ -5,8 +5,8 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
+use crate::mlx::nn::Score;
 use crate::model::config::{DecoderConfig, PartConfig};
-use crate::model::parts::moe::Score;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let score = config.opt_str("scoring_func")?;

@@ -4,8 +4,8 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
+use crate::mlx::nn::Temperature;
 use crate::model::config::DecoderConfig;
-use crate::model::parts::attention::Temperature;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;
@@ -14,8 +14,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     if let Some(rope) = config.opt_object("rope_parameters")? {
         if let Some(beta) = rope.opt_f32("llama_4_scaling_beta", 0.0..=1e3)? {
             const KEY: &str = "original_max_position_embeddings";
-            let context = rope.u32(KEY, 1..=shared::LIMITS.context)? as f32;
-            attention.temperature = Some(Temperature { beta, context });
+            attention.temperature = Some(Temperature {
+                beta,
+                original_context: rope.u32(KEY, 1..=shared::LIMITS.context)?,
+            });
         }
     }
     let count = shared::layer_count(config, None)?;

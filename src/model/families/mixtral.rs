@@ -5,8 +5,8 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
+use crate::mlx::nn::Score;
 use crate::model::config::{DecoderConfig, PartConfig};
-use crate::model::parts::moe::Score;
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;

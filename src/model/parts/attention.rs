@@ -3,7 +3,7 @@
 use super::PartTypes;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::nn::{self, Scores};
+use crate::mlx::nn::{self, Scores, Temperature};
 use crate::mlx::{ops, Array};
 use crate::model::cache::CacheSpec;
 use crate::model::config::NormConfig;
@@ -62,13 +62,6 @@ pub enum OutputGate {
     Sigmoid,
     /// `g_proj` through a softplus, for each head.
     Softplus,
-}
-
-/// Queries of position p are multiplied by `1 + beta * ln(1 + floor(p / context))`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Temperature {
-    pub beta: f32,
-    pub context: f32,
 }
 
 #[derive(Clone)]
@@ -232,7 +225,10 @@ impl Attention {
         let asking = last.dim(1);
         let queries = self.heads(with, &queries, heads, self.q_norm)?;
         let queries = self.turn(with, queries, end - asking, length)?;
-        let queries = self.warmed(queries, end - asking)?;
+        let queries = match self.config.temperature {
+            Some(temperature) => nn::temper(&queries, temperature, end - asking)?,
+            None => queries,
+        };
         let scores = Scores {
             scale: self.config.scale,
             softcap: self.config.softcap,
@@ -301,17 +297,6 @@ impl Attention {
         }
     }
 
-    /// `[1, heads, n, head_dim]`, its first token at `offset`
-    fn warmed(&self, x: Array, offset: i32) -> Result<Array> {
-        let Some(temperature) = self.config.temperature else {
-            return Ok(x);
-        };
-        let n = x.dim(2);
-        let factors: Vec<f32> = (offset..offset + n).map(|p| temperature.of(p)).collect();
-        let factors = ops::reshape(&Array::from_f32(&factors)?, &[n, 1])?;
-        ops::multiply(&x, &ops::astype(&factors, x.dtype())?)
-    }
-
     /// output `[1, asking, heads * head_dim]` of the rows x `[1, asking, hidden]`
     fn gated(&self, with: &Forward, output: Array, x: &Array) -> Result<Array> {
         let (Some(gate), Some(site)) = (self.config.gate, self.gate) else {
@@ -353,12 +338,5 @@ impl Attention {
             kept: Some(kept),
             output: of.linear(self.o_proj, gated),
         }
-    }
-}
-
-impl Temperature {
-    /// The factor of a position.
-    pub fn of(self, position: i32) -> f32 {
-        1.0 + self.beta * (1.0 + (position as f32 / self.context).floor()).ln()
     }
 }

@@ -31,7 +31,7 @@ pub enum MlpShape {
     Xielu,
 }
 
-/// As every xIELU has them.
+/// Of folders that do not say.
 const XIELU_BETA: f32 = 0.5;
 const XIELU_EPS: f32 = -1e-6;
 
@@ -52,9 +52,11 @@ pub(in crate::model) enum Inner {
     Xielu {
         /// `[intermediate, hidden]`
         up_proj: Site,
-        /// Each one number.
+        /// One number each.
         alpha_p: Site,
         alpha_n: Site,
+        beta: Option<Site>,
+        eps: Option<Site>,
     },
 }
 
@@ -100,14 +102,14 @@ impl Mlp {
                 let up_proj = scope.linear("up_proj", [inner, hidden], bias)?;
                 let mut numbers = scope.within("act_fn");
                 let (alpha_p, alpha_n) = (numbers.number("alpha_p")?, numbers.number("alpha_n")?);
-                // Constants, which folders have all the same.
-                numbers.number("beta")?;
-                numbers.number("eps")?;
+                let (beta, eps) = (numbers.number("beta")?, numbers.number("eps")?);
                 let missing = || numbers.missing("alpha_p");
                 Inner::Xielu {
                     up_proj,
                     alpha_p: alpha_p.ok_or_else(missing)?,
                     alpha_n: alpha_n.ok_or_else(missing)?,
+                    beta,
+                    eps,
                 }
             }
         };
@@ -121,6 +123,30 @@ impl Mlp {
 
     pub fn config(&self) -> &MlpConfig {
         &self.config
+    }
+
+    /// With the folder's numbers.
+    pub fn activation(&self, with: &Forward) -> Result<Activation> {
+        let Inner::Xielu {
+            alpha_p,
+            alpha_n,
+            beta,
+            eps,
+            ..
+        } = self.inner
+        else {
+            return Ok(self.config.activation);
+        };
+        let softplus = |x: f32| f64::from(x).exp().ln_1p();
+        let (alpha_p, alpha_n) = (with.number(alpha_p)?, with.number(alpha_n)?);
+        let or = |site: Option<Site>, own: f32| site.map_or(Ok(own), |site| with.number(site));
+        let beta = or(beta, XIELU_BETA)?;
+        Ok(Activation::Xielu {
+            alpha_p: softplus(alpha_p) as f32,
+            alpha_n: (f64::from(beta) + softplus(alpha_n)) as f32,
+            beta,
+            eps: or(eps, XIELU_EPS)?,
+        })
     }
 
     /// x `[…, hidden]` → the same shape
@@ -137,18 +163,9 @@ impl Mlp {
                     ops::columns(&both, half..2 * half)?,
                 )
             }
-            Inner::Xielu {
-                up_proj,
-                alpha_p,
-                alpha_n,
-            } => {
-                let xielu = nn::Xielu {
-                    alpha_p: with.vector(alpha_p)?,
-                    alpha_n: with.vector(alpha_n)?,
-                    beta: XIELU_BETA,
-                    eps: XIELU_EPS,
-                };
-                let inner = nn::xielu(&with.linear(up_proj, x)?, xielu)?;
+            Inner::Xielu { up_proj, .. } => {
+                let activation = self.activation(with)?;
+                let inner = nn::activated(&with.linear(up_proj, x)?, activation)?;
                 return with.linear(self.down_proj, &inner);
             }
         };

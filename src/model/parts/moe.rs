@@ -4,7 +4,7 @@ use super::mlp::{Mlp, MlpConfig};
 use super::PartTypes;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::nn::{self, Activation};
+use crate::mlx::nn::{self, Activation, Groups, Routing, Score};
 use crate::mlx::{ops, Array};
 use crate::model::cost::{size, Known, TypesOf};
 use crate::model::decoder::Forward;
@@ -50,23 +50,6 @@ pub struct RouterConfig {
     pub scale: f32,
 }
 
-/// How a router's logits become scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Score {
-    Softmax,
-    /// Over those that were chosen.
-    SoftmaxOfChosen,
-    Sigmoid,
-    SqrtSoftplus,
-}
-
-/// Experts are chosen out of the best groups, by the sum of each group's two best scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Groups {
-    pub count: i32,
-    pub chosen: i32,
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedConfig {
     pub mlp: MlpConfig,
@@ -78,17 +61,13 @@ pub struct SharedConfig {
 pub struct Moe {
     config: MoeConfig,
     /// `[experts, hidden]`
-    router: Site,
+    pub(in crate::model) router: Site,
     /// `[experts]`
-    correction: Option<Site>,
-    /// `[experts, intermediate, hidden]`
-    gate_proj: Site,
-    /// `[experts, intermediate, hidden]`
-    up_proj: Site,
-    /// `[experts, hidden, intermediate]`
-    down_proj: Site,
+    pub(in crate::model) correction: Option<Site>,
+    /// `gate_proj` and `up_proj` `[experts, intermediate, hidden]`, `down_proj` `[experts, hidden, intermediate]`
+    pub(in crate::model) experts: [Site; 3],
     /// And its gate `[1, hidden]`.
-    shared: Option<(Mlp, Option<Site>)>,
+    pub(in crate::model) shared: Option<(Mlp, Option<Site>)>,
 }
 
 impl MoeConfig {
@@ -129,9 +108,11 @@ impl Moe {
         Ok(Moe {
             router,
             correction,
-            gate_proj: stacked("gate_proj", [experts, inner, hidden])?,
-            up_proj: stacked("up_proj", [experts, inner, hidden])?,
-            down_proj: stacked("down_proj", [experts, hidden, inner])?,
+            experts: [
+                stacked("gate_proj", [experts, inner, hidden])?,
+                stacked("up_proj", [experts, inner, hidden])?,
+                stacked("down_proj", [experts, hidden, inner])?,
+            ],
             shared: match &config.shared {
                 None => None,
                 Some(shared) => {
@@ -158,7 +139,9 @@ impl Moe {
         let (chosen, weights) = self.route(with, &flat)?;
         let top_k = self.config.top_k;
         // [rows, top_k, hidden]
-        let y = match rows.saturating_mul(top_k) >= SORTED {
+        // The kernels put them in order by themselves.
+        let sorted = rows.saturating_mul(top_k) >= SORTED && !nn::on_kernels(x.dtype());
+        let y = match sorted {
             false => self.chosen(with, &flat, &chosen, false)?,
             true => {
                 // Each expert's rows one after the other, so that its weights are read once.
@@ -173,35 +156,32 @@ impl Moe {
                 ops::reshape(&y, &[rows, top_k, hidden])?
             }
         };
-        let weights = ops::reshape(&weights, &[rows, top_k, 1])?;
-        let y = ops::sum(&ops::multiply(&y, &weights)?, 1, false)?;
-        let mut y = ops::astype(&y, x.dtype())?;
-        if let Some((mlp, gate)) = &self.shared {
-            let mut shared = mlp.forward(with, &flat)?;
-            if let Some(gate) = gate {
-                let gate = ops::sigmoid(&with.linear(*gate, &flat)?)?;
-                shared = ops::multiply(&gate, &shared)?;
+        let shared = match &self.shared {
+            None => None,
+            Some((mlp, gate)) => {
+                let gate = gate.map(|gate| with.linear(gate, &flat)).transpose()?;
+                Some((mlp.forward(with, &flat)?, gate))
             }
-            y = ops::add(&y, &shared)?;
-        }
+        };
+        let shared = shared.as_ref().map(|(of, gate)| (of, gate.as_ref()));
+        let y = nn::weighted_sum(&y, &weights, shared)?;
         ops::reshape(&y, x.shape())
     }
 
     /// x `[n, hidden]`, the experts of each row `[n, k]` → `[n, k, hidden]`
     fn chosen(&self, with: &Forward, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
-        let gate = with.experts(self.gate_proj, x, chosen, sorted)?;
-        let up = with.experts(self.up_proj, x, chosen, sorted)?;
+        let [gate_proj, up_proj, down_proj] = self.experts;
+        let gate = with.experts(gate_proj, x, chosen, sorted)?;
+        let up = with.experts(up_proj, x, chosen, sorted)?;
         let inner = nn::gated(&gate, &up, self.config.activation)?;
         // [n, k, intermediate] → [n * k, intermediate], each row's own expert
         let inner = ops::reshape(&inner, &[-1, self.config.intermediate_size])?;
         let own = ops::reshape(chosen, &[-1, 1])?;
-        let y = with.experts(self.down_proj, &inner, &own, sorted)?;
+        let y = with.experts(down_proj, &inner, &own, sorted)?;
         ops::reshape(&y, &[chosen.dim(0), chosen.dim(1), y.dim(-1)])
     }
 
-    /// x `[rows, hidden]` → the chosen experts u32 `[rows, top_k]` and their weights f32 `[rows, top_k]`. In f32 from the
-    /// logits on: to choose otherwise for a rounding is a larger error than any rounding is.
-    fn route(&self, with: &Forward, x: &Array) -> Result<(Array, Array)> {
+    pub fn routing(&self) -> Routing {
         let RouterConfig {
             softcap,
             score,
@@ -210,39 +190,22 @@ impl Moe {
             scale,
             ..
         } = self.config.router;
-        let mut logits = with.linear(self.router, &ops::astype(x, Dtype::F32)?)?;
-        if let Some(cap) = softcap {
-            logits = nn::softcap(&logits, cap)?;
+        Routing {
+            top_k: self.config.top_k,
+            softcap,
+            score,
+            groups,
+            normalise,
+            scale,
         }
-        let scores = match score {
-            Score::Softmax => ops::softmax(&logits, -1)?,
-            Score::SoftmaxOfChosen => logits,
-            Score::Sigmoid => ops::sigmoid(&logits)?,
-            Score::SqrtSoftplus => ops::sqrt(&nn::softplus(&logits)?)?,
-        };
-        let mut ranks = match self.correction {
-            Some(correction) => ops::add(&scores, with.vector(correction)?)?,
-            None => scores.clone(),
-        };
-        if let Some(groups) = groups {
-            ranks = groups.best(&ranks)?;
-        }
-        let top_k = self.config.top_k;
-        let order = ops::argpartition(&ops::negative(&ranks)?, top_k - 1, -1)?;
-        let chosen = ops::stop_gradient(&ops::columns(&order, 0..top_k)?)?;
-        let mut weights = ops::take_along_axis(&scores, &chosen, -1)?;
-        if score == Score::SoftmaxOfChosen {
-            weights = ops::softmax(&weights, -1)?;
-        }
-        if normalise {
-            let sum = ops::sum(&weights, -1, true)?;
-            let sum = ops::add(&sum, &Array::scalar(1e-20, Dtype::F32)?)?;
-            weights = ops::divide(&weights, &sum)?;
-        }
-        if scale != 1.0 {
-            weights = ops::multiply(&weights, &Array::scalar(scale, Dtype::F32)?)?;
-        }
-        Ok((chosen, weights))
+    }
+
+    /// x `[rows, hidden]` → the chosen experts `[rows, top_k]` and their weights f32 `[rows, top_k]`. In f32 from the logits on:
+    /// to choose otherwise for a rounding is a larger error than any rounding is.
+    fn route(&self, with: &Forward, x: &Array) -> Result<(Array, Array)> {
+        let logits = with.linear(self.router, &ops::astype(x, Dtype::F32)?)?;
+        let correction = self.correction.map(|site| with.vector(site)).transpose()?;
+        nn::route(&logits, &self.routing(), correction)
     }
 
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
@@ -253,30 +216,5 @@ impl Moe {
             kept: None,
             output: x.wider(shared),
         }
-    }
-}
-
-impl Groups {
-    /// ranks `[rows, experts]` → the same, with 0 in the groups that are not chosen
-    fn best(self, ranks: &Array) -> Result<Array> {
-        if self.chosen >= self.count {
-            return Ok(ranks.clone());
-        }
-        let [rows, experts] = [ranks.dim(0), ranks.dim(1)];
-        let grouped = ops::reshape(ranks, &[rows, self.count, experts / self.count])?;
-        // The two best of each: [rows, groups, 2] → [rows, groups]
-        let size = experts / self.count;
-        let sorted = ops::sort(&grouped)?;
-        let two = ops::columns(&sorted, (size - 2).max(0)..size)?;
-        let sums = ops::sum(&two, -1, false)?;
-        let dropped = self.count - self.chosen;
-        let order = ops::argpartition(&sums, dropped - 1, -1)?;
-        let dropped = ops::columns(&order, 0..dropped)?;
-        let shape = [rows, dropped.dim(1), 1];
-        let dropped = ops::reshape(&dropped, &shape)?;
-        let zeros = ops::zeros(&[rows, shape[1], size], ranks.dtype())?;
-        let index = ops::broadcast_to(&dropped, &[rows, shape[1], size])?;
-        let kept = ops::put_along_axis(&grouped, &index, &zeros, -2)?;
-        ops::reshape(&kept, &[rows, experts])
     }
 }

@@ -198,10 +198,8 @@ impl Run {
     fn check_plain(&self) {
         match self.rounding {
             None => self.check(&self.feed(false), bound(&self.dtype)),
-            Some(rounding) => {
-                self.check(&self.feed(true), bound("f32"));
-                self.check(&self.feed(false), rounding);
-            }
+            // Of 16-bit experts MLX's own operations on the CPU are no measure: another rounding may choose other experts.
+            Some(_) => self.check(&self.feed(true), bound("f32")),
         }
     }
 

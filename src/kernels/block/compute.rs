@@ -1,0 +1,166 @@
+//! A block's halves one after the other, its MLPs, and the products of all of its parts.
+
+use super::super::float::{Floats, FloatsMut};
+use super::super::layout::Packed;
+use super::super::qmatmul::same_digits;
+use super::super::scratch::Buffer;
+use super::super::Kernels;
+use super::{Block, GateUp, Half, Linear, Matrix, Mlp, Norm, Part, Past};
+
+impl Kernels {
+    /// x `[n, hidden]` → y, its last rows. All n keys and values are written. What is written between the parts has the
+    /// type of x.
+    ///
+    /// Panics where shapes do not fit together, and where there is attention without a past.
+    pub fn block(
+        &self,
+        block: &Block<Matrix, Floats>,
+        x: &Floats,
+        mut past: Option<&mut Past>,
+        y: &mut FloatsMut,
+    ) {
+        let asking = y.rows();
+        assert!(
+            asking <= x.rows() && x.width() == y.width(),
+            "block: [{}, {}] to [{asking}, {}]",
+            x.rows(),
+            x.width(),
+            y.width()
+        );
+        let attending = block.halves.iter().filter(|half| half.attends()).count();
+        assert!(attending <= 1, "block: attention more than once");
+        let Some((last, before)) = block.halves.split_last() else {
+            panic!("block: no halves");
+        };
+        let mut h: Option<Buffer> = None;
+        for (index, half) in before.iter().enumerate() {
+            let x = h.as_ref().map_or(*x, Buffer::floats);
+            // Attention that is to come makes keys and values of all rows.
+            let later = block.halves[index + 1..].iter().any(Half::attends);
+            let rows = if later { x.rows() } else { asking };
+            let mut made = Buffer::new(&self.scratch, x.dtype(), rows, x.width());
+            self.half(half, &x, past.as_deref_mut(), &mut made.floats_mut());
+            h = Some(made);
+        }
+        let x = h.as_ref().map_or(*x, Buffer::floats);
+        self.half(last, &x, past, y);
+    }
+
+    /// x `[n, hidden]` → y, its last rows.
+    fn half(
+        &self,
+        half: &Half<Matrix, Floats>,
+        x: &Floats,
+        past: Option<&mut Past>,
+        y: &mut FloatsMut,
+    ) {
+        let (asking, hidden) = (y.rows(), x.width());
+        let new = |rows| Buffer::new(&self.scratch, x.dtype(), rows, hidden);
+        let asked = x.some_rows(x.rows() - asking, asking);
+        let seen = if half.attends() { *x } else { asked };
+        let normed = half.norm.as_ref().map(|norm| {
+            let mut normed = new(seen.rows());
+            self.norm(norm, &seen, &mut normed);
+            normed
+        });
+        let input = normed.as_ref().map_or(seen, Buffer::floats);
+        let mut r = new(asking);
+        match &half.part {
+            Part::Attention(attention) => {
+                let Some(past) = past else {
+                    panic!("block: attention without keys and values");
+                };
+                self.attend(attention, &input, past, &mut r);
+            }
+            Part::Mlp(mlp) => self.mlp(mlp, &input, &mut r),
+            Part::Moe(moe) => self.moe(moe, &input, &mut r),
+        }
+        drop(normed);
+        if let Some(norm) = &half.post_norm {
+            let mut normed = new(asking);
+            self.norm(norm, &r.floats(), &mut normed);
+            r = normed;
+        }
+        self.add_times(&asked, &r.floats(), half.multiplier, y);
+    }
+
+    pub(super) fn norm(&self, norm: &Norm<Floats>, x: &Floats, y: &mut Buffer) {
+        self.rms_norm(x, Some(&norm.weight), 0.0, norm.eps, &mut y.floats_mut());
+    }
+
+    /// x `[n, hidden]` → y, the same shape.
+    pub(super) fn mlp(&self, mlp: &Mlp<Matrix, Floats>, x: &Floats, y: &mut Buffer) {
+        let new = |width| Buffer::new(&self.scratch, x.dtype(), x.rows(), width);
+        let (_, size) = mlp.down_proj.weight.shape();
+        let mut inner = new(size);
+        match &mlp.gate_up {
+            GateUp::Apart { gate_proj, up_proj } => {
+                let (mut gate, mut up) = (new(size), new(size));
+                self.linears(x, &[gate_proj, up_proj], &mut [&mut gate, &mut up]);
+                let to = &mut inner.floats_mut();
+                self.gated(&gate.floats(), &up.floats(), mlp.activation, to);
+            }
+            GateUp::Fused(gate_up_proj) => {
+                let mut both = new(2 * size);
+                self.linears(x, &[gate_up_proj], &mut [&mut both]);
+                let (both, to) = (both.floats(), &mut inner.floats_mut());
+                let (gate, up) = (both.columns(0, size), both.columns(size, size));
+                self.gated(&gate, &up, mlp.activation, to);
+            }
+            GateUp::UpAlone(up_proj) => {
+                let mut up = new(size);
+                self.linears(x, &[up_proj], &mut [&mut up]);
+                self.activated(&up.floats(), mlp.activation, &mut inner.floats_mut());
+            }
+        }
+        self.linears(&inner.floats(), &[&mlp.down_proj], &mut [y]);
+    }
+
+    /// `y = x Wᵀ`: x `[rows, inputs]`, y `[rows, outputs]`. Panics where the shapes do not fit together.
+    pub fn product(&self, x: &Floats, weights: &Matrix, y: &mut FloatsMut) {
+        match weights {
+            Matrix::Dense(weights) => self.matmul(x, weights, y),
+            Matrix::Packed(weights) => self.quantized_matmul(x, weights, y),
+            Matrix::Experts(_) => panic!("product: experts, and nobody says which"),
+        }
+    }
+
+    /// Several layers of the same rows.
+    pub(super) fn linears(
+        &self,
+        x: &Floats,
+        linears: &[&Linear<Matrix, Floats>],
+        y: &mut [&mut Buffer],
+    ) {
+        // Packed matrices whose rows are made ready alike go in one pass.
+        let packed = linears.iter().map(|linear| match &linear.weight {
+            Matrix::Packed(packed) => Some(*packed),
+            Matrix::Dense(_) | Matrix::Experts(_) => None,
+        });
+        let together: Option<Vec<Packed>> = packed.collect();
+        let mut outputs: Vec<FloatsMut> = y.iter_mut().map(|y| y.floats_mut()).collect();
+        match together {
+            Some(all)
+                if all
+                    .windows(2)
+                    .all(|two| same_digits(two[0].layout(), two[1].layout())) =>
+            {
+                self.quantized_matmuls(x, &all, &mut outputs);
+            }
+            _ => {
+                for (linear, y) in linears.iter().zip(&mut outputs) {
+                    self.product(x, &linear.weight, y);
+                }
+            }
+        }
+        for (linear, y) in linears.iter().zip(&mut outputs) {
+            if let Some(bias) = &linear.bias {
+                self.add_row(bias, y);
+            }
+        }
+        if linears.iter().any(|linear| !linear.low.is_empty()) {
+            let low: Vec<_> = linears.iter().map(|linear| &linear.low[..]).collect();
+            self.add_low_ranks(x, &low, &mut outputs);
+        }
+    }
+}
