@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(error(" \n\n"), "train has no samples");
         let bad = error("{\"text\": \"a\"}\n\n{\"text\": \"b\"");
         assert!(
-            bad.starts_with("train, line 3: not valid JSON: the end comes too early at column 13"),
+            bad.starts_with(r#"train, line 3: not valid JSON: expected "," or "}" at column 13"#),
             "{bad}"
         );
         for (line, says) in [
