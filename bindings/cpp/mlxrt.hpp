@@ -356,6 +356,8 @@ struct LoadOptions {
   std::optional<milliseconds> timeout;
   Progress progress;
   std::optional<std::string> draft_path;
+  /* The folder's files may be links to files outside it, such as weights in a store. */
+  bool follow_links = false;
 };
 
 /* mlxrt_call_options. */
@@ -479,6 +481,7 @@ inline mlxrt_load_options view_of(const LoadOptions &options) noexcept {
   view.context = options.context;
   view.timeout_ms = limit_of(options.timeout);
   view.draft_path = options.draft_path ? options.draft_path->c_str() : nullptr;
+  view.flags = options.follow_links ? MLXRT_LOAD_FOLLOW_LINKS : 0;
   return view;
 }
 

@@ -14,6 +14,8 @@ type LoadOptions struct {
 	Context int
 	// The folder of a draft model for speculation; "" is none.
 	DraftPath string
+	// The folder's files may be links to files outside it, such as weights in a store.
+	FollowLinks bool
 	// Hears the bytes read of the bytes to read, while the load waits. An error ends the load and is what Load gives.
 	Progress func(done, total uint64) error
 }
@@ -23,6 +25,9 @@ func (o *LoadOptions) c(a *arguments) C.mlxrt_load_options {
 	if o != nil {
 		out.context = a.count("options.Context", o.Context)
 		out.draft_path = a.optionalPath("options.DraftPath", o.DraftPath)
+		if o.FollowLinks {
+			out.flags |= C.MLXRT_LOAD_FOLLOW_LINKS
+		}
 	}
 	return out
 }

@@ -302,6 +302,23 @@ func TestLoadProgressAndContext(t *testing.T) {
 	wantErr(t, err, context.Canceled, mlxrt.ErrCancelled)
 }
 
+// Weights in a store, which links lead to, are there if the host says so.
+func TestLoadFollowsLinks(t *testing.T) {
+	ctx, folder, from := context.Background(), t.TempDir(), must(filepath.Abs(path(t, fixture)))(t)
+	for _, file := range must(os.ReadDir(from))(t) {
+		if err := os.Symlink(filepath.Join(from, file.Name()), filepath.Join(folder, file.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := mlxrt.Load(ctx, folder, nil)
+	wantErr(t, err, mlxrt.ErrBadModel)
+	_, err = mlxrt.Inspect(folder, nil, nil)
+	wantErr(t, err, mlxrt.ErrBadModel)
+	follow := &mlxrt.LoadOptions{FollowLinks: true}
+	must(mlxrt.Inspect(folder, follow, nil))(t)
+	must(mlxrt.Load(ctx, folder, follow))(t).Close()
+}
+
 // A panic or Goexit in a callback passes through the call, and leaves everything in order.
 func TestPanickingCallbacks(t *testing.T) {
 	folder, model := path(t, fixture), load(t)

@@ -208,15 +208,16 @@ pub fn inspect(
 pub struct Model(*mut mlxrt_model);
 
 impl Model {
-    /// `context` 0 is the model's own.
-    pub fn load(path: &str, context: u32, progress: OnProgress) -> Outcome<Model> {
+    /// The callback of `options` is set here.
+    pub fn load(
+        path: &str,
+        mut options: mlxrt_load_options,
+        progress: OnProgress,
+    ) -> Outcome<Model> {
         let path = path_of(path)?;
         let mut callback = Callback::new(progress);
-        let options = sized!(mlxrt_load_options {
-            context: context,
-            progress: Some(on_progress),
-            progress_data: callback.data(),
-        });
+        options.progress = Some(on_progress);
+        options.progress_data = callback.data();
         let mut model = ptr::null_mut();
         // SAFETY: everything lives during the call.
         let done = check(unsafe { mlxrt_model_load(path.as_ptr(), &options, &mut model) });
@@ -250,6 +251,16 @@ impl Model {
             )
         };
         check(error)?;
+        // SAFETY: on success ids is a buffer of count ids, ours.
+        Ok(unsafe { take(ids, count) })
+    }
+
+    /// The tokens that a request of a fresh session starts from.
+    pub fn prompt_tokens(&self, input: &Input) -> Outcome<Vec<i32>> {
+        let input = input.raw();
+        let (mut ids, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: everything lives during the call; ids and count are places to write to.
+        check(unsafe { mlxrt_count_tokens(self.0, &input, &mut ids, &mut count) })?;
         // SAFETY: on success ids is a buffer of count ids, ours.
         Ok(unsafe { take(ids, count) })
     }

@@ -10,13 +10,14 @@ mod handles;
 mod interrupt;
 mod options;
 mod plot;
+mod prompt;
 mod ui;
 
 use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{bench, chat, docs, generate, info, save, train};
+use crate::commands::{bench, chat, count, docs, generate, info, save, train};
 use crate::failure::{Failure, Outcome, EXIT_CODES};
 use crate::options::Common;
 use crate::ui::Ui;
@@ -41,6 +42,8 @@ enum Command {
     Chat(chat::ChatCommand),
     /// Answer one prompt, from the command line, a file or standard input
     Generate(generate::GenerateCommand),
+    /// Tell how many tokens a prompt is
+    Count(count::CountCommand),
     /// Tell what a model is and what memory it needs, without loading it
     Info(info::InfoCommand),
     /// Make an adapter out of examples
@@ -96,6 +99,7 @@ fn run(command: &Command, common: &Common, ui: &Ui) -> Outcome<()> {
     match command {
         Command::Chat(command) => chat::run(command, common, ui),
         Command::Generate(command) => generate::run(command, common, ui),
+        Command::Count(command) => count::run(command, common, ui),
         Command::Info(command) => info::run(command, common, ui),
         Command::Train(command) => train::run(command, common, ui),
         Command::Save(command) => save::run(command, common, ui),

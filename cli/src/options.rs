@@ -78,9 +78,22 @@ pub struct ModelName {
     /// MODEL, as an option
     #[arg(id = "model", short = 'm', long = "model", value_name = "MODEL")]
     named: Option<String>,
+    /// The folder's files may be links to files outside it, such as weights in a store
+    #[arg(long)]
+    follow_links: bool,
 }
 
 impl ModelName {
+    /// For a model with its own context.
+    pub fn load_options(&self) -> mlxrt_load_options {
+        let flags = if self.follow_links {
+            MLXRT_LOAD_FOLLOW_LINKS
+        } else {
+            0
+        };
+        sized!(mlxrt_load_options { flags: flags })
+    }
+
     /// The model, and the argument behind it: with `--model`, the first argument is that one already.
     pub fn and_next(&self, next: Option<&str>, what: &str) -> Outcome<(String, Option<String>)> {
         let owned = |text: Option<&str>| text.map(str::to_owned);
@@ -111,6 +124,13 @@ impl ModelName {
 }
 
 impl ModelArgs {
+    pub fn load_options(&self) -> mlxrt_load_options {
+        mlxrt_load_options {
+            context: self.context.unwrap_or(0),
+            ..self.name.load_options()
+        }
+    }
+
     pub fn name(&self) -> Outcome<String> {
         self.name.get()
     }
@@ -126,10 +146,10 @@ impl ModelArgs {
 }
 
 /// Loads a model, with a bar where there is a terminal.
-pub fn load_model(name: &str, context: Option<u32>, ui: &Ui) -> Outcome<Model> {
+pub fn load_model(name: &str, options: mlxrt_load_options, ui: &Ui) -> Outcome<Model> {
     let _work = Work::begin();
     let bar = ui.bytes_bar("Loading");
-    let loaded = Model::load(name, context.unwrap_or(0), &mut |done, total| {
+    let loaded = Model::load(name, options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
         interrupt::signal().is_none()
@@ -538,7 +558,7 @@ fn not_empty(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn json_object(text: &str) -> Result<String, String> {
+pub fn json_object(text: &str) -> Result<String, String> {
     match serde_json::from_str(text) {
         Ok(serde_json::Value::Object(_)) => Ok(text.to_owned()),
         Ok(_) => Err("it must be a JSON object".to_owned()),

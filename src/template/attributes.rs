@@ -99,7 +99,9 @@ impl<'t> Eval<'t> {
                 self.loop_attribute(*slot, *generation, name)?
             }
             V::Object(Object::Macro(id)) => self.macro_attribute(*id, name)?,
-            V::Object(Object::Cycler(id)) if name == "current" => self.cycler_current(*id),
+            V::Object(object @ (Object::Cycler(_) | Object::Joiner(_))) => {
+                self.counter_attribute(object, name)?
+            }
             V::Range(range, _) => match name {
                 "start" => Some(V::int(range.start)),
                 "stop" => Some(V::int(range.stop)),

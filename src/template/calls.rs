@@ -213,6 +213,31 @@ impl<'t> Eval<'t> {
         counter.items.get(at).cloned()
     }
 
+    /// What `cycler` and `joiner` have besides methods. Whoever decided on an item may have decided that it is there.
+    pub fn counter_attribute(&mut self, object: &Object, name: &str) -> Result<Option<V>> {
+        let (Object::Cycler(id) | Object::Joiner(id)) = object else {
+            return Ok(None);
+        };
+        let Some(counter) = self.counters.get(*id as usize) else {
+            return Ok(None);
+        };
+        Ok(match (object, name) {
+            (Object::Cycler(id), "current") => self.cycler_current(*id),
+            (Object::Cycler(_), "items") => {
+                let shape = counter.items.iter().map(V::shape).max();
+                let items = V::tuple(counter.items.clone(), &mut self.budget)?;
+                Some(items.shaped(shape.unwrap_or_default()))
+            }
+            (Object::Cycler(_), "pos") => {
+                let pos = counter.used.checked_rem(counter.items.len());
+                pos.and_then(|pos| i64::try_from(pos).ok()).map(V::int)
+            }
+            (Object::Joiner(_), "sep") => counter.items.first().cloned(),
+            (Object::Joiner(_), "used") => Some(V::bool(counter.used > 0)),
+            _ => None,
+        })
+    }
+
     /// `cycler.next()` and `cycler.reset()`.
     pub fn cycler_move(&mut self, id: u32, reset: bool) -> V {
         let current = self.cycler_current(id);
@@ -252,6 +277,7 @@ impl<'t> Eval<'t> {
                 }
             }
             Some(pairs) => {
+                self.checked(&pairs)?;
                 shape = pairs.shape();
                 let mut pairs = Cursor::new(&pairs)?;
                 while let Some(pair) = pairs.next(&mut self.budget)? {

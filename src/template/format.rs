@@ -263,21 +263,36 @@ pub(super) fn is_printable(c: char) -> bool {
 }
 
 /// `repr` of a float: the shortest digits, scientific below 1e-4 and from 1e16 on.
-pub(super) fn float(value: f64) -> String {
+pub fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".to_string();
     }
     if value.is_infinite() {
         return if value > 0.0 { "inf" } else { "-inf" }.to_string();
     }
-    let shortest = format!("{value:e}");
+    let mut shortest = format!("{value:e}");
+    let digits = shortest.split('e').next().unwrap_or_default();
+    let digits = digits.bytes().filter(u8::is_ascii_digit).count();
+    let mut even = false;
+    if digits >= 16 {
+        // Of two that are equally near Python takes the even one, and Rust any.
+        let rounded = format!("{value:.*e}", digits.saturating_sub(1));
+        if rounded != shortest && rounded.parse() == Ok(value) {
+            (shortest, even) = (rounded, true);
+        }
+    }
+    let places = i32::try_from(digits).unwrap_or(0).saturating_sub(1);
     let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if value != 0.0 && !(-4..16).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{digits}e{sign}{:02}", exponent.unsigned_abs());
     }
-    let mut plain = format!("{value}");
+    let places = usize::try_from(places.saturating_sub(exponent)).unwrap_or(0);
+    let mut plain = match even {
+        true => format!("{value:.places$}"),
+        false => format!("{value}"),
+    };
     if !plain.contains('.') {
         plain.push_str(".0");
     }

@@ -55,6 +55,12 @@ impl Object {
         self.0.retain(|(_, value)| keep(value));
     }
 
+    /// The value of a key, taken out.
+    pub fn take(&mut self, key: &str) -> Option<Json> {
+        let place = self.0.iter().position(|(have, _)| have == key)?;
+        Some(self.0.remove(place).1)
+    }
+
     /// Sets a key; an earlier one keeps its place.
     pub fn set(&mut self, key: &str, value: Json) {
         match self.get_mut(key) {
@@ -81,6 +87,50 @@ impl Json {
         match reader.peek() {
             None => Ok(value),
             Some(_) => Err(reader.wrong("trailing characters")),
+        }
+    }
+
+    /// As `parse` reads it.
+    pub fn write(&self) -> String {
+        let mut out = String::new();
+        self.write_to(&mut out);
+        out
+    }
+
+    fn write_to(&self, out: &mut String) {
+        match self {
+            Json::Null => out.push_str("null"),
+            Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+            Json::Int(value) => out.push_str(&value.to_string()),
+            Json::Big(value) => out.push_str(&value.to_string()),
+            // What was too large.
+            Json::Float(value) if value.is_infinite() => {
+                out.push_str(if *value > 0.0 { "1e999" } else { "-1e999" });
+            }
+            Json::Float(value) => out.push_str(&format!("{value:?}")),
+            Json::Text(text) => write_text(text, out),
+            Json::List(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    item.write_to(out);
+                }
+                out.push(']');
+            }
+            Json::Object(object) => {
+                out.push('{');
+                for (index, (key, value)) in object.iter().enumerate() {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    write_text(key, out);
+                    out.push(':');
+                    value.write_to(out);
+                }
+                out.push('}');
+            }
         }
     }
 
@@ -127,6 +177,18 @@ impl Json {
         };
         Ok(value.shaped(origin))
     }
+}
+
+fn write_text(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\0'..='\u{1f}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
 }
 
 struct Reader<'a> {

@@ -47,6 +47,7 @@ mod tests;
 pub use budget::Limits;
 pub use clock::Now;
 pub use error::{ErrorKind, TemplateError};
+pub use format::float as python_float;
 pub use json::{Json, Object};
 pub use string::{Origin, Str};
 pub use value::Value;

@@ -562,8 +562,7 @@ fn formatted(eval: &mut Eval, value: &V, spec: &Spec, out: &mut Builder) -> Resu
     let fill = spec.fill.unwrap_or(' ');
     let origin = value.shape();
     match value {
-        V::Str(_) | V::Undefined { .. } => {
-            let text = eval.str_of(value)?;
+        V::Str(text) => {
             if !matches!(spec.kind, '\0' | 's') {
                 return Fault::value_error(format!(
                     "Unknown format code '{}' for object of type 'str'",
@@ -573,7 +572,7 @@ fn formatted(eval: &mut Eval, value: &V, spec: &Spec, out: &mut Builder) -> Resu
             let zero = spec.zero && spec.fill.is_none();
             let fill = if zero { '0' } else { fill };
             let align = spec.align.unwrap_or('<');
-            padded(eval, &text, spec.precision, spec.width, align, fill, out)
+            padded(eval, text, spec.precision, spec.width, align, fill, out)
         }
         V::Bool(..) if spec.kind == '\0' => {
             let text = eval.str_of(value)?;

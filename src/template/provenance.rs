@@ -19,6 +19,27 @@ use super::expression::Arguments;
 use super::string::Origin;
 use super::value::*;
 
+/// The origin that a value has as a whole, to read or to write; None where its parts have theirs.
+macro_rules! own_origin {
+    ($value:expr) => {
+        match $value {
+            V::Undefined { origin, .. }
+            | V::None(origin)
+            | V::Bool(_, origin)
+            | V::Int(_, origin)
+            | V::Big(_, origin)
+            | V::Float(_, origin)
+            | V::List(_, origin)
+            | V::Tuple(_, origin)
+            | V::Dict(_, origin)
+            | V::View(_, origin)
+            | V::Range(_, origin)
+            | V::Iter(_, origin) => Some(origin),
+            V::Str(_) | V::Object(_) | V::Method(_) => None,
+        }
+    };
+}
+
 impl V {
     /// The least trusted origin of anything in the value.
     pub fn least_trusted(&self) -> Origin {
@@ -35,42 +56,19 @@ impl V {
     /// Who decided on the value as a whole: of a list or a dict how many items it has and which, not what they hold.
     #[inline]
     pub fn shape(&self) -> Origin {
-        match self {
-            V::Undefined { origin, .. }
-            | V::None(origin)
-            | V::Bool(_, origin)
-            | V::Int(_, origin)
-            | V::Big(_, origin)
-            | V::Float(_, origin)
-            | V::List(_, origin)
-            | V::Tuple(_, origin)
-            | V::Dict(_, origin)
-            | V::View(_, origin)
-            | V::Range(_, origin)
-            | V::Iter(_, origin) => *origin,
-            V::Str(text) => text.text().least_trusted(),
-            V::Method(bound) => bound.0.shape(),
-            V::Object(_) => Origin::Template,
+        match (own_origin!(self), self) {
+            (Some(origin), _) => *origin,
+            (None, V::Str(text)) => text.text().least_trusted(),
+            (None, V::Method(bound)) => bound.0.shape(),
+            (None, _) => Origin::Template,
         }
     }
 
     /// The value, decided on by `by` as well. Characters that a string has keep their origins.
     #[inline]
     pub fn shaped(mut self, by: Origin) -> V {
-        match &mut self {
-            V::Undefined { origin, .. }
-            | V::None(origin)
-            | V::Bool(_, origin)
-            | V::Int(_, origin)
-            | V::Big(_, origin)
-            | V::Float(_, origin)
-            | V::List(_, origin)
-            | V::Tuple(_, origin)
-            | V::Dict(_, origin)
-            | V::View(_, origin)
-            | V::Range(_, origin)
-            | V::Iter(_, origin) => *origin = by.max(*origin),
-            V::Str(_) | V::Object(_) | V::Method(_) => {}
+        if let Some(origin) = own_origin!(&mut self) {
+            *origin = by.max(*origin);
         }
         self
     }

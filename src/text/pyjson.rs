@@ -1,6 +1,6 @@
 //! JSON as Python's `json.dumps(value, ensure_ascii=False)` prints it, which is what chat templates do.
 
-use crate::template::Json;
+use crate::template::{python_float, Json};
 
 pub(super) fn to_string(value: &Json) -> String {
     let mut out = String::new();
@@ -67,19 +67,7 @@ fn write_float(out: &mut String, float: f64) {
         out.push_str(if float > 0.0 { "Infinity" } else { "-Infinity" });
         return;
     }
-    let shortest = format!("{float:e}");
-    let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if float != 0.0 && !(-4..16).contains(&exponent) {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        out.push_str(&format!("{digits}e{sign}{:02}", exponent.unsigned_abs()));
-    } else {
-        let plain = format!("{float}");
-        out.push_str(&plain);
-        if !plain.contains('.') {
-            out.push_str(".0");
-        }
-    }
+    out.push_str(&python_float(float));
 }
 
 #[cfg(test)]

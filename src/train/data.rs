@@ -7,9 +7,8 @@
     clippy::arithmetic_side_effects
 )]
 
-use serde_json::{Map, Value};
-
 use crate::error::{Error, Result};
+use crate::template::{Json, Object};
 
 /// Bytes of one data set.
 pub const MOST_BYTES: usize = 1 << 30;
@@ -63,32 +62,29 @@ pub fn place(what: &str, line: usize) -> String {
 }
 
 fn parse_line(line: &[u8]) -> Result<Text> {
-    let value: Value = serde_json::from_slice(line).map_err(|error| {
-        // Each line is parsed alone, so serde_json's own line number says nothing.
-        let shown = error.to_string();
-        let shown = shown.split(" at line ").next().unwrap_or_default();
-        Error::invalid(format!(
-            "not valid JSON: {shown} at column {}",
-            error.column()
-        ))
+    // Of the JSON, and what it is written into again.
+    crate::room::ask(line.len(), 64, "a line")?;
+    let value = Json::parse(line).map_err(|error| {
+        // Each line is parsed alone, so the line that the parser counts says nothing.
+        let shown = error.replacen(" at line 1 column ", " at column ", 1);
+        Error::invalid(format!("not valid JSON: {shown}"))
     })?;
-    let Value::Object(mut object) = value else {
+    let Json::Object(mut object) = value else {
         return Err(Error::invalid("a JSON object is expected"));
     };
-    let tools = match object.remove("tools") {
-        None | Some(Value::Null) => None,
-        Some(tools @ Value::Array(_)) => Some(tools.to_string()),
+    let tools = match object.take("tools") {
+        None | Some(Json::Null) => None,
+        Some(tools @ Json::List(_)) => Some(tools.write()),
         Some(_) => return Err(Error::invalid("\"tools\" must be a list")),
     };
-    if object.contains_key("prompt") && object.contains_key("completion") {
+    if object.get("prompt").is_some() && object.get("completion").is_some() {
         let prompt = string(&object, "prompt")?;
         let completion = string(&object, "completion")?;
-        let user = serde_json::json!({"role": "user", "content": prompt});
-        let answer = serde_json::json!({"role": "assistant", "content": completion});
-        return Ok(chat(vec![user, answer], tools));
+        let messages = vec![message("user", prompt), message("assistant", completion)];
+        return Ok(chat(messages, tools));
     }
-    match object.remove("messages") {
-        Some(Value::Array(messages)) if !messages.is_empty() => return Ok(chat(messages, tools)),
+    match object.take("messages") {
+        Some(Json::List(messages)) if !messages.is_empty() => return Ok(chat(messages, tools)),
         Some(_) => {
             return Err(Error::invalid(
                 "\"messages\" must be a list with a message or more",
@@ -96,7 +92,7 @@ fn parse_line(line: &[u8]) -> Result<Text> {
         }
         None => {}
     }
-    if object.contains_key("text") {
+    if object.get("text").is_some() {
         let text = string(&object, "text")?;
         if text.is_empty() {
             return Err(Error::invalid("\"text\" is empty"));
@@ -108,24 +104,36 @@ fn parse_line(line: &[u8]) -> Result<Text> {
     ))
 }
 
-fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str> {
+fn string<'a>(object: &'a Object, key: &str) -> Result<&'a str> {
     match object.get(key) {
-        Some(Value::String(text)) => Ok(text),
+        Some(Json::Text(text)) => Ok(text),
         _ => Err(Error::invalid(format!("\"{key}\" must be a string"))),
     }
 }
 
-fn chat(mut messages: Vec<Value>, tools: Option<String>) -> Text {
-    let all = Value::Array(messages.clone()).to_string();
-    let last = messages.pop();
-    let role = last.as_ref().and_then(|last| last.get("role"));
+fn message(role: &str, content: &str) -> Json {
+    let mut message = Object::default();
+    message.set("role", Json::Text(role.to_owned()));
+    message.set("content", Json::Text(content.to_owned()));
+    Json::Object(message)
+}
+
+fn chat(messages: Vec<Json>, tools: Option<String>) -> Text {
+    let mut all = Json::List(messages);
+    let written = all.write();
+    let (mut last, mut before_last) = (None, None);
+    if let Json::List(messages) = &mut all {
+        last = messages.pop();
+        before_last = (!messages.is_empty()).then(|| all.write());
+    }
+    let role = match &last {
+        Some(Json::Object(last)) => last.get("role").and_then(Json::as_text),
+        _ => None,
+    };
     Text::Chat {
-        messages: all,
-        last_is_answer: role.and_then(Value::as_str) == Some("assistant"),
-        before_last: match messages.is_empty() {
-            true => None,
-            false => Some(Value::Array(messages).to_string()),
-        },
+        messages: written,
+        last_is_answer: role == Some("assistant"),
+        before_last,
         tools,
     }
 }
@@ -176,12 +184,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_again_is_what_was_there() {
+        let message = concat!(
+            r#"{"role":"tool","content":[123456789012345678901234567890,-9223372036854775809,1.0,1e+22,-0.0,1e999,"#,
+            r#""\"\\\u0001\n\u00e9😀",true,null,{"a":{}},[]]}"#
+        );
+        let line = format!(r#"{{"messages":[{message}],"tools":[18446744073709551616]}}"#);
+        let Text::Chat {
+            messages, tools, ..
+        } = parse("train", line.as_bytes()).unwrap().remove(0).text
+        else {
+            panic!("no chat");
+        };
+        assert_eq!(tools.unwrap(), "[18446744073709551616]");
+        let again = Json::parse(messages.as_bytes()).unwrap();
+        let first = Json::parse(format!("[{message}]").as_bytes()).unwrap();
+        assert_eq!(again, first);
+        assert!(messages.contains("[123456789012345678901234567890,-9223372036854775809,1.0,1e22,"));
+    }
+
+    #[test]
     fn errors_name_the_line() {
         assert_eq!(error(""), "train has no samples");
         assert_eq!(error(" \n\n"), "train has no samples");
         let bad = error("{\"text\": \"a\"}\n\n{\"text\": \"b\"");
         assert!(
-            bad.starts_with("train, line 3: not valid JSON: EOF"),
+            bad.starts_with(r#"train, line 3: not valid JSON: expected "," or "}" at column 13"#),
             "{bad}"
         );
         for (line, says) in [

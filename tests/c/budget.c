@@ -1,27 +1,6 @@
 /* Memory: limits that refuse before anything is allocated, and what a trim gives back. */
 #include "use.h"
 
-static mlxrt_memory memory(void) {
-  mlxrt_memory memory;
-  memset(&memory, 0, sizeof memory);
-  memory.struct_size = sizeof memory;
-  OK(mlxrt_memory_get(&memory));
-  return memory;
-}
-
-static mlxrt_memory_limits limits(uint64_t memory_limit) {
-  mlxrt_memory_limits limits;
-  memset(&limits, 0, sizeof limits);
-  limits.struct_size = sizeof limits;
-  limits.memory_limit = memory_limit;
-  return limits;
-}
-
-static void set_limit(uint64_t bytes) {
-  mlxrt_memory_limits wanted = limits(bytes);
-  OK(mlxrt_memory_set(&wanted));
-}
-
 static mlxrt_session_state state_of(mlxrt_session *session) {
   mlxrt_session_state state;
   memset(&state, 0, sizeof state);

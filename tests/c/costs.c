@@ -5,22 +5,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static mlxrt_memory memory(void) {
-  mlxrt_memory memory;
-  memset(&memory, 0, sizeof memory);
-  memory.struct_size = sizeof memory;
-  OK(mlxrt_memory_get(&memory));
-  return memory;
-}
-
-static void set_limit(uint64_t bytes) {
-  mlxrt_memory_limits limits;
-  memset(&limits, 0, sizeof limits);
-  limits.struct_size = sizeof limits;
-  limits.memory_limit = bytes;
-  OK(mlxrt_memory_set(&limits));
-}
-
 static uint64_t inspected(const char *name, const mlxrt_session_options *session, const char *key) {
   char *json = NULL, wanted[64];
   OK(mlxrt_model_inspect(fixture(name), NULL, session, &json, NULL));

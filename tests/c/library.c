@@ -79,7 +79,7 @@ static void device(void) {
   mlxrt_free(json);
 }
 
-static mlxrt_memory memory(void) {
+static mlxrt_memory checked_memory(void) {
   mlxrt_memory out;
   memset(&out, 0xff, sizeof out);
   out.struct_size = sizeof out;
@@ -99,24 +99,24 @@ static mlxrt_metrics_data metrics_of(mlxrt_model *model) {
 }
 
 static void memory_follows_models_and_sessions(void) {
-  mlxrt_memory before = memory();
+  mlxrt_memory before = checked_memory();
   mlxrt_model *model = load("qwen3-f32");
-  mlxrt_memory loaded = memory();
+  mlxrt_memory loaded = checked_memory();
   CHECK_INT(loaded.weight_bytes - before.weight_bytes, 87296);
   CHECK(loaded.active_bytes >= before.active_bytes + 87296);
   CHECK(loaded.peak_bytes >= loaded.active_bytes);
   CHECK(loaded.limit_bytes > 0);
   mlxrt_session *session = session_of(model);
   struct answer *answer = ask(session, text_input("Hello"), greedy(20));
-  mlxrt_memory used = memory();
+  mlxrt_memory used = checked_memory();
   CHECK(answer->result.kv_bytes > 0);
   CHECK_INT(used.kv_bytes - loaded.kv_bytes, answer->result.kv_bytes);
   CHECK(answer->result.peak_bytes >= answer->result.active_bytes);
   free(answer);
   mlxrt_session_free(session);
-  CHECK_INT(memory().kv_bytes, loaded.kv_bytes);
+  CHECK_INT(checked_memory().kv_bytes, loaded.kv_bytes);
   mlxrt_model_free(model);
-  CHECK_INT(memory().weight_bytes, before.weight_bytes);
+  CHECK_INT(checked_memory().weight_bytes, before.weight_bytes);
 }
 
 static void metrics_of_a_model_and_of_the_process(void) {

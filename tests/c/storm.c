@@ -210,14 +210,6 @@ static int entries(const char *folder) {
   return count;
 }
 
-static mlxrt_memory memory(void) {
-  mlxrt_memory memory;
-  memset(&memory, 0, sizeof memory);
-  memory.struct_size = sizeof memory;
-  OK(mlxrt_memory_get(&memory));
-  return memory;
-}
-
 static void blow(double seconds, uint64_t seed) {
   pthread_t threads[THREADS];
   stop = 0;

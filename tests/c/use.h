@@ -34,6 +34,27 @@ static inline mlxrt_session_options session_options(void) {
   return options;
 }
 
+static inline mlxrt_memory memory(void) {
+  mlxrt_memory memory;
+  memset(&memory, 0, sizeof memory);
+  memory.struct_size = sizeof memory;
+  OK(mlxrt_memory_get(&memory));
+  return memory;
+}
+
+static inline mlxrt_memory_limits limits(uint64_t memory_limit) {
+  mlxrt_memory_limits limits;
+  memset(&limits, 0, sizeof limits);
+  limits.struct_size = sizeof limits;
+  limits.memory_limit = memory_limit;
+  return limits;
+}
+
+static inline void set_limit(uint64_t bytes) {
+  mlxrt_memory_limits wanted = limits(bytes);
+  OK(mlxrt_memory_set(&wanted));
+}
+
 static inline mlxrt_input no_input(void) {
   mlxrt_input input;
   memset(&input, 0, sizeof input);

@@ -108,6 +108,22 @@ void handles_move_and_close() {
   CHECK(greedy_text(last, 8) == expected);
 }
 
+void links_are_followed_if_the_host_says_so() {
+  Folder folder;
+  for (const auto &file : std::filesystem::directory_iterator(fixture("llama-f32"))) {
+    const auto target = std::filesystem::canonical(file.path());
+    std::filesystem::create_symlink(target, std::filesystem::path(folder.path) / file.path().filename());
+  }
+  FAILS(mlxrt::Model(folder.path), code::bad_model);
+  FAILS(mlxrt::Model::inspect(folder.path), code::bad_model);
+  mlxrt::LoadOptions load;
+  load.follow_links = true;
+  CHECK(mlxrt::Model::inspect(folder.path, load).find("\"model_type\"") != std::string::npos);
+  mlxrt::Model model(folder.path, load);
+  mlxrt::Session session(model);
+  CHECK(greedy_text(session, 5).size() > 0);
+}
+
 void texts_and_tokens() {
   const std::string inspected = mlxrt::Model::inspect(fixture("llama-f32"));
   CHECK(inspected.find("\"model_type\"") != std::string::npos);

@@ -40,6 +40,51 @@ DICTS = ["d", "ed", "nest", "people[0]", "messages[2]"]
 OTHERS = ["yes", "no", "nil", "missing", "d.missing", "range(4)", "(1, 'a')", "d.items()", "people[1].tags"]
 
 
+# What the generator seldom or never makes, before what it makes.
+FIXED = [
+    "{{ [{}, {}]|sort(attribute='a') }}",
+    "{{ [{'a': 1}, {}]|sort(attribute='a') }}",
+    "{{ [{}, {}]|sort(attribute='a,b')|length }}",
+    '{{ [missing, missing]|sort }}',
+    '{{ [missing, 1]|sort }}',
+    '{{ [none, none]|sort }}',
+    '{{ [none, 1]|sort }}',
+    "{{ [{'k': 2}, {'k': 2}]|sort }}",
+    "{{ [{'k': 2}, {'k': 1}]|sort }}",
+    '{{ [[2], [1, 3], [1]]|sort }}',
+    '{{ mix|sort }}',
+    '{{ [true, 0, 2.5]|sort }}',
+    "{{ [{}, {}]|map(attribute='a')|min }}",
+    "{{ {'a': missing, 'b': missing}|dictsort(by='value') }}",
+    "{{ [{}, {}]|groupby('a') }}",
+    "{{ '{}|{:}|{!s:>5}|{!r:>12}|'.format(missing, missing, missing, missing) }}",
+    "{{ '{:>5}'.format(missing) }}",
+    "{{ '{:d}'.format(missing) }}",
+    "{{ '{:>5}'.format(none) }}",
+    "{{ '%5s|%r' % (missing, missing) }}",
+    '{{ dict(missing) }}',
+    '{{ dict(missing, a=1) }}',
+    "{{ dict([]) }}{{ dict('') }}{{ dict({'a': 1}, b=2) }}",
+    '{{ dict(none) }}',
+    '{{ namespace(missing) }}',
+    '{{ missing|abs }}',
+    "{{ missing|abs|default('u') }}",
+    '{{ none|abs }}',
+    '{{ true|abs }}{{ j|abs }}{{ g|abs }}',
+    '{{ missing|truncate(3) }}|{{ [missing|truncate(3)] }}',
+    '{{ missing|truncate(1) }}',
+    "{% set c = cycler('a', 'b') %}{{ c.items }}{{ c.items|length }}{{ c['items'] }}",
+    "{% set c = cycler('a', [2]) %}{{ c.pos }}{{ c.next() }}{{ c.pos }}{{ c.current }}{{ c.next() }}{{ c.pos }}{{ c.items|tojson }}",
+    "{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.reset() }}{{ c.pos }}{{ c.nope }}",
+    "{% set c = cycler('a') %}{{ c.items() }}",
+    "{% set s = joiner('-') %}{{ s.used }}{{ s() }}{{ s.used }}{{ s() }}{{ s.sep }}{{ s.nope }}",
+    '{{ joiner().sep }}',
+    '{{ cycler() }}',
+    "{{ 0.1 * big }} {{ [1.1, 0.1 * big]|tojson }} {{ 5e-324 }} {{ 1e16 }} {{ 123456789012345680.0 }} {{ g }}",
+    "{{ 2.0 ** 50 + 0.125 }} {{ 2.0 ** 50 + 0.375 }} {{ 2.0 ** 53 }} {{ 2.0 ** 60 }} {{ 0.1 + 0.2 }} {{ 1 / 3 }}",
+]  # fmt: skip
+
+
 class Generator:
     def __init__(self, seed):
         self.r = random.Random(seed)
@@ -224,9 +269,9 @@ def main():
 
     signal.signal(signal.SIGALRM, too_long)
     generator = Generator(options.seed)
-    cases, seen = [], set()
+    cases, seen, fixed = [], set(), iter(FIXED)
     while len(cases) < options.count:
-        template = generator.template()
+        template = next(fixed, None) or generator.template()
         if template in seen or len(template) > 260:
             continue
         seen.add(template)

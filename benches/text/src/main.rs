@@ -5,6 +5,9 @@
 #[allow(dead_code)]
 #[path = "../../../src/error.rs"]
 mod error;
+#[allow(dead_code)]
+#[path = "../../../src/room.rs"]
+mod room;
 #[allow(dead_code, unused_imports)]
 #[path = "../../../src/template/mod.rs"]
 mod template;

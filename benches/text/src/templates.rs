@@ -6,8 +6,8 @@ use minijinja::value::Serde;
 use minijinja::Environment;
 use serde_json::{json, Map, Value};
 
-use crate::template::Now;
-use crate::text::{ChatTemplate, Message, TemplateOptions};
+use crate::template::{Json, Now};
+use crate::text::{ChatTemplate, Message, TemplateFiles, TemplateOptions};
 use crate::{peer, read_json, timed, Failure};
 
 /// Of the long conversation.
@@ -49,7 +49,7 @@ fn now() -> Now {
 /// A conversation as each side takes it: parsed JSON, before it becomes values of the engine.
 struct Conversation {
     messages: Vec<Message>,
-    tools: Option<Value>,
+    tools: Option<Json>,
     /// The variables of the whole.
     context: Value,
 }
@@ -64,9 +64,10 @@ impl Conversation {
         if let Some(tools) = &tools {
             context.insert("tools".into(), tools.clone());
         }
+        let tools = tools.map(|tools| Json::parse(tools.to_string().as_bytes()));
         Ok(Conversation {
             messages: Message::parse_list(messages.to_string().as_bytes())?,
-            tools,
+            tools: tools.transpose()?,
             context: context.into(),
         })
     }
@@ -93,11 +94,19 @@ fn ours(
     variables: &Map<String, Value>,
     spent: &mut Spent,
 ) -> Result<String, String> {
-    let (parse, template) = timed(|| ChatTemplate::find(Some(source.as_bytes()), Some(variables)));
+    let special: Vec<_> = variables
+        .iter()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    let (parse, template) = timed(|| {
+        let files = TemplateFiles {
+            jinja: Some(Ok(source.as_bytes().to_vec())),
+            ..TemplateFiles::default()
+        };
+        ChatTemplate::find(files, &special)
+    });
     spent.parse += parse;
-    let template = template
-        .map_err(|e| e.message)?
-        .ok_or("no template was found")?;
+    let template = template.ok_or("no template was found")?;
     let (render, pieces) =
         timed(|| template.render(&conversation.messages, conversation.options(), &now));
     spent.render += render;

@@ -6,7 +6,8 @@ use serde_json::{json, Map, Value};
 
 use crate::template::Origin;
 use crate::text::{
-    Finish, Kind, Piece, Specials, StopStrings, StreamOptions, TextStream, Token, Tokenizer,
+    Finish, Kind, Piece, Specials, StopStrings, StreamOptions, TextStream, Token, TokenFiles,
+    Tokenizer,
 };
 use crate::{timed, Failure};
 
@@ -68,7 +69,11 @@ fn one(folder: &Path, text: &str, rounds: usize) -> Result<Value, Failure> {
         .ok()
         .map(|file| serde_json::from_slice(&file))
         .transpose()?;
-    let ours = Tokenizer::from_bytes(&file, config.as_ref().and_then(Value::as_object))?;
+    let files = TokenFiles {
+        config: config.as_ref().and_then(Value::as_object).cloned(),
+        ..TokenFiles::default()
+    };
+    let ours = Tokenizer::new(&file, &files, None, &mut Vec::new())?;
     let mut direct = tokenizers::Tokenizer::from_bytes(&file).map_err(|e| e.to_string())?;
     direct.with_padding(None);
     direct.with_truncation(None).map_err(|e| e.to_string())?;

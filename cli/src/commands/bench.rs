@@ -37,7 +37,7 @@ pub fn run(command: &BenchCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let name = command.model.name()?;
     let _library = common.start()?;
     let start = Instant::now();
-    let model = load_model(&name, command.model.context, ui)?;
+    let model = load_model(&name, command.model.load_options(), ui)?;
     let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let prompt = prompt(&model, command.prompt_tokens as usize)?;
     let rounds = command.repeat.saturating_add(1);

@@ -83,7 +83,7 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let adapters = command.adapters.list()?;
     let name = command.model.name()?;
     let _library = common.start()?;
-    let model = load_model(&name, command.model.context, ui)?;
+    let model = load_model(&name, command.model.load_options(), ui)?;
     let session = model.session(&command.session.raw(command.model.context))?;
     let mut chat = Chat {
         model: &model,

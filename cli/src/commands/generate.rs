@@ -1,64 +1,22 @@
 //! `mlxrt generate`: one prompt, one answer.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::answer::{self, stop_words};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::ffi::*;
-use crate::handles::Input;
-use crate::options::{
-    cost, load_model, read_stdin, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs,
-    SessionArgs,
-};
+use crate::options::{cost, load_model, AdapterArgs, Common, GenerateArgs, ModelArgs, SessionArgs};
+use crate::prompt::PromptArgs;
 use crate::ui::Ui;
 
 #[derive(Args)]
 pub struct GenerateCommand {
     #[command(flatten)]
     model: ModelArgs,
-    /// The prompt; "-" or nothing reads standard input
-    #[arg(id = "second_prompt", value_name = "PROMPT")]
-    second: Option<String>,
-    /// PROMPT, as an option
-    #[arg(
-        id = "prompt",
-        short = 'p',
-        long = "prompt",
-        value_name = "PROMPT",
-        conflicts_with = "file"
-    )]
-    named: Option<String>,
-    /// Read the prompt from a file; one new line at its end is dropped
-    #[arg(short, long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Read a whole conversation from a JSON file: an array of messages, as /save of chat writes it
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file", "system", "raw"])]
-    messages: Option<PathBuf>,
-    /// What the model is told before the prompt
-    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
-    system: Option<String>,
-    /// A JSON file with an array of tools that the model may call
-    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
-    tools: Option<PathBuf>,
-    /// Continue the prompt as it is: no chat template
-    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "template_args"])]
-    raw: bool,
-    /// With --raw: put no BOS in front
-    #[arg(long, requires = "raw")]
-    no_bos: bool,
-    /// With --raw: special tokens written in the prompt are just text
-    #[arg(long, requires = "raw")]
-    special_as_text: bool,
-    /// Special tokens written in messages count as such
-    #[arg(long, conflicts_with = "raw")]
-    trust_content: bool,
-    /// Go on with the last message of --messages, which must be the assistant's
-    #[arg(long, requires = "messages")]
-    continue_last: bool,
+    #[command(flatten)]
+    prompt: PromptArgs,
     /// With --json: the log-probability of each token
     #[arg(long, requires = "json")]
     logprobs: bool,
@@ -80,7 +38,9 @@ pub struct GenerateCommand {
 }
 
 pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
-    let (name, input) = command.model_and_input()?;
+    let (name, input) = command
+        .prompt
+        .model_and_input(&command.model, &command.generate.template_args)?;
     command.adapters.list()?;
     let mut options = command.generate.options();
     if command.logprobs || command.top_logprobs.is_some() {
@@ -90,7 +50,7 @@ pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     options.raw.progress_tokens = command.progress.unwrap_or(0);
 
     let _library = common.start()?;
-    let model = load_model(&name, command.model.context, ui)?;
+    let model = load_model(&name, command.model.load_options(), ui)?;
     let session = model.session(&command.session.raw(command.model.context))?;
     command.adapters.apply(&model, &session, ui)?;
     let answer = answer::run(&model, &session, &input, &options, ui)?;
@@ -99,79 +59,4 @@ pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
         ui.note(&format!("[{why}{}]", cost(&answer.result)));
     }
     answer.failure().map_or(Ok(()), Err)
-}
-
-impl GenerateCommand {
-    fn model_and_input(&self) -> Outcome<(String, Input)> {
-        let (name, argument) = self
-            .model
-            .name_and_next(self.second.as_deref(), "the prompt")?;
-        if argument.is_some() {
-            for (given, option) in [
-                (self.named.is_some(), "--prompt"),
-                (self.file.is_some(), "--file"),
-                (self.messages.is_some(), "--messages"),
-            ] {
-                if given {
-                    return Err(Failure::usage(format!(
-                        "two prompts: one as an argument, and one with {option}"
-                    )));
-                }
-            }
-        }
-        Ok((name, self.input(argument)?))
-    }
-
-    fn input(&self, argument: Option<String>) -> Outcome<Input> {
-        let mut input = Input::default();
-        for (set, flag) in [
-            (self.no_bos, MLXRT_INPUT_NO_BOS),
-            (self.special_as_text, MLXRT_INPUT_SPECIAL_AS_TEXT),
-            (self.trust_content, MLXRT_INPUT_TRUST_CONTENT),
-            (self.continue_last, MLXRT_INPUT_CONTINUE_LAST),
-        ] {
-            if set {
-                input.flags |= flag;
-            }
-        }
-        input.template_args.clone_from(&self.generate.template_args);
-        input.tools = self.tools.as_ref().map(read_text).transpose()?;
-        if let Some(path) = &self.messages {
-            input.messages = Some(read_text(path)?);
-            return Ok(input);
-        }
-        let prompt = self.prompt(argument)?;
-        if self.raw {
-            input.text = Some(prompt);
-            return Ok(input);
-        }
-        let mut messages = Vec::new();
-        if let Some(system) = &self.system {
-            messages.push(json!({"role": "system", "content": system}));
-        }
-        messages.push(json!({"role": "user", "content": prompt}));
-        input.messages = Some(json!(messages).to_string());
-        Ok(input)
-    }
-
-    fn prompt(&self, argument: Option<String>) -> Outcome<String> {
-        let given = argument.or_else(|| self.named.clone());
-        let mut text = match (given, &self.file) {
-            (Some(prompt), _) if prompt != "-" => return Ok(prompt),
-            (_, Some(path)) => read_text(path)?,
-            (None, None) if io::stdin().is_terminal() => {
-                return Err(Failure::usage(
-                    "no prompt: give one behind the model, with --prompt or --file, or on standard input",
-                ))
-            }
-            _ => read_stdin()?,
-        };
-        if text.ends_with('\n') {
-            text.pop();
-        }
-        if text.is_empty() {
-            return Err(Failure::usage("the prompt is empty"));
-        }
-        Ok(text)
-    }
 }

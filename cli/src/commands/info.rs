@@ -4,8 +4,7 @@ use clap::Args;
 use serde_json::{json, Value};
 
 use crate::failure::Outcome;
-use crate::ffi::mlxrt_load_options;
-use crate::handles::{self, sized};
+use crate::handles;
 use crate::options::{with_a_way_to_get, Common, ModelArgs, SessionArgs};
 use crate::ui::{self, Style, Ui};
 
@@ -18,9 +17,7 @@ pub struct InfoCommand {
 }
 
 pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
-    let load = sized!(mlxrt_load_options {
-        context: command.model.context.unwrap_or(0),
-    });
+    let load = command.model.load_options();
     let session = command.session.raw(command.model.context);
     let name = command.model.name()?;
     let model = handles::inspect(&name, &load, &session)

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chat;
 pub mod complete;
+pub mod count;
 pub mod docs;
 pub mod generate;
 pub mod info;

@@ -41,7 +41,7 @@ pub fn run(command: &SaveCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let (name, out) = command.model_and_out()?;
     let out = command.checked(&out)?;
     let _library = common.start()?;
-    let model = load_model(&name, None, ui)?;
+    let model = load_model(&name, command.model.load_options(), ui)?;
     let loaded = load_adapters(&model, &adapters, ui)?;
     let (mut written, mut told, mut unheard) = (0, None, Ok(()));
     let saved = {

@@ -159,7 +159,7 @@ pub fn run(command: &TrainCommand, common: &Common, ui: &Ui) -> Outcome<()> {
         writable(path.parent().unwrap_or(Path::new("")))?;
     }
     let _library = common.start()?;
-    let model = load_model(&name, command.model.context, ui)?;
+    let model = load_model(&name, command.model.load_options(), ui)?;
     let adapter = command.adapter.open(&model, ui)?;
     let info = adapter.info()?;
     let parameters = info["parameters"].as_u64().unwrap_or(0);

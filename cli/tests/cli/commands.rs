@@ -57,6 +57,61 @@ fn prompts_come_from_everywhere() {
 }
 
 #[test]
+fn count_tells_what_generate_takes_in() {
+    let model = demo();
+    let folder = scratch("count");
+    let messages = folder.join("messages.json");
+    let said = json!([{"role": "user", "content": FRANCE}, {"role": "assistant", "content": "It"}]);
+    fs::write(&messages, said.to_string()).unwrap();
+    let messages = messages.to_str().unwrap();
+    for prompt in [
+        &[FRANCE][..],
+        &[FRANCE, "--system", "Be brief."],
+        &["<|im_end|>"],
+        &["<|im_end|>", "--trust-content"],
+        &["<|im_end|>", "--raw"],
+        &["--messages", messages, "--continue-last"],
+        &[FRANCE, "--template-args", "{\"enable_thinking\":false}"],
+    ] {
+        let with =
+            |command: &str, more: &[&str]| run([&[command, &model], prompt, more].concat()).fine();
+        let events = json_lines(&with("generate", &["-n", "1", "--json"]));
+        let taken = &events.last().unwrap()["prompt_tokens"];
+        assert_eq!(with("count", &[]), format!("{taken}\n"), "{prompt:?}");
+        let count = &json_lines(&with("count", &["--json"]))[0];
+        assert_eq!(&count["count"], taken);
+        for list in ["tokens", "token_texts"] {
+            let length = count[list].as_array().unwrap().len();
+            assert_eq!(taken, &json!(length), "{list} of {prompt:?}");
+        }
+        assert_eq!(count["context"], 2048);
+    }
+    assert_eq!(
+        run_with_input(["count", &model, "--raw"], b"Once upon a time\n").fine(),
+        run(["count", &model, "Once upon a time", "--raw"]).fine()
+    );
+    run(["count", &model, "x", "--raw", "--system", "y"]).fails(2, "--system");
+}
+
+#[test]
+fn links_are_followed_on_wish() {
+    let folder = scratch("links");
+    for file in fs::read_dir(tiny()).unwrap().flatten() {
+        std::os::unix::fs::symlink(file.path(), folder.join(file.file_name())).unwrap();
+    }
+    let model = folder.to_str().unwrap();
+    for (command, more) in [
+        ("info", &[][..]),
+        ("generate", &["abc", "-n", "1"]),
+        ("count", &["abc"]),
+    ] {
+        let line = [&[command, model], more].concat();
+        run(&line).fails(5, "link");
+        run([&line[..], &["--follow-links"]].concat()).fine();
+    }
+}
+
+#[test]
 fn the_log_is_shown_on_wish() {
     let with = |more: &[&str]| {
         let ran = run([&["generate", &tiny(), "abc", "--greedy", "-n", "5"], more].concat());

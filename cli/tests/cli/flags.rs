@@ -198,7 +198,8 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--verbose"
             | "--overwrite"
             | "--mask-prompt"
-            | "--checkpoint" => vec![],
+            | "--checkpoint"
+            | "--follow-links" => vec![],
             "--load" => vec![&messages],
             "--keep" => vec!["2", "--window", "64"],
             "--window" | "--context" | "--max-tokens" | "--penalty-window" | "--batch-size" => {
@@ -243,6 +244,7 @@ fn the_help_shows_nothing_that_is_refused() {
     for (command, base, short) in [
         ("generate", &["-m", &model][..], &["--max-tokens", "2"][..]),
         ("chat", &["-m", &model], &["--max-tokens", "2"]),
+        ("count", &["-m", &model], &[]),
         ("info", &["-m", &model], &[]),
         (
             "bench",
@@ -282,7 +284,7 @@ fn the_help_shows_nothing_that_is_refused() {
             arguments.extend(short.chunks(2).filter(|pair| pair[0] != flag).flatten());
             let whole =
                 ["--prompt", "--file", "--messages", "--continue-last"].contains(&flag.as_str());
-            if command == "generate" && !whole {
+            if ["generate", "count"].contains(&command) && !whole {
                 arguments.extend(["--prompt", "abc"]);
             }
             if ["--logprobs", "--top-logprobs", "--progress"].contains(&flag.as_str()) {

@@ -18,7 +18,9 @@ fn in_backticks(text: &str) -> Vec<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 6] = ["generate", "chat", "info", "bench", "train", "save"];
+const COMMANDS: [&str; 7] = [
+    "generate", "chat", "count", "info", "bench", "train", "save",
+];
 
 /// "## generate, chat: `end`", and a table whose first cells have the fields.
 fn written() -> BTreeSet<Row> {
@@ -97,6 +99,7 @@ fn seen() -> BTreeSet<Row> {
         )
         .fine(),
     );
+    take("count", &run(["count", &model, "abc", "--json"]).fine());
     take("info", &run(["info", &model, "--json"]).fine());
     take(
         "bench",

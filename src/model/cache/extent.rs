@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// Room is doubled between these, and then grows by the larger one: a session of a few tokens holds little, a long one is
-/// seldom copied, and none has room for more than 256 tokens too many.
+/// The first room, and what others are multiples of: a session of a few tokens holds little, a longer one is seldom copied
+/// (each time costs as much as a token or two), and none has room for more than 256 tokens too many.
 const ROOMS: [i32; 2] = [32, 256];
 
 /// The numbers of one cache.
@@ -241,8 +241,8 @@ impl Place {
 /// The room that is made for so many tokens.
 fn room(tokens: i32) -> i32 {
     let [least, step] = ROOMS;
-    match tokens <= step {
-        true => tokens.max(least).unsigned_abs().next_power_of_two() as i32,
+    match tokens <= least {
+        true => least,
         false => tokens.saturating_add(step - 1) / step * step,
     }
 }
@@ -252,7 +252,7 @@ pub fn room_below(most: i32) -> i32 {
     let [least, step] = ROOMS;
     match most - 1 {
         tokens if tokens >= step => tokens / step * step,
-        tokens if tokens >= least => 1 << tokens.ilog2(),
+        tokens if tokens >= least => least,
         _ => 0,
     }
 }
@@ -262,12 +262,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_doubled_and_then_grows_in_steps() {
+    fn room_is_small_and_then_grows_in_steps() {
         let rooms = [
             (1, 32),
             (13, 32),
-            (33, 64),
-            (100, 128),
+            (32, 32),
+            (33, 256),
             (256, 256),
             (257, 512),
             (5000, 5120),
@@ -277,7 +277,7 @@ mod tests {
         }
         for tokens in 1..3000 {
             let (room, below) = (room(tokens), room_below(tokens));
-            assert!(room >= tokens && room - tokens < 256.min(32.max(tokens)));
+            assert!(room >= tokens && room - tokens < 256);
             assert!(below < tokens && super::room(below + 1) >= tokens);
         }
         assert!(room(i32::MAX) > 0 && room_below(i32::MAX) > 0);

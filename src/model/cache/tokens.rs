@@ -150,9 +150,14 @@ impl Cache {
 /// What a place takes over of `[1, heads, tokens, head_dim]`, in the room of the place.
 fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
     let (mut new, mut at) = (like.room(place.capacity)?, 0);
-    for part in place.moved.iter().flatten() {
-        // In two, for what is written over all of an array takes its place: a view of the old room.
-        let middle = (part.start + part.end) / 2;
+    let parts = || place.moved.iter().flatten();
+    // What is written over all of an array takes its place, as a view of the old room; so that is done in two.
+    let whole = parts().any(|part| part.len() as i32 == place.capacity);
+    for part in parts() {
+        let middle = match whole {
+            true => (part.start + part.end) / 2,
+            false => part.end,
+        };
         for part in [part.start..middle, middle..part.end] {
             let length = part.end - part.start;
             if length > 0 {
@@ -161,7 +166,9 @@ fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
             }
         }
     }
-    let new = ops::contiguous(&new)?;
+    if whole {
+        new = ops::contiguous(&new)?;
+    }
     mlx::eval(&[&new])?;
     drop(old);
     if fast::active() {

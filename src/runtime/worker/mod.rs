@@ -331,7 +331,10 @@ impl Worker {
             // Its state on the device may have been queued and never asked for; it is made anew from the tokens.
             running.sampler = None;
             if Some(i) == index || self.caches.of(&running.key).is_ok_and(in_flight) {
-                crate::log::debug!("request {} is tried again", running.job.request.ticket.id());
+                if hopeless != Some(i) {
+                    let id = running.job.request.ticket.id();
+                    crate::log::debug!("request {id} is tried again");
+                }
                 running.strike();
             }
         }

@@ -18,7 +18,6 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
     match filter {
         Filter::Abs => {
             let [] = args.bind("abs", [])?;
-            eval.checked(&value)?;
             abs(&value)
         }
         Filter::Int => {

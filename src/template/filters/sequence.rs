@@ -387,8 +387,14 @@ fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
                 V::list(keys, &mut eval.budget)?
             }
         };
-        // In a list of keys, as jinja2 compares them, equal undefined values do not stop a sort.
         keyed.push((key, item));
+    }
+    // jinja2 compares lists of keys, also of one: equal ones stop no sort, whether they know `<` or not.
+    let plain = |key: &V| matches!(key, V::Str(_)) || operators::number(key).is_some();
+    if getters.len() == 1 && !keyed.iter().all(|(key, _)| plain(key)) {
+        for (key, _) in &mut keyed {
+            *key = V::list(vec![std::mem::replace(key, V::none())], &mut eval.budget)?;
+        }
     }
     let decided = decided(&keyed);
     let sorted = operators::sort(keyed, truth(reverse), &mut eval.budget)?;

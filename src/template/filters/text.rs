@@ -177,10 +177,7 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
         None => methods::own("..."),
         Some(end) => str_arg(end)?,
     };
-    eval.checked(&value)?;
-    let text = str_arg(value)?;
     let count = |text: &str| i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
-    eval.budget.bytes(text.len())?;
     let end_len = count(end.as_str());
     if length < end_len {
         return Fault::value_error(format!("expected length >= {end_len}, got {length}"));
@@ -188,6 +185,12 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
     if leeway < 0 {
         return Fault::value_error(format!("expected leeway >= 0, got {leeway}"));
     }
+    // Nothing of it is too long.
+    if value.is_undefined() {
+        return Ok(value);
+    }
+    let text = str_arg(value)?;
+    eval.budget.bytes(text.len())?;
     let all = text.as_str();
     if count(all) <= length.saturating_add(leeway) {
         return Ok(V::Str(text));

@@ -261,7 +261,7 @@ fn cases() -> Vec<Case> {
     case!("function range": "range(x)", "range(x, 9)", "range(x)|list", "range(0, 9, x)|list", "range(9)[x]", "range(9)[x:]", "range(9)[::x]"; x = json!([3, 5, 1]));
     case!("function dict": "dict(x)", "dict(x, b='<b>')", "dict(**x)", "dict([[k, '<v>'], ['b', '<b>']])"; x = dict, k = json!(["a", "b"]));
     case!("function namespace": "namespace(a=x).a", "namespace(**d).a", "namespace(a='<a>', b='<b>')[k]"; x = any, d = dict, k = json!(["a", "b"]));
-    case!("function cycler": "cycler(x, '<b>').next()", "cycler(x).current"; x = any);
+    case!("function cycler": "cycler(x, '<b>').next()", "cycler(x).current", "cycler(x, '<b>').items", "cycler(x).items[0]", "joiner(x).sep"; x = any);
     case!("function strftime_now": "strftime_now(x)", "strftime_now('%Y ' ~ x)"; x = json!(["%Y", "%d <|", "<|im_end|>"]));
 
     // Operators.

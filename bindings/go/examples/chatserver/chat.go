@@ -59,16 +59,6 @@ func (s *server) logprobs(event mlxrt.Event) []object {
 	return out
 }
 
-// prompt is what the messages are in tokens. (Special tokens that are written inside of content come out otherwise than
-// in the request itself. That only makes a session look less alike.)
-func (s *server) prompt(input mlxrt.Input) ([]int32, error) {
-	text, err := s.model.Render(input)
-	if err != nil {
-		return nil, err
-	}
-	return s.model.Tokenize(text, nil)
-}
-
 func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 	q := request{Messages: json.RawMessage("[]")}
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 16<<20)).Decode(&q); err != nil {
@@ -89,7 +79,7 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	input := q.input()
-	prompt, err := s.prompt(input)
+	prompt, err := s.model.PromptTokens(input)
 	if err != nil {
 		problemOf(err).reply(w)
 		return

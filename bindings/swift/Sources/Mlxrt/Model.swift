@@ -12,12 +12,15 @@ public final class Model: Sendable {
     public var timeout: Duration?
     /// The folder of a draft model for speculation.
     public var draftPath: String?
+    /// Whether the folder's files may be links to files outside it, such as weights in a store.
+    public var followLinks: Bool
 
     /// All defaults, or some of them.
-    public init(context: Int? = nil, timeout: Duration? = nil, draftPath: String? = nil) {
+    public init(context: Int? = nil, timeout: Duration? = nil, draftPath: String? = nil, followLinks: Bool = false) {
       self.context = context
       self.timeout = timeout
       self.draftPath = draftPath
+      self.followLinks = followLinks
     }
 
     func make(_ arena: Arena) throws -> mlxrt_load_options {
@@ -26,6 +29,7 @@ public final class Model: Sendable {
       options.context = try positive(context, "context")
       options.timeout_ms = try milliseconds(timeout, "timeout")
       options.draft_path = try draftPath.map { try arena.name($0, "draftPath") }
+      if followLinks { options.flags |= MLXRT_LOAD_FOLLOW_LINKS }
       return options
     }
   }

@@ -230,6 +230,19 @@ final class GenerationTests: XCTestCase {
     XCTAssertEqual(loaded.vocabularySize, loaded.json["vocab_size"]?.intValue)
   }
 
+  func testLinksAreFollowedIfTheHostSaysSo() async throws {
+    let from = Fixture.path("models/qwen3-f32"), folder = try Fixture.folder()
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    for name in try FileManager.default.contentsOfDirectory(atPath: from) {
+      try FileManager.default.createSymbolicLink(atPath: folder + "/" + name, withDestinationPath: from + "/" + name)
+    }
+    await assertFails(.badModel, "link") { try await Model.load(folder) }
+    await assertFails(.badModel, "link") { try await Model.inspect(folder) }
+    let follow = Model.LoadOptions(followLinks: true)
+    let inspected = try await Model.inspect(folder, options: follow)
+    XCTAssertEqual(try await Model.load(folder, options: follow).info().parameters, inspected.parameters)
+  }
+
   func testSessionOptions() async throws {
     let model = try await Fixture.model()
     let session = try Session(model, options: .init(context: 40, window: 16, keep: 0))
