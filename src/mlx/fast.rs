@@ -372,9 +372,14 @@ impl PackedMatrix {
 
     /// x `[…, in]` → `[…, out]`
     pub fn product(&self, x: &Array) -> Result<Array> {
+        self.product_as(x, self.product_type(x.dtype()))
+    }
+
+    /// The same, in another float type.
+    pub fn product_as(&self, x: &Array, dtype: Dtype) -> Result<Array> {
         let layout = self.layout;
         let shape = with_last(x, layout.rows());
-        let out = (&shape[..], self.product_type(x.dtype()));
+        let out = (&shape[..], dtype);
         product(c"quantized_matmul", x, (&self.data, Some(layout)), out)
     }
 
@@ -458,8 +463,13 @@ fn with_last(x: &Array, last: usize) -> Vec<i32> {
 
 /// x `[…, in]` by a dense weight `[out, in]` → `[…, out]`
 pub fn linear(x: &Array, weight: &Array) -> Result<Array> {
+    linear_as(x, weight, x.dtype().wider(weight.dtype()))
+}
+
+/// The same, in another float type.
+pub fn linear_as(x: &Array, weight: &Array, dtype: Dtype) -> Result<Array> {
     let shape = with_last(x, weight.dim(0).max(0) as usize);
-    let out = (&shape[..], x.dtype().wider(weight.dtype()));
+    let out = (&shape[..], dtype);
     product(c"linear", x, (weight, None), out)
 }
 

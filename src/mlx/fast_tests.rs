@@ -311,7 +311,6 @@ fn packed_experts_come_back_bit_by_bit() {
             let biases = (scheme.mode == Mode::Affine).then_some(biases);
             let packed = PackedExperts::new(&weight, &scales, biases.as_ref(), scheme);
             let packed = packed.unwrap().expect("a scheme that the kernels know");
-            assert_eq!(packed.experts(), 5);
             for range in [0..5, 1..3, 4..i32::MAX] {
                 let back = packed.unpack(range.clone()).unwrap();
                 let same = |back: &Array, all: &Array| {

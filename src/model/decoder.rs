@@ -104,6 +104,11 @@ impl Decoder {
         &self.costs
     }
 
+    /// Whether the keys of a sequence with so many tokens are turned otherwise than those of a short one.
+    pub fn is_long(&self, tokens: i32) -> bool {
+        self.live.ropes.iter().any(|rope| rope.is_long(tokens))
+    }
+
     /// What `n` more tokens in these caches take.
     pub fn cost(&self, n: i32, caches: &[Cache]) -> StepCost {
         let rooms = caches.iter().zip(self.costs.tokens());
@@ -309,6 +314,11 @@ impl<'a> Forward<'a> {
     /// x `[…, in]` → `[…, out]`
     pub fn linear(&self, site: Site, x: &Array) -> Result<Array> {
         self.linear_layer(site)?.forward(x, self.adapters)
+    }
+
+    /// x `[…, in]` → `[…, out]` f32
+    pub fn logits(&self, site: Site, x: &Array) -> Result<Array> {
+        self.linear_layer(site)?.logits(x, self.adapters)
     }
 
     /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.

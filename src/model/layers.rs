@@ -239,6 +239,20 @@ impl Linear {
         })
     }
 
+    /// x `[…, in]` → `[…, out]` f32, not rounded to the type of x
+    pub fn logits(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
+        let own = adapters.patch(self.site).is_none() && fast::products(x.dtype());
+        let y = match &self.matrix {
+            Matrix::Dense { weight, .. } if own => fast::linear_as(x, weight, Dtype::F32)?,
+            Matrix::Packed(packed) if own => packed.product_as(x, Dtype::F32)?,
+            _ => return self.forward(&ops::astype(x, Dtype::F32)?, adapters),
+        };
+        match &self.bias {
+            Some(bias) => ops::add(&y, bias),
+            None => Ok(y),
+        }
+    }
+
     /// x `[…, in]` → `[…, out]`
     pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
         if let Some(patch) = adapters.patch(self.site) {

@@ -189,10 +189,15 @@ impl RotaryEmbedding {
         })
     }
 
+    /// Whether a sequence with so many tokens has frequencies of its own.
+    pub fn is_long(&self, length: i32) -> bool {
+        self.long.as_ref().is_some_and(|(most, _)| length > *most)
+    }
+
     /// Of a sequence with so many tokens.
     fn of(&self, length: i32) -> &Frequencies {
         match &self.long {
-            Some((most, long)) if length > *most => long,
+            Some((_, long)) if self.is_long(length) => long,
             _ => &self.frequencies,
         }
     }

@@ -31,6 +31,8 @@ pub struct SessionCache {
     pub tokens: Vec<i32>,
     /// The last step that wrote to it.
     pub last_step: u64,
+    /// Its keys are turned as those of a long sequence (`Decoder::is_long`).
+    pub long: bool,
     /// The session's, which is told when they go.
     ledger: Arc<Ledger>,
 }
@@ -41,6 +43,7 @@ impl SessionCache {
             layers,
             tokens: Vec::new(),
             last_step: 0,
+            long: false,
             ledger,
         }
     }

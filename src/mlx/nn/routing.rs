@@ -58,27 +58,28 @@ pub fn route(
 }
 
 /// What experts give, `[rows, top_k, hidden]`, by weights f32 `[rows, top_k]`, summed, and what a shared expert gives, `[rows,
-/// hidden]`, times the sigmoid of its gate, `[rows, 1]` → `[rows, hidden]`
+/// hidden]`, times the sigmoid of its gate, f32 `[rows, 1]` → `[rows, hidden]`
 pub fn weighted_sum(
     y: &Array,
     weights: &Array,
     shared: Option<(&Array, Option<&Array>)>,
 ) -> Result<Array> {
-    let same = |(shared, gate): (&Array, Option<&Array>)| {
-        shared.dtype() == y.dtype() && gate.is_none_or(|gate| gate.dtype() == y.dtype())
-    };
+    let same = |(shared, _): (&Array, Option<&Array>)| shared.dtype() == y.dtype();
     if fast::active() && shared.is_none_or(same) {
         return fast::weighted_sum(y, weights, shared);
     }
     let [rows, top_k] = [weights.dim(0), weights.dim(1)];
     let by = ops::reshape(weights, &[rows, top_k, 1])?;
     let sum = ops::sum(&ops::multiply(y, &by)?, 1, false)?;
-    let sum = ops::astype(&sum, y.dtype())?;
-    match shared {
-        None => Ok(sum),
-        Some((shared, None)) => ops::add(&sum, shared),
-        Some((shared, Some(gate))) => ops::add(&sum, &ops::multiply(&ops::sigmoid(gate)?, shared)?),
-    }
+    let sum = match shared {
+        None => sum,
+        Some((shared, None)) => ops::add(&sum, shared)?,
+        Some((shared, Some(gate))) => {
+            ops::add(&sum, &ops::multiply(&ops::sigmoid(gate)?, shared)?)?
+        }
+    };
+    let dtype = shared.map_or(y.dtype(), |(shared, _)| y.dtype().wider(shared.dtype()));
+    ops::astype(&sum, dtype)
 }
 
 impl Routing {

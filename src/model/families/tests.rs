@@ -124,9 +124,9 @@ fn wrong_configs_are_named() {
         (r#","rms_norm_eps":null"#, Code::BadModel, "rms_norm_eps"),
         (r#","rope_theta":0"#, Code::BadModel, "rope_theta"),
         (
-            r#","rope_scaling":{"type":"yarn","factor":4}"#,
+            r#","rope_scaling":{"type":"ntk","factor":4}"#,
             Code::Unsupported,
-            "yarn",
+            "ntk",
         ),
         (
             r#","rope_scaling":{"type":"linear"}"#,
@@ -186,4 +186,126 @@ fn an_unknown_family_lists_the_known_ones() {
         read(r#"{"model_type":7}"#).unwrap_err().code,
         Code::BadModel
     );
+}
+
+/// Configs of every family as its fixtures have them, each key in turn missing, null, of another type or absurd: an error that
+/// names the file and a code, or a description; never a panic.
+#[test]
+fn every_key_of_every_family_may_be_wrong() {
+    use serde_json::{json, Value};
+
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let list = std::fs::read(fixtures.join("families.json")).unwrap();
+    let list: Value = serde_json::from_slice(&list).unwrap();
+    let (mut read_ones, mut refused) = (0, 0);
+    for case in list.as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        if !name.ends_with("-f32") && !name.contains("longrope") {
+            continue;
+        }
+        let path = fixtures.join("models").join(name).join("config.json");
+        let good: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let mut try_one = |config: &Value, what: &str| match read(&config.to_string()) {
+            Ok(_) => read_ones += 1,
+            Err(error) => {
+                refused += 1;
+                let known = matches!(error.code, Code::BadModel | Code::Unsupported);
+                assert!(known, "{name}: {what}: {error}");
+                assert!(
+                    error.message.contains("config.json"),
+                    "{name}: {what}: {error}"
+                );
+            }
+        };
+        try_one(&good, "as it is");
+        let bad = [
+            json!(null),
+            json!("x"),
+            json!(-1),
+            json!(0),
+            json!(3),
+            json!(1e30),
+            json!(9_223_372_036_854_775_807i64),
+            json!([]),
+            json!([0]),
+            json!([{}]),
+            json!({}),
+            json!(true),
+        ];
+        // Of the whole, and of each object in it.
+        let mut places = vec![String::new()];
+        for (key, value) in good.as_object().unwrap() {
+            if value.is_object() {
+                places.push(format!("/{key}"));
+            }
+        }
+        for place in places {
+            let keys: Vec<String> = match good.pointer(&place) {
+                Some(Value::Object(map)) => map.keys().cloned().collect(),
+                _ => continue,
+            };
+            for key in keys {
+                let object = |config: &mut Value, value: Option<&Value>| {
+                    let map = config.pointer_mut(&place).unwrap().as_object_mut().unwrap();
+                    match value {
+                        Some(value) => map.insert(key.clone(), value.clone()),
+                        None => map.remove(&key),
+                    };
+                };
+                let mut config = good.clone();
+                object(&mut config, None);
+                try_one(&config, &format!("{place}/{key} is missing"));
+                for value in &bad {
+                    let mut config = good.clone();
+                    object(&mut config, Some(value));
+                    try_one(&config, &format!("{place}/{key} is {value}"));
+                }
+            }
+        }
+    }
+    assert!(
+        read_ones > 1000 && refused > 2000,
+        "{read_ones} and {refused}"
+    );
+}
+
+#[test]
+fn experts_and_layer_lists_that_do_not_fit_are_named() {
+    let moe = r#"{"model_type":"qwen3_moe","hidden_size":64,"num_hidden_layers":2,"intermediate_size":96,"num_attention_heads":4,
+        "num_key_value_heads":2,"head_dim":16,"rms_norm_eps":1e-5,"vocab_size":131,"num_experts":4,"num_experts_per_tok":2,
+        "moe_intermediate_size":32"#;
+    let glm = r#","first_k_dense_replace":0,"n_routed_experts":8,"n_shared_experts":1"#;
+    let cases = [
+        (moe, r#","num_experts_per_tok":5"#, "num_experts_per_tok"),
+        (moe, r#","num_experts":100000"#, "num_experts"),
+        (moe, r#","mlp_only_layers":["x"]"#, "mlp_only_layers"),
+        (moe, r#","hidden_act":"gelu""#, "hidden_act"),
+        (glm, r#","n_group":3"#, "n_group"),
+        (glm, r#","n_group":4,"topk_group":5"#, "topk_group"),
+        (
+            glm,
+            r#","n_group":4,"topk_group":1,"num_experts_per_tok":3"#,
+            "topk_group",
+        ),
+        (glm, r#","scoring_func":"softmax""#, "scoring_func"),
+        (
+            glm,
+            r#","partial_rotary_factor":0.01"#,
+            "partial_rotary_factor",
+        ),
+    ];
+    for (base, more, word) in cases {
+        let mut map: serde_json::Map<_, _> = serde_json::from_str(&format!("{moe}}}")).unwrap();
+        if base == glm {
+            let own: serde_json::Map<_, _> =
+                serde_json::from_str(&format!("{{{}}}", &glm[1..])).unwrap();
+            map.extend(own);
+            map.insert("model_type".into(), "glm4_moe".into());
+        }
+        let changes: serde_json::Map<_, _> =
+            serde_json::from_str(&format!("{{{}}}", &more[1..])).unwrap();
+        map.extend(changes);
+        let error = read(&serde_json::to_string(&map).unwrap()).unwrap_err();
+        assert!(error.message.contains(word), "{more}: {error}");
+    }
 }

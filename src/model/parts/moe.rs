@@ -159,7 +159,7 @@ impl Moe {
         let shared = match &self.shared {
             None => None,
             Some((mlp, gate)) => {
-                let gate = gate.map(|gate| with.linear(gate, &flat)).transpose()?;
+                let gate = gate.map(|gate| with.logits(gate, &flat)).transpose()?;
                 Some((mlp.forward(with, &flat)?, gate))
             }
         };
@@ -203,7 +203,7 @@ impl Moe {
     /// x `[rows, hidden]` → the chosen experts `[rows, top_k]` and their weights f32 `[rows, top_k]`. In f32 from the logits on:
     /// to choose otherwise for a rounding is a larger error than any rounding is.
     fn route(&self, with: &Forward, x: &Array) -> Result<(Array, Array)> {
-        let logits = with.linear(self.router, &ops::astype(x, Dtype::F32)?)?;
+        let logits = with.logits(self.router, x)?;
         let correction = self.correction.map(|site| with.vector(site)).transpose()?;
         nn::route(&logits, &self.routing(), correction)
     }

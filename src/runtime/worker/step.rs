@@ -90,11 +90,17 @@ impl Worker {
             SessionCache::new(decoder.make_caches(window, keep), ledger)
         });
         let held = cache.tokens.len();
+        let length = running.prompt.len() + running.generated.len();
+        // And the first token of the answer goes in, unless it is the last.
+        let more = running.job.max_tokens != Some(1);
+        let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
+        let long = decoder.is_long(expected);
         let inexact =
             running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
-        if running.job.ignore_cache || inexact {
+        if running.job.ignore_cache || inexact || cache.long != long {
             cache.clear();
         }
+        cache.long = long;
         let wanted = running.prompt.iter().chain(&running.generated);
         let common = cache
             .tokens
@@ -102,16 +108,12 @@ impl Worker {
             .zip(wanted)
             .take_while(|(a, b)| a == b)
             .count();
-        let length = running.prompt.len() + running.generated.len();
         // The last token is computed in any case: its logits are wanted.
         cache.cut(common.min(length.saturating_sub(1)));
         if cache.tokens.len() < held {
             let (left, id) = (cache.tokens.len(), running.job.request.ticket.id());
             crate::log::debug!("request {id}: of {held} tokens of keys and values {left} stay");
         }
-        // And the first token of the answer goes in, unless it is the last.
-        let more = running.job.max_tokens != Some(1);
-        let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
         let context = i32::try_from(running.job.context).unwrap_or(i32::MAX);
         let most = match running.job.cache.limit {
             Some(limit) => decoder.costs().most_tokens(context, window, limit),
@@ -120,7 +122,7 @@ impl Worker {
         for layer in &mut cache.layers {
             layer.expect(expected.min(most), most);
         }
-        if running.failures == 0 {
+        if running.failures == 0 && running.generated.is_empty() {
             running.cached_tokens = cache.tokens.len() as u64;
         }
         running.phase = Phase::Prefill {
@@ -244,6 +246,9 @@ impl Worker {
         // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
         // of what was queued before, so the token would be a step late. So it does where the sampler has to know it.
         let first = running.generated.is_empty() || running.sampler.is_none();
+        // From here on all keys are turned otherwise: they are computed again.
+        let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
+        let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let mut wanted = true;
         if first {
             wanted = running.take(read(&current)?);
@@ -251,7 +256,7 @@ impl Worker {
         }
         let next = match end {
             Some(_) => None,
-            None if !wanted || refusal.is_some() => None,
+            None if !wanted || refusal.is_some() || again => None,
             None => {
                 let sampler = match &mut running.sampler {
                     Some(sampler) => sampler,
@@ -295,6 +300,10 @@ impl Worker {
                     next,
                     step: self.steps,
                 };
+                Ok(Turn::More)
+            }
+            (None, None) if again => {
+                running.phase = Phase::Match;
                 Ok(Turn::More)
             }
             (end, _) => Ok(Turn::Ended(end.unwrap_or(EndReason::MaxTokens))),

@@ -18,7 +18,7 @@ struct Refused {
 const REFUSED: &[Refused] = &[
     Refused {
         what: "A rope type that is not here",
-        peers: "mlx-lm and transformers compute `yarn`, `longrope`, `dynamic` and `proportional`; llama.cpp `yarn` and `longrope`",
+        peers: "mlx-lm and transformers compute `proportional`, for families that are not here",
         why: "Without its scaling a model would answer wrongly beyond its first context, and nobody would notice.",
         says: || {
             let folder = copy("llama-f32");
@@ -260,7 +260,7 @@ pub fn section(out: &mut String, reference: &Value) {
         others.len()
     )
     .unwrap();
-    let (texts, _) = changed_config("llama-f32", &[("model_type", json!("mixtral"))]);
+    let (texts, _) = changed_config("llama-f32", &[("model_type", json!("mamba2"))]);
     block(out, &texts);
     for refused in REFUSED {
         writeln!(
