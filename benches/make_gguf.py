@@ -34,7 +34,8 @@ def main():
     args = parser.parse_args()
     started = time.time()
     shape = SHAPES[args.shape]
-    arch, hidden, heads = shape["model_type"], shape["hidden_size"], shape["num_attention_heads"]
+    arch, hidden, heads = shape["model_type"].replace("_", ""), shape["hidden_size"], shape["num_attention_heads"]
+    experts = shape.get("num_experts", 0)
     kv_heads, head_dim, inner = shape["num_key_value_heads"], shape["head_dim"], shape["intermediate_size"]
     layers = shape["num_hidden_layers"]
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,10 @@ def main():
     writer.add_embedding_length(hidden)
     writer.add_block_count(layers)
     writer.add_feed_forward_length(inner)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(shape["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(shape["moe_intermediate_size"])
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
@@ -56,8 +61,10 @@ def main():
     writer.add_tokenizer_model("no_vocab")
     rng = np.random.default_rng(7)
 
-    def weight(name, rows, columns):
-        data = q4_0(rng, rows, columns, columns**-0.5)
+    def weight(name, rows, columns, stacked=None):
+        data = q4_0(rng, rows * (stacked or 1), columns, columns**-0.5)
+        if stacked:
+            data = data.reshape(stacked, rows, -1)
         writer.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q4_0)
 
     def norm(name, size):
@@ -75,10 +82,19 @@ def main():
         weight(block + "attn_k", kv_heads * head_dim, hidden)
         weight(block + "attn_v", kv_heads * head_dim, hidden)
         weight(block + "attn_output", hidden, heads * head_dim)
-        if arch == "qwen3":
+        if arch.startswith("qwen3"):
             norm(block + "attn_q_norm", head_dim)
             norm(block + "attn_k_norm", head_dim)
         norm(block + "ffn_norm", hidden)
+        if experts:
+            one = shape["moe_intermediate_size"]
+            # llama.cpp has the router in f32.
+            router = rng.standard_normal((experts, hidden), dtype=np.float32) * hidden**-0.5
+            writer.add_tensor(f"{block}ffn_gate_inp.weight", router)
+            weight(block + "ffn_gate_exps", one, hidden, experts)
+            weight(block + "ffn_up_exps", one, hidden, experts)
+            weight(block + "ffn_down_exps", hidden, one, experts)
+            continue
         weight(block + "ffn_gate", inner, hidden)
         weight(block + "ffn_up", inner, hidden)
         weight(block + "ffn_down", hidden, inner)

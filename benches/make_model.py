@@ -65,7 +65,20 @@ SHAPES = {
     },
 }
 SHAPES["qwen3-1.7b"] = {**SHAPES["qwen3-0.6b"], "hidden_size": 2048, "intermediate_size": 6144}
-TOKENS = {"qwen3": 151643, "llama": 128000}
+# About 1.5 billion weights, of which a token uses some 430 million.
+SHAPES["qwen3-moe-1.5b"] = {
+    **SHAPES["qwen3-0.6b"],
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_hidden_layers": 16,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 384,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+}
+TOKENS = {"qwen3": 151643, "qwen3_moe": 151643, "llama": 128000}
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -1140,6 +1140,12 @@ fn modules_of(folder: &std::path::Path) -> Vec<(String, ModuleShape)> {
                     bias,
                 }
             }
+            (_, &[experts, output, input]) => ModuleShape::Experts {
+                experts,
+                input,
+                output,
+                bias: catalog.get(&format!("{path}.bias")).is_some(),
+            },
             (_, &[dims]) => ModuleShape::Norm { dims },
             (module, shape) => panic!("{module} {shape:?}"),
         };

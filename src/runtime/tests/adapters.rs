@@ -370,13 +370,9 @@ fn compute(model: &Arc<Model>, folder: PathBuf, adapter: u64, prompt: Vec<i32>) 
 #[test]
 fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
     let _lock = engine_lock();
-    let models = parity::json("cases.json");
+    let models = parity::cases();
     let dtype_of = |model: &str| {
-        let case = models
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|case| case["name"] == model);
+        let case = models.iter().find(|case| case["name"] == model);
         case.unwrap()["dtype"].as_str().unwrap().to_owned()
     };
     let mut far = Vec::new();

@@ -169,13 +169,17 @@ fn mlx_lm(stored: &Weight<Array>, site: Site, part: &Part, strength: f32) -> Res
     };
     let upright = |x: &Array| match site {
         Site::EMBED_TOKENS => Ok(x.clone()),
+        _ if x.shape().len() == 3 => ops::transpose(x, &[0, 2, 1]),
         _ => ops::transpose(x, &[1, 0]),
     };
+    let stacked = (a.shape().len() == 3).then(|| [a.dim(0), b.dim(2), a.dim(1)]);
     let by = Array::scalar(scale * strength, b.dtype())?;
     let delta = match site {
         Site::EMBED_TOKENS => ops::matmul(&ops::multiply(&by, a)?, b)?,
         _ => ops::matmul(&ops::multiply(&by, &upright(b)?)?, &upright(a)?)?,
     };
+    // Experts lie one after the other.
+    let delta = ops::reshape(&delta, weight.shape())?;
     let mut weight = ops::add(&weight, &ops::astype(&delta, weight.dtype())?)?;
     if let Some(magnitude) = magnitude {
         let squares = ops::sum(&ops::multiply(&weight, &weight)?, 1, true)?;
@@ -195,6 +199,7 @@ fn mlx_lm(stored: &Weight<Array>, site: Site, part: &Part, strength: f32) -> Res
         }
     };
     let (numbers, shape, _) = numbers(packed)?;
+    let shape = stacked.map_or(shape.to_vec(), |shape| shape.to_vec());
     ops::reshape(&Array::from_f32(&numbers)?, &shape)
 }
 

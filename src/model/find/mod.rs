@@ -1,11 +1,15 @@
 //! The tensors that modules are read from, found in the files' headers, with their shapes and types compared.
 
+mod experts;
+
 use std::collections::{BTreeSet, HashSet};
 
 use super::modules::Weight;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Every, Quantization, Slot, Tensor, Warnings};
+use crate::load::{Catalog, Quantization, Slot, Tensor, Warnings};
+pub(super) use experts::Experts;
+pub use experts::{ExpertNames, Fused};
 
 pub(super) struct Finder<'a> {
     pub catalog: &'a Catalog,
@@ -41,134 +45,6 @@ impl Places for Named {
             _ => finder.beside(&format!("{path}.weight"), &name),
         };
         Ok(tensor.map(|tensor| (Slot::whole(tensor), vec![tensor.clone()])))
-    }
-}
-
-/// Where a folder may keep its experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpertNames {
-    /// All of them in one tensor, as mlx-lm has them: `{stacked}.gate_proj`.
-    pub stacked: &'static str,
-    /// One by one, `experts.0.{name}`: what gate, up and down are called.
-    pub each: Option<[&'static str; 3]>,
-    /// Gate and up in one, `experts.gate_up_proj`.
-    pub fused: Option<Fused>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fused {
-    /// `[experts, 2 * intermediate, hidden]`: the rows of the one, then those of the other.
-    Halves,
-    /// The rows in turn; where they are not packed `[experts, hidden, 2 * intermediate]`.
-    InTurn,
-}
-
-/// One of the three matrices of all experts.
-pub(super) struct Experts {
-    pub names: ExpertNames,
-    /// Of the files' names.
-    pub at: String,
-    /// 0 gate, 1 up, 2 down
-    pub which: usize,
-    pub count: i32,
-    pub intermediate: i32,
-}
-
-impl Places for Experts {
-    fn place(
-        &self,
-        finder: &Finder,
-        path: &str,
-        leaf: &str,
-    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
-        if let Some(found) = Named.place(finder, path, leaf)? {
-            return Ok(Some(found));
-        }
-        if let Some(found) = self.one_by_one(finder, path, leaf)? {
-            return Ok(Some(found));
-        }
-        self.fused(finder, path, leaf)
-    }
-}
-
-impl Experts {
-    fn one_by_one(
-        &self,
-        finder: &Finder,
-        path: &str,
-        leaf: &str,
-    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
-        let Some(name) = self
-            .names
-            .each
-            .and_then(|each| each.get(self.which).copied())
-        else {
-            return Ok(None);
-        };
-        let of = |expert: i32| format!("{}experts.{expert}.{name}.{leaf}", self.at);
-        if finder.catalog.get(&of(0)).is_none() {
-            return Ok(None);
-        }
-        let all = (0..self.count).map(|expert| {
-            let name = of(expert);
-            let tensor = finder.catalog.get(&name);
-            tensor.ok_or_else(|| finder.catalog.missing(&name))
-        });
-        let all: Vec<&Tensor> = all.collect::<Result<_>>()?;
-        let slot = Slot::stacked(format!("{path}.{leaf}"), &all)?;
-        Ok(Some((slot, all.into_iter().cloned().collect())))
-    }
-
-    fn fused(
-        &self,
-        finder: &Finder,
-        path: &str,
-        leaf: &str,
-    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
-        let Some(fused) = self.names.fused else {
-            return Ok(None);
-        };
-        let matrix = if self.which == 2 {
-            "down_proj"
-        } else {
-            "gate_up_proj"
-        };
-        let name = |suffix: &str| format!("{}experts.{matrix}{suffix}", self.at);
-        let suffixes: &[&str] = match leaf {
-            "weight" => &["", "_blocks"],
-            "scales" => &["_scales"],
-            "bias" => &["_bias"],
-            _ => &[],
-        };
-        let tensor = suffixes
-            .iter()
-            .find_map(|suffix| finder.catalog.get(&name(suffix)));
-        let Some(tensor) = tensor else {
-            return Ok(None);
-        };
-        let which = i32::from(self.which == 1);
-        let every = match fused {
-            Fused::Halves => Every::new(which * self.intermediate, 1, self.intermediate),
-            Fused::InTurn => Every::new(which, 2, self.intermediate),
-        };
-        let own = format!("{path}.{leaf}");
-        let upright = tensor.dtype == Dtype::U8 || tensor.shape.len() == 2;
-        let rows = |every| Slot::rows(own.clone(), tensor, every);
-        let columns = |every| Slot::columns(own.clone(), tensor, every);
-        let all = |axis: usize| Every::new(0, 1, tensor.shape.get(axis).copied().unwrap_or(0));
-        let slot = match (fused, self.which) {
-            (Fused::InTurn, 2) if !upright => columns(all(2))?,
-            (_, 2) => rows(all(1))?,
-            (Fused::InTurn, _) if !upright => columns(every)?,
-            _ => rows(every)?,
-        };
-        let slot = match tensor.name.ends_with("_blocks") {
-            true => slot.as_words().ok_or_else(|| {
-                Error::bad_model(format!("tensor \"{}\" is not of packed bytes", tensor.name))
-            })?,
-            false => slot,
-        };
-        Ok(Some((slot, vec![tensor.clone()])))
     }
 }
 
