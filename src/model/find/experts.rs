@@ -117,6 +117,14 @@ impl Experts {
         let rows = |every| Slot::rows(own.clone(), tensor, every);
         let columns = |every| Slot::columns(own.clone(), tensor, every);
         let all = |axis: usize| Every::new(0, 1, tensor.shape.get(axis).copied().unwrap_or(0));
+        let both = if upright { 1 } else { 2 };
+        let wide = tensor.shape.get(both).copied().map(i64::from);
+        if self.which < 2 && wide != Some(2 * i64::from(self.intermediate)) {
+            return Err(Error::bad_model(format!(
+                "tensor \"{}\" has the shape {:?}, and config.json implies experts of {} each for gate and up",
+                tensor.name, tensor.shape, self.intermediate
+            )));
+        }
         let slot = match (fused, self.which) {
             (Fused::InTurn, 2) if !upright => columns(all(2))?,
             (_, 2) => rows(all(1))?,

@@ -725,3 +725,85 @@ fn what_git_has_not_fetched_is_named() {
         );
     }
 }
+
+#[test]
+fn experts_that_do_not_fit_are_named() {
+    let cases = [
+        (
+            "qwen3_moe-f32-one-by-one",
+            "num_experts",
+            7,
+            "mlp.gate.weight",
+        ),
+        (
+            "qwen3_moe-f32-one-by-one",
+            "moe_intermediate_size",
+            19,
+            "gate_proj.weight",
+        ),
+        (
+            "qwen3_moe-f32-fused",
+            "moe_intermediate_size",
+            10,
+            "gate_up_proj",
+        ),
+        (
+            "qwen3_moe-f32-fused",
+            "moe_intermediate_size",
+            40,
+            "gate_up_proj",
+        ),
+        (
+            "qwen3_moe-f32",
+            "moe_intermediate_size",
+            40,
+            "switch_mlp.gate_proj",
+        ),
+        (
+            "gpt_oss-mxfp4-bf16-blocks",
+            "intermediate_size",
+            16,
+            "gate_up_proj_blocks",
+        ),
+        ("gpt_oss-f32-fused", "intermediate_size", 16, "gate_up_proj"),
+        (
+            "mixtral-f32-one-by-one",
+            "num_local_experts",
+            4,
+            "gate.weight",
+        ),
+    ];
+    for (fixture, key, value, word) in cases {
+        let folder = copy(fixture);
+        edit(&folder, "config.json", |config| config[key] = json!(value));
+        refused(&folder, Code::BadModel, &[word]);
+    }
+    // One that is missing, one too many, one of another shape.
+    let expert = |layer: usize, number: usize| {
+        format!("model.layers.{layer}.mlp.experts.{number}.up_proj.weight")
+    };
+    let fixture = "qwen3_moe-f32-one-by-one";
+    let layer = tensors_of(fixture)
+        .keys()
+        .find_map(|name| {
+            let layer = name.strip_prefix("model.layers.")?.split('.').next()?;
+            name.contains(".experts.")
+                .then(|| layer.parse::<usize>().ok())?
+        })
+        .unwrap();
+    let missing = with_tensors(fixture, |tensors| {
+        tensors.remove(&expert(layer, 3)).unwrap();
+    });
+    refused(&missing, Code::BadModel, &[&expert(layer, 3)]);
+    let more = with_tensors(fixture, |tensors| {
+        let own = tensors[&expert(layer, 0)].clone();
+        tensors.insert(expert(layer, 6), own);
+    });
+    refused(&more, Code::BadModel, &["experts.6"]);
+    let other = with_tensors(fixture, |tensors| {
+        let name = expert(layer, 2);
+        let shape = tensors[&name].shape.iter().rev().copied().collect();
+        tensors.get_mut(&name).unwrap().shape = shape;
+    });
+    refused(&other, Code::BadModel, &[&expert(layer, 2)]);
+}
