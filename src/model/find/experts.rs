@@ -117,7 +117,10 @@ impl Experts {
         let rows = |every| Slot::rows(own.clone(), tensor, every);
         let columns = |every| Slot::columns(own.clone(), tensor, every);
         let all = |axis: usize| Every::new(0, 1, tensor.shape.get(axis).copied().unwrap_or(0));
-        let both = if upright { 1 } else { 2 };
+        let both = match fused {
+            Fused::InTurn if !upright => 2,
+            _ => 1,
+        };
         let wide = tensor.shape.get(both).copied().map(i64::from);
         if self.which < 2 && wide != Some(2 * i64::from(self.intermediate)) {
             return Err(Error::bad_model(format!(

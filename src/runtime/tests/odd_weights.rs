@@ -759,12 +759,6 @@ fn experts_that_do_not_fit_are_named() {
             40,
             "switch_mlp.gate_proj",
         ),
-        (
-            "gpt_oss-mxfp4-bf16-blocks",
-            "intermediate_size",
-            16,
-            "gate_up_proj_blocks",
-        ),
         ("gpt_oss-f32-fused", "intermediate_size", 16, "gate_up_proj"),
         (
             "mixtral-f32-one-by-one",
