@@ -107,8 +107,9 @@ static void filled_apart(const char *name, const struct asked *asked, const stru
 }
 
 /* Their tensors have several float types, or attention has a gate, so their blocks are many operations, whose peak is estimated
- * with room to spare. By how their names begin. */
-static const char *const MIXED[] = {"muse_glimmer", "laguna", "llama-bf16-v-f32", "llama-bf16-v-f16", "qwen3-bf16-norms-f32", "qwen3-4bit-bf16-scales-f16",
+ * with room to spare; or embeddings are multiplied, in place or not as it happens, and there are few layers. By how their names
+ * begin. */
+static const char *const MIXED[] = {"muse_glimmer", "laguna", "granite", "gemma2", "llama-bf16-v-f32", "llama-bf16-v-f16", "qwen3-bf16-norms-f32", "qwen3-4bit-bf16-scales-f16",
                                     "gemma3-text-f16-mlp-bf16"};
 
 static int is_mixed(const char *name) {
@@ -118,11 +119,23 @@ static int is_mixed(const char *name) {
   return 0;
 }
 
+/* What a model was made for. Read without the library, which only the children may use. */
+static uint64_t context_of(const char *name) {
+  static char text[1 << 16];
+  char path[1024];
+  snprintf(path, sizeof path, "%s/config.json", fixture(name));
+  FILE *file = fopen(path, "r");
+  if (!CHECK(file)) return 0;
+  text[fread(text, 1, sizeof text - 1, file)] = 0;
+  fclose(file);
+  const char key[] = "\"max_position_embeddings\":", *at = strstr(text, key);
+  return at ? strtoull(at + strlen(key), NULL, 10) : UINT64_MAX;
+}
+
 /* The estimate is enough however the context is filled, with a limit of just that much and without one, and not much more
  * than what is used by the dearest way. */
 static void an_estimate_is_the_peak_of_a_full_context(const char *name) {
-  mlxrt_session_options defaults = session_options();
-  uint64_t most = inspected(name, &defaults, "model_context");
+  uint64_t most = context_of(name);
   for (size_t a = 0; a < COUNT(ASKED); a++) {
     if (ASKED[a].context > most) continue;
     uint64_t estimate = 0, peaks[COUNT(FILLINGS)] = {0}, dearest = 0;

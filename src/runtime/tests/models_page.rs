@@ -129,7 +129,7 @@ impl Checked {
 
 /// The name in configs of a `RopeScaling`.
 fn rope_of(scaling: String) -> &'static str {
-    let scaling = scaling.to_lowercase();
+    let scaling = scaling.to_lowercase().replacen("long ", "longrope ", 1);
     let known = ROPES.into_iter().find(|kind| scaling.starts_with(kind));
     known.unwrap_or_else(|| {
         assert_eq!(scaling, "none", "ROPES does not have it");
