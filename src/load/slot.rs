@@ -226,7 +226,7 @@ impl Slot {
     }
 
     /// Its bytes as 32-bit words: U8 `[…, a, b]` as U32 `[…, a * b / 4]`. None where they are no bytes, or no whole words.
-    pub fn as_words(mut self) -> Option<Slot> {
+    pub fn into_words(mut self) -> Option<Slot> {
         let (b, a) = (self.shape.pop()?, self.shape.pop()?);
         let bytes = a.checked_mul(b)?;
         if self.dtype != Dtype::U8 || bytes.checked_rem(4) != Some(0) {

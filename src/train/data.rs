@@ -190,11 +190,12 @@ mod tests {
             r#""\"\\\u0001\n\u00e9😀",true,null,{"a":{}},[]]}"#
         );
         let line = format!(r#"{{"messages":[{message}],"tools":[18446744073709551616]}}"#);
-        let Text::Chat {
-            messages, tools, ..
-        } = parse("train", line.as_bytes()).unwrap().remove(0).text
-        else {
-            panic!("no chat");
+        let text = parse("train", line.as_bytes()).unwrap().remove(0).text;
+        let (messages, tools) = match text {
+            Text::Chat {
+                messages, tools, ..
+            } => (messages, tools),
+            _ => unreachable!("no chat"),
         };
         assert_eq!(tools.unwrap(), "[18446744073709551616]");
         let again = Json::parse(messages.as_bytes()).unwrap();

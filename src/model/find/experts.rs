@@ -135,7 +135,7 @@ impl Experts {
             _ => rows(every)?,
         };
         let slot = match tensor.name.ends_with("_blocks") {
-            true => slot.as_words().ok_or_else(|| {
+            true => slot.into_words().ok_or_else(|| {
                 Error::bad_model(format!("tensor \"{}\" is not of packed bytes", tensor.name))
             })?,
             false => slot,

@@ -16,6 +16,8 @@ pub use attention::Attention;
 pub use mlp::Mlp;
 pub use moe::Moe;
 
+// Blocks are few.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum Part {
     Attention(Attention),
