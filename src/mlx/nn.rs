@@ -1,11 +1,11 @@
 //! The one place that chooses what computes a layer: the CPU's kernels (`fast`) or MLX's own operations, which are the
 //! reference.
 
+mod routing;
+
 use std::sync::Arc;
 
 use super::device::on_gpu;
-mod routing;
-
 use super::fast;
 use super::ops::{self, Mask};
 use super::{compiled, Array};

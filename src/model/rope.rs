@@ -70,8 +70,7 @@ struct Frequencies {
 impl Rope {
     /// Wavelengths over 2π, `[dims / 2]`; None where they are the powers of the base.
     fn wavelengths(&self) -> Option<Vec<f32>> {
-        let dims = f64::from(self.dims);
-        let plain = |pair: i32| f64::from(self.base).powf(2.0 * f64::from(pair) / dims);
+        let plain = |pair| self.plain(pair);
         let pairs = 0..self.dims / 2;
         let table = match &self.scaling {
             RopeScaling::None | RopeScaling::Linear(_) => return None,
@@ -111,11 +110,14 @@ impl Rope {
         )
     }
 
+    /// A pair's wavelength without scaling.
+    fn plain(&self, pair: i32) -> f64 {
+        f64::from(self.base).powf(2.0 * f64::from(pair) / f64::from(self.dims))
+    }
+
     /// Each pair's wavelength by its factor.
     fn stretched(&self, factors: &[f32]) -> Vec<f32> {
-        let dims = f64::from(self.dims);
-        let plain = |pair: i32| f64::from(self.base).powf(2.0 * f64::from(pair) / dims);
-        let pairs = (0..self.dims / 2).map(plain).zip(factors);
+        let pairs = (0..self.dims / 2).map(|pair| self.plain(pair)).zip(factors);
         pairs
             .map(|(plain, factor)| (plain * f64::from(*factor)) as f32)
             .collect()

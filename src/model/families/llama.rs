@@ -13,16 +13,8 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     (attention.qkv_bias, attention.o_bias) = (attention_bias, attention_bias);
 
     attention.rope = Some(ropes::rope(config, attention.head_dim, Some(10_000.0))?);
-    let count = shared::layer_count(config, None)?;
-    let mut attentions = vec![attention; count];
-    if let Some(sliding) = shared::sliding_layers(config, count)? {
-        if sliding.contains(&true) {
-            let window = shared::window(config, None)?;
-            for (attention, slides) in attentions.iter_mut().zip(sliding) {
-                attention.window = slides.then_some(window);
-            }
-        }
-    }
+    let mut attentions = vec![attention; shared::layer_count(config, None)?];
+    shared::windows(config, &mut attentions)?;
     let defaults = Defaults {
         context: 2048,
         tie_word_embeddings: true,

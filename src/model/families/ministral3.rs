@@ -20,14 +20,8 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             });
         }
     }
-    let count = shared::layer_count(config, None)?;
-    let mut attentions = vec![attention; count];
-    if let Some(sliding) = shared::sliding_layers(config, count)? {
-        if sliding.contains(&true) {
-            let window = shared::window(config, None)?;
-            shared::slide(&mut attentions, &sliding, window);
-        }
-    }
+    let mut attentions = vec![attention; shared::layer_count(config, None)?];
+    shared::windows(config, &mut attentions)?;
     let defaults = Defaults {
         context: 32_768,
         tie_word_embeddings: true,

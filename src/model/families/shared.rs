@@ -196,6 +196,17 @@ pub fn slide(attentions: &mut [AttentionConfig], sliding: &[bool], window: i32) 
     }
 }
 
+/// `sliding_window` for the layers that `layer_types` says slide.
+pub fn windows(config: &Object, attentions: &mut [AttentionConfig]) -> Result<()> {
+    match sliding_layers(config, attentions.len())? {
+        Some(sliding) if sliding.contains(&true) => {
+            slide(attentions, &sliding, window(config, None)?);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 pub fn window(config: &Object, default: Option<u32>) -> Result<i32> {
     size(config, "sliding_window", LIMITS.context, default)
 }
