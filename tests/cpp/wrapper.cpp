@@ -641,6 +641,7 @@ int main(int argc, char **argv) {
       {
           {"errors_have_code_name_and_sentence", errors_have_code_name_and_sentence},
           {"handles_move_and_close", handles_move_and_close},
+          {"links_are_followed_if_the_host_says_so", links_are_followed_if_the_host_says_so},
           {"texts_and_tokens", texts_and_tokens},
           {"events_stream", events_stream},
           {"options_mean_what_they_say", options_mean_what_they_say},
