@@ -4,7 +4,7 @@
 //! On the CPU's kernels it is exact but for a few small arrays, and so it is a bound. Where MLX's own operations compute, the
 //! intermediates are estimated: how many of them are there at a time depends on the device.
 
-use super::cache::{room_below, Extent, Room};
+use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room, MARKS};
 use super::config::DecoderConfig;
 use super::modules::{Kind, Modules, Site, Tensors, Weight};
 use super::plan::Blueprint;
@@ -85,8 +85,7 @@ pub struct Costs {
 
 struct LayerCost {
     window: Option<i32>,
-    /// Bytes of a token's keys and of its values.
-    token: [u64; 2],
+    bytes: CacheBytes,
 }
 
 impl WeightCost {
@@ -142,13 +141,23 @@ impl Costs {
             h = types.output;
             widest = widest.wider(h);
         }
-        let layers = blueprint.caches.iter().zip(kept).map(|(spec, dtype)| {
-            let head = size(spec.heads) * size(spec.head_dim);
-            LayerCost {
-                window: spec.window,
-                token: [head * dtype.size() as u64; 2],
-            }
-        });
+        let layers =
+            blueprint
+                .caches
+                .iter()
+                .zip(kept)
+                .map(|(spec, dtype)| match spec {
+                    CacheSpec::Tokens(spec) => LayerCost {
+                        window: spec.window,
+                        bytes: CacheBytes::Tokens(spec.head_dims.map(|head_dim| {
+                            size(spec.heads) * size(head_dim) * dtype.size() as u64
+                        })),
+                    },
+                    CacheSpec::State(spec) => LayerCost {
+                        window: None,
+                        bytes: CacheBytes::State(spec.bytes(dtype)),
+                    },
+                });
         let hidden = size(config.hidden_size);
         let rows = blueprint.blocks.iter().map(|block| block.row(hidden));
         let heads = config.attentions().map(|attention| size(attention.heads));
@@ -182,9 +191,17 @@ impl Costs {
         }
     }
 
-    /// Bytes of a token's keys and of its values, cache by cache.
-    pub fn tokens(&self) -> impl Iterator<Item = [u64; 2]> + '_ {
-        self.layers.iter().map(|layer| layer.token)
+    /// Cache by cache.
+    pub fn caches(&self) -> impl Iterator<Item = CacheBytes> + '_ {
+        self.layers.iter().map(|layer| layer.bytes)
+    }
+
+    /// Bytes of a token's keys and values in each cache that has some.
+    fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
+        self.caches().filter_map(|bytes| match bytes {
+            CacheBytes::Tokens([keys, values]) => Some(keys.saturating_add(values)),
+            CacheBytes::State(_) => None,
+        })
     }
 
     /// What `n` tokens take beside keys and values: the rows between the blocks, logits, and what sampling makes of them.
@@ -196,7 +213,7 @@ impl Costs {
         if self.plain > 0 {
             // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
             let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
-            let token = self.tokens().map(|[keys, values]| keys + values).max();
+            let token = self.tokens().max();
             let block = 4 * tokens * self.row + size(longest) * token.unwrap_or(0);
             work = work.saturating_add(queued.min(self.plain) * block);
         }
@@ -220,23 +237,34 @@ impl Costs {
         fit
     }
 
-    /// Bytes of keys and values of so many tokens; `window` as a session has it.
+    /// Bytes of keys, values and states of so many tokens; `window` as a session has it.
     pub fn kv_bytes(&self, tokens: i32, window: Option<i32>) -> u64 {
         let held = |layer: &LayerCost| match layer.window.or(window) {
             Some(window) => tokens.min(window),
             None => tokens,
         };
-        let bytes = |layer: &LayerCost| size(held(layer)) * layer.token.iter().sum::<u64>();
+        let bytes = |layer: &LayerCost| match layer.bytes {
+            CacheBytes::Tokens([keys, values]) => size(held(layer)) * (keys + values),
+            CacheBytes::State(bytes) => bytes,
+        };
         self.layers.iter().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// The most that a session takes at a time until it has `context` tokens, however they come: as a prompt, `chunk` at a
     /// time, or one by one. `fresh`: its empty caches.
-    pub fn peak(&self, fresh: &[Extent], context: i32, chunk: i32) -> u64 {
+    pub fn peak(&self, fresh: &[Option<Extent>], context: i32, chunk: i32) -> u64 {
         let chunk = chunk.min(context).max(1);
         let at = |tokens: i32, capacity: i32, by: i32, n: i32| {
             let (mut rooms, mut longest) = (Vec::with_capacity(fresh.len()), 0);
-            for (extent, token) in fresh.iter().zip(self.tokens()) {
+            for (extent, bytes) in fresh.iter().zip(self.caches()) {
+                let (extent, token) = match (extent, bytes) {
+                    (Some(extent), CacheBytes::Tokens(token)) => (extent, token),
+                    (_, CacheBytes::State(bytes)) => {
+                        rooms.push(full_state(bytes));
+                        continue;
+                    }
+                    _ => continue,
+                };
                 let mut extent = extent.filled(tokens, capacity, by);
                 extent.expect(0, context);
                 longest = extent.seen(n, &extent.place(n)).max(longest);
@@ -252,7 +280,7 @@ impl Costs {
         let mut peak = at(context - chunk, context, chunk, chunk);
         peak = peak.max(at((context - 1).max(0), context, chunk, 1));
         // The last time that caches grow, all or some of them.
-        let sizes = fresh.iter().filter_map(Extent::window);
+        let sizes = fresh.iter().flatten().filter_map(Extent::window);
         for size in sizes.chain([context]).filter(|&size| size <= context) {
             let below = room_below(size);
             peak = peak.max(at(below, below, 1, 1));
@@ -261,6 +289,16 @@ impl Costs {
         let full = at((context - 1).max(0), context, 1, 1);
         peak.max(full.saturating_add(self.work(1, context)))
             .saturating_add(SMALL)
+    }
+}
+
+/// A state of so many bytes with all its marks.
+fn full_state(bytes: u64) -> Room {
+    let held = bytes.saturating_mul(1 + MARKS as u64);
+    Room {
+        before: held,
+        after: held,
+        copied: bytes,
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet};
 use super::block::{Block, Past};
-use super::cache::{Cache, CacheSpec};
+use super::cache::{Cache, CacheSpec, TokensSpec};
 use super::config::DecoderConfig;
 use super::cost::{Costs, StepCost};
 use super::layers::{self, computed_norm, Embedding, Experts, Layer, Linear, Norm};
@@ -91,9 +91,7 @@ impl Decoder {
     /// Empty caches for one session; `window` and `keep` turn the full ones into rotating ones.
     pub fn make_caches(&self, window: Option<i32>, keep: i32) -> Vec<Cache> {
         let specs = self.caches.iter();
-        specs
-            .map(|spec| Cache::new(spec.extent(window, keep)))
-            .collect()
+        specs.map(|spec| Cache::new(spec, window, keep)).collect()
     }
 
     pub fn config(&self) -> &DecoderConfig {
@@ -104,6 +102,11 @@ impl Decoder {
         &self.costs
     }
 
+    /// Whether some of its caches are states, which go back to marks only.
+    pub fn keeps_states(&self) -> bool {
+        self.caches.iter().any(CacheSpec::is_state)
+    }
+
     /// Whether the keys of a sequence with so many tokens are turned otherwise than those of a short one.
     pub fn is_long(&self, tokens: i32) -> bool {
         self.live.ropes.iter().any(|rope| rope.is_long(tokens))
@@ -111,9 +114,9 @@ impl Decoder {
 
     /// What `n` more tokens in these caches take.
     pub fn cost(&self, n: i32, caches: &[Cache]) -> StepCost {
-        let rooms = caches.iter().zip(self.costs.tokens());
+        let rooms = caches.iter().zip(self.costs.caches());
         let rooms: Vec<_> = rooms
-            .map(|(cache, token)| cache.room_for(n, token))
+            .map(|(cache, bytes)| cache.room_for(n, bytes))
             .collect();
         let longest = caches.iter().map(|cache| cache.length_after(n)).max();
         self.costs.step(n, longest.unwrap_or(0), &rooms)
@@ -150,11 +153,16 @@ impl Decoder {
     /// By cache. Those with the same window see the same part of the past, so they share a mask.
     pub(super) fn masks(
         &self,
-        make: impl Fn(usize, &CacheSpec) -> Result<AttentionMask>,
+        make: impl Fn(usize, &TokensSpec) -> Result<AttentionMask>,
     ) -> Result<Vec<Rc<AttentionMask>>> {
         let mut known: Vec<(Option<i32>, Rc<AttentionMask>)> = Vec::with_capacity(2);
         let mut masks = Vec::with_capacity(self.caches.len());
+        let none = Rc::new(AttentionMask::None);
         for (index, spec) in self.caches.iter().enumerate() {
+            let CacheSpec::Tokens(spec) = spec else {
+                masks.push(none.clone());
+                continue;
+            };
             let mask = match known.iter().find(|(window, _)| *window == spec.window) {
                 Some((_, mask)) => mask.clone(),
                 None => {

@@ -80,6 +80,7 @@ pub(super) fn halves(
                 return Ok(None);
             };
             let halves = known!(known(cache.length(n)));
+            let cache = cache.tokens()?;
             let like = Like {
                 heads: attention.config().kv_heads,
                 head_dim: attention.config().head_dim,

@@ -37,8 +37,8 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Empty caches of one session; `window` and `keep` turn the full ones into rotating ones.
-    pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Extent> {
+    /// Empty caches of one session, None of states; `window` and `keep` turn the full ones into rotating ones.
+    pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Option<Extent>> {
         let caches = self.caches.iter();
         caches.map(|spec| spec.extent(window, keep)).collect()
     }

@@ -53,20 +53,34 @@ impl SessionCache {
         self.tokens.clear();
     }
 
-    /// Keeps the first `n` tokens; where a layer cannot go back, none.
+    /// Keeps of the first `n` tokens as many as all layers can go back to.
     pub fn cut(&mut self, n: usize) {
-        let extra = self.tokens.len() - n.min(self.tokens.len());
-        if extra == 0 {
+        let mut to = n.min(self.tokens.len());
+        if to == self.tokens.len() {
             return;
         }
-        if !self.layers.iter().all(Cache::is_trimmable) {
-            self.clear();
-            return;
+        loop {
+            let wanted = i32::try_from(to).unwrap_or(i32::MAX);
+            let reached = self.layers.iter().map(|layer| layer.reach(wanted)).min();
+            match usize::try_from(reached.unwrap_or(wanted)) {
+                Ok(reached) if reached < to => to = reached,
+                _ => break,
+            }
         }
         for layer in &mut self.layers {
-            layer.trim(extra as i32);
+            layer.cut(i32::try_from(to).unwrap_or(0));
         }
-        self.tokens.truncate(n);
+        self.tokens.truncate(to);
+    }
+
+    /// Where it is now is a place that it can go back to.
+    pub fn mark(&mut self) {
+        self.layers.iter_mut().for_each(Cache::mark);
+    }
+
+    /// Only where it is now is kept.
+    pub fn drop_marks(&mut self) {
+        self.layers.iter_mut().for_each(Cache::drop_marks);
     }
 
     fn nbytes(&self) -> u64 {

@@ -41,10 +41,11 @@ pub struct Place {
 }
 
 /// Bytes of a cache while tokens come.
+#[derive(Default)]
 pub struct Room {
     pub before: u64,
     pub after: u64,
-    /// What is there twice while it is copied: keys or values, one after the other.
+    /// What is there twice while it is copied or made anew: keys or values, one after the other, or a state.
     pub copied: u64,
 }
 

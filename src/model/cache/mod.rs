@@ -1,28 +1,233 @@
-//! What a session keeps of its tokens, for each part that looks at earlier ones.
+//! What a session keeps of its tokens, for each part that looks at earlier ones: keys and values of each token, or a state
+//! that all of them went into.
 
 mod extent;
+mod state;
 mod tokens;
 
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::mlx::nn::AttentionMask;
+use crate::mlx::Array;
+
 pub use extent::{room_below, Extent, Room};
-pub use tokens::{Cache, Like};
+pub use state::{State, MARKS};
+pub use tokens::{Like, Tokens};
 
 /// What a part keeps.
 #[derive(Clone, Debug)]
-pub struct CacheSpec {
+pub enum CacheSpec {
+    Tokens(TokensSpec),
+    State(StateSpec),
+}
+
+/// Keys and values of tokens.
+#[derive(Clone, Debug)]
+pub struct TokensSpec {
     /// Tokens that a query may look back on; `None` = all.
     pub window: Option<i32>,
     /// Of keys and of values.
     pub heads: i32,
-    pub head_dim: i32,
+    /// Of a key and of a value.
+    pub head_dims: [i32; 2],
+}
+
+/// Arrays of a fixed size.
+#[derive(Clone, Debug)]
+pub struct StateSpec {
+    /// Numbers of each; those that are kept in f32 whatever the block computes in, or in the block's type.
+    pub arrays: Vec<(u64, StateType)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateType {
+    F32,
+    /// As the part's `PartTypes::kept`.
+    Kept,
 }
 
 impl CacheSpec {
-    /// Of an empty cache; a session's `window` and `keep` turn one that keeps all into a rotating one.
-    pub fn extent(&self, window: Option<i32>, keep: i32) -> Extent {
-        match (self.window, window) {
+    /// Of an empty cache of tokens; a session's `window` and `keep` turn one that keeps all into a rotating one.
+    pub fn extent(&self, window: Option<i32>, keep: i32) -> Option<Extent> {
+        let CacheSpec::Tokens(spec) = self else {
+            return None;
+        };
+        Some(match (spec.window, window) {
             (Some(size), _) => Extent::rotating(size, 0),
             (None, Some(size)) => Extent::rotating(size, keep),
             (None, None) => Extent::full(),
+        })
+    }
+
+    pub fn is_state(&self) -> bool {
+        matches!(self, CacheSpec::State(_))
+    }
+}
+
+impl StateSpec {
+    /// In bytes. `kept`: the block's type.
+    pub fn bytes(&self, kept: Dtype) -> u64 {
+        let bytes = |&(numbers, of): &(u64, StateType)| {
+            let dtype = match of {
+                StateType::F32 => Dtype::F32,
+                StateType::Kept => kept,
+            };
+            numbers.saturating_mul(dtype.size() as u64)
+        };
+        self.arrays.iter().map(bytes).fold(0, u64::saturating_add)
+    }
+}
+
+/// Bytes of a cache, before there is anything in it.
+#[derive(Clone, Copy, Debug)]
+pub enum CacheBytes {
+    /// Of a token's keys and of its values.
+    Tokens([u64; 2]),
+    State(u64),
+}
+
+/// What one part keeps for a session.
+pub enum Cache {
+    Tokens(Tokens),
+    State(State),
+}
+
+impl Cache {
+    pub fn new(spec: &CacheSpec, window: Option<i32>, keep: i32) -> Self {
+        match spec.extent(window, keep) {
+            Some(extent) => Cache::Tokens(Tokens::new(extent)),
+            None => Cache::State(State::default()),
         }
     }
+
+    pub fn tokens(&mut self) -> Result<&mut Tokens> {
+        match self {
+            Cache::Tokens(tokens) => Ok(tokens),
+            Cache::State(_) => Err(other_cache()),
+        }
+    }
+
+    pub fn state(&mut self) -> Result<&mut State> {
+        match self {
+            Cache::State(state) => Ok(state),
+            Cache::Tokens(_) => Err(other_cache()),
+        }
+    }
+
+    pub fn is_state(&self) -> bool {
+        matches!(self, Cache::State(_))
+    }
+
+    /// Tokens seen.
+    pub fn offset(&self) -> i32 {
+        match self {
+            Cache::Tokens(tokens) => tokens.offset(),
+            Cache::State(state) => state.offset(),
+        }
+    }
+
+    /// Tokens of the sequence with `n` more, as far as it is known.
+    pub fn length(&self, n: i32) -> i32 {
+        match self {
+            Cache::Tokens(tokens) => tokens.length(n),
+            Cache::State(state) => state.offset().saturating_add(n),
+        }
+    }
+
+    /// When it grows next, it takes so many tokens at once, and never room for more than `most`.
+    pub fn expect(&mut self, tokens: i32, most: i32) {
+        if let Cache::Tokens(cache) = self {
+            cache.expect(tokens, most);
+        }
+    }
+
+    /// Bytes that it holds, spare room and marks included.
+    pub fn nbytes(&self) -> u64 {
+        match self {
+            Cache::Tokens(tokens) => tokens.nbytes(),
+            Cache::State(state) => state.nbytes(),
+        }
+    }
+
+    /// What `n` more tokens take. `bytes`: before there are any.
+    pub fn room_for(&self, n: i32, bytes: CacheBytes) -> Room {
+        match (self, bytes) {
+            (Cache::Tokens(tokens), CacheBytes::Tokens(token)) => tokens.room_for(n, token),
+            (Cache::State(state), CacheBytes::State(bytes)) => state.room(bytes),
+            _ => Room::default(),
+        }
+    }
+
+    /// Tokens that `n` more see at most, they themselves included.
+    pub fn length_after(&self, n: i32) -> i32 {
+        match self {
+            Cache::Tokens(tokens) => tokens.length_after(n),
+            Cache::State(_) => 0,
+        }
+    }
+
+    pub fn clear(&mut self) {
+        match self {
+            Cache::Tokens(tokens) => tokens.clear(),
+            Cache::State(state) => *state = State::default(),
+        }
+    }
+
+    /// How many of the first `n` tokens it can go back to: a window that has dropped tokens cannot get them back, a state
+    /// goes back to its marks.
+    pub fn reach(&self, n: i32) -> i32 {
+        match self {
+            Cache::Tokens(tokens) => tokens.reach(n),
+            Cache::State(state) => state.reach(n),
+        }
+    }
+
+    /// Goes back to the first `n` tokens, which `reach` gave.
+    pub fn cut(&mut self, n: i32) {
+        match self {
+            Cache::Tokens(tokens) => tokens.cut(n),
+            Cache::State(state) => state.cut(n),
+        }
+    }
+
+    /// Where it is now is a place that it can go back to.
+    pub fn mark(&mut self) {
+        if let Cache::State(state) = self {
+            state.mark();
+        }
+    }
+
+    pub fn drop_marks(&mut self) {
+        if let Cache::State(state) = self {
+            state.drop_marks();
+        }
+    }
+
+    /// Whether what it holds depends on how it was filled.
+    pub fn is_path_dependent(&self) -> bool {
+        match self {
+            Cache::Tokens(tokens) => tokens.is_path_dependent(),
+            Cache::State(_) => false,
+        }
+    }
+
+    /// What has to be evaluated for the cache to be.
+    pub fn arrays(&self) -> Box<dyn Iterator<Item = &Array> + '_> {
+        match self {
+            Cache::Tokens(tokens) => Box::new(tokens.arrays()),
+            Cache::State(state) => Box::new(state.arrays().iter()),
+        }
+    }
+
+    /// The mask for `n` new tokens, before they are put in.
+    pub fn mask(&self, n: i32) -> Result<AttentionMask> {
+        match self {
+            Cache::Tokens(tokens) => tokens.mask(n),
+            Cache::State(_) => Ok(AttentionMask::None),
+        }
+    }
+}
+
+fn other_cache() -> Error {
+    Error::internal("a cache of another kind")
 }

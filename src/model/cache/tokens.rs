@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mlx::fast::Place;
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::{self, fast, memory, ops, Array};
@@ -11,15 +11,18 @@ use crate::mlx::{self, fast, memory, ops, Array};
 use super::extent::{self, Extent, Room};
 
 /// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
-pub struct Cache {
+pub struct Tokens {
     extent: Extent,
+    /// Those from the front on that the last tokens saw.
+    seen: i32,
     tensors: Option<(Array, Array)>,
 }
 
-impl Cache {
+impl Tokens {
     pub fn new(extent: Extent) -> Self {
-        Cache {
+        Tokens {
             extent,
+            seen: 0,
             tensors: None,
         }
     }
@@ -66,9 +69,13 @@ impl Cache {
         self.tensors = None;
     }
 
-    /// Whether the last tokens can be cut: a window that has dropped tokens cannot get them back.
-    pub fn is_trimmable(&self) -> bool {
-        self.extent.is_trimmable()
+    /// See `Cache::reach`.
+    pub fn reach(&self, n: i32) -> i32 {
+        match self.extent.is_trimmable() {
+            true => n.min(self.offset()),
+            false if n >= self.offset() => self.offset(),
+            false => 0,
+        }
     }
 
     /// Whether what it holds depends on how it was filled.
@@ -76,13 +83,16 @@ impl Cache {
         self.extent.is_path_dependent()
     }
 
-    /// Cuts the last `n` tokens; only where `is_trimmable`.
-    pub fn trim(&mut self, n: i32) {
-        self.extent.trim(n);
+    /// See `Cache::cut`.
+    pub fn cut(&mut self, n: i32) {
+        match n {
+            0 => self.clear(),
+            n => self.extent.trim(self.offset().saturating_sub(n)),
+        }
     }
 
     /// What has to be evaluated for the cache to be.
-    pub fn state(&self) -> impl Iterator<Item = &Array> {
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.tensors
             .iter()
             .flat_map(|(keys, values)| [keys, values])
@@ -104,6 +114,7 @@ impl Cache {
         let keys = write_tokens(old_keys, &keys, place.at)?;
         let values = write_tokens(old_values, &values, place.at)?;
         self.extent.advance(n, &place);
+        self.seen = seen;
         let visible = match seen < place.capacity {
             true => (take_tokens(&keys, 0..seen)?, take_tokens(&values, 0..seen)?),
             false => (keys.clone(), values.clone()),
@@ -112,11 +123,22 @@ impl Cache {
         Ok(visible)
     }
 
+    /// What the last tokens that were put in saw.
+    pub fn fetch(&self) -> Result<(Array, Array)> {
+        let missing = || Error::internal("keys of an earlier layer that are not there");
+        let (keys, values) = self.tensors.as_ref().ok_or_else(missing)?;
+        Ok((
+            take_tokens(keys, 0..self.seen)?,
+            take_tokens(values, 0..self.seen)?,
+        ))
+    }
+
     /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
     pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
         let place = self.extent.place(n);
         let seen = self.extent.seen(n, &place);
         let (keys, values) = self.with_room(&place, [like; 2])?;
+        self.seen = seen;
         self.tensors = Some((keys.clone(), values.clone()));
         let offset = self.extent.offset();
         self.extent.advance(n, &place);

@@ -5,7 +5,7 @@ use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::nn::{self, Scores, Temperature};
 use crate::mlx::{ops, Array};
-use crate::model::cache::CacheSpec;
+use crate::model::cache::{CacheSpec, TokensSpec};
 use crate::model::config::NormConfig;
 use crate::model::cost::{size, Known, TypesOf};
 use crate::model::decoder::{last_row, Forward, Rows, Seen};
@@ -167,11 +167,11 @@ impl Attention {
         let gate = gate.transpose()?;
         let o_proj = scope.linear("o_proj", [hidden, queries], config.o_bias)?;
         let rope = config.rope.as_ref().map(|rope| scope.rope(rope));
-        let cache = scope.cache(CacheSpec {
+        let cache = scope.cache(CacheSpec::Tokens(TokensSpec {
             window: config.window,
             heads: config.kv_heads,
-            head_dim: config.head_dim,
-        });
+            head_dims: [config.head_dim; 2],
+        }));
         Ok(Attention {
             projections,
             q_norm,
@@ -217,7 +217,7 @@ impl Attention {
         let (keys, values) = (ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?);
         // Both `[1, kv_heads, tokens in the cache, head_dim]`.
         let (keys, values) = match seen.cache {
-            Some(cache) => cache.update_and_fetch(keys, values)?,
+            Some(cache) => cache.tokens()?.update_and_fetch(keys, values)?,
             None => (keys, values),
         };
 

@@ -26,12 +26,18 @@ impl Worker {
         let spec = running.job.cache;
         let decoder = self.loaded.model(spec.model)?;
         let cache = self.caches.of(&running.key)?;
-        let cost = decoder.cost(i32::try_from(n).unwrap_or(i32::MAX), &cache.layers);
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        let mut cost = decoder.cost(n, &cache.layers);
         let refuse = |what: String| Ok(Some(Error::new(Code::OutOfMemory, what)));
         if let Some(limit) = spec.limit {
             let others = self.caches.other_bytes(&running.key);
             if cost.kv.saturating_add(others) > limit {
                 self.caches.drop_others(&running.key);
+            }
+            if cost.kv > limit && decoder.keeps_states() {
+                let cache = self.caches.of_mut(&running.key)?;
+                cache.drop_marks();
+                cost = decoder.cost(n, &cache.layers);
             }
             if cost.kv > limit {
                 return refuse(format!(

@@ -21,6 +21,8 @@ pub(super) struct Running {
     pub deadline: Option<Instant>,
     pub sampler: Option<Sampler>,
     pub generated: Vec<i32>,
+    /// Where states are remembered, in tokens from the front on; empty where there are none.
+    pub marks: Vec<usize>,
     pub cached_tokens: u64,
     pub started: Option<Instant>,
     pub first_token: Option<Instant>,
@@ -63,6 +65,7 @@ impl Running {
             prompt: Vec::new(),
             sampler: None,
             generated: Vec::new(),
+            marks: Vec::new(),
             cached_tokens: 0,
             started: None,
             first_token: None,

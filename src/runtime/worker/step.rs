@@ -125,6 +125,12 @@ impl Worker {
         if running.failures == 0 && running.generated.is_empty() {
             running.cached_tokens = cache.tokens.len() as u64;
         }
+        running.marks.clear();
+        if decoder.keeps_states() {
+            // The end of the answer before, if the session goes on from there.
+            cache.mark();
+            running.marks = marks(&running.prompt, &running.job.stop_tokens);
+        }
         running.phase = Phase::Prefill {
             total: length - cache.tokens.len(),
         };
@@ -134,7 +140,10 @@ impl Worker {
     fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
         let running = &self.running[index];
         let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
-        let left = &all[self.caches.of(&running.key)?.tokens.len()..];
+        let done = self.caches.of(&running.key)?.tokens.len();
+        let left = &all[done..];
+        let mark = running.marks.iter().find(|&&mark| mark > done);
+        let ahead = mark.map_or(left.len(), |mark| left.len().min(mark - done));
         let config = self.loaded.model(running.job.cache.model)?.config();
         let step = prefill_step(self.device, config, running.job.cache.keep);
         let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
@@ -142,7 +151,7 @@ impl Worker {
             (_, progress) => step.min(progress),
         };
         // Balanced chunks, so that no small rest is left.
-        let mut n = left.len().div_ceil(left.len().div_ceil(most));
+        let mut n = ahead.div_ceil(ahead.div_ceil(most));
         let as_cut = running.job.cache.keep > 0;
         loop {
             // A smaller chunk needs less beside its keys and values.
@@ -176,7 +185,7 @@ impl Worker {
                 &running.adapters,
             )?;
             // What it leaves in the caches is wanted. The kernels write there as they compute the row.
-            let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::state).collect();
+            let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
             if fast::active() {
                 wanted.push(&hidden);
             }
@@ -187,6 +196,9 @@ impl Worker {
             None
         };
         cache.tokens.extend_from_slice(chunk);
+        if running.marks.contains(&cache.tokens.len()) {
+            cache.mark();
+        }
         if running.job.progress_tokens > 0 {
             let every = u64::from(running.job.progress_tokens);
             let done = (total - (left.len() - chunk.len())) as u64;
@@ -207,7 +219,7 @@ impl Worker {
             &all,
             running.generated.len() as u64,
         )?;
-        let next = queue_draw(logits, &mut sampler)?;
+        let next = queue_draw(logits, &mut sampler, &cache.layers)?;
         running.sampler = Some(sampler);
         running.phase = Phase::Decode {
             next,
@@ -271,7 +283,7 @@ impl Worker {
                 cache.last_step = self.steps;
                 let logits =
                     decoder.next_logits(&current.token, &mut cache.layers, &running.adapters)?;
-                Some(queue_draw(logits, sampler)?)
+                Some(queue_draw(logits, sampler, &cache.layers)?)
             }
         };
         if !first {
@@ -311,8 +323,19 @@ impl Worker {
     }
 }
 
-/// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again.
-fn queue_draw(logits: Array, sampler: &mut Sampler) -> Result<Draw> {
+/// Where a prompt is likely to be gone on from otherwise: behind the last turn that is ended in it, and at its end, but for
+/// the token that is computed in any case.
+fn marks(prompt: &[i32], stop_tokens: &[i32]) -> Vec<usize> {
+    let turn = prompt.iter().rposition(|id| stop_tokens.contains(id));
+    let turn = turn.map(|at| at + 1);
+    let end = prompt.len().saturating_sub(1);
+    let marks = turn.filter(|&turn| turn < end).into_iter().chain([end]);
+    marks.filter(|&mark| mark > 0).collect()
+}
+
+/// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again; and what the step leaves in
+/// states, which the logits need not have been made of.
+fn queue_draw(logits: Array, sampler: &mut Sampler, layers: &[Cache]) -> Result<Draw> {
     let draw = sampler.draw(&logits)?;
     drop(logits);
     let mut wanted = vec![&draw.token];
@@ -320,6 +343,8 @@ fn queue_draw(logits: Array, sampler: &mut Sampler) -> Result<Draw> {
         wanted.push(&logprobs.token);
         wanted.extend(logprobs.top.iter().flat_map(|(ids, values)| [ids, values]));
     }
+    let states = layers.iter().filter(|layer| layer.is_state());
+    wanted.extend(states.flat_map(Cache::arrays));
     mlx::async_eval(&wanted)?;
     Ok(draw)
 }
