@@ -36,6 +36,8 @@ pub struct Limits {
     pub heads: u32,
     /// Width of one head.
     pub head_dim: u32,
+    /// Tokens that a short convolution looks at.
+    pub taps: u32,
     /// Experts of one layer.
     pub experts: u32,
     /// Rows of the embedding.
@@ -65,6 +67,7 @@ impl Limits {
         intermediate: 1 << 20,
         heads: 1 << 12,
         head_dim: 1 << 13,
+        taps: 16,
         experts: 1 << 13,
         vocab: 1 << 22,
         context: 1 << 27,

@@ -1,6 +1,8 @@
 //! The one description of a decoder-only transformer that every family is read into: blocks, each a list of halves.
 
 use super::parts::attention::AttentionConfig;
+use super::parts::conv::ConvConfig;
+use super::parts::delta::DeltaConfig;
 use super::parts::mlp::MlpConfig;
 use super::parts::moe::MoeConfig;
 
@@ -24,6 +26,9 @@ pub struct DecoderConfig {
     pub names: &'static [Names],
     /// Tensors with these words in their name belong to parts that are not run (a vision tower).
     pub ignored: Vec<String>,
+    /// Names of the blocks' norms whose weights are stored minus one, as that outside of the blocks is, in folders that were
+    /// not converted to MLX's layout, which the convolutions' shape shows.
+    pub unconverted_norms: &'static [&'static str],
 }
 
 /// Prefixes of tensor names: `{body}layers.0…`, `{head}lm_head…`.
@@ -80,6 +85,8 @@ pub struct HalfConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PartConfig {
     Attention(AttentionConfig),
+    Conv(ConvConfig),
+    Delta(DeltaConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
 }
@@ -110,7 +117,7 @@ impl DecoderConfig {
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         halves.filter_map(|half| match &half.part {
             PartConfig::Attention(attention) => Some(attention),
-            PartConfig::Mlp(_) | PartConfig::Moe(_) => None,
+            _ => None,
         })
     }
 
@@ -121,6 +128,8 @@ impl DecoderConfig {
         halves
             .map(|half| match &half.part {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
+                PartConfig::Conv(conv) => conv.parameters(hidden),
+                PartConfig::Delta(delta) => delta.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),
             })

@@ -47,10 +47,12 @@ pub enum Kind {
     Linear,
     /// Stacked: each token is multiplied with some.
     Experts,
-    /// An RMS norm. `plus_one`: its weight is stored minus one.
+    /// An RMS norm. `plus_one`: its weight is stored minus one. `unconverted`: only this folder's is, and once it is loaded
+    /// it is as others have it.
     Norm {
         eps: f32,
         plus_one: bool,
+        unconverted: bool,
     },
     /// Numbers that a part looks at itself.
     Vector,

@@ -5,7 +5,7 @@ use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
 pub use super::find::{ExpertNames, Fused};
-use super::find::{Experts, Finder, Named};
+use super::find::{Experts, Finder, Named, Renamed};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::rope::Rope;
 use crate::dtype::Scheme;
@@ -62,7 +62,16 @@ impl Planned {
             let names = all.iter().find(lost).or(all.first());
             return Err(catalog.missing(&names.map_or(String::new(), embedding)));
         };
+        // As mlx-lm tells it: the convolutions of a converted folder end in a dimension of one.
+        let mut tensors = catalog.tensors.values();
+        let unconverted = tensors.any(|tensor| {
+            tensor.name.ends_with("conv1d.weight") && tensor.shape.last() != Some(&1)
+        });
         let mut planner = Planner {
+            unconverted_norms: match unconverted {
+                true => config.unconverted_norms,
+                false => &[],
+            },
             finder: Finder::new(catalog, quantization),
             modules: Modules::new(),
             ropes: Vec::new(),
@@ -91,6 +100,8 @@ impl Planned {
 
 struct Planner<'a> {
     finder: Finder<'a>,
+    /// See `DecoderConfig::unconverted_norms`; empty in a converted folder.
+    unconverted_norms: &'static [&'static str],
     modules: Modules<Slot>,
     ropes: Vec<Rope>,
     caches: Vec<CacheSpec>,
@@ -118,11 +129,25 @@ impl<'a> Scope<'_, 'a> {
     }
 
     /// `[output, input]`
-    pub fn linear(&mut self, name: &str, [output, input]: [i32; 2], bias: bool) -> Result<Site> {
-        let path = self.in_files(name);
+    pub fn linear(&mut self, name: &str, shape: [i32; 2], bias: bool) -> Result<Site> {
+        self.linear_of(&[name], shape, bias)
+    }
+
+    /// The same, under the first of these names, which a folder may have under another of them.
+    pub fn linear_of(
+        &mut self,
+        names: &[&str],
+        [output, input]: [i32; 2],
+        bias: bool,
+    ) -> Result<Site> {
+        let name = names.first().copied().unwrap_or_default();
+        let (path, found) = (self.in_files(name), self.in_files(self.either(names, ".weight")));
         let finder = &mut self.planner.finder;
         let tensors = Tensors {
-            weight: finder.matrix(&path, &[output, input], &Named)?,
+            weight: match found == path {
+                true => finder.matrix(&path, &[output, input], &Named)?,
+                false => finder.matrix(&path, &[output, input], &Renamed(found))?,
+            },
             bias: match bias {
                 true => Some(finder.float(&format!("{path}.bias"), &[output])?),
                 false => None,
@@ -140,9 +165,14 @@ impl<'a> Scope<'_, 'a> {
     pub fn norm(&mut self, config: &NormConfig, dims: i32) -> Result<Site> {
         let name = format!("{}.weight", self.in_files(config.name));
         let weight = self.planner.finder.float(&name, &[dims])?;
+        let shifted = self.planner.unconverted_norms;
         let kind = Kind::Norm {
             eps: config.eps,
             plus_one: config.plus_one,
+            unconverted: match self.layer {
+                Some(_) => shifted.contains(&config.name),
+                None => !shifted.is_empty(),
+            },
         };
         let shape = (ModuleShape::Norm { dims }, kind);
         Ok(self.put(config.name, shape, Some(Tensors::dense(weight))))
@@ -152,6 +182,15 @@ impl<'a> Scope<'_, 'a> {
     pub fn vector(&mut self, name: &str, dims: i32) -> Result<Site> {
         let weight = self.planner.finder.float(&self.in_files(name), &[dims])?;
         let what = (ModuleShape::Norm { dims }, Kind::Vector);
+        Ok(self.put(name, what, Some(Tensors::dense(weight))))
+    }
+
+    /// The taps of a depthwise convolution, `[channels, taps, 1]`.
+    pub fn taps(&mut self, name: &str, [channels, taps]: [i32; 2]) -> Result<Site> {
+        let finder = &mut self.planner.finder;
+        let name_in_files = format!("{}{}{name}", self.prefix, self.path);
+        let weight = finder.taps(&name_in_files, [channels, taps])?;
+        let what = (ModuleShape::Norm { dims: channels }, Kind::Vector);
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
 
@@ -168,9 +207,9 @@ impl<'a> Scope<'_, 'a> {
     }
 
     /// The first of these names that the folder has a tensor `{name}{leaf}` of, else the first.
-    pub fn either(&self, names: &[&'static str], leaf: &str) -> &'static str {
+    pub fn either<'n>(&self, names: &[&'n str], leaf: &str) -> &'n str {
         let catalog = self.planner.finder.catalog;
-        let is_there = |name: &&&str| {
+        let is_there = |name: &&&'n str| {
             let name = format!("{}{leaf}", self.in_files(name));
             catalog.get(&name).is_some()
         };

@@ -48,6 +48,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         clip_residual: false,
         names: shared::TEXT_NAMES,
         ignored: Vec::new(),
+        unconverted_norms: &[],
     })
 }
 

@@ -92,6 +92,7 @@ fn read_text(
         clip_residual: true,
         names: shared::TEXT_NAMES,
         ignored: Vec::new(),
+        unconverted_norms: &[],
     })
 }
 

@@ -10,6 +10,8 @@ mod glm4_moe;
 mod gpt_oss;
 mod granite;
 mod laguna;
+mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod minimax;
 mod ministral3;
@@ -23,7 +25,9 @@ mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
 mod ropes;
 mod seed_oss;
 mod shared;
@@ -52,6 +56,8 @@ pub const FAMILIES: &[Family] = &[
     family("gpt_oss", gpt_oss::read, None),
     family("granite", granite::read, None),
     family("laguna", laguna::read, None),
+    family("lfm2", lfm2::read, Some(ChatFormat::Qwen)),
+    family("lfm2_moe", lfm2_moe::read, Some(ChatFormat::Qwen)),
     family("llama", llama::read, Some(ChatFormat::Llama)),
     family("minimax", minimax::read, None),
     family("minimax_m2", minimax::read, None),
@@ -68,6 +74,11 @@ pub const FAMILIES: &[Family] = &[
     family("qwen2_moe", qwen2_moe::read, Some(ChatFormat::Qwen)),
     family("qwen3", qwen3::read, Some(ChatFormat::Qwen)),
     family("qwen3_moe", qwen3_moe::read, Some(ChatFormat::Qwen)),
+    family("qwen3_5", qwen3_5::read, Some(ChatFormat::Qwen)),
+    family("qwen3_5_moe", qwen3_5::read, Some(ChatFormat::Qwen)),
+    family("qwen3_5_moe_text", qwen3_5::read, Some(ChatFormat::Qwen)),
+    family("qwen3_5_text", qwen3_5::read, Some(ChatFormat::Qwen)),
+    family("qwen3_next", qwen3_next::read, Some(ChatFormat::Qwen)),
     family("seed_oss", seed_oss::read, None),
     family("smollm3", smollm3::read, Some(ChatFormat::Qwen)),
 ];

@@ -59,6 +59,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         clip_residual: false,
         names: shared::TEXT_NAMES,
         ignored: shared::words(&["vision_tower", "vision_adapter", "vision_projection"]),
+        unconverted_norms: &[],
     })
 }
 

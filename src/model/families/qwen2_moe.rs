@@ -14,13 +14,18 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let mut attention = shared::attention(config, hidden_size, (None, None, None))?;
     attention.qkv_bias = config.opt_bool("qkv_bias")?.unwrap_or(true);
     attention.rope = Some(ropes::rope(config, attention.head_dim, Some(1_000_000.0))?);
+    blocks(config, attention, shared_moe(config)?)
+}
+
+/// And one that all tokens go through, behind a gate.
+pub fn shared_moe(config: &Object) -> Result<MoeConfig> {
     let mut moe = moe(config)?;
     let key = "shared_expert_intermediate_size";
     let inner = shared::size(config, key, shared::LIMITS.intermediate, None)?;
     let mut shared_expert = experts::shared_expert("shared_expert", inner);
     shared_expert.gate = Some("shared_expert_gate");
     moe.shared = Some(shared_expert);
-    blocks(config, attention, moe)
+    Ok(moe)
 }
 
 /// Experts as Qwen's configs describe them.

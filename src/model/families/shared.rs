@@ -8,7 +8,7 @@ use crate::model::config::{
     BlockConfig, DecoderConfig, EmbedConfig, HalfConfig, LogitsConfig, Names, NormConfig,
     PartConfig,
 };
-use crate::model::parts::attention::{AttentionConfig, QkNorm, QkNormOver};
+use crate::model::parts::attention::{AttentionConfig, AttentionNames, QkNorm, QkNormOver};
 use crate::model::parts::mlp::MlpConfig;
 
 pub const LIMITS: Limits = Limits::DEFAULT;
@@ -120,6 +120,7 @@ pub fn attention(
         )));
     }
     Ok(AttentionConfig {
+        names: AttentionNames::USUAL,
         heads,
         kv_heads,
         head_dim,
@@ -161,6 +162,15 @@ pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
 
 /// For each layer whether it slides, from `layer_types` where the config has it.
 pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>>> {
+    layer_kinds(config, layers, ["full_attention", "sliding_attention"])
+}
+
+/// For each layer whether it is of the second of two kinds, from `layer_types` where the config has it.
+pub fn layer_kinds(
+    config: &Object,
+    layers: usize,
+    [no, yes]: [&str; 2],
+) -> Result<Option<Vec<bool>>> {
     let Some(types) = config.opt_strs("layer_types", LIMITS.layers as usize)? else {
         return Ok(None);
     };
@@ -173,12 +183,12 @@ pub fn sliding_layers(config: &Object, layers: usize) -> Result<Option<Vec<bool>
     types
         .into_iter()
         .map(|name| match name {
-            "full_attention" => Ok(false),
-            "sliding_attention" => Ok(true),
-            _ => Err(config.wrong(
-                "layer_types",
-                "a list of \"full_attention\" and \"sliding_attention\"",
-            )),
+            name if name == no => Ok(false),
+            name if name == yes => Ok(true),
+            _ => {
+                let must = format!("a list of \"{no}\" and \"{yes}\"");
+                Err(config.wrong("layer_types", &must))
+            }
         })
         .collect::<Result<_>>()
         .map(Some)
@@ -237,6 +247,7 @@ pub fn decoder(
         clip_residual: false,
         names: TEXT_NAMES,
         ignored: Vec::new(),
+        unconverted_norms: &[],
     })
 }
 

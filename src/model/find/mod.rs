@@ -48,6 +48,24 @@ impl Places for Named {
     }
 }
 
+/// Under another name.
+pub(super) struct Renamed(pub String);
+
+impl Places for Renamed {
+    fn place(
+        &self,
+        finder: &Finder,
+        path: &str,
+        leaf: &str,
+    ) -> Result<Option<(Slot, Vec<Tensor>)>> {
+        let found = Named.place(finder, &self.0, leaf)?;
+        Ok(found.map(|(slot, from)| {
+            let name = format!("{path}.{leaf}");
+            (Slot { name, ..slot }, from)
+        }))
+    }
+}
+
 impl<'a> Finder<'a> {
     pub fn new(catalog: &'a Catalog, quantization: &'a Quantization) -> Self {
         Finder {
@@ -168,6 +186,21 @@ impl<'a> Finder<'a> {
         let shape: &[i32] = if tensor.shape.is_empty() { &[] } else { &[1] };
         self.checked(Slot::whole(tensor), shape, Kinds::Float)
             .map(Some)
+    }
+
+    /// `[channels, taps, 1]`, which lies in memory as PyTorch's `[channels, 1, taps]` does.
+    pub fn taps(&mut self, name: &str, [channels, taps]: [i32; 2]) -> Result<Slot> {
+        let shape = [channels, taps, 1];
+        let of_hub = |tensor: &&Tensor| tensor.shape == [channels, 1, taps];
+        let Some(tensor) = self.catalog.get(name).filter(of_hub) else {
+            return self.float(name, &shape);
+        };
+        self.used.push(tensor.clone());
+        let slot = Slot {
+            shape: shape.to_vec(),
+            ..Slot::whole(tensor)
+        };
+        self.checked(slot, &shape, Kinds::Float)
     }
 
     pub fn float(&mut self, name: &str, shape: &[i32]) -> Result<Slot> {

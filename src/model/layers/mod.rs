@@ -189,12 +189,22 @@ impl Layer {
                 bias: tensors.bias,
                 site: module.site,
             }),
-            (Kind::Norm { eps, plus_one }, Weight::Dense(stored)) => Layer::Norm(Norm {
-                weight: computed_norm(&stored, plus_one)?,
-                stored,
-                eps,
-                site: module.site,
-            }),
+            (
+                Kind::Norm {
+                    eps,
+                    plus_one,
+                    unconverted,
+                },
+                Weight::Dense(stored),
+            ) => {
+                let stored = computed_norm(&stored, unconverted)?;
+                Layer::Norm(Norm {
+                    weight: computed_norm(&stored, plus_one)?,
+                    stored,
+                    eps,
+                    site: module.site,
+                })
+            }
             (Kind::Vector, Weight::Dense(vector)) => Layer::Vector(vector),
             (Kind::Number, Weight::Dense(stored)) => {
                 let value = ops::astype(&stored, Dtype::F32)?.to_f32()?;

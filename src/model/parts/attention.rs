@@ -15,6 +15,7 @@ use crate::model::rope::Rope;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionConfig {
+    pub names: AttentionNames,
     pub heads: i32,
     pub kv_heads: i32,
     pub head_dim: i32,
@@ -35,6 +36,25 @@ pub struct AttentionConfig {
     pub window: Option<i32>,
     pub gate: Option<OutputGate>,
     pub temperature: Option<Temperature>,
+}
+
+/// Where families do not agree.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionNames {
+    /// Inside of its block.
+    pub part: &'static str,
+    pub o_proj: &'static str,
+    pub q_norm: &'static str,
+    pub k_norm: &'static str,
+}
+
+impl AttentionNames {
+    pub const USUAL: AttentionNames = AttentionNames {
+        part: "self_attn",
+        o_proj: "o_proj",
+        q_norm: "q_norm",
+        k_norm: "k_norm",
+    };
 }
 
 /// RMS norms of queries and keys before they are turned.
@@ -62,6 +82,8 @@ pub enum OutputGate {
     Sigmoid,
     /// `g_proj` through a softplus, for each head.
     Softplus,
+    /// Through a sigmoid, for each number: behind the rows of each head's queries come as many of its gate.
+    InQueries,
 }
 
 #[derive(Clone)]
@@ -126,14 +148,19 @@ impl AttentionConfig {
 impl Attention {
     pub fn declare(scope: &mut Scope, config: &AttentionConfig, hidden: i32) -> Result<Self> {
         let [queries, keys] = config.widths();
+        let asked = match config.gate {
+            Some(OutputGate::InQueries) => 2 * queries,
+            _ => queries,
+        };
         let bias = config.qkv_bias;
-        let mut scope = scope.within("self_attn");
+        let names = config.names;
+        let mut scope = scope.within(names.part);
         let projections = match config.fused {
             true => Projections::Fused {
                 qkv_proj: scope.linear("qkv_proj", [queries + 2 * keys, hidden], bias)?,
             },
             false => Projections::Apart {
-                q_proj: scope.linear("q_proj", [queries, hidden], bias)?,
+                q_proj: scope.linear("q_proj", [asked, hidden], bias)?,
                 k_proj: scope.linear("k_proj", [keys, hidden], bias)?,
                 v_proj: scope.linear("v_proj", [keys, hidden], bias)?,
             },
@@ -155,17 +182,21 @@ impl Attention {
             };
             scope.norm(&of, dims).map(Some)
         };
-        let (q_norm, k_norm) = (norm("q_norm", queries)?, norm("k_norm", keys)?);
+        let (q_norm, k_norm) = (norm(names.q_norm, queries)?, norm(names.k_norm, keys)?);
         let sinks = match config.sinks {
             true => Some(scope.vector("sinks", config.heads)?),
             false => None,
         };
-        let gate = config.gate.map(|gate| match gate {
-            OutputGate::Sigmoid => scope.linear("gate_proj", [queries, hidden], false),
-            OutputGate::Softplus => scope.linear("g_proj", [config.heads, hidden], false),
-        });
-        let gate = gate.transpose()?;
-        let o_proj = scope.linear("o_proj", [hidden, queries], config.o_bias)?;
+        let gate = match config.gate {
+            Some(OutputGate::Sigmoid) => {
+                Some(scope.linear("gate_proj", [queries, hidden], false)?)
+            }
+            Some(OutputGate::Softplus) => {
+                Some(scope.linear("g_proj", [config.heads, hidden], false)?)
+            }
+            Some(OutputGate::InQueries) | None => None,
+        };
+        let o_proj = scope.linear(names.o_proj, [hidden, queries], config.o_bias)?;
         let rope = config.rope.as_ref().map(|rope| scope.rope(rope));
         let cache = scope.cache(CacheSpec::Tokens(TokensSpec {
             window: config.window,
@@ -207,6 +238,7 @@ impl Attention {
             Rows::Last => last_row(x)?,
         };
         let [queries, keys, values] = self.project(with, x, &last, rows)?;
+        let (queries, gate) = self.gate(with, queries, &last)?;
         let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
         let keys = self.heads(with, &keys, kv_heads, self.k_norm)?;
         let values = self.split(&values, kv_heads)?;
@@ -235,7 +267,7 @@ impl Attention {
             sinks: self.sinks.map(|sinks| with.vector(sinks)).transpose()?,
         };
         let output = nn::attention(&queries, &keys, &values, seen.mask, scores)?;
-        let output = self.gated(with, output, &last)?;
+        let output = self.gated(output, gate)?;
         with.linear(self.o_proj, &output)
     }
 
@@ -297,16 +329,34 @@ impl Attention {
         }
     }
 
-    /// output `[1, asking, heads * head_dim]` of the rows x `[1, asking, hidden]`
-    fn gated(&self, with: &Forward, output: Array, x: &Array) -> Result<Array> {
-        let (Some(gate), Some(site)) = (self.config.gate, self.gate) else {
+    /// Of the rows x `[1, asking, hidden]`, as projected, the queries and what goes into the gate.
+    fn gate(&self, with: &Forward, queries: Array, x: &Array) -> Result<(Array, Option<Array>)> {
+        if self.config.gate != Some(OutputGate::InQueries) {
+            let gate = self.gate.map(|gate| with.linear(gate, x)).transpose()?;
+            return Ok((queries, gate));
+        }
+        // [1, asking, heads * 2 * head_dim] → [1, asking, heads, 2 * head_dim]
+        let (heads, dim) = (self.config.heads, self.config.head_dim);
+        let [batch, asking] = [queries.dim(0), queries.dim(1)];
+        let both = ops::reshape(&queries, &[batch, asking, heads, 2 * dim])?;
+        let half = |columns| {
+            let half = ops::columns(&both, columns)?;
+            ops::reshape(&half, &[batch, asking, heads * dim])
+        };
+        Ok((half(0..dim)?, Some(half(dim..2 * dim)?)))
+    }
+
+    /// output `[1, asking, heads * head_dim]`
+    fn gated(&self, output: Array, gate: Option<Array>) -> Result<Array> {
+        let (Some(kind), Some(gate)) = (self.config.gate, gate) else {
             return Ok(output);
         };
-        let gated = with.linear(site, x)?;
-        match gate {
-            OutputGate::Sigmoid => ops::multiply(&output, &ops::sigmoid(&gated)?),
+        match kind {
+            OutputGate::Sigmoid | OutputGate::InQueries => {
+                ops::multiply(&output, &ops::sigmoid(&gate)?)
+            }
             OutputGate::Softplus => {
-                let factors = nn::softplus(&ops::astype(&gated, Dtype::F32)?)?;
+                let factors = nn::softplus(&ops::astype(&gate, Dtype::F32)?)?;
                 let factors = ops::astype(&factors, output.dtype())?;
                 // [1, asking, heads] → [1, asking, heads, 1]
                 let [batch, asking] = [output.dim(0), output.dim(1)];
@@ -327,13 +377,16 @@ impl Attention {
             Projections::Fused { qkv_proj } => [of.linear(qkv_proj, x); 3],
         };
         let normed = |x: Dtype, norm: Option<Site>| norm.map_or(x, |norm| of.norm(norm, x));
+        let asked = queries;
         let (queries, keys) = (normed(queries, self.q_norm), normed(keys, self.k_norm));
         // A cache holds both in the wider of their types.
         let kept = keys.wider(values);
         let attended = queries.wider(kept);
-        let gated = self
-            .gate
-            .map_or(attended, |gate| attended.wider(of.linear(gate, x)));
+        let gated = match (self.config.gate, self.gate) {
+            (Some(OutputGate::InQueries), _) => attended.wider(asked),
+            (_, Some(gate)) => attended.wider(of.linear(gate, x)),
+            _ => attended,
+        };
         PartTypes {
             kept: Some(kept),
             output: of.linear(self.o_proj, gated),

@@ -14,6 +14,8 @@ use crate::model::plan::Scope;
 pub struct MlpConfig {
     /// Inside of its block.
     pub name: &'static str,
+    /// Of gate, up and down; what a folder may have them under comes behind.
+    pub names: [&'static [&'static str]; 3],
     pub intermediate_size: i32,
     pub bias: bool,
     pub shape: MlpShape,
@@ -64,6 +66,7 @@ impl MlpConfig {
     pub fn new(intermediate_size: i32, activation: Activation) -> Self {
         MlpConfig {
             name: "mlp",
+            names: [&["gate_proj"], &["up_proj"], &["down_proj"]],
             intermediate_size,
             bias: false,
             shape: MlpShape::Gated,
@@ -89,11 +92,12 @@ impl MlpConfig {
 impl Mlp {
     pub fn declare(scope: &mut Scope, config: &MlpConfig, hidden: i32) -> Result<Self> {
         let (inner, bias) = (config.intermediate_size, config.bias);
+        let [gate, up, down] = config.names;
         let mut scope = scope.within(config.name);
         let inner = match config.shape {
             MlpShape::Gated => Inner::Gated {
-                gate_proj: scope.linear("gate_proj", [inner, hidden], bias)?,
-                up_proj: scope.linear("up_proj", [inner, hidden], bias)?,
+                gate_proj: scope.linear_of(gate, [inner, hidden], bias)?,
+                up_proj: scope.linear_of(up, [inner, hidden], bias)?,
             },
             MlpShape::Fused => Inner::Fused {
                 gate_up_proj: scope.linear("gate_up_proj", [2 * inner, hidden], bias)?,
@@ -116,7 +120,7 @@ impl Mlp {
         let wide = [hidden, config.intermediate_size];
         Ok(Mlp {
             inner,
-            down_proj: scope.linear("down_proj", wide, bias)?,
+            down_proj: scope.linear_of(down, wide, bias)?,
             config: config.clone(),
         })
     }

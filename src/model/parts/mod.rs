@@ -1,9 +1,12 @@
 //! The parts of a block, a mechanism in each file: what it declares, computes, keeps and costs.
 
 pub mod attention;
+pub mod conv;
+pub mod delta;
 pub mod mlp;
 pub mod moe;
 
+use self::conv::ConvConfig;
 use super::config::PartConfig;
 use super::cost::{Known, TypesOf};
 use super::decoder::{Forward, Rows, Seen};
@@ -13,6 +16,8 @@ use crate::error::Result;
 use crate::mlx::Array;
 
 pub use attention::Attention;
+pub use conv::Conv;
+pub use delta::Delta;
 pub use mlp::Mlp;
 pub use moe::Moe;
 
@@ -21,6 +26,8 @@ pub use moe::Moe;
 #[derive(Clone)]
 pub enum Part {
     Attention(Attention),
+    Conv(Conv),
+    Delta(Delta),
     Mlp(Mlp),
     Moe(Moe),
 }
@@ -38,6 +45,8 @@ impl Part {
             PartConfig::Attention(config) => {
                 Part::Attention(Attention::declare(scope, config, hidden)?)
             }
+            PartConfig::Conv(config) => Part::Conv(Conv::declare(scope, config, hidden)?),
+            PartConfig::Delta(config) => Part::Delta(Delta::declare(scope, config, hidden)?),
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
             PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
         })
@@ -47,6 +56,8 @@ impl Part {
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
         match self {
             Part::Attention(attention) => attention.forward(with, x, seen, rows),
+            Part::Conv(conv) => conv.forward(with, x, seen, rows),
+            Part::Delta(delta) => delta.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
         }
@@ -61,6 +72,8 @@ impl Part {
     pub fn cache(&self) -> Option<usize> {
         match self {
             Part::Attention(attention) => Some(attention.cache()),
+            Part::Conv(conv) => Some(conv.cache()),
+            Part::Delta(delta) => Some(delta.cache()),
             Part::Mlp(_) | Part::Moe(_) => None,
         }
     }
@@ -69,6 +82,8 @@ impl Part {
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
         match self {
             Part::Attention(attention) => attention.types(of, x),
+            Part::Conv(conv) => conv.types(of, x),
+            Part::Delta(delta) => delta.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
             Part::Moe(moe) => moe.types(of, x),
         }
@@ -78,6 +93,8 @@ impl Part {
     pub fn row(&self, hidden: u64) -> u64 {
         match self {
             Part::Attention(attention) => attention.config().row(),
+            Part::Conv(_) => ConvConfig::row(hidden),
+            Part::Delta(delta) => delta.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
             Part::Moe(moe) => moe.config().row(hidden),
         }
@@ -87,6 +104,8 @@ impl Part {
     pub fn training_row(&self, hidden: u64, width: u64) -> u64 {
         match self {
             Part::Attention(attention) => attention.config().training_row(width),
+            Part::Conv(_) => 2 * ConvConfig::row(hidden),
+            Part::Delta(delta) => delta.config().training_row(),
             Part::Mlp(mlp) => mlp.config().training_row(),
             Part::Moe(moe) => moe.config().training_row(hidden),
         }
