@@ -3,6 +3,7 @@
 use super::parts::attention::AttentionConfig;
 use super::parts::conv::ConvConfig;
 use super::parts::delta::DeltaConfig;
+use super::parts::mamba::MambaConfig;
 use super::parts::mlp::MlpConfig;
 use super::parts::moe::MoeConfig;
 
@@ -31,11 +32,12 @@ pub struct DecoderConfig {
     pub unconverted_norms: &'static [&'static str],
 }
 
-/// Prefixes of tensor names: `{body}layers.0…`, `{head}lm_head…`.
+/// Of tensors: `{body}layers.0…`, `{body}{embedding}…`, `{head}lm_head…`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Names {
     pub body: &'static str,
     pub head: &'static str,
+    pub embedding: &'static str,
 }
 
 /// What becomes of the embeddings before the first block.
@@ -87,6 +89,7 @@ pub enum PartConfig {
     Attention(AttentionConfig),
     Conv(ConvConfig),
     Delta(DeltaConfig),
+    Mamba(MambaConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
 }
@@ -130,6 +133,7 @@ impl DecoderConfig {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
                 PartConfig::Conv(conv) => conv.parameters(hidden),
                 PartConfig::Delta(delta) => delta.parameters(hidden),
+                PartConfig::Mamba(mamba) => mamba.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),
             })

@@ -121,9 +121,11 @@ impl Part {
                 let over = config.qk_norm.map(|norm| norm.over);
                 config.gate.is_none() && over != Some(QkNormOver::BareHeads)
             }
-            Part::Conv(_) | Part::Delta(_) => false,
+            Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => false,
             Part::Mlp(_) => true,
-            Part::Moe(moe) => moe.routing().kernel::<&Array>().is_some(),
+            Part::Moe(moe) => {
+                moe.latent.is_none() && moe.routing().kernel::<&Array>().is_some()
+            }
         }
     }
 }
@@ -148,7 +150,7 @@ impl<'a> Gather<'_, 'a> {
                 Part::Attention(attention) => {
                     kernels::Part::Attention(known!(self.attention(attention)))
                 }
-                Part::Conv(_) | Part::Delta(_) => return Ok(None),
+                Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => return Ok(None),
                 Part::Mlp(mlp) => kernels::Part::Mlp(known!(self.mlp(mlp))),
                 Part::Moe(moe) => kernels::Part::Moe(known!(self.moe(moe))),
             },
@@ -201,7 +203,9 @@ impl<'a> Gather<'_, 'a> {
             Inner::Fused { gate_up_proj } => {
                 kernels::GateUp::Fused(known!(self.linear(gate_up_proj)))
             }
-            Inner::Xielu { up_proj, .. } => kernels::GateUp::UpAlone(known!(self.linear(up_proj))),
+            Inner::Plain { up_proj } | Inner::Xielu { up_proj, .. } => {
+                kernels::GateUp::UpAlone(known!(self.linear(up_proj)))
+            }
         };
         Ok(Some(kernels::Mlp {
             gate_up,
@@ -218,7 +222,7 @@ impl<'a> Gather<'_, 'a> {
         let Some(routing) = of.routing().kernel() else {
             return Ok(None);
         };
-        let [gate_proj, up_proj, down_proj] = of.experts;
+        let [up_proj, down_proj] = of.experts;
         Ok(Some(kernels::Moe {
             router: known!(self.linear(of.router)),
             routing: kernels::Routing {
@@ -226,9 +230,12 @@ impl<'a> Gather<'_, 'a> {
                 ..routing
             },
             experts: kernels::Experts {
-                gate_up: kernels::GateUp::Apart {
-                    gate_proj: known!(self.experts(gate_proj)),
-                    up_proj: known!(self.experts(up_proj)),
+                gate_up: match of.gate_proj {
+                    Some(gate_proj) => kernels::GateUp::Apart {
+                        gate_proj: known!(self.experts(gate_proj)),
+                        up_proj: known!(self.experts(up_proj)),
+                    },
+                    None => kernels::GateUp::UpAlone(known!(self.experts(up_proj))),
                 },
                 down_proj: known!(self.experts(down_proj)),
                 activation: of.config().activation,

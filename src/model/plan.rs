@@ -54,7 +54,7 @@ impl Planned {
         quantization: &Quantization,
         warnings: &mut Warnings,
     ) -> Result<Planned> {
-        let embedding = |names: &Names| format!("{}embed_tokens.weight", names.body);
+        let embedding = |names: &Names| format!("{}{}.weight", names.body, names.embedding);
         let held = |names: &&Names| catalog.tensors.contains_key(&embedding(names));
         let lost = |names: &&Names| catalog.absent.contains_key(&embedding(names));
         let all = config.names;
@@ -206,6 +206,11 @@ impl<'a> Scope<'_, 'a> {
         self.planner.finder.catalog.missing(&self.in_files(name))
     }
 
+    /// Whether the folder has this tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.planner.finder.catalog.get(&self.in_files(name)).is_some()
+    }
+
     /// The first of these names that the folder has a tensor `{name}{leaf}` of, else the first.
     pub fn either<'n>(&self, names: &[&'n str], leaf: &str) -> &'n str {
         let catalog = self.planner.finder.catalog;
@@ -217,23 +222,21 @@ impl<'a> Scope<'_, 'a> {
         found.copied().unwrap_or_default()
     }
 
-    /// `[experts, output, input]`. `which`: gate, up or down, by mlx-lm's name.
+    /// `[experts, output, input]`. `which`: 0 gate, 1 up, 2 down.
     pub fn experts(
         &mut self,
         names: &ExpertNames,
-        which: &str,
+        which: usize,
         [count, output, input]: [i32; 3],
         bias: bool,
     ) -> Result<Site> {
-        let name = format!("{}.{which}", names.stacked);
+        let leaf = names.leaves.get(which).copied().unwrap_or_default();
+        let name = format!("{}.{leaf}", names.stacked);
         let path = self.in_files(&name);
-        let number = ["gate_proj", "up_proj", "down_proj"]
-            .iter()
-            .position(|name| *name == which);
         let places = Experts {
             names: *names,
             at: self.in_files(""),
-            which: number.unwrap_or(0),
+            which,
             count,
             intermediate: output,
         };
@@ -254,9 +257,9 @@ impl<'a> Scope<'_, 'a> {
         Ok(self.put(&name, (shape, Kind::Experts), Some(tensors)))
     }
 
-    /// `[vocab, dims]`
-    fn embedding(&mut self, name: &str, [vocab, dims]: [i32; 2]) -> Result<Site> {
-        let path = self.in_files(name);
+    /// `[vocab, dims]`; what it is called here and in the files.
+    fn embedding(&mut self, (name, own): (&str, &str), [vocab, dims]: [i32; 2]) -> Result<Site> {
+        let path = self.in_files(own);
         let weight = self.planner.finder.matrix(&path, &[vocab, dims], &Named)?;
         let tensors = Tensors { weight, bias: None };
         let shape = ModuleShape::Embedding { vocab, dims };
@@ -300,7 +303,7 @@ impl<'a> Planner<'a> {
     fn decoder(&mut self, config: &DecoderConfig, names: &Names) -> Result<Vec<Block>> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let head = format!("{}lm_head.weight", names.head);
-        let embedding = format!("{}embed_tokens.weight", names.body);
+        let embedding = format!("{}{}.weight", names.body, names.embedding);
         // Where the config does not say, a head that the index names and no file holds is missing, not tied.
         let tied = config.tie_word_embeddings.unwrap_or_else(|| {
             let Finder { catalog, .. } = self.finder;
@@ -308,7 +311,7 @@ impl<'a> Planner<'a> {
         });
         // In the order of `Site`'s constants.
         let mut body = self.scope(names.body, String::new(), None);
-        body.embedding("embed_tokens", [vocab, hidden])?;
+        body.embedding(("embed_tokens", names.embedding), [vocab, hidden])?;
         body.norm(&config.norm, hidden)?;
         let mut outside = self.scope(names.head, String::new(), None);
         match tied {

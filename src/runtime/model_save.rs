@@ -131,10 +131,14 @@ impl Source {
 
     /// An output layer of its own, as the embedding that it was tied to is stored.
     fn head(&self) -> Option<SavedModule> {
-        let Names { body, head } = self.names;
+        let Names {
+            body,
+            head,
+            embedding: name,
+        } = self.names;
         let embedding = self.modules.first()?;
         let tensors = embedding.tensors.iter().map(|tensor| {
-            let leaf = tensor.name.strip_prefix(&format!("{body}embed_tokens."))?;
+            let leaf = tensor.name.strip_prefix(&format!("{body}{name}."))?;
             Some(SavedTensor {
                 name: format!("{head}lm_head.{leaf}"),
                 ..tensor.clone()
@@ -148,7 +152,11 @@ impl Source {
 
     /// The config of the same model with an output layer of its own, which is packed as the embedding is.
     fn untied_config(&self) -> Result<Vec<u8>> {
-        let Names { body, head } = self.names;
+        let Names {
+            body,
+            head,
+            embedding: name,
+        } = self.names;
         let mut config = parse_object(CONFIG, &self.config)?;
         untie(&mut config, true);
         if let Some(Value::Object(text)) = config.get_mut("text_config") {
@@ -156,7 +164,7 @@ impl Source {
         }
         for key in ["quantization", "quantization_config"] {
             if let Some(Value::Object(block)) = config.get_mut(key) {
-                match block.get(&format!("{body}embed_tokens")).cloned() {
+                match block.get(&format!("{body}{name}")).cloned() {
                     Some(own) => block.insert(format!("{head}lm_head"), own),
                     None => block.remove(&format!("{head}lm_head")),
                 };

@@ -11,8 +11,10 @@ use crate::model::plan::{ExpertNames, Fused};
 /// As most families have them: mlx-lm's name, and Hugging Face's two.
 pub const NAMES: ExpertNames = ExpertNames {
     stacked: "switch_mlp",
+    leaves: ["gate_proj", "up_proj", "down_proj"],
     each: Some(["gate_proj", "up_proj", "down_proj"]),
     fused: Some(Fused::Halves),
+    fused_names: ["experts.gate_up_proj", "experts.down_proj"],
 };
 
 /// As Mixtral's.
@@ -44,6 +46,8 @@ pub fn moe(config: &Object, keys: Keys) -> Result<MoeConfig> {
         top_k,
         intermediate_size: size(config, keys.intermediate, LIMITS.intermediate, None)?,
         activation: Activation::Silu,
+        gated: true,
+        latent: None,
         bias: false,
         names: NAMES,
         router: RouterConfig {
@@ -64,7 +68,11 @@ pub fn moe(config: &Object, keys: Keys) -> Result<MoeConfig> {
 pub fn shared_expert(name: &'static str, intermediate: i32) -> SharedConfig {
     let mut mlp = MlpConfig::new(intermediate, Activation::Silu);
     mlp.name = name;
-    SharedConfig { mlp, gate: None }
+    SharedConfig {
+        mlp,
+        gate: None,
+        beside: false,
+    }
 }
 
 /// Whether layers have experts: those that `mlp_only_layers` does not name, every `decoder_sparse_step`-th.

@@ -47,6 +47,19 @@ fn moe(config: &Object) -> Result<MoeConfig> {
             return Err(experts::unknown(config, key, known));
         }
     }
+    let mut moe = moe_of(config)?;
+    let shared = config.opt_u32("n_shared_experts", 0..=shared::LIMITS.experts)?;
+    if let Some(shared @ 1..) = shared {
+        let inner = i64::from(moe.intermediate_size) * i64::from(shared);
+        let inner = i32::try_from(inner);
+        let inner = inner.map_err(|_| config.wrong("n_shared_experts", "a smaller number"))?;
+        moe.shared = Some(experts::shared_expert("shared_experts", inner));
+    }
+    Ok(moe)
+}
+
+/// Without what all tokens go through.
+pub fn moe_of(config: &Object) -> Result<MoeConfig> {
     let keys = Keys {
         experts: "n_routed_experts",
         intermediate: "moe_intermediate_size",
@@ -58,13 +71,6 @@ fn moe(config: &Object) -> Result<MoeConfig> {
     let scale = config.opt_f32("routed_scaling_factor", 1e-6..=1e6)?;
     moe.router.scale = scale.unwrap_or(1.0);
     moe.router.groups = groups(config, &moe)?;
-    let shared = config.opt_u32("n_shared_experts", 0..=shared::LIMITS.experts)?;
-    if let Some(shared @ 1..) = shared {
-        let inner = i64::from(moe.intermediate_size) * i64::from(shared);
-        let inner = i32::try_from(inner);
-        let inner = inner.map_err(|_| config.wrong("n_shared_experts", "a smaller number"))?;
-        moe.shared = Some(experts::shared_expert("shared_experts", inner));
-    }
     Ok(moe)
 }
 

@@ -34,6 +34,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         stacked: "experts",
         each: None,
         fused: Some(Fused::InTurn),
+        ..experts::NAMES
     };
     moe.bias = true;
     let limit = config.opt_f32("swiglu_limit", 1e-3..=1e6)?;

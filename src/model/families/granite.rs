@@ -6,11 +6,19 @@ use crate::load::Object;
 use crate::model::config::{DecoderConfig, EmbedConfig, LogitsConfig, PartConfig};
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
+    let decoder = multiplied(config, llama::read(config)?)?;
+    Ok(DecoderConfig {
+        context: shared::context(config, 2048)?,
+        ..decoder
+    })
+}
+
+/// With the multipliers that the config has.
+pub fn multiplied(config: &Object, mut decoder: DecoderConfig) -> Result<DecoderConfig> {
     let multiplier = |key: &str| -> Result<f32> {
         let own = config.opt_f32(key, 1e-6..=1e6)?;
         Ok(own.unwrap_or(1.0))
     };
-    let mut decoder = llama::read(config)?;
     let residual = multiplier("residual_multiplier")?;
     let scale = config.opt_f32("attention_multiplier", 1e-6..=1e6)?;
     let blocks = decoder.blocks.iter_mut();
@@ -28,6 +36,5 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         scale: Some(1.0 / multiplier("logits_scaling")?),
         softcap: None,
     };
-    decoder.context = shared::context(config, 2048)?;
     Ok(decoder)
 }

@@ -9,6 +9,7 @@ mod glm4;
 mod glm4_moe;
 mod gpt_oss;
 mod granite;
+mod granitemoehybrid;
 mod laguna;
 mod lfm2;
 mod lfm2_moe;
@@ -18,6 +19,7 @@ mod ministral3;
 mod mistral3;
 mod mixtral;
 mod muse_glimmer;
+mod nemotron_h;
 mod olmo2;
 mod olmo3;
 mod olmoe;
@@ -55,6 +57,7 @@ pub const FAMILIES: &[Family] = &[
     family("glm4_moe", glm4_moe::read, None),
     family("gpt_oss", gpt_oss::read, None),
     family("granite", granite::read, None),
+    family("granitemoehybrid", granitemoehybrid::read, None),
     family("laguna", laguna::read, None),
     family("lfm2", lfm2::read, Some(ChatFormat::Qwen)),
     family("lfm2_moe", lfm2_moe::read, Some(ChatFormat::Qwen)),
@@ -66,6 +69,7 @@ pub const FAMILIES: &[Family] = &[
     family("mistral3", mistral3::read, Some(ChatFormat::Mistral)),
     family("mixtral", mixtral::read, Some(ChatFormat::Mistral)),
     family("muse_glimmer", muse_glimmer::read, None),
+    family("nemotron_h", nemotron_h::read, None),
     family("olmo2", olmo2::read, None),
     family("olmo3", olmo3::read, None),
     family("olmoe", olmoe::read, None),

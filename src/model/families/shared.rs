@@ -13,26 +13,36 @@ use crate::model::parts::mlp::MlpConfig;
 
 pub const LIMITS: Limits = Limits::DEFAULT;
 
+const EMBEDDING: &str = "embed_tokens";
+
 const PLAIN: Names = Names {
     body: "model.",
     head: "",
+    embedding: EMBEDDING,
 };
 /// A text model inside another.
 const INSIDE: Names = Names {
     body: "language_model.model.",
     head: "language_model.",
+    embedding: EMBEDDING,
 };
 /// As transformers writes it since 4.52.
 const INSIDE_SINCE: Names = Names {
     body: "model.language_model.",
     head: "",
+    embedding: EMBEDDING,
 };
 /// Without the part around it that holds the head.
 const INSIDE_BARE: Names = Names {
     body: "language_model.",
     head: "",
+    embedding: EMBEDDING,
 };
-const BARE: Names = Names { body: "", head: "" };
+const BARE: Names = Names {
+    body: "",
+    head: "",
+    embedding: EMBEDDING,
+};
 
 /// Tensor names of a text model: first mlx-lm's, then those that are left when it is cut out of another, or cut down.
 pub const TEXT_NAMES: &[Names] = &[PLAIN, INSIDE, INSIDE_SINCE, INSIDE_BARE, BARE];

@@ -8,12 +8,16 @@ use crate::load::{Every, Slot, Tensor};
 /// Where a folder may keep its experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExpertNames {
-    /// All of them in one tensor, as mlx-lm has them: `{stacked}.gate_proj`.
+    /// All of them in one tensor, as mlx-lm has them: `{stacked}.{leaf}`.
     pub stacked: &'static str,
+    /// What gate, up and down are called there.
+    pub leaves: [&'static str; 3],
     /// One by one, `experts.0.{name}`: what gate, up and down are called.
     pub each: Option<[&'static str; 3]>,
-    /// Gate and up in one, `experts.gate_up_proj`.
+    /// Gate and up in one.
     pub fused: Option<Fused>,
+    /// That one, and down.
+    pub fused_names: [&'static str; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,14 +93,11 @@ impl Experts {
         let Some(fused) = self.names.fused else {
             return Ok(None);
         };
-        let matrix = if self.which == 2 {
-            "down_proj"
-        } else {
-            "gate_up_proj"
-        };
-        let name = |suffix: &str| format!("{}experts.{matrix}{suffix}", self.at);
+        let [gate_up, down] = self.names.fused_names;
+        let matrix = if self.which == 2 { down } else { gate_up };
+        let name = |suffix: &str| format!("{}{matrix}{suffix}", self.at);
         let suffixes: &[&str] = match leaf {
-            "weight" => &["", "_blocks"],
+            "weight" => &["", ".weight", "_blocks"],
             "scales" => &["_scales"],
             "bias" => &["_bias"],
             _ => &[],

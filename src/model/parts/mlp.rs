@@ -14,8 +14,10 @@ use crate::model::plan::Scope;
 pub struct MlpConfig {
     /// Inside of its block.
     pub name: &'static str,
-    /// Of gate, up and down; what a folder may have them under comes behind.
+    /// Of gate, up and down; what a folder may have them under comes behind. Of a fused one the first is of both.
     pub names: [&'static [&'static str]; 3],
+    /// The part, gate and up in one, and down, as a folder may have them that was not converted to MLX's layout.
+    pub unconverted: Option<[&'static str; 3]>,
     pub intermediate_size: i32,
     pub bias: bool,
     pub shape: MlpShape,
@@ -29,6 +31,8 @@ pub enum MlpShape {
     Gated,
     /// `gate_up_proj`: the rows of the one, then those of the other
     Fused,
+    /// `up_proj` through an activation that needs no gate
+    Plain,
     /// `up_proj` through an xIELU, whose numbers the folder has; nothing is multiplied with it
     Xielu,
 }
@@ -51,6 +55,8 @@ pub(in crate::model) enum Inner {
     Gated { gate_proj: Site, up_proj: Site },
     /// `[2 * intermediate, hidden]`
     Fused { gate_up_proj: Site },
+    /// `[intermediate, hidden]`
+    Plain { up_proj: Site },
     Xielu {
         /// `[intermediate, hidden]`
         up_proj: Site,
@@ -66,7 +72,8 @@ impl MlpConfig {
     pub fn new(intermediate_size: i32, activation: Activation) -> Self {
         MlpConfig {
             name: "mlp",
-            names: [&["gate_proj"], &["up_proj"], &["down_proj"]],
+            names: [&["gate_proj", "gate_up_proj"], &["up_proj"], &["down_proj"]],
+            unconverted: None,
             intermediate_size,
             bias: false,
             shape: MlpShape::Gated,
@@ -91,8 +98,27 @@ impl MlpConfig {
 
 impl Mlp {
     pub fn declare(scope: &mut Scope, config: &MlpConfig, hidden: i32) -> Result<Self> {
+        if let Some([part, both, down]) = config.unconverted {
+            if scope.has(&format!("{part}.{both}.weight")) {
+                let fused = MlpConfig {
+                    name: part,
+                    shape: MlpShape::Fused,
+                    unconverted: None,
+                    ..config.clone()
+                };
+                return Mlp::declare_as(scope, &fused, [&[both], &[], &[down]], hidden);
+            }
+        }
+        Mlp::declare_as(scope, config, config.names, hidden)
+    }
+
+    fn declare_as(
+        scope: &mut Scope,
+        config: &MlpConfig,
+        [gate, up, down]: [&[&str]; 3],
+        hidden: i32,
+    ) -> Result<Self> {
         let (inner, bias) = (config.intermediate_size, config.bias);
-        let [gate, up, down] = config.names;
         let mut scope = scope.within(config.name);
         let inner = match config.shape {
             MlpShape::Gated => Inner::Gated {
@@ -100,7 +126,10 @@ impl Mlp {
                 up_proj: scope.linear_of(up, [inner, hidden], bias)?,
             },
             MlpShape::Fused => Inner::Fused {
-                gate_up_proj: scope.linear("gate_up_proj", [2 * inner, hidden], bias)?,
+                gate_up_proj: scope.linear_of(gate, [2 * inner, hidden], bias)?,
+            },
+            MlpShape::Plain => Inner::Plain {
+                up_proj: scope.linear_of(up, [inner, hidden], bias)?,
             },
             MlpShape::Xielu => {
                 let up_proj = scope.linear("up_proj", [inner, hidden], bias)?;
@@ -167,7 +196,7 @@ impl Mlp {
                     ops::columns(&both, half..2 * half)?,
                 )
             }
-            Inner::Xielu { up_proj, .. } => {
+            Inner::Plain { up_proj } | Inner::Xielu { up_proj, .. } => {
                 let activation = self.activation(with)?;
                 let inner = nn::activated(&with.linear(up_proj, x)?, activation)?;
                 return with.linear(self.down_proj, &inner);
@@ -185,6 +214,7 @@ impl Mlp {
             Inner::Fused {
                 gate_up_proj: inner,
             }
+            | Inner::Plain { up_proj: inner }
             | Inner::Xielu { up_proj: inner, .. } => of.linear(inner, x),
         };
         PartTypes {

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod conv;
 pub mod delta;
+pub mod mamba;
 pub mod mlp;
 pub mod moe;
 
@@ -18,6 +19,7 @@ use crate::mlx::Array;
 pub use attention::Attention;
 pub use conv::Conv;
 pub use delta::Delta;
+pub use mamba::Mamba;
 pub use mlp::Mlp;
 pub use moe::Moe;
 
@@ -28,6 +30,7 @@ pub enum Part {
     Attention(Attention),
     Conv(Conv),
     Delta(Delta),
+    Mamba(Mamba),
     Mlp(Mlp),
     Moe(Moe),
 }
@@ -47,6 +50,7 @@ impl Part {
             }
             PartConfig::Conv(config) => Part::Conv(Conv::declare(scope, config, hidden)?),
             PartConfig::Delta(config) => Part::Delta(Delta::declare(scope, config, hidden)?),
+            PartConfig::Mamba(config) => Part::Mamba(Mamba::declare(scope, config, hidden)?),
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
             PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
         })
@@ -58,6 +62,7 @@ impl Part {
             Part::Attention(attention) => attention.forward(with, x, seen, rows),
             Part::Conv(conv) => conv.forward(with, x, seen, rows),
             Part::Delta(delta) => delta.forward(with, x, seen, rows),
+            Part::Mamba(mamba) => mamba.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
         }
@@ -74,6 +79,7 @@ impl Part {
             Part::Attention(attention) => Some(attention.cache()),
             Part::Conv(conv) => Some(conv.cache()),
             Part::Delta(delta) => Some(delta.cache()),
+            Part::Mamba(mamba) => Some(mamba.cache()),
             Part::Mlp(_) | Part::Moe(_) => None,
         }
     }
@@ -84,6 +90,7 @@ impl Part {
             Part::Attention(attention) => attention.types(of, x),
             Part::Conv(conv) => conv.types(of, x),
             Part::Delta(delta) => delta.types(of, x),
+            Part::Mamba(mamba) => mamba.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
             Part::Moe(moe) => moe.types(of, x),
         }
@@ -95,6 +102,7 @@ impl Part {
             Part::Attention(attention) => attention.config().row(),
             Part::Conv(_) => ConvConfig::row(hidden),
             Part::Delta(delta) => delta.config().row(),
+            Part::Mamba(mamba) => mamba.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
             Part::Moe(moe) => moe.config().row(hidden),
         }
@@ -106,6 +114,7 @@ impl Part {
             Part::Attention(attention) => attention.config().training_row(width),
             Part::Conv(_) => 2 * ConvConfig::row(hidden),
             Part::Delta(delta) => delta.config().training_row(),
+            Part::Mamba(mamba) => mamba.config().training_row(),
             Part::Mlp(mlp) => mlp.config().training_row(),
             Part::Moe(moe) => moe.config().training_row(hidden),
         }

@@ -24,6 +24,10 @@ pub struct MoeConfig {
     /// Of one expert.
     pub intermediate_size: i32,
     pub activation: Activation,
+    /// Or `down(activation(up))` without a gate.
+    pub gated: bool,
+    /// Experts compute in this width, with a projection before and one behind.
+    pub latent: Option<i32>,
     /// Of the experts.
     pub bias: bool,
     pub names: ExpertNames,
@@ -55,6 +59,8 @@ pub struct SharedConfig {
     pub mlp: MlpConfig,
     /// The name of a layer whose output, through a sigmoid, it is multiplied by.
     pub gate: Option<&'static str>,
+    /// Its name is the block's, not the part's.
+    pub beside: bool,
 }
 
 #[derive(Clone)]
@@ -64,8 +70,12 @@ pub struct Moe {
     pub(in crate::model) router: Site,
     /// `[experts]`
     pub(in crate::model) correction: Option<Site>,
-    /// `gate_proj` and `up_proj` `[experts, intermediate, hidden]`, `down_proj` `[experts, hidden, intermediate]`
-    pub(in crate::model) experts: [Site; 3],
+    /// `[experts, intermediate, width]`, where width is hidden or the latent one
+    pub(in crate::model) gate_proj: Option<Site>,
+    /// `up_proj` `[experts, intermediate, width]`, `down_proj` `[experts, width, intermediate]`
+    pub(in crate::model) experts: [Site; 2],
+    /// `[latent, hidden]` and `[hidden, latent]`
+    pub(in crate::model) latent: Option<[Site; 2]>,
     /// And its gate `[1, hidden]`.
     pub(in crate::model) shared: Option<(Mlp, Option<Site>)>,
 }
@@ -94,6 +104,10 @@ impl MoeConfig {
 impl Moe {
     pub fn declare(scope: &mut Scope, config: &MoeConfig, hidden: i32) -> Result<Self> {
         let (experts, inner) = (config.experts, config.intermediate_size);
+        let shared = match &config.shared {
+            Some(shared) if shared.beside => Some((Mlp::declare(scope, &shared.mlp, hidden)?, None)),
+            _ => None,
+        };
         let mut scope = scope.within(config.name);
         let name = scope.either(config.router.names, ".weight");
         let router = scope.linear(name, [experts, hidden], config.router.bias)?;
@@ -104,16 +118,30 @@ impl Moe {
                 Some(scope.vector(name, experts)?)
             }
         };
-        let mut stacked = |leaf, shape| scope.experts(&config.names, leaf, shape, config.bias);
+        let latent = match config.latent {
+            None => None,
+            Some(latent) => Some([
+                scope.linear("fc1_latent_proj", [latent, hidden], config.bias)?,
+                scope.linear("fc2_latent_proj", [hidden, latent], config.bias)?,
+            ]),
+        };
+        let width = config.latent.unwrap_or(hidden);
+        let mut stacked = |which, shape| scope.experts(&config.names, which, shape, config.bias);
+        let gate_proj = match config.gated {
+            true => Some(stacked(0, [experts, inner, width])?),
+            false => None,
+        };
         Ok(Moe {
+            gate_proj,
+            latent,
             router,
             correction,
             experts: [
-                stacked("gate_proj", [experts, inner, hidden])?,
-                stacked("up_proj", [experts, inner, hidden])?,
-                stacked("down_proj", [experts, hidden, inner])?,
+                stacked(1, [experts, inner, width])?,
+                stacked(2, [experts, width, inner])?,
             ],
             shared: match &config.shared {
+                _ if shared.is_some() => shared,
                 None => None,
                 Some(shared) => {
                     let mlp = Mlp::declare(&mut scope, &shared.mlp, hidden)?;
@@ -137,23 +165,28 @@ impl Moe {
         let rows = i32::try_from(x.size()).unwrap_or(i32::MAX) / hidden.max(1);
         let flat = ops::reshape(x, &[rows, hidden])?;
         let (chosen, weights) = self.route(with, &flat)?;
+        let inner = match self.latent {
+            Some([into, _]) => with.linear(into, &flat)?,
+            None => flat.clone(),
+        };
         let top_k = self.config.top_k;
         // [rows, top_k, hidden]
         // The kernels put them in order by themselves.
         let sorted = rows.saturating_mul(top_k) >= SORTED && !nn::on_kernels(x.dtype());
         let y = match sorted {
-            false => self.chosen(with, &flat, &chosen, false)?,
+            false => self.chosen(with, &inner, &chosen, false)?,
             true => {
                 // Each expert's rows one after the other, so that its weights are read once.
                 let all = ops::reshape(&chosen, &[-1])?;
                 let order = ops::argsort(&all, -1)?;
                 let back = ops::argsort(&order, -1)?;
                 let number = Array::from_i32(&[top_k])?;
-                let in_order = ops::take(&flat, &ops::floor_divide(&order, &number)?)?;
+                let in_order = ops::take(&inner, &ops::floor_divide(&order, &number)?)?;
                 let own = ops::reshape(&ops::take(&all, &order)?, &[-1, 1])?;
                 let y = self.chosen(with, &in_order, &own, true)?;
-                let y = ops::take(&ops::reshape(&y, &[-1, hidden])?, &back)?;
-                ops::reshape(&y, &[rows, top_k, hidden])?
+                let width = y.dim(-1);
+                let y = ops::take(&ops::reshape(&y, &[-1, width])?, &back)?;
+                ops::reshape(&y, &[rows, top_k, width])?
             }
         };
         let shared = match &self.shared {
@@ -164,16 +197,31 @@ impl Moe {
             }
         };
         let shared = shared.as_ref().map(|(of, gate)| (of, gate.as_ref()));
-        let y = nn::weighted_sum(&y, &weights, shared)?;
+        let y = match self.latent {
+            None => nn::weighted_sum(&y, &weights, shared)?,
+            // A shared expert without a gate is all that a sum behind the projection can be of.
+            Some([_, out]) => {
+                let y = with.linear(out, &nn::weighted_sum(&y, &weights, None)?)?;
+                match shared {
+                    Some((shared, _)) => ops::add(&y, shared)?,
+                    None => y,
+                }
+            }
+        };
         ops::reshape(&y, x.shape())
     }
 
     /// x `[n, hidden]`, the experts of each row `[n, k]` → `[n, k, hidden]`
     fn chosen(&self, with: &Forward, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
-        let [gate_proj, up_proj, down_proj] = self.experts;
-        let gate = with.experts(gate_proj, x, chosen, sorted)?;
+        let [up_proj, down_proj] = self.experts;
         let up = with.experts(up_proj, x, chosen, sorted)?;
-        let inner = nn::gated(&gate, &up, self.config.activation)?;
+        let inner = match self.gate_proj {
+            Some(gate_proj) => {
+                let gate = with.experts(gate_proj, x, chosen, sorted)?;
+                nn::gated(&gate, &up, self.config.activation)?
+            }
+            None => nn::activated(&up, self.config.activation)?,
+        };
         // [n, k, intermediate] → [n * k, intermediate], each row's own expert
         let inner = ops::reshape(&inner, &[-1, self.config.intermediate_size])?;
         let own = ops::reshape(chosen, &[-1, 1])?;
