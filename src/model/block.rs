@@ -57,8 +57,13 @@ impl Block {
 
     /// x `[1, n, hidden]` → the wanted rows of the same
     pub fn forward(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
+        // What mixes nothing gives all of them.
+        let wanted = |h: Array| match rows {
+            Rows::All => Ok(h),
+            Rows::Last => last_row(&h),
+        };
         if let Some(h) = fused::halves(&self.halves, with, x, past, rows)? {
-            return Ok(h);
+            return wanted(h);
         }
         let mut h = x.clone();
         for half in &self.halves {
@@ -81,11 +86,7 @@ impl Block {
             };
             h = half.forward(with, &h, seen, rows)?;
         }
-        // A block that mixes nothing gives all of them.
-        match rows {
-            Rows::All => Ok(h),
-            Rows::Last => last_row(&h),
-        }
+        wanted(h)
     }
 
     /// `x`: the type of what goes in.

@@ -123,9 +123,7 @@ impl Part {
             }
             Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => false,
             Part::Mlp(_) => true,
-            Part::Moe(moe) => {
-                moe.latent.is_none() && moe.routing().kernel::<&Array>().is_some()
-            }
+            Part::Moe(moe) => moe.latent.is_none() && moe.routing().kernel::<&Array>().is_some(),
         }
     }
 }

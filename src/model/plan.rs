@@ -141,7 +141,10 @@ impl<'a> Scope<'_, 'a> {
         bias: bool,
     ) -> Result<Site> {
         let name = names.first().copied().unwrap_or_default();
-        let (path, found) = (self.in_files(name), self.in_files(self.either(names, ".weight")));
+        let (path, found) = (
+            self.in_files(name),
+            self.in_files(self.either(names, ".weight")),
+        );
         let finder = &mut self.planner.finder;
         let tensors = Tensors {
             weight: match found == path {
@@ -208,7 +211,11 @@ impl<'a> Scope<'_, 'a> {
 
     /// Whether the folder has this tensor.
     pub fn has(&self, name: &str) -> bool {
-        self.planner.finder.catalog.get(&self.in_files(name)).is_some()
+        self.planner
+            .finder
+            .catalog
+            .get(&self.in_files(name))
+            .is_some()
     }
 
     /// The first of these names that the folder has a tensor `{name}{leaf}` of, else the first.

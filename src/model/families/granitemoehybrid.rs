@@ -47,7 +47,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         context: 131_072,
         tie_word_embeddings: true,
     };
-    granite::multiplied(config, shared::decoder(config, eps, blocks.collect(), defaults)?)
+    granite::multiplied(
+        config,
+        shared::decoder(config, eps, blocks.collect(), defaults)?,
+    )
 }
 
 fn attention(config: &Object) -> Result<AttentionConfig> {
@@ -81,8 +84,8 @@ fn mamba(config: &Object, eps: f32) -> Result<MambaConfig> {
             conv_bias: config.opt_bool("mamba_conv_bias")?.unwrap_or(true),
             bias: config.opt_bool("mamba_proj_bias")?.unwrap_or(false),
             eps,
-            norm_by_group: false,
-            step_limits: step_limits(config, [0.001, 100.0])?,
+            // As transformers has it; mlx-lm bounds them by 0.001 and 100.
+            step_limits: step_limits(config, [0.0, f32::INFINITY])?,
         },
         ["mamba_n_heads", "mamba_n_groups"],
     )

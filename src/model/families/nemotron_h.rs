@@ -62,7 +62,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         vocab_size: shared::vocab_size(config, None)?,
         context: shared::context(config, 4096)?,
         embed: EmbedConfig::default(),
-        blocks: pattern(config)?.into_iter().map(layer).collect::<Result<_>>()?,
+        blocks: pattern(config)?
+            .into_iter()
+            .map(layer)
+            .collect::<Result<_>>()?,
         norm: shared::norm("norm_f", eps),
         tie_word_embeddings: Some(config.opt_bool("tie_word_embeddings")?.unwrap_or(false)),
         logits: LogitsConfig::default(),
@@ -88,7 +91,10 @@ fn pattern(config: &Object) -> Result<Vec<Kind>> {
         let kinds: Option<Vec<Kind>> = kinds.collect();
         let kinds = kinds.filter(|kinds| (1..=most).contains(&kinds.len()));
         return kinds.ok_or_else(|| {
-            config.wrong(LETTERS, "a letter for each layer: M, *, - or E, at most 1024")
+            config.wrong(
+                LETTERS,
+                "a letter for each layer: M, *, - or E, at most 1024",
+            )
         });
     }
     for key in ["layers_block_type", "layer_types"] {
@@ -113,9 +119,8 @@ fn pattern(config: &Object) -> Result<Vec<Kind>> {
 fn mamba(config: &Object, eps: f32) -> Result<MambaConfig> {
     let (heads, dim) = (shared::LIMITS.heads, shared::LIMITS.head_dim);
     let size = |key: &str, most: u32| shared::size(config, key, most, None);
-    let flag = |key: &str, default: bool| -> Result<bool> {
-        Ok(config.opt_bool(key)?.unwrap_or(default))
-    };
+    let flag =
+        |key: &str, default: bool| -> Result<bool> { Ok(config.opt_bool(key)?.unwrap_or(default)) };
     checked(
         config,
         MambaConfig {
@@ -128,7 +133,6 @@ fn mamba(config: &Object, eps: f32) -> Result<MambaConfig> {
             conv_bias: flag("use_conv_bias", true)?,
             bias: flag("mamba_proj_bias", false)?,
             eps,
-            norm_by_group: true,
             step_limits: step_limits(config, [0.0, f32::INFINITY])?,
         },
         ["mamba_num_heads", "n_groups"],
@@ -136,7 +140,11 @@ fn mamba(config: &Object, eps: f32) -> Result<MambaConfig> {
 }
 
 /// Whether all heads fall into groups. `keys`: of heads and of groups.
-pub fn checked(config: &Object, mamba: MambaConfig, [heads, groups]: [&str; 2]) -> Result<MambaConfig> {
+pub fn checked(
+    config: &Object,
+    mamba: MambaConfig,
+    [heads, groups]: [&str; 2],
+) -> Result<MambaConfig> {
     let inner = i64::from(mamba.heads) * i64::from(mamba.head_dim);
     if inner > i64::from(shared::LIMITS.intermediate) {
         return Err(config.wrong(heads, "fewer, or smaller ones"));
@@ -157,7 +165,12 @@ pub fn step_limits(config: &Object, default: [f32; 2]) -> Result<[f32; 2]> {
         Some("Infinity" | "inf") => Some(f32::INFINITY),
         _ => value.as_f64().map(|number| number as f32),
     };
-    match list.iter().map(number).collect::<Option<Vec<_>>>().as_deref() {
+    match list
+        .iter()
+        .map(number)
+        .collect::<Option<Vec<_>>>()
+        .as_deref()
+    {
         Some(&[low, high]) if low >= 0.0 && low <= high => Ok([low, high]),
         _ => Err(config.wrong(KEY, "two numbers, the first not larger than the second")),
     }
@@ -180,7 +193,10 @@ fn attention(config: &Object, hidden_size: i32) -> Result<AttentionConfig> {
 
 /// Without a gate.
 fn mlp(config: &Object, inner: i32) -> Result<MlpConfig> {
-    if config.opt_str("mlp_hidden_act")?.is_some_and(|name| name != "relu2") {
+    if config
+        .opt_str("mlp_hidden_act")?
+        .is_some_and(|name| name != "relu2")
+    {
         return Err(experts::unknown(config, "mlp_hidden_act", "relu2"));
     }
     Ok(MlpConfig {

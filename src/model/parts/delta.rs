@@ -116,11 +116,7 @@ impl DeltaConfig {
 impl Delta {
     pub fn declare(scope: &mut Scope, config: &DeltaConfig, hidden: i32) -> Result<Self> {
         let mut scope = scope.within("linear_attn");
-        let (width, values, heads) = (
-            config.mixed_width(),
-            config.values(),
-            config.value_heads,
-        );
+        let (width, values, heads) = (config.mixed_width(), config.values(), config.value_heads);
         let projections = match config.mixed {
             true => Projections::Mixed {
                 qkvz: scope.linear("in_proj_qkvz", [width + values, hidden], false)?,

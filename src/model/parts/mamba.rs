@@ -27,10 +27,8 @@ pub struct MambaConfig {
     pub conv_bias: bool,
     /// Of both projections.
     pub bias: bool,
-    /// Of the norm behind.
+    /// Of the norm behind, over each group's heads.
     pub eps: f32,
-    /// Whether that norm is over each group's heads, or over all.
-    pub norm_by_group: bool,
     /// Of steps.
     pub step_limits: [f32; 2],
 }
@@ -178,14 +176,17 @@ impl Mamba {
     /// `[batch, n, inner]` → the same
     fn normed(&self, with: &Forward, y: &Array) -> Result<Array> {
         let groups = self.config.groups;
-        if !self.config.norm_by_group || groups == 1 {
+        if groups == 1 {
             return with.norm(self.norm, y);
         }
         let norm = with.norm_layer(self.norm)?;
         let inner = self.config.inner();
         let by_group = [y.dim(0), y.dim(1), groups, inner / groups.max(1)];
         let normed = ops::rms_norm(&ops::reshape(y, &by_group)?, None, norm.eps())?;
-        ops::multiply(&ops::reshape(&normed, y.shape())?, norm.adapted(with.adapters))
+        ops::multiply(
+            &ops::reshape(&normed, y.shape())?,
+            norm.adapted(with.adapters),
+        )
     }
 
     /// How far each head goes, f32 `[batch, n, heads]`, from as much of any type.

@@ -105,7 +105,9 @@ impl Moe {
     pub fn declare(scope: &mut Scope, config: &MoeConfig, hidden: i32) -> Result<Self> {
         let (experts, inner) = (config.experts, config.intermediate_size);
         let shared = match &config.shared {
-            Some(shared) if shared.beside => Some((Mlp::declare(scope, &shared.mlp, hidden)?, None)),
+            Some(shared) if shared.beside => {
+                Some((Mlp::declare(scope, &shared.mlp, hidden)?, None))
+            }
             _ => None,
         };
         let mut scope = scope.within(config.name);

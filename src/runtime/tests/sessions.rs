@@ -4,16 +4,16 @@ use super::*;
 use crate::error::Code;
 use crate::runtime::generate::{Conversation, Stop};
 
-fn messages(json: &str) -> Input {
+pub(super) fn messages(json: &str) -> Input {
     Input::Messages(Conversation {
         messages: json.into(),
         ..Conversation::default()
     })
 }
 
-const FIRST: &str = r#"[{"role":"user","content":"The answer is 17"}]"#;
+pub(super) const FIRST: &str = r#"[{"role":"user","content":"The answer is 17"}]"#;
 
-fn second(session: &Session) -> String {
+pub(super) fn second(session: &Session) -> String {
     let answer = session.message().unwrap();
     format!(
         r#"[{{"role":"user","content":"The answer is 17"}},{answer},{{"role":"user","content":"Why?"}}]"#
