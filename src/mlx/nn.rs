@@ -1,7 +1,14 @@
 //! The one place that chooses what computes a layer: the CPU's kernels (`fast`) or MLX's own operations, which are the
 //! reference.
 
+// No family has such layers yet.
+#[allow(dead_code)]
+mod recurrence;
 mod routing;
+#[allow(dead_code)]
+mod short_conv;
+#[cfg(all(test, not(target_os = "macos")))]
+mod testing;
 
 use std::sync::Arc;
 
@@ -14,7 +21,11 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, Visible};
 
 pub use crate::kernels::{Activation, Temperature};
+#[allow(unused_imports)]
+pub use recurrence::{recurrence, Normalise, Recurrence};
 pub use routing::{route, weighted_sum, Groups, Routing, Score};
+#[allow(unused_imports)]
+pub use short_conv::short_conv;
 
 /// What the queries of one pass may look at in one cache.
 pub enum AttentionMask {
