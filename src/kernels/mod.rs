@@ -13,6 +13,7 @@ mod amx;
 mod attention;
 mod block;
 pub(crate) mod codec;
+mod conv;
 mod cores;
 mod cpu;
 mod dense;
@@ -30,6 +31,7 @@ mod math;
 mod microkernel;
 mod pool;
 mod qmatmul;
+mod recurrence;
 mod repack;
 mod requantize;
 mod rope;
@@ -49,6 +51,7 @@ pub use block::{
     Attention, AttentionSizes, Block, ExpertLinear, Experts, GateUp, Half, Linear, Matrix, Mlp,
     Moe, Norm, Part, Past, Projections, Shared,
 };
+pub use conv::ShortConv;
 pub use cores::physical_cores;
 pub use cpu::{features, Features, Path};
 pub use draw::Draw;
@@ -59,6 +62,7 @@ pub use heads::{HeadShape, Heads, HeadsMut};
 pub use layout::{Layout, Packed, ScaleKind, ROWS};
 pub use lowrank::LowRank;
 pub use pool::Pool;
+pub use recurrence::{Decay, Normalise, Recurrence};
 pub use repack::{pack, unpack, Quantized, QuantizedMut};
 pub use requantize::requantize;
 pub use rope::Rope;

@@ -4,6 +4,7 @@
 mod block;
 mod experts;
 mod mixture;
+mod recurrence;
 
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
@@ -23,6 +24,7 @@ use crate::kernels::{
 pub use block::{block, Matrix, Place};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
 pub use mixture::{route, weighted_sum};
+pub use recurrence::{recurrence, short_conv};
 
 thread_local! {
     static KERNELS: RefCell<Option<Arc<Kernels>>> = const { RefCell::new(None) };

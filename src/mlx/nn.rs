@@ -3,6 +3,9 @@
 
 mod recurrence;
 mod routing;
+mod short_conv;
+#[cfg(all(test, not(target_os = "macos")))]
+mod testing;
 
 use std::sync::Arc;
 
@@ -15,8 +18,9 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, Visible};
 
 pub use crate::kernels::{Activation, Temperature};
-pub use recurrence::{recurrence, short_conv, Normalise, Recurrence};
+pub use recurrence::{recurrence, Normalise, Recurrence};
 pub use routing::{route, weighted_sum, Groups, Routing, Score};
+pub use short_conv::short_conv;
 
 /// What the queries of one pass may look at in one cache.
 pub enum AttentionMask {

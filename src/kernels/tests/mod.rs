@@ -9,6 +9,7 @@ mod gated;
 mod gather;
 mod lowrank;
 mod quantized;
+mod recurrence;
 mod repack;
 mod rope;
 mod routing;
