@@ -18,6 +18,8 @@ use crate::mlx::{ops, Array};
 #[derive(Clone)]
 pub struct Block {
     pub(super) halves: Vec<Half>,
+    /// `[1]`: what comes out is multiplied by it.
+    pub(super) scalar: Option<Site>,
 }
 
 /// `x + multiplier * post_norm(part(norm(x)))`
@@ -37,7 +39,14 @@ pub(super) struct Past<'a> {
     pub masks: &'a [Rc<AttentionMask>],
     /// Empty: the new tokens are all there are, and there may be a batch of them.
     pub caches: &'a mut [Cache],
+    /// Without caches: keys and values of the blocks before, `[batch, kv_heads, n, head_dim]`.
+    pub kept: &'a mut [Kept],
+    /// `[batch, n, width]`: what the block gets of the tokens beside x.
+    pub per_layer: Option<Array>,
 }
+
+/// Keys and values.
+pub(super) type Kept = Option<(Array, Array)>;
 
 /// The types of a block's arrays, as MLX promotes them.
 pub(super) struct BlockTypes {
@@ -50,13 +59,39 @@ impl Block {
     pub fn declare(scope: &mut Scope, config: &BlockConfig, hidden: i32) -> Result<Self> {
         let halves = config.halves.iter();
         let halves = halves.map(|half| Half::declare(scope, half, hidden));
+        let halves = halves.collect::<Result<_>>()?;
+        let scalar = config.scalar.map(|name| scope.vector(name, 1));
         Ok(Block {
-            halves: halves.collect::<Result<_>>()?,
+            halves,
+            scalar: scalar.transpose()?,
         })
+    }
+
+    /// The numbers of the caches that it puts something into.
+    pub fn keeps(&self) -> impl Iterator<Item = usize> + '_ {
+        let halves = self.halves.iter().map(|half| &half.part);
+        let halves = halves.filter(|part| !part.borrows());
+        halves.filter_map(Part::cache)
+    }
+
+    /// The numbers of other blocks' caches that it looks at.
+    pub fn borrows(&self) -> impl Iterator<Item = usize> + '_ {
+        let halves = self.halves.iter().map(|half| &half.part);
+        let halves = halves.filter(|part| part.borrows());
+        halves.filter_map(Part::cache)
     }
 
     /// x `[1, n, hidden]` → the wanted rows of the same
     pub fn forward(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
+        let y = self.sum(with, x, past, rows)?;
+        match self.scalar {
+            Some(site) => ops::multiply(&y, &ops::astype(with.vector(site)?, y.dtype())?),
+            None => Ok(y),
+        }
+    }
+
+    /// All halves.
+    fn sum(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
         if let Some(h) = fused::halves(&self.halves, with, x, past, rows)? {
             return Ok(h);
         }
@@ -66,18 +101,13 @@ impl Block {
                 h = made;
                 continue;
             }
-            let seen = match half.part.cache() {
-                Some(cache) => Seen {
-                    mask: past
-                        .masks
-                        .get(cache)
-                        .map_or(&AttentionMask::None, Rc::as_ref),
-                    cache: past.caches.get_mut(cache),
-                },
-                None => Seen {
-                    mask: &AttentionMask::None,
-                    cache: None,
-                },
+            let number = half.part.cache();
+            let mask = number.and_then(|number| past.masks.get(number));
+            let seen = Seen {
+                mask: mask.map_or(&AttentionMask::None, Rc::as_ref),
+                cache: number.and_then(|number| past.caches.get_mut(number)),
+                kept: number.and_then(|number| past.kept.get_mut(number)),
+                per_layer: past.per_layer.as_ref(),
             };
             h = half.forward(with, &h, seen, rows)?;
         }

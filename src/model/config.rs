@@ -1,6 +1,7 @@
 //! The one description of a decoder-only transformer that every family is read into: blocks, each a list of halves.
 
 use super::parts::attention::AttentionConfig;
+use super::parts::beside::BesideConfig;
 use super::parts::mlp::MlpConfig;
 use super::parts::moe::MoeConfig;
 
@@ -40,6 +41,18 @@ pub struct EmbedConfig {
     pub scale: Option<f32>,
     /// The eps of an RMS norm without a weight.
     pub norm: Option<f32>,
+    /// What each block gets of the tokens beside.
+    pub per_layer: Option<PerLayerConfig>,
+}
+
+/// Embeddings of their own for each block, and what the others become for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PerLayerConfig {
+    /// Tokens beyond have those of token 0.
+    pub vocab: i32,
+    /// Of one block.
+    pub width: i32,
+    pub eps: f32,
 }
 
 /// What becomes of the output layer's numbers.
@@ -65,6 +78,8 @@ pub struct NormConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockConfig {
     pub halves: Vec<HalfConfig>,
+    /// The name of a number that what comes out is multiplied by.
+    pub scalar: Option<&'static str>,
 }
 
 /// `x + multiplier * post_norm(part(norm(x)))`
@@ -82,6 +97,20 @@ pub enum PartConfig {
     Attention(AttentionConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
+    Beside(BesideConfig),
+    /// Adds the block's own embeddings of the tokens, of this width.
+    PerLayer {
+        width: i32,
+    },
+}
+
+impl BlockConfig {
+    pub fn of(halves: Vec<HalfConfig>) -> Self {
+        BlockConfig {
+            halves,
+            scalar: None,
+        }
+    }
 }
 
 impl HalfConfig {
@@ -110,7 +139,7 @@ impl DecoderConfig {
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         halves.filter_map(|half| match &half.part {
             PartConfig::Attention(attention) => Some(attention),
-            PartConfig::Mlp(_) | PartConfig::Moe(_) => None,
+            _ => None,
         })
     }
 
@@ -123,6 +152,8 @@ impl DecoderConfig {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),
+                PartConfig::Beside(beside) => beside.parameters(hidden),
+                PartConfig::PerLayer { width } => 2 * hidden * u64::try_from(*width).unwrap_or(0),
             })
             .sum()
     }

@@ -11,6 +11,7 @@ pub mod cost;
 mod decoder;
 pub mod families;
 mod find;
+mod forward;
 pub mod fused;
 mod layers;
 pub mod modules;

@@ -22,7 +22,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     }
     decoder.embed = EmbedConfig {
         scale: Some(multiplier("embedding_multiplier")?),
-        norm: None,
+        ..EmbedConfig::default()
     };
     decoder.logits = LogitsConfig {
         scale: Some(1.0 / multiplier("logits_scaling")?),

@@ -27,6 +27,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
 pub fn moe(config: &Object) -> Result<MoeConfig> {
     let keys = Keys {
         experts: "num_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "moe_intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

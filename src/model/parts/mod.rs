@@ -1,8 +1,10 @@
 //! The parts of a block, a mechanism in each file: what it declares, computes, keeps and costs.
 
 pub mod attention;
+pub mod beside;
 pub mod mlp;
 pub mod moe;
+pub mod per_layer;
 
 use super::config::PartConfig;
 use super::cost::{Known, TypesOf};
@@ -13,8 +15,10 @@ use crate::error::Result;
 use crate::mlx::Array;
 
 pub use attention::Attention;
+pub use beside::Beside;
 pub use mlp::Mlp;
 pub use moe::Moe;
+pub use per_layer::PerLayer;
 
 // Blocks are few.
 #[allow(clippy::large_enum_variant)]
@@ -23,6 +27,8 @@ pub enum Part {
     Attention(Attention),
     Mlp(Mlp),
     Moe(Moe),
+    Beside(Beside),
+    PerLayer(PerLayer),
 }
 
 /// The types of a part's arrays, as MLX promotes them.
@@ -40,6 +46,10 @@ impl Part {
             }
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
             PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
+            PartConfig::Beside(config) => Part::Beside(Beside::declare(scope, config, hidden)?),
+            PartConfig::PerLayer { width } => {
+                Part::PerLayer(PerLayer::declare(scope, *width, hidden)?)
+            }
         })
     }
 
@@ -49,6 +59,8 @@ impl Part {
             Part::Attention(attention) => attention.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
+            Part::Beside(beside) => beside.forward(with, x),
+            Part::PerLayer(part) => part.forward(with, x, seen.per_layer),
         }
     }
 
@@ -57,11 +69,19 @@ impl Part {
         self.cache().is_some()
     }
 
-    /// Its cache's number, where it keeps something.
+    /// Whether what it sees was kept by another block.
+    pub fn borrows(&self) -> bool {
+        match self {
+            Part::Attention(attention) => attention.config().keys_of.is_some(),
+            _ => false,
+        }
+    }
+
+    /// The number of the cache that it sees, its own or another block's.
     pub fn cache(&self) -> Option<usize> {
         match self {
             Part::Attention(attention) => Some(attention.cache()),
-            Part::Mlp(_) | Part::Moe(_) => None,
+            Part::Mlp(_) | Part::Moe(_) | Part::Beside(_) | Part::PerLayer(_) => None,
         }
     }
 
@@ -71,6 +91,8 @@ impl Part {
             Part::Attention(attention) => attention.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
             Part::Moe(moe) => moe.types(of, x),
+            Part::Beside(beside) => beside.types(of, x),
+            Part::PerLayer(part) => part.types(of, x),
         }
     }
 
@@ -80,6 +102,8 @@ impl Part {
             Part::Attention(attention) => attention.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
             Part::Moe(moe) => moe.config().row(hidden),
+            Part::Beside(beside) => beside.config().row(hidden),
+            Part::PerLayer(part) => 3 * part.width(),
         }
     }
 
@@ -89,6 +113,8 @@ impl Part {
             Part::Attention(attention) => attention.config().training_row(width),
             Part::Mlp(mlp) => mlp.config().training_row(),
             Part::Moe(moe) => moe.config().training_row(hidden),
+            Part::Beside(beside) => beside.config().training_row(hidden),
+            Part::PerLayer(part) => 4 * part.width(),
         }
     }
 }
