@@ -5,6 +5,7 @@ mod exaone4;
 mod experts;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod gpt_oss;
@@ -47,6 +48,8 @@ pub const FAMILIES: &[Family] = &[
     family("gemma2", gemma2::read, Some(ChatFormat::Gemma)),
     family("gemma3", gemma3::read_wrapper, Some(ChatFormat::Gemma)),
     family("gemma3_text", gemma3::read, Some(ChatFormat::Gemma)),
+    family("gemma4", gemma4::read_wrapper, None),
+    family("gemma4_text", gemma4::read, None),
     family("glm4", glm4::read, None),
     family("glm4_moe", glm4_moe::read, None),
     family("gpt_oss", gpt_oss::read, None),
