@@ -43,6 +43,25 @@ pub struct EmbedConfig {
     pub norm: Option<f32>,
     /// What each block gets of the tokens beside.
     pub per_layer: Option<PerLayerConfig>,
+    /// Rows go through the blocks in several versions side by side.
+    pub streams: Option<StreamsConfig>,
+}
+
+/// Versions of each row, of which a block computes one and corrects all by it (AltUp).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StreamsConfig {
+    pub count: i32,
+    /// The one that blocks compute.
+    pub active: i32,
+    /// The bound of the numbers that versions are mixed by.
+    pub clip: Option<f32>,
+    /// Whether what opens the block's own embeddings is multiplied by numbers of its own.
+    pub scaled: bool,
+    /// Of the small product beside attention.
+    pub laurel_rank: i32,
+    /// Of the block's own embeddings.
+    pub per_layer: i32,
+    pub eps: f32,
 }
 
 /// Embeddings of their own for each block, and what the others become for it.
@@ -80,6 +99,8 @@ pub struct BlockConfig {
     pub halves: Vec<HalfConfig>,
     /// The name of a number that what comes out is multiplied by.
     pub scalar: Option<&'static str>,
+    /// Its halves compute one of several versions of each row; the first half has a small product beside it.
+    pub streams: Option<StreamsConfig>,
 }
 
 /// `x + multiplier * post_norm(part(norm(x)))`
@@ -109,6 +130,7 @@ impl BlockConfig {
         BlockConfig {
             halves,
             scalar: None,
+            streams: None,
         }
     }
 }
@@ -146,6 +168,7 @@ impl DecoderConfig {
     /// Weights that a token is multiplied with in all blocks.
     pub fn block_parameters(&self) -> u64 {
         let hidden = u64::try_from(self.hidden_size).unwrap_or(0);
+        let streams = self.blocks.iter().filter_map(|block| block.streams);
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         halves
             .map(|half| match &half.part {
@@ -155,6 +178,7 @@ impl DecoderConfig {
                 PartConfig::Beside(beside) => beside.parameters(hidden),
                 PartConfig::PerLayer { width } => 2 * hidden * u64::try_from(*width).unwrap_or(0),
             })
+            .chain(streams.map(|streams| streams.parameters(hidden)))
             .sum()
     }
 }

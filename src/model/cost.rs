@@ -8,6 +8,7 @@ use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room};
 use super::config::DecoderConfig;
 use super::modules::{Kind, Modules, Site, Tensors, Weight};
 use super::plan::Blueprint;
+use super::streams::Spread;
 use crate::dtype::{Dtype, Mode};
 use crate::load::Slot;
 use crate::mlx::fast::{packed_experts_size, packed_layout, packed_size};
@@ -166,12 +167,13 @@ impl Costs {
                     },
                 });
         let hidden = size(config.hidden_size);
+        let versions = blueprint.spread.as_ref().map_or(1, Spread::count);
         let rows = blueprint.blocks.iter().map(|block| block.row(hidden));
         let heads = config.attentions().map(|attention| size(attention.heads));
         Costs {
             layers: layers.collect(),
             blocks: blueprint.blocks.len() as u64,
-            hidden,
+            hidden: versions * hidden,
             vocab: size(config.vocab_size),
             heads: heads.max().unwrap_or(0),
             row: rows.max().unwrap_or(0),

@@ -13,6 +13,7 @@ use super::modules::{Kind, Module, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::plan::Blueprint;
 use super::rope::RotaryEmbedding;
+use super::streams::Spread;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::nn::{self, AttentionMask};
@@ -23,7 +24,8 @@ pub struct Decoder {
     /// Shared with what is kept to compute a block again (`training.rs`).
     pub(super) blocks: Vec<Rc<Block>>,
     pub(super) caches: Vec<CacheSpec>,
-    per_layer: Option<PerLayerInputs>,
+    pub(super) per_layer: Option<PerLayerInputs>,
+    pub(super) spread: Option<Spread>,
     /// The modules' arrays.
     pub(super) live: Rc<Live>,
     costs: Costs,
@@ -90,6 +92,7 @@ impl Decoder {
             blocks: blueprint.blocks.into_iter().map(Rc::new).collect(),
             caches: blueprint.caches,
             per_layer: blueprint.per_layer,
+            spread: blueprint.spread,
             live: Rc::new(live),
             costs,
         })
@@ -143,6 +146,7 @@ impl Decoder {
         let tokens = ops::reshape(tokens, &[1, n])?;
         let mut h = self.embed(&tokens, adapters)?;
         let mut per_layer = self.per_layer(&with, &tokens, &h)?.into_iter();
+        h = self.spread(&with, h)?;
         let masks = self.masks(|index, _| match caches.get(index) {
             Some(cache) => cache.mask(n),
             None => Ok(AttentionMask::None),
@@ -161,7 +165,23 @@ impl Decoder {
             past.per_layer = per_layer.next();
             h = block.forward(&with, &h, &mut past, rows)?;
         }
-        Ok(h)
+        self.join(&with, h)
+    }
+
+    /// What goes into the first block: h `[batch, n, hidden]`, in several versions where the model has some
+    pub(super) fn spread(&self, with: &Forward, h: Array) -> Result<Array> {
+        match &self.spread {
+            Some(spread) => spread.forward(with, &h),
+            None => Ok(h),
+        }
+    }
+
+    /// What came out of the last block → `[batch, n, hidden]`
+    pub(super) fn join(&self, with: &Forward, h: Array) -> Result<Array> {
+        match &self.spread {
+            Some(spread) => spread.join(with, &h),
+            None => Ok(h),
+        }
     }
 
     /// The last block that needs all rows: those behind it keep nothing of them.
@@ -330,8 +350,18 @@ pub(super) fn other_kind() -> Error {
 
 /// The last token of x `[1, n, hidden]` → `[1, 1, hidden]`
 pub(super) fn last_row(x: &Array) -> Result<Array> {
-    match x.dim(1) {
-        1 => Ok(x.clone()),
-        n => ops::slice(x, &[0, n - 1, 0], &[1, n, x.dim(2)]),
+    last_rows(x, 1)
+}
+
+/// The last n tokens of x `[…, tokens, hidden]`
+pub(super) fn last_rows(x: &Array, n: i32) -> Result<Array> {
+    let tokens = x.dim(-2);
+    if tokens == n {
+        return Ok(x.clone());
     }
+    let (mut start, stop) = (vec![0; x.shape().len()], x.shape().to_vec());
+    if let [.., first, _] = start.as_mut_slice() {
+        *first = tokens - n;
+    }
+    ops::slice(x, &start, &stop)
 }

@@ -104,10 +104,10 @@ impl Block {
         (index, h): (usize, Dtype),
     ) -> bool {
         let clips = config.clip_residual && h == Dtype::F16;
-        let scaled = self.scalar.is_some();
+        let more = self.scalar.is_some() || self.streams.is_some();
         let attends = |half: &&Half| matches!(half.part, Part::Attention(_));
         !clips
-            && !scaled
+            && !more
             && self.halves.iter().filter(attends).count() <= 1
             && self.halves.iter().all(|half| half.part.is_known())
             && of.block_computes_in(index, h)
@@ -125,7 +125,7 @@ impl Part {
                 let plain = config.gate.is_none() && config.value_norm.is_none();
                 own && plain && over != Some(QkNormOver::BareHeads)
             }
-            Part::Mlp(_) => true,
+            Part::Mlp(mlp) => mlp.config().sparsity.is_none(),
             Part::Moe(moe) => moe.is_plain() && moe.routing().kernel::<&Array>().is_some(),
             Part::Beside(_) | Part::PerLayer(_) => false,
         }

@@ -9,6 +9,7 @@ use super::find::{Experts, Finder, Named};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::rope::Rope;
+use super::streams::Spread;
 use crate::dtype::Scheme;
 use crate::error::{Error, Result};
 use crate::load::{Catalog, ModuleShape, Quantization, Slot, Tensor, Warnings};
@@ -36,6 +37,7 @@ pub struct Blueprint {
     /// What a session keeps.
     pub(super) caches: Vec<CacheSpec>,
     pub(super) per_layer: Option<PerLayerInputs>,
+    pub(super) spread: Option<Spread>,
 }
 
 impl Blueprint {
@@ -71,7 +73,7 @@ impl Planned {
             caches: Vec::new(),
             kept_by: Vec::new(),
         };
-        let per_layer = planner.outside(config, names)?;
+        let (per_layer, spread) = planner.outside(config, names)?;
         let blocks = planner.blocks(config, names)?;
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
@@ -84,6 +86,7 @@ impl Planned {
                 ropes: planner.ropes,
                 caches: planner.caches,
                 per_layer,
+                spread,
             },
             modules: planner.modules,
             names: *names,
@@ -167,7 +170,13 @@ impl<'a> Scope<'_, 'a> {
 
     /// `[dims]`, of any float type.
     pub fn vector(&mut self, name: &str, dims: i32) -> Result<Site> {
-        let weight = self.planner.finder.float(&self.in_files(name), &[dims])?;
+        self.numbers(name, &[dims])
+    }
+
+    /// Few numbers of any float type that a part looks at itself.
+    pub fn numbers(&mut self, name: &str, shape: &[i32]) -> Result<Site> {
+        let weight = self.planner.finder.float(&self.in_files(name), shape)?;
+        let dims = shape.iter().product();
         let what = (ModuleShape::Norm { dims }, Kind::Vector);
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
@@ -293,7 +302,11 @@ impl<'a> Scope<'_, 'a> {
 
 impl<'a> Planner<'a> {
     /// What is not in a block.
-    fn outside(&mut self, config: &DecoderConfig, names: &Names) -> Result<Option<PerLayerInputs>> {
+    fn outside(
+        &mut self,
+        config: &DecoderConfig,
+        names: &Names,
+    ) -> Result<(Option<PerLayerInputs>, Option<Spread>)> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let head = format!("{}lm_head.weight", names.head);
         let embedding = format!("{}embed_tokens.weight", names.body);
@@ -323,7 +336,9 @@ impl<'a> Planner<'a> {
         let per_layer = config.embed.per_layer;
         let per_layer = per_layer
             .map(|per_layer| PerLayerInputs::declare(&mut body, per_layer, [count, hidden]));
-        per_layer.transpose()
+        let streams = config.embed.streams;
+        let spread = streams.map(|streams| Spread::declare(&mut body, streams, hidden));
+        Ok((per_layer.transpose()?, spread.transpose()?))
     }
 
     fn blocks(&mut self, config: &DecoderConfig, names: &Names) -> Result<Vec<Block>> {

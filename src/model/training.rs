@@ -6,6 +6,7 @@ use super::adapter::{Adapter, AdapterSet, Dropout, Part, Traced};
 use super::block::{Kept, Past};
 use super::decoder::{Decoder, Rows};
 use super::modules::Site;
+use super::streams::Spread;
 use crate::error::{Error, Result};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::{grad, Array};
@@ -202,10 +203,12 @@ impl Decoder {
         let adapted: u64 = outputs.sum();
         let tokens = size(step.rows) * width;
         let block = tokens * (plain + adapted / blocks);
+        let versions = self.spread.as_ref().map_or(1, Spread::count);
+        let beside = self.per_layer.map_or(0, |inputs| inputs.row());
         let activations = match step.checkpoint {
-            true => blocks * tokens * hidden + 2 * block,
+            true => blocks * tokens * versions * hidden + 2 * block,
             false => (blocks + 1) * block,
-        };
+        } + 2 * tokens * beside;
         let logits = 5 * step.predictions as u64 * size(self.config.vocab_size);
         // Weights, gradients, moments and new weights, some of them twice while they become one array; of DoRA copies of
         // the weights that it looks at.
@@ -244,6 +247,7 @@ impl Decoder {
         let mut h = self.embed(tokens, &adapters)?;
         let outside = self.live.with(&adapters);
         let mut per_layer = self.per_layer(&outside, tokens, &h)?.into_iter();
+        h = self.spread(&outside, h)?;
         // What later blocks see of earlier ones goes in and out of them, so that gradients flow through it.
         let seen: Vec<usize> = self.blocks.iter().flat_map(|of| of.borrows()).collect();
         let mut kept: Vec<Kept> = vec![None; self.caches.len()];
@@ -302,6 +306,7 @@ impl Decoder {
                 *kept.get_mut(number).ok_or_else(changed)? = Some((keys, values));
             }
         }
-        Ok(Hidden { rows: h, adapters })
+        let rows = self.join(&self.live.with(&adapters), h)?;
+        Ok(Hidden { rows, adapters })
     }
 }

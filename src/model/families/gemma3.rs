@@ -154,7 +154,7 @@ fn attentions(config: &Object, all: &AttentionConfig) -> Result<Vec<AttentionCon
 }
 
 /// Rope of the layers that see everything, and of the sliding ones. transformers 5 writes one object for each kind.
-fn ropes(config: &Object, dims: i32) -> Result<(Rope, Rope)> {
+pub fn ropes(config: &Object, dims: i32) -> Result<(Rope, Rope)> {
     let nested = config
         .opt_object("rope_parameters")?
         .filter(|parameters| parameters.has("full_attention"));

@@ -7,7 +7,7 @@ use crate::mlx::nn::{self, Activation};
 use crate::mlx::{ops, Array};
 use crate::model::config::{NormConfig, PerLayerConfig};
 use crate::model::cost::{size, Known, TypesOf};
-use crate::model::decoder::Forward;
+use crate::model::decoder::{last_rows, Forward};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
 
@@ -37,11 +37,7 @@ impl PerLayer {
     /// x `[batch, n, hidden]` and the block's embeddings, `[batch, n or more, width]`, of which x has the last → as x
     pub fn forward(&self, with: &Forward, x: &Array, own: Option<&Array>) -> Result<Array> {
         let own = own.ok_or_else(|| Error::internal("a block without its embeddings"))?;
-        let (n, all) = (x.dim(1), own.dim(1));
-        let own = match n == all {
-            true => own.clone(),
-            false => ops::slice(own, &[0, all - n, 0], &[own.dim(0), all, own.dim(2)])?,
-        };
+        let own = last_rows(own, x.dim(1))?;
         let gate = with.linear(self.gate, x)?;
         let opened = nn::gated(&gate, &own, Activation::GeluTanh)?;
         with.linear(self.projection, &opened)
