@@ -11,6 +11,7 @@ mod recovery;
 mod rows;
 mod saving;
 mod sessions;
+mod shared_keys;
 mod training;
 mod types;
 
