@@ -105,6 +105,11 @@ impl<'a> Object<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether the key is there, be it null.
+    pub fn names(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     pub fn has(&self, key: &str) -> bool {
         self.get(key).is_some()
     }

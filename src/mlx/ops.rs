@@ -61,6 +61,7 @@ unary! {
     tanh = mlx_tanh;
     exp = mlx_exp;
     expm1 = mlx_expm1;
+    erfinv = mlx_erfinv;
     sqrt = mlx_sqrt;
     negative = mlx_negative;
     sort = mlx_sort;
@@ -263,6 +264,17 @@ pub fn min(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
 pub fn sum(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
     // SAFETY: the array is alive.
     make(|out, s| unsafe { mlx_sys::mlx_sum_axis(out, a.raw(), axis, keepdims, s) })
+}
+
+pub fn mean(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
+    // SAFETY: the array is alive.
+    make(|out, s| unsafe { mlx_sys::mlx_mean_axis(out, a.raw(), axis, keepdims, s) })
+}
+
+/// The standard deviation of all that is there.
+pub fn deviation(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {
+    // SAFETY: the array is alive.
+    make(|out, s| unsafe { mlx_sys::mlx_std_axis(out, a.raw(), axis, keepdims, 0, s) })
 }
 
 pub fn logsumexp(a: &Array, axis: i32, keepdims: bool) -> Result<Array> {

@@ -10,6 +10,7 @@ use super::fused;
 use super::modules::Site;
 use super::parts::{Part, PartTypes};
 use super::plan::Scope;
+use super::streams::Streams;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::nn::{self, AttentionMask};
@@ -18,6 +19,10 @@ use crate::mlx::{ops, Array};
 #[derive(Clone)]
 pub struct Block {
     pub(super) halves: Vec<Half>,
+    /// `[1]`: what comes out is multiplied by it.
+    pub(super) scalar: Option<Site>,
+    /// Its halves compute one of several versions of each row.
+    pub(super) streams: Option<Streams>,
 }
 
 /// `x + multiplier * post_norm(part(norm(x)))`
@@ -37,7 +42,14 @@ pub(super) struct Past<'a> {
     pub masks: &'a [Rc<AttentionMask>],
     /// Empty: the new tokens are all there are, and there may be a batch of them.
     pub caches: &'a mut [Cache],
+    /// Without caches: keys and values of the blocks before, `[batch, kv_heads, n, head_dim]`.
+    pub kept: &'a mut [Kept],
+    /// `[batch, n, width]`: what the block gets of the tokens beside x.
+    pub per_layer: Option<Array>,
 }
+
+/// Keys and values.
+pub(super) type Kept = Option<(Array, Array)>;
 
 /// The types of a block's arrays, as MLX promotes them.
 pub(super) struct BlockTypes {
@@ -50,13 +62,65 @@ impl Block {
     pub fn declare(scope: &mut Scope, config: &BlockConfig, hidden: i32) -> Result<Self> {
         let halves = config.halves.iter();
         let halves = halves.map(|half| Half::declare(scope, half, hidden));
+        let halves = halves.collect::<Result<_>>()?;
+        let scalar = config.scalar.map(|name| scope.vector(name, 1));
+        let streams = config.streams;
+        let streams = streams.map(|streams| Streams::declare(scope, streams, hidden));
         Ok(Block {
-            halves: halves.collect::<Result<_>>()?,
+            halves,
+            scalar: scalar.transpose()?,
+            streams: streams.transpose()?,
         })
     }
 
-    /// x `[1, n, hidden]` → the wanted rows of the same
+    /// The numbers of the caches that it puts something into.
+    pub fn keeps(&self) -> impl Iterator<Item = usize> + '_ {
+        let halves = self.halves.iter().map(|half| &half.part);
+        let halves = halves.filter(|part| !part.borrows());
+        halves.filter_map(Part::cache)
+    }
+
+    /// The numbers of other blocks' caches that it looks at.
+    pub fn borrows(&self) -> impl Iterator<Item = usize> + '_ {
+        let halves = self.halves.iter().map(|half| &half.part);
+        let halves = halves.filter(|part| part.borrows());
+        halves.filter_map(Part::cache)
+    }
+
+    /// x `[1, n, hidden]`, or versions of it `[count, 1, n, hidden]` → the wanted rows of the same
     pub fn forward(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
+        let y = match &self.streams {
+            Some(streams) => self.side_by_side(streams, with, x, (past, rows))?,
+            None => self.sum(with, x, past, rows)?,
+        };
+        match self.scalar {
+            Some(site) => ops::multiply(&y, &ops::astype(with.vector(site)?, y.dtype())?),
+            None => Ok(y),
+        }
+    }
+
+    /// x `[count, 1, n, hidden]` → the wanted rows of the same
+    fn side_by_side(
+        &self,
+        streams: &Streams,
+        with: &Forward,
+        x: &Array,
+        (past, rows): (&mut Past, Rows),
+    ) -> Result<Array> {
+        let expected = streams.predict(with, x)?;
+        let mut h = streams.active(&expected)?;
+        for (number, half) in self.halves.iter().enumerate() {
+            let y = half.among(with, &h, past, rows)?;
+            h = match number {
+                0 => streams.beside(with, half.norm, &h, &y)?,
+                _ => y,
+            };
+        }
+        streams.correct(with, &expected, &h, past.per_layer.as_ref())
+    }
+
+    /// All halves.
+    fn sum(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
         // What mixes nothing gives all of them.
         let wanted = |h: Array| match rows {
             Rows::All => Ok(h),
@@ -67,24 +131,7 @@ impl Block {
         }
         let mut h = x.clone();
         for half in &self.halves {
-            if let Some(made) = fused::halves(std::slice::from_ref(half), with, &h, past, rows)? {
-                h = made;
-                continue;
-            }
-            let seen = match half.part.cache() {
-                Some(cache) => Seen {
-                    mask: past
-                        .masks
-                        .get(cache)
-                        .map_or(&AttentionMask::None, Rc::as_ref),
-                    cache: past.caches.get_mut(cache),
-                },
-                None => Seen {
-                    mask: &AttentionMask::None,
-                    cache: None,
-                },
-            };
-            h = half.forward(with, &h, seen, rows)?;
+            h = half.among(with, &h, past, rows)?;
         }
         wanted(h)
     }
@@ -97,6 +144,9 @@ impl Block {
             kept.extend(half.part.cache().zip(types.kept));
             output = types.output;
         }
+        if let Some(streams) = &self.streams {
+            output = streams.types(of, output);
+        }
         BlockTypes { kept, output }
     }
 
@@ -104,14 +154,22 @@ impl Block {
     pub fn row(&self, hidden: u64) -> u64 {
         // Norms, residuals and what the parts give.
         let halves = self.halves.iter();
-        halves.map(|half| 4 * hidden + half.part.row(hidden)).sum()
+        let halves: u64 = halves.map(|half| 4 * hidden + half.part.row(hidden)).sum();
+        halves + self.beside(hidden)
+    }
+
+    /// The same of what is beside the halves.
+    fn beside(&self, hidden: u64) -> u64 {
+        self.streams
+            .as_ref()
+            .map_or(0, |streams| streams.row(hidden))
     }
 
     /// Numbers of a token, among `width` in its row, that gradients need.
     pub fn training_row(&self, hidden: u64, width: u64) -> u64 {
         let halves = self.halves.iter();
         let of = |half: &Half| 4 * hidden + half.part.training_row(hidden, width);
-        halves.map(of).sum()
+        halves.map(of).sum::<u64>() + 2 * self.beside(hidden)
     }
 }
 
@@ -127,6 +185,22 @@ impl Half {
             post_norm: norm(&config.post_norm, scope)?,
             multiplier: config.multiplier,
         })
+    }
+
+    /// As one operation where the kernels know all of it.
+    fn among(&self, with: &Forward, x: &Array, past: &mut Past, rows: Rows) -> Result<Array> {
+        if let Some(made) = fused::halves(std::slice::from_ref(self), with, x, past, rows)? {
+            return Ok(made);
+        }
+        let number = self.part.cache();
+        let mask = number.and_then(|number| past.masks.get(number));
+        let seen = Seen {
+            mask: mask.map_or(&AttentionMask::None, Rc::as_ref),
+            cache: number.and_then(|number| past.caches.get_mut(number)),
+            kept: number.and_then(|number| past.kept.get_mut(number)),
+            per_layer: past.per_layer.as_ref(),
+        };
+        self.forward(with, x, seen, rows)
     }
 
     fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {

@@ -1,6 +1,7 @@
 //! The one description of a decoder-only transformer that every family is read into: blocks, each a list of halves.
 
 use super::parts::attention::AttentionConfig;
+use super::parts::beside::BesideConfig;
 use super::parts::conv::ConvConfig;
 use super::parts::delta::DeltaConfig;
 use super::parts::mamba::MambaConfig;
@@ -47,6 +48,37 @@ pub struct EmbedConfig {
     pub scale: Option<f32>,
     /// The eps of an RMS norm without a weight.
     pub norm: Option<f32>,
+    /// What each block gets of the tokens beside.
+    pub per_layer: Option<PerLayerConfig>,
+    /// Rows go through the blocks in several versions side by side.
+    pub streams: Option<StreamsConfig>,
+}
+
+/// Versions of each row, of which a block computes one and corrects all by it (AltUp).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StreamsConfig {
+    pub count: i32,
+    /// The one that blocks compute.
+    pub active: i32,
+    /// The bound of the numbers that versions are mixed by.
+    pub clip: Option<f32>,
+    /// Whether what opens the block's own embeddings is multiplied by numbers of its own.
+    pub scaled: bool,
+    /// Of the small product beside attention.
+    pub laurel_rank: i32,
+    /// Of the block's own embeddings.
+    pub per_layer: i32,
+    pub eps: f32,
+}
+
+/// Embeddings of their own for each block, and what the others become for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PerLayerConfig {
+    /// Tokens beyond have those of token 0.
+    pub vocab: i32,
+    /// Of one block.
+    pub width: i32,
+    pub eps: f32,
 }
 
 /// What becomes of the output layer's numbers.
@@ -72,6 +104,10 @@ pub struct NormConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockConfig {
     pub halves: Vec<HalfConfig>,
+    /// The name of a number that what comes out is multiplied by.
+    pub scalar: Option<&'static str>,
+    /// Its halves compute one of several versions of each row; the first half has a small product beside it.
+    pub streams: Option<StreamsConfig>,
 }
 
 /// `x + multiplier * post_norm(part(norm(x)))`
@@ -92,6 +128,21 @@ pub enum PartConfig {
     Mamba(MambaConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
+    Beside(BesideConfig),
+    /// Adds the block's own embeddings of the tokens, of this width.
+    PerLayer {
+        width: i32,
+    },
+}
+
+impl BlockConfig {
+    pub fn of(halves: Vec<HalfConfig>) -> Self {
+        BlockConfig {
+            halves,
+            scalar: None,
+            streams: None,
+        }
+    }
 }
 
 impl HalfConfig {
@@ -127,6 +178,7 @@ impl DecoderConfig {
     /// Weights that a token is multiplied with in all blocks.
     pub fn block_parameters(&self) -> u64 {
         let hidden = u64::try_from(self.hidden_size).unwrap_or(0);
+        let streams = self.blocks.iter().filter_map(|block| block.streams);
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         halves
             .map(|half| match &half.part {
@@ -136,7 +188,10 @@ impl DecoderConfig {
                 PartConfig::Mamba(mamba) => mamba.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),
+                PartConfig::Beside(beside) => beside.parameters(hidden),
+                PartConfig::PerLayer { width } => 2 * hidden * u64::try_from(*width).unwrap_or(0),
             })
+            .chain(streams.map(|streams| streams.parameters(hidden)))
             .sum()
     }
 }

@@ -4,10 +4,11 @@
 //! On the CPU's kernels it is exact but for a few small arrays, and so it is a bound. Where MLX's own operations compute, the
 //! intermediates are estimated: how many of them are there at a time depends on the device.
 
-use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room, MARKS};
+use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room};
 use super::config::DecoderConfig;
 use super::modules::{Kind, Modules, Site, Tensors, Weight};
 use super::plan::Blueprint;
+use super::streams::Spread;
 use crate::dtype::{Dtype, Mode};
 use crate::load::Slot;
 use crate::mlx::fast::{packed_experts_size, packed_layout, packed_size};
@@ -77,6 +78,8 @@ pub struct Costs {
     row: u64,
     /// Bytes of the widest number of a row.
     number: u64,
+    /// Numbers of a token that all blocks get beside their rows.
+    beside: u64,
     /// Blocks that are not one operation.
     plain: u64,
     scaled: bool,
@@ -124,8 +127,13 @@ impl Costs {
         modules: &Modules<T>,
         kernels: bool,
     ) -> Costs {
-        let of = TypesOf { modules };
+        let mut of = TypesOf {
+            modules,
+            per_layer: Dtype::BF16,
+        };
         let mut h = of.rows(Site::EMBED_TOKENS);
+        let per_layer = blueprint.per_layer;
+        of.per_layer = per_layer.map_or(h, |inputs| inputs.types(&of, h));
         let (mut widest, mut plain) = (h, 0);
         let mut kept = vec![h; blueprint.caches.len()];
         for (index, block) in blueprint.blocks.iter().enumerate() {
@@ -159,16 +167,18 @@ impl Costs {
                     },
                 });
         let hidden = size(config.hidden_size);
+        let versions = blueprint.spread.as_ref().map_or(1, Spread::count);
         let rows = blueprint.blocks.iter().map(|block| block.row(hidden));
         let heads = config.attentions().map(|attention| size(attention.heads));
         Costs {
             layers: layers.collect(),
             blocks: blueprint.blocks.len() as u64,
-            hidden,
+            hidden: versions * hidden,
             vocab: size(config.vocab_size),
             heads: heads.max().unwrap_or(0),
             row: rows.max().unwrap_or(0),
-            number: widest.size() as u64,
+            number: widest.wider(of.per_layer).size() as u64,
+            beside: per_layer.map_or(0, |inputs| inputs.row()),
             plain,
             scaled: config.embed.scale.is_some(),
             kernels,
@@ -210,6 +220,7 @@ impl Costs {
         let row = self.hidden * self.number;
         let rows = tokens * (1 + u64::from(self.scaled) + blocks.saturating_sub(1)) + 2;
         let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
+        work = work.saturating_add(tokens * self.beside * self.number);
         if self.plain > 0 {
             // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
             let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
@@ -260,7 +271,7 @@ impl Costs {
                 let (extent, token) = match (extent, bytes) {
                     (Some(extent), CacheBytes::Tokens(token)) => (extent, token),
                     (_, CacheBytes::State(bytes)) => {
-                        rooms.push(full_state(bytes));
+                        rooms.push(Room::of_state(bytes));
                         continue;
                     }
                     _ => continue,
@@ -292,19 +303,11 @@ impl Costs {
     }
 }
 
-/// A state of so many bytes with all its marks.
-fn full_state(bytes: u64) -> Room {
-    let held = bytes.saturating_mul(1 + MARKS as u64);
-    Room {
-        before: held,
-        after: held,
-        copied: bytes,
-    }
-}
-
 /// The types of what modules compute, as MLX promotes them.
 pub struct TypesOf<'a, T> {
     modules: &'a Modules<T>,
+    /// Of what blocks get beside their rows.
+    pub per_layer: Dtype,
 }
 
 impl<T: Known> TypesOf<'_, T> {
@@ -326,7 +329,7 @@ impl<T: Known> TypesOf<'_, T> {
     }
 
     /// Of an embedding's rows.
-    fn rows(&self, site: Site) -> Dtype {
+    pub fn rows(&self, site: Site) -> Dtype {
         let tensors = self.modules.get(site);
         tensors.map_or(Dtype::F32, |tensors| rows_type(&tensors.weight))
     }

@@ -4,14 +4,16 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet};
-use super::block::{Block, Past};
+use super::block::{Block, Kept, Past};
 use super::cache::{Cache, CacheSpec, TokensSpec};
 use super::config::DecoderConfig;
 use super::cost::{Costs, StepCost};
-use super::layers::{self, computed_norm, Embedding, Experts, Layer, Linear, Norm};
+use super::layers::{self, computed_norm, Embedding, Layer};
 use super::modules::{Kind, Module, Modules, Site, Tensors};
+use super::parts::per_layer::PerLayerInputs;
 use super::plan::Blueprint;
 use super::rope::RotaryEmbedding;
+use super::streams::Spread;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::nn::{self, AttentionMask};
@@ -22,6 +24,8 @@ pub struct Decoder {
     /// Shared with what is kept to compute a block again (`training.rs`).
     pub(super) blocks: Vec<Rc<Block>>,
     pub(super) caches: Vec<CacheSpec>,
+    pub(super) per_layer: Option<PerLayerInputs>,
+    pub(super) spread: Option<Spread>,
     /// The modules' arrays.
     pub(super) live: Rc<Live>,
     costs: Costs,
@@ -32,7 +36,7 @@ pub(super) struct Live {
     /// By site.
     layers: Vec<Layer>,
     modules: Vec<Module>,
-    ropes: Vec<RotaryEmbedding>,
+    pub(super) ropes: Vec<RotaryEmbedding>,
     /// The scalar that embeddings are multiplied by.
     embed_scale: Option<Array>,
     clip_residual: bool,
@@ -40,7 +44,7 @@ pub(super) struct Live {
 
 /// The model's arrays and a request's adapters, as parts look at them.
 pub struct Forward<'a> {
-    live: &'a Live,
+    pub(super) live: &'a Live,
     pub adapters: &'a AdapterSet,
     pub clip_residual: bool,
 }
@@ -50,6 +54,10 @@ pub struct Seen<'a> {
     pub mask: &'a AttentionMask,
     /// None: the tokens are all there are.
     pub cache: Option<&'a mut Cache>,
+    /// Without a cache: where keys and values of this pass lie for the blocks behind.
+    pub kept: Option<&'a mut Kept>,
+    /// See `Past`.
+    pub per_layer: Option<&'a Array>,
 }
 
 /// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of
@@ -83,6 +91,8 @@ impl Decoder {
             config: Rc::new(config),
             blocks: blueprint.blocks.into_iter().map(Rc::new).collect(),
             caches: blueprint.caches,
+            per_layer: blueprint.per_layer,
+            spread: blueprint.spread,
             live: Rc::new(live),
             costs,
         })
@@ -133,21 +143,65 @@ impl Decoder {
     ) -> Result<Array> {
         let n = tokens.dim(0);
         let with = self.live.with(adapters);
-        let mut h = self.embed(&ops::reshape(tokens, &[1, n])?, adapters)?;
+        let tokens = ops::reshape(tokens, &[1, n])?;
+        let mut h = self.embed(&tokens, adapters)?;
+        let mut per_layer = self.per_layer(&with, &tokens, &h)?.into_iter();
+        h = self.spread(&with, h)?;
         let masks = self.masks(|index, _| match caches.get(index) {
             Some(cache) => cache.mask(n),
             None => Ok(AttentionMask::None),
         })?;
+        let last = self.last_of_all_rows();
+        // Without caches what blocks keep is put here.
+        let mut kept: Vec<Kept> = vec![None; self.caches.len()];
         let mut past = Past {
             masks: &masks,
             caches,
+            kept: &mut kept,
+            per_layer: None,
         };
-        let last = self.blocks.len().saturating_sub(1);
         for (i, block) in self.blocks.iter().enumerate() {
-            let rows = if i == last { rows } else { Rows::All };
+            let rows = if i >= last { rows } else { Rows::All };
+            past.per_layer = per_layer.next();
             h = block.forward(&with, &h, &mut past, rows)?;
         }
-        Ok(h)
+        self.join(&with, h)
+    }
+
+    /// What goes into the first block: h `[batch, n, hidden]`, in several versions where the model has some
+    pub(super) fn spread(&self, with: &Forward, h: Array) -> Result<Array> {
+        match &self.spread {
+            Some(spread) => spread.forward(with, &h),
+            None => Ok(h),
+        }
+    }
+
+    /// What came out of the last block → `[batch, n, hidden]`
+    pub(super) fn join(&self, with: &Forward, h: Array) -> Result<Array> {
+        match &self.spread {
+            Some(spread) => spread.join(with, &h),
+            None => Ok(h),
+        }
+    }
+
+    /// The last block that needs all rows: those behind it keep nothing of them.
+    fn last_of_all_rows(&self) -> usize {
+        let keeps = |block: &Rc<Block>| block.keeps().next().is_some();
+        let last = self.blocks.iter().rposition(keeps);
+        last.unwrap_or(self.blocks.len().saturating_sub(1))
+    }
+
+    /// tokens `[batch, n]` and what `embed` made of them → what each block gets beside; empty: nothing
+    pub(super) fn per_layer(
+        &self,
+        with: &Forward,
+        tokens: &Array,
+        h: &Array,
+    ) -> Result<Vec<Array>> {
+        match &self.per_layer {
+            Some(inputs) => inputs.forward(with, tokens, h),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// By cache. Those with the same window see the same part of the past, so they share a mask.
@@ -268,7 +322,7 @@ impl Live {
         }
     }
 
-    fn layer(&self, site: Site) -> Result<&Layer> {
+    pub(super) fn layer(&self, site: Site) -> Result<&Layer> {
         let layer = self.layers.get(site.index);
         layer.ok_or_else(|| Error::internal("a module that is not there"))
     }
@@ -290,77 +344,24 @@ impl Live {
     }
 }
 
-impl<'a> Forward<'a> {
-    pub fn linear_layer(&self, site: Site) -> Result<&'a Linear> {
-        match self.live.layer(site)? {
-            Layer::Linear(linear) => Ok(linear),
-            _ => Err(other_kind()),
-        }
-    }
-
-    pub fn norm_layer(&self, site: Site) -> Result<&'a Norm> {
-        match self.live.layer(site)? {
-            Layer::Norm(norm) => Ok(norm),
-            _ => Err(other_kind()),
-        }
-    }
-
-    pub fn experts_layer(&self, site: Site) -> Result<&'a Experts> {
-        match self.live.layer(site)? {
-            Layer::Experts(experts) => Ok(experts),
-            _ => Err(other_kind()),
-        }
-    }
-
-    pub fn number(&self, site: Site) -> Result<f32> {
-        match self.live.layer(site)? {
-            Layer::Number(number, _) => Ok(*number),
-            _ => Err(other_kind()),
-        }
-    }
-
-    /// x `[…, in]` → `[…, out]`
-    pub fn linear(&self, site: Site, x: &Array) -> Result<Array> {
-        self.linear_layer(site)?.forward(x, self.adapters)
-    }
-
-    /// x `[…, in]` → `[…, out]` f32
-    pub fn logits(&self, site: Site, x: &Array) -> Result<Array> {
-        self.linear_layer(site)?.logits(x, self.adapters)
-    }
-
-    /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.
-    pub fn experts(&self, site: Site, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
-        self.experts_layer(site)?
-            .forward(x, chosen, sorted, self.adapters)
-    }
-
-    /// x `[…, size]` → the same shape
-    pub fn norm(&self, site: Site, x: &Array) -> Result<Array> {
-        self.norm_layer(site)?.forward(x, self.adapters)
-    }
-
-    pub fn vector(&self, site: Site) -> Result<&'a Array> {
-        match self.live.layer(site)? {
-            Layer::Vector(vector) => Ok(vector),
-            _ => Err(other_kind()),
-        }
-    }
-
-    pub fn rope(&self, number: usize) -> Result<&'a RotaryEmbedding> {
-        let rope = self.live.ropes.get(number);
-        rope.ok_or_else(|| Error::internal("a rope that is not there"))
-    }
-}
-
-fn other_kind() -> Error {
+pub(super) fn other_kind() -> Error {
     Error::internal("a module of another kind")
 }
 
 /// The last token of x `[1, n, hidden]` → `[1, 1, hidden]`
 pub(super) fn last_row(x: &Array) -> Result<Array> {
-    match x.dim(1) {
-        1 => Ok(x.clone()),
-        n => ops::slice(x, &[0, n - 1, 0], &[1, n, x.dim(2)]),
+    last_rows(x, 1)
+}
+
+/// The last n tokens of x `[…, tokens, hidden]`
+pub(super) fn last_rows(x: &Array, n: i32) -> Result<Array> {
+    let tokens = x.dim(-2);
+    if tokens == n {
+        return Ok(x.clone());
     }
+    let (mut start, stop) = (vec![0; x.shape().len()], x.shape().to_vec());
+    if let [.., first, _] = start.as_mut_slice() {
+        *first = tokens - n;
+    }
+    ops::slice(x, &start, &stop)
 }

@@ -104,8 +104,10 @@ impl Block {
         (index, h): (usize, Dtype),
     ) -> bool {
         let clips = config.clip_residual && h == Dtype::F16;
+        let more = self.scalar.is_some() || self.streams.is_some();
         let attends = |half: &&Half| matches!(half.part, Part::Attention(_));
         !clips
+            && !more
             && self.halves.iter().filter(attends).count() <= 1
             && self.halves.iter().all(|half| half.part.is_known())
             && of.block_computes_in(index, h)
@@ -119,11 +121,14 @@ impl Part {
             Part::Attention(attention) => {
                 let config = attention.config();
                 let over = config.qk_norm.map(|norm| norm.over);
-                config.gate.is_none() && over != Some(QkNormOver::BareHeads)
+                let own = config.keys_of.is_none() && !config.values_are_keys;
+                let plain = config.gate.is_none() && config.value_norm.is_none();
+                own && plain && over != Some(QkNormOver::BareHeads)
             }
             Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => false,
-            Part::Mlp(_) => true,
-            Part::Moe(moe) => moe.latent.is_none() && moe.routing().kernel::<&Array>().is_some(),
+            Part::Mlp(mlp) => mlp.config().sparsity.is_none(),
+            Part::Moe(moe) => moe.is_plain() && moe.routing().kernel::<&Array>().is_some(),
+            Part::Beside(_) | Part::PerLayer(_) => false,
         }
     }
 }
@@ -151,6 +156,7 @@ impl<'a> Gather<'_, 'a> {
                 Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => return Ok(None),
                 Part::Mlp(mlp) => kernels::Part::Mlp(known!(self.mlp(mlp))),
                 Part::Moe(moe) => kernels::Part::Moe(known!(self.moe(moe))),
+                Part::Beside(_) | Part::PerLayer(_) => return Ok(None),
             },
             post_norm: known!(self.option(half.post_norm)),
             multiplier: half.multiplier,
@@ -184,6 +190,7 @@ impl<'a> Gather<'_, 'a> {
                 Projections::Fused { qkv_proj } => {
                     kernels::Projections::Fused(known!(self.linear(qkv_proj)))
                 }
+                Projections::Same { .. } | Projections::Queries { .. } => return Ok(None),
             },
             q_norm: known!(self.option(of.q_norm)),
             k_norm: known!(self.option(of.k_norm)),

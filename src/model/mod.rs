@@ -11,12 +11,14 @@ pub mod cost;
 mod decoder;
 pub mod families;
 mod find;
+mod forward;
 pub mod fused;
 mod layers;
 pub mod modules;
 mod parts;
 mod plan;
 mod rope;
+mod streams;
 pub mod training;
 
 pub use adapter::AdapterSet;

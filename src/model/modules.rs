@@ -44,6 +44,8 @@ pub struct Module {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     Embedding,
+    /// Rows for tokens that adapters do not reach.
+    Table,
     Linear,
     /// Stacked: each token is multiplied with some.
     Experts,
@@ -117,7 +119,8 @@ impl<T> Modules<T> {
 
     /// All that adapters can reach. The output layer is one also where it is the embedding: an adapter can change it alone.
     pub fn described(&self) -> Vec<Module> {
-        let reached = |module: &&Module| !matches!(module.kind, Kind::Vector | Kind::Number);
+        let beyond = |kind| matches!(kind, Kind::Vector | Kind::Number | Kind::Table);
+        let reached = |module: &&Module| !beyond(module.kind);
         let all = self.list.iter().map(|(module, _)| module);
         all.filter(reached).cloned().collect()
     }

@@ -7,7 +7,9 @@ use super::config::{DecoderConfig, Names, NormConfig};
 pub use super::find::{ExpertNames, Fused};
 use super::find::{Experts, Finder, Named, Renamed};
 use super::modules::{Kind, Modules, Site, Tensors};
+use super::parts::per_layer::PerLayerInputs;
 use super::rope::Rope;
+use super::streams::Spread;
 use crate::dtype::Scheme;
 use crate::error::{Error, Result};
 use crate::load::{Catalog, ModuleShape, Quantization, Slot, Tensor, Warnings};
@@ -34,6 +36,8 @@ pub struct Blueprint {
     pub(super) ropes: Vec<Rope>,
     /// What a session keeps.
     pub(super) caches: Vec<CacheSpec>,
+    pub(super) per_layer: Option<PerLayerInputs>,
+    pub(super) spread: Option<Spread>,
 }
 
 impl Blueprint {
@@ -76,8 +80,10 @@ impl Planned {
             modules: Modules::new(),
             ropes: Vec::new(),
             caches: Vec::new(),
+            kept_by: Vec::new(),
         };
-        let blocks = planner.decoder(config, names)?;
+        let (per_layer, spread) = planner.outside(config, names)?;
+        let blocks = planner.blocks(config, names)?;
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
         let finder = planner.finder;
@@ -88,6 +94,8 @@ impl Planned {
                 blocks,
                 ropes: planner.ropes,
                 caches: planner.caches,
+                per_layer,
+                spread,
             },
             modules: planner.modules,
             names: *names,
@@ -105,6 +113,8 @@ struct Planner<'a> {
     modules: Modules<Slot>,
     ropes: Vec<Rope>,
     caches: Vec<CacheSpec>,
+    /// The block of each cache.
+    kept_by: Vec<Option<usize>>,
 }
 
 /// Where a part declares its modules, in the order in which it computes.
@@ -122,6 +132,16 @@ impl<'a> Scope<'_, 'a> {
     pub fn within<'s>(&'s mut self, name: &str) -> Scope<'s, 'a> {
         Scope {
             path: format!("{}{name}.", self.path),
+            prefix: self.prefix,
+            layer: self.layer,
+            planner: &mut *self.planner,
+        }
+    }
+
+    /// This one.
+    pub fn same<'s>(&'s mut self) -> Scope<'s, 'a> {
+        Scope {
+            path: self.path.clone(),
             prefix: self.prefix,
             layer: self.layer,
             planner: &mut *self.planner,
@@ -183,7 +203,13 @@ impl<'a> Scope<'_, 'a> {
 
     /// `[dims]`, of any float type.
     pub fn vector(&mut self, name: &str, dims: i32) -> Result<Site> {
-        let weight = self.planner.finder.float(&self.in_files(name), &[dims])?;
+        self.numbers(name, &[dims])
+    }
+
+    /// Few numbers of any float type that a part looks at itself.
+    pub fn numbers(&mut self, name: &str, shape: &[i32]) -> Result<Site> {
+        let weight = self.planner.finder.float(&self.in_files(name), shape)?;
+        let dims = shape.iter().product();
         let what = (ModuleShape::Norm { dims }, Kind::Vector);
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
@@ -265,12 +291,26 @@ impl<'a> Scope<'_, 'a> {
     }
 
     /// `[vocab, dims]`; what it is called here and in the files.
-    fn embedding(&mut self, (name, own): (&str, &str), [vocab, dims]: [i32; 2]) -> Result<Site> {
+    fn embedding(&mut self, names: (&str, &str), shape: [i32; 2]) -> Result<Site> {
+        self.rows(names, shape, Kind::Embedding)
+    }
+
+    /// Rows for tokens, beside the embedding: `[vocab, dims]`
+    pub fn table(&mut self, name: &str, shape: [i32; 2]) -> Result<Site> {
+        self.rows((name, name), shape, Kind::Table)
+    }
+
+    fn rows(
+        &mut self,
+        (name, own): (&str, &str),
+        [vocab, dims]: [i32; 2],
+        kind: Kind,
+    ) -> Result<Site> {
         let path = self.in_files(own);
         let weight = self.planner.finder.matrix(&path, &[vocab, dims], &Named)?;
         let tensors = Tensors { weight, bias: None };
         let shape = ModuleShape::Embedding { vocab, dims };
-        Ok(self.put(name, (shape, Kind::Embedding), Some(tensors)))
+        Ok(self.put(name, (shape, kind), Some(tensors)))
     }
 
     /// What a part turns queries and keys by, as a number.
@@ -288,7 +328,15 @@ impl<'a> Scope<'_, 'a> {
     /// What a part keeps of the tokens before, as a number.
     pub fn cache(&mut self, spec: CacheSpec) -> usize {
         self.planner.caches.push(spec);
+        self.planner.kept_by.push(self.layer);
         self.planner.caches.len() - 1
+    }
+
+    /// The number of what an earlier block keeps.
+    pub fn cache_of(&self, block: usize) -> Result<usize> {
+        let kept_by = &self.planner.kept_by;
+        let number = kept_by.iter().position(|of| *of == Some(block));
+        number.ok_or_else(|| Error::internal("keys of a block that keeps none"))
     }
 
     fn in_files(&self, name: &str) -> String {
@@ -307,7 +355,12 @@ impl<'a> Scope<'_, 'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn decoder(&mut self, config: &DecoderConfig, names: &Names) -> Result<Vec<Block>> {
+    /// What is not in a block.
+    fn outside(
+        &mut self,
+        config: &DecoderConfig,
+        names: &Names,
+    ) -> Result<(Option<PerLayerInputs>, Option<Spread>)> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let head = format!("{}lm_head.weight", names.head);
         let embedding = format!("{}{}.weight", names.body, names.embedding);
@@ -332,6 +385,18 @@ impl<'a> Planner<'a> {
             }
             false => outside.linear("lm_head", [vocab, hidden], false)?,
         };
+        let mut body = self.scope(names.body, String::new(), None);
+        let count = i32::try_from(config.blocks.len()).unwrap_or(i32::MAX);
+        let per_layer = config.embed.per_layer;
+        let per_layer = per_layer
+            .map(|per_layer| PerLayerInputs::declare(&mut body, per_layer, [count, hidden]));
+        let streams = config.embed.streams;
+        let spread = streams.map(|streams| Spread::declare(&mut body, streams, hidden));
+        Ok((per_layer.transpose()?, spread.transpose()?))
+    }
+
+    fn blocks(&mut self, config: &DecoderConfig, names: &Names) -> Result<Vec<Block>> {
+        let hidden = config.hidden_size;
         let blocks = config.blocks.iter().enumerate().map(|(index, block)| {
             let path = format!("layers.{index}.");
             let mut scope = self.scope(names.body, path, Some(index));

@@ -38,6 +38,12 @@ pub enum RopeScaling {
         /// What the turned elements are multiplied by.
         attention_factor: f32,
     },
+    /// Of all pairs the first turn, as they would if all did; the others stay.
+    Proportional {
+        pairs: i32,
+        /// Of the wavelengths.
+        factor: f32,
+    },
     /// One factor for each pair: the short ones up to `original_context` tokens, beyond that the long ones for all of them.
     Long {
         short: Vec<f32>,
@@ -99,6 +105,17 @@ impl Rope {
                 let factor = f64::from(*factor);
                 let blended = |pair| yarn(plain(pair), f64::from(pair), factor, bounds);
                 pairs.map(blended).collect()
+            }
+            RopeScaling::Proportional {
+                pairs: turned,
+                factor,
+            } => {
+                let factor = f64::from(*factor);
+                let wavelength = |pair| match pair < *turned {
+                    true => factor * plain(pair),
+                    false => f64::INFINITY,
+                };
+                pairs.map(wavelength).collect()
             }
             RopeScaling::Long { short, .. } => return Some(self.stretched(short)),
         };

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet, Dropout, Part, Traced};
-use super::block::Past;
+use super::block::{Kept, Past};
 use super::decoder::{Decoder, Rows};
 use super::modules::Site;
+use super::streams::Spread;
 use crate::error::{Error, Result};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::{grad, Array};
@@ -202,10 +203,12 @@ impl Decoder {
         let adapted: u64 = outputs.sum();
         let tokens = size(step.rows) * width;
         let block = tokens * (plain + adapted / blocks);
+        let versions = self.spread.as_ref().map_or(1, Spread::count);
+        let beside = self.per_layer.map_or(0, |inputs| inputs.row());
         let activations = match step.checkpoint {
-            true => blocks * tokens * hidden + 2 * block,
+            true => blocks * tokens * versions * hidden + 2 * block,
             false => (blocks + 1) * block,
-        };
+        } + 2 * tokens * beside;
         let logits = 5 * step.predictions as u64 * size(self.config.vocab_size);
         // Weights, gradients, moments and new weights, some of them twice while they become one array; of DoRA copies of
         // the weights that it looks at.
@@ -242,30 +245,68 @@ impl Decoder {
         let (parts, arrays) = trained.of_layer(None, parameters)?;
         let adapters = traced_set(&parts, &arrays, pass, &|site| self.weight(site))?;
         let mut h = self.embed(tokens, &adapters)?;
+        let outside = self.live.with(&adapters);
+        let mut per_layer = self.per_layer(&outside, tokens, &h)?.into_iter();
+        h = self.spread(&outside, h)?;
+        // What later blocks see of earlier ones goes in and out of them, so that gradients flow through it.
+        let seen: Vec<usize> = self.blocks.iter().flat_map(|of| of.borrows()).collect();
+        let mut kept: Vec<Kept> = vec![None; self.caches.len()];
         let masks = Rc::new(self.masks(|_, spec| AttentionMask::new(n, 0, spec.window))?);
         for (index, block) in self.blocks.iter().enumerate() {
             let (parts, arrays) = trained.of_layer(Some(index), parameters)?;
             let (block, live, masks) = (block.clone(), self.live.clone(), masks.clone());
+            let borrowed: Vec<usize> = block.borrows().collect();
+            let given: Vec<usize> = block.keeps().filter(|of| seen.contains(of)).collect();
+            let (own, caches) = (per_layer.next(), kept.len());
+            let mut inputs = vec![h];
+            inputs.extend(own.clone());
+            for &number in &borrowed {
+                let (keys, values) = kept.get(number).cloned().flatten().ok_or_else(changed)?;
+                inputs.extend([keys, values]);
+            }
+            inputs.extend(arrays);
+            let (has_own, given_too) = (own.is_some(), given.clone());
             let compute = move |inputs: &[Array]| -> Result<Vec<Array>> {
-                let [x, arrays @ ..] = inputs else {
-                    return Err(changed());
-                };
-                let set = traced_set(&parts, arrays, pass, &|site| live.weight(site))?;
+                let mut inputs = inputs.iter();
+                let mut next = || inputs.next().cloned().ok_or_else(changed);
+                let x = next()?;
+                let per_layer = has_own.then(&mut next).transpose()?;
+                let mut kept: Vec<Kept> = vec![None; caches];
+                for &number in &borrowed {
+                    let pair = (next()?, next()?);
+                    *kept.get_mut(number).ok_or_else(changed)? = Some(pair);
+                }
+                let set = traced_set(&parts, inputs.as_slice(), pass, &|site| live.weight(site))?;
                 let mut past = Past {
                     masks: &masks,
                     caches: &mut [],
+                    kept: &mut kept,
+                    per_layer,
                 };
-                let y = block.forward(&live.with(&set), x, &mut past, Rows::All)?;
-                Ok(vec![y])
+                let y = block.forward(&live.with(&set), &x, &mut past, Rows::All)?;
+                let mut outputs = vec![y];
+                for &number in &given_too {
+                    let (keys, values) = kept.get(number).cloned().flatten().ok_or_else(changed)?;
+                    outputs.extend([keys, values]);
+                }
+                Ok(outputs)
             };
-            let inputs: Vec<Array> = std::iter::once(h).chain(arrays).collect();
-            let mut outputs = if pass.checkpoint {
+            let outputs = if pass.checkpoint {
                 grad::checkpoint(compute, &inputs)?
             } else {
                 compute(&inputs)?
             };
-            h = outputs.pop().ok_or_else(changed)?;
+            let mut outputs = outputs.into_iter();
+            h = outputs.next().ok_or_else(changed)?;
+            for number in given {
+                let pair = (outputs.next(), outputs.next());
+                let (Some(keys), Some(values)) = pair else {
+                    return Err(changed());
+                };
+                *kept.get_mut(number).ok_or_else(changed)? = Some((keys, values));
+            }
         }
-        Ok(Hidden { rows: h, adapters })
+        let rows = self.join(&self.live.with(&adapters), h)?;
+        Ok(Hidden { rows, adapters })
     }
 }

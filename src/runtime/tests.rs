@@ -11,6 +11,7 @@ mod recovery;
 mod rows;
 mod saving;
 mod sessions;
+mod shared_keys;
 mod states;
 mod training;
 mod types;

@@ -106,11 +106,11 @@ static void filled_apart(const char *name, const struct asked *asked, const stru
   *peak = figures[1];
 }
 
-/* Their tensors have several float types, or attention has a gate, so their blocks are many operations, whose peak is estimated
+/* Their tensors have several float types, or attention has a gate or norms of values, so their blocks are many operations, whose peak is estimated
  * with room to spare; or embeddings are multiplied, in place or not as it happens, and there are few layers. By how their names
  * begin. */
 static const char *const MIXED[] = {"muse_glimmer", "laguna", "granite", "gemma2", "llama-bf16-v-f32", "llama-bf16-v-f16", "qwen3-bf16-norms-f32", "qwen3-4bit-bf16-scales-f16",
-                                    "gemma3-text-f16-mlp-bf16"};
+                                    "gemma3-text-f16-mlp-bf16", "gemma4", "gemma3n"};
 
 static int is_mixed(const char *name) {
   for (size_t i = 0; i < COUNT(MIXED); i++) {

@@ -11,7 +11,8 @@ use crate::mlx::nn::AttentionMask;
 use crate::mlx::Array;
 
 pub use extent::{room_below, Extent, Room};
-pub use state::{State, MARKS};
+pub use state::State;
+use state::MARKS;
 pub use tokens::{Like, Tokens};
 
 /// What a part keeps.
@@ -84,6 +85,18 @@ pub enum CacheBytes {
     /// Of a token's keys and of its values.
     Tokens([u64; 2]),
     State(u64),
+}
+
+impl Room {
+    /// A state of so many bytes with all its marks.
+    pub fn of_state(bytes: u64) -> Room {
+        let held = bytes.saturating_mul(1 + MARKS as u64);
+        Room {
+            before: held,
+            after: held,
+            copied: bytes,
+        }
+    }
 }
 
 /// What one part keeps for a session.

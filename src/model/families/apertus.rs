@@ -21,12 +21,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     mlp.shape = MlpShape::Xielu;
     mlp.bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
     let half = |name, part| HalfConfig::after(shared::norm(name, eps), part);
-    let block = BlockConfig {
-        halves: vec![
-            half("attention_layernorm", PartConfig::Attention(attention)),
-            half("feedforward_layernorm", PartConfig::Mlp(mlp)),
-        ],
-    };
+    let block = BlockConfig::of(vec![
+        half("attention_layernorm", PartConfig::Attention(attention)),
+        half("feedforward_layernorm", PartConfig::Mlp(mlp)),
+    ]);
     let blocks = vec![block; shared::layer_count(config, None)?];
     let defaults = Defaults {
         context: 65_536,

@@ -23,20 +23,26 @@ pub const W_NAMES: ExpertNames = ExpertNames {
     ..NAMES
 };
 
-/// Keys of the number of experts and of their size.
+/// Keys of the number of experts, of those of a token, and of their size.
 pub struct Keys {
     pub experts: &'static str,
+    pub top_k: &'static str,
     pub intermediate: &'static str,
 }
 
 /// Experts with silu, a softmax over all of them, and nothing else.
 pub fn moe(config: &Object, keys: Keys) -> Result<MoeConfig> {
     shared::check_activation(config, &["silu"])?;
+    of_keys(config, keys)
+}
+
+/// The same without a look at the activation.
+pub fn of_keys(config: &Object, keys: Keys) -> Result<MoeConfig> {
     let experts = size(config, keys.experts, LIMITS.experts, None)?;
-    let top_k = size(config, "num_experts_per_tok", LIMITS.experts, None)?;
+    let top_k = size(config, keys.top_k, LIMITS.experts, None)?;
     if top_k > experts {
         return Err(config.wrong(
-            "num_experts_per_tok",
+            keys.top_k,
             &format!("at most {}, which is {experts}", keys.experts),
         ));
     }
@@ -53,6 +59,8 @@ pub fn moe(config: &Object, keys: Keys) -> Result<MoeConfig> {
         router: RouterConfig {
             names: &["gate"],
             bias: false,
+            norm: None,
+            gains: None,
             softcap: None,
             score: Score::Softmax,
             correction: &[],

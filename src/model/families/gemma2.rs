@@ -36,7 +36,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         context: shared::context(config, 8192)?,
         embed: EmbedConfig {
             scale: Some((hidden_size as f32).sqrt()),
-            norm: None,
+            ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
         norm: norm("norm", eps),
@@ -53,9 +53,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
 }
 
 /// None where the config says null.
-fn cap(config: &Object, key: &str, default: f32) -> Result<Option<f32>> {
-    match config.get(key) {
-        Some(value) if value.is_null() => Ok(None),
-        _ => Ok(Some(config.opt_f32(key, 1e-3..=1e6)?.unwrap_or(default))),
-    }
+pub fn cap(config: &Object, key: &str, default: f32) -> Result<Option<f32>> {
+    let own = config.opt_f32(key, 1e-3..=1e6)?;
+    Ok(match config.names(key) {
+        true => own,
+        false => Some(default),
+    })
 }

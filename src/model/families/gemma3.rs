@@ -83,7 +83,7 @@ fn read_text(
         context: shared::context(config, 32_768)?,
         embed: EmbedConfig {
             scale: Some(scale),
-            norm: None,
+            ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
         norm: norm("norm", eps),
@@ -109,20 +109,18 @@ pub fn norm(name: &'static str, eps: f32) -> NormConfig {
 pub fn sandwich(eps: f32, attention: AttentionConfig, mlp: MlpConfig) -> BlockConfig {
     let half =
         |before, part, after| HalfConfig::after(norm(before, eps), part).then(norm(after, eps));
-    BlockConfig {
-        halves: vec![
-            half(
-                "input_layernorm",
-                PartConfig::Attention(attention),
-                "post_attention_layernorm",
-            ),
-            half(
-                "pre_feedforward_layernorm",
-                PartConfig::Mlp(mlp),
-                "post_feedforward_layernorm",
-            ),
-        ],
-    }
+    BlockConfig::of(vec![
+        half(
+            "input_layernorm",
+            PartConfig::Attention(attention),
+            "post_attention_layernorm",
+        ),
+        half(
+            "pre_feedforward_layernorm",
+            PartConfig::Mlp(mlp),
+            "post_feedforward_layernorm",
+        ),
+    ])
 }
 
 /// The attention of each layer.
@@ -157,7 +155,7 @@ fn attentions(config: &Object, all: &AttentionConfig) -> Result<Vec<AttentionCon
 }
 
 /// Rope of the layers that see everything, and of the sliding ones. transformers 5 writes one object for each kind.
-fn ropes(config: &Object, dims: i32) -> Result<(Rope, Rope)> {
+pub fn ropes(config: &Object, dims: i32) -> Result<(Rope, Rope)> {
     let nested = config
         .opt_object("rope_parameters")?
         .filter(|parameters| parameters.has("full_attention"));

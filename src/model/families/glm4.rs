@@ -20,20 +20,18 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let half = |before, part, after| {
         HalfConfig::after(shared::norm(before, eps), part).then(shared::norm(after, eps))
     };
-    let block = BlockConfig {
-        halves: vec![
-            half(
-                "input_layernorm",
-                PartConfig::Attention(attention),
-                "post_self_attn_layernorm",
-            ),
-            half(
-                "post_attention_layernorm",
-                PartConfig::Mlp(mlp),
-                "post_mlp_layernorm",
-            ),
-        ],
-    };
+    let block = BlockConfig::of(vec![
+        half(
+            "input_layernorm",
+            PartConfig::Attention(attention),
+            "post_self_attn_layernorm",
+        ),
+        half(
+            "post_attention_layernorm",
+            PartConfig::Mlp(mlp),
+            "post_mlp_layernorm",
+        ),
+    ]);
     let blocks = vec![block; shared::layer_count(config, None)?];
     let defaults = Defaults {
         context: 32_768,

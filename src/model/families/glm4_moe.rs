@@ -62,6 +62,7 @@ fn moe(config: &Object) -> Result<MoeConfig> {
 pub fn moe_of(config: &Object) -> Result<MoeConfig> {
     let keys = Keys {
         experts: "n_routed_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "moe_intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

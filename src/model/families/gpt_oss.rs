@@ -27,6 +27,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
 
     let keys = Keys {
         experts: "num_local_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

@@ -30,7 +30,7 @@ pub fn multiplied(config: &Object, mut decoder: DecoderConfig) -> Result<Decoder
     }
     decoder.embed = EmbedConfig {
         scale: Some(multiplier("embedding_multiplier")?),
-        norm: None,
+        ..EmbedConfig::default()
     };
     decoder.logits = LogitsConfig {
         scale: Some(1.0 / multiplier("logits_scaling")?),

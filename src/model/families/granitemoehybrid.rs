@@ -36,12 +36,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             _ => PartConfig::Attention(attention.clone()),
         };
         let half = |norm, part| HalfConfig::after(shared::norm(norm, eps), part);
-        BlockConfig {
-            halves: vec![
-                half("input_layernorm", mixer),
-                half("post_attention_layernorm", feed_forward.clone()),
-            ],
-        }
+        BlockConfig::of(vec![
+            half("input_layernorm", mixer),
+            half("post_attention_layernorm", feed_forward.clone()),
+        ])
     });
     let defaults = shared::Defaults {
         context: 131_072,
@@ -108,6 +106,7 @@ fn moe(config: &Object) -> Result<MoeConfig> {
     let keys = Keys {
         experts: "num_local_experts",
         intermediate: "intermediate_size",
+        top_k: "num_experts_per_tok",
     };
     let mut moe = experts::moe(config, keys)?;
     moe.name = "block_sparse_moe";

@@ -109,6 +109,7 @@ fn sparse(config: &Object, count: usize) -> Result<Vec<bool>> {
 fn moe(config: &Object) -> Result<MoeConfig> {
     let keys = Keys {
         experts: "num_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "moe_intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

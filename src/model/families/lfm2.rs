@@ -54,12 +54,10 @@ pub fn decoder(
             true => PartConfig::Attention(attention.clone()),
             false => PartConfig::Conv(conv.clone()),
         };
-        Ok(BlockConfig {
-            halves: vec![
-                HalfConfig::after(shared::norm("operator_norm", eps), mixer),
-                HalfConfig::after(shared::norm("ffn_norm", eps), feed_forward(layer)?),
-            ],
-        })
+        Ok(BlockConfig::of(vec![
+            HalfConfig::after(shared::norm("operator_norm", eps), mixer),
+            HalfConfig::after(shared::norm("ffn_norm", eps), feed_forward(layer)?),
+        ]))
     };
     let blocks = attends.into_iter().enumerate().map(block);
     Ok(DecoderConfig {

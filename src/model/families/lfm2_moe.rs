@@ -24,6 +24,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let keys = Keys {
         experts: "num_experts",
         intermediate: "moe_intermediate_size",
+        top_k: "num_experts_per_tok",
     };
     let mut moe = experts::moe(config, keys)?;
     moe.name = "feed_forward";

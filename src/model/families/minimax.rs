@@ -24,6 +24,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     attention.rope = Some(rope);
     let keys = Keys {
         experts: "num_local_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

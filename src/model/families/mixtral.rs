@@ -14,6 +14,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     attention.rope = Some(ropes::rope(config, attention.head_dim, Some(1_000_000.0))?);
     let keys = Keys {
         experts: "num_local_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

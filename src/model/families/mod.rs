@@ -5,6 +5,8 @@ mod exaone4;
 mod experts;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
+mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod gpt_oss;
@@ -53,6 +55,10 @@ pub const FAMILIES: &[Family] = &[
     family("gemma2", gemma2::read, Some(ChatFormat::Gemma)),
     family("gemma3", gemma3::read_wrapper, Some(ChatFormat::Gemma)),
     family("gemma3_text", gemma3::read, Some(ChatFormat::Gemma)),
+    family("gemma3n", gemma3n::read, Some(ChatFormat::Gemma)),
+    family("gemma4", gemma4::read_wrapper, None),
+    family("gemma4_text", gemma4::read, None),
+    family("gemma4_unified", gemma4::read_wrapper, None),
     family("glm4", glm4::read, None),
     family("glm4_moe", glm4_moe::read, None),
     family("gpt_oss", gpt_oss::read, None),

@@ -48,6 +48,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         embed: EmbedConfig {
             scale: None,
             norm: Some(eps),
+            ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
         norm: shared::norm("norm", eps),

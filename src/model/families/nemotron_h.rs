@@ -53,9 +53,10 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             Kind::Mlp => PartConfig::Mlp(mlp(config, shared::intermediate_size(config, None)?)?),
             Kind::Moe => PartConfig::Moe(moe(config)?),
         };
-        Ok(BlockConfig {
-            halves: vec![HalfConfig::after(shared::norm("norm", eps), part)],
-        })
+        Ok(BlockConfig::of(vec![HalfConfig::after(
+            shared::norm("norm", eps),
+            part,
+        )]))
     };
     Ok(DecoderConfig {
         hidden_size,

@@ -10,6 +10,7 @@ use crate::model::config::{DecoderConfig, PartConfig};
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let keys = Keys {
         experts: "num_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

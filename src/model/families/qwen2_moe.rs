@@ -32,6 +32,7 @@ pub fn shared_moe(config: &Object) -> Result<MoeConfig> {
 pub fn moe(config: &Object) -> Result<MoeConfig> {
     let keys = Keys {
         experts: "num_experts",
+        top_k: "num_experts_per_tok",
         intermediate: "moe_intermediate_size",
     };
     let mut moe = experts::moe(config, keys)?;

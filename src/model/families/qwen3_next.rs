@@ -52,12 +52,10 @@ pub fn decoder(
             true => PartConfig::Delta(delta.clone()),
             false => PartConfig::Attention(attention.clone()),
         };
-        BlockConfig {
-            halves: vec![
-                HalfConfig::after(shared::norm("input_layernorm", eps), mixer),
-                HalfConfig::after(shared::norm("post_attention_layernorm", eps), feed_forward),
-            ],
-        }
+        BlockConfig::of(vec![
+            HalfConfig::after(shared::norm("input_layernorm", eps), mixer),
+            HalfConfig::after(shared::norm("post_attention_layernorm", eps), feed_forward),
+        ])
     });
     let defaults = shared::Defaults {
         context: 131_072,

@@ -40,12 +40,27 @@ pub fn of_layers(
     default_theta: f32,
 ) -> Result<Rope> {
     let dims = rotated(config, Some(parameters), head_dim)?;
+    let base = theta(parameters)?.unwrap_or(default_theta);
+    if kind(parameters)? == "proportional" {
+        let factor = parameters.opt_f32("factor", FACTOR)?;
+        return Ok(proportional(
+            head_dim,
+            (dims / 2, base),
+            factor.unwrap_or(1.0),
+        ));
+    }
     Ok(Rope {
-        dims,
-        base: theta(parameters)?.unwrap_or(default_theta),
-        traditional: false,
         scaling: scaling(config, parameters, dims)?,
+        ..plain(dims, base)
     })
+}
+
+/// Some of the pairs turn, by the wavelengths that they have among all.
+pub fn proportional(head_dim: i32, (pairs, base): (i32, f32), factor: f32) -> Rope {
+    Rope {
+        scaling: RopeScaling::Proportional { pairs, factor },
+        ..plain(head_dim, base)
+    }
 }
 
 /// Without scaling.
@@ -96,12 +111,17 @@ fn even(config: &Object, key: &str, dims: i32, head_dim: i32) -> Result<i32> {
     }
 }
 
-/// `dims`: those that are turned.
-fn scaling(config: &Object, scaling: &Object, dims: i32) -> Result<RopeScaling> {
-    let kind = match scaling.opt_str("rope_type")? {
+/// `rope_type`, as it is called now.
+fn kind<'a>(scaling: &Object<'a>) -> Result<&'a str> {
+    Ok(match scaling.opt_str("rope_type")? {
         Some(kind) => kind,
         None => scaling.opt_str("type")?.unwrap_or("default"),
-    };
+    })
+}
+
+/// `dims`: those that are turned.
+fn scaling(config: &Object, scaling: &Object, dims: i32) -> Result<RopeScaling> {
+    let kind = kind(scaling)?;
     let factor = || scaling.f32("factor", FACTOR);
     match kind {
         // Positions in three dimensions are the plain ones for text. Dynamic scaling changes nothing within the context that the

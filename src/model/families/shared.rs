@@ -138,6 +138,9 @@ pub fn attention(
         softcap: None,
         sinks: false,
         fused: false,
+        values_are_keys: false,
+        value_norm: None,
+        keys_of: None,
         qkv_bias: false,
         o_bias: false,
         qk_norm: None,
@@ -315,21 +318,17 @@ pub fn post_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig)
         post_norm: Some(norm(after, eps)),
         multiplier: 1.0,
     };
-    BlockConfig {
-        halves: vec![
-            half(PartConfig::Attention(attention), "post_attention_layernorm"),
-            half(feed_forward, "post_feedforward_layernorm"),
-        ],
-    }
+    BlockConfig::of(vec![
+        half(PartConfig::Attention(attention), "post_attention_layernorm"),
+        half(feed_forward, "post_feedforward_layernorm"),
+    ])
 }
 
 /// A usual block: a norm before attention and one before the feed-forward part.
 pub fn pre_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig) -> BlockConfig {
     let attention = PartConfig::Attention(attention);
-    BlockConfig {
-        halves: vec![
-            HalfConfig::after(norm("input_layernorm", eps), attention),
-            HalfConfig::after(norm("post_attention_layernorm", eps), feed_forward),
-        ],
-    }
+    BlockConfig::of(vec![
+        HalfConfig::after(norm("input_layernorm", eps), attention),
+        HalfConfig::after(norm("post_attention_layernorm", eps), feed_forward),
+    ])
 }

@@ -1,3 +1,5 @@
+mod gemma;
+
 use super::*;
 use crate::error::Code;
 use crate::load::parse_object;

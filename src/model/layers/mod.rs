@@ -124,6 +124,11 @@ impl Embedding {
         }
     }
 
+    /// The rows as they are: tokens `[batch, n]` → `[batch, n, width]`.
+    pub fn rows(&self, tokens: &Array) -> Result<Array> {
+        self.matrix.rows(tokens)
+    }
+
     /// The tied output layer: x `[…, hidden]` → `[…, vocab]`.
     pub fn as_linear(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
         // An adapter of the output layer alone counts for more than one of the embedding that is tied to it.
@@ -177,7 +182,7 @@ impl Layer {
             return Ok(Layer::Tied);
         };
         Ok(match (module.kind, tensors.weight) {
-            (Kind::Embedding, weight) => Layer::Embedding(Embedding {
+            (Kind::Embedding | Kind::Table, weight) => Layer::Embedding(Embedding {
                 matrix: Matrix::new(weight)?,
             }),
             (Kind::Linear, weight) => {

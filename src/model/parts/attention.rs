@@ -1,13 +1,13 @@
 //! Self-attention with grouped queries over a cache.
 
-use super::PartTypes;
+mod costs;
+
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mlx::nn::{self, Scores, Temperature};
 use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, TokensSpec};
 use crate::model::config::NormConfig;
-use crate::model::cost::{size, Known, TypesOf};
 use crate::model::decoder::{last_row, Forward, Rows, Seen};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
@@ -27,6 +27,12 @@ pub struct AttentionConfig {
     pub sinks: bool,
     /// One `qkv_proj`: the rows of queries, keys and values one after the other.
     pub fused: bool,
+    /// No `v_proj`: values are what `k_proj` gives.
+    pub values_are_keys: bool,
+    /// The eps of an RMS norm of each value head, without weights.
+    pub value_norm: Option<f32>,
+    /// The block whose keys and values it sees, in place of its own.
+    pub keys_of: Option<usize>,
     pub qkv_bias: bool,
     pub o_bias: bool,
     pub qk_norm: Option<QkNorm>,
@@ -118,30 +124,24 @@ pub(in crate::model) enum Projections {
         /// `[(heads + 2 * kv_heads) * head_dim, hidden]`
         qkv_proj: Site,
     },
+    /// Values are what `k_proj` gives.
+    Same {
+        /// `[heads * head_dim, hidden]`
+        q_proj: Site,
+        /// `[kv_heads * head_dim, hidden]`
+        k_proj: Site,
+    },
+    /// Keys and values are another block's.
+    Queries {
+        /// `[heads * head_dim, hidden]`
+        q_proj: Site,
+    },
 }
 
 impl AttentionConfig {
     /// Numbers of a token's queries, and of its keys or values.
     fn widths(&self) -> [i32; 2] {
         [self.heads, self.kv_heads].map(|heads| heads * self.head_dim)
-    }
-
-    /// Weights that a token is multiplied with.
-    pub fn parameters(&self, hidden: u64) -> u64 {
-        let [queries, keys] = self.widths().map(size);
-        2 * (queries + keys) * hidden
-    }
-
-    /// Queries, keys and values as projected, normed and turned.
-    pub fn row(&self) -> u64 {
-        let [queries, keys] = self.widths().map(size);
-        4 * (queries + keys)
-    }
-
-    /// Before and after their turn; and scores before and after the softmax.
-    pub fn training_row(&self, width: u64) -> u64 {
-        let [queries, keys] = self.widths().map(size);
-        2 * (queries + 2 * keys) + 3 * size(self.heads) * width
     }
 }
 
@@ -155,14 +155,22 @@ impl Attention {
         let bias = config.qkv_bias;
         let names = config.names;
         let mut scope = scope.within(names.part);
-        let projections = match config.fused {
-            true => Projections::Fused {
-                qkv_proj: scope.linear("qkv_proj", [queries + 2 * keys, hidden], bias)?,
+        let mut linear = |name, rows| scope.linear(name, [rows, hidden], bias);
+        let projections = match (config.keys_of, config.fused, config.values_are_keys) {
+            (Some(_), ..) => Projections::Queries {
+                q_proj: linear("q_proj", asked)?,
             },
-            false => Projections::Apart {
-                q_proj: scope.linear("q_proj", [asked, hidden], bias)?,
-                k_proj: scope.linear("k_proj", [keys, hidden], bias)?,
-                v_proj: scope.linear("v_proj", [keys, hidden], bias)?,
+            (None, true, _) => Projections::Fused {
+                qkv_proj: linear("qkv_proj", queries + 2 * keys)?,
+            },
+            (None, false, true) => Projections::Same {
+                q_proj: linear("q_proj", asked)?,
+                k_proj: linear("k_proj", keys)?,
+            },
+            (None, false, false) => Projections::Apart {
+                q_proj: linear("q_proj", asked)?,
+                k_proj: linear("k_proj", keys)?,
+                v_proj: linear("v_proj", keys)?,
             },
         };
         let mut norm = |name: &'static str, width: i32| {
@@ -182,7 +190,11 @@ impl Attention {
             };
             scope.norm(&of, dims).map(Some)
         };
-        let (q_norm, k_norm) = (norm(names.q_norm, queries)?, norm(names.k_norm, keys)?);
+        let q_norm = norm(names.q_norm, queries)?;
+        let k_norm = match config.keys_of {
+            Some(_) => None,
+            None => norm(names.k_norm, keys)?,
+        };
         let sinks = match config.sinks {
             true => Some(scope.vector("sinks", config.heads)?),
             false => None,
@@ -198,11 +210,14 @@ impl Attention {
         };
         let o_proj = scope.linear(names.o_proj, [hidden, queries], config.o_bias)?;
         let rope = config.rope.as_ref().map(|rope| scope.rope(rope));
-        let cache = scope.cache(CacheSpec::Tokens(TokensSpec {
-            window: config.window,
-            heads: config.kv_heads,
-            head_dims: [config.head_dim; 2],
-        }));
+        let cache = match config.keys_of {
+            Some(block) => scope.cache_of(block)?,
+            None => scope.cache(CacheSpec::Tokens(TokensSpec {
+                window: config.window,
+                heads: config.kv_heads,
+                head_dims: [config.head_dim; 2],
+            })),
+        };
         Ok(Attention {
             projections,
             q_norm,
@@ -227,35 +242,52 @@ impl Attention {
     /// x `[1, n, hidden]` → the wanted rows of the same; the cache takes the n keys and values. Without a cache the n tokens
     /// are all there are, and there may be a batch of them.
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
-        let offset = seen.cache.as_ref().map_or(0, |cache| cache.offset());
-        let end = offset + x.dim(1);
-        let length = seen
-            .cache
-            .as_ref()
-            .map_or(end, |cache| cache.length(x.dim(1)));
+        let n = x.dim(1);
+        // Another block's cache has taken them already.
+        let new = if self.config.keys_of.is_some() { 0 } else { n };
+        let (end, length) = match (&seen.cache, seen.kept.as_deref()) {
+            (Some(cache), _) => (cache.offset() + new, cache.length(new)),
+            (None, Some(Some((keys, _)))) if new == 0 => (keys.dim(2), keys.dim(2)),
+            (None, _) => (n, n),
+        };
         let last = match rows {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
         };
-        let [queries, keys, values] = self.project(with, x, &last, rows)?;
+        let (queries, own) = self.project(with, x, &last, rows)?;
         let (queries, gate) = self.gate(with, queries, &last)?;
-        let (heads, kv_heads) = (self.config.heads, self.config.kv_heads);
-        let keys = self.heads(with, &keys, kv_heads, self.k_norm)?;
-        let values = self.split(&values, kv_heads)?;
-        let values = ops::transpose(&values, &[0, 2, 1, 3])?;
-        let keys = self.turn(with, keys, offset, length)?;
-        // MLX attends in the widest type of all; the cache holds both in theirs, so that they are widened once.
-        let kv_type = keys.dtype().wider(values.dtype());
-        let (keys, values) = (ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?);
+        let own = match own {
+            Some([keys, values]) => {
+                let keys = self.heads(with, &keys, self.config.kv_heads, self.k_norm)?;
+                let keys = self.turn(with, keys, end - n, length)?;
+                let values = self.values(&values)?;
+                // MLX attends in the widest type of all; the cache holds both in theirs, so that they are widened once.
+                let kv_type = keys.dtype().wider(values.dtype());
+                Some((ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?))
+            }
+            None => None,
+        };
         // Both `[1, kv_heads, tokens in the cache, head_dim]`.
-        let (keys, values) = match seen.cache {
-            Some(cache) => cache.tokens()?.update_and_fetch(keys, values)?,
-            None => (keys, values),
+        let (keys, values) = match (own, seen.cache) {
+            (Some((keys, values)), Some(cache)) => {
+                cache.tokens()?.update_and_fetch(keys, values)?
+            }
+            (None, Some(cache)) => cache.tokens()?.fetch()?,
+            (Some(own), None) => {
+                if let Some(kept) = seen.kept {
+                    *kept = Some(own.clone());
+                }
+                own
+            }
+            (None, None) => {
+                let earlier = seen.kept.and_then(|kept| kept.clone());
+                earlier.ok_or_else(|| Error::internal("keys of an earlier block are not there"))?
+            }
         };
 
         // The queries: `[1, heads, asking, head_dim]`.
         let asking = last.dim(1);
-        let queries = self.heads(with, &queries, heads, self.q_norm)?;
+        let queries = self.heads(with, &queries, self.config.heads, self.q_norm)?;
         let queries = self.turn(with, queries, end - asking, length)?;
         let queries = match self.config.temperature {
             Some(temperature) => nn::temper(&queries, temperature, end - asking)?,
@@ -272,17 +304,27 @@ impl Attention {
     }
 
     /// x `[1, n, hidden]` → queries of `last`, its rows that ask, and keys and values of all: `[1, n, heads * head_dim]`.
-    fn project(&self, with: &Forward, x: &Array, last: &Array, rows: Rows) -> Result<[Array; 3]> {
-        match self.projections {
+    fn project(
+        &self,
+        with: &Forward,
+        x: &Array,
+        last: &Array,
+        rows: Rows,
+    ) -> Result<(Array, Option<[Array; 2]>)> {
+        Ok(match self.projections {
             Projections::Apart {
                 q_proj,
                 k_proj,
                 v_proj,
-            } => Ok([
-                with.linear(q_proj, last)?,
-                with.linear(k_proj, x)?,
-                with.linear(v_proj, x)?,
-            ]),
+            } => {
+                let own = [with.linear(k_proj, x)?, with.linear(v_proj, x)?];
+                (with.linear(q_proj, last)?, Some(own))
+            }
+            Projections::Same { q_proj, k_proj } => {
+                let keys = with.linear(k_proj, x)?;
+                (with.linear(q_proj, last)?, Some([keys.clone(), keys]))
+            }
+            Projections::Queries { q_proj } => (with.linear(q_proj, last)?, None),
             Projections::Fused { qkv_proj } => {
                 let all = with.linear(qkv_proj, x)?;
                 let [queries, keys] = self.config.widths();
@@ -291,13 +333,13 @@ impl Attention {
                     Rows::All => asked,
                     Rows::Last => last_row(&asked)?,
                 };
-                Ok([
-                    asked,
+                let own = [
                     ops::columns(&all, queries..queries + keys)?,
                     ops::columns(&all, queries + keys..queries + 2 * keys)?,
-                ])
+                ];
+                (asked, Some(own))
             }
-        }
+        })
     }
 
     /// `[1, n, heads * head_dim]` → `[1, n, heads, head_dim]`
@@ -318,6 +360,15 @@ impl Attention {
             (Some(QkNormOver::BareHeads), _, Some(norm)) => ops::rms_norm(&x, None, norm.eps)?,
             _ => x,
         };
+        ops::transpose(&x, &[0, 2, 1, 3])
+    }
+
+    /// `[1, n, kv_heads * head_dim]` → `[1, kv_heads, n, head_dim]`, normed where there is a norm
+    fn values(&self, x: &Array) -> Result<Array> {
+        let mut x = self.split(x, self.config.kv_heads)?;
+        if let Some(eps) = self.config.value_norm {
+            x = ops::rms_norm(&x, None, eps)?;
+        }
         ops::transpose(&x, &[0, 2, 1, 3])
     }
 
@@ -364,32 +415,6 @@ impl Attention {
                 let output = ops::multiply(&self.split(&output, self.config.heads)?, &factors)?;
                 ops::reshape(&output, &[batch, asking, self.config.widths()[0]])
             }
-        }
-    }
-
-    pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
-        let [queries, keys, values] = match self.projections {
-            Projections::Apart {
-                q_proj,
-                k_proj,
-                v_proj,
-            } => [q_proj, k_proj, v_proj].map(|site| of.linear(site, x)),
-            Projections::Fused { qkv_proj } => [of.linear(qkv_proj, x); 3],
-        };
-        let normed = |x: Dtype, norm: Option<Site>| norm.map_or(x, |norm| of.norm(norm, x));
-        let asked = queries;
-        let (queries, keys) = (normed(queries, self.q_norm), normed(keys, self.k_norm));
-        // A cache holds both in the wider of their types.
-        let kept = keys.wider(values);
-        let attended = queries.wider(kept);
-        let gated = match (self.config.gate, self.gate) {
-            (Some(OutputGate::InQueries), _) => attended.wider(asked),
-            (_, Some(gate)) => attended.wider(of.linear(gate, x)),
-            _ => attended,
-        };
-        PartTypes {
-            kept: Some(kept),
-            output: of.linear(self.o_proj, gated),
         }
     }
 }

@@ -22,6 +22,9 @@ pub struct MlpConfig {
     pub bias: bool,
     pub shape: MlpShape,
     pub activation: Activation,
+    /// The part of a row's gates, were they distributed normally, that count as zero: those below what separates them, which all
+    /// others are lowered by.
+    pub sparsity: Option<f32>,
 }
 
 /// What goes through the activation, and what is multiplied with that.
@@ -78,6 +81,7 @@ impl MlpConfig {
             bias: false,
             shape: MlpShape::Gated,
             activation,
+            sparsity: None,
         }
     }
 
@@ -202,6 +206,10 @@ impl Mlp {
                 return with.linear(self.down_proj, &inner);
             }
         };
+        let gate = match self.config.sparsity {
+            Some(sparsity) => sparse(&gate, sparsity)?,
+            None => gate,
+        };
         let inner = nn::gated(&gate, &up, self.config.activation)?;
         with.linear(self.down_proj, &inner)
     }
@@ -222,4 +230,17 @@ impl Mlp {
             output: of.linear(self.down_proj, inner),
         }
     }
+}
+
+/// gate `[…, intermediate]` above the quantile of its row, and zero below
+fn sparse(gate: &Array, sparsity: f32) -> Result<Array> {
+    let part = Array::scalar(2.0 * sparsity - 1.0, Dtype::F32)?;
+    let root = Array::scalar(std::f32::consts::SQRT_2, Dtype::F32)?;
+    let deviations = ops::multiply(&root, &ops::erfinv(&part)?)?;
+    let deviations = ops::astype(&deviations, gate.dtype())?;
+    // Both `[…, 1]`.
+    let (mean, deviation) = (ops::mean(gate, -1, true)?, ops::deviation(gate, -1, true)?);
+    let cutoff = ops::add(&mean, &ops::multiply(&deviation, &deviations)?)?;
+    let zero = Array::scalar(0.0, gate.dtype())?;
+    ops::maximum(&zero, &ops::subtract(gate, &cutoff)?)
 }

@@ -1,11 +1,13 @@
 //! The parts of a block, a mechanism in each file: what it declares, computes, keeps and costs.
 
 pub mod attention;
+pub mod beside;
 pub mod conv;
 pub mod delta;
 pub mod mamba;
 pub mod mlp;
 pub mod moe;
+pub mod per_layer;
 
 use self::conv::ConvConfig;
 use super::config::PartConfig;
@@ -17,11 +19,13 @@ use crate::error::Result;
 use crate::mlx::Array;
 
 pub use attention::Attention;
+pub use beside::Beside;
 pub use conv::Conv;
 pub use delta::Delta;
 pub use mamba::Mamba;
 pub use mlp::Mlp;
 pub use moe::Moe;
+pub use per_layer::PerLayer;
 
 // Blocks are few.
 #[allow(clippy::large_enum_variant)]
@@ -33,6 +37,8 @@ pub enum Part {
     Mamba(Mamba),
     Mlp(Mlp),
     Moe(Moe),
+    Beside(Beside),
+    PerLayer(PerLayer),
 }
 
 /// The types of a part's arrays, as MLX promotes them.
@@ -53,6 +59,10 @@ impl Part {
             PartConfig::Mamba(config) => Part::Mamba(Mamba::declare(scope, config, hidden)?),
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
             PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
+            PartConfig::Beside(config) => Part::Beside(Beside::declare(scope, config, hidden)?),
+            PartConfig::PerLayer { width } => {
+                Part::PerLayer(PerLayer::declare(scope, *width, hidden)?)
+            }
         })
     }
 
@@ -65,6 +75,8 @@ impl Part {
             Part::Mamba(mamba) => mamba.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
+            Part::Beside(beside) => beside.forward(with, x),
+            Part::PerLayer(part) => part.forward(with, x, seen.per_layer),
         }
     }
 
@@ -73,14 +85,22 @@ impl Part {
         self.cache().is_some()
     }
 
-    /// Its cache's number, where it keeps something.
+    /// Whether what it sees was kept by another block.
+    pub fn borrows(&self) -> bool {
+        match self {
+            Part::Attention(attention) => attention.config().keys_of.is_some(),
+            _ => false,
+        }
+    }
+
+    /// The number of the cache that it sees, its own or another block's.
     pub fn cache(&self) -> Option<usize> {
         match self {
             Part::Attention(attention) => Some(attention.cache()),
             Part::Conv(conv) => Some(conv.cache()),
             Part::Delta(delta) => Some(delta.cache()),
             Part::Mamba(mamba) => Some(mamba.cache()),
-            Part::Mlp(_) | Part::Moe(_) => None,
+            Part::Mlp(_) | Part::Moe(_) | Part::Beside(_) | Part::PerLayer(_) => None,
         }
     }
 
@@ -93,6 +113,8 @@ impl Part {
             Part::Mamba(mamba) => mamba.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
             Part::Moe(moe) => moe.types(of, x),
+            Part::Beside(beside) => beside.types(of, x),
+            Part::PerLayer(part) => part.types(of, x),
         }
     }
 
@@ -105,6 +127,8 @@ impl Part {
             Part::Mamba(mamba) => mamba.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
             Part::Moe(moe) => moe.config().row(hidden),
+            Part::Beside(beside) => beside.config().row(hidden),
+            Part::PerLayer(part) => 3 * part.width(),
         }
     }
 
@@ -117,6 +141,8 @@ impl Part {
             Part::Mamba(mamba) => mamba.config().training_row(),
             Part::Mlp(mlp) => mlp.config().training_row(),
             Part::Moe(moe) => moe.config().training_row(hidden),
+            Part::Beside(beside) => beside.config().training_row(hidden),
+            Part::PerLayer(part) => 4 * part.width(),
         }
     }
 }

@@ -41,6 +41,10 @@ pub struct RouterConfig {
     /// The first that a folder has.
     pub names: &'static [&'static str],
     pub bias: bool,
+    /// What rows go through before the router.
+    pub norm: Option<RouterNorm>,
+    /// The name of numbers that the weights of each expert are multiplied by.
+    pub gains: Option<&'static str>,
     /// `cap * tanh(logits / cap)`
     pub softcap: Option<f32>,
     pub score: Score,
@@ -52,6 +56,14 @@ pub struct RouterConfig {
     pub normalise: bool,
     /// What weights are multiplied by.
     pub scale: f32,
+}
+
+/// An RMS norm by numbers, all of them times a factor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RouterNorm {
+    pub name: &'static str,
+    pub eps: f32,
+    pub factor: f32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +80,10 @@ pub struct Moe {
     config: MoeConfig,
     /// `[experts, hidden]`
     pub(in crate::model) router: Site,
+    /// `[hidden]`
+    norm: Option<Site>,
+    /// `[experts]`
+    gains: Option<Site>,
     /// `[experts]`
     pub(in crate::model) correction: Option<Site>,
     /// `[experts, intermediate, width]`, where width is hidden or the latent one
@@ -110,9 +126,18 @@ impl Moe {
             }
             _ => None,
         };
-        let mut scope = scope.within(config.name);
+        // Without a name they lie in their block.
+        let mut scope = match config.name {
+            "" => scope.same(),
+            name => scope.within(name),
+        };
         let name = scope.either(config.router.names, ".weight");
         let router = scope.linear(name, [experts, hidden], config.router.bias)?;
+        let norm = config.router.norm;
+        let norm = norm.map(|norm| scope.vector(norm.name, hidden));
+        let gains = config.router.gains;
+        let gains = gains.map(|name| scope.vector(name, experts));
+        let (norm, gains) = (norm.transpose()?, gains.transpose()?);
         let correction = match config.router.correction {
             [] => None,
             names => {
@@ -137,6 +162,8 @@ impl Moe {
             gate_proj,
             latent,
             router,
+            norm,
+            gains,
             correction,
             experts: [
                 stacked(1, [experts, inner, width])?,
@@ -161,12 +188,22 @@ impl Moe {
         &self.config
     }
 
+    /// Whether the router is one that the CPU's kernels know.
+    pub fn is_plain(&self) -> bool {
+        self.norm.is_none() && self.gains.is_none() && self.latent.is_none()
+    }
+
     /// x `[…, hidden]` → the same shape
     pub fn forward(&self, with: &Forward, x: &Array) -> Result<Array> {
+        self.forward_by(with, x, x)
+    }
+
+    /// x `[…, hidden]` → the same shape, by what the router makes of `by`, of that shape too
+    pub fn forward_by(&self, with: &Forward, x: &Array, by: &Array) -> Result<Array> {
         let hidden = x.dim(-1);
         let rows = i32::try_from(x.size()).unwrap_or(i32::MAX) / hidden.max(1);
         let flat = ops::reshape(x, &[rows, hidden])?;
-        let (chosen, weights) = self.route(with, &flat)?;
+        let (chosen, weights) = self.route(with, &ops::reshape(by, &[rows, hidden])?)?;
         let inner = match self.latent {
             Some([into, _]) => with.linear(into, &flat)?,
             None => flat.clone(),
@@ -253,9 +290,23 @@ impl Moe {
     /// x `[rows, hidden]` → the chosen experts `[rows, top_k]` and their weights f32 `[rows, top_k]`. In f32 from the logits on:
     /// to choose otherwise for a rounding is a larger error than any rounding is.
     fn route(&self, with: &Forward, x: &Array) -> Result<(Array, Array)> {
-        let logits = with.logits(self.router, x)?;
+        let normed = match (self.config.router.norm, self.norm) {
+            (Some(norm), Some(site)) => {
+                let weight = with.vector(site)?;
+                let factor = Array::scalar(norm.factor, weight.dtype())?;
+                ops::rms_norm(x, Some(&ops::multiply(weight, &factor)?), norm.eps)?
+            }
+            _ => x.clone(),
+        };
+        let logits = with.logits(self.router, &normed)?;
         let correction = self.correction.map(|site| with.vector(site)).transpose()?;
-        nn::route(&logits, &self.routing(), correction)
+        let (chosen, weights) = nn::route(&logits, &self.routing(), correction)?;
+        let Some(gains) = self.gains else {
+            return Ok((chosen, weights));
+        };
+        let gains = ops::astype(with.vector(gains)?, Dtype::F32)?;
+        let weights = ops::multiply(&weights, &ops::take(&gains, &chosen)?)?;
+        Ok((chosen, weights))
     }
 
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {

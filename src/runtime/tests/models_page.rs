@@ -293,6 +293,7 @@ fn chat_format(format: Option<ChatFormat>) -> &'static str {
 fn known_as(model_type: &str) -> &str {
     match model_type {
         "minimax_m2" => "minimax",
+        "gemma4_unified" => "gemma4",
         other => other,
     }
 }
