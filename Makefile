@@ -73,7 +73,7 @@ test-scripts:
 	tests/scripts/needs.sh
 
 test-rust: build
-	$(CARGO) test --release
+	$(CARGO) test --release -p mlxrt -p mlxrt-kernels
 
 test-c: need-c build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::float::{load, store, with_element, Element, Floats, FloatsMut};
+use super::float::{load, store, with_element, Floats, FloatsMut};
 use super::heads::Heads;
 use super::math::exp;
 use super::qmatmul::Chunks;

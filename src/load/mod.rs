@@ -44,7 +44,9 @@ pub use folder::ModelFolder;
 pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
-pub use quantization::Quantization;
+#[cfg(test)]
+pub use quantization::PackingMode;
+pub use quantization::{PackedScheme, Quantization};
 pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;
 pub use weights::{Catalog, Tensor, WeightFile};

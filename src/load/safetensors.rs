@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::folder::{cannot_read, lfs_pointer, LFS_POINTER};
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
+use super::weights::InFile;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 

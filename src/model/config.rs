@@ -4,6 +4,7 @@ use super::parts::attention::AttentionConfig;
 use super::parts::beside::BesideConfig;
 use super::parts::conv::ConvConfig;
 use super::parts::delta::DeltaConfig;
+use super::parts::kimi::KimiConfig;
 use super::parts::mamba::MambaConfig;
 use super::parts::mlp::MlpConfig;
 use super::parts::moe::MoeConfig;
@@ -125,6 +126,7 @@ pub enum PartConfig {
     Attention(AttentionConfig),
     Conv(ConvConfig),
     Delta(DeltaConfig),
+    Kimi(KimiConfig),
     Mamba(MambaConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
@@ -185,6 +187,7 @@ impl DecoderConfig {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
                 PartConfig::Conv(conv) => conv.parameters(hidden),
                 PartConfig::Delta(delta) => delta.parameters(hidden),
+                PartConfig::Kimi(kimi) => kimi.parameters(hidden),
                 PartConfig::Mamba(mamba) => mamba.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),

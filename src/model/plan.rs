@@ -214,12 +214,20 @@ impl<'a> Scope<'_, 'a> {
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
 
-    /// The taps of a depthwise convolution, `[channels, taps, 1]`.
+    /// The taps of a depthwise convolution, `[channels, taps, 1]`, which lie in memory as PyTorch's `[channels, 1, taps]` do.
     pub fn taps(&mut self, name: &str, [channels, taps]: [i32; 2]) -> Result<Site> {
-        let finder = &mut self.planner.finder;
-        let name_in_files = format!("{}{}{name}", self.prefix, self.path);
-        let weight = finder.taps(&name_in_files, [channels, taps])?;
-        let what = (ModuleShape::Norm { dims: channels }, Kind::Vector);
+        self.numbers_of(&[name], &[&[channels, taps, 1], &[channels, 1, taps]])
+    }
+
+    /// Numbers of any float type, under the first of these names and in the first of these shapes, which a folder may have
+    /// under another of them and in another.
+    pub fn numbers_of(&mut self, names: &[&str], shapes: &[&[i32]]) -> Result<Site> {
+        let name = names.first().copied().unwrap_or_default();
+        let (own, found) = (self.in_files(name), self.in_files(self.either(names, "")));
+        let weight = self.planner.finder.numbers(own, &found, shapes)?;
+        let dims = shapes.first().and_then(|shape| shape.iter().max());
+        let dims = dims.copied().unwrap_or_default();
+        let what = (ModuleShape::Norm { dims }, Kind::Vector);
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
 

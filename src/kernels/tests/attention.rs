@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{AttentionOptions, HeadShape, Heads, HeadsMut, Kernels, Path, Visible};
+use crate::{AttentionOptions, HeadShape, Heads, HeadsMut, Kernels, Path, Visible};
 
 /// One case: sizes, and what attention does beside products.
 #[derive(Clone, Copy, Debug)]

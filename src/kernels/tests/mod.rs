@@ -15,5 +15,5 @@ mod rope;
 mod routing;
 mod rowwise;
 mod simd;
-pub(in crate::kernels) mod support;
+pub(crate) mod support;
 mod transposed;

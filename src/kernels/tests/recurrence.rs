@@ -2,9 +2,7 @@
 
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{
-    Decay, Floats, HeadShape, Heads, Kernels, Normalise, Path, Recurrence, ShortConv,
-};
+use crate::{Decay, Floats, HeadShape, Heads, Kernels, Normalise, Path, Recurrence, ShortConv};
 
 const EPSILON: f64 = 1.0 / (1 << 24) as f64;
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::dtype::Mode;
 use crate::error::Error;
 use crate::load::testing::TempFolder;
-use crate::load::{parse_object, Object};
+use crate::load::{parse_object, Object, PackingMode};
 use crate::model::families::{self, FAMILIES};
 use crate::model::DecoderConfig;
 use crate::runtime::prompt::{self, Conversation};
