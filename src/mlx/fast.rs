@@ -3,6 +3,7 @@
 
 mod block;
 mod experts;
+mod latent;
 mod mixture;
 
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,7 @@ use crate::kernels::{
 
 pub use block::{block, Matrix, Place};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
+pub use latent::attention_in_parts;
 pub use mixture::{route, weighted_sum};
 
 thread_local! {
