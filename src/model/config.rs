@@ -1,6 +1,7 @@
 //! The one description of a decoder-only transformer that every family is read into: blocks, each a list of halves.
 
 use super::parts::attention::AttentionConfig;
+use super::parts::mla::MlaConfig;
 use super::parts::mlp::MlpConfig;
 use super::parts::moe::MoeConfig;
 
@@ -80,6 +81,7 @@ pub struct HalfConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PartConfig {
     Attention(AttentionConfig),
+    Mla(MlaConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
 }
@@ -110,7 +112,16 @@ impl DecoderConfig {
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         halves.filter_map(|half| match &half.part {
             PartConfig::Attention(attention) => Some(attention),
-            PartConfig::Mlp(_) | PartConfig::Moe(_) => None,
+            _ => None,
+        })
+    }
+
+    /// The attention over latents of the blocks that have one, in order.
+    pub fn latents(&self) -> impl Iterator<Item = &MlaConfig> {
+        let halves = self.blocks.iter().flat_map(|block| &block.halves);
+        halves.filter_map(|half| match &half.part {
+            PartConfig::Mla(mla) => Some(mla),
+            _ => None,
         })
     }
 
@@ -121,6 +132,7 @@ impl DecoderConfig {
         halves
             .map(|half| match &half.part {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
+                PartConfig::Mla(mla) => mla.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),
             })

@@ -121,6 +121,7 @@ impl Part {
                 let over = config.qk_norm.map(|norm| norm.over);
                 config.gate.is_none() && over != Some(QkNormOver::BareHeads)
             }
+            Part::Mla(_) => false,
             Part::Mlp(_) => true,
             Part::Moe(moe) => moe.routing().kernel::<&Array>().is_some(),
         }
@@ -147,6 +148,7 @@ impl<'a> Gather<'_, 'a> {
                 Part::Attention(attention) => {
                     kernels::Part::Attention(known!(self.attention(attention)))
                 }
+                Part::Mla(_) => return Ok(None),
                 Part::Mlp(mlp) => kernels::Part::Mlp(known!(self.mlp(mlp))),
                 Part::Moe(moe) => kernels::Part::Moe(known!(self.moe(moe))),
             },

@@ -1,6 +1,7 @@
 //! The parts of a block, a mechanism in each file: what it declares, computes, keeps and costs.
 
 pub mod attention;
+pub mod mla;
 pub mod mlp;
 pub mod moe;
 
@@ -13,6 +14,7 @@ use crate::error::Result;
 use crate::mlx::Array;
 
 pub use attention::Attention;
+pub use mla::Mla;
 pub use mlp::Mlp;
 pub use moe::Moe;
 
@@ -21,6 +23,7 @@ pub use moe::Moe;
 #[derive(Clone)]
 pub enum Part {
     Attention(Attention),
+    Mla(Mla),
     Mlp(Mlp),
     Moe(Moe),
 }
@@ -38,6 +41,7 @@ impl Part {
             PartConfig::Attention(config) => {
                 Part::Attention(Attention::declare(scope, config, hidden)?)
             }
+            PartConfig::Mla(config) => Part::Mla(Mla::declare(scope, config, hidden)?),
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
             PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
         })
@@ -47,6 +51,7 @@ impl Part {
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
         match self {
             Part::Attention(attention) => attention.forward(with, x, seen, rows),
+            Part::Mla(mla) => mla.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
         }
@@ -61,6 +66,7 @@ impl Part {
     pub fn cache(&self) -> Option<usize> {
         match self {
             Part::Attention(attention) => Some(attention.cache()),
+            Part::Mla(mla) => Some(mla.cache()),
             Part::Mlp(_) | Part::Moe(_) => None,
         }
     }
@@ -69,6 +75,7 @@ impl Part {
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
         match self {
             Part::Attention(attention) => attention.types(of, x),
+            Part::Mla(mla) => mla.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
             Part::Moe(moe) => moe.types(of, x),
         }
@@ -78,6 +85,7 @@ impl Part {
     pub fn row(&self, hidden: u64) -> u64 {
         match self {
             Part::Attention(attention) => attention.config().row(),
+            Part::Mla(mla) => mla.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
             Part::Moe(moe) => moe.config().row(hidden),
         }
@@ -87,6 +95,7 @@ impl Part {
     pub fn training_row(&self, hidden: u64, width: u64) -> u64 {
         match self {
             Part::Attention(attention) => attention.config().training_row(width),
+            Part::Mla(mla) => mla.config().training_row(width),
             Part::Mlp(mlp) => mlp.config().training_row(),
             Part::Moe(moe) => moe.config().training_row(hidden),
         }
