@@ -1,12 +1,14 @@
 //! One file per family: `config.json` into a [`DecoderConfig`]. A new family is one more file and one more row here.
 
 mod apertus;
+mod deepseek_v3;
 mod exaone4;
 mod experts;
 mod gemma2;
 mod gemma3;
 mod glm4;
 mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_oss;
 mod granite;
 mod laguna;
@@ -43,14 +45,17 @@ pub struct Family {
 
 pub const FAMILIES: &[Family] = &[
     family("apertus", apertus::read, None),
+    family("deepseek_v3", deepseek_v3::read, None),
     family("exaone4", exaone4::read, None),
     family("gemma2", gemma2::read, Some(ChatFormat::Gemma)),
     family("gemma3", gemma3::read_wrapper, Some(ChatFormat::Gemma)),
     family("gemma3_text", gemma3::read, Some(ChatFormat::Gemma)),
     family("glm4", glm4::read, None),
     family("glm4_moe", glm4_moe::read, None),
+    family("glm4_moe_lite", glm4_moe_lite::read, None),
     family("gpt_oss", gpt_oss::read, None),
     family("granite", granite::read, None),
+    family("kimi_k2", deepseek_v3::read, None),
     family("laguna", laguna::read, None),
     family("llama", llama::read, Some(ChatFormat::Llama)),
     family("minimax", minimax::read, None),

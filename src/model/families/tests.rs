@@ -1,3 +1,5 @@
+mod latents;
+
 use super::*;
 use crate::error::Code;
 use crate::load::parse_object;
