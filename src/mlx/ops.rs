@@ -314,13 +314,15 @@ fn some(value: i32) -> mlx_sys::mlx_optional_int {
     }
 }
 
-/// `x @ dequantize(w)ᵀ` with w `[out, in * bits / 32]`, scales and biases `[out, in / group_size]`.
+/// `x @ dequantize(w)ᵀ` with w `[…, out, in * bits / 32]`, scales and biases `[…, out, in / group_size]`; not `transposed`
+/// `x @ dequantize(w)`.
 pub fn quantized_matmul(
     x: &Array,
     w: &Array,
     scales: &Array,
     biases: Option<&Array>,
     scheme: Scheme,
+    transposed: bool,
 ) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
     let mode = c_name(scheme.mode).as_ptr();
@@ -332,7 +334,7 @@ pub fn quantized_matmul(
             w.raw(),
             scales.raw(),
             optional(biases),
-            true,
+            transposed,
             group,
             bits,
             mode,
@@ -475,7 +477,8 @@ pub fn rope(
 pub enum Mask<'a> {
     All,
     Causal,
-    /// bool, true where it may look; `[queries, keys]` or what broadcasts to `[batch, heads, queries, keys]`
+    /// bool, true where it may look, or float, what is added to the scores; `[queries, keys]` or what broadcasts to `[batch,
+    /// heads, queries, keys]`
     Array(&'a Array),
 }
 

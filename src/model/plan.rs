@@ -1,11 +1,13 @@
 //! Which tensors a config implies, and where they lie. Each part declares its modules in a [`Scope`], which finds them in the
 //! files' headers, compares shapes and types, and puts them on the one list.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
 pub use super::find::{ExpertNames, Fused};
-use super::find::{Experts, Finder, Named, Renamed};
+use super::find::{Experts, Finder, HeadMatrix, Named, Renamed};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::rope::Rope;
@@ -99,8 +101,12 @@ impl Planned {
             },
             modules: planner.modules,
             names: *names,
-            as_said: finder.differ.is_empty(),
-            schemes: finder.schemes,
+            as_said: finder.differ.is_empty() && finder.unpacked.is_empty(),
+            schemes: {
+                let mut schemes = finder.schemes;
+                schemes.retain(|(path, _)| !finder.unpacked.contains(path));
+                schemes
+            },
             used: finder.used,
         })
     }
@@ -296,6 +302,43 @@ impl<'a> Scope<'_, 'a> {
             bias,
         };
         Ok(self.put(&name, (shape, Kind::Experts), Some(tensors)))
+    }
+
+    /// `[heads, output, input]`, of each head its own. `both`: a matrix `[heads * each, …]` that a folder may have instead, of
+    /// which this is some of each head's `rows`, or with `turns` their columns.
+    pub fn heads(
+        &mut self,
+        name: &str,
+        [heads, output, input]: [i32; 3],
+        both: (&str, i32),
+        (rows, turns): (Range<i32>, bool),
+    ) -> Result<Site> {
+        let path = self.in_files(name);
+        let places = HeadMatrix {
+            both: self.in_files(both.0),
+            heads,
+            each: both.1,
+            rows,
+            turns,
+        };
+        let finder = &mut self.planner.finder;
+        let turned = places.turns_packed(finder, &path);
+        let shape = match turned {
+            true => [heads, input, output],
+            false => [heads, output, input],
+        };
+        let weight = finder.matrix(&path, &shape, &places)?;
+        if turned {
+            finder.unpacked.push(path);
+        }
+        let shape = ModuleShape::Experts {
+            experts: heads,
+            input,
+            output,
+            bias: false,
+        };
+        let tensors = Tensors { weight, bias: None };
+        Ok(self.put(name, (shape, Kind::Heads { turned }), Some(tensors)))
     }
 
     /// `[vocab, dims]`; what it is called here and in the files.

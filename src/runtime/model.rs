@@ -263,6 +263,11 @@ impl Description {
     fn to_json(&self, context: u32) -> Map<String, Value> {
         let config = &self.config;
         let attention = config.attentions().next();
+        let heads = attention.map(|of| [of.heads, of.kv_heads, of.head_dim]);
+        // What all heads look at is one latent and one turned key.
+        let latents = config.latents().next();
+        let latents = latents.map(|of| [of.heads, 1, of.rank + of.turned_dim]);
+        let heads = heads.or(latents);
         let json = json!({
             "model_type": self.family.model_type,
             "parameters": self.parameters(),
@@ -273,9 +278,9 @@ impl Description {
             "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size,
             "layers": config.blocks.len(),
-            "heads": attention.map(|attention| attention.heads),
-            "kv_heads": attention.map(|attention| attention.kv_heads),
-            "head_dim": attention.map(|attention| attention.head_dim),
+            "heads": heads.map(|[heads, _, _]| heads),
+            "kv_heads": heads.map(|[_, kv_heads, _]| kv_heads),
+            "head_dim": heads.map(|[_, _, head_dim]| head_dim),
             "sliding_window": config.attentions().find_map(|attention| attention.window),
             "eos_token_ids": self.generation.eos_token_ids,
             "warnings": self.warnings.sentences(),

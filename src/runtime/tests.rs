@@ -3,6 +3,7 @@
 mod adapters;
 mod engine;
 mod fusing;
+mod latents;
 mod models_page;
 mod odd_folders;
 mod odd_weights;

@@ -3,7 +3,7 @@
 use super::shared::{self, size, LIMITS};
 use crate::error::{Error, Result};
 use crate::load::Object;
-use crate::mlx::nn::{Activation, Score};
+use crate::mlx::nn::{Activation, Groups, Score};
 use crate::model::parts::mlp::MlpConfig;
 use crate::model::parts::moe::{MoeConfig, RouterConfig, SharedConfig};
 use crate::model::plan::{ExpertNames, Fused};
@@ -81,6 +81,61 @@ pub fn shared_expert(name: &'static str, intermediate: i32) -> SharedConfig {
         gate: None,
         beside: false,
     }
+}
+
+/// Experts with a sigmoid and a correction of it, out of the best groups, and so many beside that all tokens go through. `scale` and
+/// `shared`: where the config does not say.
+pub fn corrected(config: &Object, scale: f32, shared: u32) -> Result<MoeConfig> {
+    for (key, known) in [("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")] {
+        if config.opt_str(key)?.is_some_and(|name| name != known) {
+            return Err(unknown(config, key, known));
+        }
+    }
+    let keys = Keys {
+        experts: "n_routed_experts",
+        intermediate: "moe_intermediate_size",
+        top_k: "num_experts_per_tok",
+    };
+    let mut moe = moe(config, keys)?;
+    moe.router.score = Score::Sigmoid;
+    moe.router.correction = &["gate.e_score_correction_bias"];
+    let normalise = config.opt_bool("norm_topk_prob")?.unwrap_or(true);
+    // The weight of one alone would be 1, whatever its score.
+    moe.router.normalise = normalise && moe.top_k > 1;
+    let own = config.opt_f32("routed_scaling_factor", 1e-6..=1e6)?;
+    moe.router.scale = own.unwrap_or(scale);
+    moe.router.groups = groups(config, &moe)?;
+    let own = config.opt_u32("n_shared_experts", 0..=LIMITS.experts)?;
+    let shared = own.unwrap_or(shared);
+    if shared > 0 {
+        let inner = i64::from(moe.intermediate_size) * i64::from(shared);
+        let inner = i32::try_from(inner);
+        let inner = inner.map_err(|_| config.wrong("n_shared_experts", "a smaller number"))?;
+        moe.shared = Some(shared_expert("shared_experts", inner));
+    }
+    Ok(moe)
+}
+
+fn groups(config: &Object, moe: &MoeConfig) -> Result<Option<Groups>> {
+    let number = |key: &str| -> Result<i32> {
+        let number = config.opt_u32(key, 1..=LIMITS.experts)?;
+        let number = i32::try_from(number.unwrap_or(1));
+        number.map_err(|_| config.wrong(key, "a smaller number"))
+    };
+    let (count, chosen) = (number("n_group")?, number("topk_group")?);
+    if count <= 1 {
+        return Ok(None);
+    }
+    if moe.experts % count != 0 {
+        let must = format!("a divisor of n_routed_experts, {}", moe.experts);
+        return Err(config.wrong("n_group", &must));
+    }
+    let reachable = i64::from(moe.experts / count) * i64::from(chosen);
+    if chosen > count || i64::from(moe.top_k) > reachable {
+        let must = format!("at most n_group, {count}, and enough for num_experts_per_tok");
+        return Err(config.wrong("topk_group", &must));
+    }
+    Ok(Some(Groups { count, chosen }))
 }
 
 /// Whether layers have experts: those that `mlp_only_layers` does not name, every `decoder_sparse_step`-th.

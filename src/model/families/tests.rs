@@ -1,5 +1,6 @@
 mod gemma;
 mod hybrids;
+mod latents;
 
 use super::*;
 use crate::error::Code;

@@ -1,6 +1,7 @@
 //! The tensors that modules are read from, found in the files' headers, with their shapes and types compared.
 
 mod experts;
+mod heads;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::load::{Catalog, PackedScheme, Quantization, Slot, Tensor, Warnings};
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
+pub(super) use heads::HeadMatrix;
 
 pub(super) struct Finder<'a> {
     pub catalog: &'a Catalog,
@@ -20,6 +22,8 @@ pub(super) struct Finder<'a> {
     pub schemes: Vec<(String, Scheme)>,
     /// Matrices that are packed otherwise than the config says: the path, what it says, what they are.
     pub differ: Vec<(String, Option<Scheme>, Option<Scheme>)>,
+    /// Matrices that are packed in the files, and not once they are loaded.
+    pub unpacked: Vec<String>,
 }
 
 /// Where a module's tensors lie in the files.
@@ -74,6 +78,7 @@ impl<'a> Finder<'a> {
             used: Vec::new(),
             schemes: Vec::new(),
             differ: Vec::new(),
+            unpacked: Vec::new(),
         }
     }
 

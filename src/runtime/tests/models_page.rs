@@ -100,7 +100,9 @@ fn checked() -> Vec<Checked> {
 impl Checked {
     fn ropes(&self) -> BTreeSet<&'static str> {
         let ropes = self.config.attentions().filter_map(|of| of.rope.as_ref());
+        let of_latents = self.config.latents().map(|of| &of.rope);
         ropes
+            .chain(of_latents)
             .map(|rope| rope_of(format!("{:?}", rope.scaling)))
             .collect()
     }
@@ -292,6 +294,7 @@ fn chat_format(format: Option<ChatFormat>) -> &'static str {
 /// The name that mlx-lm has for a `model_type`.
 fn known_as(model_type: &str) -> &str {
     match model_type {
+        "kimi_k2" => "deepseek_v3",
         "minimax_m2" => "minimax",
         "gemma4_unified" => "gemma4",
         other => other,
