@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod conv;
 mod dense;
 mod draw;
 mod experts;

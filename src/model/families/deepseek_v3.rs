@@ -116,11 +116,11 @@ fn latents(config: &Object, own: &Own, eps: f32) -> Result<MlaConfig> {
         scale: (enlarged(config)?.powi(2) / whole.sqrt()) as f32,
         bias: config.opt_bool("attention_bias")?.unwrap_or(false),
         eps,
-        rope: Rope {
+        rope: Some(Rope {
             // Neighbours, as mlx-lm always has them; halves where a config says so, as in transformers.
             traditional: config.opt_bool("rope_interleave")?.unwrap_or(true),
             ..ropes::rope(config, turned_dim, Some(own.theta))?
-        },
+        }),
     })
 }
 

@@ -48,6 +48,7 @@ pub fn of_keys(config: &Object, keys: Keys) -> Result<MoeConfig> {
     }
     Ok(MoeConfig {
         name: "mlp",
+        unconverted: None,
         experts,
         top_k,
         intermediate_size: size(config, keys.intermediate, LIMITS.intermediate, None)?,
@@ -83,6 +84,21 @@ pub fn shared_expert(name: &'static str, intermediate: i32) -> SharedConfig {
     }
 }
 
+/// So many of the size of one, as one; `key`: where the config says how many.
+pub fn shared_experts(
+    config: &Object,
+    moe: &MoeConfig,
+    count: u32,
+    key: &str,
+) -> Result<Option<SharedConfig>> {
+    if count == 0 {
+        return Ok(None);
+    }
+    let inner = i64::from(moe.intermediate_size) * i64::from(count);
+    let inner = i32::try_from(inner).map_err(|_| config.wrong(key, "a smaller number"))?;
+    Ok(Some(shared_expert("shared_experts", inner)))
+}
+
 /// Experts with a sigmoid and a correction of it, out of the best groups, and so many beside that all tokens go through. `scale` and
 /// `shared`: where the config does not say.
 pub fn corrected(config: &Object, scale: f32, shared: u32) -> Result<MoeConfig> {
@@ -107,32 +123,32 @@ pub fn corrected(config: &Object, scale: f32, shared: u32) -> Result<MoeConfig> 
     moe.router.groups = groups(config, &moe)?;
     let own = config.opt_u32("n_shared_experts", 0..=LIMITS.experts)?;
     let shared = own.unwrap_or(shared);
-    if shared > 0 {
-        let inner = i64::from(moe.intermediate_size) * i64::from(shared);
-        let inner = i32::try_from(inner);
-        let inner = inner.map_err(|_| config.wrong("n_shared_experts", "a smaller number"))?;
-        moe.shared = Some(shared_expert("shared_experts", inner));
-    }
+    moe.shared = shared_experts(config, &moe, shared, "n_shared_experts")?;
     Ok(moe)
 }
 
 fn groups(config: &Object, moe: &MoeConfig) -> Result<Option<Groups>> {
+    groups_of(config, moe, "n_group")
+}
+
+/// `key`: of the number of groups.
+pub fn groups_of(config: &Object, moe: &MoeConfig, key: &str) -> Result<Option<Groups>> {
     let number = |key: &str| -> Result<i32> {
         let number = config.opt_u32(key, 1..=LIMITS.experts)?;
         let number = i32::try_from(number.unwrap_or(1));
         number.map_err(|_| config.wrong(key, "a smaller number"))
     };
-    let (count, chosen) = (number("n_group")?, number("topk_group")?);
+    let (count, chosen) = (number(key)?, number("topk_group")?);
     if count <= 1 {
         return Ok(None);
     }
     if moe.experts % count != 0 {
-        let must = format!("a divisor of n_routed_experts, {}", moe.experts);
-        return Err(config.wrong("n_group", &must));
+        let must = format!("a divisor of the number of experts, {}", moe.experts);
+        return Err(config.wrong(key, &must));
     }
     let reachable = i64::from(moe.experts / count) * i64::from(chosen);
     if chosen > count || i64::from(moe.top_k) > reachable {
-        let must = format!("at most n_group, {count}, and enough for num_experts_per_tok");
+        let must = format!("at most {key}, {count}, and enough for the experts of a token");
         return Err(config.wrong("topk_group", &must));
     }
     Ok(Some(Groups { count, chosen }))

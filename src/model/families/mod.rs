@@ -14,6 +14,7 @@ mod glm4_moe_lite;
 mod gpt_oss;
 mod granite;
 mod granitemoehybrid;
+mod kimi_linear;
 mod laguna;
 mod lfm2;
 mod lfm2_moe;
@@ -69,6 +70,7 @@ pub const FAMILIES: &[Family] = &[
     family("granite", granite::read, None),
     family("granitemoehybrid", granitemoehybrid::read, None),
     family("kimi_k2", deepseek_v3::read, None),
+    family("kimi_linear", kimi_linear::read, None),
     family("laguna", laguna::read, None),
     family("lfm2", lfm2::read, Some(ChatFormat::Qwen)),
     family("lfm2_moe", lfm2_moe::read, Some(ChatFormat::Qwen)),

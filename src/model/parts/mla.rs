@@ -32,7 +32,8 @@ pub struct MlaConfig {
     pub bias: bool,
     /// Of the norms of latents and of what queries are made of.
     pub eps: f32,
-    pub rope: Rope,
+    /// None: positions do not show.
+    pub rope: Option<Rope>,
 }
 
 #[derive(Clone)]
@@ -49,7 +50,7 @@ pub struct Mla {
     unembed_out: Site,
     /// `[hidden, heads * value_dim]`
     o_proj: Site,
-    rope: usize,
+    rope: Option<usize>,
     cache: usize,
 }
 
@@ -150,7 +151,7 @@ impl Mla {
                 (plain..all, false),
             )?,
             o_proj: scope.linear("o_proj", [hidden, heads * value], bias)?,
-            rope: scope.rope(&config.rope),
+            rope: config.rope.as_ref().map(|rope| scope.rope(rope)),
             cache: scope.cache(CacheSpec::Tokens(TokensSpec {
                 window: None,
                 heads: 1,
@@ -186,7 +187,11 @@ impl Mla {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
         };
-        let rope = with.rope(self.rope)?;
+        let rope = self.rope.map(|rope| with.rope(rope)).transpose()?;
+        let turn = |x: Array, offset: i32| match rope {
+            Some(rope) => rope.forward(&x, offset, length),
+            None => Ok(x),
+        };
 
         // [batch, n, rank + turned_dim] → [batch, 1, n, …]
         let kept = with.linear(self.kv_a_proj, x)?;
@@ -194,7 +199,7 @@ impl Mla {
         let latents = ops::reshape(&latents, &[batch, 1, n, rank])?;
         let keys = ops::columns(&kept, rank..rank + turned_dim)?;
         let keys = ops::reshape(&keys, &[batch, 1, n, turned_dim])?;
-        let keys = rope.forward(&keys, offset, length)?;
+        let keys = turn(keys, offset)?;
         // Of one type, as with `Attention`.
         let dtype = latents.dtype().wider(keys.dtype());
         let (latents, keys) = (ops::astype(&latents, dtype)?, ops::astype(&keys, dtype)?);
@@ -210,7 +215,7 @@ impl Mla {
         let queries = self.queries(with, &last)?;
         let turned = ops::columns(&queries, plain_dim..plain_dim + turned_dim)?;
         let turned = ops::transpose(&turned, &[0, 2, 1, 3])?;
-        let turned = rope.forward(&turned, end - asking, length)?;
+        let turned = turn(turned, end - asking)?;
         let plain = ops::columns(&queries, 0..plain_dim)?;
 
         let (embed_q, unembed_out) = (

@@ -100,7 +100,7 @@ fn checked() -> Vec<Checked> {
 impl Checked {
     fn ropes(&self) -> BTreeSet<&'static str> {
         let ropes = self.config.attentions().filter_map(|of| of.rope.as_ref());
-        let of_latents = self.config.latents().map(|of| &of.rope);
+        let of_latents = self.config.latents().filter_map(|of| of.rope.as_ref());
         ropes
             .chain(of_latents)
             .map(|rope| rope_of(format!("{:?}", rope.scaling)))

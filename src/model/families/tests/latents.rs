@@ -54,8 +54,11 @@ fn defaults_are_those_of_mlx_lm() {
         (own.plain_dim, own.turned_dim, own.value_dim),
         (128, 64, 128)
     );
-    assert_eq!((own.eps, own.bias, own.rope.base), (1e-6, false, 10_000.0));
-    assert!(own.rope.traditional && own.rope.dims == 64);
+    assert_eq!(
+        (own.eps, own.bias, own.rope.as_ref().unwrap().base),
+        (1e-6, false, 10_000.0)
+    );
+    assert!(own.rope.as_ref().unwrap().traditional && own.rope.as_ref().unwrap().dims == 64);
     assert_eq!(own.scale, (1.0 / 192f64.sqrt()) as f32);
     assert_eq!(deepseek.tie_word_embeddings, Some(false));
     assert!(experts(&deepseek).iter().all(Option::is_some));
@@ -71,7 +74,7 @@ fn defaults_are_those_of_mlx_lm() {
         (own.plain_dim, own.turned_dim, own.value_dim),
         (192, 64, 256)
     );
-    assert_eq!((own.eps, own.rope.base), (1e-5, 1e6));
+    assert_eq!((own.eps, own.rope.as_ref().unwrap().base), (1e-5, 1e6));
     let parts = experts(&glm);
     assert!(parts[0].is_none() && parts[1..].iter().all(Option::is_some));
     assert_eq!(parts[1].unwrap().router.scale, 1.8);
@@ -135,7 +138,7 @@ fn scores_grow_with_the_stretch() {
     let of = |by: f64| 0.1 * by * 40f64.ln() + 1.0;
     let both = yarn(json!({"mscale": 1.0, "mscale_all_dim": 1.0}));
     assert_eq!(both.scale, (of(1.0).powi(2) / 192f64.sqrt()) as f32);
-    let factor = |mla: &MlaConfig| match mla.rope.scaling {
+    let factor = |mla: &MlaConfig| match mla.rope.as_ref().unwrap().scaling {
         RopeScaling::Yarn {
             attention_factor, ..
         } => attention_factor,
