@@ -145,7 +145,7 @@ fn what_is_wrong_is_named() {
                 ("block_ff_dim", json!(0)),
                 ("block_ffn_dim_multiplier", json!(0)),
                 ("block_multiple_of", json!(0)),
-                ("num_hidden_layers", json!(1 << 40)),
+                ("num_hidden_layers", json!(1u64 << 40)),
             ],
         ),
         (
