@@ -25,7 +25,7 @@ use super::session::{Session, SessionOptions};
 use crate::error::Result;
 
 /// The engine is the process's, and some tests make it fail: one at a time.
-fn engine_lock() -> MutexGuard<'static, ()> {
+pub(crate) fn engine_lock() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }
