@@ -244,6 +244,12 @@ impl<'a> Scope<'_, 'a> {
         Ok(found.map(|slot| self.put(name, what, Some(Tensors::dense(slot)))))
     }
 
+    /// Whether the folder has a tensor of this name.
+    pub fn holds(&self, name: &str) -> bool {
+        let catalog = self.planner.finder.catalog;
+        catalog.get(&self.in_files(name)).is_some()
+    }
+
     /// The error of a tensor that is not there.
     pub fn missing(&self, name: &str) -> Error {
         self.planner.finder.catalog.missing(&self.in_files(name))

@@ -141,6 +141,7 @@ pub fn attention(
         values_are_keys: false,
         value_norm: None,
         keys_of: None,
+        idle_keys: false,
         qkv_bias: false,
         o_bias: false,
         qk_norm: None,
