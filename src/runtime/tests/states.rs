@@ -7,11 +7,12 @@ use crate::model::{AdapterSet, Cache, Decoder, Rows};
 use crate::runtime::model::decoder_for_tests;
 
 /// One of each mechanism.
-const CASES: [&str; 4] = [
+const CASES: [&str; 5] = [
     "lfm2-f32",
     "qwen3_5-f32",
     "nemotron_h-f32",
     "granitemoehybrid-f32",
+    "kimi_linear-f32",
 ];
 
 fn other_question(history: &str) -> String {

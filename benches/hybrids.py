@@ -1,0 +1,125 @@
+"""A hybrid (three layers of linear attention for one of attention, Qwen3.5-0.8B's shape) beside a dense model of about its weights on
+the CPU, and a growing chat on it; writes HYBRIDS.md and results/hybrids.json.
+
+    benches/hybrids.sh [--rounds N] [--threads N]
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import bench
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+MODELS = ROOT / "build/bench-models"
+HYBRID, DENSE = "qwen3_5-0.8b", "qwen3-0.6b"
+PROMPTS = (128, 1024, 4096)
+DECODE = 64
+TURNS = 10
+
+
+def folder(shape):
+    where = MODELS / f"{shape}-4bit"
+    if not where.exists():
+        command = [sys.executable, HERE / "make_model.py", where, "--shape", shape, "--bits", "4"]
+        subprocess.run(list(map(str, command)), check=True)
+    return where
+
+
+def read(*command):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=1200)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def rates(shape, prompt, args):
+    """Prefill and decode, tokens a second, of one fresh process."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as ids:
+        ids.write(" ".join(str((n * 7919) % 100_000) for n in range(prompt)))
+        ids.flush()
+        command = ["--model", folder(shape), "--prompt-file", ids.name, "--cold-prompt", 16, "--cold-decode", 4]
+        command += ["--decode", DECODE, "--repeats", 1, "--device", "cpu", "--modes", "tokens", "--threads", args.threads]
+        result = read(ROOT / "build/bench", *command)
+    run = result["runs"][0]
+    return {
+        "prefill": prompt / run["first_token_s"],
+        "decode": run["decode_tokens"] / run["decode_s"],
+        "weights": result["weight_bytes"],
+        "peak_rss": result["peak_rss_bytes"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    runs = {}
+    for _ in range(args.rounds):
+        for prompt in PROMPTS:
+            for shape in (HYBRID, DENSE):
+                runs.setdefault(f"{shape}/{prompt}", []).append(rates(shape, prompt, args))
+    chats = [read(ROOT / "build/turns", folder(HYBRID), TURNS, args.threads) for _ in range(args.rounds)]
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "machine": bench.machine("cpu"),
+        "threads": args.threads,
+        "runs": runs,
+        "chats": chats,
+    }
+    (HERE / "results/hybrids.json").write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "HYBRIDS.md").write_text(page(result))
+
+
+def best(result, shape, prompt, key):
+    return max(run[key] for run in result["runs"][f"{shape}/{prompt}"])
+
+
+def page(result):
+    lines = [
+        "# A hybrid on the CPU's kernels",
+        "",
+        "Made by `make bench-hybrids`: Qwen3.5-0.8B's shape (18 layers of linear attention, 6 of attention) with random weights in 4 "
+        "bits, beside Qwen3-0.6B's in the same rounds. Best of each; all figures are in [results/hybrids.json](results/hybrids.json).",
+        "",
+        f"{result['date']}. {result['threads']} threads, {len(result['chats'])} rounds, on a shared machine.",
+        "",
+        "| | Qwen3.5-0.8B | Qwen3-0.6B | by weights |",
+        "|---|---:|---:|---:|",
+    ]
+    weights = {shape: result["runs"][f"{shape}/{PROMPTS[0]}"][0]["weights"] for shape in (HYBRID, DENSE)}
+    lines.append(f"| weights, MB | {weights[HYBRID] / 1e6:.0f} | {weights[DENSE] / 1e6:.0f} | |")
+    for key in ("prefill", "decode"):
+        for prompt in PROMPTS:
+            a, b = best(result, HYBRID, prompt, key), best(result, DENSE, prompt, key)
+            ratio = a * weights[HYBRID] / (b * weights[DENSE])
+            what = f"prefill of {prompt}" if key == "prefill" else f"decode after {prompt}"
+            lines.append(f"| {what} tokens, tok/s | {a:.1f} | {b:.1f} | {ratio:.2f} |")
+    a, b = best(result, HYBRID, PROMPTS[-1], "decode"), best(result, HYBRID, PROMPTS[0], "decode")
+    lines += [
+        "",
+        "The last column is the rate times the weights' bytes, by the same of the dense model. "
+        f"The {PROMPTS[-1]}th token comes at {a / b:.2f} of the rate of the {PROMPTS[0]}th.",
+        "",
+        "## A chat of ten turns",
+        "",
+        "One session on the hybrid, the whole history given each time. Medians over the rounds.",
+        "",
+        "| turn | tokens of the prompt | reused | first token, ms |",
+        "|---|---:|---:|---:|",
+    ]
+    names = {"again": "the last answer again", "edited": "the last turn edited", "fresh": "the same in a fresh session"}
+    for turn in zip(*result["chats"]):
+        first = statistics.median(one["first_s"] for one in turn) * 1e3
+        name = names.get(turn[0]["name"], turn[0]["name"])
+        lines.append(f"| {name} | {turn[0]['prompt']} | {turn[0]['cached']} | {first:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
