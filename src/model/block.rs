@@ -150,11 +150,18 @@ impl Block {
         BlockTypes { kept, output }
     }
 
-    /// Numbers of a token that are there while it is computed operation by operation.
-    pub fn row(&self, hidden: u64) -> u64 {
+    /// Numbers of a token that are there while it is computed operation by operation; of halves that are one, if any are,
+    /// only what goes in and comes out.
+    pub fn row(&self, hidden: u64, kernels: bool) -> u64 {
         // Norms, residuals and what the parts give.
-        let halves = self.halves.iter();
-        let halves: u64 = halves.map(|half| 4 * hidden + half.part.row(hidden)).sum();
+        let halves = self
+            .halves
+            .iter()
+            .map(|half| match kernels && half.part.is_known() {
+                true => 4 * hidden,
+                false => 4 * hidden + half.part.row(hidden),
+            });
+        let halves: u64 = halves.sum();
         halves + self.beside(hidden)
     }
 

@@ -104,12 +104,15 @@ impl Costs {
         let mut h = of.rows(Site::EMBED_TOKENS);
         let per_layer = blueprint.per_layer;
         of.per_layer = per_layer.map_or(h, |inputs| inputs.types(&of, h));
-        let (mut widest, mut plain) = (h, 0);
+        let hidden = size(config.hidden_size);
+        let (mut widest, mut plain, mut row) = (h, 0, 0);
         let mut kept = vec![h; blueprint.caches.len()];
         for (index, block) in blueprint.blocks.iter().enumerate() {
             if !(kernels && block.is_one_operation(config, &of, (index, h))) {
                 plain += 1;
             }
+            let computes = kernels && of.block_computes_in(index, h);
+            row = block.row(hidden, computes).max(row);
             let types = block.types(&of, h);
             for (cache, dtype) in types.kept {
                 if let Some(kept) = kept.get_mut(cache) {
@@ -136,9 +139,7 @@ impl Costs {
                         bytes: CacheBytes::State(spec.bytes(dtype)),
                     },
                 });
-        let hidden = size(config.hidden_size);
         let versions = blueprint.spread.as_ref().map_or(1, Spread::count);
-        let rows = blueprint.blocks.iter().map(|block| block.row(hidden));
         let latents = config.latents().next().cloned();
         let heads = config.attentions().map(|attention| attention.heads);
         let heads = heads.chain(latents.as_ref().map(|latents| latents.heads));
@@ -149,7 +150,7 @@ impl Costs {
             vocab: size(config.vocab_size),
             heads: heads.map(size).max().unwrap_or(0),
             latents,
-            row: rows.max().unwrap_or(0),
+            row,
             number: widest.wider(of.per_layer).size() as u64,
             beside: per_layer.map_or(0, |inputs| inputs.row()),
             plain,

@@ -116,7 +116,7 @@ impl Block {
 
 impl Part {
     /// Whether the kernels have all that it does.
-    fn is_known(&self) -> bool {
+    pub(super) fn is_known(&self) -> bool {
         match self {
             Part::Attention(attention) => {
                 let config = attention.config();

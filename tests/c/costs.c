@@ -106,11 +106,12 @@ static void filled_apart(const char *name, const struct asked *asked, const stru
   *peak = figures[1];
 }
 
-/* Their tensors have several float types, or attention has a gate or norms of values, so their blocks are many operations, whose peak is estimated
- * with room to spare; or embeddings are multiplied, in place or not as it happens, and there are few layers. By how their names
+/* Their tensors have several float types, attention has a gate, norms of values or latents, or layers keep states, so their blocks
+ * are many operations, whose peak is estimated with room to spare; or embeddings are multiplied, in place or not as it happens, and there are few layers. By how their names
  * begin. */
 static const char *const MIXED[] = {"muse_glimmer", "laguna", "granite", "gemma2", "llama-bf16-v-f32", "llama-bf16-v-f16", "qwen3-bf16-norms-f32", "qwen3-4bit-bf16-scales-f16",
-                                    "gemma3-text-f16-mlp-bf16", "gemma4", "gemma3n"};
+                                    "gemma3-text-f16-mlp-bf16", "gemma4", "gemma3n", "deepseek_v3", "glm4_moe_lite", "kimi_linear", "lfm2", "nemotron_h",
+                                    "qwen3_5", "qwen3_next"};
 
 static int is_mixed(const char *name) {
   for (size_t i = 0; i < COUNT(MIXED); i++) {
@@ -161,7 +162,7 @@ static void an_estimate_is_the_peak_of_a_full_context(const char *name) {
 }
 
 /* The same tensors as another folder's, kept otherwise. */
-static const char *const AGAIN[] = {"-one-by-one", "-fused", "-blocks", "-original", "-m2", "-su", "-parameters", "-wrapped", "-vectors",
+static const char *const AGAIN[] = {"-one-by-one", "-fused", "-blocks", "-original", "-m2", "-su", "-parameters", "-wrapped", "-vectors", "-hub", "-flat", "-text",
                                     "-model-first"};
 
 static int is_again(const char *name) {
