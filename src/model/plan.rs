@@ -4,15 +4,15 @@
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
-pub use super::find::{ExpertNames, Fused};
+pub use super::find::{ExpertNames, Fused, Repacked};
 use super::find::{Experts, Finder, Named, Renamed};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::rope::Rope;
 use super::streams::Spread;
-use crate::dtype::Scheme;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, ModuleShape, Quantization, Slot, Tensor, Warnings};
+use crate::load::{Catalog, Listed, ModuleShape, Quantization, Slot, Tensor, Warnings};
 
 /// What a config implies, where it lies, and what it shows.
 pub struct Planned {
@@ -24,8 +24,12 @@ pub struct Planned {
     pub names: Names,
     /// The packed matrices, by module path.
     pub schemes: Vec<(String, Scheme)>,
-    /// Whether the config's quantisation is that of the weights.
+    /// Whether the config's quantisation is that of the weights, as they are here.
     pub as_said: bool,
+    /// Matrices that another program packed.
+    pub repacked: Vec<Repacked>,
+    /// Tensors that must say what is expected of them.
+    pub listed: Vec<(Tensor, Listed)>,
 }
 
 /// A decoder without its weights: which modules go where.
@@ -66,6 +70,7 @@ impl Planned {
             let names = all.iter().find(lost).or(all.first());
             return Err(catalog.missing(&names.map_or(String::new(), embedding)));
         };
+        let float = float_of(catalog, &embedding(names));
         // As mlx-lm tells it: the convolutions of a converted folder end in a dimension of one.
         let mut tensors = catalog.tensors.values();
         let unconverted = tensors.any(|tensor| {
@@ -76,7 +81,7 @@ impl Planned {
                 true => config.unconverted_norms,
                 false => &[],
             },
-            finder: Finder::new(catalog, quantization),
+            finder: Finder::new(catalog, quantization, float),
             modules: Modules::new(),
             ropes: Vec::new(),
             caches: Vec::new(),
@@ -99,11 +104,21 @@ impl Planned {
             },
             modules: planner.modules,
             names: *names,
-            as_said: finder.differ.is_empty(),
+            as_said: finder.differ.is_empty() && finder.repacked.is_empty(),
+            repacked: finder.repacked,
+            listed: finder.listed,
             schemes: finder.schemes,
             used: finder.used,
         })
     }
+}
+
+/// The type that a model computes in: that of its embedding, or of its scales.
+fn float_of(catalog: &Catalog, embedding: &str) -> Dtype {
+    let scales = embedding.replace(".weight", ".scales");
+    let named = [embedding, &scales].into_iter();
+    let mut types = named.filter_map(|name| catalog.get(name).map(|tensor| tensor.dtype));
+    types.find(|dtype| dtype.is_float()).unwrap_or(Dtype::BF16)
 }
 
 struct Planner<'a> {
@@ -163,7 +178,7 @@ impl<'a> Scope<'_, 'a> {
         let name = names.first().copied().unwrap_or_default();
         let (path, found) = (
             self.in_files(name),
-            self.in_files(self.either(names, ".weight")),
+            self.in_files(self.either_matrix(names)),
         );
         let finder = &mut self.planner.finder;
         let tensors = Tensors {
@@ -253,6 +268,14 @@ impl<'a> Scope<'_, 'a> {
         };
         let found = names.iter().find(is_there).or(names.first());
         found.copied().unwrap_or_default()
+    }
+
+    /// The same of matrices, however they are packed.
+    fn either_matrix<'n>(&self, names: &[&'n str]) -> &'n str {
+        let leaves = [".weight", ".qweight", ".weight_packed"];
+        let own = names.first().copied().unwrap_or_default();
+        let found = leaves.into_iter().map(|leaf| self.either(names, leaf));
+        found.into_iter().find(|found| *found != own).unwrap_or(own)
     }
 
     /// `[experts, output, input]`. `which`: 0 gate, 1 up, 2 down.

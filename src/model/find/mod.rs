@@ -1,15 +1,17 @@
 //! The tensors that modules are read from, found in the files' headers, with their shapes and types compared.
 
 mod experts;
+mod foreign;
 
 use std::collections::{BTreeSet, HashSet};
 
 use super::modules::Weight;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Quantization, Slot, Tensor, Warnings};
+use crate::load::{Catalog, Foreign, Listed, Quantization, Slot, Tensor, Warnings};
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
+pub use foreign::Repacked;
 
 pub(super) struct Finder<'a> {
     pub catalog: &'a Catalog,
@@ -20,6 +22,12 @@ pub(super) struct Finder<'a> {
     pub schemes: Vec<(String, Scheme)>,
     /// Matrices that are packed otherwise than the config says: the path, what it says, what they are.
     pub differ: Vec<(String, Option<Scheme>, Option<Scheme>)>,
+    /// The type that the model computes in, as far as its embedding tells.
+    pub float: Dtype,
+    /// Matrices that another program packed.
+    pub repacked: Vec<Repacked>,
+    /// Tensors that must say what is expected of them.
+    pub listed: Vec<(Tensor, Listed)>,
 }
 
 /// Where a module's tensors lie in the files.
@@ -67,14 +75,21 @@ impl Places for Renamed {
 }
 
 impl<'a> Finder<'a> {
-    pub fn new(catalog: &'a Catalog, quantization: &'a Quantization) -> Self {
+    pub fn new(catalog: &'a Catalog, quantization: &'a Quantization, float: Dtype) -> Self {
         Finder {
+            float,
+            repacked: Vec::new(),
+            listed: Vec::new(),
             catalog,
             quantization,
             used: Vec::new(),
             schemes: Vec::new(),
             differ: Vec::new(),
         }
+    }
+
+    pub fn foreign(&self) -> Option<&'a Foreign> {
+        self.quantization.foreign.as_ref()
     }
 
     /// `[…, out, input]`, dense or packed: packed where there are scales beside it.
@@ -84,10 +99,12 @@ impl<'a> Finder<'a> {
         shape: &[i32],
         places: &dyn Places,
     ) -> Result<Weight<Slot>> {
+        if let Some(weight) = foreign::matrix(self, path, shape, places)? {
+            return Ok(weight);
+        }
         let (name, scales_name) = (format!("{path}.weight"), format!("{path}.scales"));
-        let (weight, from) = places
-            .place(self, path, "weight")?
-            .ok_or_else(|| self.catalog.missing(&name))?;
+        let missing = || self.quantization.not_read(self.catalog.missing(&name));
+        let (weight, from) = places.place(self, path, "weight")?.ok_or_else(missing)?;
         let scales = places.place(self, path, "scales")?;
         if scales.is_none() && weight.dtype == Dtype::U32 {
             return Err(self.catalog.missing(&scales_name));
@@ -241,7 +258,14 @@ impl<'a> Finder<'a> {
         }
         let files: HashSet<usize> = self.used.iter().map(|of| of.file).collect();
         let copy = tied.map(|head| format!("{head}lm_head."));
+        let packed = !self.repacked.is_empty();
         let dropped = |name: &str| {
+            // What other programs quantise keys and values by, which are as they are here.
+            let of_cache = ["k_scale", "v_scale", "q_scale", "kv_scale", "output_scale"];
+            let leaf = name.rsplit('.').next();
+            if packed && leaf.is_some_and(|leaf| of_cache.contains(&leaf)) {
+                return true;
+            }
             // Tables that old exporters wrote out, and the copy of a tied embedding.
             name.ends_with("rotary_emb.inv_freq")
                 || copy.as_ref().is_some_and(|copy| name.starts_with(copy))
@@ -284,6 +308,7 @@ impl<'a> Finder<'a> {
     }
 
     pub fn compare_with_config(&self, warnings: &mut Warnings) {
+        self.say_what_is_rounded(warnings);
         let Some((path, said, is)) = self.differ.first() else {
             return;
         };
@@ -297,6 +322,32 @@ impl<'a> Finder<'a> {
             shown(is),
             shown(said)
         ));
+    }
+}
+
+impl Finder<'_> {
+    /// A sentence for each way of rounding.
+    fn say_what_is_rounded(&self, warnings: &mut Warnings) {
+        let way = |of: &Repacked| (of.from, of.dtype, of.rounded);
+        for (index, first) in self.repacked.iter().enumerate() {
+            let Some(rounded) = first.rounded else {
+                continue;
+            };
+            if self.repacked[..index]
+                .iter()
+                .any(|of| way(of) == way(first))
+            {
+                continue;
+            }
+            let same = self.repacked.iter().filter(|of| way(of) == way(first));
+            warnings.add(format!(
+                "the {rounded} of {} modules of {}, such as \"{}\", are rounded to {}",
+                same.count(),
+                first.from,
+                first.path,
+                first.dtype.name()
+            ));
+        }
     }
 }
 
@@ -333,7 +384,7 @@ fn other_type(slot: &Slot, kinds: Kinds) -> Error {
     Error::bad_model(format!(
         "tensor \"{}\" is of type {}; it must be {}",
         slot.name,
-        slot.dtype.name(),
+        slot.kind(),
         kinds.words()
     ))
 }
