@@ -2,6 +2,7 @@
 
 mod adapters;
 mod engine;
+mod foreign;
 mod fusing;
 mod models_page;
 mod odd_folders;
