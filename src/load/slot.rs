@@ -18,7 +18,7 @@ pub struct Slot {
     /// What its bytes are, where they are 8-bit floats.
     pub float8: Option<Float8>,
     /// How it is made of its pieces; None where it is these.
-    pub recipe: Option<Recipe>,
+    pub recipe: Option<Box<Recipe>>,
 }
 
 /// A part of a file, as rows, and what is taken of it.

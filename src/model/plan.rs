@@ -4,8 +4,8 @@
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
+use super::find::{undeclared_biases, Experts, Finder, Named, Renamed};
 pub use super::find::{ExpertNames, Fused, Repacked};
-use super::find::{Experts, Finder, Named, Renamed};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::rope::Rope;
@@ -91,7 +91,8 @@ impl Planned {
         let blocks = planner.blocks(config, names)?;
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
-        let finder = planner.finder;
+        let mut finder = planner.finder;
+        undeclared_biases(&mut finder);
         finder.nothing_left(&config.ignored, head, warnings)?;
         finder.compare_with_config(warnings);
         Ok(Planned {
@@ -131,6 +132,9 @@ struct Planner<'a> {
     /// The block of each cache.
     kept_by: Vec<Option<usize>>,
 }
+
+/// What a matrix is called behind its module's name, here and by programs that pack it otherwise.
+const MATRICES: [&str; 3] = [".weight", ".qweight", ".weight_packed"];
 
 /// Where a part declares its modules, in the order in which it computes.
 pub struct Scope<'s, 'a> {
@@ -259,6 +263,12 @@ impl<'a> Scope<'_, 'a> {
             .is_some()
     }
 
+    /// Whether the folder has this matrix, however it is packed.
+    pub fn has_matrix(&self, name: &str) -> bool {
+        let mut leaves = MATRICES.into_iter();
+        leaves.any(|leaf| self.has(&format!("{name}{leaf}")))
+    }
+
     /// The first of these names that the folder has a tensor `{name}{leaf}` of, else the first.
     pub fn either<'n>(&self, names: &[&'n str], leaf: &str) -> &'n str {
         let catalog = self.planner.finder.catalog;
@@ -272,9 +282,8 @@ impl<'a> Scope<'_, 'a> {
 
     /// The same of matrices, however they are packed.
     fn either_matrix<'n>(&self, names: &[&'n str]) -> &'n str {
-        let leaves = [".weight", ".qweight", ".weight_packed"];
         let own = names.first().copied().unwrap_or_default();
-        let found = leaves.into_iter().map(|leaf| self.either(names, leaf));
+        let found = MATRICES.into_iter().map(|leaf| self.either(names, leaf));
         found.into_iter().find(|found| *found != own).unwrap_or(own)
     }
 

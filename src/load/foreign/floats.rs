@@ -106,10 +106,21 @@ pub fn put_half(dtype: Dtype, value: f32) -> [u8; 2] {
     }
 }
 
-/// The same of any type, where there is room for it.
-pub fn put(to: &mut [u8], dtype: Dtype, value: f32) {
+/// The same of any type, as many as there is room for.
+pub fn put(to: &mut [u8], dtype: Dtype, values: impl Iterator<Item = f32>) {
     match dtype {
-        Dtype::F32 => to.copy_from_slice(&value.to_le_bytes()),
-        dtype => to.copy_from_slice(&put_half(dtype, value)),
+        Dtype::F32 => fill(to, values, f32::to_le_bytes),
+        Dtype::F16 => fill(to, values, |value| put_half(Dtype::F16, value)),
+        _ => fill(to, values, |value| put_half(Dtype::BF16, value)),
+    }
+}
+
+fn fill<const N: usize>(
+    to: &mut [u8],
+    values: impl Iterator<Item = f32>,
+    bytes: impl Fn(f32) -> [u8; N],
+) {
+    for (to, value) in to.chunks_exact_mut(N).zip(values) {
+        to.copy_from_slice(&bytes(value));
     }
 }

@@ -15,6 +15,8 @@ pub enum Listed {
     Groups { size: i64, groups: i64 },
     /// Rows and inputs, of each matrix.
     Shape([i64; 2]),
+    /// Zeros, of any float type: a bias that a model does not have, which old versions of AutoGPTQ write.
+    Zeros,
 }
 
 /// More bytes are no list of inputs.
@@ -37,6 +39,20 @@ impl Listed {
         file.file
             .read_exact_at(&mut bytes, tensor.offset)
             .map_err(|error| cannot_read(&file.name, &error))?;
+        if let Listed::Zeros = self {
+            let size = usize::try_from(tensor.dtype.size()).unwrap_or(1).max(1);
+            // But for the sign, which is the highest bit of the last byte.
+            let is_zero = |number: &[u8]| match number.split_last() {
+                Some((last, rest)) => last & 0x7f == 0 && rest.iter().all(|&byte| byte == 0),
+                None => true,
+            };
+            return match tensor.dtype.is_float() && bytes.chunks_exact(size).all(is_zero) {
+                true => Ok(()),
+                false => Err(wrong(
+                    "is not of zeros, and config.json implies that there is none".into(),
+                )),
+            };
+        }
         let numbers: Vec<i64> = match tensor.dtype {
             Dtype::I64 => bytes
                 .chunks_exact(8)
@@ -55,6 +71,7 @@ impl Listed {
             }
         };
         match self {
+            Listed::Zeros => Ok(()),
             Listed::Groups { size, groups } => {
                 let own = |input: usize| i64::try_from(input).ok()?.checked_div(*size);
                 let mut moved = None;

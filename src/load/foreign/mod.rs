@@ -106,7 +106,7 @@ impl Slot {
             pieces: pieces.collect(),
             dtype: recipe.dtype,
             float8: None,
-            recipe: Some(recipe),
+            recipe: Some(Box::new(recipe)),
             shape,
             name,
         })
@@ -151,7 +151,7 @@ impl Recipe {
         let source = |n: usize| sources.get(n).map_or(&[] as &[u8], Vec::as_slice);
         let first = source(0);
         match self.make {
-            Make::FromAwq => self.from_awq(first, made),
+            Make::FromAwq => self.awq(first, made),
             Make::Transposed => self.each(made, |row, column| {
                 word(first, self.at(column, row)).to_le_bytes()
             }),
@@ -198,7 +198,7 @@ impl Recipe {
     }
 
     /// Eight rows at once: each word of the source has one column of them.
-    fn from_awq(&self, from: &[u8], made: &mut [u8]) {
+    fn awq(&self, from: &[u8], made: &mut [u8]) {
         let row_bytes = self.columns.saturating_mul(4).max(1);
         let width = self.rows / 8;
         for (block, out) in made
@@ -288,9 +288,7 @@ impl Recipe {
             for (block, (out, bytes)) in parts.zip(bytes.chunks(wide)).enumerate() {
                 let at = down.saturating_mul(across).saturating_add(block);
                 let scale = blocks.number.of(scales, at);
-                for (to, &byte) in out.chunks_exact_mut(size).zip(bytes) {
-                    put(to, self.dtype, of(byte) * scale);
-                }
+                put(out, self.dtype, bytes.iter().map(|&byte| of(byte) * scale));
             }
         }
     }
@@ -308,9 +306,7 @@ impl Recipe {
                 false => scale * global,
             };
             let values = bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]);
-            for (to, value) in out.chunks_exact_mut(size).zip(values) {
-                put(to, self.dtype, e2m1(value) * scale);
-            }
+            put(out, self.dtype, values.map(|value| e2m1(value) * scale));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Matrices as other programs pack them, known by the names, types and shapes of their tensors; what they become.
 
+use std::collections::HashSet;
+
 use super::{Finder, Places};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
@@ -29,9 +31,6 @@ struct Matrix<'f, 'a, 'p> {
     input: i32,
 }
 
-/// Tensors of a module that say how a program computes what is computed plainly here, or what shapes say already.
-const BESIDE: [&str; 2] = ["input_scale", "input_global_scale"];
-
 /// None where its tensors are MLX's, or plain.
 pub(super) fn matrix(
     finder: &mut Finder,
@@ -50,13 +49,19 @@ pub(super) fn matrix(
         rows: *rows,
         input: *input,
     };
-    let found = matrix.find()?;
-    if found.is_some() {
-        for leaf in BESIDE {
-            matrix.take(leaf)?;
-        }
-    }
-    Ok(found)
+    matrix.find()
+}
+
+/// Biases that are there and that no part has declared: they must be zeros.
+pub fn undeclared_biases(finder: &mut Finder) {
+    let used: HashSet<&str> = finder.used.iter().map(|of| of.name.as_str()).collect();
+    let biases = finder.repacked.iter().filter(|of| of.from == "gptq");
+    let biases = biases.filter_map(|of| finder.catalog.get(&format!("{}.bias", of.path)));
+    let biases = biases.filter(|bias| !used.contains(bias.name.as_str()));
+    let biases: Vec<Tensor> = biases.cloned().collect();
+    finder.used.extend(biases.iter().cloned());
+    let checks = biases.into_iter().map(|bias| (bias, Listed::Zeros));
+    finder.listed.extend(checks);
 }
 
 impl Matrix<'_, '_, '_> {

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::load::{Catalog, Foreign, Listed, Quantization, Slot, Tensor, Warnings};
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
+pub(super) use foreign::undeclared_biases;
 pub use foreign::Repacked;
 
 pub(super) struct Finder<'a> {
@@ -260,10 +261,18 @@ impl<'a> Finder<'a> {
         let copy = tied.map(|head| format!("{head}lm_head."));
         let packed = !self.repacked.is_empty();
         let dropped = |name: &str| {
-            // What other programs quantise keys and values by, which are as they are here.
-            let of_cache = ["k_scale", "v_scale", "q_scale", "kv_scale", "output_scale"];
+            // What other programs quantise activations and caches by, which are as they are here.
+            let others = [
+                "input_scale",
+                "input_global_scale",
+                "output_scale",
+                "q_scale",
+                "k_scale",
+                "v_scale",
+                "kv_scale",
+            ];
             let leaf = name.rsplit('.').next();
-            if packed && leaf.is_some_and(|leaf| of_cache.contains(&leaf)) {
+            if packed && leaf.is_some_and(|leaf| others.contains(&leaf)) {
                 return true;
             }
             // Tables that old exporters wrote out, and the copy of a tied embedding.

@@ -136,6 +136,9 @@ fn integers_that_lie() {
         Code::Unsupported,
         &["as GPTQ does it"],
     );
+    let bias = floats(Kind::F16, &[192], &[0.5; 192]);
+    let biased = integers("gptq", gptq(), with("bias", bias));
+    refused(&biased, Code::BadModel, &[NAME, "is not of zeros"]);
     let mut block = awq();
     block["version"] = json!("gemv");
     refused(
