@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::modules::Weight;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Foreign, Listed, Quantization, Slot, Tensor, Warnings};
+use crate::load::{Catalog, Float8, Foreign, Listed, Quantization, Slot, Tensor, Warnings};
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
 pub(super) use foreign::undeclared_biases;
@@ -176,8 +176,21 @@ impl<'a> Finder<'a> {
         };
         match (weight.shape.split_last(), scales.shape.split_last()) {
             (Some((&columns, own)), Some((&groups, of_scales))) if own == rows && of_scales == rows => {
-                Scheme::of_shapes(*input, columns, groups, scales.dtype)
-                    .map_err(|why| Error::bad_model(format!("\"{path}\" {why}")))
+                let scheme = Scheme::of_shapes(*input, columns, groups, scales.dtype)
+                    .map_err(|why| Error::bad_model(format!("\"{path}\" {why}")))?;
+                // Bytes may be called what they are.
+                let of_mode = match scheme.mode {
+                    Mode::Nvfp4 => Float8::E4m3,
+                    _ => Float8::E8m0,
+                };
+                match scales.float8.is_none_or(|kind| kind == of_mode) {
+                    true => Ok(scheme),
+                    false => Err(Error::bad_model(format!(
+                        "\"{path}\" is packed as {}, with scales of type {}",
+                        scheme.shown(),
+                        scales.kind()
+                    ))),
+                }
             }
             _ => Err(Error::bad_model(format!(
                 "\"{path}\" is packed as {:?} with scales {:?}, and config.json implies {rows:?} rows of {input} elements",
@@ -317,7 +330,7 @@ impl<'a> Finder<'a> {
     }
 
     pub fn compare_with_config(&self, warnings: &mut Warnings) {
-        self.say_what_is_rounded(warnings);
+        foreign::say_what_is_rounded(&self.repacked, warnings);
         let Some((path, said, is)) = self.differ.first() else {
             return;
         };
@@ -331,32 +344,6 @@ impl<'a> Finder<'a> {
             shown(is),
             shown(said)
         ));
-    }
-}
-
-impl Finder<'_> {
-    /// A sentence for each way of rounding.
-    fn say_what_is_rounded(&self, warnings: &mut Warnings) {
-        let way = |of: &Repacked| (of.from, of.dtype, of.rounded);
-        for (index, first) in self.repacked.iter().enumerate() {
-            let Some(rounded) = first.rounded else {
-                continue;
-            };
-            if self.repacked[..index]
-                .iter()
-                .any(|of| way(of) == way(first))
-            {
-                continue;
-            }
-            let same = self.repacked.iter().filter(|of| way(of) == way(first));
-            warnings.add(format!(
-                "the {rounded} of {} modules of {}, such as \"{}\", are rounded to {}",
-                same.count(),
-                first.from,
-                first.path,
-                first.dtype.name()
-            ));
-        }
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) fn write(folder: &TempFolder, file: &str, tensors: &Tensors) {
 }
 
 /// A fixture with these tensors in one file, without an index.
-fn with_tensors(fixture: &str, change: impl FnOnce(&mut Tensors)) -> TempFolder {
+pub(super) fn with_tensors(fixture: &str, change: impl FnOnce(&mut Tensors)) -> TempFolder {
     let folder = without_weights(fixture);
     let mut tensors = tensors_of(fixture);
     change(&mut tensors);

@@ -321,3 +321,23 @@ fn floats_that_lie() {
         refused(&changed(pair.packed, change), code, &[NAME, says]);
     }
 }
+
+/// Scales of MLX's own modes may be called 8-bit floats, but not others than they are.
+#[test]
+fn scales_of_another_kind() {
+    let _lock = engine_lock();
+    let name = "model.layers.1.mlp.up_proj.scales";
+    for (fixture, right, wrong) in [
+        ("qwen3-nvfp4-bf16", Kind::F8_E4M3, Kind::F8_E8M0),
+        ("qwen3-mxfp4-bf16", Kind::F8_E8M0, Kind::F8_E4M3),
+    ] {
+        let of = |kind| {
+            super::super::odd_weights::with_tensors(fixture, |all| {
+                all.get_mut(name).unwrap().dtype = kind;
+            })
+        };
+        load_with(&of(right), false).unwrap();
+        let says = ["model.layers.1.mlp.up_proj", &format!("{wrong:?}")];
+        refused(&of(wrong), Code::BadModel, &says);
+    }
+}
