@@ -73,7 +73,7 @@ test-scripts:
 	tests/scripts/needs.sh
 
 test-rust: build
-	$(CARGO) test --release
+	$(CARGO) test --release -p mlxrt -p mlxrt-kernels
 
 test-c: need-c build ship
 	$(MAKE) -C tests/c LIB=$(CURDIR)/$(LIB) run
@@ -228,7 +228,10 @@ fuzz:
 	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	for target in $(TARGETS); do \
 		crate=fuzz; limits="-rss_limit_mb=1024 -timeout=5 -max_len=4096"; \
-		if [ $$target = api ]; then crate=fuzz/api; limits="-rss_limit_mb=4096 -timeout=20 -max_len=512"; fi; \
+		case $$target in \
+			api) crate=fuzz/api; limits="-rss_limit_mb=4096 -timeout=20 -max_len=512" ;; \
+			config) crate=fuzz/api; limits="-rss_limit_mb=4096 -timeout=20 -max_len=4096" ;; \
+		esac; \
 		if [ -f fuzz/$$target.dict ]; then limits="$$limits -dict=fuzz/$$target.dict"; fi; \
 		mkdir -p fuzz/found/$$target && \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --fuzz-dir $$crate $$target fuzz/found/$$target fuzz/corpus/$$target -- \

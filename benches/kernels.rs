@@ -2,19 +2,11 @@
 //!
 //! MLXRT_THREADS (2) and MLXRT_PATHS (the best; `all`, or names with commas) say what is measured.
 
-// The library keeps its kernels to itself: they are compiled in.
-#[allow(dead_code)]
-#[path = "../src/dtype.rs"]
-mod dtype;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/kernels/mod.rs"]
-mod kernels;
-
 use std::hint::black_box;
 use std::time::Instant;
 
-use dtype::{Dtype, Mode, Scheme};
-use kernels::{Floats, FloatsMut, Kernels, Layout, Packed, Path};
+use mlxrt_kernels::dtype::{Dtype, Mode, Scheme};
+use mlxrt_kernels::{self as kernels, Floats, FloatsMut, Kernels, Layout, Packed, Path};
 
 /// Larger than every cache.
 const BYTES: usize = 256 << 20;

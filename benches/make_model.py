@@ -78,7 +78,26 @@ SHAPES["qwen3-moe-1.5b"] = {
     "mlp_only_layers": [],
     "norm_topk_prob": True,
 }
-TOKENS = {"qwen3": 151643, "qwen3_moe": 151643, "llama": 128000}
+# Three layers of linear attention for one of attention, as Qwen3.5-0.8B has them.
+SHAPES["qwen3_5-0.8b"] = {
+    **SHAPES["qwen3-0.6b"],
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5",
+    "num_hidden_layers": 24,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "intermediate_size": 3584,
+    "vocab_size": 248320,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 16,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "full_attention_interval": 4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e7, "partial_rotary_factor": 0.25},
+}
+TOKENS = {"qwen3_5": 151643, "qwen3": 151643, "qwen3_moe": 151643, "llama": 128000}
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

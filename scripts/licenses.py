@@ -15,7 +15,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TEXTS = ROOT / "scripts" / "install" / "licenses"
-OURS = {"mlxrt", "mlxrt-cli", "mlx-sys-linux"}
+OURS = {"mlxrt", "mlxrt-cli", "mlxrt-kernels", "mlx-sys-linux"}
 FILE_NAMES = ("licen", "copying", "copyright", "notice", "unlicense")
 
 # Inside libmlx.so, linked statically; MLX's wheel carries only MLX's own licence.

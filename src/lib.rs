@@ -4,12 +4,8 @@
 
 pub mod capi;
 
-mod dtype;
 mod error;
 mod guard;
-// No decoder of experts, softcap or sinks calls it yet, and on macOS none at all.
-#[allow(dead_code, unused_imports)]
-mod kernels;
 mod load;
 mod log;
 mod mlx;
@@ -21,3 +17,5 @@ mod sampling;
 mod template;
 mod text;
 mod train;
+
+use mlxrt_kernels::{self as kernels, dtype};

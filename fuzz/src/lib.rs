@@ -2,15 +2,13 @@
 
 #![allow(dead_code, unused_imports)]
 
-#[path = "../../src/dtype.rs"]
-pub mod dtype;
+pub use mlxrt_kernels::dtype;
 #[path = "../../src/error.rs"]
 pub mod error;
 #[path = "../../src/load/mod.rs"]
 pub mod load;
 #[path = "../../src/log.rs"]
 pub mod log;
-pub mod model;
 #[path = "../../src/room.rs"]
 pub mod room;
 pub mod scratch;

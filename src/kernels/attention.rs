@@ -63,6 +63,30 @@ impl Kernels {
         options: AttentionOptions,
         out: &mut HeadsMut,
     ) {
+        self.attend_in([queries, keys], None, values, options, out);
+    }
+
+    /// The same of queries and keys in two parts: `more` is the second of each, `[heads, n, more]` and `[kv_heads, tokens, more]`,
+    /// the keys of the type of the first, and scores are the sums of both parts' products.
+    pub fn attention_in_parts(
+        &self,
+        first: [&Heads; 2],
+        more: [&Heads; 2],
+        values: &Heads,
+        options: AttentionOptions,
+        out: &mut HeadsMut,
+    ) {
+        self.attend_in(first, Some(more), values, options, out);
+    }
+
+    fn attend_in(
+        &self,
+        [queries, keys]: [&Heads; 2],
+        more: Option<[&Heads; 2]>,
+        values: &Heads,
+        options: AttentionOptions,
+        out: &mut HeadsMut,
+    ) {
         let (q, k, v, o) = (queries.shape(), keys.shape(), values.shape(), out.shape());
         let fits = q.dim == k.dim
             && k.heads == v.heads
@@ -75,6 +99,14 @@ impl Kernels {
                 .is_none_or(|sinks| sinks.rows() == 1 && sinks.width() == q.heads);
         assert!(fits, "attention: {q:?} by {k:?} and {v:?} to {o:?}");
         assert!(keys.dtype() == values.dtype(), "attention: two types");
+        let fits = more.is_none_or(|[queries, keys]| {
+            let (more, own) = (queries.shape(), keys.shape());
+            more.dim == own.dim
+                && (more.heads, more.tokens) == (q.heads, q.tokens)
+                && (own.heads, own.tokens) == (k.heads, k.tokens)
+                && keys.dtype() == values.dtype()
+        });
+        assert!(fits, "attention: a second part that does not fit");
         if q.heads == 0 || q.tokens == 0 {
             return;
         }
@@ -102,6 +134,7 @@ impl Kernels {
             Job {
                 queries,
                 keys,
+                more,
                 values,
                 options,
                 out,
@@ -154,6 +187,8 @@ impl Kernels {
 struct Job<'a> {
     queries: &'a Heads<'a>,
     keys: &'a Heads<'a>,
+    /// The second part of both.
+    more: Option<[&'a Heads<'a>; 2]>,
     values: &'a Heads<'a>,
     options: AttentionOptions<'a>,
     out: &'a HeadsMut<'a>,
@@ -165,6 +200,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Of both parts.
+    fn query_dim(&self) -> usize {
+        let more = self.more.map_or(0, |[queries, _]| queries.shape().dim);
+        self.queries.shape().dim + more
+    }
+
     fn rows(&self) -> usize {
         self.heads.len() * self.tokens.len()
     }
@@ -205,16 +246,20 @@ impl<K: Element> Kernel for Attend<'_, K> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let job = self.job;
-        let (rows, dim, value_dim) = (job.rows(), job.queries.shape().dim, job.values.shape().dim);
+        let (rows, dim, value_dim) = (job.rows(), job.query_dim(), job.values.shape().dim);
         let width = value_dim + 2;
         let mut queries = vec![0.0_f32; rows * dim];
         for (row, to) in queries.chunks_exact_mut(dim.max(1)).enumerate() {
             let (head, token) = job.place(row);
-            with_element!(job.queries.dtype(), Q => scaled::<S, Q>(
-                job.queries.row::<Q>(head, token),
-                job.options.scale,
-                to,
-            ));
+            let (first, rest) = to.split_at_mut(job.queries.shape().dim);
+            let more = job.more.map(|[queries, _]| (queries, rest));
+            for (queries, to) in [(job.queries, first)].into_iter().chain(more) {
+                with_element!(queries.dtype(), Q => scaled::<S, Q>(
+                    queries.row::<Q>(head, token),
+                    job.options.scale,
+                    to,
+                ));
+            }
         }
         let mut seen = job.span.end..job.span.start;
         for row in 0..rows {
@@ -283,10 +328,10 @@ impl<K: Element> Attend<'_, K> {
         fetch: bool,
     ) {
         let (keys, head) = (self.job.keys, self.job.kv_head);
-        let dim = keys.shape().dim;
+        let (dim, whole) = (keys.shape().dim, self.job.query_dim());
         let mut a = [queries; R];
         for (r, a) in a.iter_mut().enumerate() {
-            *a = a.add(r * dim);
+            *a = a.add(r * whole);
         }
         let ahead = usize::from(fetch) * BLOCK * keys.shape().token_stride;
         let mut key = 0;
@@ -303,6 +348,31 @@ impl<K: Element> Attend<'_, K> {
                 scores[key..key + COLUMNS].copy_from_slice(&sums);
             }
             key += COLUMNS;
+        }
+        if let Some([_, more]) = self.job.more {
+            self.add_scores::<S, R>(a.map(|a| a.add(dim)), more, start..start + n, scores);
+        }
+    }
+
+    /// What the second part of queries and keys adds to the scores of R rows.
+    #[inline(always)]
+    unsafe fn add_scores<S: Simd, const R: usize>(
+        &self,
+        queries: [*const f32; R],
+        keys: &Heads,
+        span: Range<usize>,
+        scores: &mut [[f32; BLOCK]],
+    ) {
+        let (head, dim, last) = (self.job.kv_head, keys.shape().dim, span.end - 1);
+        for key in span.clone().step_by(COLUMNS) {
+            let b = std::array::from_fn(|c| keys.row::<K>(head, (key + c).min(last)));
+            let sums = dots::<S, K, R>(queries, b, dim, 0);
+            for (scores, sums) in scores.iter_mut().zip(sums) {
+                let at = key - span.start;
+                for (score, sum) in scores[at..at + COLUMNS].iter_mut().zip(sums) {
+                    *score += sum;
+                }
+            }
         }
     }
 

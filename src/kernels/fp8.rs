@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use super::activations::tiles;
-use super::float::{load, with_element, Element, Floats, FloatsMut};
+use super::float::{Floats, FloatsMut};
 use super::layout::{Packed, ROWS, RUN};
 use super::rows_of::To;
 use super::simd::{Kernel, Simd};

@@ -7,6 +7,8 @@
 //!
 //! A shape that does not fit is a mistake of the caller's and panics before anything is written.
 
+#![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
+
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -18,6 +20,7 @@ mod cores;
 mod cpu;
 mod dense;
 mod draw;
+pub mod dtype;
 mod expert_products;
 mod expert_transposed;
 mod experts;

@@ -47,7 +47,9 @@ pub use foreign::{Blocks, Float8, Grid, Listed, Make, Number, Recipe, Zeros};
 pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
-pub use quantization::{Foreign, Quantization};
+#[cfg(test)]
+pub use quantization::PackingMode;
+pub use quantization::{Foreign, PackedScheme, Quantization};
 pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;
 pub use weights::{Catalog, Tensor, WeightFile};

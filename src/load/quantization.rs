@@ -11,9 +11,17 @@ use super::warnings::Warnings;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Code, Error, Result};
 
-impl Mode {
+/// How MLX packs in a mode.
+pub trait PackingMode {
     /// The legal bits and group sizes.
-    pub fn legal(self) -> (&'static [i32], &'static [i32]) {
+    fn legal(self) -> (&'static [i32], &'static [i32]);
+
+    /// What MLX takes where a config names only the mode.
+    fn default_scheme(self) -> Scheme;
+}
+
+impl PackingMode for Mode {
+    fn legal(self) -> (&'static [i32], &'static [i32]) {
         match self {
             Mode::Affine => (&[2, 3, 4, 5, 6, 8], &[32, 64, 128]),
             Mode::Mxfp4 => (&[4], &[32]),
@@ -22,7 +30,6 @@ impl Mode {
         }
     }
 
-    /// What MLX takes where a config names only the mode.
     fn default_scheme(self) -> Scheme {
         let (bits, group_size) = match self {
             Mode::Affine => (4, 64),
@@ -38,11 +45,27 @@ impl Mode {
     }
 }
 
-impl Scheme {
+/// A scheme as folders have it.
+pub trait PackedScheme: Sized {
     /// The scheme of a matrix whose rows of `input` elements are packed into `columns` 32-bit words, with `groups` scales.
     /// There is only one: the words give the bits, the scales the group, and the scales' type the mode, since only affine
     /// has scales of the weights' own type and each other mode has one size. Inside, why there is none.
-    pub fn of_shapes(
+    fn of_shapes(
+        input: i32,
+        columns: i32,
+        groups: i32,
+        scales: Dtype,
+    ) -> std::result::Result<Self, String>;
+
+    /// `8 bits in groups of 64 (affine)`
+    fn shown(self) -> String;
+
+    /// As `config.json` has it.
+    fn to_json(self) -> Value;
+}
+
+impl PackedScheme for Scheme {
+    fn of_shapes(
         input: i32,
         columns: i32,
         groups: i32,
@@ -79,8 +102,7 @@ impl Scheme {
         })
     }
 
-    /// `8 bits in groups of 64 (affine)`
-    pub fn shown(self) -> String {
+    fn shown(self) -> String {
         let (bits, group_size) = (self.bits, self.group_size);
         format!(
             "{bits} bits in groups of {group_size} ({})",
@@ -88,8 +110,7 @@ impl Scheme {
         )
     }
 
-    /// As `config.json` has it.
-    pub fn to_json(self) -> Value {
+    fn to_json(self) -> Value {
         json!({ "group_size": self.group_size, "bits": self.bits, "mode": self.mode.name() })
     }
 }

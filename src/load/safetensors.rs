@@ -14,6 +14,7 @@ use super::folder::{cannot_read, lfs_pointer, LFS_POINTER};
 use super::foreign::Float8;
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
+use super::weights::InFile;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 

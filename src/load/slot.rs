@@ -1,6 +1,8 @@
 //! A tensor of the model, and where its bytes lie: one tensor of the files, several of them one after the other, or some of
 //! one's rows.
 
+use std::ops::Range;
+
 use super::foreign::{Float8, Recipe};
 use super::weights::Tensor;
 use crate::dtype::Dtype;
@@ -192,6 +194,59 @@ impl Slot {
                 *columns = *rows;
                 *rows = i32::try_from(every.taken).unwrap_or(0);
             }
+        })
+    }
+
+    /// Of a tensor `[heads * each, columns]` some of each head's rows → `[heads, rows, columns]`, or turned `[heads, columns,
+    /// rows]`. None where there are not so many.
+    pub fn of_heads(
+        name: String,
+        tensor: &Tensor,
+        (heads, each): (i32, i32),
+        rows: Range<i32>,
+        turned: bool,
+    ) -> Option<Slot> {
+        let [all, columns] = *tensor.shape.as_slice() else {
+            return None;
+        };
+        let count = rows
+            .end
+            .checked_sub(rows.start)
+            .filter(|&count| count > 0)?;
+        if heads.checked_mul(each)? != all || rows.start < 0 || rows.end > each {
+            return None;
+        }
+        let size = |n: i32| u64::try_from(n).ok();
+        let row = tensor.bytes.checked_div(size(all)?)?;
+        let element = size(columns).filter(|&columns| columns > 0)?;
+        let element = row.checked_div(element)?;
+        let pieces = (0..size(heads)?).map(|head| {
+            let before = head
+                .checked_mul(size(each)?)?
+                .checked_add(size(rows.start)?)?;
+            Some(Piece {
+                file: tensor.file,
+                offset: tensor.offset.checked_add(before.checked_mul(row)?)?,
+                row,
+                rows: size(count)?,
+                pick: match turned {
+                    true => Pick::Columns(Every::new(0, 1, columns), element),
+                    false => Pick::All,
+                },
+            })
+        });
+        let pieces: Vec<Piece> = pieces.collect::<Option<_>>()?;
+        Some(Slot {
+            name,
+            dtype: tensor.dtype,
+            shape: match turned {
+                true => vec![heads, columns, count],
+                false => vec![heads, count, columns],
+            },
+            bytes: pieces.iter().map(Piece::bytes).fold(0, u64::saturating_add),
+            pieces,
+            float8: tensor.float8,
+            recipe: None,
         })
     }
 

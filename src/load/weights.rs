@@ -16,9 +16,13 @@ use super::warnings::Warnings;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 
-impl Dtype {
-    /// The safetensors crate's own word for it.
-    pub(super) fn in_file(self) -> safetensors::Dtype {
+/// The safetensors crate's own word for an element type.
+pub(super) trait InFile {
+    fn in_file(self) -> safetensors::Dtype;
+}
+
+impl InFile for Dtype {
+    fn in_file(self) -> safetensors::Dtype {
         match self {
             Dtype::Bool => safetensors::Dtype::BOOL,
             Dtype::U8 => safetensors::Dtype::U8,

@@ -6,29 +6,36 @@ use super::error::check;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
-impl Dtype {
-    const MLX: [(Dtype, mlx_sys::mlx_dtype); 12] = [
-        (Dtype::Bool, mlx_sys::mlx_dtype__MLX_BOOL),
-        (Dtype::U8, mlx_sys::mlx_dtype__MLX_UINT8),
-        (Dtype::U16, mlx_sys::mlx_dtype__MLX_UINT16),
-        (Dtype::U32, mlx_sys::mlx_dtype__MLX_UINT32),
-        (Dtype::U64, mlx_sys::mlx_dtype__MLX_UINT64),
-        (Dtype::I8, mlx_sys::mlx_dtype__MLX_INT8),
-        (Dtype::I16, mlx_sys::mlx_dtype__MLX_INT16),
-        (Dtype::I32, mlx_sys::mlx_dtype__MLX_INT32),
-        (Dtype::I64, mlx_sys::mlx_dtype__MLX_INT64),
-        (Dtype::F16, mlx_sys::mlx_dtype__MLX_FLOAT16),
-        (Dtype::BF16, mlx_sys::mlx_dtype__MLX_BFLOAT16),
-        (Dtype::F32, mlx_sys::mlx_dtype__MLX_FLOAT32),
-    ];
-
-    pub(super) fn raw(self) -> mlx_sys::mlx_dtype {
-        Self::MLX[self as usize].1
-    }
+/// An element type by MLX's number.
+pub(super) trait InMlx: Sized {
+    fn raw(self) -> mlx_sys::mlx_dtype;
 
     /// `None` for what mlxrt never makes (f64, complex).
-    pub(super) fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Dtype> {
-        Self::MLX.iter().find(|row| row.1 == raw).map(|row| row.0)
+    fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Self>;
+}
+
+const TYPES: [(Dtype, mlx_sys::mlx_dtype); 12] = [
+    (Dtype::Bool, mlx_sys::mlx_dtype__MLX_BOOL),
+    (Dtype::U8, mlx_sys::mlx_dtype__MLX_UINT8),
+    (Dtype::U16, mlx_sys::mlx_dtype__MLX_UINT16),
+    (Dtype::U32, mlx_sys::mlx_dtype__MLX_UINT32),
+    (Dtype::U64, mlx_sys::mlx_dtype__MLX_UINT64),
+    (Dtype::I8, mlx_sys::mlx_dtype__MLX_INT8),
+    (Dtype::I16, mlx_sys::mlx_dtype__MLX_INT16),
+    (Dtype::I32, mlx_sys::mlx_dtype__MLX_INT32),
+    (Dtype::I64, mlx_sys::mlx_dtype__MLX_INT64),
+    (Dtype::F16, mlx_sys::mlx_dtype__MLX_FLOAT16),
+    (Dtype::BF16, mlx_sys::mlx_dtype__MLX_BFLOAT16),
+    (Dtype::F32, mlx_sys::mlx_dtype__MLX_FLOAT32),
+];
+
+impl InMlx for Dtype {
+    fn raw(self) -> mlx_sys::mlx_dtype {
+        TYPES[self as usize].1
+    }
+
+    fn from_raw(raw: mlx_sys::mlx_dtype) -> Option<Dtype> {
+        TYPES.iter().find(|row| row.1 == raw).map(|row| row.0)
     }
 }
 

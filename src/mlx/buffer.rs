@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use super::array::Array;
+use super::array::{Array, InMlx};
 use super::error::check;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
@@ -85,6 +85,11 @@ impl HostBuffer {
                 }
             }
         }
+    }
+
+    /// How many bytes are there.
+    pub fn filled(&self) -> usize {
+        self.filled
     }
 
     /// Puts bytes behind those that are there, as many as there is room for.

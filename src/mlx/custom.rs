@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::AssertUnwindSafe;
 
-use super::array::Array;
+use super::array::{Array, InMlx};
 use super::device::stream;
 use super::error::check;
 use crate::dtype::Dtype;

@@ -3,6 +3,7 @@
 
 mod block;
 mod experts;
+mod latent;
 mod mixture;
 mod recurrence;
 
@@ -23,6 +24,7 @@ use crate::kernels::{
 
 pub use block::{block, Matrix, Place};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
+pub use latent::attention_in_parts;
 pub use mixture::{route, weighted_sum};
 pub use recurrence::{recurrence, short_conv};
 

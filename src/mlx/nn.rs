@@ -1,6 +1,7 @@
 //! The one place that chooses what computes a layer: the CPU's kernels (`fast`) or MLX's own operations, which are the
 //! reference.
 
+mod latent;
 mod recurrence;
 mod routing;
 mod short_conv;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{self, Visible};
 
 pub use crate::kernels::{Activation, Temperature};
+pub use latent::{latent_attention, looks_at_latents, InParts};
 pub use recurrence::{recurrence, Normalise, Recurrence};
 pub use routing::{route, weighted_sum, Groups, Routing, Score};
 pub use short_conv::short_conv;

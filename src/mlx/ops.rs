@@ -5,20 +5,18 @@ use std::ffi::{c_int, CStr};
 
 use mlx_sys::{mlx_array, mlx_stream};
 
-use super::array::{Array, VectorArray};
+use super::array::{Array, InMlx, VectorArray};
 use super::device::stream;
 use super::error::check;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::Result;
 
-impl Mode {
-    fn c_name(self) -> &'static CStr {
-        match self {
-            Mode::Affine => c"affine",
-            Mode::Mxfp4 => c"mxfp4",
-            Mode::Mxfp8 => c"mxfp8",
-            Mode::Nvfp4 => c"nvfp4",
-        }
+fn c_name(mode: Mode) -> &'static CStr {
+    match mode {
+        Mode::Affine => c"affine",
+        Mode::Mxfp4 => c"mxfp4",
+        Mode::Mxfp8 => c"mxfp8",
+        Mode::Nvfp4 => c"nvfp4",
     }
 }
 
@@ -316,16 +314,18 @@ fn some(value: i32) -> mlx_sys::mlx_optional_int {
     }
 }
 
-/// `x @ dequantize(w)ᵀ` with w `[out, in * bits / 32]`, scales and biases `[out, in / group_size]`.
+/// `x @ dequantize(w)ᵀ` with w `[…, out, in * bits / 32]`, scales and biases `[…, out, in / group_size]`; not `transposed`
+/// `x @ dequantize(w)`.
 pub fn quantized_matmul(
     x: &Array,
     w: &Array,
     scales: &Array,
     biases: Option<&Array>,
     scheme: Scheme,
+    transposed: bool,
 ) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
-    let mode = scheme.mode.c_name().as_ptr();
+    let mode = c_name(scheme.mode).as_ptr();
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {
         mlx_sys::mlx_quantized_matmul(
@@ -334,7 +334,7 @@ pub fn quantized_matmul(
             w.raw(),
             scales.raw(),
             optional(biases),
-            true,
+            transposed,
             group,
             bits,
             mode,
@@ -362,7 +362,7 @@ pub fn gather_qmm(
     scheme: Scheme,
 ) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
-    let mode = scheme.mode.c_name().as_ptr();
+    let mode = c_name(scheme.mode).as_ptr();
     // SAFETY: the arrays are alive and the mode is NUL-terminated.
     make(|out, s| unsafe {
         mlx_sys::mlx_gather_qmm(
@@ -389,7 +389,7 @@ pub fn gather_qmm(
 pub fn quantize(w: &Array, scheme: Scheme) -> Result<(Array, Array, Option<Array>)> {
     let mut out = VectorArray::new(&[])?;
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
-    let mode = scheme.mode.c_name().as_ptr();
+    let mode = c_name(scheme.mode).as_ptr();
     // SAFETY: the list is owned, the array is alive and the mode is NUL-terminated.
     check(unsafe {
         mlx_sys::mlx_quantize(out.raw_mut(), w.raw(), group, bits, mode, NONE, stream())
@@ -411,7 +411,7 @@ pub fn dequantize(
     scheme: Scheme,
 ) -> Result<Array> {
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));
-    let mode = scheme.mode.c_name().as_ptr();
+    let mode = c_name(scheme.mode).as_ptr();
     let dtype = mlx_sys::mlx_optional_dtype {
         value: scales.dtype().raw(),
         has_value: false,
@@ -477,7 +477,8 @@ pub fn rope(
 pub enum Mask<'a> {
     All,
     Causal,
-    /// bool, true where it may look; `[queries, keys]` or what broadcasts to `[batch, heads, queries, keys]`
+    /// bool, true where it may look, or float, what is added to the scores; `[queries, keys]` or what broadcasts to `[batch,
+    /// heads, queries, keys]`
     Array(&'a Array),
 }
 

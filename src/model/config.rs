@@ -4,7 +4,9 @@ use super::parts::attention::AttentionConfig;
 use super::parts::beside::BesideConfig;
 use super::parts::conv::ConvConfig;
 use super::parts::delta::DeltaConfig;
+use super::parts::kimi::KimiConfig;
 use super::parts::mamba::MambaConfig;
+use super::parts::mla::MlaConfig;
 use super::parts::mlp::MlpConfig;
 use super::parts::moe::MoeConfig;
 
@@ -125,7 +127,9 @@ pub enum PartConfig {
     Attention(AttentionConfig),
     Conv(ConvConfig),
     Delta(DeltaConfig),
+    Kimi(KimiConfig),
     Mamba(MambaConfig),
+    Mla(MlaConfig),
     Mlp(MlpConfig),
     Moe(MoeConfig),
     Beside(BesideConfig),
@@ -175,6 +179,15 @@ impl DecoderConfig {
         })
     }
 
+    /// The attention over latents of the blocks that have one, in order.
+    pub fn latents(&self) -> impl Iterator<Item = &MlaConfig> {
+        let halves = self.blocks.iter().flat_map(|block| &block.halves);
+        halves.filter_map(|half| match &half.part {
+            PartConfig::Mla(mla) => Some(mla),
+            _ => None,
+        })
+    }
+
     /// Weights that a token is multiplied with in all blocks.
     pub fn block_parameters(&self) -> u64 {
         let hidden = u64::try_from(self.hidden_size).unwrap_or(0);
@@ -185,7 +198,9 @@ impl DecoderConfig {
                 PartConfig::Attention(attention) => attention.parameters(hidden),
                 PartConfig::Conv(conv) => conv.parameters(hidden),
                 PartConfig::Delta(delta) => delta.parameters(hidden),
+                PartConfig::Kimi(kimi) => kimi.parameters(hidden),
                 PartConfig::Mamba(mamba) => mamba.parameters(hidden),
+                PartConfig::Mla(mla) => mla.parameters(hidden),
                 PartConfig::Mlp(mlp) => mlp.parameters(hidden),
                 PartConfig::Moe(moe) => moe.parameters(hidden),
                 PartConfig::Beside(beside) => beside.parameters(hidden),

@@ -4,15 +4,19 @@
 //! On the CPU's kernels it is exact but for a few small arrays, and so it is a bound. Where MLX's own operations compute, the
 //! intermediates are estimated: how many of them are there at a time depends on the device.
 
+mod weights;
+
 use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room};
 use super::config::DecoderConfig;
 use super::modules::{Kind, Modules, Site, Tensors, Weight};
+use super::parts::mla::MlaConfig;
 use super::plan::Blueprint;
 use super::streams::Spread;
 use crate::dtype::{Dtype, Mode};
 use crate::load::Slot;
-use crate::mlx::fast::{packed_experts_size, packed_layout, packed_size};
 use crate::mlx::Array;
+use weights::packed;
+pub use weights::WeightCost;
 
 /// Arrays of a few numbers that nothing below counts: scalars, tables of frequencies, token ids, what a draw needs.
 const SMALL: u64 = 8 << 10;
@@ -50,14 +54,6 @@ impl Known for Array {
     }
 }
 
-/// Weights, in bytes.
-pub struct WeightCost {
-    /// Once they are loaded.
-    pub held: u64,
-    /// More than that while they are loaded: what is packed for the kernels is there twice.
-    pub packing: u64,
-}
-
 /// What the next tokens of a session take, in bytes.
 pub struct StepCost {
     /// All its keys and values.
@@ -74,6 +70,8 @@ pub struct Costs {
     hidden: u64,
     vocab: u64,
     heads: u64,
+    /// Of the blocks that look at latents, which are alike.
+    latents: Option<MlaConfig>,
     /// Numbers of a row that a block computes, where it is not one operation.
     row: u64,
     /// Bytes of the widest number of a row.
@@ -89,34 +87,6 @@ pub struct Costs {
 struct LayerCost {
     window: Option<i32>,
     bytes: CacheBytes,
-}
-
-impl WeightCost {
-    /// `kernels`: as for `Costs`.
-    pub fn of<T: Known>(modules: &Modules<T>, kernels: bool) -> Self {
-        let (mut held, mut packing) = (0u64, 0);
-        for (module, tensors) in modules.iter() {
-            let loaded = tensors
-                .weight
-                .tensors()
-                .iter()
-                .map(|tensor| tensor.bytes())
-                .sum();
-            held += match packed(&tensors.weight, kernels) {
-                Some(bytes) => {
-                    packing = bytes.max(packing);
-                    bytes.max(loaded)
-                }
-                None => loaded,
-            };
-            held += tensors.bias.as_ref().map_or(0, Known::bytes);
-            if matches!(module.kind, Kind::Norm { plus_one: true, .. }) {
-                // Beside what is stored, what is computed with.
-                held += loaded;
-            }
-        }
-        WeightCost { held, packing }
-    }
 }
 
 impl Costs {
@@ -169,13 +139,16 @@ impl Costs {
         let hidden = size(config.hidden_size);
         let versions = blueprint.spread.as_ref().map_or(1, Spread::count);
         let rows = blueprint.blocks.iter().map(|block| block.row(hidden));
-        let heads = config.attentions().map(|attention| size(attention.heads));
+        let latents = config.latents().next().cloned();
+        let heads = config.attentions().map(|attention| attention.heads);
+        let heads = heads.chain(latents.as_ref().map(|latents| latents.heads));
         Costs {
             layers: layers.collect(),
             blocks: blueprint.blocks.len() as u64,
             hidden: versions * hidden,
             vocab: size(config.vocab_size),
-            heads: heads.max().unwrap_or(0),
+            heads: heads.map(size).max().unwrap_or(0),
+            latents,
             row: rows.max().unwrap_or(0),
             number: widest.wider(of.per_layer).size() as u64,
             beside: per_layer.map_or(0, |inputs| inputs.row()),
@@ -225,8 +198,11 @@ impl Costs {
             // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
             let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
             let token = self.tokens().max();
-            let block = 4 * tokens * self.row + size(longest) * token.unwrap_or(0);
-            work = work.saturating_add(queued.min(self.plain) * block);
+            let latents = self.latents.as_ref();
+            let made = latents.map_or(0, |latents| latents.seen(tokens, self.kernels));
+            let seen = token.unwrap_or(0).saturating_add(4 * made);
+            let block = 4 * tokens * self.row + size(longest).saturating_mul(seen);
+            work = work.saturating_add(queued.min(self.plain).saturating_mul(block));
         }
         if !self.kernels {
             // Scores before and after the softmax, where attention is not one operation.
@@ -357,34 +333,8 @@ impl<T: Known> TypesOf<'_, T> {
     }
 }
 
-/// Bytes of a matrix as the kernels have it; None where they take it as it is.
-fn packed<T: Known>(weight: &Weight<T>, kernels: bool) -> Option<u64> {
-    let Weight::Quantized {
-        weight,
-        scales,
-        biases,
-        scheme,
-    } = weight
-    else {
-        return None;
-    };
-    let (experts, rows, groups) = match (weight.shape(), scales.shape()) {
-        (&[rows, _], &[_, groups]) => (None, rows, groups),
-        (&[experts, rows, _], &[_, _, groups]) => (usize::try_from(experts).ok(), rows, groups),
-        _ => return None,
-    };
-    let biases = biases.as_ref().map(Known::dtype);
-    let layout = packed_layout([rows, groups], scales.dtype(), biases, *scheme);
-    let layout = layout.filter(|_| kernels)?;
-    let words = match experts {
-        Some(experts) => packed_experts_size(&layout, experts),
-        None => packed_size(&layout),
-    };
-    words.map(|words| 4 * size(words))
-}
-
-/// The type of an embedding's rows.
-fn rows_type<T: Known>(weight: &Weight<T>) -> Dtype {
+/// The type of a matrix's rows once they are unpacked.
+pub fn rows_type<T: Known>(weight: &Weight<T>) -> Dtype {
     match weight {
         Weight::Dense(weight) => weight.dtype(),
         Weight::Quantized { scales, scheme, .. } if scheme.mode == Mode::Affine => scales.dtype(),

@@ -125,7 +125,7 @@ impl Part {
                 let plain = config.gate.is_none() && config.value_norm.is_none();
                 own && plain && over != Some(QkNormOver::BareHeads)
             }
-            Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => false,
+            Part::Conv(_) | Part::Delta(_) | Part::Kimi(_) | Part::Mamba(_) | Part::Mla(_) => false,
             Part::Mlp(mlp) => mlp.config().sparsity.is_none(),
             Part::Moe(moe) => moe.is_plain() && moe.routing().kernel::<&Array>().is_some(),
             Part::Beside(_) | Part::PerLayer(_) => false,
@@ -153,7 +153,9 @@ impl<'a> Gather<'_, 'a> {
                 Part::Attention(attention) => {
                     kernels::Part::Attention(known!(self.attention(attention)))
                 }
-                Part::Conv(_) | Part::Delta(_) | Part::Mamba(_) => return Ok(None),
+                Part::Conv(_) | Part::Delta(_) | Part::Kimi(_) | Part::Mamba(_) | Part::Mla(_) => {
+                    return Ok(None)
+                }
                 Part::Mlp(mlp) => kernels::Part::Mlp(known!(self.mlp(mlp))),
                 Part::Moe(moe) => kernels::Part::Moe(known!(self.moe(moe))),
                 Part::Beside(_) | Part::PerLayer(_) => return Ok(None),

@@ -1,7 +1,8 @@
 //! The one list of a decoder's modules: each is declared once, by the part that it belongs to, and found by its place in
 //! the list. Loading, adapters, saving, fusing, training and counting go over it.
 
-use crate::dtype::Scheme;
+use super::cost::{rows_type, Known};
+use crate::dtype::{Dtype, Scheme};
 use crate::load::ModuleShape;
 
 /// A module's place in the list.
@@ -49,6 +50,11 @@ pub enum Kind {
     Linear,
     /// Stacked: each token is multiplied with some.
     Experts,
+    /// Stacked: each head is multiplied with its own, which no adapter reaches. `turned`: what is read of the files is packed, and
+    /// rows are columns there, so that it is unpacked once it is loaded.
+    Heads {
+        turned: bool,
+    },
     /// An RMS norm. `plus_one`: its weight is stored minus one. `unconverted`: only this folder's is, and once it is loaded
     /// it is as others have it.
     Norm {
@@ -119,8 +125,13 @@ impl<T> Modules<T> {
 
     /// All that adapters can reach. The output layer is one also where it is the embedding: an adapter can change it alone.
     pub fn described(&self) -> Vec<Module> {
-        let beyond = |kind| matches!(kind, Kind::Vector | Kind::Number | Kind::Table);
-        let reached = |module: &&Module| !beyond(module.kind);
+        let alone = |kind| {
+            matches!(
+                kind,
+                Kind::Heads { .. } | Kind::Vector | Kind::Number | Kind::Table
+            )
+        };
+        let reached = |module: &&Module| !alone(module.kind);
         let all = self.list.iter().map(|(module, _)| module);
         all.filter(reached).cloned().collect()
     }
@@ -176,6 +187,26 @@ impl<T> Tensors<T> {
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.weight.tensors().into_iter().chain(&self.bias)
+    }
+
+    /// Of a matrix that is unpacked once it is loaded what was its packed one, and its type and shape then.
+    pub fn unpacked(&self, module: &Module) -> Option<(&T, Dtype, [i32; 3])>
+    where
+        T: Known,
+    {
+        match (module.kind, module.shape, &self.weight) {
+            (
+                Kind::Heads { turned: true },
+                ModuleShape::Experts {
+                    experts,
+                    input,
+                    output,
+                    ..
+                },
+                Weight::Quantized { weight, .. },
+            ) => Some((weight, rows_type(&self.weight), [experts, output, input])),
+            _ => None,
+        }
     }
 
     /// In the same order.

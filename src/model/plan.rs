@@ -1,10 +1,12 @@
 //! Which tensors a config implies, and where they lie. Each part declares its modules in a [`Scope`], which finds them in the
 //! files' headers, compares shapes and types, and puts them on the one list.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
-use super::find::{undeclared_biases, Experts, Finder, Named, Renamed};
+use super::find::{foreign_heads, undeclared_biases, Experts, Finder, HeadMatrix, Named, Renamed};
 pub use super::find::{ExpertNames, Fused, Repacked};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
@@ -105,10 +107,16 @@ impl Planned {
             },
             modules: planner.modules,
             names: *names,
-            as_said: finder.differ.is_empty() && finder.repacked.is_empty(),
+            as_said: finder.differ.is_empty()
+                && finder.unpacked.is_empty()
+                && finder.repacked.is_empty(),
             repacked: finder.repacked,
             listed: finder.listed,
-            schemes: finder.schemes,
+            schemes: {
+                let mut schemes = finder.schemes;
+                schemes.retain(|(path, _)| !finder.unpacked.contains(path));
+                schemes
+            },
             used: finder.used,
         })
     }
@@ -233,12 +241,20 @@ impl<'a> Scope<'_, 'a> {
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
 
-    /// The taps of a depthwise convolution, `[channels, taps, 1]`.
+    /// The taps of a depthwise convolution, `[channels, taps, 1]`, which lie in memory as PyTorch's `[channels, 1, taps]` do.
     pub fn taps(&mut self, name: &str, [channels, taps]: [i32; 2]) -> Result<Site> {
-        let finder = &mut self.planner.finder;
-        let name_in_files = format!("{}{}{name}", self.prefix, self.path);
-        let weight = finder.taps(&name_in_files, [channels, taps])?;
-        let what = (ModuleShape::Norm { dims: channels }, Kind::Vector);
+        self.numbers_of(&[name], &[&[channels, taps, 1], &[channels, 1, taps]])
+    }
+
+    /// Numbers of any float type, under the first of these names and in the first of these shapes, which a folder may have
+    /// under another of them and in another.
+    pub fn numbers_of(&mut self, names: &[&str], shapes: &[&[i32]]) -> Result<Site> {
+        let name = names.first().copied().unwrap_or_default();
+        let (own, found) = (self.in_files(name), self.in_files(self.either(names, "")));
+        let weight = self.planner.finder.numbers(own, &found, shapes)?;
+        let dims = shapes.first().and_then(|shape| shape.iter().max());
+        let dims = dims.copied().unwrap_or_default();
+        let what = (ModuleShape::Norm { dims }, Kind::Vector);
         Ok(self.put(name, what, Some(Tensors::dense(weight))))
     }
 
@@ -247,6 +263,12 @@ impl<'a> Scope<'_, 'a> {
         let found = self.planner.finder.number(&self.in_files(name))?;
         let what = (ModuleShape::Norm { dims: 1 }, Kind::Number);
         Ok(found.map(|slot| self.put(name, what, Some(Tensors::dense(slot)))))
+    }
+
+    /// Whether the folder has a tensor of this name.
+    pub fn holds(&self, name: &str) -> bool {
+        let catalog = self.planner.finder.catalog;
+        catalog.get(&self.in_files(name)).is_some()
     }
 
     /// The error of a tensor that is not there.
@@ -320,6 +342,46 @@ impl<'a> Scope<'_, 'a> {
             bias,
         };
         Ok(self.put(&name, (shape, Kind::Experts), Some(tensors)))
+    }
+
+    /// `[heads, output, input]`, of each head its own. `both`: a matrix `[heads * each, …]` that a folder may have instead, of
+    /// which this is some of each head's `rows`, or with `turns` their columns.
+    pub fn heads(
+        &mut self,
+        name: &str,
+        [heads, output, input]: [i32; 3],
+        both: (&str, i32),
+        (rows, turns): (Range<i32>, bool),
+    ) -> Result<Site> {
+        let path = self.in_files(name);
+        let places = HeadMatrix {
+            both: self.in_files(both.0),
+            heads,
+            each: both.1,
+            rows,
+            turns,
+        };
+        let finder = &mut self.planner.finder;
+        let turned = places.turns_packed(finder, &path);
+        let shape = match turned {
+            true => [heads, input, output],
+            false => [heads, output, input],
+        };
+        let weight = match foreign_heads(finder, &path, [heads, output, input], &places)? {
+            Some(weight) => weight,
+            None => finder.matrix(&path, &shape, &places)?,
+        };
+        if turned {
+            finder.unpacked.push(path);
+        }
+        let shape = ModuleShape::Experts {
+            experts: heads,
+            input,
+            output,
+            bias: false,
+        };
+        let tensors = Tensors { weight, bias: None };
+        Ok(self.put(name, (shape, Kind::Heads { turned }), Some(tensors)))
     }
 
     /// `[vocab, dims]`; what it is called here and in the files.

@@ -27,4 +27,4 @@ pub mod train;
 mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,8 +15,8 @@ use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
-    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Pick, Piece,
-    Quantization, Recipe, Slot, Tensor, Warnings, WeightFile,
+    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, PackedScheme, Pick,
+    Piece, Quantization, Recipe, Slot, Tensor, Warnings, WeightFile,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::cost::WeightCost;
@@ -271,6 +271,11 @@ impl Description {
     fn to_json(&self, context: u32) -> Map<String, Value> {
         let config = &self.config;
         let attention = config.attentions().next();
+        let heads = attention.map(|of| [of.heads, of.kv_heads, of.head_dim]);
+        // What all heads look at is one latent and one turned key.
+        let latents = config.latents().next();
+        let latents = latents.map(|of| [of.heads, 1, of.rank + of.turned_dim]);
+        let heads = heads.or(latents);
         let json = json!({
             "model_type": self.family.model_type,
             "parameters": self.parameters(),
@@ -282,9 +287,9 @@ impl Description {
             "vocab_size": config.vocab_size,
             "hidden_size": config.hidden_size,
             "layers": config.blocks.len(),
-            "heads": attention.map(|attention| attention.heads),
-            "kv_heads": attention.map(|attention| attention.kv_heads),
-            "head_dim": attention.map(|attention| attention.head_dim),
+            "heads": heads.map(|[heads, _, _]| heads),
+            "kv_heads": heads.map(|[_, kv_heads, _]| kv_heads),
+            "head_dim": heads.map(|[_, _, head_dim]| head_dim),
             "sliding_window": config.attentions().find_map(|attention| attention.window),
             "eos_token_ids": self.generation.eos_token_ids,
             "warnings": self.warnings.sentences(),
@@ -314,7 +319,7 @@ fn repacked_json(repacked: &[Repacked]) -> Vec<Value> {
         json!({
             "from": of.from,
             "modules": count,
-            "to": of.scheme.map_or(of.dtype.name().to_owned(), Scheme::shown),
+            "to": of.scheme.map_or(of.dtype.name().to_owned(), PackedScheme::shown),
             "exact": of.rounded.is_none(),
         })
     });
@@ -619,6 +624,7 @@ impl Reader<'_> {
     fn make(&mut self, slot: &Slot, recipe: &Recipe, buffer: &mut HostBuffer) -> Result<()> {
         let mut made = crate::room::zeros(recipe.bytes(), &slot.name)?;
         for pieces in slot.pieces.chunks(recipe.sources.max(1)) {
+            let before = buffer.filled();
             let mut sources = Vec::with_capacity(pieces.len());
             for piece in pieces {
                 let file = self.file(piece.file)?;
@@ -633,8 +639,18 @@ impl Reader<'_> {
                 });
             }
             recipe.run(&sources, &mut made);
-            buffer.append(&made);
-            self.has_read(made.len() as u64)?;
+            if recipe.picks.is_empty() {
+                buffer.append(&made);
+            }
+            for pick in &recipe.picks {
+                let of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+                let part = made
+                    .get(of(pick.offset)..)
+                    .and_then(|rest| rest.get(..of(pick.extent())));
+                let part = part.ok_or_else(|| Error::internal("a pick of what is not made"))?;
+                pick.picked(part).for_each(|some| buffer.append(some));
+            }
+            self.has_read((buffer.filled() - before) as u64)?;
         }
         Ok(())
     }

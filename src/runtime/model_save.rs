@@ -97,7 +97,16 @@ impl Source {
         };
         let modules = modules.iter().map(|(module, tensors)| SavedModule {
             site: module.site,
-            tensors: tensors.iter().map(tensor).collect(),
+            tensors: match tensors.unpacked(module) {
+                // Of matrices that are unpacked once they are loaded, as they are then.
+                Some((weight, dtype, shape)) => vec![SavedTensor {
+                    name: weight.name.clone(),
+                    dtype,
+                    bytes: shape.iter().map(|&n| n as u64).product::<u64>() * dtype.size() as u64,
+                    shape: shape.to_vec(),
+                }],
+                None => tensors.iter().map(tensor).collect(),
+            },
         });
         let modules = modules.collect();
         let copied = COPIED.into_iter().filter(|name| folder.has(name));

@@ -4,6 +4,7 @@ mod adapters;
 mod engine;
 mod foreign;
 mod fusing;
+mod latents;
 mod models_page;
 mod odd_folders;
 mod odd_weights;
@@ -25,7 +26,7 @@ use super::session::{Session, SessionOptions};
 use crate::error::Result;
 
 /// The engine is the process's, and some tests make it fail: one at a time.
-fn engine_lock() -> MutexGuard<'static, ()> {
+pub(crate) fn engine_lock() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
     LOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }

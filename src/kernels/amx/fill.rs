@@ -7,11 +7,11 @@
 use std::arch::x86_64::*;
 
 use super::{Line, Weights, TILE};
+use crate::codec::{scales, Bits, Codec, Fp4};
 use crate::dtype::Mode;
-use crate::kernels::codec::{scales, Bits, Codec, Fp4};
-use crate::kernels::float::Floats;
-use crate::kernels::layout::{Packed, ROWS, RUN};
-use crate::kernels::simd::{Avx512, Simd};
+use crate::float::Floats;
+use crate::layout::{Packed, ROWS, RUN};
+use crate::simd::{Avx512, Simd};
 
 /// Makes the tiles of outputs `16 * panel ..`; `to` has their lines.
 ///

@@ -2,9 +2,9 @@
 
 use super::tile::Emulated;
 use super::*;
-use crate::kernels::cpu::features;
-use crate::kernels::tests::support::{rounding, schemes, Array, Matrix, Random};
-use crate::kernels::Layout;
+use crate::cpu::features;
+use crate::tests::support::{rounding, schemes, Array, Matrix, Random};
+use crate::Layout;
 
 /// Emulated tiles want no AMX, only what fills them.
 fn kernels(threads: usize) -> Option<Kernels> {

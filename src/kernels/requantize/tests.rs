@@ -37,8 +37,8 @@ impl Rows {
                 ScaleKind::F32 => f32::from_le_bytes(from.try_into().unwrap()),
                 ScaleKind::F16 => half::f16::from_le_bytes(from.try_into().unwrap()).to_f32(),
                 ScaleKind::BF16 => half::bf16::from_le_bytes(from.try_into().unwrap()).to_f32(),
-                ScaleKind::E8M0 => crate::kernels::codec::e8m0(from[0]),
-                ScaleKind::E4M3 => crate::kernels::codec::e4m3(from[0]),
+                ScaleKind::E8M0 => crate::codec::e8m0(from[0]),
+                ScaleKind::E4M3 => crate::codec::e4m3(from[0]),
             }
         };
         let mut all = Vec::new();
@@ -48,8 +48,8 @@ impl Rows {
             let by = scale(&self.scales, group);
             all.extend(codes.into_iter().map(|code| match layout.scheme().mode {
                 Mode::Affine => f32::from(code) * by + scale(self.biases.as_ref().unwrap(), group),
-                Mode::Mxfp8 => crate::kernels::codec::e4m3(code) * by,
-                _ => crate::kernels::codec::e2m1(code) * by,
+                Mode::Mxfp8 => crate::codec::e4m3(code) * by,
+                _ => crate::codec::e2m1(code) * by,
             }));
         }
         all

@@ -66,11 +66,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_e4m3(p: *const u8) -> Self::F {
-        from_fn(|i| crate::kernels::codec::e4m3(*p.add(i)) / 256.0)
+        from_fn(|i| crate::codec::e4m3(*p.add(i)) / 256.0)
     }
     #[inline(always)]
     unsafe fn load_e8m0(p: *const u8) -> Self::F {
-        from_fn(|i| crate::kernels::codec::e8m0(*p.add(i)))
+        from_fn(|i| crate::codec::e8m0(*p.add(i)))
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{AttentionOptions, HeadShape, Heads, HeadsMut, Kernels, Path, Visible};
+use crate::{AttentionOptions, HeadShape, Heads, HeadsMut, Kernels, Path, Visible};
 
 /// One case: sizes, and what attention does beside products.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,17 @@ impl Arrays {
 }
 
 fn run(case: &Case, arrays: &Arrays, to: Dtype, path: Path, threads: usize) -> Array {
+    run_in(case, arrays, to, (path, threads), None)
+}
+
+/// `first`: in two parts, of which the first has so many columns.
+fn run_in(
+    case: &Case,
+    arrays: &Arrays,
+    to: Dtype,
+    (path, threads): (Path, usize),
+    first: Option<usize>,
+) -> Array {
     let cache = |dim| HeadShape {
         head_stride: arrays.room * dim,
         ..HeadShape::heads_first(case.kv_heads, case.tokens, dim)
@@ -76,7 +87,27 @@ fn run(case: &Case, arrays: &Arrays, to: Dtype, path: Path, threads: usize) -> A
         sinks: case.sinks.then(|| arrays.sinks.view()),
     };
     let mut view = HeadsMut::new(&mut out.bytes, to, shape).expect("sizes");
-    Kernels::with_path(path, threads).attention(&q, &k, &v, options, &mut view);
+    let kernels = Kernels::with_path(path, threads);
+    let Some(first) = first else {
+        kernels.attention(&q, &k, &v, options, &mut view);
+        return out;
+    };
+    let part = |of: &Array, from: usize, width| {
+        let column = |row, column| of.get(row, from + column) as f32;
+        Array::new(of.dtype, of.rows, width, column)
+    };
+    let widths = [(0, first), (first, case.dim - first)];
+    let queries = widths.map(|(from, width)| (part(&arrays.q, from, width), width));
+    let queries = queries.each_ref().map(|(part, width)| {
+        let shape = HeadShape::tokens_first(case.heads, case.queries, *width);
+        Heads::new(&part.bytes, part.dtype, shape).expect("sizes")
+    });
+    let keys = widths.map(|(from, width)| (part(&arrays.k, from, width), width));
+    let keys = keys
+        .each_ref()
+        .map(|(part, width)| Heads::new(&part.bytes, part.dtype, cache(*width)).expect("sizes"));
+    let ([q, more_q], [k, more_k]) = (&queries, &keys);
+    kernels.attention_in_parts([q, k], [more_q, more_k], &v, options, &mut view);
     out
 }
 
@@ -202,6 +233,24 @@ fn every_shape_and_option_is_within_its_bound() {
                     run(&case, &arrays, to, path, 3).bytes,
                     "{case:?}: threads"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn queries_and_keys_may_come_in_two_parts() {
+    let mut random = Random(63);
+    for case in cases() {
+        for kv in FLOATS {
+            let (q, to) = (random.pick(&FLOATS), random.pick(&FLOATS));
+            let arrays = Arrays::new(&mut random, &case, q, kv, 1.0);
+            for path in Path::available() {
+                let first = Some(random.pick(&[1, case.dim / 2 + 1, case.dim - 1]));
+                let out = run_in(&case, &arrays, to, (path, 1), first);
+                check(&case, &arrays, to, path, &out);
+                let again = run_in(&case, &arrays, to, (path, 3), first);
+                assert_eq!(out.bytes, again.bytes, "{case:?}: threads");
             }
         }
     }

@@ -2,10 +2,10 @@
 
 use super::support::{Array, Random};
 use crate::dtype::Dtype;
-use crate::kernels::{
-    Activation, Attention, AttentionOptions, AttentionSizes, Block, ExpertMatrix, Experts, Floats,
-    GateUp, Groups, Half, HeadShape, Heads, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm,
-    Packed, Part, Past, Path, Projections, Routing, Score, Shared, Temperature, Visible,
+use crate::{
+    Activation, Attention, AttentionSizes, Block, ExpertMatrix, Experts, Floats, GateUp, Groups,
+    Half, HeadShape, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm, Packed, Part, Past, Path,
+    Projections, Routing, Score, Shared, Temperature, Visible,
 };
 
 mod parts;
@@ -13,7 +13,7 @@ mod random_block;
 mod shape;
 
 use parts::Parts;
-use random_block::{Made, HEADS, HEAD_DIM, HIDDEN, KV_HEADS};
+use random_block::{Made, HEAD_DIM, HIDDEN, KV_HEADS};
 
 use shape::Shape;
 

@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Kernels, Path};
+use crate::{Kernels, Path};
 
 fn check(x: &Array, w: &Array, to: Dtype) {
     for path in Path::available() {

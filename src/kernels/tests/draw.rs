@@ -2,7 +2,7 @@
 
 use super::support::{Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Draw, Kernels, Path};
+use crate::{Draw, Kernels, Path};
 
 fn draw(path: Path, logits: &Array, draw: Draw) -> u32 {
     Kernels::with_path(path, 2).draw(&logits.view(), draw)

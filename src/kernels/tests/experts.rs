@@ -1,6 +1,6 @@
 use super::support::{rounding, schemes, smallest, Array, Matrix, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{ExpertMatrix, Floats, Kernels, Packed, Path, Route};
+use crate::{ExpertMatrix, Floats, Kernels, Packed, Path, Route};
 
 /// Routes of so many rows: few experts get many, some get none, and some rows go to one expert twice.
 fn routes(random: &mut Random, count: usize, rows: usize, experts: usize) -> Vec<Route> {

@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Activation, HeadShape, Heads, HeadsMut, Kernels, Path, Temperature};
+use crate::{Activation, HeadShape, Heads, HeadsMut, Kernels, Path, Temperature};
 
 const EPSILON: f64 = 1.0 / (1 << 24) as f64;
 const WIDTHS: [usize; 7] = [0, 1, 16, 17, 64, 100, 515];

@@ -1,6 +1,6 @@
 use super::support::{rounding, schemes, Array, Matrix, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{ExpertMatrix, Kernels, Packed, Path, Route};
+use crate::{ExpertMatrix, Kernels, Packed, Path, Route};
 
 #[test]
 fn rows_are_what_was_packed() {

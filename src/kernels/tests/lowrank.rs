@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Floats, Kernels, LowRank, Path};
+use crate::{Floats, Kernels, LowRank, Path};
 
 /// Parts of two outputs, two of the first and one of the last; between them an output without any.
 struct Case {

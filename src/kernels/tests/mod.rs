@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod conv;
 mod dense;
 mod draw;
 mod experts;
@@ -15,5 +16,5 @@ mod rope;
 mod routing;
 mod rowwise;
 mod simd;
-pub(in crate::kernels) mod support;
+pub(crate) mod support;
 mod transposed;

@@ -1,7 +1,7 @@
 use super::support::{rounding, schemes, smallest, Array, Matrix, Random, FLOATS};
+use crate::activations::{digits_for, most_steps};
 use crate::dtype::{Dtype, Mode, Scheme};
-use crate::kernels::activations::{digits_for, most_steps};
-use crate::kernels::{Kernels, Packed, Path};
+use crate::{Kernels, Packed, Path};
 
 /// x Wᵀ in f64, and how far a kernel may be from it.
 fn reference(x: &Array, matrix: &Matrix, y: Dtype) -> Vec<(f64, f64)> {

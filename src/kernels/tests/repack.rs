@@ -1,6 +1,6 @@
 use super::support::{schemes, unwritten, Matrix, Random, FLOATS};
 use crate::dtype::{Dtype, Mode, Scheme};
-use crate::kernels::{codec, pack, unpack, Layout, Packed, Pool, QuantizedMut};
+use crate::{codec, pack, unpack, Layout, Packed, Pool, QuantizedMut};
 
 #[test]
 fn what_was_packed_comes_back() {

@@ -1,5 +1,5 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
-use crate::kernels::{HeadShape, Heads, HeadsMut, Kernels, Path, Rope};
+use crate::{HeadShape, Heads, HeadsMut, Kernels, Path, Rope};
 
 #[test]
 fn every_kind_on_every_order() {

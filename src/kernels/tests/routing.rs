@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Floats, Groups, Kernels, Path, Routing, Score};
+use crate::{Floats, Groups, Kernels, Path, Routing, Score};
 
 const SCORES: [Score; 3] = [Score::Softmax, Score::SoftmaxOfChosen, Score::Sigmoid];
 

@@ -1,6 +1,6 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::kernels::{Kernels, Path};
+use crate::{Kernels, Path};
 
 const EPSILON: f64 = 1.0 / (1 << 24) as f64;
 const WIDTHS: [usize; 8] = [0, 1, 3, 16, 17, 64, 100, 515];

@@ -1,7 +1,7 @@
 use super::support::Random;
-use crate::kernels::math::{exp, sigmoid, tanh};
-use crate::kernels::simd::{Kernel, Simd};
-use crate::kernels::Path;
+use crate::math::{exp, sigmoid, tanh};
+use crate::simd::{Kernel, Simd};
+use crate::Path;
 
 /// Runs one vector operation over lanes of numbers, 16 at a time.
 struct Map<'a, F>(&'a mut [f32; 16], F);
@@ -244,7 +244,7 @@ impl Kernel for Bytes<'_> {
 
 #[test]
 fn eight_bit_floats_are_read_alike() {
-    use crate::kernels::codec::{e4m3, e8m0};
+    use crate::codec::{e4m3, e8m0};
     let bytes: [u8; 256] = std::array::from_fn(|i| i as u8);
     for path in Path::available() {
         let mut floats = [[0.0; 256]; 2];

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use crate::dtype::{Dtype, Mode, Scheme};
-use crate::kernels::{codec, Floats, FloatsMut, Layout, Pool, Quantized};
+use crate::{codec, Floats, FloatsMut, Layout, Pool, Quantized};
 
 /// SplitMix64.
 pub struct Random(pub u64);
@@ -207,7 +207,7 @@ impl Matrix {
 
     pub fn pack(&self) -> Vec<u8> {
         let mut packed = vec![0xa5; self.layout.nbytes()];
-        let done = crate::kernels::pack(
+        let done = crate::pack(
             &Pool::new(1),
             &self.layout,
             self.arrays(),

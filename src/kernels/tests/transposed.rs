@@ -1,5 +1,5 @@
 use super::support::{rounding, schemes, smallest, Array, Matrix, Random, FLOATS};
-use crate::kernels::{self, Kernels, Packed, Path};
+use crate::{self as kernels, Kernels, Packed, Path};
 
 /// `weight(output, input)` is exact.
 fn check(

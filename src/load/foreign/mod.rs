@@ -5,7 +5,10 @@
 mod floats;
 mod listed;
 
+use std::ops::Range;
+
 use super::slot::{Pick, Piece, Slot};
+use super::weights::Tensor;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use floats::{e2m1, put, put_half};
@@ -23,6 +26,8 @@ pub struct Recipe {
     pub columns: usize,
     /// Of what is made.
     pub dtype: Dtype,
+    /// What is taken of a matrix that is made, by places in it; empty: all.
+    pub picks: Vec<Piece>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +114,34 @@ impl Slot {
             recipe: Some(Box::new(recipe)),
             shape,
             name,
+        })
+    }
+
+    /// Of a matrix `[heads * each, columns]` that is made, some of each head's rows, as `of_heads`. None where it is not made, or
+    /// there are not so many.
+    pub fn made_of_heads(
+        self,
+        name: String,
+        (heads, each): (i32, i32),
+        rows: Range<i32>,
+        turned: bool,
+    ) -> Option<Slot> {
+        let made = Tensor {
+            name: self.name,
+            dtype: self.dtype,
+            shape: self.shape,
+            file: 0,
+            offset: 0,
+            bytes: self.bytes,
+            float8: None,
+        };
+        let picked = Slot::of_heads(name, &made, (heads, each), rows, turned)?;
+        let mut recipe = self.recipe?;
+        recipe.picks = picked.pieces;
+        Some(Slot {
+            pieces: self.pieces,
+            recipe: Some(recipe),
+            ..picked
         })
     }
 

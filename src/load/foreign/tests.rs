@@ -37,6 +37,7 @@ fn recipe(make: Make, rows: usize, columns: usize, dtype: Dtype) -> Recipe {
         rows,
         columns,
         dtype,
+        picks: Vec::new(),
     }
 }
 

@@ -5,6 +5,8 @@ use crate::kernels::Kernels;
 use crate::mlx::{self, fast, ops, Array, Device};
 
 pub fn with_kernels(work: impl FnOnce()) {
+    // What others measure of MLX's memory is the process's.
+    let _lock = crate::runtime::tests::engine_lock();
     mlx::install_error_handler();
     mlx::enter(Device::Cpu).unwrap();
     fast::start(Kernels::new(2));

@@ -2,7 +2,7 @@
 //! layer; MLPs whose small gates count as nothing; and last layers that see the keys and values of earlier ones.
 
 use super::gemma2::cap;
-use super::gemma4::{per_layer, shared_layers, towers, unread};
+use super::gemma4::{per_layer, shared_layers, towers};
 use super::shared::{self, norm, size, LIMITS};
 use crate::error::Result;
 use crate::load::Object;
@@ -56,8 +56,6 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             ..BlockConfig::of(halves)
         }
     });
-    let mut ignored = towers();
-    ignored.extend(unread(&keys_of));
     Ok(DecoderConfig {
         hidden_size,
         vocab_size: shared::vocab_size(config, None)?,
@@ -77,8 +75,8 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         },
         clip_residual: false,
         names: shared::INSIDE_NAMES,
+        ignored: towers(),
         unconverted_norms: &[],
-        ignored,
     })
 }
 
@@ -93,6 +91,8 @@ fn attentions(
     attention.scale = 1.0;
     attention.qk_norm = Some(shared::head_norms(eps));
     attention.value_norm = Some(eps);
+    // mlx-lm does not load a folder without them.
+    attention.idle_keys = true;
     let window = shared::window(config, None)?;
     let (global, local) = super::gemma3::ropes(config, attention.head_dim)?;
     let of = |(&slides, &keys_of): (&bool, &Option<usize>)| AttentionConfig {

@@ -184,7 +184,7 @@ pub fn shared_layers(
 }
 
 /// Words in the names of keys and values that folders have and nothing reads.
-pub fn unread(keys_of: &[Option<usize>]) -> Vec<String> {
+fn unread(keys_of: &[Option<usize>]) -> Vec<String> {
     let layers = keys_of.iter().enumerate();
     let layers = layers.filter(|(_, keys_of)| keys_of.is_some());
     let words = layers.flat_map(|(layer, _)| {

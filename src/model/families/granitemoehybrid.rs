@@ -95,7 +95,7 @@ fn feed_forward(config: &Object) -> Result<PartConfig> {
         0 => {
             let mut mlp = shared::silu_mlp(config)?;
             // Hugging Face's layout of the same.
-            mlp.unconverted = Some(["shared_mlp", INPUT, OUTPUT]);
+            mlp.unconverted = Some(("shared_mlp", INPUT, &[OUTPUT]));
             Ok(PartConfig::Mlp(mlp))
         }
         _ => Ok(PartConfig::Moe(moe(config)?)),
@@ -123,7 +123,8 @@ fn moe(config: &Object) -> Result<MoeConfig> {
     moe.shared = Some(SharedConfig {
         mlp: MlpConfig {
             name: "shared_mlp",
-            names: [&[INPUT], &[], &[OUTPUT]],
+            names: [&[], &[], &[OUTPUT]],
+            fused_name: INPUT,
             shape: MlpShape::Fused,
             ..MlpConfig::new(inner, Activation::Silu)
         },

@@ -1,6 +1,7 @@
 //! One file per family: `config.json` into a [`DecoderConfig`]. A new family is one more file and one more row here.
 
 mod apertus;
+mod deepseek_v3;
 mod exaone4;
 mod experts;
 mod gemma2;
@@ -9,9 +10,11 @@ mod gemma3n;
 mod gemma4;
 mod glm4;
 mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_oss;
 mod granite;
 mod granitemoehybrid;
+mod kimi_linear;
 mod laguna;
 mod lfm2;
 mod lfm2_moe;
@@ -51,6 +54,7 @@ pub struct Family {
 
 pub const FAMILIES: &[Family] = &[
     family("apertus", apertus::read, None),
+    family("deepseek_v3", deepseek_v3::read, None),
     family("exaone4", exaone4::read, None),
     family("gemma2", gemma2::read, Some(ChatFormat::Gemma)),
     family("gemma3", gemma3::read_wrapper, Some(ChatFormat::Gemma)),
@@ -61,9 +65,12 @@ pub const FAMILIES: &[Family] = &[
     family("gemma4_unified", gemma4::read_wrapper, None),
     family("glm4", glm4::read, None),
     family("glm4_moe", glm4_moe::read, None),
+    family("glm4_moe_lite", glm4_moe_lite::read, None),
     family("gpt_oss", gpt_oss::read, None),
     family("granite", granite::read, None),
     family("granitemoehybrid", granitemoehybrid::read, None),
+    family("kimi_k2", deepseek_v3::read, None),
+    family("kimi_linear", kimi_linear::read, None),
     family("laguna", laguna::read, None),
     family("lfm2", lfm2::read, Some(ChatFormat::Qwen)),
     family("lfm2_moe", lfm2_moe::read, Some(ChatFormat::Qwen)),

@@ -3,7 +3,7 @@
 
 use super::experts;
 use super::lfm2::taps;
-use super::{glm4_moe, shared};
+use super::shared;
 use crate::error::Result;
 use crate::load::Object;
 use crate::mlx::nn::Activation;
@@ -209,7 +209,7 @@ fn mlp(config: &Object, inner: i32) -> Result<MlpConfig> {
 }
 
 fn moe(config: &Object) -> Result<MoeConfig> {
-    let mut moe = glm4_moe::moe_of(config)?;
+    let mut moe = experts::corrected(config, 1.0, 0)?;
     moe.name = PART;
     moe.names = EXPERTS;
     moe.activation = Activation::Relu2;

@@ -6,7 +6,7 @@ use crate::load::Object;
 use crate::model::rope::{Rope, RopeScaling};
 
 const THETA: std::ops::RangeInclusive<f32> = 1.0..=1e12;
-const FACTOR: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
+pub const FACTOR: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
 
 /// Of all layers.
 pub fn rope(config: &Object, head_dim: i32, default_theta: Option<f32>) -> Result<Rope> {

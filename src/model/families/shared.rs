@@ -141,6 +141,7 @@ pub fn attention(
         values_are_keys: false,
         value_norm: None,
         keys_of: None,
+        idle_keys: false,
         qkv_bias: false,
         o_bias: false,
         qk_norm: None,
@@ -326,9 +327,13 @@ pub fn post_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig)
 
 /// A usual block: a norm before attention and one before the feed-forward part.
 pub fn pre_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig) -> BlockConfig {
-    let attention = PartConfig::Attention(attention);
+    pre_norms(eps, PartConfig::Attention(attention), feed_forward)
+}
+
+/// The same of any part that looks at other tokens.
+pub fn pre_norms(eps: f32, mixer: PartConfig, feed_forward: PartConfig) -> BlockConfig {
     BlockConfig::of(vec![
-        HalfConfig::after(norm("input_layernorm", eps), attention),
+        HalfConfig::after(norm("input_layernorm", eps), mixer),
         HalfConfig::after(norm("post_attention_layernorm", eps), feed_forward),
     ])
 }

@@ -1,4 +1,6 @@
 mod gemma;
+mod hybrids;
+mod latents;
 
 use super::*;
 use crate::error::Code;
@@ -310,4 +312,40 @@ fn experts_and_layer_lists_that_do_not_fit_are_named() {
         let error = read(&serde_json::to_string(&map).unwrap()).unwrap_err();
         assert!(error.message.contains(word), "{more}: {error}");
     }
+}
+
+/// Published configs: those of families that are known are read, the others refused by name.
+#[test]
+fn published_configs_are_read_or_refused_by_name() {
+    let shared = std::env::var("MLXRT_SHARED").unwrap_or_else(|_| "../shared".into());
+    let folder = std::path::Path::new(&shared).join("data/configs");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        eprintln!("skipped: no published configs at {}", folder.display());
+        return;
+    };
+    let mut refused = std::collections::BTreeSet::new();
+    let mut known = 0;
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let map = parse_object("config.json", text.as_bytes()).unwrap();
+        let config = Object::new("config.json", &map);
+        let model_type = config.opt_str("model_type").unwrap().unwrap_or_default();
+        let is_known = FAMILIES
+            .iter()
+            .any(|family| family.model_type == model_type);
+        match read(&text) {
+            Ok(_) => known += 1,
+            Err(error) => {
+                // Some published configs are cut down.
+                let cut = error.message.contains(" is missing");
+                assert!(!is_known || cut, "{}: {error}", path.display());
+                refused.insert(model_type.to_owned());
+            }
+        }
+    }
+    println!("{known} read, refused: {refused:?}");
+    assert!(known >= 20, "{known} read, refused: {refused:?}");
 }

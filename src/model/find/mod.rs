@@ -2,17 +2,21 @@
 
 mod experts;
 mod foreign;
+mod heads;
 
 use std::collections::{BTreeSet, HashSet};
 
 use super::modules::Weight;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, Float8, Foreign, Listed, Quantization, Slot, Tensor, Warnings};
+use crate::load::{
+    Catalog, Float8, Foreign, Listed, PackedScheme, Quantization, Slot, Tensor, Warnings,
+};
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
-pub(super) use foreign::undeclared_biases;
 pub use foreign::Repacked;
+pub(super) use foreign::{heads as foreign_heads, undeclared_biases};
+pub(super) use heads::HeadMatrix;
 
 pub(super) struct Finder<'a> {
     pub catalog: &'a Catalog,
@@ -29,6 +33,8 @@ pub(super) struct Finder<'a> {
     pub repacked: Vec<Repacked>,
     /// Tensors that must say what is expected of them.
     pub listed: Vec<(Tensor, Listed)>,
+    /// Matrices that are packed in the files, and not once they are loaded.
+    pub unpacked: Vec<String>,
 }
 
 /// Where a module's tensors lie in the files.
@@ -86,6 +92,7 @@ impl<'a> Finder<'a> {
             used: Vec::new(),
             schemes: Vec::new(),
             differ: Vec::new(),
+            unpacked: Vec::new(),
         }
     }
 
@@ -219,19 +226,20 @@ impl<'a> Finder<'a> {
             .map(Some)
     }
 
-    /// `[channels, taps, 1]`, which lies in memory as PyTorch's `[channels, 1, taps]` does.
-    pub fn taps(&mut self, name: &str, [channels, taps]: [i32; 2]) -> Result<Slot> {
-        let shape = [channels, taps, 1];
-        let of_hub = |tensor: &&Tensor| tensor.shape == [channels, 1, taps];
-        let Some(tensor) = self.catalog.get(name).filter(of_hub) else {
-            return self.float(name, &shape);
+    /// In one of these shapes, as `name` and in the first of them.
+    pub fn numbers(&mut self, name: String, found: &str, shapes: &[&[i32]]) -> Result<Slot> {
+        let first = shapes.first().copied().unwrap_or_default();
+        let fits = |tensor: &&Tensor| shapes.iter().any(|shape| tensor.shape == *shape);
+        let Some(tensor) = self.catalog.get(found).filter(fits) else {
+            return self.float(found, first);
         };
         self.used.push(tensor.clone());
         let slot = Slot {
-            shape: shape.to_vec(),
+            name,
+            shape: first.to_vec(),
             ..Slot::whole(tensor)
         };
-        self.checked(slot, &shape, Kinds::Float)
+        self.checked(slot, first, Kinds::Float)
     }
 
     pub fn float(&mut self, name: &str, shape: &[i32]) -> Result<Slot> {

@@ -163,9 +163,16 @@ impl Quantized {
         ops::reshape(&y, &[chosen.dim(0), chosen.dim(1), y.dim(-1)])
     }
 
-    fn product(&self, x: &Array) -> Result<Array> {
+    /// x `[…, in]` → `[…, out]`
+    pub(super) fn product(&self, x: &Array) -> Result<Array> {
         let biases = self.biases.as_ref();
-        ops::quantized_matmul(x, &self.weight, &self.scales, biases, self.scheme)
+        ops::quantized_matmul(x, &self.weight, &self.scales, biases, self.scheme, true)
+    }
+
+    /// The other way: x `[…, out]` → `[…, in]`
+    pub(super) fn product_back(&self, x: &Array) -> Result<Array> {
+        let biases = self.biases.as_ref();
+        ops::quantized_matmul(x, &self.weight, &self.scales, biases, self.scheme, false)
     }
 
     fn rows(&self, indices: &Array) -> Result<Array> {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 mod experts;
+mod heads;
 mod matrix;
 
 use super::adapter::AdapterSet;
@@ -192,6 +193,14 @@ impl Layer {
             (Kind::Experts, weight) => Layer::Experts(Experts {
                 matrix: ExpertMatrix::new(weight)?,
                 bias: tensors.bias,
+                site: module.site,
+            }),
+            (Kind::Heads { turned }, weight) => Layer::Experts(Experts {
+                matrix: match turned {
+                    true => ExpertMatrix::turned(weight)?,
+                    false => ExpertMatrix::new(weight)?,
+                },
+                bias: None,
                 site: module.site,
             }),
             (

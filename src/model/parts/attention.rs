@@ -33,6 +33,9 @@ pub struct AttentionConfig {
     pub value_norm: Option<f32>,
     /// The block whose keys and values it sees, in place of its own.
     pub keys_of: Option<usize>,
+    /// Where it sees another's, folders may have its own all the same, which nothing computes with: they are saved as they were,
+    /// and adapters may name them.
+    pub idle_keys: bool,
     pub qkv_bias: bool,
     pub o_bias: bool,
     pub qk_norm: Option<QkNorm>,
@@ -173,6 +176,13 @@ impl Attention {
                 v_proj: linear("v_proj", keys)?,
             },
         };
+        let idle = config.keys_of.is_some() && config.idle_keys;
+        for name in ["k_proj", "v_proj"] {
+            if idle && scope.holds(&format!("{name}.weight")) {
+                scope.linear(name, [keys, hidden], bias)?;
+            }
+        }
+        let idle_norm = idle && scope.holds("k_norm.weight");
         let mut norm = |name: &'static str, width: i32| {
             let Some(norm) = config.qk_norm else {
                 return Ok(None);
@@ -192,6 +202,7 @@ impl Attention {
         };
         let q_norm = norm(names.q_norm, queries)?;
         let k_norm = match config.keys_of {
+            Some(_) if idle_norm => norm("k_norm", keys).map(|_| None)?,
             Some(_) => None,
             None => norm(names.k_norm, keys)?,
         };

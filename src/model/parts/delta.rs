@@ -113,6 +113,16 @@ impl DeltaConfig {
     }
 }
 
+/// Queries and keys of length 1, and what queries are multiplied by.
+pub(super) fn normalise(key_dim: i32) -> Normalise {
+    let scale = 1.0 / (key_dim as f32).sqrt();
+    Normalise {
+        eps: QK_EPS * scale * scale,
+        q_scale: scale * scale,
+        k_scale: scale,
+    }
+}
+
 impl Delta {
     pub fn declare(scope: &mut Scope, config: &DeltaConfig, hidden: i32) -> Result<Self> {
         let mut scope = scope.within("linear_attn");
@@ -179,18 +189,13 @@ impl Delta {
             config.value_heads,
             config.value_dim,
         )?;
-        let scale = 1.0 / (config.key_dim as f32).sqrt();
         let (y, state_after) = nn::recurrence(Recurrence {
             q: &q,
             k: &k,
             v: &v,
             log_decay: &self.log_decay(with, &a)?,
             beta: Some(&ops::sigmoid(&ops::astype(&b, Dtype::F32)?)?),
-            normalise: Some(Normalise {
-                eps: QK_EPS * scale * scale,
-                q_scale: scale * scale,
-                k_scale: scale,
-            }),
+            normalise: Some(normalise(config.key_dim)),
             state: kept(1),
         })?;
         if let Some(state) = state {

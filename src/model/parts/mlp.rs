@@ -14,10 +14,12 @@ use crate::model::plan::Scope;
 pub struct MlpConfig {
     /// Inside of its block.
     pub name: &'static str,
-    /// Of gate, up and down; what a folder may have them under comes behind. Of a fused one the first is of both.
+    /// Of gate, up and down; what a folder may have them under comes behind.
     pub names: [&'static [&'static str]; 3],
+    /// Of gate and up in one.
+    pub fused_name: &'static str,
     /// The part, gate and up in one, and down, as a folder may have them that was not converted to MLX's layout.
-    pub unconverted: Option<[&'static str; 3]>,
+    pub unconverted: Option<(&'static str, &'static str, &'static [&'static str])>,
     pub intermediate_size: i32,
     pub bias: bool,
     pub shape: MlpShape,
@@ -75,7 +77,8 @@ impl MlpConfig {
     pub fn new(intermediate_size: i32, activation: Activation) -> Self {
         MlpConfig {
             name: "mlp",
-            names: [&["gate_proj", "gate_up_proj"], &["up_proj"], &["down_proj"]],
+            names: [&["gate_proj"], &["up_proj"], &["down_proj"]],
+            fused_name: "gate_up_proj",
             unconverted: None,
             intermediate_size,
             bias: false,
@@ -102,26 +105,20 @@ impl MlpConfig {
 
 impl Mlp {
     pub fn declare(scope: &mut Scope, config: &MlpConfig, hidden: i32) -> Result<Self> {
-        if let Some([part, both, down]) = config.unconverted {
+        if let Some((part, both, down)) = config.unconverted {
             if scope.has_matrix(&format!("{part}.{both}")) {
                 let fused = MlpConfig {
                     name: part,
+                    names: [&[], &[], down],
+                    fused_name: both,
                     shape: MlpShape::Fused,
                     unconverted: None,
                     ..config.clone()
                 };
-                return Mlp::declare_as(scope, &fused, [&[both], &[], &[down]], hidden);
+                return Mlp::declare(scope, &fused, hidden);
             }
         }
-        Mlp::declare_as(scope, config, config.names, hidden)
-    }
-
-    fn declare_as(
-        scope: &mut Scope,
-        config: &MlpConfig,
-        [gate, up, down]: [&[&str]; 3],
-        hidden: i32,
-    ) -> Result<Self> {
+        let [gate, up, down] = config.names;
         let (inner, bias) = (config.intermediate_size, config.bias);
         let mut scope = scope.within(config.name);
         let inner = match config.shape {
@@ -130,7 +127,7 @@ impl Mlp {
                 up_proj: scope.linear_of(up, [inner, hidden], bias)?,
             },
             MlpShape::Fused => Inner::Fused {
-                gate_up_proj: scope.linear_of(gate, [2 * inner, hidden], bias)?,
+                gate_up_proj: scope.linear(config.fused_name, [2 * inner, hidden], bias)?,
             },
             MlpShape::Plain => Inner::Plain {
                 up_proj: scope.linear_of(up, [inner, hidden], bias)?,

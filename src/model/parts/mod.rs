@@ -4,7 +4,9 @@ pub mod attention;
 pub mod beside;
 pub mod conv;
 pub mod delta;
+pub mod kimi;
 pub mod mamba;
+pub mod mla;
 pub mod mlp;
 pub mod moe;
 pub mod per_layer;
@@ -22,7 +24,9 @@ pub use attention::Attention;
 pub use beside::Beside;
 pub use conv::Conv;
 pub use delta::Delta;
+pub use kimi::Kimi;
 pub use mamba::Mamba;
+pub use mla::Mla;
 pub use mlp::Mlp;
 pub use moe::Moe;
 pub use per_layer::PerLayer;
@@ -34,7 +38,9 @@ pub enum Part {
     Attention(Attention),
     Conv(Conv),
     Delta(Delta),
+    Kimi(Kimi),
     Mamba(Mamba),
+    Mla(Mla),
     Mlp(Mlp),
     Moe(Moe),
     Beside(Beside),
@@ -56,7 +62,9 @@ impl Part {
             }
             PartConfig::Conv(config) => Part::Conv(Conv::declare(scope, config, hidden)?),
             PartConfig::Delta(config) => Part::Delta(Delta::declare(scope, config, hidden)?),
+            PartConfig::Kimi(config) => Part::Kimi(Kimi::declare(scope, config, hidden)?),
             PartConfig::Mamba(config) => Part::Mamba(Mamba::declare(scope, config, hidden)?),
+            PartConfig::Mla(config) => Part::Mla(Mla::declare(scope, config, hidden)?),
             PartConfig::Mlp(config) => Part::Mlp(Mlp::declare(scope, config, hidden)?),
             PartConfig::Moe(config) => Part::Moe(Moe::declare(scope, config, hidden)?),
             PartConfig::Beside(config) => Part::Beside(Beside::declare(scope, config, hidden)?),
@@ -72,7 +80,9 @@ impl Part {
             Part::Attention(attention) => attention.forward(with, x, seen, rows),
             Part::Conv(conv) => conv.forward(with, x, seen, rows),
             Part::Delta(delta) => delta.forward(with, x, seen, rows),
+            Part::Kimi(kimi) => kimi.forward(with, x, seen, rows),
             Part::Mamba(mamba) => mamba.forward(with, x, seen, rows),
+            Part::Mla(mla) => mla.forward(with, x, seen, rows),
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
             Part::Beside(beside) => beside.forward(with, x),
@@ -99,7 +109,9 @@ impl Part {
             Part::Attention(attention) => Some(attention.cache()),
             Part::Conv(conv) => Some(conv.cache()),
             Part::Delta(delta) => Some(delta.cache()),
+            Part::Kimi(kimi) => Some(kimi.cache()),
             Part::Mamba(mamba) => Some(mamba.cache()),
+            Part::Mla(mla) => Some(mla.cache()),
             Part::Mlp(_) | Part::Moe(_) | Part::Beside(_) | Part::PerLayer(_) => None,
         }
     }
@@ -110,7 +122,9 @@ impl Part {
             Part::Attention(attention) => attention.types(of, x),
             Part::Conv(conv) => conv.types(of, x),
             Part::Delta(delta) => delta.types(of, x),
+            Part::Kimi(kimi) => kimi.types(of, x),
             Part::Mamba(mamba) => mamba.types(of, x),
+            Part::Mla(mla) => mla.types(of, x),
             Part::Mlp(mlp) => mlp.types(of, x),
             Part::Moe(moe) => moe.types(of, x),
             Part::Beside(beside) => beside.types(of, x),
@@ -124,7 +138,9 @@ impl Part {
             Part::Attention(attention) => attention.config().row(),
             Part::Conv(_) => ConvConfig::row(hidden),
             Part::Delta(delta) => delta.config().row(),
+            Part::Kimi(kimi) => kimi.config().row(),
             Part::Mamba(mamba) => mamba.config().row(),
+            Part::Mla(mla) => mla.config().row(),
             Part::Mlp(mlp) => mlp.config().row(),
             Part::Moe(moe) => moe.config().row(hidden),
             Part::Beside(beside) => beside.config().row(hidden),
@@ -138,7 +154,9 @@ impl Part {
             Part::Attention(attention) => attention.config().training_row(width),
             Part::Conv(_) => 2 * ConvConfig::row(hidden),
             Part::Delta(delta) => delta.config().training_row(),
+            Part::Kimi(kimi) => kimi.config().training_row(),
             Part::Mamba(mamba) => mamba.config().training_row(),
+            Part::Mla(mla) => mla.config().training_row(width),
             Part::Mlp(mlp) => mlp.config().training_row(),
             Part::Moe(moe) => moe.config().training_row(hidden),
             Part::Beside(beside) => beside.config().training_row(hidden),

@@ -18,6 +18,8 @@ const SORTED: i32 = 64;
 pub struct MoeConfig {
     /// Inside of its block.
     pub name: &'static str,
+    /// As a folder may have it that was not converted to MLX's layout.
+    pub unconverted: Option<&'static str>,
     pub experts: i32,
     /// Of each token.
     pub top_k: i32,
@@ -127,7 +129,11 @@ impl Moe {
             _ => None,
         };
         // Without a name they lie in their block.
-        let mut scope = match config.name {
+        let is_there = |part: &&str| {
+            let mut names = config.router.names.iter();
+            names.any(|name| scope.has(&format!("{part}.{name}.weight")))
+        };
+        let mut scope = match config.unconverted.filter(is_there).unwrap_or(config.name) {
             "" => scope.same(),
             name => scope.within(name),
         };

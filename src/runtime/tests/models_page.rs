@@ -15,7 +15,7 @@ use super::*;
 use crate::dtype::Mode;
 use crate::error::Error;
 use crate::load::testing::TempFolder;
-use crate::load::{parse_object, Object};
+use crate::load::{parse_object, Object, PackingMode};
 use crate::model::families::{self, FAMILIES};
 use crate::model::DecoderConfig;
 use crate::runtime::prompt::{self, Conversation};
@@ -101,7 +101,9 @@ fn checked() -> Vec<Checked> {
 impl Checked {
     fn ropes(&self) -> BTreeSet<&'static str> {
         let ropes = self.config.attentions().filter_map(|of| of.rope.as_ref());
+        let of_latents = self.config.latents().filter_map(|of| of.rope.as_ref());
         ropes
+            .chain(of_latents)
             .map(|rope| rope_of(format!("{:?}", rope.scaling)))
             .collect()
     }
@@ -295,6 +297,7 @@ fn chat_format(format: Option<ChatFormat>) -> &'static str {
 /// The name that mlx-lm has for a `model_type`.
 fn known_as(model_type: &str) -> &str {
     match model_type {
+        "kimi_k2" => "deepseek_v3",
         "minimax_m2" => "minimax",
         "gemma4_unified" => "gemma4",
         other => other,

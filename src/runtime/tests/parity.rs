@@ -386,7 +386,8 @@ fn a_block_in_one_operation_gives_the_bits_of_its_parts() {
     for_each_run(|run| {
         COUNT.set(Some(0));
         let together = run.feed(false);
-        if !run.retyped {
+        // It has experts beside its MLPs, and its values are normed: the kernels know neither.
+        if !run.retyped && !run.name.starts_with("gemma4-") {
             fused += usize::from(COUNT.get() > Some(0));
             all += 1;
         }

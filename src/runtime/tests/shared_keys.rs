@@ -69,6 +69,22 @@ fn tokens_come_one_by_one_or_together() {
     }
 }
 
+/// mlx-lm makes no use of them and does not load a folder without them, nor an adapter where they are not.
+#[test]
+fn idle_keys_are_there_for_those_who_look() {
+    let _lock = engine_lock();
+    let model = load("gemma3n-f32");
+    for name in ["k_proj", "v_proj", "k_norm"] {
+        for layer in 0..5 {
+            let name = format!("layers.{layer}.self_attn.{name}");
+            assert!(model.modules.iter().any(|of| of.name == name), "{name}");
+        }
+    }
+    let shared = load("gemma4_text-f32-hub");
+    let own = |name: &str| shared.modules.iter().any(|of| of.name == name);
+    assert!(own("layers.2.self_attn.k_proj") && !own("layers.3.self_attn.k_proj"));
+}
+
 /// On the kernels: what a chunk of a prompt takes, and what a token behind it.
 #[test]
 fn what_tokens_take_is_told_before() {

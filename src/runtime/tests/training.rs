@@ -151,8 +151,8 @@ fn options(case: &Value) -> TrainOptions {
 
 /// Keeps what it is told; stops at a step if it is to.
 #[derive(Default)]
-struct Log {
-    events: Vec<TrainEvent>,
+pub(super) struct Log {
+    pub events: Vec<TrainEvent>,
     saves: Vec<(u64, bool)>,
     stop_at: Option<u64>,
 }
@@ -338,7 +338,7 @@ const TASK: &str = concat!(
 );
 
 /// The small task: answers by heart.
-fn task(steps: u64) -> TrainOptions {
+pub(super) fn task(steps: u64) -> TrainOptions {
     TrainOptions {
         train: TASK.into(),
         mask_prompt: true,

@@ -4,7 +4,7 @@ use super::super::support::Array;
 use super::random_block::{HEADS, HEAD_DIM, KV_HEADS};
 use super::{columns_and_rows, copy, Cache};
 use crate::dtype::Dtype;
-use crate::kernels::{
+use crate::{
     Activation, Attention, AttentionOptions, Block, ExpertLinear, ExpertMatrix, Experts, Floats,
     GateUp, HeadShape, Heads, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm, Packed, Part,
     Projections,

@@ -4,7 +4,7 @@ use super::super::support::{Array, Matrix as Quantised, Random};
 use super::shape::{HeadNorm, Kind, Second, Shape, SharedKind};
 use super::*;
 use crate::dtype::{Mode, Scheme};
-use crate::kernels::{ExpertLinear, Layout, LowRank, Rope};
+use crate::{ExpertLinear, Layout, LowRank, Rope};
 use std::sync::Arc;
 
 pub const HIDDEN: usize = 96;

@@ -5,7 +5,7 @@ mod tensors;
 
 use std::collections::HashSet;
 
-use super::{Finder, Places};
+use super::{Finder, HeadMatrix, Named, Places};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::load::{Float8, Grid, Listed, Make, Recipe, Slot, Tensor, Warnings, Zeros};
@@ -53,6 +53,34 @@ pub(super) fn matrix(
         input: *input,
     };
     matrix.find()
+}
+
+/// `[heads, output, input]` of one that another program packed for all heads; None where it is MLX's, or plain.
+pub fn heads(
+    finder: &mut Finder,
+    path: &str,
+    [heads, output, input]: [i32; 3],
+    places: &HeadMatrix,
+) -> Result<Option<Weight<Slot>>> {
+    if finder.catalog.get(&format!("{path}.weight")).is_some() {
+        return Ok(None);
+    }
+    let columns = if places.turns { output } else { input };
+    let rows = heads.saturating_mul(places.each);
+    match matrix(finder, &places.both, &[rows, columns], &Named)? {
+        None => Ok(None),
+        Some(Weight::Dense(whole)) => {
+            let name = format!("{path}.weight");
+            let of = (heads, places.each);
+            let slot = whole.made_of_heads(name, of, places.rows.clone(), places.turns);
+            let slot = slot.ok_or_else(|| Error::internal("heads of another matrix"))?;
+            Ok(Some(Weight::Dense(slot)))
+        }
+        Some(Weight::Quantized { .. }) => Err(Error::unsupported(format!(
+            "\"{}\" is packed by another program for all heads in one, and only what becomes plain can be told apart",
+            places.both
+        ))),
+    }
 }
 
 /// Biases that are there and that no part has declared: they must be zeros.
@@ -267,6 +295,8 @@ impl Matrix<'_, '_, '_> {
         let path = self.path.to_owned();
         let schemes = scheme.map(|scheme| (path.clone(), scheme));
         self.finder.schemes.extend(schemes);
+        // The halves of one are found one after the other.
+        self.finder.repacked.retain(|of| of.path != path);
         self.finder.repacked.push(Repacked {
             path,
             from,
@@ -291,6 +321,7 @@ impl Matrix<'_, '_, '_> {
             rows: size(self.rows),
             columns: size(columns),
             dtype,
+            picks: Vec::new(),
         };
         let name = format!("{}.{leaf}", self.path);
         let shape = [self.stack, &[self.rows, columns]].concat();

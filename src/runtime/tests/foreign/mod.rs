@@ -28,6 +28,8 @@ struct Pair {
 }
 
 const LLAMA: &str = "llama-f32";
+/// As DeepSeek publishes it: keys and values of all heads in one matrix.
+const LATENTS: &str = "deepseek_v3-f32-hub";
 const EXPERTS: &str = "qwen3_moe-f32-one-by-one";
 
 /// A fixture made wider, so that groups fit.
@@ -48,8 +50,8 @@ fn pair(fixture: &str, block: Value, plain: Kind, pack: Pack) -> Pair {
     let mut dice = Dice(7);
     for (name, tensor) in super::odd_weights::tensors_of(fixture) {
         let shape: Vec<usize> = tensor.shape.iter().map(|&n| wider(fixture, n)).collect();
-        let path = name.strip_suffix(".weight").unwrap();
-        if path.ends_with("_proj") {
+        let path = name.strip_suffix(".weight").unwrap_or(&name);
+        if path.ends_with("_proj") || path.ends_with("_mqa") {
             let size = Size {
                 rows: shape[0],
                 input: shape[1],
@@ -315,14 +317,14 @@ fn compressed_integers_are_exact() {
 fn floats_of_8_bits_become_plain() {
     let _lock = engine_lock();
     let block = || json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"});
-    for fixture in [LLAMA, EXPERTS] {
+    for fixture in [LLAMA, EXPERTS, LATENTS] {
         for (plain, scale) in [
             (Kind::F32, Kind::F32),
             (Kind::F32, Kind::BF16),
             (Kind::BF16, Kind::F32),
         ] {
             // In 16 bits another expert may be chosen.
-            if fixture == EXPERTS && plain == Kind::BF16 {
+            if fixture != LLAMA && plain == Kind::BF16 {
                 continue;
             }
             let in_blocks = pair(fixture, block(), plain, &|all, name, dice, size| {
