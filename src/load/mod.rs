@@ -4,6 +4,7 @@
 //! - `limits`: every bound, in one struct;
 //! - `scan`, `json`: JSON with bounds, and a reader whose errors name file and key;
 //! - `quantization`: which scheme shapes show, and what `config.json` says of it;
+//! - `foreign`: how MLX's packed weights are made of other programs';
 //! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
 //! - `warnings`: what is odd about a folder that loads all the same;
 //! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens;
@@ -24,6 +25,7 @@
 
 mod adapter;
 mod folder;
+mod foreign;
 mod generation_config;
 mod json;
 mod limits;
@@ -41,12 +43,13 @@ pub use adapter::{
     check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, ModuleShape, Part,
 };
 pub use folder::ModelFolder;
+pub use foreign::{Blocks, Float8, Grid, Listed, Make, Number, Recipe, Zeros};
 pub use generation_config::GenerationConfig;
 pub use json::{parse_object, Object};
 pub use limits::Limits;
 #[cfg(test)]
 pub use quantization::PackingMode;
-pub use quantization::{PackedScheme, Quantization};
+pub use quantization::{Foreign, PackedScheme, Quantization};
 pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;
 pub use weights::{Catalog, Tensor, WeightFile};

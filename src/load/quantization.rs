@@ -123,7 +123,51 @@ pub struct Quantization {
     /// Modules that are named, by module path without a decoder's prefix: their scheme, or None for plain weights.
     pub per_module: BTreeMap<String, Option<Scheme>>,
     /// What is said of another program's method.
-    foreign: Option<String>,
+    pub foreign: Option<Foreign>,
+}
+
+/// Another program's method, as far as the weights do not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Where it is said, and what.
+    said: String,
+    pub method: String,
+    /// What GPTQ's zeros are stored less: 1 in its first format.
+    pub zeros_less: u32,
+    /// The inputs may be in an order of their own.
+    pub act_order: bool,
+    /// Rows and columns of an 8-bit matrix that have one scale.
+    pub block: [i32; 2],
+}
+
+impl Foreign {
+    /// Blocks that nothing is said of: DeepSeek's, which others took over.
+    pub const BLOCK: [i32; 2] = [128, 128];
+
+    /// Methods whose weights are read, where they are packed in a way that is known.
+    fn is_read(&self) -> bool {
+        const READ: [&str; 8] = [
+            "awq",
+            "gptq",
+            "fp8",
+            "compressed-tensors",
+            "mxfp4",
+            "mxfp8",
+            "nvfp4",
+            "modelopt",
+        ];
+        READ.contains(&self.method.as_str())
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match error.code {
+            Code::BadModel | Code::Unsupported => Error::unsupported(format!(
+                "{}, a quantisation that is not supported: {}",
+                self.said, error.message
+            )),
+            _ => error,
+        }
+    }
 }
 
 impl Quantization {
@@ -159,11 +203,16 @@ impl Quantization {
 
     /// An error about weights, where the reason may be that another program packed them.
     pub fn explain(&self, error: Error) -> Error {
-        match (&self.foreign, error.code) {
-            (Some(foreign), Code::BadModel | Code::Unsupported) => Error::unsupported(format!(
-                "{foreign}, a quantisation that is not supported: {}",
-                error.message
-            )),
+        match &self.foreign {
+            Some(foreign) if !foreign.is_read() => foreign.explain(error),
+            _ => error,
+        }
+    }
+
+    /// The error of a weight that is not there as any that is read here.
+    pub fn not_read(&self, error: Error) -> Error {
+        match &self.foreign {
+            Some(foreign) if foreign.is_read() => foreign.explain(error),
             _ => error,
         }
     }
@@ -239,7 +288,7 @@ fn is_module(path: &str) -> bool {
 
 /// What the block says of another program's method. mlx-lm reads the weights of such a folder as they are, too, where it
 /// does not know the method: merged models keep a block of the base that they were trained on.
-fn foreign(block: &Object, warnings: &mut Warnings) -> Result<Option<String>> {
+fn foreign(block: &Object, warnings: &mut Warnings) -> Result<Option<Foreign>> {
     for key in ["quant_method", "quant_algo"] {
         if let Some(method) = warnings.forgive(block.opt_str(key))? {
             let said = format!("{} is {}", block.place(key), quoted(method, 40));
@@ -249,10 +298,49 @@ fn foreign(block: &Object, warnings: &mut Warnings) -> Result<Option<String>> {
                     "{said}, a quantisation that is not supported"
                 )));
             }
-            return Ok(Some(said));
+            return described(block, said, method, warnings).map(Some);
         }
     }
     Ok(None)
+}
+
+fn described(
+    block: &Object,
+    said: String,
+    method: &str,
+    warnings: &mut Warnings,
+) -> Result<Foreign> {
+    let format = warnings.forgive(block.opt_str("checkpoint_format"))?;
+    let version = match method {
+        "awq" => warnings.forgive(block.opt_str("version"))?,
+        _ => None,
+    };
+    if let Some(version) = version.filter(|version| !version.eq_ignore_ascii_case("gemm")) {
+        return Err(Error::unsupported(format!(
+            "{} is {}: of AWQ's formats \"gemm\" is supported",
+            block.place("version"),
+            quoted(version, 40)
+        )));
+    }
+    let sizes = warnings.forgive(block.opt_array("weight_block_size"))?;
+    let size = |value: &Value| value.as_i64().and_then(|n| i32::try_from(n).ok());
+    let block_size = match sizes {
+        Some([rows, columns]) => size(rows).zip(size(columns)),
+        _ => None,
+    };
+    let block_size = block_size.map(|(rows, columns)| [rows, columns]);
+    Ok(Foreign {
+        said,
+        method: match method {
+            "FP8" | "NVFP4" | "MXFP8" | "MXFP4" => method.to_lowercase(),
+            method => method.to_owned(),
+        },
+        zeros_less: u32::from(format != Some("gptq_v2")),
+        act_order: warnings.forgive(block.opt_bool("desc_act"))? == Some(true),
+        block: block_size
+            .filter(|sizes| sizes.iter().all(|&n| n > 0))
+            .unwrap_or(Foreign::BLOCK),
+    })
 }
 
 const SCHEME_KEYS: [&str; 3] = ["mode", "bits", "group_size"];

@@ -254,12 +254,12 @@ fn what_could_mean_other_weights_than_their_shapes_say_is_refused() {
 fn another_programs_method_explains_weights_that_are_not_understood() {
     for (config, place) in [
         (
-            r#"{"quantization_config": {"quant_method": "awq", "bits": 4}}"#,
-            "quantization_config.quant_method\" is \"awq\"",
+            r#"{"quantization_config": {"quant_method": "hqq", "bits": 4}}"#,
+            "quantization_config.quant_method\" is \"hqq\"",
         ),
         (
-            r#"{"quantization_config": {"quant_algo": "FP8"}}"#,
-            "quantization_config.quant_algo\" is \"FP8\"",
+            r#"{"quantization_config": {"quant_algo": "W4A8_AWQ"}}"#,
+            "quantization_config.quant_algo\" is \"W4A8_AWQ\"",
         ),
         (
             r#"{"text_config": {"quantization_config": {"quant_method": "x", "group_size": 64}}}"#,
@@ -279,6 +279,38 @@ fn another_programs_method_explains_weights_that_are_not_understood() {
     }
     let plain = Quantization::default().explain(Error::bad_model("x"));
     assert_eq!((plain.code, &*plain.message), (Code::BadModel, "x"));
+    // Of methods that are read, only what is not packed as they do it.
+    let gptq =
+        r#"{"quantization_config": {"quant_method": "gptq", "desc_act": true, "bits": "x"}}"#;
+    let gptq = parse(gptq).unwrap();
+    assert_eq!(gptq.explain(Error::bad_model("x")).message, "x");
+    let error = gptq.not_read(Error::bad_model("x"));
+    assert!(error.message.ends_with("not supported: x"), "{error}");
+    let said = gptq.foreign.unwrap();
+    assert_eq!(
+        (said.zeros_less, said.act_order, said.block),
+        (1, true, Foreign::BLOCK)
+    );
+    for (said, block) in [
+        ("[64, 32]", [64, 32]),
+        ("[0, 32]", Foreign::BLOCK),
+        ("[4294967297, 1]", Foreign::BLOCK),
+    ] {
+        let config = format!(
+            r#"{{"quantization_config": {{"quant_method": "fp8", "weight_block_size": {said}}}}}"#
+        );
+        assert_eq!(parse(&config).unwrap().foreign.unwrap().block, block);
+    }
+    let awq = |version: &str| {
+        parse(&format!(
+            r#"{{"quantization_config": {{"quant_method": "awq", "version": "{version}"}}}}"#
+        ))
+    };
+    awq("GEMM").unwrap();
+    assert!(awq("marlin")
+        .unwrap_err()
+        .message
+        .contains("is \"marlin\": of AWQ's formats"));
     // The copy that mlx-lm writes for the hub's sake stands alone too.
     let copy = parse(r#"{"quantization_config": {"bits": 8, "group_size": 128}}"#).unwrap();
     assert_eq!(copy.default, Some(affine(8, 128)));

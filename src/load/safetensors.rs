@@ -2,7 +2,7 @@
 //! gives each tensor's type, shape and place. The data is checked to be exactly as long as the header says.
 //!
 //! On top of what the `safetensors` crate refuses (overlaps, holes, overflow): names given twice, more or
-//! larger dimensions than MLX has, empty tensors, and types that MLX lacks.
+//! larger dimensions than MLX has, empty tensors, and types that MLX lacks. 8-bit floats it has as bytes.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,6 +11,7 @@ use safetensors::tensor::{Metadata, SafeTensorError, TensorInfo};
 use serde_json::Value;
 
 use super::folder::{cannot_read, lfs_pointer, LFS_POINTER};
+use super::foreign::Float8;
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
 use super::weights::InFile;
@@ -26,6 +27,8 @@ pub(super) struct Entry {
     /// Where its data starts, from the start of the file.
     pub offset: u64,
     pub bytes: u64,
+    /// What the bytes are, where they are 8-bit floats.
+    pub float8: Option<Float8>,
 }
 
 /// Bytes before the header: its length.
@@ -140,6 +143,7 @@ fn check_metadata(header: &Object) -> Result<()> {
 struct Described<'a> {
     name: &'a str,
     dtype: Dtype,
+    float8: Option<Float8>,
     shape: Vec<i32>,
     info: TensorInfo,
 }
@@ -160,6 +164,7 @@ impl Described<'_> {
             shape: self.shape,
             offset,
             bytes,
+            float8: self.float8,
         })
     }
 }
@@ -183,7 +188,9 @@ fn read_tensor<'a>(header: &Object<'a>, name: &'a str, limits: &Limits) -> Resul
     }
     let tensor = header.object(name)?;
     let spelled = tensor.str("dtype")?;
-    let Some(dtype) = Dtype::parse(spelled) else {
+    let float8 = Float8::parse(spelled);
+    let bytes = float8.map(|_| Dtype::U8);
+    let Some(dtype) = bytes.or_else(|| Dtype::parse(spelled)) else {
         let what = format!("has the type {}, which MLX has not", quoted(spelled, 40));
         return Err(Error::unsupported(format!(
             "{file}: tensor {} {what}",
@@ -255,6 +262,7 @@ fn read_tensor<'a>(header: &Object<'a>, name: &'a str, limits: &Limits) -> Resul
     Ok(Described {
         name,
         dtype,
+        float8,
         shape,
         info,
     })

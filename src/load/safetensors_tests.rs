@@ -37,6 +37,7 @@ fn reads_a_good_header() {
         shape: shape.into(),
         offset: start + offset,
         bytes,
+        float8: None,
     };
     let expected = [
         entry("a", Dtype::F32, &[], 0, 4),
@@ -47,12 +48,18 @@ fn reads_a_good_header() {
     assert_eq!(read(&safetensors("{}", 0)).unwrap(), []);
 }
 
+fn spelled(entry: &Entry) -> &'static str {
+    entry.float8.map_or(entry.dtype.name(), Float8::name)
+}
+
 #[test]
 fn every_type_that_mlx_has() {
     for (name, size) in [
         ("BOOL", 1),
         ("U8", 1),
         ("I8", 1),
+        ("F8_E4M3", 1),
+        ("F8_E8M0", 1),
         ("U16", 2),
         ("I16", 2),
         ("F16", 2),
@@ -69,12 +76,20 @@ fn every_type_that_mlx_has() {
         );
         let entries = read(&safetensors(&header, 3 * size)).unwrap();
         assert_eq!(
-            (entries[0].dtype.name(), entries[0].bytes),
+            (spelled(&entries[0]), entries[0].bytes),
             (name, 3 * size as u64)
         );
     }
     for name in [
-        "F64", "C64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "f32", "", "STRING",
+        "F64",
+        "C64",
+        "F8_E5M2",
+        "F8_E4M3FNUZ",
+        "F4",
+        "F6_E2M3",
+        "f32",
+        "",
+        "STRING",
     ] {
         let error = complaint(
             &format!(r#"{{"dtype":"{name}","shape":[1],"data_offsets":[0,8]}}"#),

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::foreign::{Float8, Recipe};
 use super::weights::Tensor;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -16,6 +17,10 @@ pub struct Slot {
     pub shape: Vec<i32>,
     pub bytes: u64,
     pub pieces: Vec<Piece>,
+    /// What its bytes are, where they are 8-bit floats.
+    pub float8: Option<Float8>,
+    /// How it is made of its pieces; None where it is these.
+    pub recipe: Option<Box<Recipe>>,
 }
 
 /// A part of a file, as rows, and what is taken of it.
@@ -117,6 +122,8 @@ impl Slot {
                 rows: 1,
                 pick: Pick::All,
             }],
+            float8: tensor.float8,
+            recipe: None,
         }
     }
 
@@ -129,15 +136,15 @@ impl Slot {
             return Err(Error::internal("nothing to stack"));
         };
         let differs =
-            |tensor: &&&Tensor| (tensor.dtype, &tensor.shape) != (first.dtype, &first.shape);
+            |tensor: &&&Tensor| (tensor.kind(), &tensor.shape) != (first.kind(), &first.shape);
         if let Some(other) = tensors.iter().find(differs) {
             return Err(Error::bad_model(format!(
                 "tensor \"{}\" is {} {:?}, and \"{}\" is {} {:?}",
                 other.name,
-                other.dtype.name(),
+                other.kind(),
                 other.shape,
                 first.name,
-                first.dtype.name(),
+                first.kind(),
                 first.shape
             )));
         }
@@ -149,6 +156,8 @@ impl Slot {
             shape: [&[count], first.shape.as_slice()].concat(),
             bytes: count_bytes.ok_or_else(|| too_large(&name))?,
             pieces: wholes.collect(),
+            float8: first.float8,
+            recipe: None,
             name,
         })
     }
@@ -236,6 +245,8 @@ impl Slot {
             },
             bytes: pieces.iter().map(Piece::bytes).fold(0, u64::saturating_add),
             pieces,
+            float8: tensor.float8,
+            recipe: None,
         })
     }
 
@@ -275,7 +286,14 @@ impl Slot {
             bytes: pieces.iter().map(Piece::bytes).fold(0, u64::saturating_add),
             shape,
             pieces,
+            float8: tensor.float8,
+            recipe: None,
         })
+    }
+
+    /// The name of its type, as files have it.
+    pub fn kind(&self) -> &'static str {
+        self.float8.map_or(self.dtype.name(), Float8::name)
     }
 
     /// Its bytes as 32-bit words: U8 `[…, a, b]` as U32 `[…, a * b / 4]`. None where they are no bytes, or no whole words.

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use serde_json::{Map, Value};
 
 use super::folder::{cannot_read, check_name, ModelFolder};
+use super::foreign::Float8;
 use super::json::{parse_strict_object, quoted, Object};
 use super::limits::Limits;
 use super::safetensors::{read_header, Entry};
@@ -52,6 +53,15 @@ pub struct Tensor {
     pub offset: u64,
     /// How long it is: exactly the elements of `shape` times the size of `dtype`.
     pub bytes: u64,
+    /// What its bytes are, where they are 8-bit floats.
+    pub float8: Option<Float8>,
+}
+
+impl Tensor {
+    /// The name of its type, as files have it.
+    pub fn kind(&self) -> &'static str {
+        self.float8.map_or(self.dtype.name(), Float8::name)
+    }
 }
 
 /// An open weight file.
@@ -201,6 +211,7 @@ impl Catalog {
                 file: index,
                 offset: entry.offset,
                 bytes: entry.bytes,
+                float8: entry.float8,
             };
             match self.tensors.entry(entry.name) {
                 Place::Vacant(place) => {

@@ -87,6 +87,11 @@ impl HostBuffer {
         }
     }
 
+    /// How many bytes are there.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
     /// Puts bytes behind those that are there, as many as there is room for.
     pub fn append(&mut self, bytes: &[u8]) {
         let count = bytes.len().min(self.len - self.filled);

@@ -26,4 +26,4 @@ pub use cache::Cache;
 pub use config::{DecoderConfig, Names};
 pub use decoder::{Decoder, Rows};
 pub use modules::{Modules, Weight};
-pub use plan::Planned;
+pub use plan::{Planned, Repacked};

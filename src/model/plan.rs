@@ -6,15 +6,15 @@ use std::ops::Range;
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
 use super::config::{DecoderConfig, Names, NormConfig};
-pub use super::find::{ExpertNames, Fused};
-use super::find::{Experts, Finder, HeadMatrix, Named, Renamed};
+use super::find::{foreign_heads, undeclared_biases, Experts, Finder, HeadMatrix, Named, Renamed};
+pub use super::find::{ExpertNames, Fused, Repacked};
 use super::modules::{Kind, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::rope::Rope;
 use super::streams::Spread;
-use crate::dtype::Scheme;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, ModuleShape, Quantization, Slot, Tensor, Warnings};
+use crate::load::{Catalog, Listed, ModuleShape, Quantization, Slot, Tensor, Warnings};
 
 /// What a config implies, where it lies, and what it shows.
 pub struct Planned {
@@ -26,8 +26,12 @@ pub struct Planned {
     pub names: Names,
     /// The packed matrices, by module path.
     pub schemes: Vec<(String, Scheme)>,
-    /// Whether the config's quantisation is that of the weights.
+    /// Whether the config's quantisation is that of the weights, as they are here.
     pub as_said: bool,
+    /// Matrices that another program packed.
+    pub repacked: Vec<Repacked>,
+    /// Tensors that must say what is expected of them.
+    pub listed: Vec<(Tensor, Listed)>,
 }
 
 /// A decoder without its weights: which modules go where.
@@ -68,6 +72,7 @@ impl Planned {
             let names = all.iter().find(lost).or(all.first());
             return Err(catalog.missing(&names.map_or(String::new(), embedding)));
         };
+        let float = float_of(catalog, &embedding(names));
         // As mlx-lm tells it: the convolutions of a converted folder end in a dimension of one.
         let mut tensors = catalog.tensors.values();
         let unconverted = tensors.any(|tensor| {
@@ -78,7 +83,7 @@ impl Planned {
                 true => config.unconverted_norms,
                 false => &[],
             },
-            finder: Finder::new(catalog, quantization),
+            finder: Finder::new(catalog, quantization, float),
             modules: Modules::new(),
             ropes: Vec::new(),
             caches: Vec::new(),
@@ -88,7 +93,8 @@ impl Planned {
         let blocks = planner.blocks(config, names)?;
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
-        let finder = planner.finder;
+        let mut finder = planner.finder;
+        undeclared_biases(&mut finder);
         finder.nothing_left(&config.ignored, head, warnings)?;
         finder.compare_with_config(warnings);
         Ok(Planned {
@@ -101,7 +107,11 @@ impl Planned {
             },
             modules: planner.modules,
             names: *names,
-            as_said: finder.differ.is_empty() && finder.unpacked.is_empty(),
+            as_said: finder.differ.is_empty()
+                && finder.unpacked.is_empty()
+                && finder.repacked.is_empty(),
+            repacked: finder.repacked,
+            listed: finder.listed,
             schemes: {
                 let mut schemes = finder.schemes;
                 schemes.retain(|(path, _)| !finder.unpacked.contains(path));
@@ -110,6 +120,14 @@ impl Planned {
             used: finder.used,
         })
     }
+}
+
+/// The type that a model computes in: that of its embedding, or of its scales.
+fn float_of(catalog: &Catalog, embedding: &str) -> Dtype {
+    let scales = embedding.replace(".weight", ".scales");
+    let named = [embedding, &scales].into_iter();
+    let mut types = named.filter_map(|name| catalog.get(name).map(|tensor| tensor.dtype));
+    types.find(|dtype| dtype.is_float()).unwrap_or(Dtype::BF16)
 }
 
 struct Planner<'a> {
@@ -122,6 +140,9 @@ struct Planner<'a> {
     /// The block of each cache.
     kept_by: Vec<Option<usize>>,
 }
+
+/// What a matrix is called behind its module's name, here and by programs that pack it otherwise.
+const MATRICES: [&str; 3] = [".weight", ".qweight", ".weight_packed"];
 
 /// Where a part declares its modules, in the order in which it computes.
 pub struct Scope<'s, 'a> {
@@ -169,7 +190,7 @@ impl<'a> Scope<'_, 'a> {
         let name = names.first().copied().unwrap_or_default();
         let (path, found) = (
             self.in_files(name),
-            self.in_files(self.either(names, ".weight")),
+            self.in_files(self.either_matrix(names)),
         );
         let finder = &mut self.planner.finder;
         let tensors = Tensors {
@@ -264,6 +285,12 @@ impl<'a> Scope<'_, 'a> {
             .is_some()
     }
 
+    /// Whether the folder has this matrix, however it is packed.
+    pub fn has_matrix(&self, name: &str) -> bool {
+        let mut leaves = MATRICES.into_iter();
+        leaves.any(|leaf| self.has(&format!("{name}{leaf}")))
+    }
+
     /// The first of these names that the folder has a tensor `{name}{leaf}` of, else the first.
     pub fn either<'n>(&self, names: &[&'n str], leaf: &str) -> &'n str {
         let catalog = self.planner.finder.catalog;
@@ -273,6 +300,13 @@ impl<'a> Scope<'_, 'a> {
         };
         let found = names.iter().find(is_there).or(names.first());
         found.copied().unwrap_or_default()
+    }
+
+    /// The same of matrices, however they are packed.
+    fn either_matrix<'n>(&self, names: &[&'n str]) -> &'n str {
+        let own = names.first().copied().unwrap_or_default();
+        let found = MATRICES.into_iter().map(|leaf| self.either(names, leaf));
+        found.into_iter().find(|found| *found != own).unwrap_or(own)
     }
 
     /// `[experts, output, input]`. `which`: 0 gate, 1 up, 2 down.
@@ -333,7 +367,10 @@ impl<'a> Scope<'_, 'a> {
             true => [heads, input, output],
             false => [heads, output, input],
         };
-        let weight = finder.matrix(&path, &shape, &places)?;
+        let weight = match foreign_heads(finder, &path, [heads, output, input], &places)? {
+            Some(weight) => weight,
+            None => finder.matrix(&path, &shape, &places)?,
+        };
         if turned {
             finder.unpacked.push(path);
         }

@@ -15,14 +15,14 @@ use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::load::{
-    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, Pick, Piece,
-    Quantization, Slot, Tensor, Warnings, WeightFile,
+    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, PackedScheme, Pick,
+    Piece, Quantization, Recipe, Slot, Tensor, Warnings, WeightFile,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
 use crate::model::modules::Module;
-use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Weight};
+use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Repacked, Weight};
 use crate::text::{ChatFormat, ChatTemplate, TemplateFiles, TokenFiles, Tokenizer};
 
 /// Bytes read between two looks at progress and deadline.
@@ -99,6 +99,10 @@ impl Description {
                 .map_err(|error| catalog.explain(error))?;
             let used: Vec<&Tensor> = planned.used.iter().collect();
             catalog.check_copies(&used, &Limits::DEFAULT, &mut || in_time(deadline))?;
+            for (tensor, listed) in &planned.listed {
+                in_time(deadline)?;
+                listed.check(&catalog, tensor)?;
+            }
             Ok((catalog, planned))
         };
         let (catalog, planned) = find().map_err(|error| quantization.explain(error))?;
@@ -256,6 +260,10 @@ impl Description {
                 Some(block) => config.insert(key.into(), Value::Object(block)),
                 None => config.shift_remove(key),
             };
+            // Another program's, where the block above counts.
+            if let Some(Value::Object(text)) = config.get_mut("text_config") {
+                text.shift_remove(key);
+            }
         }
         Ok(format!("{:#}\n", Value::Object(config)).into_bytes())
     }
@@ -273,6 +281,7 @@ impl Description {
             "parameters": self.parameters(),
             "weight_bytes": self.weight_bytes(),
             "quantization": self.scheme().map(scheme_json),
+            "repacked": repacked_json(&self.planned.repacked),
             "context": context,
             "model_context": config.context,
             "vocab_size": config.vocab_size,
@@ -294,6 +303,27 @@ impl Description {
 
 fn scheme_json(scheme: Scheme) -> Value {
     json!({ "mode": scheme.mode.name(), "bits": scheme.bits, "group_size": scheme.group_size })
+}
+
+/// What became of matrices that another program packed: each way once.
+fn repacked_json(repacked: &[Repacked]) -> Vec<Value> {
+    let way = |of: &Repacked| (of.from, of.scheme, of.dtype, of.rounded);
+    let mut ways: Vec<(&Repacked, u64)> = Vec::new();
+    for of in repacked {
+        match ways.iter_mut().find(|(first, _)| way(first) == way(of)) {
+            Some((_, count)) => *count += 1,
+            None => ways.push((of, 1)),
+        }
+    }
+    let shown = ways.into_iter().map(|(of, count)| {
+        json!({
+            "from": of.from,
+            "modules": count,
+            "to": of.scheme.map_or(of.dtype.name().to_owned(), PackedScheme::shown),
+            "exact": of.rounded.is_none(),
+        })
+    });
+    shown.collect()
 }
 
 /// For the log.
@@ -577,16 +607,52 @@ impl Reader<'_> {
             check_budget(engine, self.total.saturating_sub(self.done) + self.beside)?;
         }
         let mut buffer = HostBuffer::new(bytes)?;
+        if let Some(recipe) = &slot.recipe {
+            self.make(&slot, recipe, &mut buffer)?;
+            return full(slot, buffer);
+        }
         for piece in &slot.pieces {
             match piece.pick {
                 Pick::All => self.read_whole(&slot.name, piece, &mut buffer)?,
                 _ => self.read_picked(&slot.name, piece, &mut buffer)?,
             }
         }
-        match buffer.is_full() {
-            true => Ok((slot, buffer)),
-            false => Err(Error::internal("a tensor was not read whole")),
+        full(slot, buffer)
+    }
+
+    /// What another program packed, matrix by matrix: what one is made of is in memory beside it.
+    fn make(&mut self, slot: &Slot, recipe: &Recipe, buffer: &mut HostBuffer) -> Result<()> {
+        let mut made = crate::room::zeros(recipe.bytes(), &slot.name)?;
+        for pieces in slot.pieces.chunks(recipe.sources.max(1)) {
+            let before = buffer.filled();
+            let mut sources = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                let file = self.file(piece.file)?;
+                let extent = usize::try_from(piece.extent()).unwrap_or(usize::MAX);
+                let mut bytes = crate::room::zeros(extent, &file.name)?;
+                file.file
+                    .read_exact_at(&mut bytes, piece.offset)
+                    .map_err(|error| unreadable(file, &slot.name, &error))?;
+                sources.push(match piece.pick {
+                    Pick::All => bytes,
+                    _ => piece.picked(&bytes).flatten().copied().collect(),
+                });
+            }
+            recipe.run(&sources, &mut made);
+            if recipe.picks.is_empty() {
+                buffer.append(&made);
+            }
+            for pick in &recipe.picks {
+                let of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+                let part = made
+                    .get(of(pick.offset)..)
+                    .and_then(|rest| rest.get(..of(pick.extent())));
+                let part = part.ok_or_else(|| Error::internal("a pick of what is not made"))?;
+                pick.picked(part).for_each(|some| buffer.append(some));
+            }
+            self.has_read((buffer.filled() - before) as u64)?;
         }
+        Ok(())
     }
 
     fn file(&self, number: usize) -> Result<&WeightFile> {
@@ -633,6 +699,13 @@ impl Reader<'_> {
             ));
         }
         in_time(self.deadline)
+    }
+}
+
+fn full(slot: Slot, buffer: HostBuffer) -> Result<(Slot, HostBuffer)> {
+    match buffer.is_full() {
+        true => Ok((slot, buffer)),
+        false => Err(Error::internal("a tensor was not read whole")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod engine;
+mod foreign;
 mod fusing;
 mod latents;
 mod models_page;

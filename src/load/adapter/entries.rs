@@ -43,7 +43,7 @@ pub(super) fn gather(
             continue;
         };
         if !tensor.dtype.is_float() {
-            let dtype = tensor.dtype.name();
+            let dtype = tensor.kind();
             problems.add(|| format!("{} is of type {dtype}, not F32, F16 or BF16", shown()));
         }
         let group = groups.entry(name.target).or_default();

@@ -1,6 +1,7 @@
 //! The tensors that modules are read from, found in the files' headers, with their shapes and types compared.
 
 mod experts;
+mod foreign;
 mod heads;
 
 use std::collections::{BTreeSet, HashSet};
@@ -8,9 +9,13 @@ use std::collections::{BTreeSet, HashSet};
 use super::modules::Weight;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
-use crate::load::{Catalog, PackedScheme, Quantization, Slot, Tensor, Warnings};
+use crate::load::{
+    Catalog, Float8, Foreign, Listed, PackedScheme, Quantization, Slot, Tensor, Warnings,
+};
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
+pub use foreign::Repacked;
+pub(super) use foreign::{heads as foreign_heads, undeclared_biases};
 pub(super) use heads::HeadMatrix;
 
 pub(super) struct Finder<'a> {
@@ -22,6 +27,12 @@ pub(super) struct Finder<'a> {
     pub schemes: Vec<(String, Scheme)>,
     /// Matrices that are packed otherwise than the config says: the path, what it says, what they are.
     pub differ: Vec<(String, Option<Scheme>, Option<Scheme>)>,
+    /// The type that the model computes in, as far as its embedding tells.
+    pub float: Dtype,
+    /// Matrices that another program packed.
+    pub repacked: Vec<Repacked>,
+    /// Tensors that must say what is expected of them.
+    pub listed: Vec<(Tensor, Listed)>,
     /// Matrices that are packed in the files, and not once they are loaded.
     pub unpacked: Vec<String>,
 }
@@ -71,8 +82,11 @@ impl Places for Renamed {
 }
 
 impl<'a> Finder<'a> {
-    pub fn new(catalog: &'a Catalog, quantization: &'a Quantization) -> Self {
+    pub fn new(catalog: &'a Catalog, quantization: &'a Quantization, float: Dtype) -> Self {
         Finder {
+            float,
+            repacked: Vec::new(),
+            listed: Vec::new(),
             catalog,
             quantization,
             used: Vec::new(),
@@ -82,6 +96,10 @@ impl<'a> Finder<'a> {
         }
     }
 
+    pub fn foreign(&self) -> Option<&'a Foreign> {
+        self.quantization.foreign.as_ref()
+    }
+
     /// `[…, out, input]`, dense or packed: packed where there are scales beside it.
     pub fn matrix(
         &mut self,
@@ -89,10 +107,12 @@ impl<'a> Finder<'a> {
         shape: &[i32],
         places: &dyn Places,
     ) -> Result<Weight<Slot>> {
+        if let Some(weight) = foreign::matrix(self, path, shape, places)? {
+            return Ok(weight);
+        }
         let (name, scales_name) = (format!("{path}.weight"), format!("{path}.scales"));
-        let (weight, from) = places
-            .place(self, path, "weight")?
-            .ok_or_else(|| self.catalog.missing(&name))?;
+        let missing = || self.quantization.not_read(self.catalog.missing(&name));
+        let (weight, from) = places.place(self, path, "weight")?.ok_or_else(missing)?;
         let scales = places.place(self, path, "scales")?;
         if scales.is_none() && weight.dtype == Dtype::U32 {
             return Err(self.catalog.missing(&scales_name));
@@ -163,8 +183,21 @@ impl<'a> Finder<'a> {
         };
         match (weight.shape.split_last(), scales.shape.split_last()) {
             (Some((&columns, own)), Some((&groups, of_scales))) if own == rows && of_scales == rows => {
-                Scheme::of_shapes(*input, columns, groups, scales.dtype)
-                    .map_err(|why| Error::bad_model(format!("\"{path}\" {why}")))
+                let scheme = Scheme::of_shapes(*input, columns, groups, scales.dtype)
+                    .map_err(|why| Error::bad_model(format!("\"{path}\" {why}")))?;
+                // Bytes may be called what they are.
+                let of_mode = match scheme.mode {
+                    Mode::Nvfp4 => Float8::E4m3,
+                    _ => Float8::E8m0,
+                };
+                match scales.float8.is_none_or(|kind| kind == of_mode) {
+                    true => Ok(scheme),
+                    false => Err(Error::bad_model(format!(
+                        "\"{path}\" is packed as {}, with scales of type {}",
+                        scheme.shown(),
+                        scales.kind()
+                    ))),
+                }
             }
             _ => Err(Error::bad_model(format!(
                 "\"{path}\" is packed as {:?} with scales {:?}, and config.json implies {rows:?} rows of {input} elements",
@@ -247,7 +280,22 @@ impl<'a> Finder<'a> {
         }
         let files: HashSet<usize> = self.used.iter().map(|of| of.file).collect();
         let copy = tied.map(|head| format!("{head}lm_head."));
+        let packed = !self.repacked.is_empty();
         let dropped = |name: &str| {
+            // What other programs quantise activations and caches by, which are as they are here.
+            let others = [
+                "input_scale",
+                "input_global_scale",
+                "output_scale",
+                "q_scale",
+                "k_scale",
+                "v_scale",
+                "kv_scale",
+            ];
+            let leaf = name.rsplit('.').next();
+            if packed && leaf.is_some_and(|leaf| others.contains(&leaf)) {
+                return true;
+            }
             // Tables that old exporters wrote out, and the copy of a tied embedding.
             name.ends_with("rotary_emb.inv_freq")
                 || copy.as_ref().is_some_and(|copy| name.starts_with(copy))
@@ -290,6 +338,7 @@ impl<'a> Finder<'a> {
     }
 
     pub fn compare_with_config(&self, warnings: &mut Warnings) {
+        foreign::say_what_is_rounded(&self.repacked, warnings);
         let Some((path, said, is)) = self.differ.first() else {
             return;
         };
@@ -339,7 +388,7 @@ fn other_type(slot: &Slot, kinds: Kinds) -> Error {
     Error::bad_model(format!(
         "tensor \"{}\" is of type {}; it must be {}",
         slot.name,
-        slot.dtype.name(),
+        slot.kind(),
         kinds.words()
     ))
 }

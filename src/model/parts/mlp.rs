@@ -106,7 +106,7 @@ impl MlpConfig {
 impl Mlp {
     pub fn declare(scope: &mut Scope, config: &MlpConfig, hidden: i32) -> Result<Self> {
         if let Some((part, both, down)) = config.unconverted {
-            if scope.has(&format!("{part}.{both}.weight")) {
+            if scope.has_matrix(&format!("{part}.{both}")) {
                 let fused = MlpConfig {
                     name: part,
                     names: [&[], &[], down],

@@ -2,6 +2,7 @@
 //! The test fails when the committed page says otherwise; with MLXRT_WRITE_MODELS=1 it writes it (`make docs`).
 
 mod refused;
+mod repacked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -232,7 +233,9 @@ fn page() -> String {
     }
     out += "\nOf `gemma3` the text model is run; its vision tower is not.\n\n## Quantisation\n\n";
     quantisations(&mut out, &checked);
-    out += "\nThe embedding, the output layer and single layers may have settings of their own, or none.\n\n## Rope\n\n";
+    out += "\nThe embedding, the output layer and single layers may have settings of their own, or none.\n";
+    repacked::section(&mut out);
+    out += "\n## Rope\n\n";
     ropes(&mut out, &checked);
     out += "\n## Chat templates\n\nWhere the template of a folder is taken from; the first that is there counts.\n\n";
     templates(&mut out);

@@ -14,44 +14,51 @@ use crate::error::Code;
 use crate::load::testing::TempFolder;
 
 const INDEX: &str = "model.safetensors.index.json";
-const WEIGHTS: &str = "model.safetensors";
+pub(super) const WEIGHTS: &str = "model.safetensors";
 
 #[derive(Clone, PartialEq)]
-struct Tensor {
-    dtype: safetensors::Dtype,
-    shape: Vec<usize>,
-    data: Vec<u8>,
+pub(super) struct Tensor {
+    pub dtype: safetensors::Dtype,
+    pub shape: Vec<usize>,
+    pub data: Vec<u8>,
 }
 
-type Tensors = BTreeMap<String, Tensor>;
+pub(super) type Tensors = BTreeMap<String, Tensor>;
 
 fn path_of(fixture: &str) -> std::path::PathBuf {
     parity::fixtures().join("models").join(fixture)
 }
 
 /// All tensors of a fixture.
-fn tensors_of(fixture: &str) -> Tensors {
+pub(super) fn tensors_of(fixture: &str) -> Tensors {
     let mut all = Tensors::new();
     for file in std::fs::read_dir(path_of(fixture)).unwrap() {
         let path = file.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
         if name.starts_with("model") && name.ends_with(".safetensors") {
             let bytes = std::fs::read(&path).unwrap();
-            for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
-                let tensor = Tensor {
-                    dtype: view.dtype(),
-                    shape: view.shape().to_vec(),
-                    data: view.data().to_vec(),
-                };
-                all.insert(name, tensor);
-            }
+            all.extend(tensors_in(&bytes));
         }
     }
     all
 }
 
+/// All tensors of a file.
+pub(super) fn tensors_in(bytes: &[u8]) -> Tensors {
+    let file = SafeTensors::deserialize(bytes).unwrap();
+    let tensors = file.tensors().into_iter().map(|(name, view)| {
+        let tensor = Tensor {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        };
+        (name, tensor)
+    });
+    tensors.collect()
+}
+
 /// A fixture without its weights and their index.
-fn without_weights(fixture: &str) -> TempFolder {
+pub(super) fn without_weights(fixture: &str) -> TempFolder {
     let to = TempFolder::new();
     for file in std::fs::read_dir(path_of(fixture)).unwrap() {
         let path = file.unwrap().path();
@@ -75,7 +82,7 @@ fn copy(fixture: &str) -> TempFolder {
     to
 }
 
-fn write(folder: &TempFolder, file: &str, tensors: &Tensors) {
+pub(super) fn write(folder: &TempFolder, file: &str, tensors: &Tensors) {
     let views = tensors.iter().map(|(name, tensor)| {
         let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data);
         (name.as_str(), view.unwrap())
@@ -84,7 +91,7 @@ fn write(folder: &TempFolder, file: &str, tensors: &Tensors) {
 }
 
 /// A fixture with these tensors in one file, without an index.
-fn with_tensors(fixture: &str, change: impl FnOnce(&mut Tensors)) -> TempFolder {
+pub(super) fn with_tensors(fixture: &str, change: impl FnOnce(&mut Tensors)) -> TempFolder {
     let folder = without_weights(fixture);
     let mut tensors = tensors_of(fixture);
     change(&mut tensors);
@@ -92,14 +99,14 @@ fn with_tensors(fixture: &str, change: impl FnOnce(&mut Tensors)) -> TempFolder 
     folder
 }
 
-fn edit(folder: &TempFolder, file: &str, change: impl FnOnce(&mut Value)) {
+pub(super) fn edit(folder: &TempFolder, file: &str, change: impl FnOnce(&mut Value)) {
     let mut json: Value =
         serde_json::from_slice(&std::fs::read(folder.path().join(file)).unwrap()).unwrap();
     change(&mut json);
     folder.write(file, json.to_string());
 }
 
-fn load_with(folder: &TempFolder, follow_links: bool) -> Result<Arc<Model>> {
+pub(super) fn load_with(folder: &TempFolder, follow_links: bool) -> Result<Arc<Model>> {
     let options = LoadOptions {
         context: 0,
         follow_links,
@@ -109,17 +116,17 @@ fn load_with(folder: &TempFolder, follow_links: bool) -> Result<Arc<Model>> {
     model::load(folder.path().to_str().unwrap(), options).map(Arc::new)
 }
 
-fn inspect(folder: &TempFolder, follow_links: bool) -> Result<String> {
+pub(super) fn inspect(folder: &TempFolder, follow_links: bool) -> Result<String> {
     let session = SessionOptions::default();
     model::inspect(folder.path().to_str().unwrap(), 0, follow_links, &session)
 }
 
-fn warnings(json: &str) -> Vec<String> {
+pub(super) fn warnings(json: &str) -> Vec<String> {
     let json: Value = serde_json::from_str(json).unwrap();
     serde_json::from_value(json["warnings"].clone()).unwrap()
 }
 
-const PROMPT: [i32; 5] = [5, 17, 101, 3, 64];
+pub(super) const PROMPT: [i32; 5] = [5, 17, 101, 3, 64];
 
 fn fixtures_logits(fixture: &str) -> Vec<f32> {
     logits(&load(fixture), &[], &PROMPT)
@@ -148,7 +155,7 @@ fn computes_quietly(fixture: &str, folder: &TempFolder) {
 }
 
 /// Loading and looking at it refuse the folder in the same words.
-fn refused(folder: &TempFolder, code: Code, says: &[&str]) {
+pub(super) fn refused(folder: &TempFolder, code: Code, says: &[&str]) {
     let error = load_with(folder, false).map(|_| ()).unwrap_err();
     let at_sight = inspect(folder, false).unwrap_err();
     assert_eq!(
@@ -523,7 +530,7 @@ fn the_block_may_lie_elsewhere_or_be_another_programs() {
         Code::Unsupported,
         &[
             "\"awq\", a quantisation that is not supported",
-            "model.layers.0.mlp.up_proj.weight",
+            "model.layers.0.mlp.up_proj.qweight",
         ],
     );
 }

@@ -24,7 +24,7 @@ fn root_mean_square(a: &[f32], b: &[f32]) -> f32 {
     (sum / a.len() as f32).sqrt()
 }
 
-fn widen(dtype: safetensors::Dtype, data: &[u8]) -> Vec<f32> {
+pub(super) fn widen(dtype: safetensors::Dtype, data: &[u8]) -> Vec<f32> {
     let pairs = data.chunks_exact(2).map(|two| [two[0], two[1]]);
     match dtype {
         safetensors::Dtype::BF16 => pairs.map(|two| bf16::from_le_bytes(two).to_f32()).collect(),

@@ -31,14 +31,13 @@ const REFUSED: &[Refused] = &[
     },
     Refused {
         what: "Another program's quantisation",
-        peers: "transformers reads all of these with the package of each; mlx-lm repacks `awq`, `gptq`, `bitnet`, `mxfp4`, `mxfp8`, some of `fp8` and of \
-                `compressed-tensors`",
-        why: "Each is a packing of its own, and none has been compared yet. MLX versions of such models are on the hub, and `mlx_lm.convert` makes \
-              them from the original.",
+        peers: "transformers reads all of these with the package of each; mlx-lm has `bitnet`",
+        why: "Each is a packing of its own, and none has been compared yet; those that are read stand above. MLX versions of such models are on the hub, \
+              and `mlx_lm.convert` makes them from the original.",
         says: || {
             let folder = copy("llama-f32");
             rename_weight(&folder, "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.qweight");
-            let methods = ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors", "mxfp4", "bitnet", "hqq", "aqlm", "quanto", "torchao"];
+            let methods = ["bitsandbytes", "bitnet", "hqq", "aqlm", "quanto", "torchao", "compressed-tensors"];
             let said = methods.into_iter().map(|method| {
                 edit(&folder, "config.json", &[("quantization_config", json!({"quant_method": method, "bits": 4, "group_size": 128}))]);
                 loaded(&folder)
@@ -132,11 +131,11 @@ const REFUSED: &[Refused] = &[
     },
     Refused {
         what: "Tensors of types that MLX lacks",
-        peers: "transformers and llama.cpp read 8-bit floats",
-        why: "MLX has no array of them. Scaled fp8 is another program's quantisation, see above.",
+        peers: "transformers reads 64-bit floats and 8-bit ones of two bits of fraction",
+        why: "MLX has no array of them, or none on a GPU. F8_E4M3 is read where there are scales beside it.",
         says: || {
             let folder = copy("llama-f32");
-            let header = r#"{"model.embed_tokens.weight":{"dtype":"F8_E4M3","shape":[2,2],"data_offsets":[0,4]}}"#;
+            let header = r#"{"model.embed_tokens.weight":{"dtype":"F8_E5M2","shape":[2,2],"data_offsets":[0,4]}}"#;
             folder.write("model.safetensors", testing::safetensors(header, 4));
             (vec![loaded(&folder)], folder)
         },
