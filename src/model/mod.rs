@@ -18,6 +18,7 @@ pub mod modules;
 mod parts;
 mod plan;
 mod rope;
+mod scope;
 mod streams;
 pub mod training;
 
