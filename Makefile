@@ -190,13 +190,13 @@ freeze: header
 	cp include/mlxrt.h tests/abi/1/mlxrt.h
 
 lint:
-	$(CARGO) fmt --check
+	$(CARGO) fmt -p mlxrt -p mlxrt-kernels --check
 	$(CARGO) fmt -p mlxrt-cli --check
-	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --all-targets -p mlxrt -p mlxrt-kernels -- -D warnings
 	$(CARGO) clippy --release --all-targets -p mlxrt-cli -- -D warnings
 
 fmt:
-	$(CARGO) fmt
+	$(CARGO) fmt -p mlxrt -p mlxrt-kernels
 	$(CARGO) fmt -p mlxrt-cli
 
 ## Side by side with mlx-lm; see benches/README.md.

@@ -122,6 +122,8 @@ pub struct HalfConfig {
     pub multiplier: f32,
 }
 
+// Blocks are few.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum PartConfig {
     Attention(AttentionConfig),

@@ -48,10 +48,9 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         shared::pre_norms(eps, mixer, part)
     });
     let defaults = shared::Defaults {
-        context: match config.opt_u32("model_max_length", 1..=LIMITS.context)? {
-            Some(context) => context,
-            None => 4096,
-        },
+        context: config
+            .opt_u32("model_max_length", 1..=LIMITS.context)?
+            .unwrap_or(4096),
         tie_word_embeddings: false,
     };
     Ok(DecoderConfig {

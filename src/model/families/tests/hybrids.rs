@@ -129,7 +129,8 @@ fn sizes_and_defaults_are_mlx_lms() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let cases: [(fn() -> Value, &[(&str, Value)]); 5] = [
+    type Wrong<'a> = &'a [(&'a str, Value)];
+    let cases: [(fn() -> Value, Wrong); 5] = [
         (
             lfm2,
             &[
