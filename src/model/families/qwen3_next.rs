@@ -114,7 +114,8 @@ fn delta(config: &Object, eps: f32, mixed: bool) -> Result<DeltaConfig> {
     }
 }
 
-/// Those whose attention is linear: as `layer_types` names them, or all but every `full_attention_interval`-th.
+/// Those whose attention is linear: as `layer_types` names them (which mlx-lm 0.32.0 does not look at), or all but every
+/// `full_attention_interval`-th.
 fn linear_layers(config: &Object, count: usize) -> Result<Vec<bool>> {
     let kinds = ["full_attention", "linear_attention"];
     if let Some(linear) = shared::layer_kinds(config, count, kinds)? {

@@ -82,6 +82,27 @@ fn marks_are_few_and_count() {
     );
 }
 
+/// Where there is little room, marks go before a request does.
+#[test]
+fn a_limit_is_kept_and_marks_go_first() {
+    let _lock = engine_lock();
+    let model = load("qwen3_5-f32");
+    // The keys and values of 256 tokens are 49,152 bytes, a state 5,904.
+    let options = SessionOptions {
+        kv_limit: 64_000,
+        ..SessionOptions::default()
+    };
+    let session = Session::new(model, options).unwrap();
+    for turn in 0..8 {
+        let prompt: Vec<i32> = (0..20).map(|i| (turn * 31 + i * 7) % 120).collect();
+        let given = run(&session, &Input::Tokens(prompt), &exactly(6));
+        given.result.unwrap();
+        assert_eq!(given.tokens.len(), 6);
+        let bytes = session.info().kv_bytes;
+        assert!(bytes <= 64_000, "{bytes} in turn {turn}");
+    }
+}
+
 /// The last rows of logits, f32 `[vocab]`, after feeding each part.
 fn feed(decoder: &Decoder, caches: &mut [Cache], parts: &[&[i32]]) -> Vec<f32> {
     let adapters = AdapterSet::default();
