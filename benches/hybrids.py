@@ -87,7 +87,7 @@ def page(result):
         "Made by `make bench-hybrids`: Qwen3.5-0.8B's shape (18 layers of linear attention, 6 of attention) with random weights in 4 "
         "bits, beside Qwen3-0.6B's in the same rounds. Best of each; all figures are in [results/hybrids.json](results/hybrids.json).",
         "",
-        f"{result['date']}. {result['threads']} threads, {len(result['chats'])} rounds, on a shared machine.",
+        f"{result['date']}. {result['threads']} threads, rounds: {len(result['chats'])}, on a shared machine.",
         "",
         "| | Qwen3.5-0.8B | Qwen3-0.6B | by weights |",
         "|---|---:|---:|---:|",
