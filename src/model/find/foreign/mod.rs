@@ -1,15 +1,15 @@
 //! Matrices as other programs pack them, known by the names, types and shapes of their tensors; what they become.
 
+mod biases;
 mod floats;
 mod tensors;
-
-use std::collections::HashSet;
 
 use super::{Finder, HeadMatrix, Named, Places};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::load::{Float8, Grid, Listed, Make, Recipe, Slot, Tensor, Warnings, Zeros};
 use crate::model::modules::Weight;
+pub use biases::undeclared_biases;
 
 /// A matrix that another program packed.
 #[derive(Clone, Debug)]
@@ -81,18 +81,6 @@ pub fn heads(
             places.both
         ))),
     }
-}
-
-/// Biases that are there and that no part has declared: they must be zeros.
-pub fn undeclared_biases(finder: &mut Finder) {
-    let used: HashSet<&str> = finder.used.iter().map(|of| of.name.as_str()).collect();
-    let biases = finder.repacked.iter().filter(|of| of.from == "gptq");
-    let biases = biases.filter_map(|of| finder.catalog.get(&format!("{}.bias", of.path)));
-    let biases = biases.filter(|bias| !used.contains(bias.name.as_str()));
-    let biases: Vec<Tensor> = biases.cloned().collect();
-    finder.used.extend(biases.iter().cloned());
-    let checks = biases.into_iter().map(|bias| (bias, Listed::Zeros));
-    finder.listed.extend(checks);
 }
 
 impl Matrix<'_, '_, '_> {
