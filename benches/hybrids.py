@@ -22,6 +22,7 @@ HYBRID, DENSE = "qwen3_5-0.8b", "qwen3-0.6b"
 PROMPTS = (128, 1024, 4096)
 DECODE = 64
 TURNS = 10
+MLX_LM_PROMPT = 16
 
 
 def folder(shape):
@@ -54,6 +55,18 @@ def rates(shape, prompt, args):
     }
 
 
+def mlx_lm(args):
+    """The same of mlx-lm, which goes token by token there: of a few."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as ids:
+        ids.write(" ".join(str((n * 7919) % 100_000) for n in range(MLX_LM_PROMPT)))
+        ids.flush()
+        command = ["--model", folder(HYBRID), "--prompt-file", ids.name, "--cold-prompt", 2, "--cold-decode", 1]
+        command += ["--decode", 4, "--repeats", 1, "--device", "cpu", "--modes", "tokens"]
+        result = read(sys.executable, HERE / "bench_mlx_lm.py", *command)
+    run = result["runs"][0]
+    return {"prefill": MLX_LM_PROMPT / run["first_token_s"], "decode": run["decode_tokens"] / run["decode_s"]}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
@@ -71,6 +84,7 @@ def main():
         "threads": args.threads,
         "runs": runs,
         "chats": chats,
+        "mlx_lm": mlx_lm(args),
     }
     (HERE / "results/hybrids.json").write_text(json.dumps(result, indent=1) + "\n")
     (HERE / "HYBRIDS.md").write_text(page(result))
@@ -101,10 +115,13 @@ def page(result):
             what = f"prefill of {prompt}" if key == "prefill" else f"decode after {prompt}"
             lines.append(f"| {what} tokens, tok/s | {a:.1f} | {b:.1f} | {ratio:.2f} |")
     a, b = best(result, HYBRID, PROMPTS[-1], "decode"), best(result, HYBRID, PROMPTS[0], "decode")
+    theirs = result["mlx_lm"]
     lines += [
         "",
         "The last column is the rate times the weights' bytes, by the same of the dense model. "
         f"The {PROMPTS[-1]}th token comes at {a / b:.2f} of the rate of the {PROMPTS[0]}th.",
+        f"mlx-lm 0.32.0 in the same run, with a prompt of {MLX_LM_PROMPT} tokens: {theirs['prefill']:.2f} tok/s of prefill, "
+        f"{theirs['decode']:.2f} of decode.",
         "",
         "## A chat of ten turns",
         "",

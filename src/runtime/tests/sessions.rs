@@ -110,6 +110,28 @@ fn a_window_that_is_just_full_gives_the_same() {
     }
 }
 
+/// Longrope turns all tokens of a long sequence by other factors than those of a short one.
+#[test]
+fn a_sequence_that_outgrows_its_short_factors_goes_on_as_a_long_one() {
+    let _lock = engine_lock();
+    let model = load("phi3-f32-longrope");
+    // The model was made for 48 tokens.
+    let prompt: Vec<i32> = (0..40).map(|i| (i * 37 + 5) % 120).collect();
+    let grown = session(&model);
+    let answer = run(&grown, &Input::Tokens(prompt.clone()), &exactly(30));
+    answer.result.unwrap();
+    let after = |taken: usize, more: u64| {
+        let history = [prompt.as_slice(), &answer.tokens[..taken]].concat();
+        run(&session(&model), &Input::Tokens(history), &exactly(more)).tokens
+    };
+    // 48 tokens are still a short one: the eighth comes of 47.
+    assert_eq!(after(0, 8), answer.tokens[..8]);
+    for taken in [9, 10, 15, 29] {
+        let more = 30 - taken as u64;
+        assert_eq!(after(taken, more), answer.tokens[taken..], "{taken}");
+    }
+}
+
 #[test]
 fn progress_changes_no_token() {
     let _lock = engine_lock();
