@@ -240,7 +240,8 @@ final class GenerationTests: XCTestCase {
     await assertFails(.badModel, "link") { try await Model.inspect(folder) }
     let follow = Model.LoadOptions(followLinks: true)
     let inspected = try await Model.inspect(folder, options: follow)
-    XCTAssertEqual(try await Model.load(folder, options: follow).info().parameters, inspected.parameters)
+    let loaded = try await Model.load(folder, options: follow).info()
+    XCTAssertEqual(loaded.parameters, inspected.parameters)
   }
 
   func testSessionOptions() async throws {
