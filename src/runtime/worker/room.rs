@@ -15,7 +15,7 @@ impl Worker {
     }
 
     /// Looks whether `n` more tokens of a request fit, and where `idle_may_go` lets idle sessions lose their keys and
-    /// values for them. Gives OUT_OF_MEMORY, before anything is allocated, when they do not.
+    /// values for them, and then the request its marks. Gives OUT_OF_MEMORY, before anything is allocated, when they do not.
     pub(super) fn make_room(
         &mut self,
         index: usize,
@@ -46,15 +46,22 @@ impl Worker {
                 ));
             }
         }
+        let key = running.key.clone();
+        let mut marks_may_go = decoder.keeps_states();
         while !self.fits(cost.more)? {
-            if !(idle_may_go && self.drop_oldest_idle()) {
-                return refuse(format!(
-                    "{} bytes are in use, the next {n} tokens take up to {} more, and the limit is {}",
-                    memory::active(),
-                    cost.more,
-                    memory::limit()
-                ));
+            if idle_may_go && self.drop_oldest_idle() {
+                continue;
             }
+            if idle_may_go && std::mem::take(&mut marks_may_go) {
+                self.caches.of_mut(&key)?.drop_marks();
+                continue;
+            }
+            return refuse(format!(
+                "{} bytes are in use, the next {n} tokens take up to {} more, and the limit is {}",
+                memory::active(),
+                cost.more,
+                memory::limit()
+            ));
         }
         self.queued_bytes = self.queued_bytes.saturating_add(cost.more);
         Ok(None)
