@@ -20,7 +20,7 @@ use crate::kernels::{self, Visible};
 
 pub use crate::kernels::{Activation, Temperature};
 pub use latent::{latent_attention, looks_at_latents, InParts};
-pub use recurrence::{recurrence, Normalise, Recurrence};
+pub use recurrence::{log_decay, recurrence, steps, Normalise, Recurrence};
 pub use routing::{route, weighted_sum, Groups, Routing, Score};
 pub use short_conv::short_conv;
 

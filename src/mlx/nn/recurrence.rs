@@ -55,6 +55,18 @@ pub fn recurrence(of: Recurrence) -> Result<(Array, Array)> {
     }
 }
 
+/// How far states go: `softplus(x + bias)` in f32, of any types.
+pub fn steps(x: &Array, bias: &Array) -> Result<Array> {
+    let wide = |x: &Array| ops::astype(x, Dtype::F32);
+    super::softplus(&ops::add(&wide(x)?, &wide(bias)?)?)
+}
+
+/// What states fade by in steps f32: `-exp(a_log) * steps`, f32
+pub fn log_decay(steps: &Array, a_log: &Array) -> Result<Array> {
+    let rate = ops::exp(&ops::astype(a_log, Dtype::F32)?)?;
+    ops::negative(&ops::multiply(&rate, steps)?)
+}
+
 /// With MLX's operations, in f32.
 fn plain(of: &Recurrence) -> Result<(Array, Array)> {
     let [batch, n, heads, value_dim] = [0, 1, 2, 3].map(|axis| of.v.dim(axis));

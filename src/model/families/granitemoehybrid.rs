@@ -7,7 +7,7 @@ use super::{granite, ropes, shared};
 use crate::error::Result;
 use crate::load::Object;
 use crate::mlx::nn::{Activation, Score};
-use crate::model::config::{BlockConfig, DecoderConfig, HalfConfig, PartConfig};
+use crate::model::config::{DecoderConfig, PartConfig};
 use crate::model::parts::attention::AttentionConfig;
 use crate::model::parts::mamba::MambaConfig;
 use crate::model::parts::mlp::{MlpConfig, MlpShape};
@@ -35,11 +35,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             Some(mamba) if is_mamba => PartConfig::Mamba(mamba.clone()),
             _ => PartConfig::Attention(attention.clone()),
         };
-        let half = |norm, part| HalfConfig::after(shared::norm(norm, eps), part);
-        BlockConfig::of(vec![
-            half("input_layernorm", mixer),
-            half("post_attention_layernorm", feed_forward.clone()),
-        ])
+        shared::pre_norms(eps, mixer, feed_forward.clone())
     });
     let defaults = shared::Defaults {
         context: 131_072,

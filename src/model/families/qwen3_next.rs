@@ -5,7 +5,7 @@ use super::lfm2::taps;
 use super::{experts, qwen2_moe, ropes, shared};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{BlockConfig, DecoderConfig, HalfConfig, PartConfig};
+use crate::model::config::{DecoderConfig, PartConfig};
 use crate::model::parts::attention::{AttentionConfig, OutputGate};
 use crate::model::parts::delta::DeltaConfig;
 use crate::model::rope::Rope;
@@ -52,10 +52,7 @@ pub fn decoder(
             true => PartConfig::Delta(delta.clone()),
             false => PartConfig::Attention(attention.clone()),
         };
-        BlockConfig::of(vec![
-            HalfConfig::after(shared::norm("input_layernorm", eps), mixer),
-            HalfConfig::after(shared::norm("post_attention_layernorm", eps), feed_forward),
-        ])
+        shared::pre_norms(eps, mixer, feed_forward)
     });
     let defaults = shared::Defaults {
         context: 131_072,

@@ -189,11 +189,12 @@ impl Delta {
             config.value_heads,
             config.value_dim,
         )?;
+        let steps = nn::steps(&a, with.vector(self.dt_bias)?)?;
         let (y, state_after) = nn::recurrence(Recurrence {
             q: &q,
             k: &k,
             v: &v,
-            log_decay: &self.log_decay(with, &a)?,
+            log_decay: &nn::log_decay(&steps, with.vector(self.a_log)?)?,
             beta: Some(&ops::sigmoid(&ops::astype(&b, Dtype::F32)?)?),
             normalise: Some(normalise(config.key_dim)),
             state: kept(1),
@@ -247,14 +248,6 @@ impl Delta {
             b: part(&ba, 0..share)?,
             a: part(&ba, share..2 * share)?,
         })
-    }
-
-    /// a `[batch, n, value_heads]` → `-exp(A_log) * softplus(a + dt_bias)`, f32
-    fn log_decay(&self, with: &Forward, a: &Array) -> Result<Array> {
-        let f32 = |x: &Array| ops::astype(x, Dtype::F32);
-        let step = ops::add(&f32(a)?, &f32(with.vector(self.dt_bias)?)?)?;
-        let rate = ops::exp(&f32(with.vector(self.a_log)?)?)?;
-        ops::negative(&ops::multiply(&rate, &nn::softplus(&step)?)?)
     }
 
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {

@@ -185,13 +185,10 @@ impl Kimi {
 
     /// `[batch, n, heads, head_dim]` → `-exp(A_log) * softplus(x + dt_bias)`, f32
     fn log_decay(&self, with: &Forward, x: &Array) -> Result<Array> {
-        let f32 = |x: &Array| ops::astype(x, Dtype::F32);
         let (heads, dim) = (self.config.heads, self.config.head_dim);
-        let bias = ops::reshape(&f32(with.vector(self.dt_bias)?)?, &[heads, dim])?;
-        let rate = ops::exp(&f32(with.vector(self.a_log)?)?)?;
-        let rate = ops::reshape(&rate, &[heads, 1])?;
-        let step = nn::softplus(&ops::add(&f32(x)?, &bias)?)?;
-        ops::negative(&ops::multiply(&rate, &step)?)
+        let bias = ops::reshape(with.vector(self.dt_bias)?, &[heads, dim])?;
+        let a_log = ops::reshape(with.vector(self.a_log)?, &[heads, 1])?;
+        nn::log_decay(&nn::steps(x, &bias)?, &a_log)
     }
 
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {

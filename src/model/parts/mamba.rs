@@ -152,7 +152,7 @@ impl Mamba {
             q: &outputs,
             k: &inputs,
             v: &ops::multiply(&wide, &by_head(&steps)?)?,
-            log_decay: &self.log_decay(with, &steps)?,
+            log_decay: &nn::log_decay(&steps, with.vector(self.a_log)?)?,
             beta: None,
             normalise: None,
             state: kept(1),
@@ -191,17 +191,10 @@ impl Mamba {
 
     /// How far each head goes, f32 `[batch, n, heads]`, from as much of any type.
     fn steps(&self, with: &Forward, steps: &Array) -> Result<Array> {
-        let bias = ops::astype(with.vector(self.dt_bias)?, Dtype::F32)?;
-        let steps = ops::add(&ops::astype(steps, Dtype::F32)?, &bias)?;
+        let steps = nn::steps(steps, with.vector(self.dt_bias)?)?;
         let [low, high] = self.config.step_limits;
         let limit = |limit: f32| Array::scalar(limit, Dtype::F32);
-        ops::clip(&nn::softplus(&steps)?, &limit(low)?, &limit(high)?)
-    }
-
-    /// `-exp(A_log) * steps`, f32 `[batch, n, heads]`
-    fn log_decay(&self, with: &Forward, steps: &Array) -> Result<Array> {
-        let rate = ops::exp(&ops::astype(with.vector(self.a_log)?, Dtype::F32)?)?;
-        ops::negative(&ops::multiply(steps, &rate)?)
+        ops::clip(&steps, &limit(low)?, &limit(high)?)
     }
 
     pub fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
