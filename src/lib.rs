@@ -17,5 +17,6 @@ mod sampling;
 mod template;
 mod text;
 mod train;
+mod watch;
 
 use mlxrt_kernels::{self as kernels, dtype};

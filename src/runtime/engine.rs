@@ -466,6 +466,14 @@ impl Engine {
         self.alive.load(Ordering::Acquire)
     }
 
+    /// Errors: `Cancelled`, when its thread has ended or is about to.
+    pub(super) fn refuse_when_ending(&self) -> Result<()> {
+        match self.is_alive() && !self.is_stopping() {
+            true => Ok(()),
+            false => Err(ended()),
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }

@@ -1,22 +1,23 @@
 //! Starting requests: input and options are checked and turned into tokens on the caller's thread, then the engine has it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::engine;
-use super::job::{Job, Ticket};
+use super::job::{End, EndReason, Job, Ticket};
 use super::metrics;
 use super::options::sampling;
 pub use super::options::{GenerateOptions, Setting};
-use super::prompt;
+use super::prompt::Prompt;
 pub use super::prompt::{render, tokens, Conversation, Input};
 pub use super::report::{Report, Stop};
 use super::request::{Blocking, Delivery, Plan, Shared};
 pub use super::request::{Event, Next, Notify, Request};
 use super::session::{Applied, Session};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::random;
 use crate::text::{StopStrings, StreamOptions, TextStream};
+use crate::watch::{self, Watch};
 
 /// Runs one request on `session` and hands its events to `on_event`, which returns false to stop. Blocks until the
 /// engine is done with it.
@@ -79,17 +80,49 @@ impl<'a> Entry<'a> {
     /// Sends the request to the engine. One that is refused here counts as failed.
     fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
         let model = &self.session.model;
-        let (job, shared) = self.prepare(input, options).inspect_err(|error| {
+        let watch = self.watch(options.timeout);
+        let prompt = watch::during(watch, || Prompt::new(model, input));
+        let (prompt, ended) = match prompt {
+            Ok(prompt) => (Ok(prompt), None),
+            Err(error) => match EndReason::of_watch(&error) {
+                Some(reason) => (Ok(Prompt::default()), Some(reason)),
+                None => (Err(error), None),
+            },
+        };
+        let whole_history = matches!(input, Input::Messages(_));
+        let prepared = prompt.and_then(|prompt| self.prepare(prompt, whole_history, options));
+        let (job, shared) = prepared.inspect_err(|error| {
             for counters in [&metrics::PROCESS, &*model.counters] {
                 counters.request_started();
                 counters.request_ended(&Report::refused(error.code as i32));
             }
         })?;
-        model.engine.start_job(Box::new(job))?;
+        match ended {
+            Some(reason) => shared.end(End::early(reason)),
+            None => model.engine.start_job(Box::new(job))?,
+        }
         Ok(shared)
     }
 
-    fn prepare(self, input: &Input, options: &GenerateOptions) -> Result<(Job, Arc<Shared>)> {
+    /// For the work on its input: a cancel, the session's end, the engine's and the deadline end it.
+    fn watch(&self, timeout: Option<Duration>) -> Watch {
+        let (ledger, id) = (self.ticket.ledger.clone(), self.ticket.id());
+        let model = self.session.model.clone();
+        Watch {
+            deadline: timeout.map(|timeout| self.called + timeout),
+            stopped: Some(Box::new(move || match ledger.is_cancelled(id) {
+                false => model.engine.refuse_when_ending(),
+                true => Err(Error::new(Code::Cancelled, "the request was cancelled")),
+            })),
+        }
+    }
+
+    fn prepare(
+        self,
+        mut prompt: Prompt,
+        whole_history: bool,
+        options: &GenerateOptions,
+    ) -> Result<(Job, Arc<Shared>)> {
         let Entry {
             session, called, ..
         } = self;
@@ -112,7 +145,6 @@ impl<'a> Entry<'a> {
         let stream_options = StreamOptions {
             tokens_only: options.tokens_only,
         };
-        let mut prompt = prompt::Prompt::new(model, input)?;
         let plan = Plan {
             continued: std::mem::take(&mut prompt.continued),
             prompt,
@@ -148,7 +180,7 @@ impl<'a> Entry<'a> {
             stop_tokens,
             prefill_only: options.prefill_only,
             ignore_cache: options.no_prefix_cache,
-            whole_history: matches!(input, Input::Messages(_)),
+            whole_history,
             progress_tokens: options.progress_tokens,
             submitted: called,
             deadline: options.timeout.map(|timeout| called + timeout),

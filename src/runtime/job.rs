@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::request::Shared;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::sampling::Sampling;
 
 /// Events that the engine may be ahead of a reader before it parks the request.
@@ -86,10 +86,15 @@ pub struct Kv {
 }
 
 impl End {
-    /// Of a request that the engine never saw.
+    /// Of a request that the engine dropped.
     pub fn cancelled() -> Self {
+        End::early(EndReason::Cancelled)
+    }
+
+    /// Of a request that the engine never saw.
+    pub fn early(reason: EndReason) -> Self {
         End {
-            reason: Ok(EndReason::Cancelled),
+            reason: Ok(reason),
             cached_tokens: 0,
             queue: Duration::ZERO,
             prefill: Duration::ZERO,
@@ -111,6 +116,17 @@ pub enum EndReason {
     Deadline,
     /// The request wants no more: a stop string, or its reader stopped it.
     Satisfied,
+}
+
+impl EndReason {
+    /// What a watch's error is as the end of a request: neither a cancel nor a deadline is a failure of one.
+    pub fn of_watch(error: &Error) -> Option<EndReason> {
+        match error.code {
+            Code::Cancelled => Some(EndReason::Cancelled),
+            Code::Timeout => Some(EndReason::Deadline),
+            _ => None,
+        }
+    }
 }
 
 /// The flags of a request, read by the engine between steps.

@@ -37,6 +37,7 @@ pub struct Conversation {
 }
 
 /// An input as tokens, before it is known what the session will hold when its turn comes.
+#[derive(Default)]
 pub struct Prompt {
     tokens: Vec<i32>,
     /// They go on from the session's. (Else they are the whole history.)

@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use super::error::{Fault, Result};
+use super::error::{ErrorKind, Fault, Result};
+use crate::watch;
+
+/// Steps between two looks at whether the render is still wanted: some milliseconds.
+const LOOK: u64 = 50_000;
 
 /// Bounds of one template and of one render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +85,8 @@ impl Drop for Charge {
 #[derive(Debug)]
 pub(super) struct Budget {
     steps: u64,
+    /// The next look is due when fewer are left.
+    look_below: u64,
     limit: u64,
     meter: Arc<Meter>,
     /// No value may be larger than this when written out.
@@ -93,6 +99,7 @@ impl Budget {
     pub fn new(limits: &Limits, given: usize) -> Budget {
         Budget {
             steps: limits.steps,
+            look_below: limits.steps.saturating_sub(LOOK),
             limit: limits.steps,
             meter: Arc::new(Meter {
                 used: AtomicUsize::new(0),
@@ -111,18 +118,25 @@ impl Budget {
     #[inline]
     pub fn steps(&mut self, count: usize) -> Result<()> {
         match self.steps.checked_sub(count as u64) {
-            Some(left) => {
+            Some(left) if left >= self.look_below => {
                 self.steps = left;
                 Ok(())
             }
-            None => self.out_of_steps(),
+            left => self.look(left),
         }
     }
 
     #[cold]
-    fn out_of_steps(&mut self) -> Result<()> {
-        self.steps = 0;
-        Fault::limit(format!("the template takes more than {} steps", self.limit))
+    fn look(&mut self, left: Option<u64>) -> Result<()> {
+        self.steps = left.unwrap_or(0);
+        self.look_below = self.steps.saturating_sub(LOOK);
+        match (watch::look(), left) {
+            (Ok(()), Some(_)) => Ok(()),
+            (Ok(()), None) => {
+                Fault::limit(format!("the template takes more than {} steps", self.limit))
+            }
+            (Err(error), _) => Fault::new(ErrorKind::Stopped(error.code), error.message),
+        }
     }
 
     /// Steps for moving or reading that many bytes.

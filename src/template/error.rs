@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::{Code, Error};
+
 /// The Python (or jinja2) exception that the same mistake raises there; `Limit` and `Unsupported` are our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -23,6 +25,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A limit of `Limits` would be passed.
     Limit,
+    /// Whoever wanted the text wants it no more, or has no memory for it.
+    Stopped(Code),
 }
 
 /// Why a template did not parse or render. Lines and columns count from 1, columns in characters.
@@ -47,16 +51,16 @@ impl fmt::Display for TemplateError {
 
 impl std::error::Error for TemplateError {}
 
-impl From<TemplateError> for crate::error::Error {
+impl From<TemplateError> for Error {
     /// A template that does not parse is a fault of the model; one that does not render, of this input.
     fn from(error: TemplateError) -> Self {
         let code = match error.kind {
-            ErrorKind::Syntax => crate::error::Code::BadModel,
-            ErrorKind::Unsupported => crate::error::Code::Unsupported,
-            ErrorKind::Limit => crate::error::Code::Unsupported,
-            _ => crate::error::Code::InvalidArgument,
+            ErrorKind::Syntax => Code::BadModel,
+            ErrorKind::Unsupported | ErrorKind::Limit => Code::Unsupported,
+            ErrorKind::Stopped(code) => code,
+            _ => Code::InvalidArgument,
         };
-        crate::error::Error::new(code, format!("chat template, {error}"))
+        Error::new(code, format!("chat template, {error}"))
     }
 }
 

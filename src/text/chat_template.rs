@@ -94,7 +94,7 @@ impl ChatTemplate {
             .render(&variables, clock, &Limits::default());
         let rendered = rendered.map_err(|error| {
             let hint = match error.kind {
-                ErrorKind::Limit | ErrorKind::Unsupported => None,
+                ErrorKind::Limit | ErrorKind::Unsupported | ErrorKind::Stopped(_) => None,
                 _ => odd_role(messages),
             };
             let mut error = Error::from(error);

@@ -1,0 +1,87 @@
+//! What ends work on a caller's thread early: its deadline, a cancel, the engine's end.
+//!
+//! The watch is the thread's and no argument, for the work goes through other people's code and comes back in its
+//! callbacks. Whoever does work that can take longer than a moment calls [`look`] at least every 50 ms of it.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use crate::error::{Code, Error, Result};
+
+thread_local! {
+    static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
+}
+
+/// When to stop. The default never does.
+#[derive(Default)]
+pub struct Watch {
+    pub deadline: Option<Instant>,
+    /// Why the work is wanted no more.
+    pub stopped: Option<Box<dyn Fn() -> Result<()>>>,
+}
+
+/// Does `work` under `watch`; the one before comes back afterwards.
+pub fn during<T>(watch: Watch, work: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Watch>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let before = self.0.take();
+            let _ = WATCH.try_with(|watch| watch.replace(before));
+        }
+    }
+    let before = WATCH.try_with(|current| current.replace(Some(watch)));
+    let _restore = Restore(before.ok().flatten());
+    work()
+}
+
+/// Whether to go on. Some tens of nanoseconds.
+///
+/// Errors: `Timeout` and what the watch gives, `Cancelled` for instance.
+pub fn look() -> Result<()> {
+    let looked = WATCH.try_with(|watch| {
+        let watch = watch.borrow();
+        let Some(watch) = watch.as_ref() else {
+            return Ok(());
+        };
+        watch.stopped.as_ref().map_or(Ok(()), |stopped| stopped())?;
+        match watch.deadline {
+            Some(deadline) if Instant::now() >= deadline => {
+                let message =
+                    "the time that the caller gave was over while its input was worked on";
+                Err(Error::new(Code::Timeout, message))
+            }
+            _ => Ok(()),
+        }
+    });
+    looked.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_watch_counts_and_the_one_before_comes_back() {
+        let code = || look().map_err(|error| error.code);
+        let past = Watch {
+            deadline: Some(Instant::now()),
+            stopped: None,
+        };
+        assert_eq!(code(), Ok(()));
+        during(past, || {
+            assert_eq!(code(), Err(Code::Timeout));
+            during(Watch::default(), || assert_eq!(code(), Ok(())));
+            let cancelled = || Err(Error::new(Code::Cancelled, "enough"));
+            let cancelled = Watch {
+                deadline: None,
+                stopped: Some(Box::new(cancelled)),
+            };
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                during(cancelled, || panic!("{:?}", code()))
+            }));
+            assert!(caught.is_err());
+            assert_eq!(code(), Err(Code::Timeout));
+        });
+        assert_eq!(code(), Ok(()));
+    }
+}
