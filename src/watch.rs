@@ -15,6 +15,8 @@ thread_local! {
 /// When to stop. The default never does.
 #[derive(Default)]
 pub struct Watch {
+    /// What the work is, for the error.
+    pub work: &'static str,
     pub deadline: Option<Instant>,
     /// Why the work is wanted no more.
     pub stopped: Option<Box<dyn Fn() -> Result<()>>>,
@@ -46,8 +48,7 @@ pub fn look() -> Result<()> {
         watch.stopped.as_ref().map_or(Ok(()), |stopped| stopped())?;
         match watch.deadline {
             Some(deadline) if Instant::now() >= deadline => {
-                let message =
-                    "the time that the caller gave was over while its input was worked on";
+                let message = format!("{} took longer than timeout_ms", watch.work);
                 Err(Error::new(Code::Timeout, message))
             }
             _ => Ok(()),
@@ -65,7 +66,7 @@ mod tests {
         let code = || look().map_err(|error| error.code);
         let past = Watch {
             deadline: Some(Instant::now()),
-            stopped: None,
+            ..Watch::default()
         };
         assert_eq!(code(), Ok(()));
         during(past, || {
@@ -73,8 +74,8 @@ mod tests {
             during(Watch::default(), || assert_eq!(code(), Ok(())));
             let cancelled = || Err(Error::new(Code::Cancelled, "enough"));
             let cancelled = Watch {
-                deadline: None,
                 stopped: Some(Box::new(cancelled)),
+                ..Watch::default()
             };
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 during(cancelled, || panic!("{:?}", code()))

@@ -256,7 +256,7 @@ pub unsafe extern "C" fn mlxrt_tokenize(
             _ => Specials::AsText,
         };
         let add_special = flags & MLXRT_TOKENIZE_ADD_SPECIAL != 0;
-        out.put(&model.tokenizer().encode(&text, specials, add_special)?)
+        out.put(&model.tokenize(&text, specials, add_special)?)
     })
 }
 

@@ -130,9 +130,7 @@ impl Holders {
         if let Some(engine) = self.running() {
             return Ok(engine);
         }
-        if exit::begun() {
-            return Err(Error::new(Code::Cancelled, "the process is exiting"));
-        }
+        exit::refuse()?;
         let engine = Engine::start(self.options.clone(), self.limits)?;
         self.engine = Arc::downgrade(&engine);
         Ok(engine)

@@ -9,6 +9,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use super::engine;
+use crate::error::{Code, Error, Result};
 
 /// The longest that an exit waits for the engine's running step.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +21,14 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 /// Whether the process is exiting: no engine may start any more.
 pub fn begun() -> bool {
     BEGUN.load(Ordering::Acquire)
+}
+
+/// Errors: `Cancelled` when the process is exiting.
+pub fn refuse() -> Result<()> {
+    match begun() {
+        true => Err(Error::new(Code::Cancelled, "the process is exiting")),
+        false => Ok(()),
+    }
 }
 
 /// Called when MLX has made its static objects: at the start of an engine.

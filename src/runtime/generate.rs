@@ -109,6 +109,7 @@ impl<'a> Entry<'a> {
         let (ledger, id) = (self.ticket.ledger.clone(), self.ticket.id());
         let model = self.session.model.clone();
         Watch {
+            work: "the work on the input",
             deadline: timeout.map(|timeout| self.called + timeout),
             stopped: Some(Box::new(move || match ledger.is_cancelled(id) {
                 false => model.engine.refuse_when_ending(),

@@ -9,6 +9,7 @@ use serde_json::{json, Map, Value};
 
 use super::engine::{self, Command, Engine, Hold};
 use super::estimate::Estimate;
+use super::exit;
 use super::metrics::{self, Counters};
 use super::model_save::Source;
 use super::session::SessionOptions;
@@ -23,9 +24,10 @@ use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
 use crate::model::modules::Module;
 use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Repacked, Weight};
-use crate::text::{ChatFormat, ChatTemplate, TemplateFiles, TokenFiles, Tokenizer};
+use crate::text::{ChatFormat, ChatTemplate, Specials, TemplateFiles, TokenFiles, Tokenizer};
+use crate::watch::{self, Watch};
 
-/// Bytes read between two looks at progress and deadline.
+/// Bytes read between two looks at progress and watch.
 const READ_STEP: usize = 8 << 20;
 
 pub struct Model {
@@ -82,7 +84,7 @@ struct Description {
 }
 
 impl Description {
-    fn read(path: &str, follow_links: bool, deadline: Option<Instant>) -> Result<Self> {
+    fn read(path: &str, follow_links: bool) -> Result<Self> {
         let mut warnings = Warnings::default();
         let folder = ModelFolder::open(path)?.following_links(follow_links);
         let bytes = folder.read("config.json", Limits::DEFAULT.config_bytes)?;
@@ -98,9 +100,9 @@ impl Description {
             let planned = Planned::find(&config, &catalog, &quantization, &mut warnings)
                 .map_err(|error| catalog.explain(error))?;
             let used: Vec<&Tensor> = planned.used.iter().collect();
-            catalog.check_copies(&used, &Limits::DEFAULT, &mut || in_time(deadline))?;
+            catalog.check_copies(&used, &Limits::DEFAULT, &mut watch::look)?;
             for (tensor, listed) in &planned.listed {
-                in_time(deadline)?;
+                watch::look()?;
                 listed.check(&catalog, tensor)?;
             }
             Ok((catalog, planned))
@@ -360,13 +362,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(
-        path: &str,
-        context: u32,
-        follow_links: bool,
-        deadline: Option<Instant>,
-    ) -> Result<Self> {
-        let mut description = Description::read(path, follow_links, deadline)?;
+    fn make(path: &str, context: u32, follow_links: bool) -> Result<Self> {
+        let mut description = Description::read(path, follow_links)?;
         let context = checked_context(context, &description.config)?;
         let token_files = description.token_files()?;
         let tokenizer = description.tokenizer(&token_files)?;
@@ -398,7 +395,7 @@ pub fn inspect(
     follow_links: bool,
     session: &SessionOptions,
 ) -> Result<String> {
-    let plan = Plan::make(path, context, follow_links, None)?;
+    let plan = Plan::make(path, context, follow_links)?;
     let Plan {
         description,
         context,
@@ -424,14 +421,27 @@ pub fn inspect(
 }
 
 pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
+    watch::during(loading(options.deadline), || load_watched(path, options))
+}
+
+/// A process that exits ends it, too.
+pub(super) fn loading(deadline: Option<Instant>) -> Watch {
+    Watch {
+        work: "loading",
+        deadline,
+        stopped: Some(Box::new(exit::refuse)),
+    }
+}
+
+fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
     let LoadOptions {
         context,
         follow_links,
-        deadline,
         progress,
+        ..
     } = options;
     let begun = Instant::now();
-    let plan = Plan::make(path, context, follow_links, deadline)?;
+    let plan = Plan::make(path, context, follow_links)?;
     let info = plan.to_json();
     let Plan {
         description,
@@ -473,7 +483,6 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     let mut reader = Reader {
         engine: Some(&engine),
         catalog: &catalog,
-        deadline,
         progress,
         done: 0,
         total: weight_bytes,
@@ -573,20 +582,11 @@ fn too_large(bytes: u64) -> Error {
     )
 }
 
-fn in_time(deadline: Option<Instant>) -> Result<()> {
-    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-        let message = "loading took longer than timeout_ms";
-        return Err(Error::new(Code::Timeout, message));
-    }
-    Ok(())
-}
-
 /// Reads tensors into MLX's memory.
 pub(super) struct Reader<'a> {
     /// Whose budget the weights come out of.
     pub engine: Option<&'a Engine>,
     pub catalog: &'a Catalog,
-    pub deadline: Option<Instant>,
     pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
     pub done: u64,
     pub total: u64,
@@ -698,7 +698,7 @@ impl Reader<'_> {
                 "loading was stopped by the progress callback",
             ));
         }
-        in_time(self.deadline)
+        watch::look()
     }
 }
 
@@ -722,6 +722,26 @@ impl Model {
 
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Ids of a text, see `Tokenizer::encode`.
+    pub fn tokenize(
+        self: &Arc<Self>,
+        text: &str,
+        specials: Specials,
+        add_special: bool,
+    ) -> Result<Vec<i32>> {
+        self.watched(|| self.tokenizer.encode(text, specials, add_special))
+    }
+
+    /// Does work on text outside of any request: the engine's end ends it.
+    pub(super) fn watched<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        let model = self.clone();
+        let watch = Watch {
+            stopped: Some(Box::new(move || model.engine.refuse_when_ending())),
+            ..Watch::default()
+        };
+        watch::during(watch, work)
     }
 
     /// Refuses ids that the model has no row for.
@@ -754,7 +774,7 @@ impl Drop for Model {
 #[cfg(test)]
 pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usize)> {
     use crate::dtype::Dtype;
-    let description = Description::read(path, false, None)?;
+    let description = Description::read(path, false)?;
     let total = description.weight_bytes();
     let Description {
         config,
@@ -770,7 +790,6 @@ pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usiz
     let mut reader = Reader {
         engine: None,
         catalog: &catalog,
-        deadline: None,
         progress: &mut |_, _| true,
         done: 0,
         total,

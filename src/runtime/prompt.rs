@@ -1,5 +1,7 @@
 //! From an input to the tokens of a request.
 
+use std::sync::Arc;
+
 use super::clock;
 use super::model::{Chat, Model};
 use crate::error::{Error, Result};
@@ -119,18 +121,18 @@ impl Prompt {
 }
 
 /// The tokens that a request of a fresh session starts from.
-pub fn tokens(model: &Model, input: &Input) -> Result<Vec<i32>> {
-    Prompt::new(model, input)?.after(&[])
+pub fn tokens(model: &Arc<Model>, input: &Input) -> Result<Vec<i32>> {
+    model.watched(|| Prompt::new(model, input))?.after(&[])
 }
 
 /// The prompt as text, for `mlxrt_render`.
-pub fn render(model: &Model, input: &Input) -> Result<String> {
+pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
     match input {
-        Input::Messages(conversation) => {
+        Input::Messages(conversation) => model.watched(|| {
             let messages = Message::parse_list(conversation.messages.as_bytes())?;
             let pieces = pieces(model, &messages, conversation)?;
             Ok(pieces.into_iter().map(|piece| piece.text).collect())
-        }
+        }),
         _ => Err(Error::invalid(
             "input.messages is missing: only messages can be rendered",
         )),

@@ -17,6 +17,7 @@ mod shared_keys;
 mod states;
 mod training;
 mod types;
+mod watched;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::engine::Command;
-use super::model::{check_budget, Model, Reader};
+use super::model::{check_budget, loading, Model, Reader};
 use super::worker::Worker;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
@@ -19,6 +19,7 @@ use crate::mlx::{ops, Array, HostBuffer};
 use crate::model::adapter::{self as arrays, Part};
 use crate::model::modules::{Module, Site};
 use crate::model::Names;
+use crate::watch;
 
 pub use create::AdapterOptions;
 
@@ -112,6 +113,12 @@ pub struct LoadOptions<'a> {
 
 impl Adapter {
     pub fn load(model: Arc<Model>, path: &str, options: LoadOptions) -> Result<Self> {
+        watch::during(loading(options.deadline), || {
+            Self::load_watched(model, path, options)
+        })
+    }
+
+    fn load_watched(model: Arc<Model>, path: &str, options: LoadOptions) -> Result<Self> {
         let begun = Instant::now();
         let file = AdapterFile::open(path)?;
         let modules: Vec<(String, ModuleShape)> = model
@@ -130,7 +137,6 @@ impl Adapter {
         let mut reader = Reader {
             engine: Some(&model.engine),
             catalog: &file.catalog,
-            deadline: options.deadline,
             progress: options.progress,
             done: 0,
             total,

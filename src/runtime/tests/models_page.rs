@@ -493,7 +493,7 @@ fn without_template() -> TempFolder {
 }
 
 fn rendered(folder: &TempFolder, tools: Option<String>) -> Result<String> {
-    let model = load_path(&folder.path().to_string_lossy(), 0)?;
+    let model = std::sync::Arc::new(load_path(&folder.path().to_string_lossy(), 0)?);
     let conversation = Conversation {
         messages: r#"[{"role":"user","content":"a"}]"#.to_owned(),
         tools,

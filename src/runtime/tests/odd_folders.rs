@@ -8,7 +8,7 @@ use crate::runtime::prompt::{self, Conversation};
 use crate::runtime::staging::SaveOptions;
 
 /// A copy of a fixture in which one file is another.
-fn changed(case: &str, name: &str, change: impl FnOnce(String) -> String) -> TempFolder {
+pub(super) fn changed(case: &str, name: &str, change: impl FnOnce(String) -> String) -> TempFolder {
     let (from, to) = (
         parity::fixtures().join("models").join(case),
         TempFolder::new(),
@@ -225,7 +225,7 @@ fn broken_optional_files_are_ignored() {
 }
 
 /// A conversation as the model's template has it.
-fn render_with(model: &Model, tools: Option<&str>) -> Result<String> {
+fn render_with(model: &Arc<Model>, tools: Option<&str>) -> Result<String> {
     let conversation = Conversation {
         messages: r#"[{"role": "user", "content": "hi"}]"#.into(),
         tools: tools.map(str::to_owned),
@@ -322,7 +322,7 @@ fn a_save_carries_every_file_of_tokens_and_templates() {
             deadline: None,
             progress: &mut |_, _| true,
         };
-        let again = model::load(to.to_str().unwrap(), options).unwrap();
+        let again = Arc::new(model::load(to.to_str().unwrap(), options).unwrap());
         assert_eq!(again.info(), model.info());
         assert_eq!(render_with(&again, Some("[]")).unwrap(), "tools");
     }
