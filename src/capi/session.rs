@@ -8,7 +8,9 @@ use super::error::mlxrt_error;
 use super::handle::{table, Handle, Kind};
 use super::structs::{read_options, Out};
 use super::text::{ArrayOut, HandleOut, TextOut};
-use super::types::{mlxrt_model, mlxrt_session, mlxrt_session_options, mlxrt_session_state};
+use super::types::{
+    mlxrt_call_options, mlxrt_model, mlxrt_session, mlxrt_session_options, mlxrt_session_state,
+};
 use crate::error::{Error, Result};
 use crate::runtime::model::Model;
 use crate::runtime::session::{Session, SessionOptions};
@@ -84,6 +86,48 @@ pub unsafe extern "C" fn mlxrt_session_free(session: *mut mlxrt_session) {
             Ok(())
         });
     }
+}
+
+/// Makes a session of its own out of another: with the same tokens, options and adapters. What is computed is shared until
+/// one of the two goes on, so that a fork costs no more than its tokens, however long the session is.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: BUSY while a request of the session runs or waits; CANCELLED when the engine was shut down by force.
+/// Owns: out is yours: mlxrt_session_free. The two may be freed in any order.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_session_fork(
+    session: *mut mlxrt_session,
+    options: *const mlxrt_call_options,
+    out: *mut *mut mlxrt_session,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's output is NULL or writable.
+    let out = unsafe { HandleOut::clear(out, "out") };
+    call("mlxrt_session_fork", Use::Query, || {
+        let out = out?;
+        let session = table().get::<Session>(session, "session")?;
+        // Nothing here takes long enough for what they say. SAFETY: NULL or as large as their struct_size says.
+        let _: mlxrt_call_options = unsafe { read_options(options, "options")? };
+        out.put(table().insert(Arc::new(session.fork()?))?);
+        Ok(())
+    })
+}
+
+/// Keeps the first tokens of a session, as mlxrt_session_tokens gives them, and forgets the rest, the last answer too. The
+/// next request goes on from there; what is computed of them is kept where the model's caches can be cut.
+///
+/// Threads: any.
+/// Blocks: no.
+/// Errors: INVALID_ARGUMENT when the session holds fewer; BUSY while a request of it runs or waits.
+/// Owns: nothing.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_session_truncate(
+    session: *mut mlxrt_session,
+    tokens: usize,
+) -> *mut mlxrt_error {
+    call("mlxrt_session_truncate", Use::Query, || {
+        table().get::<Session>(session, "session")?.truncate(tokens)
+    })
 }
 
 /// Tells where a session is: tokens held, room, keys and values computed, whether it is busy.

@@ -255,8 +255,9 @@ impl Costs {
                 };
                 let mut extent = extent.filled(tokens, capacity, by);
                 extent.expect(0, context);
-                longest = extent.seen(n, &extent.place(n)).max(longest);
-                rooms.push(extent.room_for(n, token));
+                let place = extent.place(n);
+                longest = extent.seen(n, &place).max(longest);
+                rooms.push(extent.room_for(&place, token));
             }
             let now = rooms
                 .iter()

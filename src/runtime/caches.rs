@@ -25,8 +25,17 @@ pub struct AppliedAdapter {
     pub strength: u32,
 }
 
+/// What the layers of caches must have in common for one to go on from another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheKind {
+    pub model: u64,
+    pub window: Option<i32>,
+    pub keep: i32,
+}
+
 /// The caches of all layers and the tokens whose keys and values they hold.
 pub struct SessionCache {
+    kind: CacheKind,
     pub layers: Vec<Cache>,
     pub tokens: Vec<i32>,
     /// The last step that wrote to it.
@@ -38,8 +47,9 @@ pub struct SessionCache {
 }
 
 impl SessionCache {
-    pub fn new(layers: Vec<Cache>, ledger: Arc<Ledger>) -> Self {
+    pub fn new(kind: CacheKind, layers: Vec<Cache>, ledger: Arc<Ledger>) -> Self {
         SessionCache {
+            kind,
             layers,
             tokens: Vec::new(),
             last_step: 0,
@@ -53,13 +63,28 @@ impl SessionCache {
         self.tokens.clear();
     }
 
-    /// Keeps of the first `n` tokens as many as all layers can go back to.
-    pub fn cut(&mut self, n: usize) {
-        let mut to = n.min(self.tokens.len());
-        if to == self.tokens.len() {
-            return;
+    /// The same for another session; nothing is copied before one of the two goes on.
+    fn fork(&mut self, ledger: Arc<Ledger>) -> SessionCache {
+        SessionCache {
+            kind: self.kind,
+            layers: self.layers.iter_mut().map(Cache::fork).collect(),
+            tokens: self.tokens.clone(),
+            last_step: self.last_step,
+            long: self.long,
+            ledger,
         }
-        loop {
+    }
+
+    /// Tokens at the front that it has in common with these and that all layers can go back to.
+    fn common(&self, tokens: &[i32]) -> usize {
+        let pairs = self.tokens.iter().zip(tokens);
+        self.reach(pairs.take_while(|(a, b)| a == b).count())
+    }
+
+    /// How many of the first `n` tokens all layers can go back to.
+    fn reach(&self, n: usize) -> usize {
+        let mut to = n.min(self.tokens.len());
+        while to < self.tokens.len() {
             let wanted = i32::try_from(to).unwrap_or(i32::MAX);
             let reached = self.layers.iter().map(|layer| layer.reach(wanted)).min();
             match usize::try_from(reached.unwrap_or(wanted)) {
@@ -67,10 +92,24 @@ impl SessionCache {
                 _ => break,
             }
         }
+        to
+    }
+
+    /// Keeps of the first `n` tokens as many as all layers can go back to.
+    pub fn cut(&mut self, n: usize) {
+        let to = self.reach(n);
+        if to == self.tokens.len() {
+            return;
+        }
         for layer in &mut self.layers {
             layer.cut(i32::try_from(to).unwrap_or(0));
         }
         self.tokens.truncate(to);
+    }
+
+    /// Keeps what it has in common with these tokens.
+    pub fn cut_to(&mut self, tokens: &[i32]) {
+        self.cut(self.common(tokens));
     }
 
     /// Where it is now is a place that it can go back to.
@@ -87,6 +126,9 @@ impl SessionCache {
         self.layers.iter().map(Cache::nbytes).sum()
     }
 }
+
+/// Fewer tokens than this are computed again rather than taken from another session.
+const WORTH: usize = 8;
 
 #[derive(Default)]
 pub struct Caches(HashMap<CacheKey, SessionCache>);
@@ -106,6 +148,48 @@ impl Caches {
         make: impl FnOnce() -> SessionCache,
     ) -> &mut SessionCache {
         self.0.entry(key.clone()).or_insert_with(make)
+    }
+
+    /// Gives a session the caches that another one has.
+    pub fn fork_session(&mut self, from: u64, to: u64, ledger: &Arc<Ledger>) {
+        let own = self.0.iter_mut().filter(|(key, _)| key.session == from);
+        let forks = own.map(|(key, cache)| {
+            let adapters = key.adapters.clone();
+            let key = CacheKey {
+                session: to,
+                adapters,
+            };
+            (key, cache.fork(ledger.clone()))
+        });
+        let forks: Vec<(CacheKey, SessionCache)> = forks.collect();
+        let last = forks.iter().max_by_key(|(_, cache)| cache.last_step);
+        let tokens = last.map_or(0, |(_, cache)| cache.tokens.len() as u64);
+        self.0.extend(forks);
+        let bytes = self.session_bytes(to);
+        ledger.set_kv(&mut ledger.state(), tokens, bytes);
+    }
+
+    /// Lets the cache of `key` go on from that of another session, where that one has more of the first `most` of these tokens.
+    pub fn borrow(&mut self, key: &CacheKey, tokens: &[i32], most: usize) -> Result<()> {
+        let wanted = tokens.get(..most).unwrap_or(tokens);
+        let own = self.of(key)?;
+        let (kind, long, ledger) = (own.kind, own.long, own.ledger.clone());
+        let enough = own.common(wanted).saturating_add(WORTH);
+        let others = self.0.iter_mut().filter(|(other, cache)| {
+            other.adapters == key.adapters
+                && *other != key
+                && (cache.kind, cache.long) == (kind, long)
+                && !cache.layers.iter().any(Cache::is_path_dependent)
+        });
+        let others = others.map(|(_, cache)| (cache.common(wanted), cache));
+        let best = others.max_by_key(|(common, _)| *common);
+        let Some((common, other)) = best.filter(|(common, _)| *common >= enough) else {
+            return Ok(());
+        };
+        let mut fork = other.fork(ledger);
+        fork.cut(common);
+        self.0.insert(key.clone(), fork);
+        Ok(())
     }
 
     /// Tokens of this cache, bytes of all that the session has.

@@ -51,10 +51,26 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something with the session's tokens between two requests: `id` is nobody else's.
+    ///
+    /// Errors: `Busy` when a request has the session or waits for it.
+    pub(super) fn between<T>(
+        &self,
+        id: u64,
+        work: impl FnOnce(&mut State) -> Result<T>,
+    ) -> Result<T> {
+        self.take(id)?;
+        let given = match self.begin(id) {
+            true => work(&mut self.state()),
+            false => Err(busy()),
+        };
+        self.give_up(id);
+        given
+    }
+
     /// For a blocking call, which goes on behind what was cancelled but behind nothing else: its reader may be this very
     /// thread.
     pub(super) fn take(&self, request: u64) -> Result<()> {
-        let busy = || Error::new(Code::Busy, "the session already runs a request");
         self.blocking
             .compare_exchange(0, request, Ordering::SeqCst, Ordering::SeqCst)
             .map_err(|_| busy())?;
@@ -131,6 +147,10 @@ impl Ledger {
         metrics::PROCESS.kv_changed(state.kv_bytes, bytes);
         (state.kv_tokens, state.kv_bytes) = (tokens, bytes);
     }
+}
+
+fn busy() -> Error {
+    Error::new(Code::Busy, "the session already runs a request")
 }
 
 impl Drop for Ledger {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::adapter::{check_set, Adapter};
 use super::engine::Command;
 use super::job::CacheSpec;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, State};
 use super::model::Model;
 use crate::error::{Code, Error, Result};
 
@@ -103,6 +103,66 @@ impl Session {
             adapters: Mutex::default(),
             model,
         })
+    }
+
+    /// A session of its own with the same tokens, options and adapters; what is computed is shared until one of the two
+    /// goes on.
+    ///
+    /// Errors: `Busy`; `Cancelled` when the engine has ended.
+    pub fn fork(&self) -> Result<Session> {
+        let engine = &self.model.engine;
+        let cache = CacheSpec {
+            session: engine.next_id(),
+            ..self.cache
+        };
+        let adapters = self.adapters();
+        let ledger = Arc::new(Ledger::new(self.model.counters.clone()));
+        self.between(|state| {
+            {
+                let mut new = ledger.state();
+                new.tokens.clone_from(&state.tokens);
+                new.answer.clone_from(&state.answer);
+            }
+            // No request of the two can come to the engine before this.
+            let (from, to, ledger) = (self.cache.session, cache.session, ledger.clone());
+            engine.send(Command::Do(Box::new(move |worker| {
+                worker.fork_session(from, to, &ledger)
+            })))
+        })?;
+        engine.sessions.fetch_add(1, Ordering::AcqRel);
+        Ok(Session {
+            model: self.model.clone(),
+            context: self.context,
+            ledger,
+            cache,
+            adapters: Mutex::new(adapters),
+        })
+    }
+
+    /// Keeps the first `tokens` tokens.
+    ///
+    /// Errors: `Busy`; `InvalidArgument` when there are fewer.
+    pub fn truncate(&self, tokens: usize) -> Result<()> {
+        self.between(|state| {
+            let held = state.tokens.len();
+            if tokens > held {
+                return Err(Error::invalid(format!(
+                    "tokens is {tokens}, and the session holds {held}"
+                )));
+            }
+            if tokens < held {
+                state.tokens.truncate(tokens);
+                state.answer = None;
+            }
+            Ok(())
+        })
+    }
+
+    fn between<T>(&self, work: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        let given = self.ledger.between(self.model.engine.next_id(), work);
+        // A request that was submitted meanwhile can begin.
+        self.wake();
+        given
     }
 
     /// What requests from now on are computed with.

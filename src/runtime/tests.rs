@@ -3,6 +3,7 @@
 mod adapters;
 mod engine;
 mod foreign;
+mod forks;
 mod fusing;
 mod latents;
 mod models_page;

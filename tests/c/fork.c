@@ -86,6 +86,9 @@ static void everything_is_refused(void) {
   /* Sessions */
   FORKED(mlxrt_session_create(model, NULL, &made_session));
   CHECK(made_session == NULL);
+  FORKED(mlxrt_session_fork(session, NULL, &made_session));
+  CHECK(made_session == NULL);
+  FORKED(mlxrt_session_truncate(session, 0));
   FORKED(mlxrt_session_info(session, &state));
   FORKED(mlxrt_session_tokens(session, &ids, &len));
   FORKED(mlxrt_session_message(session, &text, &len));

@@ -47,6 +47,10 @@ static void null_for_every_pointer(void) {
   mlxrt_session_state state;
   memset(&state, 0, sizeof state);
   state.struct_size = sizeof state;
+  FAILS(mlxrt_session_fork(NULL, NULL, &new_session), HANDLE, "session");
+  FAILS(mlxrt_session_fork(session, NULL, NULL), ARGUMENT, "out");
+  FAILS(mlxrt_session_truncate(NULL, 0), HANDLE, "session");
+  FAILS(mlxrt_session_truncate(session, (size_t)-1), ARGUMENT, "tokens");
   FAILS(mlxrt_session_info(NULL, &state), HANDLE, "session");
   FAILS(mlxrt_session_info(session, NULL), ARGUMENT, "out");
   FAILS(mlxrt_session_tokens(NULL, &ids, &len), HANDLE, "session");
@@ -102,6 +106,10 @@ static void refuses_session(mlxrt_session *bad) {
   mlxrt_session_state state;
   memset(&state, 0, sizeof state);
   state.struct_size = sizeof state;
+  mlxrt_session *fork = (mlxrt_session *)&fork;
+  FAILS(mlxrt_session_fork(bad, NULL, &fork), HANDLE, "session");
+  CHECK(fork == NULL);
+  FAILS(mlxrt_session_truncate(bad, 0), HANDLE, "session");
   FAILS(mlxrt_session_info(bad, &state), HANDLE, "session");
   FAILS(mlxrt_session_tokens(bad, &ids, &len), HANDLE, "session");
   FAILS(mlxrt_session_message(bad, &text, &len), HANDLE, "session");

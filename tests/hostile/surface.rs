@@ -258,6 +258,8 @@ impl Call {
                 room.as_ptr() as u64
             }
             ("size_t", "count") => 1,
+            // What any session holds.
+            ("size_t", "tokens") => 0,
             ("size_t", _) => 3,
             ("void *" | "mlxrt_error *" | "const mlxrt_error *", _) => 0,
             // So that what can wait does wait.

@@ -158,6 +158,18 @@ impl Extent {
         }
     }
 
+    /// A place for `n` tokens in room of its own: what would stay where it is, is taken over.
+    pub fn anew(&self, place: Place, n: i32) -> Place {
+        match (&place.moved, self.window) {
+            (Some(_), _) => place,
+            (None, None) => self.grow([0..self.offset, 0..0, 0..0], n, i32::MAX),
+            (None, Some(_)) => Place {
+                moved: Some([0..self.capacity, 0..0, 0..0]),
+                ..place
+            },
+        }
+    }
+
     fn stay(&self, at: i32) -> Place {
         Place {
             capacity: self.capacity,
@@ -192,9 +204,8 @@ impl Extent {
         (self.offset + n).min(place.capacity)
     }
 
-    /// What `n` more tokens take, of so many bytes of keys and of values each.
-    pub fn room_for(&self, n: i32, token: [u64; 2]) -> Room {
-        let place = self.place(n);
+    /// What it takes to put tokens in a place, of so many bytes of keys and of values each.
+    pub fn room_for(&self, place: &Place, token: [u64; 2]) -> Room {
         let bytes = |tokens: i32, of: u64| u64::try_from(tokens).unwrap_or(0).saturating_mul(of);
         let both = token[0].saturating_add(token[1]);
         let copied = match &place.moved {

@@ -113,6 +113,14 @@ impl Cache {
         }
     }
 
+    /// The same again; nothing is copied before one of the two goes on.
+    pub fn fork(&mut self) -> Cache {
+        match self {
+            Cache::Tokens(tokens) => Cache::Tokens(tokens.fork()),
+            Cache::State(state) => Cache::State(state.clone()),
+        }
+    }
+
     pub fn tokens(&mut self) -> Result<&mut Tokens> {
         match self {
             Cache::Tokens(tokens) => Ok(tokens),

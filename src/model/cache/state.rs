@@ -9,8 +9,8 @@ use crate::mlx::Array;
 /// answer before.
 pub const MARKS: usize = 4;
 
-/// One layer's state.
-#[derive(Default)]
+/// One layer's state. A clone shares the arrays, which nobody writes to.
+#[derive(Clone, Default)]
 pub struct State {
     /// Tokens seen.
     offset: i32,
@@ -20,6 +20,7 @@ pub struct State {
     marks: VecDeque<Mark>,
 }
 
+#[derive(Clone)]
 struct Mark {
     offset: i32,
     arrays: Vec<Array>,

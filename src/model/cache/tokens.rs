@@ -1,6 +1,7 @@
 //! Keys and values of tokens: a cache that keeps every one, and one that rotates over a window.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -16,6 +17,8 @@ pub struct Tokens {
     /// Those from the front on that the last tokens saw.
     seen: i32,
     tensors: Option<(Array, Array)>,
+    /// Held by all whose tensors these are too; none where nobody ever shared them.
+    shared: Option<Rc<()>>,
 }
 
 impl Tokens {
@@ -24,6 +27,36 @@ impl Tokens {
             extent,
             seen: 0,
             tensors: None,
+            shared: None,
+        }
+    }
+
+    /// The same tokens in the same tensors. Whichever of the two writes first makes its own.
+    pub fn fork(&mut self) -> Tokens {
+        let shared = match self.tensors {
+            Some(_) => Some(self.shared.get_or_insert_default().clone()),
+            None => None,
+        };
+        Tokens {
+            extent: self.extent.clone(),
+            seen: self.seen,
+            tensors: self.tensors.clone(),
+            shared,
+        }
+    }
+
+    /// Others have the same tensors.
+    fn is_shared(&self) -> bool {
+        let others = self.shared.as_ref().map(Rc::strong_count);
+        others.is_some_and(|holders| holders > 1)
+    }
+
+    /// Where `n` more tokens go.
+    fn place_for(&self, n: i32) -> extent::Place {
+        let place = self.extent.place(n);
+        match self.is_shared() {
+            true => self.extent.anew(place, n),
+            false => place,
         }
     }
 
@@ -56,7 +89,16 @@ impl Tokens {
             .tensors
             .as_ref()
             .and_then(|(keys, values)| Some([of(keys)?, of(values)?]));
-        self.extent.room_for(n, known.unwrap_or(token))
+        let room = (self.extent).room_for(&self.place_for(n), known.unwrap_or(token));
+        match self.is_shared() {
+            // What was there stays, for the others.
+            true => Room {
+                before: 0,
+                copied: 0,
+                ..room
+            },
+            false => room,
+        }
     }
 
     /// Tokens that `n` more see at most, they themselves included.
@@ -66,7 +108,7 @@ impl Tokens {
 
     pub fn clear(&mut self) {
         self.extent.clear();
-        self.tensors = None;
+        (self.tensors, self.shared) = (None, None);
     }
 
     /// See `Cache::reach`.
@@ -106,7 +148,7 @@ impl Tokens {
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
     pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
         let n = keys.dim(2);
-        let place = self.extent.place(n);
+        let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
         // Given away, so that the old buffers have no other owner and can be written in place.
         let (old_keys, old_values) =
@@ -135,7 +177,7 @@ impl Tokens {
 
     /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
     pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
-        let place = self.extent.place(n);
+        let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
         let (keys, values) = self.with_room(&place, [like; 2])?;
         self.seen = seen;
@@ -158,6 +200,9 @@ impl Tokens {
         place: &extent::Place,
         [keys, values]: [Like; 2],
     ) -> Result<(Array, Array)> {
+        if place.moved.is_some() {
+            self.shared = None;
+        }
         match self.tensors.take() {
             Some(old) if place.moved.is_none() => Ok(old),
             Some((old_keys, old_values)) if place.copies() => Ok((

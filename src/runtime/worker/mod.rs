@@ -10,11 +10,13 @@
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::caches::{Caches, SessionCache};
 use super::engine::{Alive, Command};
 use super::job::EndReason;
+use super::ledger::Ledger;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, memory, Device};
 use crate::model::AdapterSet;
@@ -382,6 +384,11 @@ impl Worker {
             }
             outcome => outcome,
         }
+    }
+
+    /// Gives the session `to` what `from` has computed.
+    pub(super) fn fork_session(&mut self, from: u64, to: u64, ledger: &Arc<Ledger>) {
+        self.caches.fork_session(from, to, ledger);
     }
 
     pub(super) fn drop_session(&mut self, id: u64) {

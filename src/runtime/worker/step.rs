@@ -7,7 +7,7 @@ use super::Worker;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, fast, memory, Array};
 use crate::model::{AdapterSet, Cache, Rows};
-use crate::runtime::caches::{AppliedAdapter, SessionCache};
+use crate::runtime::caches::{AppliedAdapter, CacheKind, SessionCache};
 use crate::runtime::engine;
 use crate::runtime::estimate::prefill_step;
 use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
@@ -85,9 +85,14 @@ impl Worker {
             ..
         } = running.job.cache;
         let decoder = self.loaded.model(model)?;
+        let kind = CacheKind {
+            model,
+            window,
+            keep,
+        };
         let cache = self.caches.get_or_insert(&running.key, || {
             let ledger = running.job.request.ticket.ledger.clone();
-            SessionCache::new(decoder.make_caches(window, keep), ledger)
+            SessionCache::new(kind, decoder.make_caches(window, keep), ledger)
         });
         let held = cache.tokens.len();
         let length = running.prompt.len() + running.generated.len();
@@ -101,15 +106,14 @@ impl Worker {
             cache.clear();
         }
         cache.long = long;
-        let wanted = running.prompt.iter().chain(&running.generated);
-        let common = cache
-            .tokens
-            .iter()
-            .zip(wanted)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let wanted = [running.prompt.as_slice(), &running.generated].concat();
         // The last token is computed in any case: its logits are wanted.
-        cache.cut(common.min(length.saturating_sub(1)));
+        let most = length.saturating_sub(1);
+        if !running.job.ignore_cache {
+            self.caches.borrow(&running.key, &wanted, most)?;
+        }
+        let cache = self.caches.of_mut(&running.key)?;
+        cache.cut_to(wanted.get(..most).unwrap_or(&wanted));
         if cache.tokens.len() < held {
             let (left, id) = (cache.tokens.len(), running.job.request.ticket.id());
             crate::log::debug!("request {id}: of {held} tokens of keys and values {left} stay");

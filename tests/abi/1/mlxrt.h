@@ -76,7 +76,7 @@
  * open.
  *
  * Timeouts are in milliseconds. As an argument, 0 does not wait and MLXRT_FOREVER waits without a limit. As
- * timeout_ms in options, 0 is no limit; it covers queueing and callbacks, and not the time of a suspension.
+ * timeout_ms in options, 0 is no limit; it covers queueing, the work on the input and callbacks, and not the time of a suspension.
  *
  * Callbacks get your user_data first. Event and progress callbacks run on the thread of the blocking call and return
  * MLXRT_RETURN_CONTINUE or MLXRT_RETURN_STOP. Inside one, queries, cancel, free and submit work; blocking calls on any
@@ -972,8 +972,11 @@ struct mlxrt_api {
       mlxrt_model *MLXRT_NONNULL model, const mlxrt_session_options *MLXRT_NULLABLE options,
       mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
   void (*MLXRT_NONNULL mlxrt_session_free)(mlxrt_session *MLXRT_NULLABLE session);
-  const void *MLXRT_NULLABLE mlxrt_session_fork;
-  const void *MLXRT_NULLABLE mlxrt_session_truncate;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_fork)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_call_options *MLXRT_NULLABLE options,
+      mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_truncate)(
+      mlxrt_session *MLXRT_NONNULL session, size_t tokens);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_info)(
       const mlxrt_session *MLXRT_NONNULL session, mlxrt_session_state *MLXRT_NONNULL out);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_tokens)(
@@ -1501,6 +1504,31 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_create(
  * Owns: takes the handle.
  */
 void mlxrt_session_free(mlxrt_session *MLXRT_NULLABLE session);
+
+/**
+ * Makes a session of its own out of another: with the same tokens, options and adapters. What is computed is shared until
+ * one of the two goes on, so that a fork costs no more than its tokens, however long the session is.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: BUSY while a request of the session runs or waits; CANCELLED when the engine was shut down by force.
+ * Owns: out is yours: mlxrt_session_free. The two may be freed in any order.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_fork(
+    mlxrt_session *MLXRT_NONNULL session, const mlxrt_call_options *MLXRT_NULLABLE options,
+    mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Keeps the first tokens of a session, as mlxrt_session_tokens gives them, and forgets the rest, the last answer too. The
+ * next request goes on from there; what is computed of them is kept where the model's caches can be cut.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: INVALID_ARGUMENT when the session holds fewer; BUSY while a request of it runs or waits.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_truncate(
+    mlxrt_session *MLXRT_NONNULL session, size_t tokens);
 
 /**
  * Tells where a session is: tokens held, room, keys and values computed, whether it is busy.
