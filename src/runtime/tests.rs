@@ -58,6 +58,14 @@ fn exactly(n: u64) -> GenerateOptions {
     }
 }
 
+/// As `exactly`, with nothing of what this session or another has computed.
+fn computed_anew(n: u64) -> GenerateOptions {
+    GenerateOptions {
+        no_prefix_cache: true,
+        ..exactly(n)
+    }
+}
+
 /// What a request gave.
 struct Given {
     report: Report,

@@ -136,7 +136,7 @@ static void applying_is_swapping(void) {
       if (i == 1) OK(mlxrt_apply_adapter(fresh, &one, NULL, 1));
       if (i == 2) OK(mlxrt_apply_adapter(fresh, &two, NULL, 1));
       if (i == 3) OK(mlxrt_apply_adapter(fresh, both, half, 2));
-      struct answer *anew = ask(fresh, message_input("[{\"role\":\"user\",\"content\":\"y\"}]"), greedy(10));
+      struct answer *anew = ask(fresh, message_input("[{\"role\":\"user\",\"content\":\"y\"}]"), greedy_anew(10));
       CHECK(same_tokens(given, anew));
       free(given);
       free(anew);

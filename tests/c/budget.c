@@ -67,7 +67,7 @@ static void a_prompt_that_does_not_fit_is_refused_before(void) {
   mlxrt_free(ledger(session, &now));
   CHECK_INT(now, held);
   mlxrt_session *fresh = session_of(model);
-  struct answer *again = ask(fresh, text_input("Hello"), greedy(8));
+  struct answer *again = ask(fresh, text_input("Hello"), greedy_anew(8));
   CHECK(same_tokens(again, wanted));
   free(again);
   free(ask(session, token_input(prompt, COUNT(prompt)), greedy(4)));
@@ -154,7 +154,7 @@ static void idle_sessions_make_room(void) {
   struct answer *second = ask(idle, text_input("more"), greedy(8));
   CHECK_INT(second->result.cached_tokens, 0);
   mlxrt_session *fresh = session_of(model);
-  free(ask(fresh, text_input("Hello"), greedy(8)));
+  free(ask(fresh, text_input("Hello"), greedy_anew(8)));
   struct answer *wanted = ask(fresh, text_input("more"), greedy(8));
   CHECK(same_tokens(second, wanted));
   free(second);
@@ -361,7 +361,7 @@ static void a_trim_gives_back_and_loses_nothing(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model), *fresh = session_of(model);
   free(ask(session, text_input("Hello"), greedy(20)));
-  free(ask(fresh, text_input("Hello"), greedy(20)));
+  free(ask(fresh, text_input("Hello"), greedy_anew(20)));
   OK(mlxrt_memory_trim(0));
   CHECK_INT(memory().cache_bytes, 0);
   OK(mlxrt_memory_trim(1));

@@ -84,7 +84,7 @@ static void check_as_fresh(mlxrt_model *model, mlxrt_session *session, const str
   mlxrt_session *fresh = NULL;
   OK(mlxrt_session_create(model, options, &fresh));
   struct answer *again = ask(fresh, token_input(tokens, (size_t)answer->result.prompt_tokens),
-                             greedy((uint32_t)answer->token_count));
+                             greedy_anew((uint32_t)answer->token_count));
   CHECK_INT(again->result.cached_tokens, 0);
   CHECK(same_tokens(answer, again));
   free(again);
@@ -342,6 +342,56 @@ static void sessions_outlive_their_model(void) {
   mlxrt_session_free(session);
 }
 
+/* A fork goes its own way, and a session that is cut goes on from what is left. */
+static void forks_and_cuts(void) {
+  static const char *const cases[] = {"qwen3-f32", "gemma3-text-f32", "qwen3_5-f32", "deepseek_v3-f32"};
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    mlxrt_model *model = load(cases[i]);
+    mlxrt_session *session = session_of(model), *fork = NULL;
+    free(ask(session, token_input((int32_t[]){5, 6, 7, 8, 9, 10, 11, 12, 13, 14}, 10), greedy(6)));
+    OK(mlxrt_session_fork(session, NULL, &fork));
+    size_t count = 0, forked = 0;
+    int32_t *tokens = ledger(session, &count), *copy = ledger(fork, &forked);
+    CHECK_INT(forked, count);
+    CHECK(memcmp(tokens, copy, count * sizeof *tokens) == 0);
+    struct answer *one = ask(session, token_input((int32_t[]){20, 21}, 2), greedy(6));
+    struct answer *other = ask(fork, token_input((int32_t[]){30}, 1), greedy(6));
+    check_as_fresh(model, session, one, NULL);
+    check_as_fresh(model, fork, other, NULL);
+    CHECK_INT(other->result.cached_tokens + 2, other->result.prompt_tokens);
+    free(one), free(other);
+    FAILS(mlxrt_session_truncate(fork, forked + 8), MLXRT_E_INVALID_ARGUMENT, "holds");
+    OK(mlxrt_session_truncate(fork, 12));
+    char *json = NULL;
+    FAILS(mlxrt_session_message(fork, &json, NULL), MLXRT_E_NOT_FOUND, "answer");
+    CHECK_INT(state_of(fork).tokens, 12);
+    mlxrt_session_free(session);
+    other = ask(fork, token_input((int32_t[]){30}, 1), greedy(6));
+    check_as_fresh(model, fork, other, NULL);
+    free(other);
+    mlxrt_free(tokens), mlxrt_free(copy);
+    mlxrt_session_free(fork);
+    mlxrt_model_free(model);
+  }
+}
+
+/* What another session of the model has computed of a prompt is not computed again, unless that is asked for. */
+static void prompts_are_shared(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_session *first = session_of(model), *second = session_of(model), *third = session_of(model);
+  free(ask(first, message_input("[" USER("The same beginning") "]"), greedy(4)));
+  struct answer *shared = ask(second, message_input("[" USER("The same beginning") "]"), greedy(4));
+  CHECK_INT(shared->result.cached_tokens + 1, shared->result.prompt_tokens);
+  struct answer *anew = ask(third, message_input("[" USER("The same beginning") "]"), greedy_anew(4));
+  CHECK_INT(anew->result.cached_tokens, 0);
+  CHECK(same_tokens(shared, anew));
+  free(shared), free(anew);
+  mlxrt_session_free(first);
+  check_alive(model);
+  mlxrt_session_free(second), mlxrt_session_free(third);
+  mlxrt_model_free(model);
+}
+
 int main(int argc, char **argv) {
   static const struct test tests[] = {
       {"a_new_session_is_empty", a_new_session_is_empty},
@@ -358,6 +408,8 @@ int main(int argc, char **argv) {
       {"prefill_then_generate", prefill_then_generate},
       {"a_failed_request_leaves_the_session", a_failed_request_leaves_the_session},
       {"sessions_outlive_their_model", sessions_outlive_their_model},
+      {"forks_and_cuts", forks_and_cuts},
+      {"prompts_are_shared", prompts_are_shared},
   };
   return RUN(tests);
 }

@@ -93,6 +93,13 @@ static inline mlxrt_generate_options greedy(uint32_t max_tokens) {
   return options;
 }
 
+/* With nothing of what this session or another has computed. */
+static inline mlxrt_generate_options greedy_anew(uint32_t max_tokens) {
+  mlxrt_generate_options options = greedy(max_tokens);
+  options.flags |= MLXRT_GEN_NO_PREFIX_CACHE;
+  return options;
+}
+
 /* Sampling of the plain distribution, never ended by the model. */
 static inline mlxrt_generate_options sampled(uint32_t max_tokens, uint64_t seed) {
   mlxrt_generate_options options = greedy(max_tokens);

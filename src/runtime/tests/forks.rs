@@ -62,11 +62,7 @@ fn goes_on_as_a_fresh_one(session: &Session, options: SessionOptions, random: &m
     result.unwrap();
     let fresh = Session::new(session.model.clone(), options).unwrap();
     let whole = [before.as_slice(), &input].concat();
-    let anew = GenerateOptions {
-        no_prefix_cache: true,
-        ..exactly(n)
-    };
-    let wanted = run(&fresh, &Input::Tokens(whole.clone()), &anew);
+    let wanted = run(&fresh, &Input::Tokens(whole.clone()), &computed_anew(n));
     wanted.result.unwrap();
     assert_eq!(
         tokens,
@@ -122,10 +118,6 @@ fn a_prompt_that_another_session_has_is_not_computed_again() {
             given.result.unwrap();
             (given.tokens, given.report.cached_tokens)
         };
-        let anew = GenerateOptions {
-            no_prefix_cache: true,
-            ..exactly(1)
-        };
         let (first, second, third) = (new(), new(), new());
         ask(&first, 7, &exactly(1));
         // A state goes back to where it was: the end of the prompt but one token.
@@ -136,7 +128,7 @@ fn a_prompt_that_another_session_has_is_not_computed_again() {
             cached >= 8 || lost,
             "{case}: {cached} tokens of another session"
         );
-        assert_eq!((tokens, 0), ask(&third, 7, &anew), "{case}");
+        assert_eq!((tokens, 0), ask(&third, 7, &computed_anew(1)), "{case}");
     }
 }
 

@@ -32,7 +32,7 @@ fn a_second_turn_reuses_the_first_and_equals_a_fresh_session() {
         let history = second(&session);
         let reused = run(&session, &messages(&history), &exactly(20));
         let fresh = super::session(&model);
-        let anew = run(&fresh, &messages(&history), &exactly(20));
+        let anew = run(&fresh, &messages(&history), &computed_anew(20));
         assert_eq!(reused.tokens, anew.tokens, "{case}");
         assert_eq!(session.tokens(), fresh.tokens(), "{case}");
         assert!(
@@ -61,7 +61,7 @@ fn a_window_that_has_turned_starts_again_and_gives_the_same() {
     let fresh = Session::new(model, options).unwrap();
     assert_eq!(
         again.tokens,
-        run(&fresh, &messages(&history), &exactly(10)).tokens
+        run(&fresh, &messages(&history), &computed_anew(10)).tokens
     );
     assert_eq!(again.report.cached_tokens, 0);
 }
@@ -428,7 +428,7 @@ fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
     let fresh = super::session(&model);
     assert_eq!(
         again.tokens,
-        run(&fresh, &messages(&history), &exactly(12)).tokens
+        run(&fresh, &messages(&history), &computed_anew(12)).tokens
     );
     assert_eq!(session.tokens(), fresh.tokens());
     // All of the first turn's prompt is still there, the generation prompt included.

@@ -27,7 +27,7 @@ fn a_chat_goes_on_from_its_marks_and_equals_a_fresh_session() {
         let session = session(&model);
         let anew = |json: &str| {
             let fresh = super::session(&model);
-            run(&fresh, &messages(json), &exactly(12)).tokens
+            run(&fresh, &messages(json), &computed_anew(12)).tokens
         };
         let ask = |json: &str| {
             let given = run(&session, &messages(json), &exactly(12));
