@@ -136,13 +136,13 @@ static void idle_sessions_make_room(void) {
     idle = session_of(model);
     busy = session_of(model);
     free(ask(idle, text_input("Hello"), greedy(8)));
-    free(ask(busy, text_input("Hello"), greedy(8)));
+    free(ask(busy, text_input("A fox"), greedy(8)));
     OK(mlxrt_memory_trim(0));
     uint64_t kv = state_of(idle).kv_bytes;
     room += kv / 4;
     set_limit(memory().active_bytes + room);
     struct answer *answer = new_answer();
-    ask_into(answer, busy, text_input("Hello"), greedy(300));
+    ask_into(answer, busy, text_input("A fox"), greedy(300));
     code = answer->code;
     free(answer);
     set_limit(before);

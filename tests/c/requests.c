@@ -59,7 +59,7 @@ static void pulled_is_what_is_pushed(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *a = session_of(model), *b = session_of(model);
   mlxrt_generate_options options = greedy(90);
-  options.flags |= MLXRT_GEN_LOGPROBS;
+  options.flags |= MLXRT_GEN_LOGPROBS | MLXRT_GEN_NO_PREFIX_CACHE;
   options.top_logprobs = 3;
   options.progress_tokens = 2;
   struct answer *pushed = ask(a, text_input("Hello there, you"), options);

@@ -282,6 +282,19 @@ static void generation(mlxrt_model *model) {
   CHECK(result.cached_tokens > 0);
   CHECK(first.text_len == again.text_len && !memcmp(first.text, again.text, first.text_len));
 
+  /* A fork goes on from where it was made; cut to its prompt, it answers the same once more. */
+  mlxrt_session *fork = NULL;
+  OK(mlxrt_session_fork(session, NULL, &fork));
+  OK(mlxrt_session_truncate(fork, 5));
+  START(state);
+  OK(mlxrt_session_info(fork, &state));
+  CHECK(state.tokens == 5);
+  FAILS(mlxrt_session_truncate(fork, 6), MLXRT_E_INVALID_ARGUMENT);
+  memset(&again, 0, sizeof again);
+  run(fork, &input, &options, &again);
+  CHECK(first.text_len == again.text_len && !memcmp(first.text, again.text, first.text_len));
+  mlxrt_session_free(fork);
+
   /* Sampled text that goes on, with every knob; the same seed gives the same. */
   struct seen sampled[2];
   for (int i = 0; i < 2; i++) {
