@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::error::{ErrorKind, Fault, Result};
+use super::error::{brief, ErrorKind, Fault, Result};
 use super::eval::{object_type, Eval};
 use super::format;
-use super::hidden::is_hidden;
+use super::hidden::{is_hidden, may_be_hidden};
 use super::methods::{self, Found, Method};
 use super::places;
+use super::scan;
 use super::string::{Builder, Origin, Str};
 use super::value::*;
 
@@ -15,15 +16,15 @@ impl<'t> Eval<'t> {
     /// `value.name`. Errors: the value is not there.
     pub fn attribute(&mut self, value: &V, name: NameId, method: Option<Method>) -> Result<V> {
         let text = self.name(name);
-        if value.is_undefined() && is_hidden(value, text) {
-            return Ok(unsafe_attribute(value, text));
+        if value.is_undefined() && self.is_hidden(value, text)? {
+            return self.unsafe_attribute(value, text);
         }
         self.checked(value)?;
         if let Some(found) = self.own_attribute(value, text, method)? {
             return Ok(found);
         }
         if let V::Dict(dict, _) = value {
-            if let Some(found) = dict.get_str(text) {
+            if let Some(found) = dict.get_str(text, &mut self.budget)? {
                 return found.clone().painted(value.shape(), &mut self.budget);
             }
         }
@@ -33,7 +34,10 @@ impl<'t> Eval<'t> {
     /// What `|attr` finds: attributes only, no items. Errors: the value is not there.
     pub fn named_attribute(&mut self, value: &V, name: &str, method: Option<Method>) -> Result<V> {
         let found = match value.is_undefined() && name.starts_with("__") {
-            true => is_hidden(value, name).then(|| unsafe_attribute(value, name)),
+            true => match self.is_hidden(value, name)? {
+                true => Some(self.unsafe_attribute(value, name)?),
+                false => None,
+            },
             false => {
                 self.checked(value)?;
                 self.own_attribute(value, name, method)?
@@ -41,14 +45,11 @@ impl<'t> Eval<'t> {
         };
         Ok(match found {
             Some(found) => found,
-            None => V::hint(
-                ErrorKind::Undefined,
-                format!(
-                    "'{}' has no attribute '{name}'",
-                    object_type(value.type_name())
-                ),
-            )
-            .shaped(value.shape()),
+            None => {
+                let owner = object_type(value.type_name());
+                let message = format!("'{owner}' has no attribute '{}'", brief(name));
+                V::hint(ErrorKind::Undefined, message, &mut self.budget)?.shaped(value.shape())
+            }
         })
     }
 
@@ -70,28 +71,27 @@ impl<'t> Eval<'t> {
             match methods::find(value, method) {
                 Found::Yes => {
                     self.budget.step()?;
-                    let bound = Arc::new((value.clone(), method));
-                    return Ok(Some(V::Method(bound)));
+                    return V::method(value.clone(), method, &mut self.budget).map(Some);
                 }
-                Found::Unsafe => return Ok(Some(unsafe_attribute(value, name))),
+                Found::Unsafe => return self.unsafe_attribute(value, name).map(Some),
                 Found::No => {}
             }
         }
         let found = match value {
             V::Object(Object::Namespace(id)) => {
-                let data = self.namespaces.get(*id as usize);
-                let attributes = data.map_or(&[][..], |data| data.attributes.as_slice());
-                self.budget
-                    .steps((attributes.len() >> 3).saturating_add(1))?;
-                let found = attributes.iter().find(|(have, _)| have.as_str() == name);
-                let shape = data.map_or(Origin::Template, |data| data.shape);
-                match found {
+                let Some(data) = self.namespaces.get(*id as usize) else {
+                    return Ok(None);
+                };
+                let shape = data.shape;
+                let found = data.place(name, &mut self.budget)?;
+                match found.and_then(|at| data.attributes.get(at)) {
                     Some((_, value)) => Some(value.clone()),
                     None if shape == Origin::Template => None,
                     None => {
                         let message = "'TemplateNamespace object' has no attribute";
-                        let message = format!("{message} '{name}'");
-                        Some(V::hint(ErrorKind::Undefined, message).shaped(shape))
+                        let message = format!("{message} '{}'", brief(name));
+                        let hint = V::hint(ErrorKind::Undefined, message, &mut self.budget)?;
+                        Some(hint.shaped(shape))
                     }
                 }
             }
@@ -121,8 +121,8 @@ impl<'t> Eval<'t> {
             V::Int(..) | V::Bool(..) | V::Float(..) | V::Big(..) => number_attribute(value, name),
             _ => None,
         };
-        if found.is_none() && is_hidden(value, name) {
-            return Ok(Some(unsafe_attribute(value, name)));
+        if found.is_none() && self.is_hidden(value, name)? {
+            return self.unsafe_attribute(value, name).map(Some);
         }
         Ok(found)
     }
@@ -188,29 +188,30 @@ impl<'t> Eval<'t> {
             }
         }
         let owner = object_type(value.type_name());
-        Ok(V::hint(
-            ErrorKind::Undefined,
-            match key {
-                V::Str(name) => format!(
-                    "'{owner}' has no attribute {}",
-                    format::brief_repr(self, &V::Str(name.clone()))?
-                ),
-                key => format!("{owner} has no element {}", format::brief_repr(self, key)?),
-            },
-        ))
+        let shown = format::brief_repr(self, key)?;
+        let message = match key {
+            V::Str(_) => format!("'{owner}' has no attribute {shown}"),
+            _ => format!("{owner} has no element {shown}"),
+        };
+        V::hint(ErrorKind::Undefined, message, &mut self.budget)
     }
 
     fn char_at(&mut self, text: &Str, key: &V) -> Result<Option<V>> {
         let all = text.as_str();
+        self.budget.bytes(all.len())?;
         let range = if all.is_ascii() {
             index(key, all.len()).map(|at| at..at.saturating_add(1))
         } else {
-            self.budget.slow_bytes(all.len())?;
-            let at = index(key, all.chars().count());
-            at.and_then(|at| all.char_indices().nth(at))
-                .map(|(at, c)| at..at.saturating_add(c.len_utf8()))
+            let count = scan::count(all, &mut self.budget)?;
+            match index(key, count) {
+                None => None,
+                Some(at) => {
+                    let at = scan::place(all, at, &mut self.budget)?;
+                    let c = all.get(at..).and_then(|rest| rest.chars().next());
+                    c.map(|c| at..at.saturating_add(c.len_utf8()))
+                }
+            }
         };
-        self.budget.bytes(all.len())?;
         let Some(range) = range else {
             return Ok(None);
         };
@@ -283,13 +284,15 @@ impl<'t> Eval<'t> {
                     step,
                     len: count,
                     stop: begin.saturating_add(step.saturating_mul(count)),
+                    charge: self.budget.charge(SMALL_BYTES)?,
                 };
                 Ok(V::Range(Arc::new(range), Origin::Template))
             }
-            value => Ok(V::hint(
-                ErrorKind::Undefined,
-                format!("{} has no element slice", object_type(value.type_name())),
-            )),
+            value => {
+                let owner = object_type(value.type_name());
+                let message = format!("{owner} has no element slice");
+                V::hint(ErrorKind::Undefined, message, &mut self.budget)
+            }
         }
     }
 
@@ -301,31 +304,36 @@ impl<'t> Eval<'t> {
         step: i64,
     ) -> Result<V> {
         let all = text.as_str();
-        let ascii = all.is_ascii();
         self.budget.bytes(all.len())?;
-        if !ascii {
-            self.budget.slow_bytes(all.len())?;
-        }
-        let count = if ascii {
-            all.len()
-        } else {
-            all.chars().count()
+        let ascii = all.is_ascii();
+        let count = match ascii {
+            true => all.len(),
+            false => scan::count(all, &mut self.budget)?,
         };
         let places = Slice::new(start, stop, step, count);
         if step == 1 {
             let end = places.start.saturating_add(places.len());
-            let byte = |at: usize| match ascii {
-                true => at.min(all.len()),
-                false => all.char_indices().nth(at).map_or(all.len(), |(at, _)| at),
+            let mut byte = |at: usize| match ascii {
+                true => Ok(at.min(all.len())),
+                false => scan::place(all, at, &mut self.budget),
             };
-            let (from, to) = (byte(places.start), byte(end));
+            let (from, to) = (byte(places.start)?, byte(end)?);
             let part = self.part(text, from..to.max(from), (start, stop))?;
             return Ok(V::Str(part));
         }
         // One entry a character.
         self.budget.room(count.saturating_mul(16))?;
-        self.budget.steps(places.len())?;
-        let chars: Vec<(usize, char)> = all.char_indices().collect();
+        let mut chars: Vec<(usize, char)> = Vec::with_capacity(count);
+        let mut at = 0usize;
+        for piece in scan::pieces(all) {
+            self.budget.slow_bytes(piece.len())?;
+            chars.extend(
+                piece
+                    .char_indices()
+                    .map(|(within, c)| (at.saturating_add(within), c)),
+            );
+            at = at.saturating_add(piece.len());
+        }
         let mut out = Builder::new(&mut self.budget)?;
         if (start, stop, step) != (None, None, -1) && text.text().single().is_none() {
             out.raise(text.text().least_trusted());
@@ -344,27 +352,37 @@ pub(super) fn by_name(eval: &mut Eval, value: &V, name: &str) -> Result<V> {
     let method = Method::from_name(name);
     let found = eval.named_attribute(value, name, method)?;
     if let (V::Undefined { .. }, V::Dict(dict, shape)) = (&found, value) {
-        if let Some(item) = dict.get_str(name) {
+        if let Some(item) = dict.get_str(name, &mut eval.budget)? {
             return item.clone().painted(*shape, &mut eval.budget);
         }
     }
     Ok(found)
 }
 
-fn unsafe_attribute(value: &V, name: &str) -> V {
-    let owner = match value {
-        V::Tuple(pair, _) if pair.group => "_GroupTuple",
-        V::Object(Object::Function(function)) => match function {
-            Function::Namespace | Function::Cycler | Function::Joiner => "type",
-            Function::Dict => "TemplateDict",
-            _ => "function",
-        },
-        value => value.type_name(),
-    };
-    V::hint(
-        ErrorKind::Security,
-        format!("access to attribute '{name}' of '{owner}' object is unsafe."),
-    )
+impl Eval<'_> {
+    fn unsafe_attribute(&mut self, value: &V, name: &str) -> Result<V> {
+        let owner = match value {
+            V::Tuple(pair, _) if pair.group => "_GroupTuple",
+            V::Object(Object::Function(function)) => match function {
+                Function::Namespace | Function::Cycler | Function::Joiner => "type",
+                Function::Dict => "TemplateDict",
+                _ => "function",
+            },
+            value => value.type_name(),
+        };
+        let name = brief(name);
+        let message = format!("access to attribute '{name}' of '{owner}' object is unsafe.");
+        V::hint(ErrorKind::Security, message, &mut self.budget)
+    }
+
+    fn is_hidden(&mut self, value: &V, name: &str) -> Result<bool> {
+        if !may_be_hidden(name) {
+            return Ok(false);
+        }
+        // The names that there are, one after the other.
+        self.budget.steps(32)?;
+        Ok(is_hidden(value, name))
+    }
 }
 
 fn number_attribute(value: &V, name: &str) -> Option<V> {

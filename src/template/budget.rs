@@ -9,6 +9,12 @@ use crate::watch;
 /// Steps between two looks at whether the render is still wanted: some milliseconds.
 const LOOK: u64 = 50_000;
 
+/// Steps for the digits of a float: some hundred, computed exactly.
+pub(super) const FLOAT_STEPS: usize = 64;
+
+/// Steps for the shortest digits that tell a float from its neighbours.
+pub(super) const SHORTEST_STEPS: usize = 16;
+
 /// Bounds of one template and of one render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -81,6 +87,11 @@ impl Drop for Charge {
     }
 }
 
+/// Whether the work is still wanted.
+pub(super) fn looked() -> Result<()> {
+    watch::look().or_else(|error| Fault::new(ErrorKind::Stopped(error.code), error.message))
+}
+
 /// What is left of one render's limits.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -92,6 +103,7 @@ pub(super) struct Budget {
     /// No value may be larger than this when written out.
     pub max_size: usize,
     pub max_depth: u32,
+    stack: Stack,
 }
 
 impl Budget {
@@ -107,6 +119,7 @@ impl Budget {
             }),
             max_size: limits.bytes.saturating_add(given),
             max_depth: limits.depth,
+            stack: Stack::new(),
         }
     }
 
@@ -130,12 +143,10 @@ impl Budget {
     fn look(&mut self, left: Option<u64>) -> Result<()> {
         self.steps = left.unwrap_or(0);
         self.look_below = self.steps.saturating_sub(LOOK);
-        match (watch::look(), left) {
-            (Ok(()), Some(_)) => Ok(()),
-            (Ok(()), None) => {
-                Fault::limit(format!("the template takes more than {} steps", self.limit))
-            }
-            (Err(error), _) => Fault::new(ErrorKind::Stopped(error.code), error.message),
+        looked()?;
+        match left {
+            Some(_) => Ok(()),
+            None => Fault::limit(format!("the template takes more than {} steps", self.limit)),
         }
     }
 
@@ -158,6 +169,13 @@ impl Budget {
         };
         charge.grow(bytes)?;
         Ok(charge)
+    }
+
+    /// A step into a value, whose depth is bounded.
+    #[inline]
+    pub fn descend(&mut self) -> Result<()> {
+        self.step()?;
+        self.stack.within(VALUES)
     }
 
     /// The capacity to grow to: twice the old one, but not much beyond what is needed near the limit.
@@ -184,22 +202,43 @@ impl Budget {
     }
 }
 
+/// A render or a parse, with all that it calls, stays within 192 KB of stack: a thread with 256 KB may ask for one. What runs
+/// a template or reads one stops at the first of these, what goes into values at the second, and the rest is for functions
+/// that go nowhere.
+const SOURCE: usize = 128 << 10;
+const VALUES: usize = 160 << 10;
+
+/// Where the stack was at the beginning.
+#[derive(Debug)]
+struct Stack(usize);
+
+impl Stack {
+    fn new() -> Stack {
+        Stack(stack_position())
+    }
+
+    #[inline]
+    fn within(&self, bytes: usize) -> Result<()> {
+        match stack_position().abs_diff(self.0) > bytes {
+            true => Fault::limit("the template nests too deeply"),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Counts recursion, in levels and in bytes of stack: the first is the rule that users meet, the second
 /// keeps it true on a small stack whatever the build's frames cost.
 #[derive(Debug)]
 pub(super) struct Recursion {
-    base: usize,
+    stack: Stack,
     level: u32,
     limit: u32,
 }
 
-/// A render or a parse stays within half of a 512 KB stack, and leaves the rest to what it calls.
-const STACK: usize = 256 << 10;
-
 impl Recursion {
     pub fn new(limit: u32) -> Recursion {
         Recursion {
-            base: stack_position(),
+            stack: Stack::new(),
             level: 0,
             limit,
         }
@@ -209,10 +248,10 @@ impl Recursion {
     #[inline]
     pub fn enter(&mut self) -> Result<()> {
         self.level = self.level.saturating_add(1);
-        if self.level > self.limit || stack_position().abs_diff(self.base) > STACK {
+        if self.level > self.limit {
             return Fault::limit("the template nests too deeply");
         }
-        Ok(())
+        self.stack.within(SOURCE)
     }
 
     #[inline]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::dict::Dict;
-use super::error::{ErrorKind, Fault, Result};
+use super::error::{brief, ErrorKind, Fault, Result};
 use super::eval::{Counter, Eval};
 use super::expression::{required, Arguments};
 use super::loops::{collect, Cursor};
@@ -15,13 +16,25 @@ use super::value::*;
 /// Longer ranges are refused, as jinja2's sandbox does.
 const MAX_RANGE: i64 = 100_000;
 
+/// Longer formats of `strftime_now` are refused.
+const MAX_DATE: usize = 4096;
+
+/// A named argument, taken out.
+fn take(named: &mut Vec<(Str, V)>, name: &str, budget: &mut Budget) -> Result<Option<V>> {
+    budget.steps(named.len() >> 2)?;
+    let alike = named.iter().filter(|(have, _)| have.len() == name.len());
+    budget.bytes(name.len().saturating_mul(alike.count()))?;
+    let found = named.iter().position(|(have, _)| have.as_str() == name);
+    Ok(found.map(|at| named.remove(at).1))
+}
+
 impl<'t> Eval<'t> {
     #[inline(never)]
     pub fn call(&mut self, callee: V, args: Arguments) -> Result<V> {
         match callee {
             V::Object(Object::Macro(id)) => self.call_macro(id, args),
             V::Object(Object::Function(function)) => self.call_function(function, args),
-            V::Method(bound) => methods::call(self, bound.0.clone(), bound.1, args),
+            V::Method(bound) => methods::call(self, bound.owner.clone(), bound.method, args),
             V::Object(Object::Loop { slot, generation }) => {
                 let [items] = args.bind("loop", ["iterable"])?;
                 let items = required(items, "loop", "iterable")?;
@@ -32,7 +45,7 @@ impl<'t> Eval<'t> {
                     return Ok(V::none());
                 };
                 counter.used = counter.used.saturating_add(1);
-                match counter.items.first() {
+                match counter.items.items.first() {
                     Some(separator) if counter.used > 1 => Ok(separator.clone()),
                     _ => Ok(V::Str(Str::new("", Origin::Template))),
                 }
@@ -60,6 +73,7 @@ impl<'t> Eval<'t> {
         let Arguments {
             positional,
             mut named,
+            charge: _charge,
         } = args;
         let mut positional = positional.into_iter();
         let explicit_caller = def.params.iter().any(|param| self.name(*param) == "caller");
@@ -68,10 +82,10 @@ impl<'t> Eval<'t> {
         let first_default = def.params.len().saturating_sub(def.defaults.len());
         for (at, param) in def.params.iter().enumerate() {
             let text = self.name(*param);
-            let given = positional.next().or_else(|| {
-                let found = named.iter().position(|(have, _)| have.as_str() == text)?;
-                Some(named.remove(found).1)
-            });
+            let mut given = positional.next();
+            if given.is_none() {
+                given = take(&mut named, text, &mut self.budget)?;
+            }
             let value = match given {
                 Some(value) => value,
                 None => {
@@ -80,20 +94,19 @@ impl<'t> Eval<'t> {
                         .and_then(|at| def.defaults.get(at));
                     match default {
                         Some(default) => self.eval(default)?,
-                        None => V::hint(
-                            ErrorKind::Undefined,
-                            format!("parameter '{text}' was not provided"),
-                        ),
+                        None => {
+                            let message = format!("parameter '{}' was not provided", brief(text));
+                            V::hint(ErrorKind::Undefined, message, &mut self.budget)?
+                        }
                     }
                 }
             };
             self.assign(*param, value)?;
         }
         if def.uses_caller && !explicit_caller {
-            let found = named.iter().position(|(have, _)| have.as_str() == "caller");
-            let caller = match found {
-                Some(at) => named.remove(at).1,
-                None => V::hint(ErrorKind::Undefined, "No caller defined"),
+            let caller = match take(&mut named, "caller", &mut self.budget)? {
+                Some(caller) => caller,
+                None => V::hint(ErrorKind::Undefined, "No caller defined", &mut self.budget)?,
             };
             self.assign_by_name("caller", caller)?;
         }
@@ -106,10 +119,15 @@ impl<'t> Eval<'t> {
         } else if let Some((unknown, _)) = named.first() {
             return Fault::type_error(match unknown.as_str() {
                 "caller" => format!(
-                    "macro '{name}' was invoked with two values for the special caller argument. \
-                     This is most likely a bug."
+                    "macro '{}' was invoked with two values for the special caller argument. \
+                     This is most likely a bug.",
+                    brief(name)
                 ),
-                unknown => format!("macro '{name}' takes no keyword argument '{unknown}'"),
+                unknown => format!(
+                    "macro '{}' takes no keyword argument '{}'",
+                    brief(name),
+                    brief(unknown)
+                ),
             });
         }
         let rest: Vec<V> = positional.collect();
@@ -118,7 +136,8 @@ impl<'t> Eval<'t> {
             self.assign_by_name("varargs", rest)?;
         } else if !rest.is_empty() {
             return Fault::type_error(format!(
-                "macro '{name}' takes not more than {} argument(s)",
+                "macro '{}' takes not more than {} argument(s)",
+                brief(name),
                 def.params.len()
             ));
         }
@@ -131,9 +150,8 @@ impl<'t> Eval<'t> {
 
     /// For the few names that the engine itself gives; the template uses them, so they are known.
     fn assign_by_name(&mut self, name: &str, value: V) -> Result<()> {
-        let at = self.names.iter().position(|have| have.as_str() == name);
-        match at.and_then(|at| u32::try_from(at).ok()) {
-            Some(at) => self.assign(NameId(at), value),
+        match self.id(name) {
+            Some(id) => self.assign(id, value),
             None => Ok(()),
         }
     }
@@ -178,7 +196,7 @@ impl<'t> Eval<'t> {
                 let [message] = args.bind("raise_exception", ["message"])?;
                 let message = required(message, "raise_exception", "message")?;
                 let message = self.str_of(&message)?;
-                Fault::new(ErrorKind::Raised, message.as_str())
+                Fault::raised(message.as_str())
             }
             Function::StrftimeNow => {
                 let [format] = args.bind("strftime_now", ["format"])?;
@@ -189,9 +207,13 @@ impl<'t> Eval<'t> {
                         format.type_name()
                     ));
                 };
-                // A date is a few times as long as its format at most.
-                self.budget.slow_bytes(format.len().saturating_mul(8))?;
-                self.budget.room(format.len().saturating_mul(16))?;
+                if format.len() > MAX_DATE {
+                    let message = format!("a format of a date of more than {MAX_DATE} bytes");
+                    return Fault::limit(message);
+                }
+                // A directive takes some hundred nanoseconds, and so does the clock.
+                self.budget
+                    .steps(format.len().saturating_mul(16).saturating_add(64))?;
                 let text = (self.clock)().strftime(format.as_str());
                 let origin = format.text().least_trusted();
                 V::text(&text, origin, &mut self.budget)
@@ -201,7 +223,7 @@ impl<'t> Eval<'t> {
 
     fn new_counter(&mut self, items: Vec<V>) -> Result<u32> {
         self.pay_for_entry()?;
-        self.budget.room(items.len().saturating_mul(ITEM_BYTES))?;
+        let items = Arc::new(List::new(items, &mut self.budget)?);
         let id = u32::try_from(self.counters.len()).unwrap_or(u32::MAX);
         self.counters.push(Counter { items, used: 0 });
         Ok(id)
@@ -209,8 +231,9 @@ impl<'t> Eval<'t> {
 
     pub fn cycler_current(&self, id: u32) -> Option<V> {
         let counter = self.counters.get(id as usize)?;
-        let at = counter.used.checked_rem(counter.items.len())?;
-        counter.items.get(at).cloned()
+        let items = &counter.items.items;
+        let at = counter.used.checked_rem(items.len())?;
+        items.get(at).cloned()
     }
 
     /// What `cycler` and `joiner` have besides methods. Whoever decided on an item may have decided that it is there.
@@ -224,15 +247,16 @@ impl<'t> Eval<'t> {
         Ok(match (object, name) {
             (Object::Cycler(id), "current") => self.cycler_current(*id),
             (Object::Cycler(_), "items") => {
-                let shape = counter.items.iter().map(V::shape).max();
-                let items = V::tuple(counter.items.clone(), &mut self.budget)?;
+                self.budget.steps(counter.items.items.len() >> 2)?;
+                let shape = counter.items.items.iter().map(V::shape).max();
+                let items = V::Tuple(counter.items.clone(), Origin::Template);
                 Some(items.shaped(shape.unwrap_or_default()))
             }
             (Object::Cycler(_), "pos") => {
-                let pos = counter.used.checked_rem(counter.items.len());
+                let pos = counter.used.checked_rem(counter.items.items.len());
                 pos.and_then(|pos| i64::try_from(pos).ok()).map(V::int)
             }
-            (Object::Joiner(_), "sep") => counter.items.first().cloned(),
+            (Object::Joiner(_), "sep") => counter.items.items.first().cloned(),
             (Object::Joiner(_), "used") => Some(V::bool(counter.used > 0)),
             _ => None,
         })
@@ -260,6 +284,7 @@ impl<'t> Eval<'t> {
         let Arguments {
             mut positional,
             named,
+            charge: _charge,
         } = args;
         if positional.len() > 1 {
             return Fault::type_error(format!(
@@ -341,6 +366,7 @@ impl<'t> Eval<'t> {
             step,
             len,
             stop,
+            charge: self.budget.charge(SMALL_BYTES)?,
         };
         Ok(V::Range(Arc::new(range), origin))
     }

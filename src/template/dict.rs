@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use num_bigint::BigInt;
+use num_bigint::{BigInt, Sign};
 
 use super::budget::{Budget, Charge};
 use super::error::{Fault, Result};
 use super::string::{Origin, Str};
-use super::value::{check, ITEM_BYTES, V};
+use super::value::{check, ITEM_BYTES, SMALL_BYTES, V};
 
 /// Immutable once made. Keys are what Python can hash: strings, numbers, none, tuples of such.
 #[derive(Debug, Default)]
@@ -27,7 +27,8 @@ pub(super) struct Dict {
 
 /// From so many string keys on, a look-up goes through the index.
 const INDEXED: usize = 12;
-const INDEX_BYTES: usize = 48;
+/// What an entry takes at most beside its own bytes: the list and the index grow by doubling.
+const INDEX_BYTES: usize = 112;
 /// What a dict costs beside its entries, with the allocator's own part.
 const DICT_BYTES: usize = std::mem::size_of::<Dict>() + 48;
 
@@ -108,6 +109,15 @@ impl Dict {
         Ok(())
     }
 
+    /// Steps for a look-up by a string.
+    fn pay(&self, key: &str, budget: &mut Budget) -> Result<()> {
+        budget.bytes(key.len())?;
+        match self.index.is_empty() {
+            true => budget.steps(self.entries.len() >> 3),
+            false => Ok(()),
+        }
+    }
+
     fn find_str(&self, key: &str) -> Option<usize> {
         if self.index.is_empty() {
             return self
@@ -121,10 +131,10 @@ impl Dict {
     /// Errors: the key cannot be hashed.
     fn find(&self, key: &V, budget: &mut Budget) -> Result<Option<usize>> {
         if let V::Str(key) = key {
-            budget.bytes(key.len())?;
+            self.pay(key.as_str(), budget)?;
             return Ok(self.find_str(key.as_str()));
         }
-        hashable(key)?;
+        hashable(key, budget)?;
         budget.steps((self.entries.len() >> 1).saturating_add(1))?;
         for (at, (have, _)) in self.entries.iter().enumerate() {
             if super::operators::equal(have, key, budget)? {
@@ -134,10 +144,10 @@ impl Dict {
         Ok(None)
     }
 
-    pub fn get_str(&self, key: &str) -> Option<&V> {
-        self.find_str(key)
-            .and_then(|at| self.entries.get(at))
-            .map(|(_, value)| value)
+    pub fn get_str(&self, key: &str, budget: &mut Budget) -> Result<Option<&V>> {
+        self.pay(key, budget)?;
+        let found = self.find_str(key).and_then(|at| self.entries.get(at));
+        Ok(found.map(|(_, value)| value))
     }
 
     /// Errors: the key cannot be hashed.
@@ -149,13 +159,18 @@ impl Dict {
     }
 }
 
-pub(super) fn hashable(key: &V) -> Result<()> {
+/// Errors: the key cannot be hashed.
+pub(super) fn hashable(key: &V, budget: &mut Budget) -> Result<()> {
     match key {
         V::List(..) | V::Dict(..) => {
             Fault::type_error(format!("unhashable type: '{}'", key.type_name()))
         }
-        V::Tuple(tuple, _) => tuple.items.iter().try_for_each(hashable),
-        _ => Ok(()),
+        V::Tuple(tuple, _) => {
+            budget.descend()?;
+            let mut items = tuple.items.iter();
+            items.try_for_each(|item| hashable(item, budget))
+        }
+        _ => budget.step(),
     }
 }
 
@@ -164,6 +179,7 @@ pub(super) fn hashable(key: &V) -> Result<()> {
 pub(super) struct View {
     pub kind: ViewKind,
     pub dict: Arc<Dict>,
+    _charge: Charge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +190,15 @@ pub(super) enum ViewKind {
 }
 
 impl View {
+    pub fn new(kind: ViewKind, dict: Arc<Dict>, budget: &mut Budget) -> Result<View> {
+        let _charge = budget.charge(SMALL_BYTES)?;
+        Ok(View {
+            kind,
+            dict,
+            _charge,
+        })
+    }
+
     /// The entry at a place, as the view shows it.
     pub fn get(&self, at: usize, budget: &mut Budget) -> Result<Option<V>> {
         let Some((key, value)) = self.dict.entries.get(at) else {
@@ -187,8 +212,24 @@ impl View {
     }
 }
 
-/// Numbers that are one key in Python are equal here too, so a set of them needs no more than this.
+/// Rounds to nearest, as Python does; what is too large is infinite.
 pub(super) fn float_of(big: &BigInt) -> f64 {
-    // Rounds to nearest, as Python does; what is too large is infinite.
-    big.to_string().parse().unwrap_or(f64::INFINITY)
+    let bits = big.bits();
+    let magnitude = big.magnitude();
+    if bits > 1024 {
+        return f64::INFINITY.copysign(if big.sign() == Sign::Minus { -1.0 } else { 1.0 });
+    }
+    let shift = bits.saturating_sub(64);
+    let kept = std::ops::Shr::shr(magnitude, shift);
+    // One for whatever is left: a float has far fewer bits.
+    let rest = magnitude
+        .trailing_zeros()
+        .is_some_and(|zeros| zeros < shift);
+    let kept = u64::try_from(kept).unwrap_or(u64::MAX) | u64::from(rest);
+    let value = kept as f64 * 2f64.powi(i32::try_from(shift).unwrap_or(0));
+    if big.sign() == Sign::Minus {
+        -value
+    } else {
+        value
+    }
 }

@@ -1,5 +1,6 @@
 //! What goes wrong in a template: one sentence, its place, and what Python would have called it.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::{Code, Error};
@@ -9,7 +10,7 @@ use crate::error::{Code, Error};
 pub enum ErrorKind {
     /// The template does not parse.
     Syntax,
-    /// The template called `raise_exception`: the message is its text as it is.
+    /// The template called `raise_exception`: the message is its text.
     Raised,
     Undefined,
     Security,
@@ -35,7 +36,7 @@ pub struct TemplateError {
     pub line: u32,
     pub column: u32,
     pub kind: ErrorKind,
-    /// For `ErrorKind::Raised`, exactly what the template raised.
+    /// For `ErrorKind::Raised`, what the template raised: its first 8,192 characters.
     pub message: String,
 }
 
@@ -64,6 +65,24 @@ impl From<TemplateError> for Error {
     }
 }
 
+/// What a message quotes at most of a text, in characters.
+const QUOTED: usize = 200;
+
+/// And of what the template raised.
+const RAISED: usize = 8192;
+
+/// A text to quote in a message: the beginning of a long one.
+pub(super) fn brief(text: &str) -> Cow<'_, str> {
+    cut(text, QUOTED)
+}
+
+fn cut(text: &str, chars: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(chars) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or("")).into(),
+        None => text.into(),
+    }
+}
+
 /// An error on its way out; the innermost node with a place fills it in.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -83,6 +102,11 @@ impl Fault {
             message: message.into(),
             at: None,
         }))
+    }
+
+    #[cold]
+    pub fn raised<T>(message: &str) -> Result<T> {
+        Self::new(ErrorKind::Raised, cut(message, RAISED))
     }
 
     #[cold]

@@ -1,10 +1,13 @@
 //! Runs statements: scopes, captures, assignments. Expressions are in `expression.rs`, loops in `loops.rs`.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::ast::*;
 use super::budget::{Budget, Charge, Limits, Recursion};
 use super::clock::Now;
 use super::dict::Dict;
-use super::error::{ErrorKind, Fault, Result};
+use super::error::{brief, ErrorKind, Fault, Result};
 use super::loops::{Cursor, LoopState};
 use super::parser::Parsed;
 use super::provenance::control;
@@ -45,16 +48,32 @@ pub(super) struct NamespaceData {
     charge: Charge,
 }
 
+impl NamespaceData {
+    /// Where an attribute is.
+    pub fn place(&self, name: &str, budget: &mut Budget) -> Result<Option<usize>> {
+        let attributes = self.attributes.iter();
+        budget.steps((self.attributes.len() >> 3).saturating_add(1))?;
+        let alike = attributes
+            .clone()
+            .filter(|(have, _)| have.len() == name.len());
+        budget.bytes(name.len().saturating_mul(alike.count()))?;
+        Ok(attributes
+            .map(|(have, _)| have.as_str())
+            .position(|have| have == name))
+    }
+}
+
 /// `cycler(…)` and `joiner(…)`: what they give, and how often they were asked.
 #[derive(Debug)]
 pub(super) struct Counter {
-    pub items: Vec<V>,
+    pub items: Arc<List>,
     pub used: usize,
 }
 
 pub(super) struct Eval<'t> {
     source: &'t str,
     pub names: &'t [Str],
+    ids: &'t HashMap<Str, NameId>,
     pub loop_name: Option<NameId>,
     pub budget: Budget,
     pub recursion: Recursion,
@@ -95,8 +114,11 @@ impl<'t> Eval<'t> {
             let V::Str(key) = key else {
                 continue;
             };
-            let known = parsed.names.iter().zip(root.iter_mut());
-            for (_, slot) in known.filter(|(name, _)| *name == key) {
+            let slot = parsed
+                .ids
+                .get(key)
+                .and_then(|id| root.get_mut(id.0 as usize));
+            if let Some(slot) = slot {
                 *slot = Some(value.clone());
             }
         }
@@ -105,6 +127,7 @@ impl<'t> Eval<'t> {
         Ok(Eval {
             source,
             names: &parsed.names,
+            ids: &parsed.ids,
             loop_name: parsed.loop_name,
             recursion: Recursion::new(limits.depth.saturating_mul(LEVELS)),
             root,
@@ -125,6 +148,11 @@ impl<'t> Eval<'t> {
 
     pub fn name(&self, id: NameId) -> &'t str {
         self.names.get(id.0 as usize).map_or("", Str::as_str)
+    }
+
+    /// The place of a name that the template writes.
+    pub fn id(&self, name: &str) -> Option<NameId> {
+        self.ids.get(name).copied()
     }
 
     pub fn name_str(&self, id: NameId) -> Str {
@@ -191,8 +219,13 @@ impl<'t> Eval<'t> {
 
     pub fn lookup(&mut self, id: NameId) -> Result<V> {
         let mut scope = self.scope;
+        let mut passed = 0usize;
         while let Some(data) = scope.and_then(|id| self.scopes.get(id)) {
+            passed = passed.saturating_add(1);
             self.budget.steps(data.vars.len() >> 3)?;
+            if passed & 7 == 0 {
+                self.budget.step()?;
+            }
             if let Some((_, value)) = data.vars.iter().find(|(have, _)| *have == id) {
                 return Ok(value.clone());
             }
@@ -215,8 +248,15 @@ impl<'t> Eval<'t> {
             Some((_, slot)) => *slot = value,
             None => {
                 let known = scope.vars.len();
-                scope.vars.push((id, value));
                 self.budget.steps((known >> 3).saturating_add(1))?;
+                if known == scope.vars.capacity() {
+                    // The place stays when the scope is used again.
+                    let more = known.max(4);
+                    let bytes = std::mem::size_of::<(NameId, V)>();
+                    self.tables.grow(more.saturating_mul(bytes))?;
+                    scope.vars.reserve_exact(more);
+                }
+                scope.vars.push((id, value));
             }
         }
         Ok(())
@@ -240,11 +280,8 @@ impl<'t> Eval<'t> {
                 };
                 let attribute = self.name(*attribute);
                 let data = self.namespaces.get_mut(id as usize)?;
-                let found = data
-                    .attributes
-                    .iter_mut()
-                    .find(|(have, _)| have.as_str() == attribute);
-                found.map(|(_, value)| value)
+                let at = data.place(attribute, &mut self.budget).ok()??;
+                data.attributes.get_mut(at).map(|(_, value)| value)
             }
             Target::Tuple { .. } => None,
         }
@@ -273,19 +310,19 @@ impl<'t> Eval<'t> {
                 format!(
                     "Chat templates cannot store underscore-prefixed attributes on a namespace, \
                      but got '{}'. Please rename the attribute.",
-                    name.as_str()
+                    brief(name.as_str())
                 ),
             );
         }
         let Some(data) = self.namespaces.get_mut(id as usize) else {
             return Ok(());
         };
-        self.budget
-            .steps((data.attributes.len() >> 3).saturating_add(1))?;
-        match data.attributes.iter_mut().find(|(have, _)| *have == name) {
+        let found = data.place(name.as_str(), &mut self.budget)?;
+        match found.and_then(|at| data.attributes.get_mut(at)) {
             Some((_, slot)) => *slot = value,
             None => {
-                data.charge.grow(2 * ITEM_BYTES)?;
+                // The list grows by doubling.
+                data.charge.grow(5 * ITEM_BYTES)?;
                 data.attributes.push((name, value));
             }
         }
@@ -612,10 +649,13 @@ impl<'t> Eval<'t> {
         let name = self.name(name);
         match (hint, owner) {
             (Some(hint), _) => Fault::new(hint.kind, hint.message.clone()),
-            (None, None) => Fault::new(ErrorKind::Undefined, format!("'{name}' is undefined")),
+            (None, None) => Fault::new(
+                ErrorKind::Undefined,
+                format!("'{}' is undefined", brief(name)),
+            ),
             (None, Some(owner)) => {
                 let owner = object_type(owner.name());
-                let message = format!("'{owner}' has no attribute '{name}'");
+                let message = format!("'{owner}' has no attribute '{}'", brief(name));
                 Fault::new(ErrorKind::Undefined, message)
             }
         }

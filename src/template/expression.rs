@@ -3,8 +3,9 @@
 use std::cmp::Ordering;
 
 use super::ast::*;
+use super::budget::Charge;
 use super::dict::Dict;
-use super::error::{ErrorKind, Fault, Result};
+use super::error::{brief, ErrorKind, Fault, Result};
 use super::eval::Eval;
 use super::loops::collect;
 use super::methods::{self, Found};
@@ -18,6 +19,8 @@ use super::value::*;
 pub(super) struct CallArgsValues {
     pub positional: Vec<V>,
     pub named: Vec<(Str, V)>,
+    /// Pays for those that come out of a list or a dict.
+    pub charge: Charge,
 }
 
 pub(super) use CallArgsValues as Arguments;
@@ -44,13 +47,13 @@ impl Arguments {
                 Some(Some(_)) => {
                     return Fault::type_error(format!(
                         "{what}() got multiple values for argument '{}'",
-                        name.as_str()
+                        brief(name.as_str())
                     ))
                 }
                 None => {
                     return Fault::type_error(format!(
                         "{what}() got an unexpected keyword argument '{}'",
-                        name.as_str()
+                        brief(name.as_str())
                     ))
                 }
             }
@@ -108,7 +111,7 @@ impl<'t> Eval<'t> {
             ExprKind::Negative(value) => {
                 let value = self.eval(value)?;
                 self.checked(&value)?;
-                operators::negative(&value)
+                operators::negative(&value, &mut self.budget)
             }
             ExprKind::Positive(value) => {
                 let value = self.eval(value)?;
@@ -161,10 +164,11 @@ impl<'t> Eval<'t> {
         }
         match &cond.otherwise {
             Some(value) => self.eval(value),
-            None => Ok(V::hint(
-                ErrorKind::Undefined,
-                "the inline if-expression evaluated to false and no else section was defined.",
-            )),
+            None => {
+                let message =
+                    "the inline if-expression evaluated to false and no else section was defined.";
+                V::hint(ErrorKind::Undefined, message, &mut self.budget)
+            }
         }
     }
 
@@ -316,7 +320,7 @@ impl<'t> Eval<'t> {
                 // What the sandbox hides comes before a dict's own.
                 if let (V::Dict(dict, shape), None, false) = (&value, method, text.starts_with('_'))
                 {
-                    if let Some(found) = dict.get_str(text) {
+                    if let Some(found) = dict.get_str(text, &mut self.budget)? {
                         return found.clone().painted(*shape, &mut self.budget);
                     }
                 }
@@ -344,7 +348,7 @@ impl<'t> Eval<'t> {
                 let Some(test) = call.test else {
                     return Fault::new(
                         ErrorKind::Runtime,
-                        format!("No test named '{}' found.", self.name(call.name)),
+                        format!("No test named '{}' found.", brief(self.name(call.name))),
                     );
                 };
                 let args = self.args(&call.args)?;
@@ -358,7 +362,7 @@ impl<'t> Eval<'t> {
         let Some(filter) = call.filter else {
             return Fault::new(
                 ErrorKind::Runtime,
-                format!("No filter named '{}' found.", self.name(call.name)),
+                format!("No filter named '{}' found.", brief(self.name(call.name))),
             );
         };
         let args = self.args(&call.args)?;
@@ -374,6 +378,7 @@ impl<'t> Eval<'t> {
         let mut values = Arguments {
             positional,
             named: Vec::new(),
+            charge: self.budget.charge(0)?,
         };
         for (name, value) in &args.named {
             let value = self.eval(value)?;
@@ -382,7 +387,7 @@ impl<'t> Eval<'t> {
         if let Some(star) = &args.star {
             let star = self.eval(star)?;
             let more = collect(&star, &mut self.budget)?;
-            self.budget.room(more.len().saturating_mul(ITEM_BYTES))?;
+            values.charge.grow(more.len().saturating_mul(ITEM_BYTES))?;
             values.positional.extend_from_slice(more.as_slice());
         }
         if let Some(double_star) = &args.double_star {
@@ -391,14 +396,21 @@ impl<'t> Eval<'t> {
                     let count = dict.entries.len();
                     self.budget.steps(count.saturating_mul(count >> 3))?;
                     self.budget.steps(count)?;
+                    values.charge.grow(count.saturating_mul(2 * ITEM_BYTES))?;
                     for (key, value) in &dict.entries {
                         let V::Str(key) = key else {
                             return Fault::type_error("keywords must be strings");
                         };
+                        let alike = values
+                            .named
+                            .iter()
+                            .filter(|(have, _)| have.len() == key.len());
+                        let alike = alike.count();
+                        self.budget.bytes(key.len().saturating_mul(alike))?;
                         if values.named.iter().any(|(have, _)| have == key) {
                             return Fault::type_error(format!(
                                 "got multiple values for keyword argument '{}'",
-                                key.as_str()
+                                brief(key.as_str())
                             ));
                         }
                         let value = value.clone().painted(shape, &mut self.budget)?;

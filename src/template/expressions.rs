@@ -4,7 +4,7 @@
 use num_bigint::BigInt;
 
 use super::ast::*;
-use super::error::{Fault, Result};
+use super::error::{brief, Fault, Result};
 use super::filters::Filter;
 use super::lexer::{unescape, Token};
 use super::methods::Method;
@@ -85,7 +85,7 @@ impl<'s> Parser<'s> {
             Some(single) => Ok(single),
             None => syntax(format!(
                 "Expected an expression, got '{}'",
-                self.token.describe()
+                brief(self.token.describe())
             )),
         }
     }
@@ -319,7 +319,7 @@ impl<'s> Parser<'s> {
                     Ok((key, p.expression()?))
                 })?)
             }
-            token => return syntax(format!("unexpected '{}'", token.describe())),
+            token => return syntax(format!("unexpected '{}'", brief(token.describe()))),
         };
         Ok(Expr { at, kind })
     }
@@ -502,9 +502,6 @@ impl<'s> Parser<'s> {
                 self.advance()?;
                 self.advance()?;
                 let name = self.intern(name);
-                if args.named.iter().any(|(have, _)| *have == name) {
-                    return syntax("a keyword argument is repeated");
-                }
                 args.named.push((name, self.expression()?));
             } else {
                 let plain = args.star.is_none() && args.double_star.is_none();
@@ -513,6 +510,11 @@ impl<'s> Parser<'s> {
             }
         }
         self.advance()?;
+        let mut names: Vec<u32> = args.named.iter().map(|(name, _)| name.0).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair.first() == pair.last()) {
+            return syntax("a keyword argument is repeated");
+        }
         Ok((!first).then(|| Box::new(args)))
     }
 
@@ -538,7 +540,7 @@ impl<'s> Parser<'s> {
         let filter = Filter::from_name(name);
         if filter.is_none() {
             self.unknown
-                .push((at, format!("No filter named '{name}'.")));
+                .push((at, format!("No filter named '{}'.", brief(name))));
         }
         Ok(FilterCall {
             filter,
@@ -576,7 +578,8 @@ impl<'s> Parser<'s> {
         };
         let test = Predicate::from_name(name);
         if test.is_none() {
-            self.unknown.push((at, format!("No test named '{name}'.")));
+            self.unknown
+                .push((at, format!("No test named '{}'.", brief(name))));
         }
         Ok(TestCall {
             test,
@@ -642,7 +645,7 @@ fn integer(digits: &str) -> Result<V> {
         return syntax("Exceeds the limit (4300 digits) for integer string conversion");
     }
     match BigInt::parse_bytes(text.unwrap_or("").as_bytes(), radix) {
-        Some(value) => Ok(V::big(value)),
-        None => syntax(format!("not a number: {digits}")),
+        Some(value) => Ok(V::given_big(value)),
+        None => syntax(format!("not a number: {}", brief(digits))),
     }
 }

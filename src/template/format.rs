@@ -2,10 +2,11 @@
 
 use num_bigint::BigInt;
 
-use super::budget::Budget;
+use super::budget::{Budget, SHORTEST_STEPS};
 use super::dict::ViewKind;
 use super::error::{Fault, Result};
 use super::eval::Eval;
+use super::scan;
 use super::string::{Builder, Origin, Str};
 use super::value::*;
 
@@ -53,7 +54,7 @@ pub(super) fn repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> 
 }
 
 fn plain_repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> {
-    eval.budget.step()?;
+    eval.budget.descend()?;
     let plain = |text: &str, eval: &mut Eval, out: &mut Builder| {
         out.push(text, Origin::Template, &mut eval.budget)
     };
@@ -67,7 +68,10 @@ fn plain_repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> {
             let digits = big_digits(value, &mut eval.budget)?;
             plain(&digits, eval, out)
         }
-        V::Float(value, _) => plain(&float(*value), eval, out),
+        V::Float(value, _) => {
+            eval.budget.steps(SHORTEST_STEPS)?;
+            plain(&float(*value), eval, out)
+        }
         V::Str(text) if text.markup() => {
             let origin = text.text().least_trusted();
             out.push("Markup(", origin, &mut eval.budget)?;
@@ -128,7 +132,7 @@ fn plain_repr(eval: &mut Eval, value: &V, out: &mut Builder) -> Result<()> {
         ),
         V::Iter(..) => plain("<generator object>", eval, out),
         V::Method(bound) => {
-            let (name, owner) = (bound.1.name(), bound.0.type_name());
+            let (name, owner) = (bound.method.name(), bound.owner.type_name());
             let text = format!("<built-in method {name} of {owner} object>");
             plain(&text, eval, out)
         }
@@ -151,6 +155,11 @@ fn object_repr(eval: &mut Eval, object: &Object, out: &mut Builder) -> Result<()
     let text = match object {
         Object::Namespace(id) => {
             eval.recursion.enter()?;
+            let data = eval.namespaces.get(*id as usize);
+            let count = data.map_or(0, |data| data.attributes.len());
+            // Held while they are printed, in which the namespace may be met again.
+            let _charge = eval.budget.charge(count.saturating_mul(2 * ITEM_BYTES))?;
+            eval.budget.steps(count)?;
             let data = eval.namespaces.get(*id as usize);
             let attributes = data.map_or_else(Vec::new, |data| data.attributes.clone());
             out.push("<Namespace {", Origin::Template, &mut eval.budget)?;
@@ -199,7 +208,7 @@ fn object_repr(eval: &mut Eval, object: &Object, out: &mut Builder) -> Result<()
 /// A string in quotes, escaped where Python does; what stands for a character has its origin.
 fn push_quoted(text: &Str, out: &mut Builder, budget: &mut Budget) -> Result<()> {
     let all = text.as_str();
-    budget.slow_bytes(all.len())?;
+    budget.bytes(all.len())?;
     let quote = match all.contains('\'') && !all.contains('"') {
         true => '"',
         false => '\'',
@@ -217,16 +226,19 @@ pub(super) fn push_mapped(
     budget: &mut Budget,
     replace: impl Fn(char) -> Option<String>,
 ) -> Result<()> {
-    for (piece, origin) in text.text().pieces() {
-        let mut done = 0;
-        for (at, c) in piece.char_indices() {
-            if let Some(replacement) = replace(c) {
-                out.push(piece.get(done..at).unwrap_or(""), origin, budget)?;
-                out.push(&replacement, origin, budget)?;
-                done = at.saturating_add(c.len_utf8());
+    for (stretch, origin) in text.text().pieces() {
+        for piece in scan::pieces(stretch) {
+            budget.slow_bytes(piece.len())?;
+            let mut done = 0;
+            for (at, c) in piece.char_indices() {
+                if let Some(replacement) = replace(c) {
+                    out.push(piece.get(done..at).unwrap_or(""), origin, budget)?;
+                    out.push(&replacement, origin, budget)?;
+                    done = at.saturating_add(c.len_utf8());
+                }
             }
+            out.push(piece.get(done..).unwrap_or(""), origin, budget)?;
         }
-        out.push(piece.get(done..).unwrap_or(""), origin, budget)?;
     }
     Ok(())
 }
@@ -257,9 +269,14 @@ pub(super) fn is_printable(c: char) -> bool {
         return true;
     }
     // Debug formatting escapes just what is not printable; behind another character, combining marks stay.
-    let mut text = String::from("a");
-    text.push(c);
-    text.escape_debug().nth(1) == Some(c)
+    let mut bytes = [b'a'; 5];
+    let len = bytes
+        .get_mut(1..)
+        .map_or(0, |rest| c.encode_utf8(rest).len());
+    let text = bytes
+        .get(..=len)
+        .and_then(|text| std::str::from_utf8(text).ok());
+    text.is_some_and(|text| text.escape_debug().nth(1) == Some(c))
 }
 
 /// `repr` of a float: the shortest digits, scientific below 1e-4 and from 1e16 on.
@@ -314,7 +331,6 @@ pub(super) fn big_digits(value: &BigInt, budget: &mut Budget) -> Result<String> 
 
 /// markupsafe's `escape`.
 pub(super) fn push_escaped(text: &Str, out: &mut Builder, budget: &mut Budget) -> Result<()> {
-    budget.slow_bytes(text.len())?;
     push_mapped(text, out, budget, |c| {
         Some(
             match c {

@@ -26,9 +26,14 @@ const VIEW: &str = "__contains__ __iter__ __len__ __reversed__";
 
 const SET: &str = "__and__ __or__ __rand__ __ror__ __rsub__ __rxor__ __sub__ __xor__";
 
+/// Whether a name is of the kind that is looked up.
+pub(super) fn may_be_hidden(name: &str) -> bool {
+    name.starts_with('_') || matches!(name, "gi_code" | "gi_frame" | "mro")
+}
+
 /// Whether the sandbox hides that attribute of the value.
 pub(super) fn is_hidden(value: &V, name: &str) -> bool {
-    if !name.starts_with('_') && !matches!(name, "gi_code" | "gi_frame" | "mro") {
+    if !may_be_hidden(name) {
         return false;
     }
     let own: &[&str] = match value.kind() {

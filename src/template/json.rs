@@ -161,7 +161,7 @@ impl Json {
             Json::Null => Value(V::none()),
             Json::Bool(value) => Value::bool(*value),
             Json::Int(value) => Value(V::int(*value)),
-            Json::Big(value) => Value(V::big(BigInt::clone(value))),
+            Json::Big(value) => Value(V::given_big(BigInt::clone(value))),
             Json::Float(value) => Value(V::float(*value)),
             Json::Text(text) => return Ok(Value::str(text.as_str(), origin)),
             Json::List(items) => {

@@ -8,6 +8,7 @@ use super::dict::{Dict, View};
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::{Eval, Flow, ScopeId};
 use super::provenance::control;
+use super::scan;
 use super::string::{Origin, Str};
 use super::value::*;
 
@@ -89,23 +90,23 @@ impl Cursor {
     }
 
     /// How many items there are in all, where that is known without reading them.
-    fn len(&self) -> Option<usize> {
-        Some(match &self.place {
+    fn len(&self, budget: &mut Budget) -> Result<Option<usize>> {
+        Ok(Some(match &self.place {
             Place::List(list, _) => list.items.len(),
-            Place::Str(text, _) => text.as_str().chars().count(),
+            Place::Str(text, _) => scan::count(text.as_str(), budget)?,
             Place::Dict(dict, _) => dict.entries.len(),
             Place::View(view, _) => view.dict.entries.len(),
             Place::Range(range, _) => usize::try_from(range.len).unwrap_or(0),
             Place::Empty => 0,
-            Place::Iter(_) => return None,
-        })
+            Place::Iter(_) => return Ok(None),
+        }))
     }
 
     /// All that is left.
     pub fn rest(mut self, budget: &mut Budget) -> Result<Items> {
         let count = match &self.place {
             Place::Iter(iter) => iter.len(),
-            _ => self.len().unwrap_or(0),
+            _ => self.len(budget)?.unwrap_or(0),
         };
         let mut items = Items::with_capacity(count, budget)?;
         while let Some(item) = self.next(budget)? {
@@ -143,7 +144,7 @@ pub(super) struct LoopState<'t> {
     len: Option<usize>,
     /// What is left in the cursor has passed the loop's test.
     tested: bool,
-    changed: Option<Vec<V>>,
+    changed: Option<List>,
     /// The scope around the loop.
     scope: ScopeId,
 }
@@ -166,7 +167,7 @@ impl<'t> Eval<'t> {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let len = match node.test {
-            None => cursor.len(),
+            None => cursor.len(&mut self.budget)?,
             Some(_) => None,
         };
         self.loops.push(LoopState {
@@ -332,15 +333,18 @@ impl<'t> Eval<'t> {
             "first" => Ok(Some(V::bool(index == 0))),
             "depth0" => int(depth),
             "depth" => int(depth.saturating_add(1)),
-            "previtem" if index == 0 => Ok(Some(V::hint(
-                ErrorKind::Undefined,
-                "there is no previous item",
-            ))),
+            "previtem" if index == 0 => {
+                let message = "there is no previous item";
+                V::hint(ErrorKind::Undefined, message, &mut self.budget).map(Some)
+            }
             "previtem" => Ok(Some(state.before.clone())),
             "last" => Ok(Some(V::Bool(self.look_ahead(slot)?.is_none(), shape))),
             "nextitem" => Ok(Some(match self.look_ahead(slot)? {
                 Some(item) => item,
-                None => V::hint(ErrorKind::Undefined, "there is no next item").shaped(shape),
+                None => {
+                    let message = "there is no next item";
+                    V::hint(ErrorKind::Undefined, message, &mut self.budget)?.shaped(shape)
+                }
             })),
             "length" | "revindex" | "revindex0" => {
                 let len = i64::try_from(self.loop_length(slot)?).unwrap_or(i64::MAX);
@@ -373,12 +377,14 @@ impl<'t> Eval<'t> {
             return Ok(V::none());
         };
         // What was there before was compared, too.
-        let before = state.changed.iter().flatten().map(V::least_trusted).max();
-        let origin = before.unwrap_or_default();
+        let origin = state
+            .changed
+            .as_ref()
+            .map_or(Origin::Template, |before| before.origin);
         let same = match &state.changed {
-            Some(before) if before.len() == values.len() => {
+            Some(before) if before.items.len() == values.len() => {
                 let mut same = true;
-                for (a, b) in before.iter().zip(&values) {
+                for (a, b) in before.items.iter().zip(&values) {
                     same &= super::operators::equal(a, b, &mut self.budget)?;
                 }
                 same
@@ -386,7 +392,7 @@ impl<'t> Eval<'t> {
             _ => false,
         };
         if !same {
-            state.changed = Some(values);
+            state.changed = Some(List::new(values, &mut self.budget)?);
         }
         Ok(V::Bool(!same, origin))
     }

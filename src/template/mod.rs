@@ -36,6 +36,7 @@ mod percent;
 mod places;
 mod predicates;
 mod provenance;
+mod scan;
 mod spec;
 mod string;
 mod tojson;

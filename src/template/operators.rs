@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use std::sync::Arc;
+
 use num_bigint::{BigInt, Sign};
 
 use super::ast::MathOp;
@@ -9,6 +11,7 @@ use super::budget::Budget;
 use super::dict::{float_of, ViewKind};
 use super::error::{ErrorKind, Fault, Result};
 use super::loops::Cursor;
+use super::scan;
 use super::string::{Builder, Origin, Str};
 use super::value::*;
 
@@ -18,7 +21,7 @@ const MAX_BITS: u64 = 1 << 16;
 /// A value as Python's arithmetic sees it.
 pub(super) enum Number {
     Int(i64),
-    Big(BigInt),
+    Big(Arc<Big>),
     Float(f64),
 }
 
@@ -26,7 +29,7 @@ pub(super) fn number(value: &V) -> Option<Number> {
     Some(match value {
         V::Int(value, _) => Number::Int(*value),
         V::Bool(value, _) => Number::Int(i64::from(*value)),
-        V::Big(value, _) => Number::Big(BigInt::clone(value)),
+        V::Big(value, _) => Number::Big(value.clone()),
         V::Float(value, _) => Number::Float(*value),
         _ => return None,
     })
@@ -48,7 +51,7 @@ impl Number {
     fn big(self) -> BigInt {
         match self {
             Number::Int(value) => BigInt::from(value),
-            Number::Big(value) => value,
+            Number::Big(value) => value.value.clone(),
             Number::Float(_) => BigInt::from(0),
         }
     }
@@ -139,7 +142,7 @@ pub(super) fn math(op: MathOp, left: &V, right: &V, budget: &mut Budget) -> Resu
 
 fn joined(a: &List, b: &List, budget: &mut Budget) -> Result<Vec<V>> {
     let len = a.items.len().saturating_add(b.items.len());
-    budget.steps((len >> 2).saturating_add(1))?;
+    budget.steps((len >> 1).saturating_add(1))?;
     budget.room(len.saturating_mul(ITEM_BYTES))?;
     let mut items = Vec::with_capacity(len);
     items.extend_from_slice(&a.items);
@@ -164,10 +167,13 @@ fn repeat(value: &V, count: Number, budget: &mut Budget) -> Result<Option<V>> {
     match value {
         V::Str(text) => {
             let mut out = Builder::new(budget)?;
-            out.reserve(text.text().cost().saturating_mul(count), budget)?;
-            if text.len() > 0 {
-                for _ in 0..count {
-                    out.push_text(text.text(), budget)?;
+            match text.text().single() {
+                Some(origin) => out.push_times(text.as_str(), count, origin, budget)?,
+                None => {
+                    out.reserve(text.text().cost().saturating_mul(count), budget)?;
+                    for _ in 0..count {
+                        out.push_text(text.text(), budget)?;
+                    }
                 }
             }
             Ok(Some(V::Str(out.finish_as(text.markup()))))
@@ -312,7 +318,7 @@ fn big_math(op: MathOp, a: BigInt, b: BigInt, budget: &mut Budget) -> Result<V> 
         }),
     };
     match value {
-        Some(value) if value.bits() <= MAX_BITS => Ok(V::big(value)),
+        Some(value) if value.bits() <= MAX_BITS => V::big(value, budget),
         _ => too_large(),
     }
 }
@@ -339,10 +345,11 @@ fn big_power(
     }
     let limbs = usize::try_from(bits >> 6).unwrap_or(usize::MAX);
     budget.steps(limbs.saturating_mul(limbs).saturating_add(1))?;
-    Ok(V::big(match unit {
+    let value = match unit {
         true => a.pow(exponent.min(3)),
         false => a.pow(exponent),
-    }))
+    };
+    V::big(value, budget)
 }
 
 fn float_math(op: MathOp, a: f64, b: f64) -> Result<V> {
@@ -399,13 +406,13 @@ fn power(a: f64, b: f64) -> Result<V> {
     Ok(V::float(value))
 }
 
-pub(super) fn negative(value: &V) -> Result<V> {
+pub(super) fn negative(value: &V, budget: &mut Budget) -> Result<V> {
     let negated = match number(value) {
         Some(Number::Int(value)) => match value.checked_neg() {
             Some(value) => V::int(value),
-            None => V::big(std::ops::Neg::neg(BigInt::from(value))),
+            None => V::big(std::ops::Neg::neg(BigInt::from(value)), budget)?,
         },
-        Some(Number::Big(value)) => V::big(std::ops::Neg::neg(value)),
+        Some(Number::Big(value)) => V::big(std::ops::Neg::neg(&value.value), budget)?,
         Some(Number::Float(value)) => V::float(-value),
         None => {
             return Fault::type_error(format!(
@@ -429,18 +436,21 @@ pub(super) fn positive(value: &V) -> Result<V> {
 }
 
 /// Orders two numbers; not-a-number has no order.
-fn number_order(a: &Number, b: &Number) -> Option<Ordering> {
-    match (a, b) {
+fn number_order(a: &Number, b: &Number, budget: &mut Budget) -> Result<Option<Ordering>> {
+    if let (Number::Big(a), Number::Big(_)) = (a, b) {
+        budget.bytes(big_bytes(a))?;
+    }
+    Ok(match (a, b) {
         (Number::Float(a), Number::Float(b)) => a.partial_cmp(b),
         (Number::Int(a), Number::Int(b)) => Some(a.cmp(b)),
         (Number::Int(a), Number::Float(b)) => int_float(*a, *b),
         (Number::Float(a), Number::Int(b)) => int_float(*b, *a).map(Ordering::reverse),
         (Number::Big(a), Number::Float(b)) => float_of(a).partial_cmp(b),
         (Number::Float(a), Number::Big(b)) => a.partial_cmp(&float_of(b)),
-        (Number::Big(a), Number::Big(b)) => Some(a.cmp(b)),
-        (Number::Big(a), Number::Int(b)) => Some(a.cmp(&BigInt::from(*b))),
-        (Number::Int(a), Number::Big(b)) => Some(BigInt::from(*a).cmp(b)),
-    }
+        (Number::Big(a), Number::Big(b)) => Some(a.value.cmp(&b.value)),
+        (Number::Big(a), Number::Int(b)) => Some(a.value.cmp(&BigInt::from(*b))),
+        (Number::Int(a), Number::Big(b)) => Some(BigInt::from(*a).cmp(&b.value)),
+    })
 }
 
 /// Exact, also beyond the whole numbers that a float holds.
@@ -462,7 +472,7 @@ fn int_float(a: i64, b: f64) -> Option<Ordering> {
 
 /// `a == b`. The depth of values is bounded, and so is this recursion.
 pub(super) fn equal(a: &V, b: &V, budget: &mut Budget) -> Result<bool> {
-    budget.step()?;
+    budget.descend()?;
     Ok(match (a, b) {
         (V::Str(a), V::Str(b)) => {
             if a.len() == b.len() {
@@ -498,7 +508,7 @@ pub(super) fn equal(a: &V, b: &V, budget: &mut Budget) -> Result<bool> {
         (V::Range(a, _), V::Range(b, _)) => {
             a.len == b.len && (a.len == 0 || a.start == b.start) && (a.len <= 1 || a.step == b.step)
         }
-        (V::Iter(a, _), V::Iter(b, _)) => std::sync::Arc::ptr_eq(a, b),
+        (V::Iter(a, _), V::Iter(b, _)) => Arc::ptr_eq(a, b),
         (V::View(a, _), V::View(b, _)) => {
             if a.kind != b.kind
                 || a.kind == ViewKind::Values
@@ -521,7 +531,7 @@ pub(super) fn equal(a: &V, b: &V, budget: &mut Budget) -> Result<bool> {
         }
         (V::Object(a), V::Object(b)) => same_object(a, b),
         (a, b) => match (number(a), number(b)) {
-            (Some(a), Some(b)) => number_order(&a, &b) == Some(Ordering::Equal),
+            (Some(a), Some(b)) => number_order(&a, &b, budget)? == Some(Ordering::Equal),
             _ => false,
         },
     })
@@ -541,9 +551,8 @@ fn same_object(a: &Object, b: &Object) -> bool {
 
 /// Python's `is`, as far as values here have an identity.
 pub(super) fn identical(a: &V, b: &V) -> bool {
-    use std::sync::Arc;
     match (a, b) {
-        (V::Str(a), V::Str(b)) => a.same(b) || (a == b && a.len() <= 1),
+        (V::Str(a), V::Str(b)) => a.same(b) || (a.len() <= 1 && a == b),
         (V::List(a, _), V::List(b, _)) | (V::Tuple(a, _), V::Tuple(b, _)) => Arc::ptr_eq(a, b),
         (V::Dict(a, _), V::Dict(b, _)) => Arc::ptr_eq(a, b),
         (V::None(_), V::None(_)) => true,
@@ -556,7 +565,7 @@ pub(super) fn identical(a: &V, b: &V) -> bool {
 
 /// The order of two values; `None` where one is not a number at all. `symbol` is for the message.
 pub(super) fn order(a: &V, b: &V, symbol: &str, budget: &mut Budget) -> Result<Option<Ordering>> {
-    budget.step()?;
+    budget.descend()?;
     match (a, b) {
         (V::Str(a), V::Str(b)) => {
             budget.bytes(a.len().min(b.len()))?;
@@ -574,7 +583,7 @@ pub(super) fn order(a: &V, b: &V, symbol: &str, budget: &mut Budget) -> Result<O
         _ => {}
     }
     if let (Some(a), Some(b)) = (number(a), number(b)) {
-        return Ok(number_order(&a, &b));
+        return number_order(&a, &b, budget);
     }
     Fault::type_error(format!(
         "'{symbol}' not supported between instances of '{}' and '{}'",
@@ -593,8 +602,12 @@ pub(super) fn contains(container: &V, item: &V, budget: &mut Budget) -> Result<b
                     item.type_name()
                 ));
             };
-            budget.slow_bytes(text.len().saturating_add(part.len()))?;
-            Ok(text.as_str().contains(part.as_str()))
+            let mut found = false;
+            scan::matches(text.as_str(), part.as_str(), budget, |_, _| {
+                found = true;
+                Ok(false)
+            })?;
+            Ok(found)
         }
         V::Dict(dict, _) => Ok(dict.get(item, budget)?.is_some()),
         V::View(view, _) if view.kind == ViewKind::Keys => {

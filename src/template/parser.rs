@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use super::ast::*;
-use super::budget::{Limits, Recursion};
-use super::error::{ErrorKind, Fault, Result};
+use super::budget::{looked, Limits, Recursion};
+use super::error::{brief, ErrorKind, Fault, Result};
 use super::lexer::{Lexer, Token};
 use super::string::{Origin, Str};
 use super::value::{Function, NameId};
 
 /// More parts than this are refused: a parsed template stays within a few times its limit of source.
 const MAX_NODES: usize = 250_000;
+
+/// Whether the template is still wanted is asked every 4,096 tokens: a millisecond.
+const LOOK: u32 = 4095;
 
 pub(super) struct Parser<'s> {
     source: &'s str,
@@ -20,6 +23,7 @@ pub(super) struct Parser<'s> {
     ahead: Option<(u32, Token<'s>)>,
     pub(super) recursion: Recursion,
     nodes: usize,
+    tokens: u32,
     names: Vec<Str>,
     ids: HashMap<&'s str, NameId>,
     /// The tags whose bodies are open, for messages.
@@ -48,6 +52,8 @@ pub(super) struct MacroUse {
 pub(super) struct Parsed {
     pub body: Body,
     pub names: Vec<Str>,
+    /// Where each name is.
+    pub ids: HashMap<Str, NameId>,
     /// The function that a name stands for, unless the caller or the template gives it another value.
     pub globals: Vec<Option<Function>>,
     /// The name `loop`, if it occurs.
@@ -65,6 +71,7 @@ pub(super) fn parse(source: &str, limits: &Limits) -> Result<Parsed> {
         // Each level of nesting takes a few calls.
         recursion: Recursion::new(limits.depth.saturating_mul(8)),
         nodes: 0,
+        tokens: 0,
         names: Vec::new(),
         ids: HashMap::new(),
         tags: Vec::new(),
@@ -101,11 +108,21 @@ impl<'s> Parser<'s> {
             body,
             globals: self.names.iter().map(function).collect(),
             loop_name: self.ids.get("loop").copied(),
+            ids: self
+                .names
+                .iter()
+                .zip(0..)
+                .map(|(name, at)| (name.clone(), NameId(at)))
+                .collect(),
             names: std::mem::take(&mut self.names),
         })
     }
 
     pub(super) fn advance(&mut self) -> Result<Token<'s>> {
+        self.tokens = self.tokens.wrapping_add(1);
+        if self.tokens & LOOK == 0 {
+            looked()?;
+        }
         let (at, token) = match self.ahead.take() {
             Some(next) => next,
             None => self.lexer.next()?,
@@ -152,7 +169,7 @@ impl<'s> Parser<'s> {
         }
         syntax(format!(
             "expected token '{what}', got '{}'",
-            self.token.describe()
+            brief(self.token.describe())
         ))
     }
 
@@ -248,7 +265,7 @@ impl<'s> Parser<'s> {
                         "Unexpected end of template. Jinja was looking for the following tags: \
                          '{}'. The innermost block that needs to be closed is '{}'.",
                         ends.join("' or '"),
-                        self.tags.last().unwrap_or(&"")
+                        brief(self.tags.last().unwrap_or(&""))
                     ))
                 }
             }
@@ -350,7 +367,7 @@ impl<'s> Parser<'s> {
     }
 
     fn unknown_tag<T>(&self, tag: &str, ends: &[&str]) -> Result<T> {
-        let mut message = format!("Encountered unknown tag '{tag}'.");
+        let mut message = format!("Encountered unknown tag '{}'.", brief(tag));
         if !ends.is_empty() {
             message.push_str(&format!(
                 " Jinja was looking for the following tags: '{}'.",
@@ -592,7 +609,7 @@ impl<'s> Parser<'s> {
             Some(target) => Ok(target),
             None => syntax(format!(
                 "Expected an expression, got '{}'",
-                self.token.describe()
+                brief(self.token.describe())
             )),
         }
     }
@@ -606,7 +623,10 @@ impl<'s> Parser<'s> {
             return Ok(target);
         }
         let Token::Name(name) = self.token else {
-            return syntax(format!("can't assign to '{}'", self.token.describe()));
+            return syntax(format!(
+                "can't assign to '{}'",
+                brief(self.token.describe())
+            ));
         };
         if matches!(name, "true" | "false" | "none" | "True" | "False" | "None") {
             return syntax("can't assign to 'const'");

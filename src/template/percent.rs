@@ -10,6 +10,7 @@ use super::eval::Eval;
 use super::expression::Arguments;
 use super::methods::{self, int_arg, missing_key};
 use super::operators::{self, Number};
+use super::scan;
 use super::spec::{self, Spec};
 use super::string::{Builder, Origin, Str, Text};
 use super::value::*;
@@ -105,7 +106,6 @@ fn printf(
     mapping: Option<std::sync::Arc<Dict>>,
     subscripted: bool,
 ) -> Result<V> {
-    eval.budget.slow_bytes(format.len())?;
     // Whatever comes earlier in the format decides which value is left for a field.
     let mut seen = shape;
     let mut values = values.into_iter();
@@ -117,6 +117,7 @@ fn printf(
     let mut out = Builder::new(&mut eval.budget)?;
     loop {
         let start = reader.at;
+        eval.budget.step()?;
         let Some(found) = reader.rest().find('%') else {
             out.push_range(format.text(), start..format.len(), &mut eval.budget)?;
             break;
@@ -133,7 +134,7 @@ fn printf(
                 return Fault::value_error("incomplete format key");
             };
             let name = reader.rest().get(..end).unwrap_or("");
-            match mapping.get_str(name) {
+            match mapping.get_str(name, &mut eval.budget)? {
                 Some(value) => from_mapping = Some(value.clone()),
                 None => return missing_key(eval, &V::Str(methods::own(name))),
             }
@@ -145,6 +146,7 @@ fn printf(
         };
         let mut spec = Spec::default();
         while let Some(flag) = reader.rest().chars().next() {
+            eval.budget.step()?;
             match flag {
                 '-' => spec.align = Some('<'),
                 '+' => spec.sign = '+',
@@ -177,7 +179,9 @@ fn printf(
                 false => reader.digits()?.unwrap_or(0),
             });
         }
-        while reader.skip('l') || reader.skip('h') || reader.skip('L') {}
+        while reader.skip('l') || reader.skip('h') || reader.skip('L') {
+            eval.budget.step()?;
+        }
         let Some(kind) = reader.next() else {
             return Fault::value_error("incomplete format");
         };
@@ -218,15 +222,17 @@ fn convert(
             ascii(eval, &text)?
         }
         'c' => match value {
-            V::Str(text) if text.as_str().chars().count() == 1 => text.clone(),
+            V::Str(text) if text.len() <= 4 && text.as_str().chars().count() == 1 => text.clone(),
             value => character(eval, value)?,
         },
         'd' | 'i' | 'u' | 'o' | 'x' | 'X' => {
             let number = operators::number(value);
             let whole = match (kind, number) {
-                ('d' | 'i' | 'u', Some(Number::Float(float))) => spec::whole(float)?,
+                ('d' | 'i' | 'u', Some(Number::Float(float))) => {
+                    spec::whole(float, &mut eval.budget)?
+                }
                 (_, Some(Number::Int(int))) => num_bigint::BigInt::from(int),
-                (_, Some(Number::Big(int))) => int,
+                (_, Some(Number::Big(int))) => int.value.clone(),
                 ('d' | 'i' | 'u', _) => {
                     eval.checked(value)?;
                     return Fault::type_error(format!(
@@ -285,7 +291,6 @@ fn character(eval: &mut Eval, value: &V) -> Result<Str> {
 }
 
 fn ascii(eval: &mut Eval, text: &Str) -> Result<Str> {
-    eval.budget.slow_bytes(text.len())?;
     let mut out = Builder::new(&mut eval.budget)?;
     super::format::push_mapped(text, &mut out, &mut eval.budget, |c| match c as u32 {
         ..=0x7f => None,
@@ -308,13 +313,13 @@ fn padded(
 ) -> Result<()> {
     let all = text.as_str();
     let origin = text.text().least_trusted();
-    eval.budget.bytes(all.len())?;
-    let end = precision
-        .and_then(|most| all.char_indices().nth(most))
-        .map_or(all.len(), |(at, _)| at);
+    let end = match precision {
+        Some(most) => scan::place(all, most, &mut eval.budget)?,
+        None => all.len(),
+    };
     let count = match width {
         0 => 0,
-        _ => all.get(..end).unwrap_or("").chars().count(),
+        _ => scan::count(all.get(..end).unwrap_or(""), &mut eval.budget)?,
     };
     let missing = width.saturating_sub(count);
     let left = match align {
@@ -329,10 +334,31 @@ fn padded(
 
 /// `text.format(…)`.
 pub(super) fn str_format(eval: &mut Eval, format: &Str, args: Arguments) -> Result<V> {
-    eval.budget.slow_bytes(format.len())?;
+    let mut named = Dict::new(&mut eval.budget)?;
+    for (name, value) in args.named {
+        named.insert(V::Str(name), value, &mut eval.budget)?;
+    }
+    let named = (std::sync::Arc::new(named), Origin::Template);
+    write_fields(eval, format, args.positional, named)
+}
+
+pub(super) fn str_format_map(eval: &mut Eval, format: &Str, mapping: V) -> Result<V> {
+    let V::Dict(dict, shape) = mapping else {
+        return Fault::type_error("format_map() takes a mapping");
+    };
+    write_fields(eval, format, Vec::new(), (dict, shape))
+}
+
+fn write_fields(
+    eval: &mut Eval,
+    format: &Str,
+    positional: Vec<V>,
+    named: (std::sync::Arc<Dict>, Origin),
+) -> Result<V> {
     let mut out = Builder::new(&mut eval.budget)?;
     let mut fields = Fields {
-        args,
+        positional,
+        named,
         next: Some(0),
         seen: Origin::Template,
     };
@@ -341,27 +367,10 @@ pub(super) fn str_format(eval: &mut Eval, format: &Str, args: Arguments) -> Resu
     Ok(V::Str(out.finish_as(format.markup())))
 }
 
-pub(super) fn str_format_map(eval: &mut Eval, format: &Str, mapping: V) -> Result<V> {
-    let V::Dict(dict, shape) = mapping else {
-        return Fault::type_error("format_map() takes a mapping");
-    };
-    let mut named = Vec::new();
-    for (key, value) in &dict.entries {
-        eval.budget.step()?;
-        if let V::Str(key) = key {
-            let value = value.clone().painted(shape, &mut eval.budget)?;
-            named.push((key.clone(), value));
-        }
-    }
-    let args = Arguments {
-        positional: Vec::new(),
-        named,
-    };
-    str_format(eval, format, args)
-}
-
 struct Fields {
-    args: Arguments,
+    positional: Vec<V>,
+    /// With who decided which there are.
+    named: (std::sync::Arc<Dict>, Origin),
     /// The next field without a number; `None` once one had a number.
     next: Option<usize>,
     /// The least trusted origin of the format so far: it decides which value is the next.
@@ -385,7 +394,8 @@ impl Fields {
         };
         loop {
             let start = reader.at;
-            let Some(found) = reader.rest().find(['{', '}']) else {
+            let is_brace = |c| matches!(c, '{' | '}');
+            let Some(found) = scan::position(reader.rest(), is_brace, &mut eval.budget)? else {
                 return out.push_range(format, start..range.end, &mut eval.budget);
             };
             let brace = start.saturating_add(found);
@@ -420,8 +430,7 @@ impl Fields {
         let rest = reader.rest();
         let mut open = 1usize;
         let mut bracket = false;
-        let mut end = None;
-        for (at, c) in rest.char_indices() {
+        let closes = |c| {
             match c {
                 '[' => bracket = true,
                 ']' => bracket = false,
@@ -429,12 +438,9 @@ impl Fields {
                 '}' if !bracket => open = open.saturating_sub(1),
                 _ => {}
             }
-            if open == 0 {
-                end = Some(at);
-                break;
-            }
-        }
-        let Some(end) = end else {
+            open == 0
+        };
+        let Some(end) = scan::position(rest, closes, &mut eval.budget)? else {
             return Fault::value_error("expected '}' before end of string");
         };
         let field = rest.get(..end).unwrap_or("");
@@ -505,7 +511,7 @@ impl Fields {
                     first.parse().unwrap_or(usize::MAX)
                 }
             };
-            match self.args.positional.get(at) {
+            match self.positional.get(at) {
                 Some(value) => value.clone(),
                 None => {
                     return Fault::new(
@@ -515,13 +521,14 @@ impl Fields {
                 }
             }
         } else {
-            let mut named = self.args.named.iter();
-            match named.find(|(have, _)| have.as_str() == first) {
-                Some((_, value)) => value.clone(),
+            let (dict, shape) = &self.named;
+            match dict.get_str(first, &mut eval.budget)? {
+                Some(value) => value.clone().painted(*shape, &mut eval.budget)?,
                 None => return missing_key(eval, &V::Str(methods::own(first))),
             }
         };
         while let Some(c) = rest.chars().next() {
+            eval.budget.step()?;
             let (key, after, is_item) = match c {
                 '.' => {
                     let inner = rest.get(1..).unwrap_or("");
@@ -581,7 +588,7 @@ fn formatted(eval: &mut Eval, value: &V, spec: &Spec, out: &mut Builder) -> Resu
         }
         V::Int(..) | V::Big(..) | V::Bool(..) => match spec.kind {
             'e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%' => {
-                let float = super::filters::to_float(value)?.unwrap_or(0.0);
+                let float = super::filters::to_float(value, &mut eval.budget)?.unwrap_or(0.0);
                 let mut spec = spec.clone();
                 spec.precision.get_or_insert(6);
                 spec::float(eval, float, &spec, origin, out)
@@ -594,7 +601,7 @@ fn formatted(eval: &mut Eval, value: &V, spec: &Spec, out: &mut Builder) -> Resu
             _ => {
                 let whole = match operators::number(value) {
                     Some(Number::Int(int)) => num_bigint::BigInt::from(int),
-                    Some(Number::Big(int)) => int,
+                    Some(Number::Big(int)) => int.value.clone(),
                     _ => num_bigint::BigInt::from(0),
                 };
                 if spec.precision.is_some() {

@@ -54,13 +54,15 @@ pub(super) fn push_part(
     if text.single().is_some() {
         return out.push_range(text, range, budget);
     }
-    budget.slow_bytes(text.cost())?;
     let mut all = Counts::default();
     for (piece, origin) in text.pieces() {
+        budget.bytes(piece.len())?;
         all.add(origin, piece.chars().count());
     }
     let (mut at, mut before) = (0usize, Counts::default());
     for (piece, origin) in text.pieces() {
+        budget.slow_bytes(piece.len())?;
+        budget.step()?;
         let begin = at;
         at = at.saturating_add(piece.len());
         let mut here = before;

@@ -137,11 +137,11 @@ fn holds(eval: &mut Eval, predicate: Predicate, value: V, args: Arguments) -> Re
         Predicate::Float => matches!(value, V::Float(..)),
         Predicate::Lower | Predicate::Upper => {
             let text = eval.str_of(&value)?;
-            eval.budget.slow_bytes(text.len())?;
-            match predicate {
-                Predicate::Lower => super::methods::is_lower(text.as_str()),
-                _ => super::methods::is_upper(text.as_str()),
-            }
+            let is_case = match predicate {
+                Predicate::Lower => super::methods::is_lower,
+                _ => super::methods::is_upper,
+            };
+            is_case(text.as_str(), &mut eval.budget)?
         }
         Predicate::String => matches!(value, V::Str(_)),
         Predicate::Mapping => matches!(value, V::Dict(..)),

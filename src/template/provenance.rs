@@ -48,7 +48,7 @@ impl V {
             V::Dict(dict, shape) => dict.origin.max(*shape),
             V::View(view, shape) => view.dict.origin.max(*shape),
             V::Iter(iter, shape) => iter.origin.max(*shape),
-            V::Method(bound) => bound.0.least_trusted(),
+            V::Method(bound) => bound.owner.least_trusted(),
             value => value.shape(),
         }
     }
@@ -59,7 +59,7 @@ impl V {
         match (own_origin!(self), self) {
             (Some(origin), _) => *origin,
             (None, V::Str(text)) => text.text().least_trusted(),
-            (None, V::Method(bound)) => bound.0.shape(),
+            (None, V::Method(bound)) => bound.owner.shape(),
             (None, _) => Origin::Template,
         }
     }
@@ -80,8 +80,8 @@ impl V {
             value if by == Origin::Template => Ok(value),
             V::Str(text) => Ok(V::Str(text.painted(by, budget)?)),
             V::Method(bound) => {
-                let owner = bound.0.clone().painted(by, budget)?;
-                Ok(V::Method(std::sync::Arc::new((owner, bound.1))))
+                let owner = bound.owner.clone().painted(by, budget)?;
+                V::method(owner, bound.method, budget)
             }
             value => Ok(value.shaped(by)),
         }

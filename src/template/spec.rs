@@ -2,9 +2,13 @@
 
 use num_bigint::{BigInt, Sign};
 
+use super::budget::{Budget, FLOAT_STEPS};
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::Eval;
 use super::string::{Builder, Origin};
+
+/// More than this are refused.
+const MAX_DIGITS: usize = 100_000;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Spec {
@@ -90,18 +94,22 @@ pub(super) fn fill(
     if count == 0 {
         return Ok(());
     }
-    let bytes = count.saturating_mul(fill.len_utf8());
-    eval.budget.room(bytes.saturating_mul(2))?;
-    eval.budget.bytes(bytes)?;
-    out.push(
-        &fill.encode_utf8(&mut [0; 4]).repeat(count),
-        origin,
-        &mut eval.budget,
-    )
+    let mut bytes = [0; 4];
+    let fill = fill.encode_utf8(&mut bytes);
+    out.push_times(fill, count, origin, &mut eval.budget)
+}
+
+/// Digits are put together in front of the budget's own strings.
+fn bounded(digits: usize) -> Result<()> {
+    if digits > MAX_DIGITS {
+        return Fault::limit(format!("a number of more than {MAX_DIGITS} digits"));
+    }
+    Ok(())
 }
 
 /// `int(float)`.
-pub(super) fn whole(value: f64) -> Result<BigInt> {
+pub(super) fn whole(value: f64, budget: &mut Budget) -> Result<BigInt> {
+    budget.steps(FLOAT_STEPS)?;
     if !value.is_finite() {
         return Fault::new(ErrorKind::Overflow, "cannot convert float to integer");
     }
@@ -140,7 +148,7 @@ fn number(
             true => spec.width.saturating_sub(head),
             false => 0,
         };
-        eval.budget.room(least.saturating_mul(2))?;
+        bounded(least)?;
         eval.budget.slow_bytes(least.saturating_add(digits.len()))?;
         digits = grouped(&digits, separator, size, least);
     }
@@ -220,7 +228,7 @@ pub(super) fn integer(
     // Of a whole number, `%` formats take the precision for a number of digits.
     let missing = spec.precision.unwrap_or(0).saturating_sub(digits.len());
     if missing > 0 {
-        eval.budget.room(missing.saturating_mul(2))?;
+        bounded(missing)?;
         eval.budget.bytes(missing)?;
         digits.insert_str(0, &"0".repeat(missing));
     }
@@ -241,14 +249,13 @@ pub(super) fn float(
     let precision = spec.precision.unwrap_or(6);
     // A float has up to 309 digits in front of its point.
     eval.budget.room(precision.saturating_add(400))?;
-    eval.budget.slow_bytes(precision.saturating_add(400))?;
+    let digits = precision.saturating_add(400);
+    eval.budget.steps(FLOAT_STEPS.saturating_add(digits >> 2))?;
     let mut digits = if !size.is_finite() {
         if size.is_nan() { "nan" } else { "inf" }.to_string()
     } else {
         // More digits than the exact value has are zeros, which would cost a large number of steps.
-        if precision > 100_000 {
-            return Fault::limit("a precision of more than 100000 digits");
-        }
+        bounded(precision)?;
         match spec.kind {
             'f' | 'F' => format!("{size:.precision$}"),
             '%' => format!("{:.precision$}%", size * 100.0),

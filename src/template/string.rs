@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::budget::{Budget, Charge};
 use super::error::Result;
+use super::scan;
 
 /// Who wrote a character of a prompt, the most trusted first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +38,8 @@ pub(super) struct Text {
     origin: Origin,
     /// Empty, or two and more runs that cover the text; neighbours differ.
     runs: Vec<Run>,
+    /// The most and the least trusted origin of the runs, which are too many to be asked each time.
+    bounds: (Origin, Origin),
 }
 
 impl Text {
@@ -45,6 +48,7 @@ impl Text {
             text: text.into(),
             origin,
             runs: Vec::new(),
+            bounds: (origin, origin),
         }
     }
 
@@ -66,13 +70,17 @@ impl Text {
 
     /// The least trusted origin in it, for what cannot be followed character by character.
     pub fn least_trusted(&self) -> Origin {
-        let runs = self.runs.iter().map(|run| run.origin).max();
-        runs.unwrap_or(self.origin)
+        match self.runs.is_empty() {
+            true => self.origin,
+            false => self.bounds.1,
+        }
     }
 
     pub fn most_trusted(&self) -> Origin {
-        let runs = self.runs.iter().map(|run| run.origin).min();
-        runs.unwrap_or(self.origin)
+        match self.runs.is_empty() {
+            true => self.origin,
+            false => self.bounds.0,
+        }
     }
 
     /// The least trusted origin within a range of bytes.
@@ -106,11 +114,16 @@ impl Text {
         let end = self.text.len();
         match self.runs.last_mut() {
             Some(last) if last.origin == origin => last.end = end,
-            Some(_) => self.runs.push(Run { end, origin }),
+            Some(_) => {
+                let (most, least) = self.bounds;
+                self.bounds = (most.min(origin), least.max(origin));
+                self.runs.push(Run { end, origin });
+            }
             None if before == 0 => self.origin = origin,
             None if self.origin == origin => {}
             None => {
                 let first = self.origin;
+                self.bounds = (first.min(origin), first.max(origin));
                 self.runs.push(Run {
                     end: before,
                     origin: first,
@@ -367,6 +380,10 @@ impl Builder {
     }
 
     pub fn push(&mut self, text: &str, origin: Origin, budget: &mut Budget) -> Result<()> {
+        if text.len() > scan::PIECE {
+            self.grow(text.len(), budget)?;
+            return scan::pieces(text).try_for_each(|piece| self.push(piece, origin, budget));
+        }
         let origin = origin.max(self.floor);
         budget.bytes(text.len())?;
         self.grow(text.len(), budget)?;
@@ -378,6 +395,31 @@ impl Builder {
             self.grow_runs(budget)?;
         }
         self.text.push(text, origin);
+        Ok(())
+    }
+
+    /// Pushes a text so many times.
+    pub fn push_times(
+        &mut self,
+        text: &str,
+        times: usize,
+        origin: Origin,
+        budget: &mut Budget,
+    ) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.grow(text.len().saturating_mul(times), budget)?;
+        // A short one is written by the piece.
+        let most = scan::PIECE.checked_div(text.len()).unwrap_or(1).max(1);
+        let many = text.repeat(most.min(times));
+        let mut left = times;
+        while left > 0 {
+            let now = left.min(most);
+            let bytes = text.len().saturating_mul(now);
+            self.push(many.get(..bytes).unwrap_or(text), origin, budget)?;
+            left = left.saturating_sub(now);
+        }
         Ok(())
     }
 

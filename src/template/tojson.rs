@@ -1,5 +1,6 @@
 //! `tojson`, as transformers defines it: Python's `json.dumps` without HTML escapes.
 
+use super::budget::SHORTEST_STEPS;
 use super::error::{Fault, Result};
 use super::eval::Eval;
 use super::expression::Arguments;
@@ -28,8 +29,7 @@ pub(super) fn tojson(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         Some(other) => {
             let width = usize::try_from(int_arg(&other)?).unwrap_or(0);
             let mut spaces = Builder::new(&mut eval.budget)?;
-            spaces.reserve(width, &mut eval.budget)?;
-            spaces.push(&" ".repeat(width), Origin::Template, &mut eval.budget)?;
+            spaces.push_times(" ", width, Origin::Template, &mut eval.budget)?;
             Some(spaces.finish())
         }
     };
@@ -78,7 +78,7 @@ fn write_plain(
     level: usize,
     out: &mut Builder,
 ) -> Result<()> {
-    eval.budget.step()?;
+    eval.budget.descend()?;
     match value {
         V::Str(text) => string(eval, text, style, out),
         V::List(list, _) | V::Tuple(list, _) => {
@@ -167,7 +167,10 @@ fn scalar(eval: &mut Eval, value: &V) -> Result<Option<String>> {
             true => "Infinity".to_string(),
             false => "-Infinity".to_string(),
         },
-        V::Float(value, _) => format::float(*value),
+        V::Float(value, _) => {
+            eval.budget.steps(SHORTEST_STEPS)?;
+            format::float(*value)
+        }
         _ => return Ok(None),
     }))
 }
@@ -186,7 +189,6 @@ fn key(eval: &mut Eval, key: &V, style: &Style, out: &mut Builder) -> Result<()>
 }
 
 fn string(eval: &mut Eval, text: &Str, style: &Style, out: &mut Builder) -> Result<()> {
-    eval.budget.slow_bytes(text.len())?;
     let origin = text.text().least_trusted();
     out.push("\"", origin, &mut eval.budget)?;
     format::push_mapped(text, out, &mut eval.budget, |c| match c {

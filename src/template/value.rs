@@ -29,7 +29,7 @@ pub(super) enum V {
     Bool(bool, Origin),
     Int(i64, Origin),
     /// Only what does not fit `Int`.
-    Big(Arc<BigInt>, Origin),
+    Big(Arc<Big>, Origin),
     Float(f64, Origin),
     Str(Str),
     List(Arc<List>, Origin),
@@ -40,7 +40,29 @@ pub(super) enum V {
     Iter(Arc<Iter>, Origin),
     Object(Object),
     /// A method that was taken from its value.
-    Method(Arc<(V, super::methods::Method)>),
+    Method(Arc<Bound>),
+}
+
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub owner: V,
+    pub method: super::methods::Method,
+    _charge: Charge,
+}
+
+/// A long whole number.
+#[derive(Debug)]
+pub(super) struct Big {
+    pub value: BigInt,
+    _charge: Charge,
+}
+
+impl std::ops::Deref for Big {
+    type Target = BigInt;
+
+    fn deref(&self) -> &BigInt {
+        &self.value
+    }
 }
 
 /// An index into the template's table of names.
@@ -51,7 +73,11 @@ pub(super) struct NameId(pub u32);
 pub(super) struct Hint {
     pub message: String,
     pub kind: ErrorKind,
+    _charge: Charge,
 }
+
+/// What a small value of its own costs on the heap, with the allocator's own part.
+pub(super) const SMALL_BYTES: usize = 96;
 
 /// What Python's `type` tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,12 +191,13 @@ const LIST_BYTES: usize = std::mem::size_of::<List>() + 48;
 /// Beside its own bytes, what one entry costs.
 pub(super) const ITEM_BYTES: usize = std::mem::size_of::<V>();
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Range {
     pub start: i64,
     pub step: i64,
     pub len: i64,
     pub stop: i64,
+    pub charge: Charge,
 }
 
 impl Range {
@@ -214,7 +241,7 @@ impl V {
             V::Dict(dict, _) => dict.depth,
             V::View(view, _) => view.dict.depth.saturating_add(1),
             V::Iter(iter, _) => iter.depth,
-            V::Method(bound) => bound.0.depth().saturating_add(1),
+            V::Method(bound) => bound.owner.depth().saturating_add(1),
             _ => 0,
         }
     }
@@ -227,7 +254,7 @@ impl V {
             V::View(view, _) => view.dict.size,
             V::Iter(iter, _) => iter.size,
             V::Big(big, _) => (big.bits() as usize >> 1).saturating_add(ITEM_BYTES),
-            V::Method(bound) => bound.0.size(),
+            V::Method(bound) => bound.owner.size(),
             _ => ITEM_BYTES,
         }
     }
@@ -275,11 +302,38 @@ impl V {
         V::int(i64::try_from(value).unwrap_or(i64::MAX))
     }
 
-    pub fn big(value: BigInt) -> V {
+    /// A whole number of the caller's or of the template's, charged to nobody.
+    pub fn given_big(value: BigInt) -> V {
+        V::charged_big(value, Charge::default())
+    }
+
+    /// A whole number that was computed.
+    pub fn big(value: BigInt, budget: &mut Budget) -> Result<V> {
+        let bytes = big_bytes(&value);
+        budget.bytes(bytes)?;
+        let charge = budget.charge(bytes.saturating_add(SMALL_BYTES))?;
+        Ok(V::charged_big(value, charge))
+    }
+
+    fn charged_big(value: BigInt, _charge: Charge) -> V {
         match i64::try_from(&value) {
             Ok(small) => V::int(small),
-            Err(_) => V::Big(Arc::new(value), Origin::Template),
+            Err(_) => V::Big(Arc::new(Big { value, _charge }), Origin::Template),
         }
+    }
+
+    /// A method, taken from its value.
+    pub fn method(owner: V, method: super::methods::Method, budget: &mut Budget) -> Result<V> {
+        let _charge = budget.charge(SMALL_BYTES)?;
+        Ok(V::Method(Arc::new(Bound {
+            owner,
+            method,
+            _charge,
+        })))
+    }
+
+    pub fn view(kind: ViewKind, dict: Arc<Dict>, shape: Origin, budget: &mut Budget) -> Result<V> {
+        Ok(V::View(Arc::new(View::new(kind, dict, budget)?), shape))
     }
 
     /// A string of the engine's own making.
@@ -289,16 +343,20 @@ impl V {
         Ok(V::Str(out.finish()))
     }
 
-    pub fn hint(kind: ErrorKind, message: impl Into<String>) -> V {
-        V::Undefined {
+    pub fn hint(kind: ErrorKind, message: impl Into<String>, budget: &mut Budget) -> Result<V> {
+        let message = message.into();
+        budget.slow_bytes(message.len())?;
+        let _charge = budget.charge(message.len().saturating_add(SMALL_BYTES))?;
+        Ok(V::Undefined {
             origin: Origin::Template,
             owner: None,
             name: NameId(0),
             hint: Some(Arc::new(Hint {
-                message: message.into(),
+                message,
                 kind,
+                _charge,
             })),
-        }
+        })
     }
 
     /// No variable of that name, or no attribute of that name in a value of the type.
@@ -365,6 +423,13 @@ impl V {
             V::Big(..) | V::Iter(..) | V::Object(_) | V::Method(_) => true,
         }
     }
+}
+
+/// Bytes of a whole number.
+pub(super) fn big_bytes(value: &BigInt) -> usize {
+    usize::try_from(value.bits() >> 3)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1)
 }
 
 /// A list in the making: pays before it grows.
@@ -456,7 +521,7 @@ impl List {
     }
 
     fn paid(items: Vec<V>, charge: Charge, budget: &mut Budget) -> Result<List> {
-        budget.steps((items.len() >> 3).saturating_add(1))?;
+        budget.steps((items.len() >> 2).saturating_add(1))?;
         let (depth, size, origin) = measure(items.iter());
         check(depth, size, budget)?;
         Ok(List {
@@ -522,7 +587,10 @@ impl Value {
         if digits.len() > 4300 {
             return None;
         }
-        digits.parse::<BigInt>().ok().map(|big| Value(V::big(big)))
+        digits
+            .parse::<BigInt>()
+            .ok()
+            .map(|big| Value(V::given_big(big)))
     }
 
     /// A list that the host put together: its items keep their origins.
@@ -594,7 +662,7 @@ fn given_json(
         serde_json::Value::Bool(value) => Value(V::Bool(*value, origin)),
         serde_json::Value::Number(number) => Value(match (number.as_i64(), number.as_u64()) {
             (Some(int), _) => V::Int(int, origin),
-            (None, Some(int)) => V::big(BigInt::from(int)).shaped(origin),
+            (None, Some(int)) => V::given_big(BigInt::from(int)).shaped(origin),
             (None, None) => V::Float(number.as_f64().unwrap_or(f64::NAN), origin),
         }),
         serde_json::Value::String(text) => Value::str(text.as_str(), origin),

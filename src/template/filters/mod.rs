@@ -9,6 +9,7 @@ use super::eval::Eval;
 use super::expression::{required, Arguments};
 use super::methods;
 use super::provenance::Carries;
+use super::scan;
 use super::tojson::tojson;
 use super::value::*;
 
@@ -109,6 +110,7 @@ fn apply_to(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Resul
                     let mut pairs =
                         super::value::Items::with_capacity(dict.entries.len(), &mut eval.budget)?;
                     for (key, value) in &dict.entries {
+                        eval.budget.steps(2)?;
                         let pair = vec![key.clone(), value.clone()];
                         let pair = V::tuple(pair, &mut eval.budget)?;
                         pairs.push(pair, &mut eval.budget)?;
@@ -134,10 +136,7 @@ fn apply_to(eval: &mut Eval, filter: Filter, value: V, args: Arguments) -> Resul
 fn length(eval: &mut Eval, value: &V) -> Result<V> {
     let len = match value {
         V::Undefined { .. } => 0,
-        V::Str(text) => {
-            eval.budget.bytes(text.len())?;
-            text.as_str().chars().count()
-        }
+        V::Str(text) => scan::count(text.as_str(), &mut eval.budget)?,
         V::List(list, _) | V::Tuple(list, _) => list.items.len(),
         V::Dict(dict, _) => dict.entries.len(),
         V::View(view, _) => view.dict.entries.len(),

@@ -5,12 +5,15 @@ use std::cmp::Ordering;
 use num_bigint::BigInt;
 
 use super::super::ast::MathOp;
+use super::super::budget::{Budget, FLOAT_STEPS};
 use super::super::error::{ErrorKind, Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::Arguments;
 use super::super::lexer::is_space;
 use super::super::methods::int_arg;
 use super::super::operators::{self, Number};
+use super::super::scan;
+use super::super::spec;
 use super::super::value::V;
 use super::Filter;
 
@@ -18,7 +21,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
     match filter {
         Filter::Abs => {
             let [] = args.bind("abs", [])?;
-            abs(&value)
+            abs(&value, &mut eval.budget)
         }
         Filter::Int => {
             let [default, base] = args.bind("int", ["default", "base"])?;
@@ -26,7 +29,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
             if value.is_undefined() {
                 eval.checked(&value)?;
             }
-            let found = to_int(&value, base)?;
+            let found = to_int(&value, base, &mut eval.budget)?;
             match found {
                 Some(found) => Ok(found),
                 None => default
@@ -37,7 +40,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         Filter::Float => {
             let [default] = args.bind("float", ["default"])?;
             eval.checked(&value)?;
-            match to_float(&value)? {
+            match to_float(&value, &mut eval.budget)? {
                 Some(float) => Ok(V::float(float)),
                 None => default
                     .unwrap_or(V::float(0.0))
@@ -58,21 +61,22 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
         _ => {
             let [binary] = args.bind("filesizeformat", ["binary"])?;
             eval.checked(&value)?;
-            let Some(bytes) = to_float(&value)? else {
+            let Some(bytes) = to_float(&value, &mut eval.budget)? else {
                 return Fault::value_error("could not convert the value to float");
             };
+            eval.budget.steps(FLOAT_STEPS)?;
             let text = file_size(bytes, binary.is_some_and(|binary| binary.truth()))?;
             V::text(&text, value.shape(), &mut eval.budget)
         }
     }
 }
 
-fn abs(value: &V) -> Result<V> {
+fn abs(value: &V, budget: &mut Budget) -> Result<V> {
     match operators::number(value) {
         Some(Number::Float(value)) => Ok(V::float(value.abs())),
         Some(Number::Int(value)) if value >= 0 => Ok(V::int(value)),
-        Some(Number::Int(value)) => Ok(V::big(BigInt::from(value.unsigned_abs()))),
-        Some(Number::Big(value)) => Ok(V::big(BigInt::from(value.magnitude().clone()))),
+        Some(Number::Int(value)) => V::big(BigInt::from(value.unsigned_abs()), budget),
+        Some(Number::Big(value)) => V::big(BigInt::from(value.magnitude().clone()), budget),
         None => Fault::type_error(format!(
             "bad operand type for abs(): '{}'",
             value.type_name()
@@ -81,8 +85,7 @@ fn abs(value: &V) -> Result<V> {
 }
 
 /// Python's `int(text, base)`; `None` where it would raise.
-fn parse_int(text: &str, base: i64) -> Option<V> {
-    let text = text.trim_matches(is_space);
+fn parse_int(text: &str, base: i64) -> Option<BigInt> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -114,15 +117,14 @@ fn parse_int(text: &str, base: i64) -> Option<V> {
     }
     let plain = digits.replace('_', "");
     let value = BigInt::parse_bytes(plain.as_bytes(), radix)?;
-    Some(V::big(match negative {
+    Some(match negative {
         true => std::ops::Neg::neg(value),
         false => value,
-    }))
+    })
 }
 
 /// Python's `float(text)`.
 fn parse_float(text: &str) -> Option<f64> {
-    let text = text.trim_matches(is_space);
     let bytes = text.as_bytes();
     let digit = |at: Option<&u8>| at.is_some_and(u8::is_ascii_digit);
     for (at, byte) in bytes.iter().enumerate() {
@@ -142,9 +144,26 @@ fn parse_float(text: &str) -> Option<f64> {
     plain.parse().ok()
 }
 
-pub(in super::super) fn to_float(value: &V) -> Result<Option<f64>> {
+/// Longer texts are no number: a few thousand digits are the most that Python reads as a whole one.
+const MAX_NUMBER: usize = 64 << 10;
+
+/// The part of a text that may be a number, paid for; `None` where it is too long.
+fn number_in<'a>(text: &'a str, budget: &mut Budget) -> Result<Option<&'a str>> {
+    let start = scan::position(text, |c| !is_space(c), budget)?;
+    let text = start.and_then(|start| text.get(start..)).unwrap_or("");
+    let end = scan::end_of_last(text, |c| !is_space(c), budget)?.unwrap_or(0);
+    let text = text.get(..end).unwrap_or("");
+    if text.len() > MAX_NUMBER {
+        return Ok(None);
+    }
+    // Its digits are copied, read several times and multiplied.
+    budget.steps((text.len() >> 2).saturating_add(8))?;
+    Ok(Some(text))
+}
+
+pub(in super::super) fn to_float(value: &V, budget: &mut Budget) -> Result<Option<f64>> {
     Ok(match value {
-        V::Str(text) => parse_float(text.as_str()),
+        V::Str(text) => number_in(text.as_str(), budget)?.and_then(parse_float),
         value => match operators::number(value) {
             Some(Number::Int(value)) => Some(value as f64),
             Some(Number::Float(value)) => Some(value),
@@ -161,31 +180,37 @@ pub(in super::super) fn to_float(value: &V) -> Result<Option<f64>> {
 }
 
 /// What `int(float)` gives; `None` for what is no number, or infinite.
-fn truncated(value: f64) -> Option<V> {
+fn truncated(value: f64, budget: &mut Budget) -> Result<Option<V>> {
     if !value.is_finite() {
-        return None;
+        return Ok(None);
     }
     let whole = value.trunc();
     if whole.abs() < 9e18 {
-        return Some(V::int(whole as i64));
+        return Ok(Some(V::int(whole as i64)));
     }
-    // Printed in full, a float is exact.
-    BigInt::parse_bytes(format!("{whole:.0}").as_bytes(), 10).map(V::big)
+    let whole = spec::whole(whole, budget)?;
+    V::big(whole, budget).map(Some)
 }
 
-fn to_int(value: &V, base: i64) -> Result<Option<V>> {
+fn to_int(value: &V, base: i64, budget: &mut Budget) -> Result<Option<V>> {
     Ok(match value {
-        V::Str(text) => match parse_int(text.as_str(), base) {
-            Some(value) => Some(value),
-            None => parse_float(text.as_str()).and_then(truncated),
-        },
+        V::Str(text) => {
+            let Some(text) = number_in(text.as_str(), budget)? else {
+                return Ok(None);
+            };
+            return match (parse_int(text, base), parse_float(text)) {
+                (Some(value), _) => V::big(value, budget).map(Some),
+                (None, Some(float)) => truncated(float, budget),
+                (None, None) => Ok(None),
+            };
+        }
         V::Float(value, _) if value.is_infinite() => {
             return Fault::new(
                 ErrorKind::Overflow,
                 "cannot convert float infinity to integer",
             )
         }
-        V::Float(value, _) => truncated(*value),
+        V::Float(value, _) => return truncated(*value, budget),
         V::Bool(value, _) => Some(V::int(i64::from(*value))),
         V::Int(..) | V::Big(..) => Some(value.clone()),
         _ => None,
@@ -200,11 +225,13 @@ fn round(eval: &mut Eval, value: &V, precision: i64, method: &str) -> Result<V> 
         ));
     };
     match (method, number) {
-        ("common", Number::Float(float)) => Ok(V::float(round_float(float, precision)?)),
+        ("common", Number::Float(float)) => {
+            Ok(V::float(round_float(float, precision, &mut eval.budget)?))
+        }
         ("common", _) if precision >= 0 => operators::positive(value),
         ("common", _) => round_int(eval, value, precision),
         ("ceil" | "floor", _) => {
-            let float = to_float(value)?.unwrap_or(0.0);
+            let float = to_float(value, &mut eval.budget)?.unwrap_or(0.0);
             let places = i32::try_from(precision).unwrap_or(0);
             // Python's `10**precision` is a whole number up to here, and as exact as a float.
             let unit = 10f64.powi(places);
@@ -241,7 +268,7 @@ fn round_int(eval: &mut Eval, value: &V, precision: i64) -> Result<V> {
 }
 
 /// Python's `round`: exact on the value that the float has, halves to even.
-pub(super) fn round_float(value: f64, precision: i64) -> Result<f64> {
+pub(super) fn round_float(value: f64, precision: i64, budget: &mut Budget) -> Result<f64> {
     if !value.is_finite() || precision > 330 {
         return Ok(value);
     }
@@ -259,6 +286,7 @@ pub(super) fn round_float(value: f64, precision: i64) -> Result<f64> {
         return Ok(rounded * unit);
     }
     let places = usize::try_from(precision).unwrap_or(0);
+    budget.steps(FLOAT_STEPS.saturating_add(places >> 1))?;
     Ok(format!("{value:.places$}").parse().unwrap_or(value))
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::super::dict::{hashable, Dict};
-use super::super::error::{ErrorKind, Fault, Result};
+use super::super::error::{brief, ErrorKind, Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
 use super::super::loops::{collect, Cursor};
@@ -50,17 +50,15 @@ fn end(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V>
         (_, V::Iter(..)) => return Fault::type_error("'generator' object is not reversible"),
         (_, value) => collect(value, &mut eval.budget)?.pop(),
     };
-    Ok(found.unwrap_or_else(|| {
-        let which = if filter == Filter::First {
-            "first"
-        } else {
-            "last"
-        };
-        V::hint(
-            ErrorKind::Undefined,
-            format!("No {which} item, sequence was empty."),
-        )
-    }))
+    if let Some(found) = found {
+        return Ok(found);
+    }
+    let which = match filter {
+        Filter::First => "first",
+        _ => "last",
+    };
+    let message = format!("No {which} item, sequence was empty.");
+    V::hint(ErrorKind::Undefined, message, &mut eval.budget)
 }
 
 /// A path such as `a.b.0`, or none.
@@ -75,8 +73,8 @@ impl Getter {
             None | Some(V::None(_)) => Getter::Whole,
             Some(V::Str(path)) => {
                 // A part is a string of its own.
-                eval.budget.slow_bytes(path.len())?;
-                eval.budget.room(path.len().saturating_mul(64))?;
+                eval.budget.steps(path.len())?;
+                eval.budget.room(path.len().saturating_mul(128))?;
                 Getter::of_path(path.as_str(), path.text().least_trusted())
             }
             Some(other) => Getter::Path(vec![other]),
@@ -156,6 +154,7 @@ fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let Arguments {
         mut positional,
         named,
+        charge,
     } = args;
     let mut items = Items::new(&mut eval.budget)?;
     if !value.truth() {
@@ -163,7 +162,11 @@ fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     }
     let mut cursor = Cursor::new(value)?;
     if positional.is_empty() && named.iter().any(|(name, _)| name.as_str() == "attribute") {
-        let args = Arguments { positional, named };
+        let args = Arguments {
+            positional,
+            named,
+            charge,
+        };
         let [attribute, default] = args.bind("map", ["attribute", "default"])?;
         let getter = Getter::new(eval, attribute)?;
         let default = given(default);
@@ -178,13 +181,13 @@ fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     }
     let name = str_arg(positional.remove(0))?;
     let Some(filter) = Filter::from_name(name.as_str()) else {
-        let message = format!("No filter named '{}'.", name.as_str());
+        let message = format!("No filter named '{}'.", brief(name.as_str()));
         return Fault::new(ErrorKind::Runtime, message);
     };
     // `map('map', …)` nests filters.
     eval.recursion.enter()?;
     while let Some(item) = cursor.next(&mut eval.budget)? {
-        let args = copied(&positional, &named);
+        let args = copied(eval, &positional, &named)?;
         let item = super::apply(eval, filter, item, args)?;
         items.push(item, &mut eval.budget)?;
     }
@@ -192,15 +195,25 @@ fn map(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     items.iter(&mut eval.budget)
 }
 
-fn copied(positional: &[V], named: &[(Str, V)]) -> Arguments {
-    Arguments {
+fn copied(eval: &mut Eval, positional: &[V], named: &[(Str, V)]) -> Result<Arguments> {
+    let count = named
+        .len()
+        .saturating_mul(2)
+        .saturating_add(positional.len());
+    eval.budget.steps(count >> 1)?;
+    Ok(Arguments {
+        charge: eval.budget.charge(count.saturating_mul(ITEM_BYTES))?,
         positional: positional.to_vec(),
         named: named.to_vec(),
-    }
+    })
 }
 
 fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result<V> {
-    let Arguments { positional, named } = args;
+    let Arguments {
+        positional,
+        named,
+        charge: _charge,
+    } = args;
     let mut items = Items::new(&mut eval.budget)?;
     if !value.truth() {
         return items.iter(&mut eval.budget);
@@ -221,7 +234,7 @@ fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result
             match Predicate::from_name(name.as_str()) {
                 Some(predicate) => Some(predicate),
                 None => {
-                    let message = format!("No test named '{}'.", name.as_str());
+                    let message = format!("No test named '{}'.", brief(name.as_str()));
                     return Fault::new(ErrorKind::Runtime, message);
                 }
             }
@@ -234,7 +247,10 @@ fn select(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Result
         let value = getter.get(eval, &item, None)?;
         let (holds, origin) = match predicate {
             None => (value.truth(), value.shape()),
-            Some(predicate) => predicates::test(eval, predicate, value, copied(&rest, &named))?,
+            Some(predicate) => {
+                let args = copied(eval, &rest, &named)?;
+                predicates::test(eval, predicate, value, args)?
+            }
         };
         decided = decided.max(origin);
         if holds == wanted {
@@ -363,8 +379,8 @@ fn sort(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let case = truth(case);
     let getters = match &attribute {
         Some(V::Str(paths)) => {
-            eval.budget.slow_bytes(paths.len())?;
-            eval.budget.room(paths.len().saturating_mul(64))?;
+            eval.budget.steps(paths.len())?;
+            eval.budget.room(paths.len().saturating_mul(128))?;
             let origin = paths.text().least_trusted();
             let paths = paths.as_str().split(',');
             paths.map(|path| Getter::of_path(path, origin)).collect()
@@ -453,7 +469,7 @@ fn unique(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     while let Some(item) = cursor.next(&mut eval.budget)? {
         let key = getter.key(eval, &item, case, None)?;
         decided = decided.max(key.least_trusted());
-        hashable(&key)?;
+        hashable(&key, &mut eval.budget)?;
         if seen.get(&key, &mut eval.budget)?.is_none() {
             seen.insert(key, V::none(), &mut eval.budget)?;
             items.push(item, &mut eval.budget)?;
@@ -488,13 +504,13 @@ fn extreme(eval: &mut Eval, filter: Filter, value: &V, args: Arguments) -> Resul
             best = Some((key, item));
         }
     }
-    Ok(match best {
-        Some((_, item)) => item.painted(decided, &mut eval.budget)?,
-        None => V::hint(
-            ErrorKind::Undefined,
-            "No aggregated item, sequence was empty.",
-        ),
-    })
+    match best {
+        Some((_, item)) => item.painted(decided, &mut eval.budget),
+        None => {
+            let message = "No aggregated item, sequence was empty.";
+            V::hint(ErrorKind::Undefined, message, &mut eval.budget)
+        }
+    }
 }
 
 fn sum(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
@@ -517,9 +533,10 @@ fn reverse(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     if let V::Str(_) = value {
         return eval.slice(value, [V::none(), V::none(), V::int(-1)]);
     }
-    let Ok(mut items) = collect(value, &mut eval.budget) else {
+    let Ok(items) = Cursor::new(value) else {
         return Fault::type_error("argument must be iterable");
     };
+    let mut items = items.rest(&mut eval.budget)?;
     items.reverse();
     match value {
         // Without an order of its own, jinja2 makes a list first.

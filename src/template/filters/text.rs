@@ -1,6 +1,6 @@
 //! Filters of text.
 
-use super::super::dict::{View, ViewKind};
+use super::super::dict::ViewKind;
 use super::super::error::{Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
@@ -9,6 +9,7 @@ use super::super::lexer::is_space;
 use super::super::loops::collect;
 use super::super::methods::{self, int_arg, str_arg};
 use super::super::places::push_part;
+use super::super::scan;
 use super::super::string::{Builder, Origin, Str};
 use super::super::value::V;
 use super::Filter;
@@ -58,7 +59,7 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
             let width = width.unwrap_or(V::int(80));
             let args = Arguments {
                 positional: vec![width],
-                named: Vec::new(),
+                ..Arguments::default()
             };
             return methods::call(eval, V::Str(text), methods::Method::Center, args);
         }
@@ -90,12 +91,14 @@ pub(super) fn apply(eval: &mut Eval, filter: Filter, value: V, args: Arguments) 
 }
 
 fn word_count(eval: &mut Eval, text: &Str) -> Result<V> {
-    eval.budget.slow_bytes(text.len())?;
-    let words = text
-        .as_str()
-        .split(|c: char| c != '_' && !c.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .count();
+    let (mut words, mut within) = (0usize, false);
+    let count = |c: char| {
+        let is_word = c == '_' || c.is_alphanumeric();
+        words = words.saturating_add(usize::from(is_word && !within));
+        within = is_word;
+        false
+    };
+    scan::position(text.as_str(), count, &mut eval.budget)?;
     Ok(V::count(words))
 }
 
@@ -177,8 +180,8 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
         None => methods::own("..."),
         Some(end) => str_arg(end)?,
     };
-    let count = |text: &str| i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
-    let end_len = count(end.as_str());
+    let whole = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let end_len = whole(scan::count(end.as_str(), &mut eval.budget)?);
     if length < end_len {
         return Fault::value_error(format!("expected length >= {end_len}, got {length}"));
     }
@@ -190,13 +193,13 @@ fn truncate(eval: &mut Eval, value: V, args: Arguments) -> Result<V> {
         return Ok(value);
     }
     let text = str_arg(value)?;
-    eval.budget.bytes(text.len())?;
     let all = text.as_str();
-    if count(all) <= length.saturating_add(leeway) {
+    let most = length.saturating_add(leeway);
+    if whole(scan::count(all, &mut eval.budget)?) <= most {
         return Ok(V::Str(text));
     }
     let kept = usize::try_from(length.saturating_sub(end_len)).unwrap_or(0);
-    let mut cut = all.char_indices().nth(kept).map_or(all.len(), |(at, _)| at);
+    let mut cut = scan::place(all, kept, &mut eval.budget)?;
     if !kill.is_some_and(|kill| kill.truth()) {
         let space = all.get(..cut).and_then(|head| head.rfind(' '));
         cut = space.unwrap_or(cut);
@@ -225,10 +228,7 @@ fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
             quote(eval, &text, false, &mut out)?;
             return Ok(V::Str(out.finish()));
         }
-        V::Dict(dict, shape) => {
-            let (kind, dict) = (ViewKind::Items, dict.clone());
-            V::View(std::sync::Arc::new(View { kind, dict }), *shape)
-        }
+        V::Dict(dict, shape) => V::view(ViewKind::Items, dict.clone(), *shape, &mut eval.budget)?,
         other => other.clone(),
     };
     out.raise(value.shape());
@@ -251,7 +251,6 @@ fn url_encode(eval: &mut Eval, value: &V) -> Result<V> {
 }
 
 fn quote(eval: &mut Eval, text: &Str, query: bool, out: &mut Builder) -> Result<()> {
-    eval.budget.slow_bytes(text.len())?;
     super::super::format::push_mapped(text, out, &mut eval.budget, |c| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.' | '-' | '~' => None,
         '/' if !query => None,
@@ -286,7 +285,7 @@ fn xml_attr(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
         }
         let key = str_arg(key.clone())?;
         let bad = |c: char| c.is_ascii_whitespace() || matches!(c, '\u{b}' | '/' | '>' | '=');
-        if key.as_str().contains(bad) {
+        if scan::position(key.as_str(), bad, &mut eval.budget)?.is_some() {
             return Fault::value_error("Invalid character in attribute name");
         }
         if any || space {

@@ -1,9 +1,11 @@
 //! Upper and lower case, and the questions about characters.
 
+use super::super::budget::Budget;
 use super::super::error::Result;
 use super::super::eval::Eval;
 use super::super::format::is_printable;
 use super::super::lexer::is_space;
+use super::super::scan;
 use super::super::string::{Builder, Str};
 use super::super::value::V;
 use super::Method;
@@ -26,15 +28,30 @@ pub(in super::super) fn mapped(
     text: &Str,
     map: fn(&str) -> String,
 ) -> Result<Str> {
-    // Outside of ASCII, a character takes tens of nanoseconds.
-    eval.budget.steps((text.len() >> 1).saturating_add(1))?;
     let mut out = Builder::new(&mut eval.budget)?;
     out.reserve(text.text().cost(), &mut eval.budget)?;
-    for (piece, origin) in text.text().pieces() {
-        eval.budget.room(piece.len().saturating_mul(3))?;
-        out.push(&map(piece), origin, &mut eval.budget)?;
+    for (stretch, origin) in text.text().pieces() {
+        let mut rest = stretch;
+        while !rest.is_empty() {
+            let (word, after) = rest.split_at_checked(words(rest)).unwrap_or((rest, ""));
+            // Outside of ASCII, a character takes tens of nanoseconds.
+            eval.budget.steps((word.len() >> 1).saturating_add(1))?;
+            out.push(&map(word), origin, &mut eval.budget)?;
+            rest = after;
+        }
     }
     Ok(out.finish_as(text.markup()))
+}
+
+/// How much of a text is mapped at once. The lower case of a sigma depends on its word, so the cut is behind white space, unless
+/// a word is longer than anybody's.
+fn words(text: &str) -> usize {
+    let most = scan::border(text, scan::PIECE);
+    let head = text.get(..most).unwrap_or(text);
+    match head.rfind([' ', '\n']) {
+        Some(space) if most < text.len() => space.saturating_add(1),
+        _ => most,
+    }
 }
 
 fn casefold(text: &str) -> String {
@@ -100,7 +117,6 @@ pub(in super::super) fn title(
     mut begins: impl FnMut(char) -> bool,
     letter: fn(char, &mut String),
 ) -> Result<Str> {
-    eval.budget.slow_bytes(text.len())?;
     let mut out = Builder::new(&mut eval.budget)?;
     let mut before = ' ';
     let mut word = String::new();
@@ -134,36 +150,36 @@ fn is_title(c: char) -> bool {
     matches!(c, '\u{1c5}' | '\u{1c8}' | '\u{1cb}' | '\u{1f2}')
 }
 
-pub(in super::super) fn is_lower(text: &str) -> bool {
-    let cased = text.chars().any(char::is_lowercase);
-    cased && !text.chars().any(|c| c.is_uppercase() || is_title(c))
+pub(in super::super) fn is_lower(text: &str, budget: &mut Budget) -> Result<bool> {
+    let mut cased = false;
+    let holds = |c: char| {
+        cased |= c.is_lowercase();
+        !c.is_uppercase() && !is_title(c)
+    };
+    Ok(scan::all(text, holds, budget)? && cased)
 }
 
-pub(in super::super) fn is_upper(text: &str) -> bool {
-    let cased = text.chars().any(char::is_uppercase);
-    cased && !text.chars().any(|c| c.is_lowercase() || is_title(c))
+pub(in super::super) fn is_upper(text: &str, budget: &mut Budget) -> Result<bool> {
+    let mut cased = false;
+    let holds = |c: char| {
+        cased |= c.is_uppercase();
+        !c.is_lowercase() && !is_title(c)
+    };
+    Ok(scan::all(text, holds, budget)? && cased)
 }
 
-fn is_titled(text: &str) -> bool {
-    let mut before_cased = false;
-    let mut any = false;
-    for c in text.chars() {
-        if c.is_uppercase() || is_title(c) {
-            if before_cased {
-                return false;
-            }
-            any = true;
-            before_cased = true;
-        } else if c.is_lowercase() {
-            if !before_cased {
-                return false;
-            }
-            any = true;
-        } else {
-            before_cased = false;
-        }
-    }
-    any
+fn is_titled(text: &str, budget: &mut Budget) -> Result<bool> {
+    let (mut before_cased, mut any) = (false, false);
+    let holds = |c: char| {
+        let begins = c.is_uppercase() || is_title(c);
+        let cased = begins || c.is_lowercase();
+        // A letter begins a word where none stands before it, and only there.
+        let fits = !cased || begins != before_cased;
+        any |= cased;
+        before_cased = cased;
+        fits
+    };
+    Ok(scan::all(text, holds, budget)? && any)
 }
 
 /// `isdecimal`, for the digits that occur: the ASCII ones and the decimal blocks of common scripts.
@@ -188,26 +204,26 @@ fn is_other_digit(c: char) -> bool {
 }
 
 /// `isalnum` and the like.
-pub(super) fn is(method: Method, text: &str) -> bool {
-    let all = |holds: fn(char) -> bool| !text.is_empty() && text.chars().all(holds);
-    match method {
+pub(super) fn is(method: Method, text: &str, budget: &mut Budget) -> Result<bool> {
+    let mut all = |holds: fn(char) -> bool| scan::all(text, holds, budget);
+    let holds = match method {
+        Method::IsAscii => return all(|c| c.is_ascii()),
+        Method::IsPrintable => return all(is_printable),
+        Method::IsLower => return is_lower(text, budget),
+        Method::IsUpper => return is_upper(text, budget),
+        Method::IsTitle => return is_titled(text, budget),
         Method::IsAlnum => all(char::is_alphanumeric),
         Method::IsAlpha => all(|c| c.is_alphabetic() && !is_mark(c)),
-        Method::IsAscii => text.is_ascii(),
         Method::IsDecimal => all(is_decimal),
         Method::IsDigit => all(|c| is_decimal(c) || is_other_digit(c)),
         Method::IsNumeric => all(char::is_numeric),
-        Method::IsIdentifier => {
-            let mut chars = text.chars();
-            chars.next().is_some_and(|c| c == '_' || c.is_alphabetic())
-                && chars.all(|c| c == '_' || c.is_alphanumeric())
-        }
-        Method::IsLower => is_lower(text),
-        Method::IsUpper => is_upper(text),
-        Method::IsTitle => is_titled(text),
-        Method::IsPrintable => text.chars().all(is_printable),
+        Method::IsIdentifier => match text.chars().next() {
+            Some(first) if first != '_' && !first.is_alphabetic() => Ok(false),
+            _ => all(|c| c == '_' || c.is_alphanumeric()),
+        },
         _ => all(is_space),
-    }
+    };
+    Ok(holds? && !text.is_empty())
 }
 
 /// Numerals of letters' shape are alphabetic for Unicode, not for Python.

@@ -3,6 +3,7 @@
 use super::super::error::{Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
+use super::super::scan;
 use super::super::string::{Builder, Str};
 use super::super::value::V;
 use super::{int_arg, own, str_arg, Method};
@@ -23,7 +24,7 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
         Some(fill) => str_arg(fill)?,
         None => own(" "),
     };
-    if fill.as_str().chars().count() != 1 {
+    if fill.as_str().chars().nth(1).is_some() || fill.len() == 0 {
         return Fault::type_error("The fill character must be exactly one character long");
     }
     let missing = missing(eval, text, width)?;
@@ -41,9 +42,8 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
 }
 
 fn missing(eval: &mut Eval, text: &Str, width: i64) -> Result<usize> {
-    eval.budget.bytes(text.len())?;
     let width = usize::try_from(width).unwrap_or(0);
-    Ok(width.saturating_sub(text.as_str().chars().count()))
+    Ok(width.saturating_sub(scan::count(text.as_str(), &mut eval.budget)?))
 }
 
 /// The text with so many fillers on either side; how many it takes is up to whoever wrote the text.
@@ -58,10 +58,9 @@ pub(in super::super) fn pad(
     let mut out = Builder::new(&mut eval.budget)?;
     out.reserve(fillers.saturating_add(text.text().cost()), &mut eval.budget)?;
     let origin = fill.text().least_trusted().max(text.text().least_trusted());
-    eval.budget.bytes(fillers)?;
-    out.push(&fill.as_str().repeat(left), origin, &mut eval.budget)?;
+    out.push_times(fill.as_str(), left, origin, &mut eval.budget)?;
     out.push_text(text.text(), &mut eval.budget)?;
-    out.push(&fill.as_str().repeat(right), origin, &mut eval.budget)?;
+    out.push_times(fill.as_str(), right, origin, &mut eval.budget)?;
     Ok(out.finish_as(text.markup()))
 }
 
@@ -72,13 +71,12 @@ fn zfill(eval: &mut Eval, text: &Str, width: i64) -> Result<V> {
     out.reserve(missing, &mut eval.budget)?;
     out.push_range(text.text(), 0..sign, &mut eval.budget)?;
     let origin = text.text().least_trusted();
-    out.push(&"0".repeat(missing), origin, &mut eval.budget)?;
+    out.push_times("0", missing, origin, &mut eval.budget)?;
     out.push_range(text.text(), sign..text.len(), &mut eval.budget)?;
     Ok(V::Str(out.finish_as(text.markup())))
 }
 
 fn expand_tabs(eval: &mut Eval, text: &Str, size: usize) -> Result<V> {
-    eval.budget.slow_bytes(text.len())?;
     let mut out = Builder::new(&mut eval.budget)?;
     let mut column = 0usize;
     // How wide a tab is depends on what stands before it.
@@ -90,8 +88,8 @@ fn expand_tabs(eval: &mut Eval, text: &Str, size: usize) -> Result<V> {
                 '\t' => {
                     let rest = column.checked_rem(size).unwrap_or(0);
                     let width = size.saturating_sub(rest);
-                    eval.budget.room(width)?;
-                    out.push(&" ".repeat(width), seen, &mut eval.budget)?;
+                    eval.budget.step()?;
+                    out.push_times(" ", width, seen, &mut eval.budget)?;
                     column = column.saturating_add(width);
                 }
                 c => {

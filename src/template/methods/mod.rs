@@ -7,7 +7,7 @@ mod split;
 
 use num_bigint::Sign;
 
-use super::dict::{Dict, View, ViewKind};
+use super::dict::{Dict, ViewKind};
 use super::error::{ErrorKind, Fault, Result};
 use super::eval::Eval;
 use super::expression::{required, Arguments};
@@ -168,14 +168,18 @@ fn call_on(eval: &mut Eval, value: V, method: Method, args: Arguments) -> Result
             Ok(V::bool(number.is_finite() && number.fract() == 0.0))
         }
         V::Int(..) | V::Bool(..) | V::Big(..) if method != Method::Conjugate => {
-            let magnitude = match operators::number(&value) {
-                Some(Number::Int(value)) => num_bigint::BigUint::from(value.unsigned_abs()),
-                Some(Number::Big(value)) => value.magnitude().clone(),
-                _ => num_bigint::BigUint::from(0u8),
-            };
-            let bits = match method {
+            let small = |value: u64| num_bigint::BigUint::from(value);
+            let count = |magnitude: &num_bigint::BigUint| match method {
                 Method::BitLength => magnitude.bits(),
                 _ => magnitude.count_ones(),
+            };
+            let bits = match operators::number(&value) {
+                Some(Number::Int(value)) => count(&small(value.unsigned_abs())),
+                Some(Number::Big(value)) => {
+                    eval.budget.bytes(big_bytes(&value))?;
+                    count(value.magnitude())
+                }
+                _ => 0,
             };
             Ok(V::int(i64::try_from(bits).unwrap_or(i64::MAX)))
         }
@@ -193,8 +197,8 @@ fn str_method(eval: &mut Eval, text: &Str, method: Method, args: Arguments) -> R
         IsAlnum | IsAlpha | IsAscii | IsDecimal | IsDigit | IsIdentifier | IsLower | IsNumeric
         | IsPrintable | IsSpace | IsTitle | IsUpper => {
             let [] = args.bind(method.name(), [])?;
-            eval.budget.slow_bytes(text.len())?;
-            Ok(V::bool(case::is(method, text.as_str())))
+            let is = case::is(method, text.as_str(), &mut eval.budget)?;
+            Ok(V::bool(is))
         }
         Center | Ljust | Rjust | Zfill | ExpandTabs => fill::call(eval, text, method, args),
         Count | EndsWith | Find | Index | Rfind | Rindex | StartsWith => {
@@ -329,10 +333,6 @@ fn dict_method(
     method: Method,
     args: Arguments,
 ) -> Result<V> {
-    let view = |kind| {
-        let dict = dict.clone();
-        Ok(V::View(std::sync::Arc::new(View { kind, dict }), shape))
-    };
     match method {
         Method::Get => {
             let [key, default] = args.bind("get", ["", ""])?;
@@ -345,9 +345,9 @@ fn dict_method(
         _ => {
             let [] = args.bind(method.name(), [])?;
             match method {
-                Method::Items => view(ViewKind::Items),
-                Method::Keys => view(ViewKind::Keys),
-                Method::Values => view(ViewKind::Values),
+                Method::Items => V::view(ViewKind::Items, dict.clone(), shape, &mut eval.budget),
+                Method::Keys => V::view(ViewKind::Keys, dict.clone(), shape, &mut eval.budget),
+                Method::Values => V::view(ViewKind::Values, dict.clone(), shape, &mut eval.budget),
                 // Nothing changes a dict: the copy may be the dict itself.
                 _ => Ok(V::Dict(dict.clone(), shape)),
             }

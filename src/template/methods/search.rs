@@ -1,9 +1,11 @@
 //! Finding and replacing.
 
 use super::super::attributes::Slice;
+use super::super::budget::Budget;
 use super::super::error::{Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
+use super::super::scan;
 use super::super::string::{Builder, Str};
 use super::super::value::V;
 use super::{int_arg, str_arg, Method};
@@ -17,43 +19,50 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
         Some(bound) => int_arg(&bound).map(Some),
     };
     let (start, stop) = (bound(start)?, bound(stop)?);
-    eval.budget.slow_bytes(text.len())?;
     let all = text.as_str();
+    let budget = &mut eval.budget;
     // Places are counted in characters.
     let (from, within) = match (start, stop) {
         (None, None) => (0, Some(all)),
         (start, stop) => {
-            let count = all.chars().count();
+            let count = scan::count(all, budget)?;
             let slice = Slice::new(start, stop, 1, count);
-            let len = slice.len();
             let first = slice.first_place();
-            let byte = |at: usize| all.char_indices().nth(at).map_or(all.len(), |(at, _)| at);
-            let end = byte(first.saturating_add(len));
+            let begin = scan::place(all, first, budget)?;
+            let rest = all.get(begin..).unwrap_or("");
+            let len = scan::place(rest, slice.len(), budget)?;
             let beyond = start.is_some_and(|at| usize::try_from(at).is_ok_and(|at| at > count));
-            let within = all.get(byte(first)..end.max(byte(first)));
-            (first, within.filter(|_| !beyond))
+            (first, rest.get(..len).filter(|_| !beyond))
         }
     };
     if matches!(method, Method::StartsWith | Method::EndsWith) {
         return affix(eval, within, method, part);
     }
     let part = str_arg(part)?;
-    eval.budget.slow_bytes(part.len())?;
-    let part = part.as_str();
+    let within_all = within.unwrap_or("");
+    let (mut count, mut found) = (0usize, None);
+    if within.is_some() {
+        let mut each = |at, _: &mut Budget| {
+            count = count.saturating_add(1);
+            found = Some(at);
+            Ok(method == Method::Count)
+        };
+        match method {
+            Method::Rfind | Method::Rindex => {
+                scan::matches_from_end(within_all, part.as_str(), budget, &mut each)?;
+            }
+            _ => scan::matches(within_all, part.as_str(), budget, &mut each)?,
+        }
+    }
     if method == Method::Count {
-        let count = within.map_or(0, |within| within.matches(part).count());
         return Ok(V::count(count));
     }
-    let found = within.and_then(|within| {
-        let at = match method {
-            Method::Find | Method::Index => within.find(part),
-            _ => within.rfind(part),
-        }?;
-        let chars = within.get(..at)?.chars().count();
-        i64::try_from(chars.saturating_add(from)).ok()
-    });
     match found {
-        Some(at) => Ok(V::int(at)),
+        Some(at) => {
+            let before = within_all.get(..at).unwrap_or("");
+            let chars = scan::count(before, budget)?;
+            Ok(V::count(chars.saturating_add(from)))
+        }
         None if matches!(method, Method::Index | Method::Rindex) => {
             Fault::value_error("substring not found")
         }
@@ -98,28 +107,31 @@ pub(in super::super) fn replace(
     count: i64,
 ) -> Result<V> {
     let all = text.as_str();
-    eval.budget
-        .slow_bytes(all.len().saturating_add(old.len()))?;
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let found = all.match_indices(old.as_str()).take(count);
+    if count == 0 {
+        return Ok(V::Str(text.clone()));
+    }
     let mut out: Option<Builder> = None;
-    let mut done = 0;
-    for (at, matched) in found {
+    let (mut done, mut replaced) = (0, 0usize);
+    let each = |at: usize, budget: &mut Budget| {
         let out = match &mut out {
             Some(out) => out,
-            None => out.insert(Builder::new(&mut eval.budget)?),
+            None => out.insert(Builder::new(budget)?),
         };
-        out.push_range(text.text(), done..at, &mut eval.budget)?;
+        out.push_range(text.text(), done..at, budget)?;
         // It stands for what it replaces.
-        let end = at.saturating_add(matched.len());
+        let end = at.saturating_add(old.len());
         let before = out.raise(match end > at {
             true => text.text().least_trusted_in(at..end),
             false => text.text().least_trusted(),
         });
-        out.push_text(new.text(), &mut eval.budget)?;
+        out.push_text(new.text(), budget)?;
         out.sink(before);
         done = end;
-    }
+        replaced = replaced.saturating_add(1);
+        Ok(replaced < count)
+    };
+    scan::matches(all, old.as_str(), &mut eval.budget, each)?;
     let Some(mut out) = out else {
         return Ok(V::Str(text.clone()));
     };

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use super::super::budget::Budget;
 use super::super::error::{Fault, Result};
 use super::super::eval::Eval;
 use super::super::expression::{required, Arguments};
 use super::super::lexer::is_space;
+use super::super::scan;
 use super::super::string::Str;
 use super::super::value::{Items, V};
 use super::{int_arg, own, str_arg, Method};
@@ -13,7 +15,6 @@ use super::{int_arg, own, str_arg, Method};
 pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments) -> Result<V> {
     let name = method.name();
     let all = text.as_str();
-    eval.budget.slow_bytes(all.len())?;
     match method {
         Method::Split | Method::Rsplit => {
             let [separator, most] = args.bind(name, ["sep", "maxsplit"])?;
@@ -43,10 +44,16 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
             if separator.len() == 0 {
                 return Fault::value_error("empty separator");
             }
-            let found = match method {
-                Method::Partition => all.find(separator.as_str()),
-                _ => all.rfind(separator.as_str()),
+            let mut found = None;
+            let first = |at, _: &mut Budget| {
+                found = Some(at);
+                Ok(false)
             };
+            let (budget, part_of) = (&mut eval.budget, separator.as_str());
+            match method {
+                Method::Partition => scan::matches(all, part_of, budget, first)?,
+                _ => scan::matches_from_end(all, part_of, budget, first)?,
+            }
             let parts = match found {
                 Some(at) => {
                     let end = at.saturating_add(separator.len());
@@ -69,6 +76,7 @@ pub(super) fn call(eval: &mut Eval, text: &Str, method: Method, args: Arguments)
         _ => {
             let [affix] = args.bind(name, [""])?;
             let affix = str_arg(required(affix, name, "affix")?)?;
+            eval.budget.bytes(affix.len())?;
             let range = match method {
                 Method::RemovePrefix if all.starts_with(affix.as_str()) => affix.len()..all.len(),
                 Method::RemoveSuffix if all.ends_with(affix.as_str()) => {
@@ -96,56 +104,57 @@ fn split(
     let mut items = Items::new(&mut eval.budget)?;
     match separator {
         Some(separator) if separator.len() == 0 => return Fault::value_error("empty separator"),
+        Some(_) if most == 0 => items.push(V::Str(text.clone()), &mut eval.budget)?,
         Some(separator) if from_end => {
             let mut end = all.len();
-            for (at, matched) in all.rmatch_indices(separator.as_str()).take(most) {
-                let item = part(eval, text, at.saturating_add(matched.len())..end)?;
-                items.push(item, &mut eval.budget)?;
+            let each = |at: usize, budget: &mut Budget| {
+                let item = text.slice(at.saturating_add(separator.len())..end, budget)?;
+                items.push(V::Str(item), budget)?;
                 end = at;
-            }
+                Ok(items.len() < most)
+            };
+            scan::matches_from_end(all, separator.as_str(), &mut eval.budget, each)?;
             let item = part(eval, text, 0..end)?;
             items.push(item, &mut eval.budget)?;
             items.reverse();
         }
         Some(separator) => {
             let mut start = 0;
-            for (at, matched) in all.match_indices(separator.as_str()).take(most) {
-                let item = part(eval, text, start..at)?;
-                items.push(item, &mut eval.budget)?;
-                start = at.saturating_add(matched.len());
-            }
+            let each = |at: usize, budget: &mut Budget| {
+                items.push(V::Str(text.slice(start..at, budget)?), budget)?;
+                start = at.saturating_add(separator.len());
+                Ok(items.len() < most)
+            };
+            scan::matches(all, separator.as_str(), &mut eval.budget, each)?;
             let item = part(eval, text, start..all.len())?;
             items.push(item, &mut eval.budget)?;
         }
         None if from_end => {
-            let mut rest = all.trim_end_matches(is_space);
+            let mut rest = trimmed_end(all, eval)?;
             while !rest.is_empty() {
                 // With the splits used up, what is at the front stays, white space and all.
                 let start = match items.len() < most {
-                    true => rest
-                        .char_indices()
-                        .rev()
-                        .find(|(_, c)| is_space(*c))
-                        .map_or(0, |(at, c)| at.saturating_add(c.len_utf8())),
+                    true => scan::end_of_last(rest, is_space, &mut eval.budget)?.unwrap_or(0),
                     false => 0,
                 };
                 let item = part(eval, text, start..rest.len())?;
                 items.push(item, &mut eval.budget)?;
-                rest = rest.get(..start).unwrap_or("").trim_end_matches(is_space);
+                rest = trimmed_end(rest.get(..start).unwrap_or(""), eval)?;
             }
             items.reverse();
         }
         None => {
-            let mut rest = all.trim_start_matches(is_space);
+            let mut rest = trimmed_start(all, eval)?;
             while !rest.is_empty() {
                 let start = all.len().saturating_sub(rest.len());
-                let len = match items.len() < most {
-                    true => rest.find(is_space).unwrap_or(rest.len()),
-                    false => rest.len(),
+                let space = match items.len() < most {
+                    true => scan::position(rest, is_space, &mut eval.budget)?,
+                    false => None,
                 };
+                let len = space.unwrap_or(rest.len());
                 let item = part(eval, text, start..start.saturating_add(len))?;
                 items.push(item, &mut eval.budget)?;
-                rest = rest.get(len..).unwrap_or("").trim_start_matches(is_space);
+                rest = trimmed_start(rest.get(len..).unwrap_or(""), eval)?;
             }
         }
     }
@@ -160,29 +169,35 @@ pub(in super::super) fn breaks_line(c: char) -> bool {
     )
 }
 
+fn trimmed_start<'a>(text: &'a str, eval: &mut Eval) -> Result<&'a str> {
+    let start = scan::position(text, |c| !is_space(c), &mut eval.budget)?;
+    Ok(start.and_then(|start| text.get(start..)).unwrap_or(""))
+}
+
+fn trimmed_end<'a>(text: &'a str, eval: &mut Eval) -> Result<&'a str> {
+    let end = scan::end_of_last(text, |c| !is_space(c), &mut eval.budget)?;
+    Ok(text.get(..end.unwrap_or(0)).unwrap_or(""))
+}
+
 /// `splitlines`.
 pub(in super::super) fn lines(eval: &mut Eval, text: &Str, keep: bool) -> Result<Items> {
     let all = text.as_str();
-    eval.budget.slow_bytes(all.len())?;
     let mut lines = Items::new(&mut eval.budget)?;
     let mut start = 0;
-    let mut chars = all.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        if !breaks_line(c) {
-            continue;
-        }
-        let mut end = at.saturating_add(c.len_utf8());
-        if c == '\r' && chars.next_if(|(_, next)| *next == '\n').is_some() {
-            end = end.saturating_add(1);
-        }
-        let until = if keep { end } else { at };
+    while start < all.len() {
+        let rest = all.get(start..).unwrap_or("");
+        let found = scan::position(rest, breaks_line, &mut eval.budget)?;
+        let at = found.unwrap_or(rest.len());
+        let broken = rest.get(at..).unwrap_or("");
+        let len = match broken.starts_with("\r\n") {
+            true => 2,
+            false => broken.chars().next().map_or(0, char::len_utf8),
+        };
+        let end = at.saturating_add(len);
+        let until = start.saturating_add(if keep { end } else { at });
         let line = part(eval, text, start..until)?;
         lines.push(line, &mut eval.budget)?;
-        start = end;
-    }
-    if start < all.len() {
-        let line = part(eval, text, start..all.len())?;
-        lines.push(line, &mut eval.budget)?;
+        start = start.saturating_add(end);
     }
     Ok(lines)
 }
@@ -196,26 +211,36 @@ pub(in super::super) fn strip(
     right: bool,
 ) -> Result<V> {
     let all = text.as_str();
-    eval.budget.bytes(all.len())?;
+    let budget = &mut eval.budget;
     let mut set = Vec::new();
-    if let Some(chars) = chars {
-        // They are sorted, which costs more than reading them.
-        eval.budget.steps(chars.len())?;
-        eval.budget.room(chars.len().saturating_mul(4))?;
-        set.extend(chars.as_str().chars());
-        set.sort_unstable();
+    for piece in chars
+        .map(|chars| scan::pieces(chars.as_str()))
+        .into_iter()
+        .flatten()
+    {
+        // They are sorted, which costs more than reading them; of a kind, one stays.
+        budget.steps(piece.len().saturating_add(set.len() >> 3))?;
+        budget.room(set.len().saturating_add(piece.len()).saturating_mul(8))?;
+        set.extend(piece.chars());
+        set.sort();
+        set.dedup();
     }
-    let goes = |c: char| match chars {
-        Some(_) => set.binary_search(&c).is_ok(),
-        None => is_space(c),
+    let stays = |c: char| match chars {
+        Some(_) => set.binary_search(&c).is_err(),
+        None => !is_space(c),
     };
-    let mut rest = all;
-    if right {
-        rest = rest.trim_end_matches(&goes);
+    let end = match right {
+        true => scan::end_of_last(all, stays, budget)?.unwrap_or(0),
+        false => all.len(),
+    };
+    let kept = all.get(..end).unwrap_or("");
+    let start = match left {
+        true => scan::position(kept, stays, budget)?.unwrap_or(end),
+        false => 0,
+    };
+    if chars.is_some() {
+        let looked_up = all.len().saturating_sub(end).saturating_add(start);
+        budget.steps(looked_up >> 2)?;
     }
-    let end = rest.len();
-    if left {
-        rest = rest.trim_start_matches(goes);
-    }
-    part(eval, text, end.saturating_sub(rest.len())..end)
+    part(eval, text, start..end)
 }
