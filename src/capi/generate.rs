@@ -18,6 +18,7 @@ use super::types::{
     mlxrt_session,
 };
 use crate::error::{Error, Result};
+use crate::mail::Mailbox;
 use crate::runtime::generate::{self, Event, Next, Notify, Report, Request, Stop};
 use crate::runtime::session::Session;
 
@@ -150,19 +151,14 @@ pub unsafe extern "C" fn mlxrt_request_next(
 /// Ends a request, running or waiting, within one decode step or one chunk of the prompt; its end is
 /// MLXRT_STOPPED_CANCELLED. After its end this does nothing. The session stays usable and keeps what was made.
 ///
-/// Threads: any, also from inside every callback.
-/// Blocks: no.
-/// Errors: none; a handle that is not a live request is logged.
+/// Threads: any, also from inside every callback, and from a signal handler: it is async-signal-safe.
+/// Blocks: no; it takes no lock and no memory.
+/// Errors: none; a handle that is not a live request does nothing.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_request_cancel(request: *mut mlxrt_request) {
-    quietly("mlxrt_request_cancel", Use::Anywhere, || {
-        table()
-            .get::<Submitted>(request, "request")?
-            .request
-            .cancel();
-        Ok(())
-    });
+    // As mlxrt_session_cancel.
+    table().send_cancel::<Submitted>(request);
 }
 
 /// Waits for the end of a request, dropping events that nobody has taken, and tells what it did and what it cost. Can
@@ -215,6 +211,9 @@ struct Submitted {
 impl Handle for Submitted {
     type C = mlxrt_request;
     const KIND: Kind = Kind::Request;
+    const BIND: Option<fn(&Self, Mailbox)> = Some(|submitted, mailbox| {
+        submitted.request.bind(mailbox);
+    });
 }
 
 /// Asking without waiting is a query.
