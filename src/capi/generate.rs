@@ -30,8 +30,8 @@ use crate::runtime::session::Session;
 ///
 /// Threads: any; fn runs on this one. A session does one blocking call at a time.
 /// Blocks: until the request has ended.
-/// Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY, also while submitted requests run or wait; DEVICE;
-/// OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+/// Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; CONTEXT_FULL; BUSY, also
+/// while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
 /// Owns: nothing; events live until fn returns.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_generate(

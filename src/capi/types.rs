@@ -458,7 +458,7 @@ pub struct mlxrt_adapter_options {
     pub kind: i32,
     /// Columns of A and rows of B; 0 = 8.
     pub rank: u32,
-    /// What (x A) B is multiplied by; 0 = 20.
+    /// What (x A) B is multiplied by, up to 1e30 (with F16 up to 65504) in size; 0 = 20.
     pub scale: f32,
     /// The share of the input's elements that training leaves out, below 1.
     pub dropout: f32,

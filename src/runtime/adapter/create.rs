@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{largest, Adapter, Settings};
+use super::{largest, largest_scale, Adapter, Settings};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::load::{AdapterKind, ModuleShape};
@@ -55,10 +55,10 @@ impl Adapter {
         if !scale.is_finite() {
             return Err(Error::invalid(format!("options.scale is {scale}")));
         }
-        if scale.abs() > largest(dtype) {
-            // Times the zeros of B it would be NaN.
+        let most = largest_scale(dtype);
+        if scale.abs() > most {
             return Err(Error::invalid(format!(
-                "options.scale is {scale:e}, more than {} holds",
+                "options.scale is {scale:e}; with {} it may be {most:e} at most",
                 dtype.name()
             )));
         }

@@ -386,12 +386,11 @@ pub(super) fn check_set(adapters: &[(Arc<Adapter>, f32)], model: &Model) -> Resu
         if !strength.is_finite() {
             return Err(Error::invalid(format!("scales[{index}] is {strength}")));
         }
-        let dtype = adapter.narrowest();
-        if f64::from(adapter.scale) * f64::from(strength.abs()) > f64::from(largest(dtype)) {
+        let most = largest_scale(adapter.narrowest());
+        if f64::from(adapter.scale) * f64::from(strength.abs()) > f64::from(most) {
             return Err(Error::invalid(format!(
-                "scales[{index}] is {strength:e}: times the adapter's own, {:e}, it is more than {} holds",
-                adapter.scale,
-                dtype.name()
+                "scales[{index}] is {strength:e}: times the adapter's own, {:e}, it is more than {most:e}",
+                adapter.scale
             )));
         }
         let before = &adapters[..index];
@@ -409,6 +408,12 @@ fn largest(dtype: Dtype) -> f32 {
         Dtype::BF16 => f32::from_bits(0x7f7f_0000),
         _ => f32::MAX,
     }
+}
+
+/// The largest scale of an adapter of that type. Above it, products with A alone may be more than floats hold, and times a B of
+/// zeros that is NaN.
+fn largest_scale(dtype: Dtype) -> f32 {
+    largest(dtype).min(1e30)
 }
 
 struct ReadTensor {
