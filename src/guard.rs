@@ -1,4 +1,5 @@
-//! Panics end here: inside `catch` they print nothing and become an INTERNAL error that says what and where.
+//! Panics end here: inside `catch` they print nothing and become an INTERNAL error that says what and where. And here a
+//! thread's own settings are the library's (`host`).
 //!
 //! A panic hook is process-wide, and a Rust host has its own. Ours is put in front of it once and only looks at
 //! threads that are inside the library; every other panic goes on to the host's.
@@ -9,6 +10,7 @@ use std::panic::{self, AssertUnwindSafe, Location, PanicHookInfo};
 use std::sync::Once;
 
 use crate::error::{Error, Result};
+use crate::host;
 
 thread_local! {
     /// How deep this thread is in `catch`.
@@ -21,6 +23,7 @@ thread_local! {
 ///
 /// What `work` left half done is the caller's to repair or throw away.
 pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _inside = host::Inside::enter();
     install_hook();
     let depth = Depth::set(DEPTH.try_with(Cell::get).unwrap_or(0).saturating_add(1));
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
@@ -39,7 +42,7 @@ pub fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Runs the host's code (a callback): a panic in there that the host itself catches is the host's own.
 pub fn outside<T>(work: impl FnOnce() -> T) -> T {
     let _depth = Depth::set(0);
-    work()
+    host::outside(work)
 }
 
 /// Sets the depth and restores the one before when dropped.

@@ -6,8 +6,10 @@ pub mod capi;
 
 mod error;
 mod guard;
+mod host;
 mod load;
 mod log;
+mod mail;
 mod mlx;
 mod model;
 mod random;

@@ -230,7 +230,7 @@ pub unsafe extern "C" fn mlxrt_adapter_free(adapter: *mut mlxrt_adapter) {
 /// Threads: any.
 /// Blocks: no.
 /// Errors: INVALID_HANDLE names which; INCOMPATIBLE for an adapter of another model; INVALID_ARGUMENT for one that is
-/// there twice and for scales that are not finite. Adapters that replace the same weights fail with the next request.
+/// there twice, and for scales that are not finite or that make more than 1e30 of its own (of an F16 adapter 65504). Adapters that replace the same weights fail with the next request.
 /// Owns: nothing; the session keeps what it needs of the adapters.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_apply_adapter(

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::error::{into_raw, mlxrt_error};
 use crate::error::{Code, Error, Result};
-use crate::{guard, log};
+use crate::{guard, host, log};
 
 /// From where a function may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
-    /// Cancel functions: from everywhere, all callbacks included.
+    /// What takes back memory: from everywhere, all callbacks included.
     Anywhere,
     /// What does not wait (queries, free, submit): also from event and progress callbacks.
     Query,
@@ -57,23 +57,45 @@ pub fn call(name: &str, usage: Use, work: impl FnOnce() -> Result<()>) -> *mut m
     }
 }
 
-/// Runs a function that returns nothing; a failure is logged at error level. In a forked child it does nothing.
+/// Runs a function that returns nothing; a failure is logged at error level. In a forked child it does nothing, nor once the
+/// engine has ended with the process.
 pub fn quietly(name: &str, usage: Use, work: impl FnOnce() -> Result<()>) {
-    match enter(name, usage, work) {
-        // The log's lock may be one that a thread of the parent held when it forked.
-        Ok(())
-        | Err(Error {
-            code: Code::Forked, ..
-        }) => {}
-        Err(error) => log::error!("{name}: {error}"),
+    // The log's lock may be one that a thread of the parent held when it forked, or a thread that ended with the process.
+    if refuse_in_child(name).is_err() || (usage != Use::Anywhere && host::process_exits()) {
+        return;
+    }
+    if let Err(error) = inside(name, usage, work) {
+        log::error!("{name}: {error}");
     }
 }
 
 fn enter(name: &str, usage: Use, work: impl FnOnce() -> Result<()>) -> Result<()> {
     refuse_in_child(name)?;
+    refuse_at_exit()?;
+    inside(name, usage, work)
+}
+
+fn inside(name: &str, usage: Use, work: impl FnOnce() -> Result<()>) -> Result<()> {
     guard::catch(|| {
         refuse_in_callback(name, usage)?;
         work()
+    })
+}
+
+/// CANCELLED once the process exits. What belongs to the thread that calls `exit` is gone before any handler runs, and much
+/// of what works here is made of such things.
+fn refuse_at_exit() -> Result<()> {
+    struct Alive;
+    impl Drop for Alive {
+        fn drop(&mut self) {}
+    }
+    thread_local! {
+        static ALIVE: Alive = const { Alive };
+    }
+    host::refuse_at_exit()?;
+    ALIVE.try_with(|_| ()).map_err(|_| {
+        let message = "the process is exiting, or this thread of it";
+        Error::new(Code::Cancelled, message)
     })
 }
 

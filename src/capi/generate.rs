@@ -18,6 +18,7 @@ use super::types::{
     mlxrt_session,
 };
 use crate::error::{Error, Result};
+use crate::mail::Mailbox;
 use crate::runtime::generate::{self, Event, Next, Notify, Report, Request, Stop};
 use crate::runtime::session::Session;
 
@@ -29,8 +30,8 @@ use crate::runtime::session::Session;
 ///
 /// Threads: any; fn runs on this one. A session does one blocking call at a time.
 /// Blocks: until the request has ended.
-/// Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY, also while submitted requests run or wait; DEVICE;
-/// OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+/// Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; CONTEXT_FULL; BUSY, also
+/// while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
 /// Owns: nothing; events live until fn returns.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_generate(
@@ -150,19 +151,14 @@ pub unsafe extern "C" fn mlxrt_request_next(
 /// Ends a request, running or waiting, within one decode step or one chunk of the prompt; its end is
 /// MLXRT_STOPPED_CANCELLED. After its end this does nothing. The session stays usable and keeps what was made.
 ///
-/// Threads: any, also from inside every callback.
-/// Blocks: no.
-/// Errors: none; a handle that is not a live request is logged.
+/// Threads: any, also from inside every callback, and from a signal handler: it is async-signal-safe.
+/// Blocks: no; it takes no lock and no memory.
+/// Errors: none; a handle that is not a live request does nothing.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_request_cancel(request: *mut mlxrt_request) {
-    quietly("mlxrt_request_cancel", Use::Anywhere, || {
-        table()
-            .get::<Submitted>(request, "request")?
-            .request
-            .cancel();
-        Ok(())
-    });
+    // As mlxrt_session_cancel.
+    table().send_cancel::<Submitted>(request);
 }
 
 /// Waits for the end of a request, dropping events that nobody has taken, and tells what it did and what it cost. Can
@@ -215,6 +211,9 @@ struct Submitted {
 impl Handle for Submitted {
     type C = mlxrt_request;
     const KIND: Kind = Kind::Request;
+    const BIND: Option<fn(&Self, Mailbox)> = Some(|submitted, mailbox| {
+        submitted.request.bind(mailbox);
+    });
 }
 
 /// Asking without waiting is a query.

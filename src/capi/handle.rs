@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Code, Error, Result};
+use crate::mail::{Boxes, Mailbox};
 
 /// What a handle stands for. The numbers are bits 63..56.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ impl Kind {
 pub trait Handle: Any + Send + Sync {
     type C;
     const KIND: Kind;
+    /// What can be cancelled from a signal handler takes its box here; nothing else has one.
+    const BIND: Option<fn(&Self, Mailbox)> = None;
 }
 
 const SLOT_BITS: u32 = 28;
@@ -95,6 +98,8 @@ struct Shard {
 pub struct Table {
     shards: [RwLock<Shard>; SHARDS],
     next_shard: AtomicUsize,
+    /// By shard.
+    boxes: [Boxes; SHARDS],
 }
 
 static TABLE: Table = Table::new();
@@ -145,6 +150,16 @@ impl Table {
                 })
             }; SHARDS],
             next_shard: AtomicUsize::new(0),
+            boxes: [const { Boxes::new() }; SHARDS],
+        }
+    }
+
+    /// Cancels what a handle stands for, where it is live and can be cancelled. May be called from a signal handler.
+    pub fn send_cancel<T: Handle>(&self, pointer: *const T::C) {
+        let id = Id::from_pointer(pointer).filter(|id| id.kind == T::KIND);
+        if let Some((boxes, index)) = id.and_then(|id| Some((self.boxes.get(id.shard)?, id.index)))
+        {
+            boxes.send(index, pointer.addr() as u64);
         }
     }
 
@@ -153,21 +168,17 @@ impl Table {
     /// # Errors
     /// OUT_OF_MEMORY when the table cannot grow.
     pub fn insert<T: Handle>(&self, object: Arc<T>) -> Result<*mut T::C> {
-        let object = Object {
-            kind: T::KIND,
-            value: object,
+        let full = || {
+            Error::new(
+                Code::OutOfMemory,
+                format!("no room for another {} handle", T::KIND.name()),
+            )
         };
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut entries = self.write(shard);
         let index = match entries.free.pop() {
             Some(index) => index as usize,
             None => {
-                let full = || {
-                    Error::new(
-                        Code::OutOfMemory,
-                        format!("no room for another {} handle", T::KIND.name()),
-                    )
-                };
                 let index = entries.slots.len();
                 if index >= SLOTS_PER_SHARD {
                     return Err(full());
@@ -183,16 +194,27 @@ impl Table {
                 index
             }
         };
-        let slot = &mut entries.slots[index];
-        slot.generation += 1;
-        slot.object = Some(object);
-        Ok(Id {
+        let handle = Id {
             kind: T::KIND,
-            generation: slot.generation,
+            generation: entries.slots[index].generation + 1,
             shard,
             index,
+        };
+        let pointer: *mut T::C = handle.to_pointer();
+        if let Some(bind) = T::BIND {
+            let Some(mailbox) = self.boxes[shard].open(index, pointer.addr() as u64) else {
+                entries.free.push(index as u32);
+                return Err(full());
+            };
+            bind(&object, mailbox);
         }
-        .to_pointer())
+        let slot = &mut entries.slots[index];
+        slot.generation = handle.generation;
+        slot.object = Some(Object {
+            kind: T::KIND,
+            value: object,
+        });
+        Ok(pointer)
     }
 
     /// The object of a handle; it lives at least as long as the `Arc`. `what` names the argument.
@@ -232,6 +254,9 @@ impl Table {
             }
             slot => return Err(missing::<T>(slot.as_deref(), &id, what)),
         };
+        if T::BIND.is_some() {
+            self.boxes[id.shard].close(id.index);
+        }
         if id.generation < LAST_GENERATION {
             entries.free.push(id.index as u32);
         }

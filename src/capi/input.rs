@@ -6,7 +6,7 @@ use super::text::{opt_str_arg, slice_arg, str_arg, strings_arg};
 use super::time::time_limit;
 use super::types::{mlxrt_generate_options, mlxrt_input};
 use crate::error::{Error, Result};
-use crate::runtime::generate::{Conversation, GenerateOptions, Input, Setting};
+use crate::runtime::generate::{Conversation, GenerateOptions, Input, Setting, REPETITION_PENALTY};
 
 const DEFAULT_PENALTY_WINDOW: usize = 20;
 const DEFAULT_XTC_THRESHOLD: f32 = 0.1;
@@ -129,6 +129,7 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
             bias_values[index]
         )));
     }
+    let bias = biases(bias_tokens, bias_values)?;
     let temperature = optional(o.temperature, "temperature", |t| t > 0.0, "greater than 0")?;
     if has(MLXRT_GEN_GREEDY) && temperature.is_some() {
         return Err(Error::invalid(
@@ -189,8 +190,8 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         repetition_penalty: optional(
             o.repetition_penalty,
             "repetition_penalty",
-            |p| p > 0.0,
-            "greater than 0",
+            |p| REPETITION_PENALTY.contains(&p),
+            "from 1e-6 to 1e6",
         )?,
         presence_penalty: penalty(o.presence_penalty, "presence_penalty")?,
         frequency_penalty: penalty(o.frequency_penalty, "frequency_penalty")?,
@@ -200,7 +201,7 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
             window => Some(window as usize),
         },
         seed: o.seed,
-        bias: bias_tokens.into_iter().zip(bias_values).collect(),
+        bias,
         logprobs,
         stop,
         stop_tokens,
@@ -211,6 +212,33 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         raw_text: has(MLXRT_GEN_RAW_TEXT),
         progress_tokens: o.progress_tokens,
     })
+}
+
+/// So low a bias bans as -infinity does: beside it nothing is left of what the model said.
+const BANS: f64 = -1e6;
+
+/// One for each token: those of a token that is named twice are added.
+fn biases(tokens: Vec<i32>, values: Vec<f32>) -> Result<Vec<(i32, f32)>> {
+    let mut pairs: Vec<(i32, f64)> = tokens
+        .into_iter()
+        .zip(values.into_iter().map(f64::from))
+        .collect();
+    pairs.sort_by_key(|&(token, _)| token);
+    pairs.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 += next.1;
+        }
+        same
+    });
+    let bias = |(token, sum): (i32, f64)| match sum as f32 {
+        narrow if sum.is_finite() && !narrow.is_finite() => Err(Error::invalid(format!(
+            "options.bias_values of token {token} add up to {sum:.2e}, more than f32 holds"
+        ))),
+        _ if sum <= BANS => Ok((token, f32::NEG_INFINITY)),
+        narrow => Ok((token, narrow)),
+    };
+    pairs.into_iter().map(bias).collect()
 }
 
 /// Fields of the surface that this version does not have: an error, never ignored.
@@ -275,6 +303,34 @@ mod tests {
     use super::super::text::NTS;
     use super::*;
     use crate::error::Code;
+
+    #[test]
+    fn biases_of_a_token_are_added() {
+        let no = f32::NEG_INFINITY;
+        let sums = |pairs: &[(i32, f32)]| {
+            let (tokens, values) = pairs.iter().copied().unzip();
+            biases(tokens, values).map_err(|error| error.message)
+        };
+        assert_eq!(sums(&[]), Ok(vec![]));
+        assert_eq!(
+            sums(&[(7, 1.0), (3, -2.0), (7, 0.5)]),
+            Ok(vec![(3, -2.0), (7, 1.5)])
+        );
+        // In whatever order: not every sum on the way has to be an f32.
+        assert_eq!(
+            sums(&[(1, 3e38), (1, 3e38), (1, -3e38)]),
+            Ok(vec![(1, 3e38)])
+        );
+        assert_eq!(sums(&[(1, no), (1, 3e38)]), Ok(vec![(1, no)]));
+        assert_eq!(sums(&[(1, -1e6), (2, -9e5)]), Ok(vec![(1, no), (2, -9e5)]));
+        for much in [3e38, -3e38] {
+            let error = sums(&[(5, much), (5, much)]).unwrap_err();
+            assert!(
+                error.contains("token 5") && error.contains("6.00e38"),
+                "{error}"
+            );
+        }
+    }
 
     /// What remains of a JSON field whose length was forgotten is no JSON; the cure is said instead.
     #[test]

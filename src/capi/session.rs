@@ -12,12 +12,14 @@ use super::types::{
     mlxrt_call_options, mlxrt_model, mlxrt_session, mlxrt_session_options, mlxrt_session_state,
 };
 use crate::error::{Error, Result};
+use crate::mail::Mailbox;
 use crate::runtime::model::Model;
 use crate::runtime::session::{Session, SessionOptions};
 
 impl Handle for Session {
     type C = mlxrt_session;
     const KIND: Kind = Kind::Session;
+    const BIND: Option<fn(&Self, Mailbox)> = Some(Session::bind);
 }
 
 /// What is not there yet is refused, never ignored.
@@ -201,14 +203,12 @@ pub unsafe extern "C" fn mlxrt_session_message(
 /// Ends what runs on the session now, within one decode step or one chunk of the prompt; a later request is not
 /// touched. The session stays usable and keeps what was delivered.
 ///
-/// Threads: any, also from inside every callback.
-/// Blocks: no.
-/// Errors: none; a handle that is not a live session is logged.
+/// Threads: any, also from inside every callback, and from a signal handler: it is async-signal-safe.
+/// Blocks: no; it takes no lock and no memory.
+/// Errors: none; a handle that is not a live session does nothing.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_session_cancel(session: *mut mlxrt_session) {
-    quietly("mlxrt_session_cancel", Use::Anywhere, || {
-        table().get::<Session>(session, "session")?.cancel();
-        Ok(())
-    });
+    // Not inside the boundary, which looks at what belongs to the thread and may log.
+    table().send_cancel::<Session>(session);
 }

@@ -23,7 +23,7 @@ use crate::train::{data, Optimizer, Shape};
 
 /// Trains an adapter in place, as mlx-lm's trainer does: the same batches in the same order for the same seed, the same
 /// loss, optimisers and schedules. Only the adapter's LoRA or DoRA weights change; the model's stay as they are, in
-/// whatever type. Sessions that have the adapter use its new weights from their next request on, and go on in between.
+/// whatever type; those of an adapter in F16 are trained in F32, and rounded for every use. Sessions that have the adapter use its new weights from their next request on, and go on in between.
 /// Saves go to the folder save_path every save_every steps, then also as 0000100_adapters.safetensors and so on, and at the
 /// end, also when fn stopped the training. A save that fails ends it, and leaves the files of the one before.
 ///

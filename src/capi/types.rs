@@ -229,7 +229,7 @@ pub struct mlxrt_generate_options {
     /// With xtc_probability: tokens above this probability are left out, but for the least likely of them; up to 0.5,
     /// 0 = 0.1.
     pub xtc_threshold: f32,
-    /// Divides the logits of tokens seen, greater than 0, 1 = off; 0 = the model's, else off.
+    /// Divides the logits of tokens seen, from 1e-6 to 1e6, 1 = off; 0 = the model's, else off.
     pub repetition_penalty: f32,
     /// Taken from the logits of tokens seen, -2 to 2; 0 = off.
     pub presence_penalty: f32,
@@ -255,7 +255,7 @@ pub struct mlxrt_generate_options {
     pub stop_token_count: usize,
     /// Tokens whose logits get bias_values added; NULL = none.
     pub bias_tokens: *const i32,
-    /// What each of bias_tokens gets; -INFINITY bans it.
+    /// What each of bias_tokens gets, added up where a token is named twice; -INFINITY, and what is -1e6 or less, bans it.
     pub bias_values: *const f32,
     /// How many biases.
     pub bias_count: usize,
@@ -458,7 +458,7 @@ pub struct mlxrt_adapter_options {
     pub kind: i32,
     /// Columns of A and rows of B; 0 = 8.
     pub rank: u32,
-    /// What (x A) B is multiplied by; 0 = 20.
+    /// What (x A) B is multiplied by, up to 1e30 (with F16 up to 65504) in size; 0 = 20.
     pub scale: f32,
     /// The share of the input's elements that training leaves out, below 1.
     pub dropout: f32,

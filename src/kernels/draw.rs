@@ -34,6 +34,14 @@ const PER_NAT: f32 = 32.0;
 /// Above every number that `gumbel` gives: -ln(-ln(1 - 2^-24)) is 16.64.
 const MOST_NOISE: f32 = 16.7;
 
+/// A token, and what the logits were that it was drawn from.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawn {
+    /// Any where `level` is not finite.
+    pub token: u32,
+    pub level: f32,
+}
+
 /// Which tokens are left.
 struct Kept {
     /// Log-probabilities above it.
@@ -43,17 +51,17 @@ struct Kept {
 }
 
 impl Kernels {
-    /// The id of the token, from one row of logits. With NaN among them any.
+    /// The token, from one row of logits.
     ///
     /// Panics where there is not one row.
-    pub fn draw(&self, logits: &Floats, draw: Draw) -> u32 {
+    pub fn draw(&self, logits: &Floats, draw: Draw) -> Drawn {
         assert!(logits.rows() == 1, "draw: {} rows", logits.rows());
         let Some(sharpness) = draw.sharpness else {
             return with_element!(logits.dtype(), E => {
                 self.path.run(First { x: logits.row::<E>(0), n: logits.width() })
             });
         };
-        let (logprobs, largest) = self.logprobs(logits);
+        let (logprobs, largest, level) = self.logprobs(logits);
         let kept = self.keep(&logprobs.floats(), largest, draw);
         let noise = Noise::new(draw.seed, logits.width());
         let (mut best, mut winner) = (f32::NEG_INFINITY, 0);
@@ -67,19 +75,29 @@ impl Kernels {
                 (best, winner) = (value, id);
             }
         }));
-        winner as u32
+        Drawn {
+            token: winner as u32,
+            level,
+        }
     }
 
-    /// `logits - logsumexp(logits)`, both in the logits' type, and the largest.
-    fn logprobs(&self, logits: &Floats) -> (Buffer<'_>, f32) {
+    /// The largest of one row of logits; -infinity where there is no other number, NaN where one is NaN or +infinity.
+    pub fn level(&self, logits: &Floats) -> f32 {
+        with_element!(logits.dtype(), E => {
+            self.path.run(Level { x: logits.row::<E>(0), n: logits.width() })
+        })
+    }
+
+    /// `logits - logsumexp(logits)`, both in the logits' type, the largest, and the logits' level.
+    fn logprobs(&self, logits: &Floats) -> (Buffer<'_>, f32, f32) {
         let (n, dtype) = (logits.width(), logits.dtype());
         let mut to = Buffer::new(&self.scratch, dtype, 1, n);
-        let largest = with_element!(dtype, E => self.path.run(LogProbs {
+        let (largest, level) = with_element!(dtype, E => self.path.run(LogProbs {
             x: logits.row::<E>(0),
             y: to.floats_mut().row::<E>(0),
             n,
         }));
-        (to, largest)
+        (to, largest, level)
     }
 
     /// `largest`: the largest log-probability.
@@ -285,34 +303,58 @@ struct First<E> {
 }
 
 impl<E: Element> Kernel for First<E> {
-    type Output = u32;
+    type Output = Drawn;
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> u32 {
-        let largest = largest::<S, E>(self.x, self.n);
+    unsafe fn run<S: Simd>(self) -> Drawn {
+        let (largest, level) = largest::<S, E>(self.x, self.n);
         let first = (0..self.n).find(|&i| self.x.add(i).read_unaligned().to_f32() == largest);
-        first.unwrap_or(0) as u32
+        Drawn {
+            token: first.unwrap_or(0) as u32,
+            level,
+        }
     }
 }
 
-/// -infinity where there are none; NaN counts for nothing.
+struct Level<E> {
+    x: *const E,
+    n: usize,
+}
+
+impl<E: Element> Kernel for Level<E> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        largest::<S, E>(self.x, self.n).1
+    }
+}
+
+/// The largest, -infinity where there is no other number, NaN not counted; and the same, but NaN where one is NaN or
+/// +infinity.
 ///
 /// # Safety
 /// The processor has S's instructions; there are `n` elements.
 #[inline(always)]
-unsafe fn largest<S: Simd, E: Element>(x: *const E, n: usize) -> f32 {
+unsafe fn largest<S: Simd, E: Element>(x: *const E, n: usize) -> (f32, f32) {
     let mut largest = S::splat(f32::NEG_INFINITY);
+    // 0 as long as all are finite or -infinity: times 0, what is not becomes NaN, and no sum loses that.
+    let mut zeros = S::splat(0.0);
     let mut i = 0;
     while i + S::LANES <= n {
+        let x = E::load::<S>(x.add(i));
         // The second where either is NaN.
-        largest = S::max(E::load::<S>(x.add(i)), largest);
+        largest = S::max(x, largest);
+        zeros = S::fma(S::max(S::splat(f32::MIN), x), S::splat(0.0), zeros);
         i += S::LANES;
     }
-    let mut largest = S::largest(largest);
+    let (mut largest, mut zero) = (S::largest(largest), S::sum(zeros));
     for rest in i..n {
-        largest = largest.max(x.add(rest).read_unaligned().to_f32());
+        let x = x.add(rest).read_unaligned().to_f32();
+        largest = largest.max(x);
+        zero += if x == f32::NEG_INFINITY { 0.0 } else { x * 0.0 };
     }
-    largest
+    (largest, largest + zero)
 }
 
 struct LogProbs<E> {
@@ -322,12 +364,12 @@ struct LogProbs<E> {
 }
 
 impl<E: Element> Kernel for LogProbs<E> {
-    /// The largest result.
-    type Output = f32;
+    /// The largest result, and the level of what it is made of.
+    type Output = (f32, f32);
 
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> f32 {
-        let largest = largest::<S, E>(self.x, self.n);
+    unsafe fn run<S: Simd>(self) -> (f32, f32) {
+        let (largest, level) = largest::<S, E>(self.x, self.n);
         // With none that is finite there is nothing to shift by.
         let shift = if largest.is_finite() { largest } else { 0.0 };
         let mut sums = S::splat(0.0);
@@ -349,7 +391,7 @@ impl<E: Element> Kernel for LogProbs<E> {
             store::<S, E>(self.y.add(i), n, S::sub(x, S::splat(total)));
             i += S::LANES;
         }
-        E::from_f32(largest - total).to_f32()
+        (E::from_f32(largest - total).to_f32(), level)
     }
 }
 

@@ -57,7 +57,7 @@ pub use block::{
 pub use conv::ShortConv;
 pub use cores::physical_cores;
 pub use cpu::{features, Features, Path};
-pub use draw::Draw;
+pub use draw::{Draw, Drawn};
 pub use experts::{ExpertMatrix, Route};
 pub use float::{Floats, FloatsMut};
 pub use gated::Activation;

@@ -1,5 +1,7 @@
 //! The model's own sampling settings, and the tokens that end its text.
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value};
 
 use super::folder::ModelFolder;
@@ -9,6 +11,9 @@ use super::warnings::Warnings;
 use crate::error::Result;
 
 const FILE: &str = "generation_config.json";
+
+/// What a repetition penalty may be: no logit that means something leaves f32 by it.
+pub const REPETITION_PENALTY: RangeInclusive<f32> = 1e-6..=1e6;
 
 /// What `generation_config.json` sets. None: not set, or set to the value that means "off".
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -59,8 +64,8 @@ impl GenerationConfig {
             parsed.temperature = warnings.forgive(file.opt_f32("temperature", 0.0..=f32::MAX))?;
             let top_k = warnings.forgive(file.opt_i64("top_k", -1..=i64::from(i32::MAX)))?;
             parsed.top_k = top_k.and_then(|k| i32::try_from(k).ok()).filter(|&k| k > 0);
-            parsed.repetition_penalty = warnings
-                .forgive(file.opt_f32("repetition_penalty", f32::MIN_POSITIVE..=f32::MAX))?;
+            parsed.repetition_penalty =
+                warnings.forgive(file.opt_f32("repetition_penalty", REPETITION_PENALTY))?;
             parsed.add_ends(eos_token_ids(file, warnings));
         }
         parsed.add_ends(eos_token_ids(config, warnings));

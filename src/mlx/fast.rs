@@ -624,20 +624,22 @@ pub fn attention(
     Ok(one(queue(c"attention", 0b111, &inputs, [out], run)?))
 }
 
-/// The id of the next token, u32 `[1]`, from logits `[vocab]` of any float type.
-pub fn draw(logits: &Array, draw: kernels::Draw) -> Result<Array> {
+/// The id of the next token, u32 `[1]`, from logits `[vocab]` of any float type, and the levels, f32 `[2]`, of these and of the
+/// model's `own`, from which they were made: not finite where no token can be drawn from them.
+pub fn draw(logits: &Array, own: &Array, draw: kernels::Draw) -> Result<[Array; 2]> {
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
-        let id = kernels.draw(&floats(&from[0])?, draw);
-        bytes_mut(&to[0])?.copy_from_slice(&id.to_ne_bytes());
+        let kernels::Drawn { token, level } = kernels.draw(&floats(&from[0])?, draw);
+        let own = match level.is_finite() {
+            true => level,
+            false => kernels.level(&floats(&from[1])?),
+        };
+        bytes_mut(&to[0])?.copy_from_slice(&token.to_ne_bytes());
+        let levels = [level.to_ne_bytes(), own.to_ne_bytes()];
+        bytes_mut(&to[1])?.copy_from_slice(levels.as_flattened());
         Ok(())
     };
-    Ok(one(queue(
-        c"draw",
-        0,
-        &[logits],
-        [(&[1], Dtype::U32)],
-        run,
-    )?))
+    let outputs: [(&[i32], Dtype); 2] = [(&[1], Dtype::U32), (&[2], Dtype::F32)];
+    queue(c"draw", 0, &[logits, own], outputs, run)
 }
 
 #[cfg(all(test, not(target_os = "macos")))]

@@ -1,5 +1,6 @@
 //! The process's one engine: a thread that owns MLX, started by the first `init` or model and ended with the last.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{channel, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,6 +13,7 @@ use super::job::Job;
 use super::thread::Thread;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
+use crate::host;
 use crate::kernels::{self, Kernels, Pool};
 use crate::mlx::{self, memory, Device};
 
@@ -21,7 +23,16 @@ const DEFAULT_CACHE_LIMIT: u64 = 256 << 20;
 const STACK: usize = 8 << 20;
 
 /// The engine thread's name.
-pub(super) const THREAD: &str = "mlxrt-engine";
+const THREAD: &str = "mlxrt-engine";
+
+thread_local! {
+    static ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is an engine thread; also while it, or the process, ends.
+pub(super) fn on_engine_thread() -> bool {
+    ENGINE_THREAD.get()
+}
 
 /// What `init` may say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -130,7 +141,6 @@ impl Holders {
         if let Some(engine) = self.running() {
             return Ok(engine);
         }
-        exit::refuse()?;
         let engine = Engine::start(self.options.clone(), self.limits)?;
         self.engine = Arc::downgrade(&engine);
         Ok(engine)
@@ -396,6 +406,7 @@ pub fn device_json() -> Result<String> {
 
 impl Engine {
     fn start(options: EngineOptions, limits: MemoryLimits) -> Result<Arc<Engine>> {
+        host::refuse_at_exit()?;
         mlx::install_error_handler();
         mlx::refuse_other_version()?;
         if let Some(dir) = &options.resource_dir {
@@ -418,6 +429,7 @@ impl Engine {
             .spawn(move || {
                 // Whatever happens on this thread prints nothing and ends here.
                 let _ = crate::guard::catch(|| {
+                    ENGINE_THREAD.set(true);
                     let entered = mlx::enter(device).and_then(|()| mlx::warm_up());
                     exit::watch();
                     if uses_kernels(device) {
@@ -540,7 +552,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // A cancel in a log function of the engine thread may hold a session for a moment, and be the last that does. The
         // thread cannot wait for its own end.
-        if std::thread::current().name() == Some(THREAD) {
+        if on_engine_thread() {
             self.send_stop();
         } else {
             let _ = self.stop(None);

@@ -4,32 +4,18 @@
 //! then, and an engine thread that still uses them crashes the process. So the engine ends first: what it registers
 //! with `atexit` runs before the destructors of all objects that were made earlier.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Once;
 use std::time::Duration;
 
 use super::engine;
-use crate::error::{Code, Error, Result};
+use crate::host;
 
 /// The longest that an exit waits for the engine's running step.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-static BEGUN: AtomicBool = AtomicBool::new(false);
 /// The process that owns the engine; a forked child has no engine thread to wait for.
 static OWNER: AtomicU32 = AtomicU32::new(0);
-
-/// Whether the process is exiting: no engine may start any more.
-pub fn begun() -> bool {
-    BEGUN.load(Ordering::Acquire)
-}
-
-/// Errors: `Cancelled` when the process is exiting.
-pub fn refuse() -> Result<()> {
-    match begun() {
-        true => Err(Error::new(Code::Cancelled, "the process is exiting")),
-        false => Ok(()),
-    }
-}
 
 /// Called when MLX has made its static objects: at the start of an engine.
 pub fn watch() {
@@ -53,10 +39,10 @@ extern "C" fn at_exit() {
     if OWNER.load(Ordering::Acquire) != std::process::id() {
         return;
     }
-    BEGUN.store(true, Ordering::Release);
+    host::exit_has_begun();
     let _ = crate::guard::catch(|| {
         // A log function may have called exit on the engine thread itself.
-        if std::thread::current().name() != Some(engine::THREAD) {
+        if !engine::on_engine_thread() {
             engine::end_at_exit(PATIENCE);
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::engine;
 use super::job::{End, EndReason, Job, Ticket};
 use super::metrics;
 use super::options::sampling;
-pub use super::options::{GenerateOptions, Setting};
+pub use super::options::{GenerateOptions, Setting, REPETITION_PENALTY};
 use super::prompt::Prompt;
 pub use super::prompt::{render, tokens, Conversation, Input};
 pub use super::report::{Report, Stop};

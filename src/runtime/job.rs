@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::ledger::Ledger;
 use super::request::Shared;
 use crate::error::{Code, Error, Result};
+use crate::mail::{Letter, Mailbox};
 use crate::sampling::Sampling;
 
 /// Events that the engine may be ahead of a reader before it parks the request.
@@ -129,12 +130,45 @@ impl EndReason {
     }
 }
 
-/// The flags of a request, read by the engine between steps.
-pub struct Ticket {
-    id: u64,
+/// Whether a request is still wanted.
+#[derive(Default)]
+pub struct Wish {
     cancelled: AtomicBool,
     /// The session counts it among those that a blocking call must not wait for.
     counted: AtomicBool,
+    /// Cancels that came by its handle and were not looked at yet.
+    letter: Letter,
+}
+
+impl Wish {
+    fn cancel(&self, ledger: &Ledger) {
+        self.cancelled.store(true, Ordering::Release);
+        self.uncount(ledger);
+    }
+
+    fn uncount(&self, ledger: &Ledger) {
+        if self.counted.swap(false, Ordering::SeqCst) {
+            ledger.uncount();
+        }
+    }
+
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted.load(Ordering::SeqCst)
+    }
+
+    /// Takes up a cancel that came by the handle; whether it is cancelled.
+    pub(super) fn look(&self, ledger: &Ledger) -> bool {
+        if self.letter.take() {
+            self.cancel(ledger);
+        }
+        self.cancelled.load(Ordering::Acquire)
+    }
+}
+
+/// The flags of a request, read by the engine between steps.
+pub struct Ticket {
+    id: u64,
+    wish: Arc<Wish>,
     pub ledger: Arc<Ledger>,
     /// Events made, and those that the reader has taken.
     made: AtomicU64,
@@ -153,13 +187,16 @@ impl Drop for Ticket {
 impl Ticket {
     /// `counted`: it was submitted.
     pub fn new(id: u64, ledger: Arc<Ledger>, counted: bool) -> Self {
+        let wish = Arc::new(Wish {
+            counted: AtomicBool::new(counted),
+            ..Wish::default()
+        });
         if counted {
-            ledger.count();
+            ledger.count(&wish);
         }
         Ticket {
             id,
-            cancelled: AtomicBool::new(false),
-            counted: AtomicBool::new(counted),
+            wish,
             ledger,
             made: AtomicU64::new(0),
             taken: AtomicU64::new(0),
@@ -172,21 +209,23 @@ impl Ticket {
         self.id
     }
 
+    /// It has a handle, by which it can be cancelled.
+    pub fn bind(&self, mailbox: Mailbox) {
+        self.wish.letter.bind(mailbox);
+    }
+
     /// Ends the request at its next step.
     pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
-        self.uncount();
+        self.wish.cancel(&self.ledger);
     }
 
     /// It has ended, or will without anybody's help.
     pub fn uncount(&self) {
-        if self.counted.swap(false, Ordering::SeqCst) {
-            self.ledger.uncount();
-        }
+        self.wish.uncount(&self.ledger);
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire) || self.ledger.is_cancelled(self.id)
+        self.wish.look(&self.ledger) || self.ledger.is_cancelled(self.id)
     }
 
     pub fn make(&self, events: usize) {

@@ -6,8 +6,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::job::Wish;
 use super::metrics::{self, Counters};
 use crate::error::{Code, Error, Result};
+use crate::mail::{Letter, Mailbox};
 
 pub struct Ledger {
     /// The id of the request that has the session: from when the engine begins it until the answer is in. Or 0.
@@ -16,6 +18,10 @@ pub struct Ledger {
     blocking: AtomicU64,
     /// Requests that were submitted, have not ended and were not cancelled by themselves.
     submitted: AtomicUsize,
+    /// Theirs, and of some that have ended since.
+    wishes: Mutex<Vec<Arc<Wish>>>,
+    /// Cancels that came by the session's handle and were not looked at yet.
+    letter: Letter,
     /// The ids of the requests, running and blocking, that the session's cancel reached last.
     cancelled: [AtomicU64; 2],
     /// The session's handle was freed: whatever still runs or waits is cancelled.
@@ -40,6 +46,8 @@ impl Ledger {
             running: AtomicU64::new(0),
             blocking: AtomicU64::new(0),
             submitted: AtomicUsize::new(0),
+            wishes: Mutex::default(),
+            letter: Letter::default(),
             cancelled: [AtomicU64::new(0), AtomicU64::new(0)],
             closed: AtomicBool::new(false),
             state: Mutex::default(),
@@ -71,9 +79,15 @@ impl Ledger {
     /// For a blocking call, which goes on behind what was cancelled but behind nothing else: its reader may be this very
     /// thread.
     pub(super) fn take(&self, request: u64) -> Result<()> {
+        // A cancel that came before is not for this request.
+        self.look();
         self.blocking
             .compare_exchange(0, request, Ordering::SeqCst, Ordering::SeqCst)
             .map_err(|_| busy())?;
+        // Which of them were cancelled the engine may not have seen yet.
+        self.wishes().iter().for_each(|wish| {
+            wish.look(self);
+        });
         if self.submitted.load(Ordering::SeqCst) > 0 {
             self.blocking.store(0, Ordering::SeqCst);
             return Err(busy());
@@ -92,8 +106,26 @@ impl Ledger {
         self.blocking.load(Ordering::SeqCst) == request
     }
 
-    pub(super) fn count(&self) {
+    pub(super) fn count(&self, wish: &Arc<Wish>) {
         self.submitted.fetch_add(1, Ordering::SeqCst);
+        let mut wishes = self.wishes();
+        wishes.retain(|wish| wish.is_counted());
+        wishes.push(wish.clone());
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Vec<Arc<Wish>>> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn bind(&self, mailbox: Mailbox) {
+        self.letter.bind(mailbox);
+    }
+
+    /// Takes up a cancel that came by the handle.
+    fn look(&self) {
+        if self.letter.take() {
+            self.cancel();
+        }
     }
 
     pub(super) fn uncount(&self) {
@@ -102,6 +134,7 @@ impl Ledger {
 
     /// Whether the session was free, and is `request`'s now.
     pub(super) fn begin(&self, request: u64) -> bool {
+        self.look();
         self.running
             .compare_exchange(0, request, Ordering::SeqCst, Ordering::SeqCst)
             .is_ok()
@@ -124,19 +157,18 @@ impl Ledger {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Ends the request that has the session and the one of a blocking call; a later one is not touched. False: there is
-    /// none.
-    pub(super) fn cancel(&self) -> bool {
+    /// Ends the request that has the session and the one of a blocking call; a later one is not touched.
+    pub(super) fn cancel(&self) {
         let current = [&self.running, &self.blocking].map(|id| id.load(Ordering::SeqCst));
         for (cancelled, id) in self.cancelled.iter().zip(current) {
             if id != 0 {
                 cancelled.store(id, Ordering::SeqCst);
             }
         }
-        current != [0, 0]
     }
 
     pub(super) fn is_cancelled(&self, request: u64) -> bool {
+        self.look();
         let is = |cancelled: &AtomicU64| cancelled.load(Ordering::Acquire) == request;
         self.cancelled.iter().any(is) || self.closed.load(Ordering::Acquire)
     }

@@ -9,12 +9,12 @@ use serde_json::{json, Map, Value};
 
 use super::engine::{self, Command, Engine, Hold};
 use super::estimate::Estimate;
-use super::exit;
 use super::metrics::{self, Counters};
 use super::model_save::Source;
 use super::session::SessionOptions;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
+use crate::host;
 use crate::load::{
     parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, PackedScheme, Pick,
     Piece, Quantization, Recipe, Slot, Tensor, Warnings, WeightFile,
@@ -429,7 +429,7 @@ pub(super) fn loading(deadline: Option<Instant>) -> Watch {
     Watch {
         work: "loading",
         deadline,
-        stopped: Some(Box::new(exit::refuse)),
+        stopped: Some(Box::new(host::refuse_at_exit)),
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::model::Model;
 use crate::load::GenerationConfig;
+pub use crate::load::REPETITION_PENALTY;
 use crate::sampling::{Sampling, Xtc};
 
 /// Checked options; 0 and `None` as `mlxrt_generate_options` has them.

@@ -15,6 +15,7 @@ use super::report::{Report, Stop};
 use super::session::{Applied, Session};
 use crate::error::{Code, Error, Result};
 use crate::guard;
+use crate::mail::Mailbox;
 use crate::text::{Chunk, Finish, Kind, TextStream, Token, Tokenizer};
 
 #[derive(Clone, Debug)]
@@ -510,6 +511,11 @@ impl Request {
                 ));
             }
         }
+    }
+
+    /// It has a handle, by which it can be cancelled.
+    pub fn bind(&self, mailbox: Mailbox) {
+        self.shared.ticket.bind(mailbox);
     }
 
     pub fn cancel(&self) {

@@ -11,6 +11,7 @@ use super::job::CacheSpec;
 use super::ledger::{Ledger, State};
 use super::model::Model;
 use crate::error::{Code, Error, Result};
+use crate::mail::Mailbox;
 
 pub struct Session {
     pub(super) model: Arc<Model>,
@@ -192,11 +193,9 @@ impl Session {
         self.wake();
     }
 
-    /// Ends what runs now, if anything does; the next request is not touched.
-    pub fn cancel(&self) {
-        if self.ledger.cancel() {
-            self.wake();
-        }
+    /// It has a handle, by which it can be cancelled.
+    pub fn bind(&self, mailbox: Mailbox) {
+        self.ledger.bind(mailbox);
     }
 
     /// The engine may be waiting: for a slow reader, for the session, or for work.

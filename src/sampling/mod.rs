@@ -11,7 +11,7 @@ mod penalties;
 mod tests;
 
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels;
 use crate::mlx::{fast, ops, Array};
 use crate::random::mix;
@@ -56,6 +56,9 @@ pub struct Xtc {
 pub struct Draw {
     /// u32 `[1]`
     pub token: Array,
+    /// f32 `[2]`: of the logits with bias and penalties and of the model's own, a number that is finite where a token can
+    /// be drawn from them
+    levels: Array,
     pub logprobs: Option<DrawLogprobs>,
 }
 
@@ -65,6 +68,45 @@ pub struct DrawLogprobs {
     pub token: Array,
     /// u32 ids and f32 values, `[top_logprobs]` each, in no order
     pub top: Option<(Array, Array)>,
+}
+
+impl Draw {
+    /// What has to be computed.
+    pub fn arrays(&self) -> Vec<&Array> {
+        let mut all = vec![&self.token, &self.levels];
+        if let Some(logprobs) = &self.logprobs {
+            all.push(&logprobs.token);
+            all.extend(logprobs.top.iter().flat_map(|(ids, values)| [ids, values]));
+        }
+        all
+    }
+
+    /// Waits for it, and tells whether the token was drawn at all. MLX's argmax passes over NaN, and of logits that are
+    /// all -infinity it takes the first.
+    pub fn outcome(&self) -> Result<Outcome> {
+        let levels = self.levels.to_f32()?;
+        let [level, own] = levels[..] else {
+            return Err(Error::internal("a draw without its levels"));
+        };
+        Ok(match (level.is_finite(), own.is_finite()) {
+            (true, _) => Outcome::Drawn,
+            (false, false) => Outcome::NotFinite,
+            (false, true) if level == f32::NEG_INFINITY => Outcome::Banned,
+            (false, true) => Outcome::Overflow,
+        })
+    }
+}
+
+/// Of a draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Drawn,
+    /// NaN or +infinity is among the model's own numbers, or they are all -infinity.
+    NotFinite,
+    /// The bias left no token.
+    Banned,
+    /// The bias or a penalty made more of a number than f32 can hold.
+    Overflow,
 }
 
 pub struct Sampler {
@@ -98,12 +140,13 @@ impl Sampler {
     /// logits `[vocab]`, of any float type.
     pub fn draw(&mut self, logits: &Array) -> Result<Draw> {
         let processed = self.process(logits)?;
-        let token = match (self.kernel(), self.sampling.temperature) {
-            (Some(draw), _) => fast::draw(&processed, draw)?,
-            (None, None) => ops::argmax(&processed, -1)?,
-            (None, Some(temperature)) => self.draw_random(&processed, temperature)?,
+        let (token, levels) = match self.kernel() {
+            Some(draw) => {
+                let [token, levels] = fast::draw(&processed, logits, draw)?;
+                (token, levels)
+            }
+            None => self.draw_plainly(&processed, logits)?,
         };
-        let token = ops::reshape(&token, &[1])?;
         let logprobs = self
             .sampling
             .logprobs
@@ -111,16 +154,45 @@ impl Sampler {
             .transpose()?;
         self.penalties.push(&token)?;
         self.drawn += 1;
-        Ok(Draw { token, logprobs })
+        Ok(Draw {
+            token,
+            levels,
+            logprobs,
+        })
     }
 
-    /// Bias and penalties.
+    /// By MLX's own operations.
+    fn draw_plainly(&self, logits: &Array, own: &Array) -> Result<(Array, Array)> {
+        // A sum loses neither NaN nor infinities, which MLX's argmax and sort pass over.
+        let level = ops::logsumexp(logits, -1, true)?;
+        let token = match self.sampling.temperature {
+            None => ops::argmax(logits, -1)?,
+            Some(temperature) => self.draw_random(logits, &level, temperature)?,
+        };
+        let own = match self.changes_logits() {
+            true => ops::logsumexp(own, -1, true)?,
+            false => level.clone(),
+        };
+        let levels = [level, own].map(|level| ops::astype(&level, Dtype::F32));
+        let [level, own] = levels;
+        let levels = ops::concatenate(&[&level?, &own?], 0)?;
+        Ok((ops::reshape(&token, &[1])?, levels))
+    }
+
+    fn changes_logits(&self) -> bool {
+        self.bias.is_some() || self.penalties.any()
+    }
+
+    /// Bias and penalties, in f32 whatever the logits' type is: in f16 65,520 would be infinity, in bf16 a bias of 1,000 on
+    /// every token would leave steps of 4 of what the model said.
     fn process(&self, logits: &Array) -> Result<Array> {
+        if !self.changes_logits() {
+            return Ok(logits.clone());
+        }
+        let logits = ops::astype(logits, Dtype::F32)?;
         let biased = match &self.bias {
-            Some((ids, values)) => {
-                ops::scatter_add_axis(logits, ids, &ops::astype(values, logits.dtype())?, 0)?
-            }
-            None => logits.clone(),
+            Some((ids, values)) => ops::scatter_add_axis(&logits, ids, values, 0)?,
+            None => logits,
         };
         self.penalties.apply(&biased)
     }
@@ -143,15 +215,15 @@ impl Sampler {
         mix(self.sampling.seed, 2 * self.drawn)
     }
 
-    fn draw_random(&self, logits: &Array, temperature: f32) -> Result<Array> {
+    fn draw_random(&self, logits: &Array, total: &Array, temperature: f32) -> Result<Array> {
         let key = ops::random_key(self.random_seed())?;
-        ops::random_categorical(&self.scaled(logits, temperature)?, -1, &key)
+        ops::random_categorical(&self.scaled(logits, total, temperature)?, -1, &key)
     }
 
-    /// What the draw is made from: filtered log-probabilities over temperature.
-    fn scaled(&self, logits: &Array, temperature: f32) -> Result<Array> {
+    /// What the draw is made from: filtered log-probabilities over temperature. `total`: the logits' logsumexp, `[1]`.
+    fn scaled(&self, logits: &Array, total: &Array, temperature: f32) -> Result<Array> {
         let sampling = &self.sampling;
-        let mut logprobs = ops::subtract(logits, &ops::logsumexp(logits, -1, true)?)?;
+        let mut logprobs = ops::subtract(logits, total)?;
         if let Some(p) = sampling.top_p {
             logprobs = filters::top_p(&logprobs, p)?;
         }

@@ -32,7 +32,7 @@ impl Penalties {
         Ok(penalties)
     }
 
-    fn any(&self) -> bool {
+    pub fn any(&self) -> bool {
         self.repetition.is_some() || self.presence.is_some() || self.frequency.is_some()
     }
 

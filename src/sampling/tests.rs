@@ -112,9 +112,10 @@ fn filters_keep_what_mlx_lm_keeps() {
             .iter()
             .zip(fixture.rows(out))
         {
-            let ours = Sampler::new(sampling.clone(), &[], 0)
-                .unwrap()
-                .scaled(&Array::from_f32(logits).unwrap(), temperature);
+            let sampler = Sampler::new(sampling.clone(), &[], 0).unwrap();
+            let logits = Array::from_f32(logits).unwrap();
+            let total = ops::logsumexp(&logits, -1, true).unwrap();
+            let ours = sampler.scaled(&logits, &total, temperature);
             let (mut ours, mut theirs) = (ours.unwrap().to_f32().unwrap(), theirs);
             if ties {
                 // Which of several equals argpartition keeps is its own affair.
@@ -458,4 +459,88 @@ fn the_kernel_and_odd_logits() {
         }
     }
     mlx::leave();
+}
+
+/// On the kernels and by MLX's operations, greedy and sampled, in every type: what cannot be drawn from is told apart.
+#[test]
+fn nothing_is_drawn_from_what_is_not_finite() {
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    mlx::fast::start(crate::kernels::Kernels::new(1));
+    let (no, inf, nan) = (f32::NEG_INFINITY, f32::INFINITY, f32::NAN);
+    let everything = |value: f32| (0..4).map(|id| (id, value)).collect::<Vec<_>>();
+    let with = |bias: Vec<(i32, f32)>| Sampling { bias, ..plain() };
+    let penalty = |repetition: f32| Sampling {
+        repetition_penalty: Some(repetition),
+        ..plain()
+    };
+    use Outcome::*;
+    let cases: [(&[f32], Sampling, Outcome); 16] = [
+        (&[1.0, 2.0, 3.0, 4.0], plain(), Drawn),
+        (&[1.0, no, no, no], plain(), Drawn),
+        (&[no; 4], plain(), NotFinite),
+        (&[nan; 4], plain(), NotFinite),
+        (&[1.0, nan, 2.0, 3.0], plain(), NotFinite),
+        (&[1.0, inf, 2.0, 3.0], plain(), NotFinite),
+        (&[nan, inf, no, 3.0], plain(), NotFinite),
+        (&[1.0, 2.0, 3.0, nan], with(vec![(3, no)]), NotFinite),
+        (&[1.0, 2.0, 3.0, inf], with(vec![(3, no)]), NotFinite),
+        (&[1.0, 2.0, 3.0, nan], penalty(1.5), NotFinite),
+        (&[1.0, 2.0, 3.0, 4.0], with(everything(no)), Banned),
+        (&[1.0, no, no, no], with(vec![(0, no)]), Banned),
+        (&[1.0, 2.0, 3.0, 4.0], with(everything(-100.0)), Drawn),
+        (&[1.0, 2.0, 3.0, 4.0], with(everything(1e30)), Drawn),
+        (&[3e3, 2.0, 3.0, 4.0], penalty(1e-36), Overflow),
+        (&[3e3, 2.0, 3.0, 4.0], penalty(1e-30), Drawn),
+    ];
+    for (logits, sampling, wanted) in cases {
+        for (temperature, xtc) in [(None, false), (Some(1.0), false), (Some(0.5), true)] {
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+                let sampling = Sampling {
+                    temperature,
+                    xtc: xtc.then(|| Xtc {
+                        probability: 1.0,
+                        threshold: 0.1,
+                        spared: vec![],
+                    }),
+                    logprobs: xtc.then_some(2),
+                    ..sampling.clone()
+                };
+                let what = format!("{logits:?} {dtype:?} {sampling:?}");
+                let logits = ops::astype(&Array::from_f32(logits).unwrap(), dtype).unwrap();
+                let outcome = || {
+                    let mut sampler = Sampler::new(sampling.clone(), &[0, 1], 0).unwrap();
+                    let draw = sampler.draw(&logits).unwrap();
+                    assert!(draw.token.item_u32().unwrap() < 4);
+                    draw.outcome().unwrap()
+                };
+                assert_eq!(outcome(), wanted, "{what}");
+                assert_eq!(mlx::fast::plainly(outcome), wanted, "plainly, {what}");
+            }
+        }
+    }
+    mlx::leave();
+}
+
+/// In 16 bits too a bias on every token changes nothing: not one of them rounds the model's numbers away.
+#[test]
+fn a_bias_on_every_token_changes_nothing() {
+    let _fixture = Fixture::open();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let logits = ops::astype(&Array::from_f32(&[1.0, 1.25, 1.5, 1.0]).unwrap(), dtype);
+        let logits = logits.unwrap();
+        for value in [-60_000.0, -1000.0, 1000.0, 70_000.0] {
+            let sampling = Sampling {
+                temperature: None,
+                bias: (0..4).map(|id| (id, value)).collect(),
+                ..plain()
+            };
+            let draw = Sampler::new(sampling, &[], 0).unwrap().draw(&logits);
+            assert_eq!(
+                draw.unwrap().token.item_u32().unwrap(),
+                2,
+                "{dtype:?} {value}"
+            );
+        }
+    }
 }

@@ -59,6 +59,11 @@ impl Layout {
         })
     }
 
+    /// The type of each group.
+    pub fn types(&self) -> impl Iterator<Item = Dtype> + '_ {
+        self.groups.iter().map(|group| group.dtype)
+    }
+
     /// The arrays, laid out like those of `of`, as one `[elements]` a group.
     pub fn join(&self, arrays: &[Array]) -> Result<Vec<Array>> {
         let join = |group: &Group| {

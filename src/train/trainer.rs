@@ -36,6 +36,9 @@ pub struct Trainer {
 #[derive(Clone, Default)]
 struct State {
     moments: Moments,
+    /// Of each group of F16 what rounding took from its weights, f32: with that they are trained in f32. In F16 alone Adam's
+    /// squares of gradients are nothing, and most of its changes. Empty before the first update.
+    lost: Vec<Option<Array>>,
     /// The sum of the gradients since the last update.
     gradients: Option<Vec<Array>>,
     steps: u64,
@@ -69,7 +72,11 @@ impl Trainer {
     pub fn step(&mut self, decoder: &Decoder, adapter: &Adapter, batch: &Batch) -> Result<Step> {
         let options = &self.options;
         let number = self.state.steps + 1;
-        let parameters = self.trained.parameters(adapter)?;
+        let joined = self.joined(adapter)?;
+        let parameters = match self.has_f16() {
+            true => self.layout.split(&joined)?,
+            false => self.trained.parameters(adapter)?,
+        };
         let pass = Pass {
             dropout: options.dropout,
             dropout_seed: mix(options.seed, number),
@@ -100,12 +107,13 @@ impl Trainer {
                 }
             }
             learning_rate = options.schedule.at(state.updates);
-            let parameters = self.layout.join(&parameters)?;
             let moments = &self.state.moments;
             let (updated, moments) =
                 options
                     .optimizer
-                    .update(&parameters, &gradients, moments, learning_rate)?;
+                    .update(&joined, &gradients, moments, learning_rate)?;
+            let (updated, lost) = self.rounded(updated)?;
+            state.lost = lost;
             finite = Some(zero_if_finite(&updated)?);
             (state.moments, state.gradients) = (moments, None);
             state.updates += 1;
@@ -117,6 +125,7 @@ impl Trainer {
             .iter()
             .chain(&finite)
             .chain(state.moments.arrays())
+            .chain(state.lost.iter().flatten())
             .chain(state.gradients.iter().flatten())
             .chain(update.iter().flatten())
             .collect();
@@ -137,6 +146,38 @@ impl Trainer {
             learning_rate,
             update,
         })
+    }
+
+    fn has_f16(&self) -> bool {
+        self.layout.types().any(|dtype| dtype == Dtype::F16)
+    }
+
+    /// The adapter's weights, one array a group, those of F16 in f32.
+    fn joined(&self, adapter: &Adapter) -> Result<Vec<Array>> {
+        let joined = self.layout.join(&self.trained.parameters(adapter)?)?;
+        let widen = |(index, array): (usize, Array)| match self.state.lost.get(index) {
+            _ if array.dtype() != Dtype::F16 => Ok(array),
+            Some(Some(lost)) => ops::add(&ops::astype(&array, Dtype::F32)?, lost),
+            _ => ops::astype(&array, Dtype::F32),
+        };
+        joined.into_iter().enumerate().map(widen).collect()
+    }
+
+    /// New weights as the adapter has them, and what that takes from those of F16.
+    fn rounded(&self, updated: Vec<Array>) -> Result<(Vec<Array>, Vec<Option<Array>>)> {
+        let round = |(array, dtype): (Array, Dtype)| match dtype {
+            Dtype::F16 => {
+                let narrow = ops::astype(&array, Dtype::F16)?;
+                let lost = ops::subtract(&array, &ops::astype(&narrow, Dtype::F32)?)?;
+                Ok((narrow, Some(lost)))
+            }
+            _ => Ok((array, None)),
+        };
+        updated
+            .into_iter()
+            .zip(self.layout.types())
+            .map(round)
+            .collect()
     }
 
     /// The loss of one batch as it is now, without dropout.

@@ -222,12 +222,14 @@ static void the_log_hears_of_misuse(void) {
   mlxrt_free(lines.model);
   CHECK_INT(lines.count, 3);
   CHECK_HAS(lines.last, "mlxrt_model_free");
+  /* What may be called from a signal handler logs nothing. */
   mlxrt_session_cancel(NULL);
-  CHECK_INT(lines.count, 4);
+  mlxrt_request_cancel((mlxrt_request *)lines.model);
+  CHECK_INT(lines.count, 3);
   /* NULL is silence. */
   OK(mlxrt_log_set(0, NULL, NULL));
   mlxrt_model_free(model);
-  CHECK_INT(lines.count, 4);
+  CHECK_INT(lines.count, 3);
   check_alive(lines.model);
   mlxrt_model_free(lines.model);
 }
@@ -242,7 +244,7 @@ static void log_levels(void) {
   for (int32_t level = MLXRT_LOG_ERROR; level <= MLXRT_LOG_DEBUG; level++) {
     OK(mlxrt_log_set(level, keep_line, &lines));
     int before = lines.count;
-    mlxrt_session_cancel(NULL);
+    mlxrt_model_free((mlxrt_model *)(uintptr_t)0x1234);
     CHECK_INT(lines.count, before + 1);
   }
   OK(mlxrt_log_set(0, NULL, NULL));

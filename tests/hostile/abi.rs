@@ -185,6 +185,19 @@ exports! {
         count: *mut usize,
     ) -> *mut mlxrt_error;
     fn mlxrt_session_cancel(session: *mut mlxrt_session);
+    fn mlxrt_submit(
+        session: *mut mlxrt_session,
+        input: *const mlxrt_input,
+        options: *const mlxrt_generate_options,
+        out: *mut *mut mlxrt_request,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_request_result(
+        request: *mut mlxrt_request,
+        timeout_ms: u32,
+        out: *mut mlxrt_result,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_request_cancel(request: *mut mlxrt_request);
+    fn mlxrt_request_free(request: *mut mlxrt_request);
     fn mlxrt_generate(
         session: *mut mlxrt_session,
         input: *const mlxrt_input,

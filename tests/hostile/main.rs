@@ -12,9 +12,12 @@ mod child;
 mod common;
 mod config;
 mod damage;
+mod ends;
 mod faults;
 mod files;
+mod finite;
 mod folder;
+mod guests;
 mod handles;
 mod index;
 mod io;
@@ -64,6 +67,9 @@ pub static CLASSES: &[Class] = &[
     index::CLASS,
     tokenizer::CLASS,
     mlx::CLASS,
+    finite::CLASS,
+    guests::CLASS,
+    ends::CLASS,
     io::CLASS,
     allocations::CLASS,
     templates::CLASS,

@@ -5,7 +5,67 @@ use crate::dtype::Dtype;
 use crate::{Draw, Kernels, Path};
 
 fn draw(path: Path, logits: &Array, draw: Draw) -> u32 {
-    Kernels::with_path(path, 2).draw(&logits.view(), draw)
+    Kernels::with_path(path, 2).draw(&logits.view(), draw).token
+}
+
+/// On every path, in every type, at every place in a row: NaN and +infinity show in the level, -infinity does not.
+#[test]
+fn what_is_not_finite_shows_in_the_level() {
+    let plain = Draw {
+        sharpness: None,
+        top_p: None,
+        min_p: None,
+        top_k: None,
+        seed: 0,
+    };
+    let draws = [
+        plain,
+        Draw {
+            sharpness: Some(1.0),
+            top_p: Some(0.9),
+            top_k: Some(3),
+            ..plain
+        },
+    ];
+    for path in Path::available() {
+        let kernels = Kernels::with_path(path, 1);
+        let levels = |logits: &Array| {
+            let logits = logits.view();
+            let drawn = draws.map(|draw| kernels.draw(&logits, draw).level);
+            [kernels.level(&logits), drawn[0], drawn[1]]
+        };
+        for dtype in FLOATS {
+            for n in [1, 15, 16, 37] {
+                for at in 0..n {
+                    let with = |odd: f32, other: f32| {
+                        levels(&Array::new(dtype, 1, n, |_, i| {
+                            if i == at {
+                                odd
+                            } else {
+                                other - i as f32
+                            }
+                        }))
+                    };
+                    for odd in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                        for other in [3.0, f32::NEG_INFINITY] {
+                            let found = with(odd, other);
+                            assert!(found.iter().all(|level| !level.is_finite()), "{path:?}");
+                        }
+                    }
+                    let banned = with(f32::NEG_INFINITY, 100.0);
+                    let left = if n == 1 {
+                        f32::NEG_INFINITY
+                    } else {
+                        100.0 - f32::from(u8::from(at == 0))
+                    };
+                    assert_eq!(banned, [left; 3], "{path:?} {dtype:?} {at} of {n}");
+                    assert_eq!(with(2.0, f32::NEG_INFINITY), [2.0; 3], "{path:?}");
+                }
+                let none = levels(&Array::new(dtype, 1, n, |_, _| f32::NEG_INFINITY));
+                assert_eq!(none, [f32::NEG_INFINITY; 3], "{path:?} {dtype:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 use super::layers::Matrix;
 use super::modules::Site;
+use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels;
 use crate::mlx::{fast, ops, Array};
@@ -161,12 +162,25 @@ fn gain(
     } else {
         ops::transpose(&product, &[1, 0])?
     };
+    // Of F16 in f32: squares of weights are soon more than F16 holds, or nothing.
+    let wide = |array: &Array| match array.dtype() {
+        Dtype::F16 => ops::astype(array, Dtype::F32),
+        _ => Ok(array.clone()),
+    };
+    let (weight, delta) = (wide(weight)?, wide(&delta)?);
     let scale = Array::scalar(scale, delta.dtype())?;
-    let adapted = ops::add(weight, &ops::multiply(&scale, &delta)?)?;
+    let adapted = ops::add(&weight, &ops::multiply(&scale, &delta)?)?;
     // An embedding's magnitude may be that of its columns.
     let axis = i32::from(magnitude.dim(0) == weight.dim(0));
     let squares = ops::sum(&ops::multiply(&adapted, &adapted)?, axis, false)?;
-    ops::divide(magnitude, &ops::stop_gradient(&ops::sqrt(&squares)?)?)
+    let norms = ops::sqrt(&squares)?;
+    // A row of zeros has no direction: whatever it is multiplied with, it stays.
+    let (none, one) = (
+        ops::zeros(&[], norms.dtype())?,
+        Array::scalar(1.0, norms.dtype())?,
+    );
+    let norms = ops::select(&ops::greater(&norms, &none)?, &norms, &one)?;
+    ops::divide(magnitude, &ops::stop_gradient(&norms)?)
 }
 
 impl AdapterSet {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Adapter, Settings};
+use super::{largest, largest_scale, Adapter, Settings};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::load::{AdapterKind, ModuleShape};
@@ -51,8 +51,16 @@ impl Adapter {
         } else {
             options.scale
         };
+        let dtype = options.dtype.unwrap_or(Dtype::F32);
         if !scale.is_finite() {
             return Err(Error::invalid(format!("options.scale is {scale}")));
+        }
+        let most = largest_scale(dtype);
+        if scale.abs() > most {
+            return Err(Error::invalid(format!(
+                "options.scale is {scale:e}; with {} it may be {most:e} at most",
+                dtype.name()
+            )));
         }
         if !(0.0..1.0).contains(&options.dropout) {
             return Err(Error::invalid(format!(
@@ -74,7 +82,6 @@ impl Adapter {
             )));
         }
         let rank = rank as i32;
-        let dtype = options.dtype.unwrap_or(Dtype::F32);
         let names = chosen.iter().map(|module| module.name.clone()).collect();
         let settings = Settings {
             kind: if options.dora {
@@ -121,7 +128,7 @@ impl Adapter {
                     .collect();
                 let a = ops::reshape(&Array::from_f32(&values)?, &with([input, rank]))?;
                 let magnitude = match dora {
-                    true => Some(ops::astype(&worker.decoder(id)?.row_norms(site)?, dtype)?),
+                    true => Some(magnitude(worker.decoder(id)?.row_norms(site)?, dtype)?),
                     false => None,
                 };
                 parts.push((
@@ -138,6 +145,20 @@ impl Adapter {
             Ok(parts)
         })
     }
+}
+
+/// DoRA's, of a weight's row norms.
+///
+/// Errors: INVALID_ARGUMENT where the type cannot hold one, and the adapter would not be neutral.
+fn magnitude(norms: Array, dtype: Dtype) -> Result<Array> {
+    let most = norms.to_f32()?.into_iter().fold(0.0, f32::max);
+    if most > largest(dtype) {
+        return Err(Error::invalid(format!(
+            "options.dtype: a row of the model's weights has the norm {most:e}, more than {} holds",
+            dtype.name()
+        )));
+    }
+    ops::astype(&norms, dtype)
 }
 
 /// The modules that `keys` name, in the last `layers` blocks (0 = all) and outside of them.

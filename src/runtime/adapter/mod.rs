@@ -31,6 +31,8 @@ pub struct Adapter {
     modules: Vec<String>,
     /// By name, as mlx-lm names them: `model.layers.0.self_attn.q_proj.lora_a`.
     tensors: BTreeMap<String, TensorInfo>,
+    /// Its low-rank parts' own, the one farthest from 0.
+    scale: f32,
 }
 
 /// What an adapter is as a whole.
@@ -205,9 +207,14 @@ impl Adapter {
         let id = model.engine.next_id();
         let names = model.names;
         let named = modules.clone();
-        let tensors = model.engine.call(move |worker| {
+        let (tensors, scale) = model.engine.call(move |worker| {
             worker.refuse_when_paused()?;
             let parts = make(worker)?;
+            let scales = parts.iter().map(|(_, part)| match part {
+                Part::Low { scale, .. } => scale.abs(),
+                Part::Full { .. } => 0.0,
+            });
+            let scale = scales.fold(0.0, f32::max);
             let mut tensors = BTreeMap::new();
             let mut all = Vec::new();
             for (index, ((_, part), module)) in parts.iter().zip(&named).enumerate() {
@@ -225,7 +232,7 @@ impl Adapter {
             }
             crate::mlx::eval(&all)?;
             worker.add_adapter(id, arrays::Adapter::new(parts));
-            Ok(tensors)
+            Ok((tensors, scale))
         })?;
         Ok(Adapter {
             id,
@@ -233,7 +240,16 @@ impl Adapter {
             settings,
             modules,
             tensors,
+            scale,
         })
+    }
+
+    /// The type of its tensors that holds the least, which a scale has to fit.
+    fn narrowest(&self) -> Dtype {
+        let types = self.tensors.values().map(|tensor| tensor.dtype);
+        types
+            .min_by(|a, b| largest(*a).total_cmp(&largest(*b)))
+            .unwrap_or(Dtype::F32)
     }
 
     pub fn id(&self) -> u64 {
@@ -325,6 +341,14 @@ impl Adapter {
             )));
         }
         let (part, leaf, dtype, id) = (info.part, info.leaf, info.dtype, self.id);
+        let most = largest(dtype);
+        if let Some(at) = data.values.iter().position(|value| value.abs() > most) {
+            return Err(Error::invalid(format!(
+                "in.data[{at}] is {:e}, more than the tensor's {} holds",
+                data.values[at],
+                dtype.name()
+            )));
+        }
         self.model.engine.call(move |worker| {
             worker.refuse_when_paused()?;
             let array = ops::reshape(&Array::from_f32(&data.values)?, &data.shape)?;
@@ -368,12 +392,34 @@ pub(super) fn check_set(adapters: &[(Arc<Adapter>, f32)], model: &Model) -> Resu
         if !strength.is_finite() {
             return Err(Error::invalid(format!("scales[{index}] is {strength}")));
         }
+        let most = largest_scale(adapter.narrowest());
+        if f64::from(adapter.scale) * f64::from(strength.abs()) > f64::from(most) {
+            return Err(Error::invalid(format!(
+                "scales[{index}] is {strength:e}: times the adapter's own, {:e}, it is more than {most:e}",
+                adapter.scale
+            )));
+        }
         let before = &adapters[..index];
         if before.iter().any(|(other, _)| other.id() == adapter.id()) {
             return Err(Error::invalid(format!("adapters[{index}] is there twice")));
         }
     }
     Ok(())
+}
+
+/// The largest number of a float type.
+fn largest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::F16 => 65_504.0,
+        Dtype::BF16 => f32::from_bits(0x7f7f_0000),
+        _ => f32::MAX,
+    }
+}
+
+/// The largest scale of an adapter of that type. Above it, products with A alone may be more than floats hold, and times a B of
+/// zeros that is NaN.
+fn largest_scale(dtype: Dtype) -> f32 {
+    largest(dtype).min(1e30)
 }
 
 struct ReadTensor {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::parity::{f32s, fixtures, json};
 use super::*;
+use crate::dtype::Dtype;
 use crate::error::Code;
 use crate::mlx::{fault, memory, ops, Array};
 use crate::model::adapter::{Adapter, Part};
@@ -418,6 +419,64 @@ fn what_is_trained_is_learnt_and_live() {
         assert!(last.tokens_per_second > 0.0 && last.peak_bytes > 0);
         assert_ne!(with(), base, "{case}");
         assert_eq!(answer(&model, vec![]), base, "{case}");
+    }
+}
+
+/// F16 holds neither Adam's squares nor most of its changes: what rounding takes is kept beside the weights, so that such an
+/// adapter learns what one of f32 learns, from steps far below what F16 tells apart.
+#[test]
+fn adapters_of_f16_learn_as_those_of_f32_do() {
+    let _lock = engine_lock();
+    for (case, dora, steps) in [
+        ("llama-f32", false, 60),
+        ("llama-f32", true, 20),
+        ("qwen3-f16", true, 20),
+        ("qwen3-4bit-f16", false, 60),
+        ("llama-4bit-bf16", false, 20),
+    ] {
+        let model = load(case);
+        let learnt = |dtype, rate: f32| {
+            let options = AdapterOptions {
+                dora,
+                scale: 2.0,
+                keys: ["q_proj", "v_proj", "down_proj"].map(str::to_owned).into(),
+                dtype: Some(dtype),
+                ..AdapterOptions::default()
+            };
+            let adapter = Arc::new(Handle::create(model.clone(), &options).unwrap());
+            let base = answer(&model, vec![]);
+            assert_eq!(answer(&model, vec![(adapter.clone(), 1.0)]), base, "{case}");
+            let mut log = Log::default();
+            let options = TrainOptions {
+                learning_rate: rate,
+                report_every: 1,
+                ..task(steps)
+            };
+            train(&model, adapter.id(), &options, &mut log).unwrap();
+            assert!(adapter.info().contains(dtype.name()), "{}", adapter.info());
+            let weights = get(&model, adapter.id());
+            assert!(weights.iter().flatten().all(|weight| weight.is_finite()));
+            (losses(&log), weights)
+        };
+        for rate in [task(1).learning_rate, 1e-6] {
+            let (wide, wide_weights) = learnt(Dtype::F32, rate);
+            let (narrow, narrow_weights) = learnt(Dtype::F16, rate);
+            for (step, (a, b)) in wide.iter().zip(&narrow).enumerate() {
+                assert!(
+                    (a - b).abs() <= 0.05 * a,
+                    "{case}, step {step}: {a}, in F16 {b}"
+                );
+            }
+            let pairs = || {
+                wide_weights
+                    .iter()
+                    .flatten()
+                    .zip(narrow_weights.iter().flatten())
+            };
+            let size: f64 = pairs().map(|(a, _)| f64::from(*a).powi(2)).sum();
+            let off: f64 = pairs().map(|(a, b)| f64::from(a - b).powi(2)).sum();
+            assert!(off <= 1e-3 * size, "{case}: {off} of {size}");
+        }
     }
 }
 

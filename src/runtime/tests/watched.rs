@@ -51,7 +51,7 @@ fn a_cancel_ends_a_slow_template() {
         while !session.info().busy && !running.is_finished() {
             std::thread::yield_now();
         }
-        session.cancel();
+        session.ledger.cancel();
         running.join().unwrap()
     });
     given.result.unwrap();

@@ -71,6 +71,9 @@ pub(in crate::runtime) struct Trace {
     pub failures: Vec<Option<u64>>,
 }
 
+/// How often requests that cannot go on are asked whether they were cancelled.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// No device work is started.
 struct Pause {
     since: Instant,
@@ -167,14 +170,17 @@ impl Worker {
         if self.paused.as_ref().is_some_and(due) {
             self.go_on();
         }
-        if std::mem::take(&mut self.look_at_waiting) || self.waiting.iter().any(Running::is_late) {
+        let ends = |waiting: &Running| waiting.is_late() || waiting.is_cancelled();
+        if std::mem::take(&mut self.look_at_waiting) || self.waiting.iter().any(ends) {
             self.admit();
         }
         self.next_turn().is_some()
     }
 
-    /// How long nothing can happen that is not sent: deadlines, also of parked requests, and the end of a pause.
+    /// How long nothing can happen that is not sent: deadlines, also of parked requests, the end of a pause, and cancels,
+    /// which may come from a signal handler and so wake nobody.
     fn time_to_wait(&self) -> Option<Duration> {
+        let idle = self.running.is_empty() && self.waiting.is_empty();
         let next = match &self.paused {
             Some(pause) => pause.until,
             None => {
@@ -182,7 +188,11 @@ impl Worker {
                 requests.filter_map(|running| running.deadline).min()
             }
         };
-        next.map(|next| next.saturating_duration_since(Instant::now()))
+        let time = next.map(|next| next.saturating_duration_since(Instant::now()));
+        match idle {
+            true => time,
+            false => Some(time.map_or(LOOK, |time| time.min(LOOK))),
+        }
     }
 
     /// Lets waiting requests begin whose session is free, in order, and ends those that wait no longer.

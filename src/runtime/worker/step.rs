@@ -11,7 +11,7 @@ use crate::runtime::caches::{AppliedAdapter, CacheKind, SessionCache};
 use crate::runtime::engine;
 use crate::runtime::estimate::prefill_step;
 use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
-use crate::sampling::{Draw, Sampler};
+use crate::sampling::{Draw, Outcome, Sampler};
 
 /// Steps after which freed buffers go back to the system.
 const CLEAR_CACHE_EVERY: u64 = 256;
@@ -267,7 +267,10 @@ impl Worker {
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let mut wanted = true;
         if first {
-            wanted = running.take(read(&current)?);
+            match read(&current)? {
+                Ok(token) => wanted = running.take(token),
+                Err(outcome) => return self.undrawn(index, outcome),
+            }
             self.good_steps = self.good_steps.max(step);
         }
         let next = match end {
@@ -291,7 +294,10 @@ impl Worker {
             }
         };
         if !first {
-            wanted = running.take(read(&current)?);
+            match read(&current)? {
+                Ok(token) => wanted = running.take(token),
+                Err(outcome) => return self.undrawn(index, outcome),
+            }
             self.good_steps = self.good_steps.max(step);
         }
         let id = running.generated.last().copied().unwrap_or_default();
@@ -325,6 +331,34 @@ impl Worker {
             (end, _) => Ok(Turn::Ended(end.unwrap_or(EndReason::MaxTokens))),
         }
     }
+
+    /// The end of a request whose next token could not be drawn.
+    fn undrawn(&mut self, index: usize, outcome: Outcome) -> Result<Turn> {
+        // The step behind it may be queued, and writes to the caches.
+        self.wait_for_device()?;
+        let running = &self.running[index];
+        let cache = self.caches.of_mut(&running.key)?;
+        let at = running.prompt.len() + running.generated.len();
+        Ok(Turn::Refused(match outcome {
+            Outcome::Banned => Error::invalid(format!(
+                "options.bias bans every token that could come next, at token {at}"
+            )),
+            Outcome::Overflow => Error::invalid(format!(
+                "options.bias_values and the penalties take a logit beyond what f32 holds, at token {at}"
+            )),
+            Outcome::Drawn | Outcome::NotFinite => {
+                // What it left in keys and values must not reach another request.
+                cache.clear();
+                let adapters = match running.job.adapters.is_empty() {
+                    true => "",
+                    false => ", with the adapters that are applied",
+                };
+                Error::bad_model(format!(
+                    "the model's numbers are not finite at token {at}{adapters}"
+                ))
+            }
+        }))
+    }
 }
 
 /// Where a prompt is likely to be gone on from otherwise: behind the last turn that is ended in it, and at its end, but for
@@ -342,19 +376,23 @@ fn marks(prompt: &[i32], stop_tokens: &[i32]) -> Vec<usize> {
 fn queue_draw(logits: Array, sampler: &mut Sampler, layers: &[Cache]) -> Result<Draw> {
     let draw = sampler.draw(&logits)?;
     drop(logits);
-    let mut wanted = vec![&draw.token];
-    if let Some(logprobs) = &draw.logprobs {
-        wanted.push(&logprobs.token);
-        wanted.extend(logprobs.top.iter().flat_map(|(ids, values)| [ids, values]));
-    }
+    let mut wanted = draw.arrays();
     let states = layers.iter().filter(|layer| layer.is_state());
     wanted.extend(states.flat_map(Cache::arrays));
     mlx::async_eval(&wanted)?;
     Ok(draw)
 }
 
-/// Waits for a queued draw.
-fn read(draw: &Draw) -> Result<TokenOutput> {
+/// Waits for a queued draw, or tells why nothing could be drawn.
+fn read(draw: &Draw) -> Result<std::result::Result<TokenOutput, Outcome>> {
+    let outcome = draw.outcome()?;
+    if outcome != Outcome::Drawn {
+        return Ok(Err(outcome));
+    }
+    read_token(draw).map(Ok)
+}
+
+fn read_token(draw: &Draw) -> Result<TokenOutput> {
     let id = draw.token.item_u32()? as i32;
     let Some(logprobs) = &draw.logprobs else {
         return Ok(TokenOutput {

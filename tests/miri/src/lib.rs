@@ -9,5 +9,9 @@ pub mod capi;
 mod error;
 #[path = "../../../src/guard.rs"]
 mod guard;
+#[path = "../../../src/host.rs"]
+mod host;
 #[path = "../../../src/log.rs"]
 mod log;
+#[path = "../../../src/mail.rs"]
+mod mail;
