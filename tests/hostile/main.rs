@@ -12,6 +12,7 @@ mod child;
 mod common;
 mod config;
 mod damage;
+mod families;
 mod faults;
 mod files;
 mod folder;
@@ -22,11 +23,13 @@ mod list;
 mod mlx;
 mod null;
 mod numbers;
+mod places;
 mod plugin;
 mod process;
 mod prompts;
 mod reentrant;
 mod runner;
+mod said;
 mod signals;
 mod structs;
 mod surface;
@@ -59,6 +62,8 @@ pub struct Class {
 
 pub static CLASSES: &[Class] = &[
     // Those that take longest first.
+    families::CLASS,
+    said::CLASS,
     weights::CLASS,
     config::CLASS,
     index::CLASS,
@@ -76,6 +81,7 @@ pub static CLASSES: &[Class] = &[
     structs::CLASS,
     prompts::CLASS,
     changed::CLASS,
+    places::CLASS,
     budget::CLASS,
     cancel::CLASS,
     reentrant::CLASS,
