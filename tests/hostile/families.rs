@@ -83,7 +83,17 @@ fn instead(value: &Value) -> Vec<Option<Value>> {
         Some(json!({"x": -1})),
     ];
     let mut add = |value: Value| others.push(Some(value));
-    for number in [0, -1, 1, 1 << 20, (1_i64 << 31) - 1, 1 << 31, 1 << 32, i64::MAX, i64::MIN] {
+    for number in [
+        0,
+        -1,
+        1,
+        1 << 20,
+        (1_i64 << 31) - 1,
+        1 << 31,
+        1 << 32,
+        i64::MAX,
+        i64::MIN,
+    ] {
         add(json!(number));
     }
     for number in [0.5, -0.5, 1e-300, 1e300, f64::MAX] {
@@ -117,7 +127,14 @@ fn instead(value: &Value) -> Vec<Option<Value>> {
         add(json!(list.iter().skip(1).collect::<Vec<_>>()));
         add(json!([&list[..], &list[..]].concat()));
         add(json!(vec![first; 100_000]));
-        for wrong in [json!("x"), json!(null), json!(-1), json!(1 << 20), json!(1e300), json!([1])] {
+        for wrong in [
+            json!("x"),
+            json!(null),
+            json!(-1),
+            json!(1 << 20),
+            json!(1e300),
+            json!([1]),
+        ] {
             let mut list = list.clone();
             if let Some(last) = list.last_mut() {
                 *last = wrong;
@@ -195,7 +212,9 @@ fn works(folder: &Folder) -> Result<(), Bad> {
     options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_LOGPROBS;
     (options.max_tokens, options.top_logprobs) = (3, 4);
     let model = load(folder.path()).map_err(Bad::Said)?;
-    let answer = model.session(0).generate_with(Prompt::Tokens(&[5, 6, 7, 8, 9]), &options);
+    let answer = model
+        .session(0)
+        .generate_with(Prompt::Tokens(&[5, 6, 7, 8, 9]), &options);
     let answer = answer.map_err(Bad::Said)?;
     let mut numbers = answer.likeliest.iter().flatten();
     match numbers.all(|(_, number)| number.is_finite()) && answer.tokens.len() == 3 {
@@ -229,7 +248,10 @@ fn tensors() {
         let (header, _) = split(&read(&fixture, file));
         for name in header.keys().filter(|name| *name != "__metadata__") {
             if seen.insert((family.clone(), kind(name))) {
-                case(&format!("{fixture}: {name}"), &["family-tensor", &fixture, name]);
+                case(
+                    &format!("{fixture}: {name}"),
+                    &["family-tensor", &fixture, name],
+                );
             }
         }
     }
@@ -267,7 +289,10 @@ fn try_tensor(args: &[&str]) -> Outcome {
     let (header, data) = split(&folder.read("model.safetensors"));
     let mut loaded = 0;
     let mut with = |what: &str, header: Map<String, Value>, data: &[u8]| -> Result<(), Verdict> {
-        folder.write("model.safetensors", join(Value::Object(header).to_string(), data));
+        folder.write(
+            "model.safetensors",
+            join(Value::Object(header).to_string(), data),
+        );
         loaded += usize::from(tried(&folder).map_err(|why| Wrong(format!("{what}: {why}")))?);
         Ok(())
     };

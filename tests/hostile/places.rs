@@ -126,6 +126,11 @@ impl Saver {
         let mut options = sized!(mlxrt_call_options);
         options.progress = Some(progress);
         options.progress_data = data;
+        let text = "{\"text\":\"Hello there\"}\n";
+        let mut training = sized!(mlxrt_train_options);
+        (training.train, training.train_len) = (text.as_ptr().cast(), text.len());
+        (training.steps, training.batch_size, training.report_every) = (1, 1, 1);
+        training.save_path = path.as_ptr();
         // SAFETY: all structs are complete, all text is NUL-terminated and lives through the calls.
         outcome(unsafe {
             match who {
@@ -135,12 +140,7 @@ impl Saver {
                 }
                 Who::Adapter => mlxrt_adapter_save(self.adapter, path.as_ptr(), &options),
                 Who::Training => {
-                    let text = "{\"text\":\"Hello there\"}\n";
-                    let mut options = sized!(mlxrt_train_options);
-                    (options.train, options.train_len) = (text.as_ptr().cast(), text.len());
-                    (options.steps, options.batch_size, options.report_every) = (1, 1, 1);
-                    options.save_path = path.as_ptr();
-                    mlxrt_train(self.model.0, self.adapter, &options, Some(trained), data)
+                    mlxrt_train(self.model.0, self.adapter, &training, Some(trained), data)
                 }
             }
         })

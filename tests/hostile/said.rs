@@ -489,12 +489,12 @@ const ADAPTERS: &[(&str, &str, Edit, Shows)] = &[
 const ARGUMENTS: &[(&str, Say, Shows)] = &[
     (
         "the path of a model",
-        |name| inspect(Path::new(&nul_free(name))).map(drop),
+        |name| inspect(Path::new(&in_a_path(name))).map(drop),
         Shows::Yes,
     ),
     (
         "the path of an adapter",
-        |name| over(|model| load_adapter(model, Path::new(&nul_free(name)))),
+        |name| over(|model| load_adapter(model, Path::new(&in_a_path(name)))),
         Shows::Yes,
     ),
     (
@@ -502,7 +502,7 @@ const ARGUMENTS: &[(&str, Say, Shows)] = &[
         |name| {
             over(|model| {
                 let file = Folder::copy_of("qwen3-f32");
-                let path = c_path(&file.file("config.json").join(nul_free(name)));
+                let path = c_path(&file.file("config.json").join(in_a_path(name)));
                 // SAFETY: the path is NUL-terminated; no adapters.
                 outcome(unsafe {
                     mlxrt_model_save(
@@ -523,7 +523,7 @@ const ARGUMENTS: &[(&str, Say, Shows)] = &[
         |name| {
             made(|_, adapter| {
                 let file = Folder::copy_of("qwen3-f32");
-                let path = c_path(&file.file("config.json").join(nul_free(name)));
+                let path = c_path(&file.file("config.json").join(in_a_path(name)));
                 // SAFETY: the path is NUL-terminated.
                 outcome(unsafe { mlxrt_adapter_save(adapter, path.as_ptr(), ptr::null()) })
             })
@@ -561,7 +561,7 @@ const ARGUMENTS: &[(&str, Say, Shows)] = &[
     ),
     (
         "a path of training data",
-        |name| train(&nul_free(name), MLXRT_TRAIN_PATHS),
+        |name| train(&in_a_path(name), MLXRT_TRAIN_PATHS),
         Shows::Yes,
     ),
     (
@@ -660,6 +660,11 @@ fn header(
 /// As much of it as a file's name can have.
 fn in_a_name(name: &str) -> String {
     nul_free(name).replace('/', "").chars().take(60).collect()
+}
+
+/// As much of it as a path can have.
+fn in_a_path(name: &str) -> String {
+    nul_free(name).chars().take(1_200).collect()
 }
 
 fn nul_free(name: &str) -> String {
