@@ -23,8 +23,13 @@ fn main() {
         .pic(true)
         .flag_if_supported("-fvisibility=hidden");
     for folder in env::split_paths(&include) {
+        // Nothing of this machine is to be in what it builds; scripts/rustc.sh does the same for Rust.
+        shim.flag_if_supported(format!("-ffile-prefix-map={}=/mlx", folder.display()));
         // As system headers: their warnings are not ours.
         shim.flag("-isystem").flag(folder);
+    }
+    if let Ok(root) = env::var("CARGO_MANIFEST_DIR") {
+        shim.flag_if_supported(format!("-ffile-prefix-map={root}=/mlxrt"));
     }
     shim.file("src/mlx/shim.cpp");
     if !macos {

@@ -161,6 +161,9 @@ fn compile(mlx_c: &Path, include: &Path) {
         .debug(false)
         .warnings(false)
         .flag("-fvisibility=hidden")
+        // mlx-c puts the file's name into its errors, which is none of this machine's.
+        .flag_if_supported(format!("-ffile-prefix-map={}=/mlx-c", mlx_c.display()))
+        .flag_if_supported(format!("-ffile-prefix-map={}=/mlx", include.display()))
         .flag("-include")
         .flag(shim)
         .include(mlx_c)

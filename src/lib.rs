@@ -5,6 +5,7 @@
 pub mod capi;
 
 mod error;
+mod files;
 mod guard;
 mod host;
 mod load;
@@ -20,5 +21,6 @@ mod template;
 mod text;
 mod train;
 mod watch;
+mod words;
 
 use mlxrt_kernels::{self as kernels, dtype};

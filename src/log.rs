@@ -89,12 +89,13 @@ pub fn set(level: Level, sink: Option<Sink>) -> Result<()> {
     Ok(())
 }
 
-/// Writes one line; formats it only when the level is on. A line from inside the sink itself is dropped.
+/// Writes one line, as `words::plain` makes it; formats it only when the level is on. A line from inside the sink itself is dropped.
 pub fn write(level: Level, line: fmt::Arguments<'_>) {
     if !enabled(level) || in_sink() {
         return;
     }
     let text = line.to_string();
+    let text = crate::words::plain(&text);
     let active = {
         let current = lock(&CURRENT);
         match &*current {

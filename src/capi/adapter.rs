@@ -180,11 +180,14 @@ pub unsafe extern "C" fn mlxrt_adapter_set(
 }
 
 /// Writes a folder in mlx-lm's format (adapter_config.json and adapters.safetensors), which mlx-lm and this library
-/// load. What was there is replaced only when everything is on the disk.
+/// load. What was there is replaced only when everything is on the disk; where it does not come to that, what was made is
+/// gone again, folders above path included.
 ///
 /// Threads: any; progress runs on this one.
 /// Blocks: while it writes; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
-/// Errors: IO names the file; UNSUPPORTED for what that format does not have; SUSPENDED; DEVICE.
+/// Errors: IO names the file: also for a FIFO, a socket or a device in its place, and for what is larger than the process may write
+/// (RLIMIT_FSIZE); the signal SIGXFSZ is held off on this thread meanwhile, so that the host need not ignore it. UNSUPPORTED for
+/// what that format does not have; SUSPENDED; DEVICE.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_adapter_save(

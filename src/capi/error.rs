@@ -3,8 +3,9 @@
 use std::ffi::{c_char, CStr, CString};
 
 use crate::error::{Code, Error};
+use crate::words::plain;
 
-/// What went wrong: a code and one sentence. It belongs to the caller, may be read on any thread, several at
+/// What went wrong: a code and one sentence, in one line of at most 1900 bytes without control characters. It belongs to the caller, may be read on any thread, several at
 /// once, and lives until mlxrt_error_free.
 pub struct mlxrt_error {
     code: i32,
@@ -15,7 +16,7 @@ pub struct mlxrt_error {
 pub fn into_raw(error: Error) -> *mut mlxrt_error {
     Box::into_raw(Box::new(mlxrt_error {
         code: error.code as i32,
-        message: c_text(error.message),
+        message: c_text(plain(&error.message).into_owned()),
     }))
 }
 
@@ -40,7 +41,9 @@ pub unsafe extern "C" fn mlxrt_error_code(error: *const mlxrt_error) -> i32 {
     unsafe { error.as_ref() }.map_or(super::constants::MLXRT_OK, |error| error.code)
 }
 
-/// Gives the sentence of an error in UTF-8; an empty one for NULL.
+/// Gives the sentence of an error in UTF-8; an empty one for NULL. Names in it are as they are in files and arguments, but that
+/// long ones are cut and that characters which would steer a terminal (controls, ends of lines, marks that turn
+/// the direction of text) are written as "\u{1b}".
 ///
 /// Threads: any.
 /// Blocks: no.
@@ -138,10 +141,7 @@ mod tests {
         let error = into_raw(Error::invalid("name \"a\0b\" is odd"));
         // SAFETY: `error` is live until the free.
         unsafe {
-            assert_eq!(
-                text(mlxrt_error_message(error)),
-                "name \"a\u{FFFD}b\" is odd"
-            );
+            assert_eq!(text(mlxrt_error_message(error)), "name \"a\\u{0}b\" is odd");
             mlxrt_error_free(error);
         }
     }

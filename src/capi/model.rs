@@ -108,7 +108,8 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
 /// form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run. The weights
 /// decide: the index is a hint, and so is what config.json says of their quantisation; where they differ, and where
 /// generation_config.json cannot be read, a warning goes to the log and to mlxrt_model_info. Files of the folder may be
-/// links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere.
+/// links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere. That
+/// holds, too, where a folder or a file is exchanged with a link while it is read. Nothing but regular files is opened.
 ///
 /// Threads: any; progress runs on this one.
 /// Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
@@ -169,15 +170,19 @@ pub unsafe extern "C" fn mlxrt_model_info(
 /// are quantised as they were, module by module, and the others keep their types; what no adapter changes stays as it is,
 /// byte for byte. An adapter that tells a tied embedding and output layer apart gives the model an output layer of its own.
 /// The folder gets its place, or its new files, when all of them are on the disk. A model that is in the folder is replaced,
-/// also if it is the one that was loaded; other files stay.
+/// also if it is the one that was loaded; other files stay. Files come from the folder that was loaded, and go to the one that is
+/// there when the call begins, also where a link takes its place meanwhile.
 ///
 /// Threads: any; progress runs on this one. Sessions of the model go on in between.
 /// Blocks: while it computes and writes; progress, in bytes of weights, may stop it (CANCELLED), timeout_ms ends it
 /// (TIMEOUT). A suspension makes it wait.
-/// Errors: IO names the file; BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
+/// Errors: IO names the file: also for a FIFO, a socket or a device in its place, and for what is larger than the process may write
+/// (RLIMIT_FSIZE); the signal SIGXFSZ is held off on this thread meanwhile, so that the host need not ignore it.
+/// BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
 /// another model, for two that replace the same weights, one that does and has a scale, and for weights that become too
 /// large for their type; INVALID_ARGUMENT for an adapter that is there twice and for scales that are not finite;
-/// OUT_OF_MEMORY; SUSPENDED; DEVICE. After each of them what was in the folder is there as it was.
+/// OUT_OF_MEMORY; SUSPENDED; DEVICE. After each of them, and after CANCELLED and TIMEOUT, what was in the folder is there as it
+/// was, and what was made is gone again, folders above path included.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_model_save(

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::io::Read;
 use std::mem::size_of;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::boundary::{call, with_callback_mark, Callback, Use};
 use super::constants::*;
@@ -15,11 +15,13 @@ use super::types::{
     mlxrt_adapter, mlxrt_model, mlxrt_train_event, mlxrt_train_fn, mlxrt_train_options,
 };
 use crate::error::{Code, Error, Result};
+use crate::files::{self, Opened};
 use crate::runtime::adapter::Adapter;
 use crate::runtime::model::Model;
 use crate::runtime::staging::{SaveOptions, Staging};
 use crate::runtime::train::{train, Observer, TrainEvent, TrainOptions};
 use crate::train::{data, Optimizer, Shape};
+use crate::words::cut;
 
 /// Trains an adapter in place, as mlx-lm's trainer does: the same batches in the same order for the same seed, the same
 /// loss, optimisers and schedules. Only the adapter's LoRA or DoRA weights change; the model's stay as they are, in
@@ -31,7 +33,8 @@ use crate::train::{data, Optimizer, Shape};
 /// Blocks: until the last step is done or fn stops it. While the library is suspended it waits.
 /// Errors: INVALID_ARGUMENT names the option, or the line of train or valid; or tells that the loss or the weights are no
 /// numbers any more; INCOMPATIBLE for an adapter of another model; UNSUPPORTED for one that replaces whole weights;
-/// NOT_FOUND and IO name the file; OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
+/// NOT_FOUND and IO name the file (of the data only a regular one is opened; a save fails as mlxrt_adapter_save does);
+/// OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
 /// the adapter has the weights of the last good step.
 /// Owns: nothing; the options are copied.
 #[no_mangle]
@@ -209,14 +212,22 @@ unsafe fn read_data(
         .ok()
         .filter(|path| !path.is_empty() && !path.contains('\0'))
         .ok_or_else(|| Error::invalid(format!("{name} is no path in UTF-8")))?;
+    let shown = cut(&path, 400);
     let failed = |error: std::io::Error| {
         let code = match error.kind() {
             std::io::ErrorKind::NotFound => Code::NotFound,
             _ => Code::Io,
         };
-        Error::new(code, format!("{path} cannot be read: {error}"))
+        Error::new(code, format!("{shown} cannot be read: {error}"))
     };
-    let file = std::fs::File::open(&path).map_err(failed)?;
+    let file = match files::open(Path::new(&path)).map_err(failed)? {
+        Opened::File(file) => file,
+        Opened::Other(kind) => {
+            let kind = kind.words();
+            let message = format!("{shown} is {kind}, not a regular file");
+            return Err(Error::new(Code::Io, message));
+        }
+    };
     let mut bytes = Vec::new();
     // One byte more than may be: whoever parses it refuses it.
     file.take(data::MOST_BYTES as u64 + 1)

@@ -1,22 +1,26 @@
 //! The model folder: found by path or in the local Hugging Face cache, and read without leaving it.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::json::quoted;
 use crate::error::{Code, Error, Result};
+use crate::files::{self, Dir, Kind, Opened};
+use crate::words::quoted;
 
 /// A folder whose files can be read by name. A name is one plain component; links are followed, but only
 /// to files inside the folder, or, for a snapshot of the Hugging Face cache, inside that model's part of it, unless the
-/// host allows others.
+/// host allows others. Everything is opened from the folder's handle: where a path says something else meanwhile, it is found
+/// in the folder that was opened, or not at all.
 #[derive(Clone, Debug)]
 pub struct ModelFolder {
+    handle: Dir,
+    /// Where it was when it was opened; for words, and to find out where its links lead.
     dir: PathBuf,
     /// What links may not leave: `dir` itself, or the cache's `models--org--name` above it.
     root: PathBuf,
+    root_handle: Dir,
     links: Links,
 }
 
@@ -149,7 +153,11 @@ impl ModelFolder {
     fn at(path: &Path) -> io::Result<ModelFolder> {
         let dir = fs::canonicalize(path)?;
         let root = hub_root(&dir).unwrap_or(&dir).to_path_buf();
+        let root_handle = Dir::open(&root)?;
+        let below = dir.strip_prefix(&root).unwrap_or(Path::new(""));
         Ok(ModelFolder {
+            handle: root_handle.folder(below)?,
+            root_handle,
             dir,
             root,
             links: Links::Inside,
@@ -241,13 +249,9 @@ impl ModelFolder {
             )
         };
         let mut names = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+        for name in self.handle.names().map_err(failed)? {
             // A name that is not Unicode shows replacement characters here, and is not found when opened.
-            let name = entry
-                .map_err(failed)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned();
+            let name = name.map_err(failed)?.to_string_lossy().into_owned();
             if !name.starts_with(prefix) || !name.ends_with(suffix) {
                 continue;
             }
@@ -267,17 +271,32 @@ impl ModelFolder {
     /// A folder inside this one; None where there is none of that name. Links are held to the same root.
     pub fn subfolder(&self, name: &str) -> Result<Option<ModelFolder>> {
         check_name(name).map_err(|why| Error::bad_model(format!("the folder name {why}")))?;
-        let dir = match fs::canonicalize(self.dir.join(name)) {
-            Ok(dir) => dir,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(cannot_read(name, &error)),
+        let failed = |e| cannot_read(name, &e);
+        let (handle, dir) = match self.handle.kind(name).map_err(failed)? {
+            Some(Kind::Folder) => (self.handle.folder(name), self.dir.join(name)),
+            Some(Kind::Link) => {
+                let real = match fs::canonicalize(self.dir.join(name)) {
+                    Ok(real) => real,
+                    Err(error) if is_absent(&error) => return Ok(None),
+                    Err(error) => return Err(failed(error)),
+                };
+                self.check_inside(name, &real)?;
+                if !real.is_dir() {
+                    return Ok(None);
+                }
+                let handle = match real.strip_prefix(&self.root) {
+                    Ok(below) => self.root_handle.folder(below),
+                    Err(_) => Dir::open(&real),
+                };
+                (handle, real)
+            }
+            _ => return Ok(None),
         };
-        self.check_inside(name, &dir)?;
-        let folder = dir.is_dir().then(|| ModelFolder {
+        Ok(Some(ModelFolder {
+            handle: handle.map_err(failed)?,
             dir,
             ..self.clone()
-        });
-        Ok(folder)
+        }))
     }
 
     /// What a name leads to may be used.
@@ -310,13 +329,22 @@ impl ModelFolder {
     /// Opens a file; None when there is none of that name.
     pub(super) fn open_present(&self, name: &str) -> Result<Option<File>> {
         check_name(name).map_err(|why| Error::bad_model(format!("the file name {why}")))?;
-        let path = self.dir.join(name);
-        match fs::symlink_metadata(&path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(cannot_read(name, &error)),
+        let opened = match self.handle.kind(name) {
+            Ok(None) => return Ok(None),
+            Ok(Some(Kind::Link)) => self.open_link(name)?,
+            Ok(Some(_)) => self.handle.read(name),
+            Err(error) => Err(error),
+        };
+        match opened.map_err(|e| cannot_read(name, &e))? {
+            Opened::File(file) => Ok(Some(file)),
+            Opened::Other(kind) => Err(Error::bad_model(not_regular(name, kind))),
         }
-        let real = match fs::canonicalize(&path) {
+    }
+
+    /// Opens what a link leads to. Where that is comes of paths, which may be other folders' by now; so what is inside is
+    /// opened from the handle, without a link on its way.
+    fn open_link(&self, name: &str) -> Result<io::Result<Opened>> {
+        let real = match fs::canonicalize(self.dir.join(name)) {
             Ok(real) => real,
             Err(error) if is_absent(&error) => {
                 return Err(Error::bad_model(format!(
@@ -326,18 +354,12 @@ impl ModelFolder {
             Err(error) => return Err(cannot_read(name, &error)),
         };
         self.check_inside(name, &real)?;
-        // Looked at before it is opened, since opening a device can do something and a FIFO can block; and
-        // again after, since it may have been exchanged.
-        let before = fs::metadata(&real).map_err(|e| cannot_read(name, &e))?;
-        check_regular(name, &before)?;
-        let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(&real);
-        let file = file.map_err(|e| cannot_read(name, &e))?;
-        check_regular(name, &file.metadata().map_err(|e| cannot_read(name, &e))?)?;
-        Ok(Some(file))
+        Ok(match real.strip_prefix(&self.root) {
+            // The root itself.
+            Ok(below) if below == Path::new("") => Ok(Opened::Other(Kind::Folder)),
+            Ok(below) => self.root_handle.read(below),
+            Err(_) => files::open(&real),
+        })
     }
 }
 
@@ -370,18 +392,8 @@ pub(super) fn check_name(name: &str) -> std::result::Result<(), String> {
     Err(format!("{} {why}", quoted(name, 80)))
 }
 
-fn check_regular(name: &str, metadata: &fs::Metadata) -> Result<()> {
-    let kind = metadata.file_type();
-    let what = match () {
-        _ if kind.is_file() => return Ok(()),
-        _ if kind.is_dir() => "a folder",
-        _ if kind.is_fifo() => "a FIFO",
-        _ if kind.is_socket() => "a socket",
-        _ => "a device",
-    };
-    Err(Error::bad_model(format!(
-        "{name}: is {what}, not a regular file"
-    )))
+fn not_regular(name: &str, kind: Kind) -> String {
+    format!("{name}: is {}, not a regular file", kind.words())
 }
 
 /// What lies in the place of a large file that Git has not fetched begins so.

@@ -178,6 +178,35 @@ fn links_stay_inside() {
 }
 
 #[test]
+fn a_folder_that_is_exchanged_with_a_link_is_the_one_that_was_opened() {
+    let temp = TempFolder::new();
+    for (folder, text) in [("model", "inside"), ("secret", "secret")] {
+        temp.write(&format!("{folder}/real"), text);
+        temp.write(&format!("{folder}/more/a.jinja"), text);
+    }
+    let at = |name: &str| temp.path().join(name);
+    symlink("real", at("model/good")).unwrap();
+    symlink("real", at("secret/good")).unwrap();
+    let folder = open(&at("model")).unwrap();
+    let more = folder.subfolder("more").unwrap().unwrap();
+    std::fs::rename(at("model"), at("moved")).unwrap();
+    symlink("secret", at("model")).unwrap();
+    assert_eq!(folder.read("real", 100).unwrap().unwrap(), b"inside");
+    assert_eq!(more.read("a.jinja", 100).unwrap().unwrap(), b"inside");
+    let again = folder.subfolder("more").unwrap().unwrap();
+    assert_eq!(again.read("a.jinja", 100).unwrap().unwrap(), b"inside");
+    assert_eq!(folder.list("r", "l", 9).unwrap(), ["real"]);
+    // Where a link leads is found by its path, which is elsewhere now.
+    let error = message(folder.read("good", 100), Code::BadModel);
+    assert!(error.starts_with("good: is a link that leaves "), "{error}");
+    // A path that leads to a folder of the same name again: the file in there is not the one that is read.
+    std::fs::remove_file(at("model")).unwrap();
+    temp.write("model/real", "another");
+    symlink("real", at("model/good")).unwrap();
+    assert_eq!(folder.read("good", 100).unwrap().unwrap(), b"inside");
+}
+
+#[test]
 fn links_may_lead_anywhere_if_the_host_says_so() {
     let temp = TempFolder::new();
     temp.write("model/config.json", "");

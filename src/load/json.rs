@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::limits::Limits;
 use super::scan::{line_and_column, scan, Finding};
 use crate::error::{Error, Result};
+use crate::words::quoted;
 
 /// Parses a JSON file that must hold one object. Refuses keys given twice, nesting beyond the parser's
 /// bound and more values than [`Limits::json_values`]. The words `NaN`, `Infinity` and `-Infinity`, which
@@ -251,23 +252,6 @@ impl<'a> Object<'a> {
     fn missing(&self, key: &str) -> Error {
         Error::bad_model(format!("{} is missing", self.place(key)))
     }
-}
-
-/// Text in quotes for an error: control characters escaped, cut after `max` characters.
-pub(super) fn quoted(text: &str, max: usize) -> String {
-    let mut out = String::from("\"");
-    let mut chars = text.chars();
-    for c in chars.by_ref().take(max) {
-        match c {
-            '\'' => out.push(c),
-            _ => out.extend(c.escape_debug()),
-        }
-    }
-    if chars.next().is_some() {
-        out.push('…');
-    }
-    out.push('"');
-    out
 }
 
 pub(super) fn integer(value: &Value) -> Option<i64> {

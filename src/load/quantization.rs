@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::{json, Map, Value};
 
 use super::adapter::bare;
-use super::json::{describe, quoted, Object};
+use super::json::{describe, Object};
 use super::warnings::Warnings;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Code, Error, Result};
+use crate::words::quoted;
 
 /// How MLX packs in a mode.
 pub trait PackingMode {

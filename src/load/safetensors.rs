@@ -12,11 +12,12 @@ use serde_json::Value;
 
 use super::folder::{cannot_read, lfs_pointer, LFS_POINTER};
 use super::foreign::Float8;
-use super::json::{parse_strict_object, quoted, Object};
+use super::json::{parse_strict_object, Object};
 use super::limits::Limits;
 use super::weights::InFile;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
+use crate::words::quoted;
 
 /// One tensor of a header.
 #[derive(Clone, Debug, PartialEq, Eq)]

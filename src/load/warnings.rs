@@ -14,7 +14,7 @@ impl Warnings {
     const MOST: usize = 64;
 
     pub fn add(&mut self, sentence: impl Into<String>) {
-        let sentence = sentence.into();
+        let sentence = crate::words::plain(&sentence.into()).into_owned();
         if self.sentences.len() < Self::MOST && !self.sentences.contains(&sentence) {
             crate::log::warn!("{sentence}");
             self.sentences.push(sentence);

@@ -9,12 +9,13 @@ use serde_json::{Map, Value};
 
 use super::folder::{cannot_read, check_name, ModelFolder};
 use super::foreign::Float8;
-use super::json::{parse_strict_object, quoted, Object};
+use super::json::{parse_strict_object, Object};
 use super::limits::Limits;
 use super::safetensors::{read_header, Entry};
 use super::warnings::Warnings;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
+use crate::words::quoted;
 
 /// The safetensors crate's own word for an element type.
 pub(super) trait InFile {

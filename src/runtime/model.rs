@@ -26,6 +26,7 @@ use crate::model::modules::Module;
 use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Repacked, Weight};
 use crate::text::{ChatFormat, ChatTemplate, Specials, TemplateFiles, TokenFiles, Tokenizer};
 use crate::watch::{self, Watch};
+use crate::words::quoted;
 
 /// Bytes read between two looks at progress and watch.
 const READ_STEP: usize = 8 << 20;
@@ -710,7 +711,8 @@ fn full(slot: Slot, buffer: HostBuffer) -> Result<(Slot, HostBuffer)> {
 }
 
 fn unreadable(file: &WeightFile, tensor: &str, error: &std::io::Error) -> Error {
-    let message = format!("{}: tensor \"{tensor}\" cannot be read: {error}", file.name);
+    let (file, tensor) = (&file.name, quoted(tensor, 160));
+    let message = format!("{file}: tensor {tensor} cannot be read: {error}");
     Error::new(Code::Io, message)
 }
 

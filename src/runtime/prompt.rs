@@ -9,6 +9,7 @@ use crate::template::Json;
 use crate::text::{
     continued_text, left_out, Message, Piece, RenderOptions, Specials, TemplateOptions,
 };
+use crate::words::quoted;
 
 /// Exactly one of the three, copied from the caller.
 #[derive(Clone, Debug)]
@@ -175,7 +176,8 @@ fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> R
             if let Some((name, _)) = args.as_ref().and_then(|args| args.iter().next()) {
                 return Err(Error::unsupported(format!(
                     "input.template_args: the model has no template of its own, and the built-in chat format no \
-                     variable \"{name}\""
+                     variable {}",
+                    quoted(name, 80)
                 )));
             }
             format.render(

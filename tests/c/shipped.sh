@@ -31,6 +31,18 @@ nm --defined-only "$lib/.debug/libmlxrt.so.1.debug" | grep -q ' mlxrt_version' |
 [ "$(readlink "$lib/libmlxrt.so")" = libmlxrt.so.1 ] || fail "$lib/libmlxrt.so is no link to libmlxrt.so.1"
 ok
 
+# Nothing in it says where it was built. (What lies beside it comes out of MLX's wheel, which others built.)
+root=$(cd "$(dirname "$0")/../.." && pwd)
+home=${HOME%/}
+for file in "$library" "$lib/.debug/libmlxrt.so.1.debug"; do
+  cp "$file" "$build/strings-of"
+  objcopy --decompress-debug-sections "$build/strings-of" 2>/dev/null || true
+  paths=$(strings -n 6 "$build/strings-of" | grep -F -e "$root/" -e "${home:-$root}/" -e "${CARGO_HOME:-$root}/" -e "${RUSTUP_HOME:-$root}/" || true)
+  rm -f "$build/strings-of"
+  [ -z "$paths" ] || fail "$file names paths of this machine: $(printf '%s\n' "$paths" | head -3); were its parts built without scripts/rustc.sh? cargo clean --release"
+done
+ok
+
 # Every export has the version of its release, and nothing else is exported.
 exports=$(nm -D --defined-only --with-symbol-versions "$library" | awk '{ print $2, $NF }')
 foreign=$(printf '%s\n' "$exports" | grep -v '^T mlxrt_[a-z_]*@@MLXRT_[0-9]*$' | grep -v '^A MLXRT_[0-9]*\(@.*\)*$' || true)

@@ -116,6 +116,14 @@ exports! {
         json: *mut *mut c_char,
         len: *mut usize,
     ) -> *mut mlxrt_error;
+    fn mlxrt_model_save(
+        model: *mut mlxrt_model,
+        adapters: *const *mut mlxrt_adapter,
+        scales: *const f32,
+        count: usize,
+        path: *const c_char,
+        options: *const mlxrt_call_options,
+    ) -> *mut mlxrt_error;
     fn mlxrt_model_free(model: *mut mlxrt_model);
     fn mlxrt_tokenize(
         model: *const mlxrt_model,
@@ -154,6 +162,11 @@ exports! {
         adapter: *mut mlxrt_adapter,
         name: *const c_char,
         data: *const mlxrt_tensor_view,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_adapter_save(
+        adapter: *const mlxrt_adapter,
+        path: *const c_char,
+        options: *const mlxrt_call_options,
     ) -> *mut mlxrt_error;
     fn mlxrt_adapter_free(adapter: *mut mlxrt_adapter);
     fn mlxrt_apply_adapter(

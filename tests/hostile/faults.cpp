@@ -103,6 +103,32 @@ int open(const char *path, int flags, ...) {
   return open64(path, flags, mode);
 }
 
+// From a folder's handle, or of a path.
+static bool name_is_ours(int folder, const char *path) {
+  return path && (*path == '/' || folder == AT_FDCWD ? path_is_ours(path) : file_is_ours(folder));
+}
+
+int openat64(int folder, const char *path, int flags, ...) {
+  REAL("openat64", int (*)(int, const char *, int, ...));
+  va_list list;
+  va_start(list, flags);
+  mode_t mode = va_arg(list, mode_t);
+  va_end(list);
+  bool mine = name_is_ours(folder, path);
+  if (mine && error_number > 0 && file_fails()) return -1;
+  int file = real(folder, path, flags, mode);
+  if (file >= 0 && file < 4096) ours[file] = mine;
+  return file;
+}
+
+int openat(int folder, const char *path, int flags, ...) {
+  va_list list;
+  va_start(list, flags);
+  mode_t mode = va_arg(list, mode_t);
+  va_end(list);
+  return openat64(folder, path, flags, mode);
+}
+
 int close(int file) {
   REAL("close", int (*)(int));
   if (file >= 0 && file < 4096) ours[file] = false;
@@ -129,23 +155,56 @@ ssize_t pread64(int file, void *into, size_t count, off64_t at) {
 
 ssize_t pread(int file, void *into, size_t count, off_t at) { return pread64(file, into, count, at); }
 
+// Whether a call fails that only looks: no such call is interrupted or cut short.
+static bool look_fails(bool mine) { return mine && error_number > 0 && error_number != EINTR && file_fails(); }
+
 int statx(int folder, const char *__restrict path, int flags, unsigned mask, struct statx *__restrict out) {
   REAL("statx", int (*)(int, const char *, int, unsigned, struct statx *));
   bool mine = path_is_ours(path) || (path && !*path && file_is_ours(folder));
-  // No system call that only looks is interrupted or cut short.
-  if (mine && error_number > 0 && error_number != EINTR && file_fails()) return -1;
-  return real(folder, path, flags, mask, out);
+  return look_fails(mine) ? -1 : real(folder, path, flags, mask, out);
+}
+
+int fstatat64(int folder, const char *__restrict path, struct stat64 *__restrict out, int flags) {
+  REAL("fstatat64", int (*)(int, const char *, struct stat64 *, int));
+  return look_fails(name_is_ours(folder, path)) ? -1 : real(folder, path, out, flags);
+}
+
+int fstatat(int folder, const char *__restrict path, struct stat *__restrict out, int flags) {
+  REAL("fstatat", int (*)(int, const char *, struct stat *, int));
+  return look_fails(name_is_ours(folder, path)) ? -1 : real(folder, path, out, flags);
+}
+
+int fstat(int file, struct stat *out) {
+  REAL("fstat", int (*)(int, struct stat *));
+  return look_fails(file_is_ours(file)) ? -1 : real(file, out);
+}
+
+int fstat64(int file, struct stat64 *out) {
+  REAL("fstat64", int (*)(int, struct stat64 *));
+  return look_fails(file_is_ours(file)) ? -1 : real(file, out);
+}
+
+DIR *fdopendir(int file) {
+  REAL("fdopendir", DIR *(*)(int));
+  return look_fails(file_is_ours(file)) ? NULL : real(file);
+}
+
+int closedir(DIR *folder) {
+  REAL("closedir", int (*)(DIR *));
+  int file = dirfd(folder);
+  if (file >= 0 && file < 4096) ours[file] = false;
+  return real(folder);
 }
 
 DIR *opendir(const char *path) {
   REAL("opendir", DIR *(*)(const char *));
-  if (path_is_ours(path) && error_number > 0 && error_number != EINTR && file_fails()) return NULL;
+  if (look_fails(path_is_ours(path))) return NULL;
   return real(path);
 }
 
 char *realpath(const char *__restrict path, char *__restrict out) {
   static auto real = (char *(*)(const char *, char *))dlvsym(RTLD_NEXT, "realpath", "GLIBC_2.3");
-  if (path_is_ours(path) && error_number > 0 && error_number != EINTR && file_fails()) return NULL;
+  if (look_fails(path_is_ours(path))) return NULL;
   return real(path, out);
 }
 

@@ -13,6 +13,7 @@ mod common;
 mod config;
 mod damage;
 mod ends;
+mod families;
 mod faults;
 mod files;
 mod finite;
@@ -25,11 +26,13 @@ mod list;
 mod mlx;
 mod null;
 mod numbers;
+mod places;
 mod plugin;
 mod process;
 mod prompts;
 mod reentrant;
 mod runner;
+mod said;
 mod signals;
 mod structs;
 mod surface;
@@ -62,6 +65,8 @@ pub struct Class {
 
 pub static CLASSES: &[Class] = &[
     // Those that take longest first.
+    families::CLASS,
+    said::CLASS,
     weights::CLASS,
     config::CLASS,
     index::CLASS,
@@ -82,6 +87,7 @@ pub static CLASSES: &[Class] = &[
     structs::CLASS,
     prompts::CLASS,
     changed::CLASS,
+    places::CLASS,
     budget::CLASS,
     cancel::CLASS,
     reentrant::CLASS,

@@ -54,6 +54,11 @@ for library in "$prefix"/lib/*.so*; do
   done
 done
 grep -rIl -e "$root" "$prefix/include" "$prefix/lib/pkgconfig" "$prefix/lib/cmake" && fail "a file names the folder of the build"
+# Nor does a program (but MLX, which others built): not this folder, nor where cargo keeps its crates.
+for file in lib/libmlxrt.so.1 bin/mlxrt; do
+  grep -aq -e "$root/" -e '/registry/src/' "$prefix/$file" && fail "$file names folders of the machine that built it"
+done
+ok
 loaded=$(bare ldd "$prefix/lib/libmlxrt.so.1")
 case $loaded in *"not found"*) fail "a library is missing: $loaded" ;; esac
 for library in libmlx libblas liblapack; do

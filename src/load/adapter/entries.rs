@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::super::json::quoted;
 use super::super::limits::Limits;
 use super::super::weights::{Catalog, Tensor};
 use super::names::{self, Leaf, Target};
@@ -10,6 +9,7 @@ use super::pattern::Budget;
 use super::settings::Settings;
 use super::{AdapterFormat, AdapterKind, Entry, Full, Low, Part, Problems};
 use crate::error::{Error, Result};
+use crate::words::quoted;
 
 /// The tensors of one module.
 #[derive(Default)]

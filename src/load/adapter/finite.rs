@@ -18,7 +18,7 @@ pub fn check_finite(name: &str, bytes: &[u8], dtype: Dtype, first: u64) -> Resul
         None => Ok(()),
         Some(at) => Err(Error::bad_model(format!(
             "tensor {} holds a NaN or an infinite number, element {}",
-            super::super::json::quoted(name, 160),
+            crate::words::quoted(name, 160),
             first.saturating_add(at as u64)
         ))),
     }

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::super::json::quoted;
 use super::super::weights::Tensor;
 use super::{AdapterFile, Entry, Full, Low, Part, Problems};
 use crate::error::{Code, Error, Result};
+use crate::words::quoted;
 
 /// What a module of the model is, in numbers of elements before quantisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
-use super::super::json::{quoted, Object};
+use super::super::json::Object;
 use super::super::limits::Limits;
 use super::names::Target;
 use super::pattern::{Budget, Pattern};
 use super::{AdapterFormat, AdapterKind};
 use crate::error::{Error, Result};
+use crate::words::quoted;
 
 /// What the config says, as far as inference needs it.
 pub(super) struct Settings {

@@ -3,10 +3,10 @@
 use std::os::unix::fs::FileExt;
 
 use super::super::folder::cannot_read;
-use super::super::json::quoted;
 use super::super::weights::{Catalog, Tensor};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::words::quoted;
 
 /// Whole numbers that must be these.
 #[derive(Clone, Debug)]

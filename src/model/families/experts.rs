@@ -7,6 +7,7 @@ use crate::mlx::nn::{Activation, Groups, Score};
 use crate::model::parts::mlp::MlpConfig;
 use crate::model::parts::moe::{MoeConfig, RouterConfig, SharedConfig};
 use crate::model::plan::{ExpertNames, Fused};
+use crate::words::quoted;
 
 /// As most families have them: mlx-lm's name, and Hugging Face's two.
 pub const NAMES: ExpertNames = ExpertNames {
@@ -174,9 +175,9 @@ pub fn sparse_layers(config: &Object, count: usize) -> Result<Vec<bool>> {
 /// A router that nothing here knows.
 pub fn unknown(config: &Object, key: &str, known: &str) -> Error {
     let shown = config.opt_str(key).ok().flatten().unwrap_or_default();
-    let shown: String = shown.chars().take(40).collect();
+    let shown = quoted(shown, 40);
     Error::unsupported(format!(
-        "{} is \"{shown}\"; supported is {known}",
+        "{} is {shown}; supported is {known}",
         config.place(key)
     ))
 }

@@ -44,6 +44,7 @@ use super::config::DecoderConfig;
 use crate::error::{Error, Result};
 use crate::load::Object;
 use crate::text::ChatFormat;
+use crate::words::quoted;
 
 pub struct Family {
     pub model_type: &'static str,
@@ -120,9 +121,9 @@ pub fn find(config: &Object) -> Result<&'static Family> {
         .find(|family| family.model_type == model_type)
         .ok_or_else(|| {
             let known: Vec<_> = FAMILIES.iter().map(|family| family.model_type).collect();
-            let shown: String = model_type.chars().take(60).collect();
+            let shown = quoted(model_type, 60);
             Error::unsupported(format!(
-                "config.json: the model_type \"{shown}\" is not supported; supported are {}",
+                "config.json: the model_type {shown} is not supported; supported are {}",
                 known.join(", ")
             ))
         })

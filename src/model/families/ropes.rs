@@ -4,6 +4,7 @@ use super::shared::LIMITS;
 use crate::error::{Error, Result};
 use crate::load::Object;
 use crate::model::rope::{Rope, RopeScaling};
+use crate::words::quoted;
 
 const THETA: std::ops::RangeInclusive<f32> = 1.0..=1e12;
 pub const FACTOR: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
@@ -144,9 +145,9 @@ fn scaling(config: &Object, scaling: &Object, dims: i32) -> Result<RopeScaling> 
         "yarn" => yarn(config, scaling),
         "longrope" | "su" => long(config, scaling, dims),
         other => {
-            let shown: String = other.chars().take(40).collect();
+            let shown = quoted(other, 40);
             Err(Error::unsupported(format!(
-                "{}: the rope type \"{shown}\" is not supported; supported are default, linear, dynamic, llama3, yarn and \
+                "{}: the rope type {shown} is not supported; supported are default, linear, dynamic, llama3, yarn and \
                  longrope",
                 scaling.file()
             )))

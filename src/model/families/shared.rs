@@ -10,6 +10,7 @@ use crate::model::config::{
 };
 use crate::model::parts::attention::{AttentionConfig, AttentionNames, QkNorm, QkNormOver};
 use crate::model::parts::mlp::MlpConfig;
+use crate::words::quoted;
 
 pub const LIMITS: Limits = Limits::DEFAULT;
 
@@ -162,9 +163,9 @@ pub fn check_activation(config: &Object, known: &[&str]) -> Result<()> {
     for key in ["hidden_act", "hidden_activation"] {
         if let Some(name) = config.opt_str(key)? {
             if !known.contains(&name) {
-                let shown: String = name.chars().take(40).collect();
+                let shown = quoted(name, 40);
                 return Err(Error::unsupported(format!(
-                    "{} is \"{shown}\"; supported here is {}",
+                    "{} is {shown}; supported here is {}",
                     config.place(key),
                     known.join(", ")
                 )));

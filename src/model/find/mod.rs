@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::load::{
     Catalog, Float8, Foreign, Listed, PackedScheme, Quantization, Slot, Tensor, Warnings,
 };
+use crate::words::quoted;
 pub(super) use experts::Experts;
 pub use experts::{ExpertNames, Fused};
 pub use foreign::Repacked;
@@ -318,13 +319,13 @@ impl<'a> Finder<'a> {
         if let Some(tensor) = left.next() {
             let more = left.count();
             return Err(Error::bad_model(format!(
-                "the weights hold {} that config.json does not imply, such as \"{}\" in {}",
+                "the weights hold {} that config.json does not imply, such as {} in {}",
                 if more == 0 {
                     "a tensor".to_owned()
                 } else {
                     format!("{} tensors", more + 1)
                 },
-                tensor.name,
+                quoted(&tensor.name, 160),
                 self.catalog.file_of(tensor)
             )));
         }

@@ -11,6 +11,7 @@ use crate::model::adapter::Part;
 use crate::model::modules::Module;
 use crate::random::mix;
 use crate::runtime::model::Model;
+use crate::words::quoted;
 
 /// How an adapter is made; 0 and empty are the defaults.
 #[derive(Clone, Debug, Default)]
@@ -205,8 +206,8 @@ fn choose<'a>(modules: &'a [Module], keys: &[String], layers: u32) -> Result<Vec
             known.sort_unstable();
             known.dedup();
             return Err(Error::invalid(format!(
-                "options.keys names \"{}\", which is none of {}",
-                key.chars().take(200).collect::<String>(),
+                "options.keys names {}, which is none of {}",
+                quoted(key, 200),
                 known.join(", ")
             )));
         }

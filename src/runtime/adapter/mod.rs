@@ -20,6 +20,7 @@ use crate::model::adapter::{self as arrays, Part};
 use crate::model::modules::{Module, Site};
 use crate::model::Names;
 use crate::watch;
+use crate::words::quoted;
 
 pub use create::AdapterOptions;
 
@@ -298,8 +299,8 @@ impl Adapter {
             Error::new(
                 Code::NotFound,
                 format!(
-                    "the adapter has no tensor \"{}\"; it has {}, ... ({} in all)",
-                    name.chars().take(200).collect::<String>(),
+                    "the adapter has no tensor {}; it has {}, ... ({} in all)",
+                    quoted(name, 200),
                     some.join(", "),
                     self.tensors.len()
                 ),
