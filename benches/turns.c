@@ -25,7 +25,7 @@ static void add(char *messages, const char *role, unsigned turn, const char *wor
            "%s{\"role\":\"%s\",\"content\":\"In turn %u: %s %s %s\"}", end > 1 ? "," : "", role, turn, words, words, words);
 }
 
-static void ask(mlxrt_session *session, const char *messages, const char *name, const char *comma) {
+static void ask(mlxrt_session *session, const char *messages, const char *name, const char *comma, uint32_t flags) {
   static char whole[SIZE + 2];
   mlxrt_input input = {0};
   mlxrt_generate_options options = {0};
@@ -35,7 +35,7 @@ static void ask(mlxrt_session *session, const char *messages, const char *name, 
   input.messages = whole;
   input.messages_len = strlen(whole);
   options.struct_size = sizeof options;
-  options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS;
+  options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS | flags;
   options.max_tokens = ANSWER;
   result.struct_size = sizeof result;
   check(mlxrt_generate(session, &input, &options, NULL, NULL, &result));
@@ -74,13 +74,13 @@ int main(int argc, char **argv) {
     memcpy(before, messages, sizeof before);
     add(messages, "user", turn, words);
     snprintf(name, sizeof name, "%u", turn);
-    ask(session, messages, name, turn > 1 ? "," : "");
+    ask(session, messages, name, turn > 1 ? "," : "", 0);
   }
-  ask(session, messages, "again", ",");
+  ask(session, messages, "again", ",", 0);
   add(before, "user", turns, "tell me no more of it, but of the hills behind, where nobody sleeps or eats;");
-  ask(session, before, "edited", ",");
+  ask(session, before, "edited", ",", 0);
   check(mlxrt_session_create(model, NULL, &fresh));
-  ask(fresh, messages, "fresh", ",");
+  ask(fresh, messages, "fresh", ",", MLXRT_GEN_NO_PREFIX_CACHE);
   puts("]");
   mlxrt_session_free(fresh);
   mlxrt_session_free(session);

@@ -1124,6 +1124,16 @@ class Session : public detail::Handle<mlxrt_session, mlxrt_session_free> {
     return detail::text_of([&](char **json, std::size_t *len) { return mlxrt_session_message(get(), json, len); });
   }
 
+  /* A session of its own with the same tokens, options and adapters. What is computed is shared until one of the two goes
+   * on, so that a fork costs no more than its tokens. */
+  Session fork() const {
+    mlxrt_session *made = nullptr;
+    detail::check(mlxrt_session_fork(get(), nullptr, &made));
+    return Session(made);
+  }
+  /* Keeps the first tokens, and forgets the rest, the last answer too. */
+  void truncate(std::size_t tokens) { detail::check(mlxrt_session_truncate(get(), tokens)); }
+
  private:
   void apply_all(const Scaled *adapters, std::size_t count) {
     const detail::AdapterList list(adapters, count);

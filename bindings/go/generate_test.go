@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -280,6 +281,88 @@ func TestChat(t *testing.T) {
 	prompt := must(model.Render(mlxrt.Chat(messages...)))(t)
 	if !strings.Contains(prompt, "And of Italy?") || !strings.Contains(prompt, "Paris") {
 		t.Fatalf("%q", prompt)
+	}
+}
+
+// A fork goes its own way, a cut session goes on from what is left, and both answer as a fresh session would.
+func TestForkAndTruncate(t *testing.T) {
+	ctx := context.Background()
+	fresh := func(prompt []int32) []int32 {
+		t.Helper()
+		options := greedy(6)
+		options.NoPrefixCache = true
+		answer := must(newSession(t, nil).Complete(ctx, mlxrt.Tokens(prompt...), options))(t)
+		if answer.Result.CachedTokens != 0 {
+			t.Errorf("a fresh session had %d tokens", answer.Result.CachedTokens)
+		}
+		return answer.Tokens
+	}
+	ask := func(session *mlxrt.Session, tokens ...int32) *mlxrt.Answer {
+		t.Helper()
+		return must(session.Complete(ctx, mlxrt.Tokens(tokens...), greedy(6)))(t)
+	}
+	session := newSession(t, &mlxrt.SessionOptions{Context: 4000})
+	ask(session, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+	held := must(session.Tokens())(t)
+	fork := must(session.Fork())(t)
+	defer fork.Close()
+	if tokens := must(fork.Tokens())(t); !slices.Equal(tokens, held) {
+		t.Fatalf("%v, and the fork has %v", held, tokens)
+	}
+	if info := must(fork.Info())(t); info.Context != 4000 {
+		t.Errorf("%+v", info)
+	}
+	if mine, its := must(session.MessageJSON())(t), must(fork.MessageJSON())(t); !bytes.Equal(mine, its) {
+		t.Errorf("%s, and the fork's %s", mine, its)
+	}
+	one, other := ask(session, 20), ask(fork, 30)
+	if !slices.Equal(one.Tokens, fresh(append(slices.Clone(held), 20))) || !slices.Equal(other.Tokens, fresh(append(slices.Clone(held), 30))) {
+		t.Errorf("%v and %v", one.Tokens, other.Tokens)
+	}
+	if r := other.Result; r.CachedTokens+2 != r.PromptTokens {
+		t.Errorf("the fork computed %d of %d tokens again", r.PromptTokens-r.CachedTokens, r.PromptTokens)
+	}
+
+	wantErr(t, fork.Truncate(len(held)+8), mlxrt.ErrInvalidArgument)
+	wantErr(t, fork.Truncate(-1), mlxrt.ErrInvalidArgument)
+	if err := fork.Truncate(12); err != nil {
+		t.Fatal(err)
+	}
+	if tokens := must(fork.Tokens())(t); !slices.Equal(tokens, held[:12]) {
+		t.Errorf("%v of %v are left", tokens, held)
+	}
+	_, err := fork.Message()
+	wantErr(t, err, mlxrt.ErrNotFound)
+	// Either may go first.
+	session.Close()
+	third := ask(fork, 30)
+	if !slices.Equal(third.Tokens, fresh(append(slices.Clone(held[:12]), 30))) || third.Result.CachedTokens != 12 {
+		t.Errorf("%v, %+v", third.Tokens, third.Result)
+	}
+
+	running := must(fork.Submit(ctx, mlxrt.Tokens(5), never))(t)
+	defer running.Close()
+	_, err = fork.Fork()
+	wantErr(t, err, mlxrt.ErrBusy)
+	wantErr(t, fork.Truncate(1), mlxrt.ErrBusy)
+	running.Cancel()
+	must(running.Result())(t)
+	_, err = session.Fork()
+	wantErr(t, err, mlxrt.ErrClosed)
+	wantErr(t, session.Truncate(0), mlxrt.ErrClosed)
+}
+
+// What another session of the model has computed of a prompt is not computed again, unless that is asked for.
+func TestPromptsAreShared(t *testing.T) {
+	prompt := mlxrt.Tokens(40, 41, 42, 43, 44, 45, 46, 47, 48, 49)
+	first, second, third := newSession(t, nil), newSession(t, nil), newSession(t, nil)
+	must(first.Complete(context.Background(), prompt, greedy(6)))(t)
+	shared := must(second.Complete(context.Background(), prompt, greedy(6)))(t)
+	options := greedy(6)
+	options.NoPrefixCache = true
+	anew := must(third.Complete(context.Background(), prompt, options))(t)
+	if shared.Result.CachedTokens != 9 || anew.Result.CachedTokens != 0 || !slices.Equal(shared.Tokens, anew.Tokens) {
+		t.Errorf("%v with %d tokens of another session, %v with %d", shared.Tokens, shared.Result.CachedTokens, anew.Tokens, anew.Result.CachedTokens)
 	}
 }
 

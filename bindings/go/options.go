@@ -165,7 +165,7 @@ type Options struct {
 	IgnoreEOS bool
 	// Events without text.
 	TokensOnly bool
-	// Reuse nothing that was computed before.
+	// Reuse nothing that was computed before, by this session or by another one.
 	NoPrefixCache bool
 	// The defaults are neutral (temperature 1), not what the model's generation_config.json says.
 	NoModelDefaults bool

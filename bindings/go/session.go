@@ -132,6 +132,33 @@ func (s *Session) Message() (Message, error) {
 	return message, err
 }
 
+// Fork makes a session of its own with the same tokens, options and adapters. What is computed is shared until one of the two
+// goes on, so that a fork costs no more than its tokens, however long the session is. ErrBusy while a request of the session
+// runs or waits. Close both, in any order.
+func (s *Session) Fork() (*Session, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	fork := &Session{}
+	if err := take(C.mlxrt_session_fork(s.handle, nil, &fork.handle)); err != nil {
+		return nil, s.blame(err)
+	}
+	watch(&fork.life, fork, "session")
+	return fork, nil
+}
+
+// Truncate keeps the first n tokens, as Tokens gives them, and forgets the rest, the last answer too. The next request goes on
+// from there. ErrInvalidArgument when the session holds fewer, ErrBusy while a request of it runs or waits.
+func (s *Session) Truncate(n int) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	if n < 0 {
+		return invalid("n is %d", n)
+	}
+	return s.blame(take(C.mlxrt_session_truncate(s.handle, C.size_t(n))))
+}
+
 // Cancel ends what runs on the session now, as StoppedCancelled; a later request is not touched. It does nothing after Close.
 func (s *Session) Cancel() {
 	if s.check() == nil {

@@ -618,6 +618,70 @@ void the_library() {
   CHECK(!lines.empty());
 }
 
+// A fork goes its own way, a cut session goes on from what is left, and both answer as a fresh session would.
+void sessions_are_forked_and_cut() {
+  Endless folder;
+  mlxrt::Model model(folder.path);
+  const auto fresh = [&](const std::vector<std::int32_t> &prompt) {
+    mlxrt::Session alone(model);
+    auto options = greedy(6);
+    options.no_prefix_cache = true;
+    const mlxrt::Answer answer = alone.generate(mlxrt::tokens(prompt), options);
+    CHECK(answer.result.cached_tokens == 0);
+    return answer.text;
+  };
+  const auto with = [](std::vector<std::int32_t> tokens, std::int32_t last) { return tokens.push_back(last), tokens; };
+  mlxrt::Session session(model, [] {
+    mlxrt::SessionOptions options;
+    options.context = 4000;
+    return options;
+  }());
+  session.generate(mlxrt::tokens({5, 6, 7, 8, 9, 10, 11, 12, 13, 14}), greedy(6));
+  const auto held = session.tokens();
+  mlxrt::Session fork = session.fork();
+  CHECK(fork.tokens() == held && fork.message() == session.message() && fork.state().context == 4000);
+  const mlxrt::Answer one = session.generate(mlxrt::tokens({20}), greedy(6));
+  const mlxrt::Answer other = fork.generate(mlxrt::tokens({30}), greedy(6));
+  CHECK(one.text == fresh(with(held, 20)) && other.text == fresh(with(held, 30)));
+  CHECK(other.result.cached_tokens + 2 == other.result.prompt_tokens);
+
+  FAILS(fork.truncate(held.size() + 8), code::invalid_argument);
+  fork.truncate(12);
+  const std::vector<std::int32_t> front(held.begin(), held.begin() + 12);
+  CHECK(fork.tokens() == front);
+  FAILS(fork.message(), code::not_found);
+  // Either may go first.
+  session.close();
+  const mlxrt::Answer third = fork.generate(mlxrt::tokens({30}), greedy(6));
+  CHECK(third.text == fresh(with(front, 30)) && third.result.cached_tokens == 12);
+  mlxrt::Session again = fork.fork();
+  fork.truncate(0);
+  CHECK(fork.tokens().empty() && again.tokens().size() == 19);
+
+  auto running = again.submit(mlxrt::tokens({5}), greedy(never));
+  FAILS(again.fork(), code::busy);
+  FAILS(again.truncate(1), code::busy);
+  running.cancel();
+  running.result();
+  FAILS(session.fork(), code::invalid_handle);
+  FAILS(session.truncate(0), code::invalid_handle);
+}
+
+// What another session of the model has computed of a prompt is not computed again, unless that is asked for.
+void prompts_are_shared() {
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session first(model), second(model), third(model);
+  const auto ask = [](mlxrt::Session &of, bool anew) {
+    auto options = greedy(6);
+    options.no_prefix_cache = anew;
+    return of.generate(mlxrt::tokens({5, 6, 7, 8, 9, 10, 11, 12, 13, 14}), options);
+  };
+  ask(first, false);
+  const mlxrt::Answer shared = ask(second, false), anew = ask(third, true);
+  CHECK(shared.result.cached_tokens == 9 && anew.result.cached_tokens == 0);
+  CHECK(shared.text == anew.text);
+}
+
 void sessions_on_threads() {
   mlxrt::Model model(fixture("llama-f32"));
   mlxrt::Session alone(model);
@@ -653,6 +717,8 @@ int main(int argc, char **argv) {
           {"models_are_saved", models_are_saved},
           {"adapters_are_trained", adapters_are_trained},
           {"the_library", the_library},
+          {"sessions_are_forked_and_cut", sessions_are_forked_and_cut},
+          {"prompts_are_shared", prompts_are_shared},
           {"sessions_on_threads", sessions_on_threads},
       },
       argc, argv);

@@ -75,7 +75,7 @@ public struct GenerateOptions: Sendable, Hashable {
     public static let ignoreEOS = Flags(rawValue: MLXRT_GEN_IGNORE_EOS)
     /// Events without text: nothing is detokenised, and stop strings are not looked for.
     public static let tokensOnly = Flags(rawValue: MLXRT_GEN_TOKENS_ONLY)
-    /// Reuse nothing that was computed before.
+    /// Reuse nothing that was computed before, by this session or by another one.
     public static let noPrefixCache = Flags(rawValue: MLXRT_GEN_NO_PREFIX_CACHE)
     /// What is nil is neutral (temperature 1), not what the model's `generation_config.json` says.
     public static let noModelDefaults = Flags(rawValue: MLXRT_GEN_NO_MODEL_DEFAULTS)

@@ -68,10 +68,14 @@ public final class Session: Sendable {
   }
 
   /// Starts a session. It holds no memory to speak of before its first request.
-  public init(_ model: Model, options: Options = Options()) throws {
+  public convenience init(_ model: Model, options: Options = Options()) throws {
     var options = try options.make()
     var pointer: OpaquePointer?
     try model.handle.with { try check(mlxrt_session_create($0, &options, &pointer)) }
+    self.init(pointer, model)
+  }
+
+  private init(_ pointer: OpaquePointer?, _ model: Model) {
     self.model = model
     handle = Handle(pointer, "session") { mlxrt_session_free($0) }
   }
@@ -196,6 +200,28 @@ public final class Session: Sendable {
   /// The last answer as a message. A chat is: append it to the messages, append the user's next one, generate.
   public func message() throws -> Message {
     try handle.with { session in try takeJSON(Message.self) { mlxrt_session_message(session, $0, $1) } }
+  }
+
+  // MARK: Forks and cuts
+
+  /// Makes a session of its own with the same tokens, options and adapters. What is computed is shared until one of the two
+  /// goes on, so that a fork costs no more than its tokens, however long the session is.
+  ///
+  /// - Throws: ``MlxrtError/Code/busy`` while a request of the session runs or waits.
+  public func fork() throws -> Session {
+    var pointer: OpaquePointer?
+    try handle.with { try check(mlxrt_session_fork($0, nil, &pointer)) }
+    return Session(pointer, model)
+  }
+
+  /// Keeps the first tokens, as ``tokens()`` gives them, and forgets the rest, the last answer too. The next request goes on
+  /// from there.
+  ///
+  /// - Throws: ``MlxrtError/Code/invalidArgument`` when the session holds fewer, ``MlxrtError/Code/busy`` while a request of
+  ///   it runs or waits.
+  public func truncate(to tokens: Int) throws {
+    if tokens < 0 { throw invalid("tokens must not be negative, not \(tokens)") }
+    try handle.with { try check(mlxrt_session_truncate($0, tokens)) }
   }
 
   // MARK: Adapters

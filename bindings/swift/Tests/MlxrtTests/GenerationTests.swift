@@ -79,6 +79,67 @@ final class GenerationTests: XCTestCase {
     XCTAssertLessThan(second.result.cachedTokens, second.result.promptTokens)
   }
 
+  func testSessionsAreForkedAndCut() async throws {
+    let model = try await Fixture.endlessModel()
+    // What a session answers that has nothing of this computed.
+    func fresh(_ prompt: [Int32]) async throws -> [Int32] {
+      var options = greedy(6)
+      options.flags.insert(.noPrefixCache)
+      let answer = try await Session(model).respond(to: .tokens(prompt), options: options)
+      XCTAssertEqual(answer.result.cachedTokens, 0)
+      return answer.tokens
+    }
+    let session = try Session(model, options: .init(context: 4000))
+    _ = try await session.respond(to: .tokens(Array(5...14)), options: greedy(6))
+    let held = try session.tokens()
+    let fork = try session.fork()
+    XCTAssertEqual(try fork.tokens(), held)
+    XCTAssertEqual(try fork.message(), try session.message())
+    XCTAssertEqual(try fork.state().context, 4000)
+    XCTAssertTrue(fork.model === model)
+    let one = try await session.respond(to: .tokens([20]), options: greedy(6))
+    let other = try await fork.respond(to: .tokens([30]), options: greedy(6))
+    let wantedOne = try await fresh(held + [20]), wantedOther = try await fresh(held + [30])
+    XCTAssertEqual(one.tokens, wantedOne)
+    XCTAssertEqual(other.tokens, wantedOther)
+    XCTAssertEqual(other.result.cachedTokens + 2, other.result.promptTokens)
+
+    await assertFails(.invalidArgument, "holds") { try fork.truncate(to: held.count + 8) }
+    await assertFails(.invalidArgument, "-1") { try fork.truncate(to: -1) }
+    try fork.truncate(to: 12)
+    XCTAssertEqual(try fork.tokens(), Array(held[..<12]))
+    await assertFails(.notFound) { try fork.message() }
+    // Either may go first.
+    await session.close()
+    let third = try await fork.respond(to: .tokens([30]), options: greedy(6))
+    let wantedThird = try await fresh(Array(held[..<12]) + [30])
+    XCTAssertEqual(third.tokens, wantedThird)
+    XCTAssertEqual(third.result.cachedTokens, 12)
+
+    let running = try await fork.submit(.tokens([5]), options: greedy(endless))
+    await assertFails(.busy) { try fork.fork() }
+    await assertFails(.busy) { try fork.truncate(to: 1) }
+    running.cancel()
+    _ = try await running.result()
+    await assertFails(.invalidHandle) { try session.fork() }
+    await assertFails(.invalidHandle) { try session.truncate(to: 0) }
+  }
+
+  func testPromptsAreShared() async throws {
+    let model = try await Fixture.model()
+    let first = try Session(model), second = try Session(model), third = try Session(model)
+    let prompt = Input.tokens(Array(5...14))
+    var options = greedy(6)
+    _ = try await first.respond(to: prompt, options: options)
+    let shared = try await second.respond(to: prompt, options: options)
+    options.flags.insert(.noPrefixCache)
+    let anew = try await third.respond(to: prompt, options: options)
+    XCTAssertEqual(shared.result.cachedTokens, 9)
+    XCTAssertEqual(anew.result.cachedTokens, 0)
+    XCTAssertEqual(shared.tokens, anew.tokens)
+    withExtendedLifetime(first) {}
+  }
+
   func testOptionsReachTheLibrary() async throws {
     let model = try await Fixture.model()
     func run(_ change: (inout GenerateOptions) -> Void) async throws -> Answer {
