@@ -3,9 +3,9 @@
 # makes: panics and debug information name sources as /mlxrt/src/…, /crates/NAME-VERSION/src/… and /rust/….
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-cargo=${CARGO_HOME:-$HOME/.cargo}
+cargo=${CARGO_HOME:-${HOME-}/.cargo}
 # Of prefixes that match, rustc takes the last.
-set -- "$@" "--remap-path-prefix=${RUSTUP_HOME:-$HOME/.rustup}/toolchains=/rust" "--remap-path-prefix=$cargo=/cargo"
+set -- "$@" "--remap-path-prefix=${RUSTUP_HOME:-${HOME-}/.rustup}/toolchains=/rust" "--remap-path-prefix=$cargo=/cargo"
 for crates in "$cargo"/registry/src/*; do
   set -- "$@" "--remap-path-prefix=$crates=/crates"
 done
