@@ -262,7 +262,7 @@ fn reshaped(shape: &[u64]) -> Vec<Vec<u64>> {
     let all: u64 = shape.iter().product();
     let mut others = vec![vec![all], vec![1, all], vec![all, 1], vec![1, 1, all]];
     others.push(shape.iter().rev().copied().collect());
-    others.push([&[1], shape].concat());
+    others.push([&[1][..], shape].concat());
     others.push([shape, &[1]].concat());
     if let [first, rest @ ..] = shape {
         others.push(rest.to_vec());
@@ -316,7 +316,10 @@ fn try_tensor(args: &[&str]) -> Outcome {
     for dtype in ["F16", "BF16", "U16"] {
         let mut header = header.clone();
         let mut twice = shape.clone();
-        *twice.last_mut().unwrap() *= 2;
+        match twice.last_mut() {
+            Some(last) => *last *= 2,
+            None => twice.push(2),
+        }
         header[*name]["dtype"] = json!(dtype);
         header[*name]["shape"] = json!(twice);
         with(&format!("of {dtype}, twice as many"), header, &data)?;

@@ -11,3 +11,5 @@ mod error;
 mod guard;
 #[path = "../../../src/log.rs"]
 mod log;
+#[path = "../../../src/words.rs"]
+mod words;
