@@ -319,7 +319,8 @@ fn set_errno(value: i32) {
 }
 
 /// Writes all of it. Beyond the process's limit (RLIMIT_FSIZE) that is an error like any other: the signal that the system sends
-/// along, and that would end the process, is held off on this thread and taken back.
+/// along, and that would end the process, is held off on this thread and taken back. (Linux sends it to the thread that writes;
+/// macOS to the process, where another thread may get it.)
 pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let held = HeldSignal::hold(libc::SIGXFSZ);
     let written = file.write_all_at(bytes, offset);

@@ -5,6 +5,8 @@
 pub use mlxrt_kernels::dtype;
 #[path = "../../src/error.rs"]
 pub mod error;
+#[path = "../../src/files.rs"]
+pub mod files;
 #[path = "../../src/load/mod.rs"]
 pub mod load;
 #[path = "../../src/log.rs"]
@@ -16,6 +18,8 @@ pub mod scratch;
 pub mod template;
 #[path = "../../src/text/mod.rs"]
 pub mod text;
+#[path = "../../src/words.rs"]
+pub mod words;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};

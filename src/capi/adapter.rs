@@ -186,7 +186,8 @@ pub unsafe extern "C" fn mlxrt_adapter_set(
 /// Threads: any; progress runs on this one.
 /// Blocks: while it writes; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
 /// Errors: IO names the file: also for a FIFO, a socket or a device in its place, and for what is larger than the process may write
-/// (RLIMIT_FSIZE); the signal SIGXFSZ is held off on this thread meanwhile, so that the host need not ignore it. UNSUPPORTED for
+/// (RLIMIT_FSIZE). The signal of that, SIGXFSZ, is held off on this thread and taken back on Linux; on macOS, where the process
+/// gets it, a host with such a limit has to ignore it, or it ends. UNSUPPORTED for
 /// what that format does not have; SUSPENDED; DEVICE.
 /// Owns: nothing.
 #[no_mangle]

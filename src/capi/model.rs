@@ -177,7 +177,8 @@ pub unsafe extern "C" fn mlxrt_model_info(
 /// Blocks: while it computes and writes; progress, in bytes of weights, may stop it (CANCELLED), timeout_ms ends it
 /// (TIMEOUT). A suspension makes it wait.
 /// Errors: IO names the file: also for a FIFO, a socket or a device in its place, and for what is larger than the process may write
-/// (RLIMIT_FSIZE); the signal SIGXFSZ is held off on this thread meanwhile, so that the host need not ignore it.
+/// (RLIMIT_FSIZE). The signal of that, SIGXFSZ, is held off on this thread and taken back on Linux; on macOS, where the process
+/// gets it, a host with such a limit has to ignore it, or it ends.
 /// BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
 /// another model, for two that replace the same weights, one that does and has a scale, and for weights that become too
 /// large for their type; INVALID_ARGUMENT for an adapter that is there twice and for scales that are not finite;

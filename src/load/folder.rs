@@ -126,7 +126,9 @@ impl ModelFolder {
         if !base.is_dir() {
             return Err(absent("no such model"));
         }
-        let refs = Self::at(&base.join("refs")).map_err(|_| absent("no refs/main"))?;
+        let refs = Self::at(&base).ok();
+        let refs = refs.and_then(|base| base.subfolder("refs").ok().flatten());
+        let refs = refs.ok_or_else(|| absent("no refs/main"))?;
         let commit = refs
             .read("main", 256)?
             .ok_or_else(|| absent("no refs/main"))?;

@@ -534,7 +534,7 @@ const ARGUMENTS: &[(&str, Say, Shows)] = &[
         "a tensor that is set",
         |name| {
             made(|_, adapter| {
-                let name = CString::new(nul_free(name)).unwrap();
+                let name = CString::new(in_a_path(name)).unwrap();
                 let (mut view, zeros) = (sized!(mlxrt_tensor_view), [0_f32; 4]);
                 (view.dtype, view.rank, view.bytes) = (1, 1, 16);
                 (view.shape[0], view.data) = (4, zeros.as_ptr().cast());

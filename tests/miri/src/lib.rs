@@ -15,3 +15,5 @@ mod host;
 mod log;
 #[path = "../../../src/mail.rs"]
 mod mail;
+#[path = "../../../src/words.rs"]
+mod words;
