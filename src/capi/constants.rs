@@ -102,7 +102,7 @@ pub const MLXRT_GEN_IGNORE_EOS: u32 = 2u32;
 pub const MLXRT_GEN_TOKENS_ONLY: u32 = 4u32;
 /// Take the input in and generate nothing.
 pub const MLXRT_GEN_PREFILL_ONLY: u32 = 8u32;
-/// Reuse nothing that was computed before: every token of the prompt is computed now.
+/// Reuse nothing that was computed before, by this session or by another one: every token of the prompt is computed now.
 pub const MLXRT_GEN_NO_PREFIX_CACHE: u32 = 16u32;
 /// Zeros mean neutral (temperature 1), not what the model's generation_config.json says.
 pub const MLXRT_GEN_NO_MODEL_DEFAULTS: u32 = 32u32;

@@ -287,7 +287,7 @@ pub struct mlxrt_memory {
     pub peak_bytes: u64,
     /// Of active_bytes: weights of models.
     pub weight_bytes: u64,
-    /// Of active_bytes: keys and values of sessions.
+    /// Of active_bytes: keys and values of sessions. What several share counts in each.
     pub kv_bytes: u64,
     /// What the library may use; UINT64_MAX = unlimited.
     pub limit_bytes: u64,
@@ -305,9 +305,9 @@ pub struct mlxrt_session_state {
     pub tokens: u64,
     /// The most tokens it can hold.
     pub context: u64,
-    /// Tokens whose keys and values are computed.
+    /// Tokens whose keys and values are computed; after a cut until the next request also those that were cut.
     pub kv_tokens: u64,
-    /// Bytes of these keys and values.
+    /// Bytes of these keys and values, with those that other sessions share.
     pub kv_bytes: u64,
     /// 1 while a call or request runs on it, else 0.
     pub busy: u32,
