@@ -49,7 +49,8 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    pub fn new(model: &Model, input: &Input) -> Result<Self> {
+    /// A text with more tokens than the session's `context` is not tokenised to its end.
+    pub fn new(model: &Model, input: &Input, context: usize) -> Result<Self> {
         let prompt = match input {
             Input::Text {
                 text,
@@ -61,7 +62,7 @@ impl Prompt {
                 } else {
                     Specials::Recognise
                 };
-                let tokens = model.tokenizer.encode(text, specials, false)?;
+                let tokens = model.tokenizer.encode_within(text, specials, context)?;
                 let bos = model.tokenizer.bos_prefix();
                 let wanted = !no_bos && !tokens.starts_with(&bos);
                 Prompt {
@@ -85,7 +86,11 @@ impl Prompt {
                 let pieces = pieces(model, &messages, conversation)?;
                 let tokenizer = &model.tokenizer;
                 Prompt {
-                    tokens: tokenizer.encode_pieces(&pieces, conversation.trust_content)?,
+                    tokens: tokenizer.encode_pieces(
+                        &pieces,
+                        conversation.trust_content,
+                        context,
+                    )?,
                     continues: false,
                     prefix: Vec::new(),
                     continued: match conversation.continue_last {
@@ -120,7 +125,7 @@ impl Prompt {
 
 /// The tokens that a request of a fresh session starts from.
 pub fn tokens(model: &Model, input: &Input) -> Result<Vec<i32>> {
-    Prompt::new(model, input)?.after(&[])
+    Prompt::new(model, input, usize::MAX)?.after(&[])
 }
 
 /// The prompt as text, for `mlxrt_render`.
