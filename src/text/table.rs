@@ -8,8 +8,8 @@ use crate::watch;
 
 /// Of all tokens' texts.
 const MAX_TABLE_BYTES: usize = 256 << 20;
-/// Of one token's, after each step of the decoder.
-const MAX_TOKEN_BYTES: usize = 64 << 10;
+/// Of one token's, after each step of the decoder. Those of published ones are no longer than their names.
+const MAX_TOKEN_BYTES: usize = 4 << 10;
 /// Steps of the decoder, whatever they are nested in.
 const MAX_STEPS: usize = 64;
 

@@ -1,7 +1,7 @@
 //! A model's tokenizer: text to ids, and the tables for the way back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ const MAX_MERGED_WORD: usize = 256 << 10;
 const MAX_LOOKED_UP: usize = 4 << 20;
 /// What the crate takes for each byte of a part of a text while it works: measured 84 to 225, by how many tokens come out.
 const WORKING_BYTES: usize = 256;
+/// Places of which it is remembered whether a text can be divided there.
+const MAX_KNOWN: usize = 4096;
 /// Bytes of words between two looks at the watch.
 const LOOK_EVERY: usize = 8 << 10;
 
@@ -192,9 +194,8 @@ impl Tokenizer {
             // They look words up, or no longer ones than `sanitise` lets them.
             ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => usize::MAX,
         };
-        let words = steps
-            .cut(['e', 'n'], ' ')
-            .is_some_and(|cut| cut.between_words);
+        let cut = guarded(|| steps.cut(['e', 'n'], ' '))?;
+        let words = cut.is_some_and(|cut| cut.between_words);
         let mut this = Tokenizer {
             joins: checked.joins.filter(|_| !words),
             longest_word,
@@ -344,17 +345,9 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// Whether a text can be divided at this byte so that its parts have the tokens of the whole.
-    pub(super) fn divides(&self, text: &str, at: usize) -> bool {
-        let (Some(before), Some(after)) = (text.get(..at), text.get(at..)) else {
-            return false;
-        };
-        let mut before = before.chars().rev();
-        let (Some(second), Some(first), Some(right)) =
-            (before.next(), before.next(), after.chars().next())
-        else {
-            return false;
-        };
+    /// Whether a text can be divided between the second and the third character so that its parts have the tokens of the
+    /// whole.
+    pub(super) fn divides(&self, [first, second, right]: [char; 3]) -> bool {
         let Some(cut) = self.steps.cut([first, second], right) else {
             return false;
         };
@@ -495,9 +488,16 @@ impl Tokenizer {
                 )));
             }
         }
+        // A byte that is part of no character becomes three.
+        let lengths = ids.iter().map(|id| self.table.bytes(*id, false).len());
+        let length = lengths.fold(0, usize::saturating_add);
+        room::ask(length, 6, "ids")?;
         let mut text = String::new();
         let mut detokenizer = self.detokenizer(skip_special, false);
-        for id in ids {
+        for (index, id) in ids.iter().enumerate() {
+            if index % 4096 == 0 {
+                watch::look()?;
+            }
             detokenizer.feed(*id, |_, part| text.push_str(part));
         }
         detokenizer.flush(|_, part| text.push_str(part));
@@ -519,6 +519,13 @@ pub(super) fn named(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
             brief(&other)
         )),
     }
+}
+
+/// Two characters in front of a place and one behind it.
+pub(super) fn around(text: &str, at: usize) -> Option<[char; 3]> {
+    let mut before = text.get(..at)?.chars().rev();
+    let (second, first) = (before.next()?, before.next()?);
+    Some([first, second, text.get(at..)?.chars().next()?])
 }
 
 /// Tokenising one text.
@@ -588,11 +595,19 @@ impl Work<'_> {
         }
         let half = start.saturating_add(section / 2);
         let most = start.saturating_add(undivided);
+        let mut known: HashMap<[char; 3], bool> = HashMap::new();
         for at in (half..full).rev().chain(full..end.min(most)) {
             if at % 256 == 0 {
                 watch::look()?;
             }
-            if self.tokenizer.divides(text, at) {
+            let Some(around) = around(text, at) else {
+                continue;
+            };
+            if known.len() > MAX_KNOWN {
+                known.clear();
+            }
+            let divides = || self.tokenizer.divides(around);
+            if *known.entry(around).or_insert_with(divides) {
                 return Ok(at);
             }
         }

@@ -243,7 +243,7 @@ fn long_tokens() {
     }
 }
 
-/// The text of a token may grow to 64 KB while it is decoded.
+/// The text of a token may grow to 4 KB while it is decoded.
 fn decoders() {
     let replace = |to: usize| json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(to)});
     let sequence = |steps: Vec<Value>| json!({"type": "Sequence", "decoders": steps});

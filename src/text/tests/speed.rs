@@ -63,6 +63,23 @@ fn speed() {
             }
             eprintln!("{name}: {length} bytes: {:.3} ms", best * 1e3);
         }
+        let word: String = prose(600_000)
+            .chars()
+            .filter(|c| c.is_ascii_alphabetic())
+            .collect();
+        let largest = (10..=256).rev().map(|kb| kb << 10).find(|length| {
+            let start = Instant::now();
+            let ids = tokenizer.encode(&word[..*length], Specials::AsText, false);
+            if let Ok(ids) = &ids {
+                eprintln!(
+                    "{name}: a word of {length}: {:?}, {} tokens",
+                    start.elapsed(),
+                    ids.len()
+                );
+            }
+            ids.is_ok()
+        });
+        assert!(largest.is_some());
         let text = prose(16 << 20);
         let start = Instant::now();
         let ids = tokenizer.encode(&text, Specials::AsText, false);
