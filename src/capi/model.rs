@@ -234,7 +234,8 @@ pub unsafe extern "C" fn mlxrt_model_free(model: *mut mlxrt_model) {
 ///
 /// Threads: any.
 /// Blocks: no.
-/// Errors: INVALID_ARGUMENT for text that is not UTF-8.
+/// Errors: INVALID_ARGUMENT for text that is not UTF-8, has more than 64 MB, or more than 1 MB without a place where it can be
+/// divided (a word of 256 KB); OUT_OF_MEMORY; BAD_MODEL when a pattern of tokenizer.json is given up.
 /// Owns: ids is yours: mlxrt_free.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_tokenize(

@@ -81,7 +81,7 @@ impl<'a> Entry<'a> {
     fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
         let model = &self.session.model;
         let watch = self.watch(options.timeout);
-        let prompt = watch::during(watch, || Prompt::new(model, input));
+        let prompt = watch::during(watch, || Prompt::new(model, input, self.session.context));
         let (prompt, ended) = match prompt {
             Ok(prompt) => (Ok(prompt), None),
             Err(error) => match EndReason::of_watch(&error) {

@@ -52,7 +52,8 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    pub fn new(model: &Model, input: &Input) -> Result<Self> {
+    /// A text with more tokens than the session's `context` is not tokenised to its end.
+    pub fn new(model: &Model, input: &Input, context: usize) -> Result<Self> {
         let prompt = match input {
             Input::Text {
                 text,
@@ -64,7 +65,7 @@ impl Prompt {
                 } else {
                     Specials::Recognise
                 };
-                let tokens = model.tokenizer.encode(text, specials, false)?;
+                let tokens = model.tokenizer.encode_within(text, specials, context)?;
                 let bos = model.tokenizer.bos_prefix();
                 let wanted = !no_bos && !tokens.starts_with(&bos);
                 Prompt {
@@ -88,7 +89,11 @@ impl Prompt {
                 let pieces = pieces(model, &messages, conversation)?;
                 let tokenizer = &model.tokenizer;
                 Prompt {
-                    tokens: tokenizer.encode_pieces(&pieces, conversation.trust_content)?,
+                    tokens: tokenizer.encode_pieces(
+                        &pieces,
+                        conversation.trust_content,
+                        context,
+                    )?,
                     continues: false,
                     prefix: Vec::new(),
                     continued: match conversation.continue_last {
@@ -123,7 +128,9 @@ impl Prompt {
 
 /// The tokens that a request of a fresh session starts from.
 pub fn tokens(model: &Arc<Model>, input: &Input) -> Result<Vec<i32>> {
-    model.watched(|| Prompt::new(model, input))?.after(&[])
+    model
+        .watched(|| Prompt::new(model, input, usize::MAX))?
+        .after(&[])
 }
 
 /// The prompt as text, for `mlxrt_render`.

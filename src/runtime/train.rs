@@ -272,7 +272,7 @@ pub(super) fn tokenise(model: &Model, text: Text, mask_prompt: bool) -> Result<(
                 no_bos: false,
                 special_as_text: false,
             };
-            let mut tokens = Prompt::new(model, &input)?.after(&[])?;
+            let mut tokens = Prompt::new(model, &input, usize::MAX)?.after(&[])?;
             if let Some(eos) = eos(model) {
                 if tokens.last() != Some(&eos) {
                     tokens.push(eos);
@@ -294,7 +294,7 @@ pub(super) fn tokenise(model: &Model, text: Text, mask_prompt: bool) -> Result<(
                     no_generation_prompt: !generation_prompt,
                     ..Conversation::default()
                 });
-                Prompt::new(model, &input)?.after(&[])
+                Prompt::new(model, &input, usize::MAX)?.after(&[])
             };
             let tokens = render(messages, false)?;
             let prompt = match before_last {

@@ -1,11 +1,20 @@
 //! Added tokens in a text: recognised as the `tokenizers` crate does, but only where the text's origin allows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokenizers::normalizer::Range;
-use tokenizers::{NormalizedString, Normalizer, NormalizerWrapper, PreTokenizedString, Token};
+use tokenizers::NormalizedString;
 
-use super::tokenizer::Origin;
+use super::sanitise::refuse;
+use super::steps::Steps;
+use super::tokenizer::{named, Origin};
+use crate::error::Result;
+use crate::watch;
+
+/// Of a token's content after normalisation.
+const MAX_NORMALIZED: usize = 1024;
+/// Between two looks at the watch.
+const LOOK_EVERY: usize = 1 << 14;
 
 type CrateResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -36,6 +45,63 @@ struct AddedToken {
 pub(super) struct AddedTokens {
     raw: Trie,
     normalized: Trie,
+    touching: Touching,
+}
+
+/// Where tokens that are matched in normalised text may reach over a place between two characters, or look over it.
+#[derive(Debug, Default)]
+struct Touching {
+    pairs: HashSet<(char, char)>,
+    ends: HashSet<char>,
+    starts: HashSet<char>,
+}
+
+impl Touching {
+    fn add(&mut self, pattern: &str, token: &AddedToken) {
+        self.pairs
+            .extend(pattern.chars().zip(pattern.chars().skip(1)));
+        if token.rstrip || token.single_word {
+            self.ends.extend(pattern.chars().next_back());
+        }
+        if token.lstrip || token.single_word {
+            self.starts.extend(pattern.chars().next());
+        }
+    }
+}
+
+/// A part of a text: its tokens or the text between them.
+pub(super) enum Found {
+    Text(std::ops::Range<usize>),
+    Token(u32),
+}
+
+/// Which origin the bytes of a part of a text have.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub origins: &'a Origins,
+    /// To add to the part's original offsets.
+    pub shift: usize,
+}
+
+impl Place<'_> {
+    /// Whether all of what stands behind these bytes of a part's normalised text comes from those who may write it.
+    pub fn allows(
+        &self,
+        part: &NormalizedString,
+        bytes: std::ops::Range<usize>,
+        writers: Writers,
+    ) -> bool {
+        let Some(found) = part.convert_offsets(Range::Normalized(bytes)) else {
+            return false;
+        };
+        let from = part.offsets_original().0.saturating_add(self.shift);
+        let (start, end) = (
+            from.saturating_add(found.start),
+            from.saturating_add(found.end),
+        );
+        // A token made of characters that no original character stands behind was written by nobody.
+        end > start && self.origins.allow(writers, start, end)
+    }
 }
 
 /// Which origin each byte of a text has: piece ends in order.
@@ -85,21 +151,23 @@ impl AddedTokens {
     /// `writers` says of each who may write it.
     pub fn new(
         tokenizer: &tokenizers::Tokenizer,
+        steps: &Steps,
         writers: impl Fn(u32, &tokenizers::AddedToken) -> Writers,
-    ) -> Self {
+    ) -> Result<Self> {
         let mut this = AddedTokens::default();
+        let mut touching = Touching::default();
         for (&id, token) in tokenizer.get_added_vocabulary().get_added_tokens_decoder() {
-            let normalized = match tokenizer.get_normalizer() {
-                Some(normalizer) if token.normalized => {
-                    let mut content = NormalizedString::from(token.content.as_str());
-                    normalizer
-                        .normalize(&mut content)
-                        .map(|()| content.get().to_string())
-                        .ok()
-                }
-                _ => None,
-            };
-            let pattern = normalized.as_deref().unwrap_or(&token.content);
+            watch::look()?;
+            let mut pattern = NormalizedString::from(token.content.as_str());
+            if token.normalized {
+                steps.normalize(&mut pattern, false).map_err(named)?;
+            }
+            let pattern = pattern.get();
+            if pattern.len() > MAX_NORMALIZED {
+                return Err(refuse(format!(
+                    "added_tokens: after normalisation, that of id {id} is longer than {MAX_NORMALIZED} bytes"
+                )));
+            }
             let around = pattern
                 .split_once(token.content.as_str())
                 .map(|(l, r)| (l.len(), r.len()));
@@ -112,13 +180,15 @@ impl AddedTokens {
                 around: around.unwrap_or((0, 0)),
             };
             let trie = if token.normalized {
+                touching.add(pattern, &added);
                 &mut this.normalized
             } else {
                 &mut this.raw
             };
             trie.insert(pattern.as_bytes(), added);
         }
-        this
+        this.touching = touching;
+        Ok(this)
     }
 
     /// The ids that only certain writers may make: control tokens and markers.
@@ -131,22 +201,45 @@ impl AddedTokens {
             .collect()
     }
 
-    /// Splits a text at the added tokens that its origin allows, and normalises what lies between.
-    pub fn extract(
+    /// Whether normalised text may be divided between these two characters.
+    pub fn divides(&self, left: char, right: char) -> bool {
+        let Touching {
+            pairs,
+            ends,
+            starts,
+        } = &self.touching;
+        !pairs.contains(&(left, right)) && !ends.contains(&left) && !starts.contains(&right)
+    }
+
+    /// The tokens of a text that are matched before normalisation, where its origin allows (everywhere without one), and
+    /// what lies between them.
+    pub fn find_raw(
         &self,
         text: &str,
-        origins: &Origins,
-        normalizer: Option<&NormalizerWrapper>,
-    ) -> CrateResult<PreTokenizedString> {
-        let mut split = PreTokenizedString::from(text);
-        split.split(|_, part| self.raw.split(part, origins))?;
-        split.split(|_, mut part| {
-            if let Some(normalizer) = normalizer {
-                normalizer.normalize(&mut part)?;
-            }
-            self.normalized.split(part, origins)
-        })?;
-        Ok(split)
+        origins: Option<&Origins>,
+        each: &mut dyn FnMut(Found) -> CrateResult<()>,
+    ) -> CrateResult<()> {
+        let allowed = |token: &AddedToken, start: usize, end: usize| {
+            origins.is_none_or(|origins| origins.allow(token.writers, start, end))
+        };
+        self.raw.find(text, &allowed, each)
+    }
+
+    /// Those of a normalised part that are matched after normalisation.
+    pub fn find_normalized(
+        &self,
+        part: &NormalizedString,
+        place: Option<Place>,
+        each: &mut dyn FnMut(Found) -> CrateResult<()>,
+    ) -> CrateResult<()> {
+        let allowed = |token: &AddedToken, start: usize, end: usize| {
+            let Some(place) = place.filter(|_| token.writers != Writers::Anyone) else {
+                return true;
+            };
+            let own = start.saturating_add(token.around.0)..end.saturating_sub(token.around.1);
+            place.allows(part, own, token.writers)
+        };
+        self.normalized.find(part.get(), &allowed, each)
     }
 }
 
@@ -255,34 +348,31 @@ impl Trie {
         best
     }
 
-    fn split(
+    /// The tokens of a text and what lies between them, in order.
+    fn find(
         &self,
-        part: NormalizedString,
-        origins: &Origins,
-    ) -> CrateResult<Vec<(NormalizedString, Option<Vec<Token>>)>> {
-        let text = part.get();
-        if self.nodes.len() <= 1 || text.is_empty() {
-            return Ok(vec![(part, None)]);
+        text: &str,
+        allowed: &dyn Fn(&AddedToken, usize, usize) -> bool,
+        each: &mut dyn FnMut(Found) -> CrateResult<()>,
+    ) -> CrateResult<()> {
+        if text.is_empty() {
+            return Ok(());
         }
-        let slice = |from: usize, to: usize| {
-            part.slice(Range::Normalized(from..to))
-                .ok_or("an added token does not lie on a character border")
-        };
-        let allowed = |token: &AddedToken, from: usize, to: usize| {
-            if token.writers == Writers::Anyone {
-                return true;
-            }
-            let own = from.saturating_add(token.around.0)..to.saturating_sub(token.around.1);
-            let Some(piece) = part.slice(Range::Normalized(own)) else {
-                return false;
-            };
-            let (start, end) = piece.offsets_original();
-            // A token made of characters that no original character stands behind was written by nobody.
-            end > start && origins.allow(token.writers, start, end)
-        };
-        let mut out = Vec::new();
+        if self.nodes.len() <= 1 {
+            return each(Found::Text(0..text.len()));
+        }
         let (mut done, mut at) = (0usize, 0usize);
+        // The end of a run of white space, as far as it was followed.
+        let mut run = 0..0;
+        let mut until_look = LOOK_EVERY;
         while let Some(byte) = text.as_bytes().get(at) {
+            until_look = match until_look.checked_sub(1) {
+                Some(left) => left,
+                None => {
+                    watch::look()?;
+                    LOOK_EVERY
+                }
+            };
             let may_start = self
                 .starts
                 .get(usize::from(*byte))
@@ -304,30 +394,29 @@ impl Trie {
                 continue;
             }
             let start = if token.lstrip {
-                before.trim_end().len().max(done)
+                let free = text.get(done..start).unwrap_or("");
+                done.saturating_add(free.trim_end().len())
             } else {
                 start
             };
             if token.rstrip {
-                stop = stop.saturating_add(after.len().saturating_sub(after.trim_start().len()));
+                if !run.contains(&stop) {
+                    let length = after.len().saturating_sub(after.trim_start().len());
+                    run = stop..stop.saturating_add(length);
+                }
+                stop = stop.max(run.end);
             }
             if done < start {
-                out.push((slice(done, start)?, None));
+                each(Found::Text(done..start))?;
             }
-            let matched = slice(start, stop)?;
-            let value = matched.get().to_string();
-            let length = value.len();
-            out.push((
-                matched,
-                Some(vec![Token::new(token.id, value, (0, length))]),
-            ));
+            each(Found::Token(token.id))?;
             done = stop;
             // As in the crate, a token inside whitespace that was just swallowed is still found.
         }
         if done < text.len() {
-            out.push((slice(done, text.len())?, None));
+            each(Found::Text(done..text.len()))?;
         }
-        Ok(out)
+        Ok(())
     }
 }
 

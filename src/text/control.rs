@@ -8,10 +8,9 @@
 use std::collections::HashMap;
 
 use tokenizers::models::wordpiece::WordPiece;
-use tokenizers::normalizer::Range;
 use tokenizers::{Model, ModelWrapper, NormalizedString, Token};
 
-use super::added::{Origins, Writers};
+use super::added::{Place, Writers};
 use super::table::Table;
 
 type CrateResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -54,7 +53,7 @@ impl Control {
         &self,
         tokens: Vec<Token>,
         run: &NormalizedString,
-        origins: &Origins,
+        place: Place,
         model: &ModelWrapper,
         table: &Table,
     ) -> CrateResult<Vec<Token>> {
@@ -62,9 +61,7 @@ impl Control {
             let Some(writers) = self.writers.get(&id) else {
                 return true;
             };
-            let piece = run.slice(Range::Normalized(start..end));
-            let (start, end) = piece.map_or((0, 0), |piece| piece.offsets_original());
-            end > start && origins.allow(*writers, start, end)
+            place.allows(run, start..end, *writers)
         };
         let stays = |token: &Token| {
             may(token.id, token.offsets)

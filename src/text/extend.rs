@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokenizers::{AddedToken, NormalizedString, Normalizer};
+use tokenizers::{AddedToken, NormalizedString};
 
 use super::declared::Added;
-use super::sanitise::{brief, refuse, MAX_ADDED_TOKEN, MAX_VOCABULARY};
+use super::sanitise::{brief, refuse, MAX_ADDED_BYTES, MAX_ADDED_TOKEN, MAX_VOCABULARY};
+use super::steps::Steps;
 use crate::error::Result;
-
-/// Of all added texts together: recognising them takes a hundred times as much.
-const MAX_ADDED_BYTES: usize = 2 << 20;
+use crate::watch;
 
 /// What is odd, one sentence for each kind however often it occurs.
 #[derive(Default)]
@@ -38,6 +37,7 @@ impl Odd {
 /// get an id for which the model has no row stays text.
 pub(super) fn extend(
     inner: &mut tokenizers::Tokenizer,
+    steps: &Steps,
     added: &[Added],
     size: u64,
     rows: Option<usize>,
@@ -53,20 +53,18 @@ pub(super) fn extend(
         _ => model_size,
     };
     let rows = rows.map_or(MAX_VOCABULARY, |rows| MAX_VOCABULARY.min(rows as u64));
-    let normalized = |token: &AddedToken| match inner.get_normalizer() {
-        Some(normalizer) if token.normalized => {
-            let mut text = NormalizedString::from(token.content.as_str());
-            normalizer
-                .normalize(&mut text)
-                .ok()
-                .map(|()| text.get().to_owned())
+    let normalized = |token: &AddedToken| {
+        let mut text = NormalizedString::from(token.content.as_str());
+        if token.normalized {
+            steps.normalize(&mut text, false).ok()?;
         }
-        _ => Some(token.content.clone()),
+        Some(text.get().to_owned())
     };
     // What is searched for in normalised text, and whose it is.
     let mut patterns: HashMap<String, String> = HashMap::new();
     let own = vocabulary.get_added_tokens_decoder();
     for token in own.values().filter(|token| token.normalized) {
+        watch::look()?;
         patterns.extend(normalized(token).map(|pattern| (pattern, token.content.clone())));
     }
     let mut special: HashMap<&str, bool> = own
@@ -82,6 +80,7 @@ pub(super) fn extend(
         token,
     } in added
     {
+        watch::look()?;
         let content = token.content.as_str();
         if content.is_empty() {
             continue;

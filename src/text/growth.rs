@@ -2,18 +2,64 @@
 
 use serde_json::Value;
 
+use super::pattern::Pattern;
 use super::sanitise::{kind, refuse};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const MAX_GROWTH: u64 = 64;
 /// Each is a pass over the whole text.
-const MAX_STEPS: usize = 64;
+pub(super) const MAX_STEPS: usize = 64;
+/// Of JSON, in what makes up to so many steps.
+const MAX_OBJECTS: usize = 4 * MAX_STEPS;
+/// Of all patterns together (`Pattern::weight`), since the crate compiles them, too. Published ones have up to 1,000.
+const MAX_WEIGHT: usize = 8192;
 
-/// Refuses what may multiply a text's length by more than 64. Unicode's own forms count as one.
+/// Refuses what the crate must not even read: too many steps, patterns that are too large, damaged character maps.
+/// The crate takes steps without a name, and with a wrong one, so that what an object holds decides what it is.
 pub(super) fn check(normalizer: Option<&Value>, pre_tokenizer: Option<&Value>) -> Result<()> {
-    let mut steps = Vec::new();
-    flatten(normalizer, "normalizers", &mut steps)?;
-    flatten(pre_tokenizer, "pretokenizers", &mut steps)?;
+    let (mut objects, mut weight) = (0usize, 0usize);
+    for part in [normalizer, pre_tokenizer].into_iter().flatten() {
+        weigh(part, &mut objects, &mut weight)?;
+    }
+    Ok(())
+}
+
+fn weigh(value: &Value, objects: &mut usize, weight: &mut usize) -> Result<()> {
+    match value {
+        Value::Array(list) => list
+            .iter()
+            .try_for_each(|part| weigh(part, objects, weight)),
+        Value::Object(object) => {
+            *objects = objects.saturating_add(1);
+            if *objects > MAX_OBJECTS {
+                return Err(too_many());
+            }
+            if let Some(map) = object.get("precompiled_charsmap").and_then(Value::as_str) {
+                charsmap_growth(map)?;
+            }
+            if let Some(Value::String(pattern)) = object.get("Regex") {
+                *weight = weight.saturating_add(Pattern::new(pattern)?.weight());
+                if *weight > MAX_WEIGHT {
+                    return Err(refuse("its patterns are too large"));
+                }
+            }
+            let parts = object.values();
+            let mut parts = parts.filter(|part| part.is_array() || part.is_object());
+            parts.try_for_each(|part| weigh(part, objects, weight))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn too_many() -> Error {
+    refuse(format!(
+        "normalizer and pre_tokenizer have more than {MAX_STEPS} steps"
+    ))
+}
+
+/// By how much the steps, in the crate's own words, may multiply a text's length; more than 64 is refused. Unicode's own
+/// forms count as one.
+pub(super) fn of_steps(steps: &[Value]) -> Result<usize> {
     let mut product = 1u64;
     for step in steps {
         product = product.saturating_mul(growth(step)?);
@@ -23,30 +69,7 @@ pub(super) fn check(normalizer: Option<&Value>, pre_tokenizer: Option<&Value>) -
             "normalizer and pre_tokenizer may multiply a text's length by more than {MAX_GROWTH}"
         )));
     }
-    Ok(())
-}
-
-/// The steps of nested sequences, in order. The JSON parser bounds the depth.
-fn flatten<'a>(value: Option<&'a Value>, key: &str, out: &mut Vec<&'a Value>) -> Result<()> {
-    let Some(value) = value else { return Ok(()) };
-    if out.len() >= MAX_STEPS {
-        return Err(refuse(format!(
-            "normalizer and pre_tokenizer have more than {MAX_STEPS} steps"
-        )));
-    }
-    if kind(value) != "Sequence" {
-        out.push(value);
-        return Ok(());
-    }
-    for part in value
-        .get(key)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
-        flatten(Some(part), key, out)?;
-    }
-    Ok(())
+    Ok(usize::try_from(product).unwrap_or(usize::MAX))
 }
 
 fn growth(step: &Value) -> Result<u64> {
@@ -62,7 +85,9 @@ fn growth(step: &Value) -> Result<u64> {
                 .and_then(|p| p.get("String"))
                 .and_then(Value::as_str)
             {
-                Some(from) => Ok(content.div_ceil(from.len().max(1) as u64).max(1)),
+                // In front of every character, and at the end.
+                Some("") => Ok(content.saturating_add(1)),
+                Some(from) => Ok(content.div_ceil(from.len() as u64).max(1)),
                 // A regular expression may match the empty string between any two characters.
                 None => Ok(content.saturating_add(1)),
             }

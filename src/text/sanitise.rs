@@ -1,21 +1,32 @@
 //! tokenizer.json before the `tokenizers` crate sees it: what would abort the process, or let a few bytes
 //! of text become gigabytes, is refused by name; what has no business in encoding is dropped.
 
-use serde_json::{from_value, Map, Value};
-use tokenizers::{
-    AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-};
+use std::collections::HashSet;
 
+use serde_json::{from_value, Map, Value};
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper};
+
+use super::steps::Steps;
 use super::{growth, newer};
 use crate::error::{Error, Result};
+use crate::watch;
 
 const MAX_FILE: usize = 256 << 20;
 /// Ids stay under this, as do the vocabulary's entries.
 pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
 /// Recognising added tokens costs at most so many steps per byte of a text.
 pub(super) const MAX_ADDED_TOKEN: usize = 256;
+/// Of all added texts together, grown as the normalizer lets them: recognising them takes a hundred times as much.
+pub(super) const MAX_ADDED_BYTES: usize = 2 << 20;
 const MAX_TEMPLATE_IDS: usize = 4096;
-const MAX_WORD: u64 = 10_000;
+/// Post-processors, whatever they are nested in.
+const MAX_PROCESSORS: usize = 64;
+/// Bytes of a token, and of what is put in front of parts of words or behind words. Published vocabularies have up to 512.
+const MAX_TOKEN: usize = 1024;
+/// Models that look up every beginning of what is left of a word take the square of it for each character.
+const MAX_LOOKED_UP_TOKEN: usize = 256;
+/// Characters of a word that WordPiece looks at: it takes the square of it for each.
+const MAX_WORD: u64 = 512;
 
 /// The parts of a checked file: what the crate loads, and the decoder, which is ours.
 pub(super) struct Checked {
@@ -32,6 +43,55 @@ pub(super) struct Checked {
     pub unknown: Unknown,
     /// What the post-processor puts around texts.
     pub framing: Vec<u32>,
+    /// The bytes of the model's longest token.
+    pub longest: usize,
+    pub joins: Option<Joins>,
+}
+
+/// Over which pairs of characters the merges of a BPE vocabulary can go, of those whose second is no letter or digit.
+#[derive(Debug)]
+pub(super) struct Joins(HashSet<(char, char)>);
+
+impl Joins {
+    /// None where words have beginnings and ends of their own, or where tokens share an id.
+    fn new(file: &Map<String, Value>) -> Option<Joins> {
+        let model = file.get("model")?.as_object()?;
+        let is_set = |key: &str| match model.get(key) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            _ => true,
+        };
+        let own = [
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+            "ignore_merges",
+        ];
+        if own.into_iter().any(is_set) {
+            return None;
+        }
+        let vocab = model.get("vocab")?.as_object()?;
+        let mut ids: Vec<u64> = vocab.values().filter_map(Value::as_u64).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() != vocab.len() {
+            return None;
+        }
+        let pairs = model.get("merges")?.as_array()?.iter().map(|merge| {
+            let (first, second) = match merge {
+                Value::String(pair) => pair.split_once(' ')?,
+                pair => (pair.get(0)?.as_str()?, pair.get(1)?.as_str()?),
+            };
+            Some((first.chars().next_back()?, second.chars().next()?))
+        });
+        let pairs: Option<Vec<(char, char)>> = pairs.collect();
+        let pairs = pairs?.into_iter();
+        Some(Joins(pairs.filter(|(_, c)| !c.is_alphanumeric()).collect()))
+    }
+
+    /// Whether no token goes over this place, both of whose characters are tokens themselves.
+    pub fn divides(&self, left: char, right: char) -> bool {
+        !right.is_alphanumeric() && !self.0.contains(&(left, right))
+    }
 }
 
 /// What a model makes of characters that it does not know.
@@ -50,6 +110,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
     }
     // Of the JSON, the vocabularies made from it and our table.
     crate::room::ask(bytes.len(), 48, "tokenizer.json")?;
+    watch::look()?;
     let parsed: Value =
         serde_json::from_slice(bytes).map_err(|e| refuse(format!("is not valid JSON: {e}")))?;
     let Value::Object(mut file) = parsed else {
@@ -75,7 +136,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
     let decoder = file.remove("decoder").unwrap_or(Value::Null);
 
     let unknown = file.get("model").map_or(Unknown::None, unknown);
-    let (entries, model_size) = check_model(&mut file)?;
+    let (entries, model_size, longest) = check_model(&mut file)?;
+    let joins = Joins::new(&file);
     let added = check_added(&file, entries)?;
     let size = added
         .iter()
@@ -87,7 +149,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
     growth::check(file.get("normalizer"), file.get("pre_tokenizer"))?;
     let mut framing = Vec::new();
     if let Some(processor) = file.get("post_processor") {
-        check_post_processor(processor)?;
+        check_post_processor(processor, &mut 0)?;
         collect_framing(processor, &mut framing);
     }
     Ok(Checked {
@@ -99,6 +161,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<Checked> {
         roles,
         unknown,
         framing,
+        longest,
+        joins,
     })
 }
 
@@ -116,8 +180,8 @@ pub(super) fn refuse(what: impl std::fmt::Display) -> Error {
     Error::bad_model(format!("tokenizer.json: {}", brief(&what)))
 }
 
-/// Returns how many entries the model's vocabulary has, and its largest id plus one.
-fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64)> {
+/// Returns how many entries the model's vocabulary has, its largest id plus one, and the bytes of its longest token.
+fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64, usize)> {
     let model = file
         .get_mut("model")
         .and_then(Value::as_object_mut)
@@ -136,12 +200,36 @@ fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64)> {
             )));
         }
     }
+    for key in [
+        "continuing_subword_prefix",
+        "end_of_word_suffix",
+        "unk_token",
+    ] {
+        let text = model.get(key).and_then(Value::as_str).unwrap_or("");
+        if text.len() > MAX_TOKEN {
+            return Err(too_long(key, text, MAX_TOKEN));
+        }
+    }
     check_merges(model)?;
-    let mut size = 0u64;
+    let named = model.get("type").and_then(Value::as_str).unwrap_or("BPE");
+    let most = match model.get("merges") {
+        Some(_) if named == "BPE" => MAX_TOKEN,
+        _ => MAX_LOOKED_UP_TOKEN,
+    };
+    let (mut size, mut longest) = (0u64, 0usize);
+    let mut measure = |token: &str| {
+        watch::look()?;
+        longest = longest.max(token.len());
+        match token.len() > most {
+            true => Err(too_long("vocab", token, most)),
+            false => Ok(()),
+        }
+    };
     let entries = match model.get("vocab") {
         Some(Value::Object(vocab)) => {
             let limit = sparse_limit(vocab.len() as u64);
             for (token, id) in vocab {
+                measure(token)?;
                 let id = id.as_u64().ok_or_else(|| {
                     refuse(format!(
                         "model.vocab: the id of {token:?} must be a whole number"
@@ -153,6 +241,9 @@ fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64)> {
             vocab.len()
         }
         Some(Value::Array(vocab)) => {
+            for entry in vocab {
+                measure(entry.get(0).and_then(Value::as_str).unwrap_or(""))?;
+            }
             size = vocab.len() as u64;
             vocab.len()
         }
@@ -163,7 +254,15 @@ fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64)> {
             "model.vocab has {entries} entries, at most {MAX_VOCABULARY} are allowed"
         )));
     }
-    Ok((entries, size))
+    Ok((entries, size, longest))
+}
+
+fn too_long(key: &str, text: &str, most: usize) -> Error {
+    let shown: String = text.chars().take(40).collect();
+    refuse(format!(
+        "model.{key} has a text of {} bytes, at most {most} are allowed: {shown:?}",
+        text.len()
+    ))
 }
 
 /// The crate cuts the prefix off a merge's second part without looking whether it is there, and takes what
@@ -183,6 +282,7 @@ fn check_merges(model: &Map<String, Value>) -> Result<()> {
         .flatten()
         .enumerate()
     {
+        watch::look()?;
         let second = match merge {
             Value::String(pair) => pair.split_once(' ').map(|(_, second)| second),
             pair => pair.get(1).and_then(Value::as_str),
@@ -222,7 +322,9 @@ fn check_added(file: &Map<String, Value>, entries: u64) -> Result<Vec<(String, u
     };
     let limit = sparse_limit(entries.saturating_add(list.len() as u64));
     let mut added = Vec::new();
+    let mut bytes = 0usize;
     for (index, token) in list.iter().enumerate() {
+        watch::look()?;
         let content = token.get("content").and_then(Value::as_str);
         let id = token.get("id").and_then(Value::as_u64);
         let (Some(content), Some(id)) = (content, id) else {
@@ -233,6 +335,12 @@ fn check_added(file: &Map<String, Value>, entries: u64) -> Result<Vec<(String, u
         if content.len() > MAX_ADDED_TOKEN {
             return Err(refuse(format!(
                 "added_tokens[{index}] is longer than {MAX_ADDED_TOKEN} bytes"
+            )));
+        }
+        bytes = bytes.saturating_add(content.len());
+        if bytes > MAX_ADDED_BYTES {
+            return Err(refuse(format!(
+                "added_tokens have more than {MAX_ADDED_BYTES} bytes"
             )));
         }
         check_id("added_tokens", content, id, limit)?;
@@ -248,27 +356,22 @@ pub(super) fn kind(value: &Value) -> &str {
 }
 
 /// The text may appear once, and only a few ids around it.
-fn check_post_processor(value: &Value) -> Result<()> {
-    match kind(value) {
-        "Sequence" => {
-            for part in value
-                .get("processors")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
-                check_post_processor(part)?;
-            }
-            Ok(())
-        }
-        "TemplateProcessing" => {
-            for key in ["single", "pair"] {
-                check_template(key, value)?;
-            }
-            Ok(())
-        }
-        _ => Ok(()),
+/// (The crate takes them without their names, too, by what they hold.)
+fn check_post_processor(value: &Value, count: &mut usize) -> Result<()> {
+    *count = count.saturating_add(1);
+    if *count > MAX_PROCESSORS {
+        return Err(refuse(format!(
+            "post_processor has more than {MAX_PROCESSORS} steps"
+        )));
     }
+    for key in ["single", "pair"] {
+        check_template(key, value)?;
+    }
+    let parts = value.get("processors").and_then(Value::as_array);
+    parts
+        .into_iter()
+        .flatten()
+        .try_for_each(|part| check_post_processor(part, count))
 }
 
 fn collect_framing(processor: &Value, out: &mut Vec<u32>) {
@@ -325,8 +428,9 @@ fn check_template(key: &str, processor: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Builds the crate's tokenizer from the checked parts. The crate's own way copies the vocabulary three times.
-pub(super) fn build(mut file: Map<String, Value>) -> Result<tokenizers::Tokenizer> {
+/// Builds the crate's tokenizer from the checked parts, and what is ours of it. (The crate's own way copies the vocabulary
+/// three times.)
+pub(super) fn build(mut file: Map<String, Value>) -> Result<(tokenizers::Tokenizer, Steps)> {
     fn part<T>(place: &str, parsed: serde_json::Result<T>) -> Result<T> {
         parsed.map_err(|e| refuse(format!("{place}: {}", brief(&e))))
     }
@@ -350,21 +454,24 @@ pub(super) fn build(mut file: Map<String, Value>) -> Result<tokenizers::Tokenize
         bpe.resize_cache(0);
     }
     let mut tokenizer = tokenizers::Tokenizer::new(model);
-    let normalizer: Option<NormalizerWrapper> = part("normalizer", from_value(take("normalizer")))?;
-    tokenizer
-        .with_normalizer(normalizer)
-        .map_err(|e| refuse(format!("normalizer: {}", brief(&e))))?;
-    let pre_tokenizer: Option<PreTokenizerWrapper> =
-        part("pre_tokenizer", from_value(take("pre_tokenizer")))?;
-    tokenizer.with_pre_tokenizer(pre_tokenizer);
+    let steps = Steps::new(take("normalizer"), take("pre_tokenizer"))?;
     let post_processor: Option<PostProcessorWrapper> =
         part("post_processor", from_value(take("post_processor")))?;
     tokenizer.with_post_processor(post_processor);
     let added: Option<Vec<AddedToken>> = part("added_tokens", from_value(take("added_tokens")))?;
+    let added = added.unwrap_or_default();
+    let bytes: usize = added.iter().map(|token| token.content.len()).sum();
+    if bytes.saturating_mul(steps.scale()) > MAX_ADDED_BYTES {
+        return Err(refuse(
+            "added_tokens: the normalizer may make them longer than is allowed",
+        ));
+    }
+    watch::look()?;
     tokenizer
-        .add_tokens(added.unwrap_or_default())
+        .add_tokens(added)
         .map_err(|e| refuse(format!("added_tokens: {}", brief(&e))))?;
-    Ok(tokenizer)
+    watch::look()?;
+    Ok((tokenizer, steps))
 }
 
 /// The first line of a message from below, cut to a readable length.

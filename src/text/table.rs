@@ -3,10 +3,15 @@
 use serde_json::Value;
 
 use super::sanitise::brief;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
+use crate::watch;
 
-/// What a file's decoder section may multiply a token's bytes by.
-const MAX_TABLE_BYTES: usize = 1 << 30;
+/// Of all tokens' texts.
+const MAX_TABLE_BYTES: usize = 256 << 20;
+/// Of one token's, after each step of the decoder. Those of published ones are no longer than their names.
+const MAX_TOKEN_BYTES: usize = 4 << 10;
+/// Steps of the decoder, whatever they are nested in.
+const MAX_STEPS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -42,10 +47,13 @@ impl Bytes {
     fn push(&mut self, token: &[u8]) -> Result<()> {
         let end = self.bytes.len().saturating_add(token.len());
         if end > MAX_TABLE_BYTES {
-            return Err(Error::bad_model(
-                "tokenizer.json: decoder makes the tokens' texts too long",
-            ));
+            return Err(too_long());
         }
+        let room = self.bytes.try_reserve(token.len());
+        room.and_then(|()| self.ends.try_reserve(1)).map_err(|_| {
+            let message = format!("tokenizer.json: no memory for the {end} bytes of its tokens");
+            Error::new(Code::OutOfMemory, message)
+        })?;
         self.bytes.extend_from_slice(token);
         self.ends.push(end);
         Ok(())
@@ -75,6 +83,7 @@ impl Table {
         let mut standing = Vec::new();
         let mut by_byte = vec![Vec::new(); 256];
         for token in tokens {
+            watch::look()?;
             let (string, kind) = match token {
                 Some((string, true)) => (string, Standing::Special),
                 Some((string, false)) => (string, Standing::Plain),
@@ -85,13 +94,13 @@ impl Table {
             let known = kind != Standing::Unknown;
             if let Some(first) = &mut first {
                 first.push(&if known {
-                    plan.bytes(&string, true)
+                    plan.bytes(&string, true)?
                 } else {
                     Vec::new()
                 })?;
             }
             let bytes = if known {
-                plan.bytes(&string, false)
+                plan.bytes(&string, false)?
             } else {
                 Vec::new()
             };
@@ -159,6 +168,8 @@ impl Table {
 #[derive(Debug, Default)]
 struct Plan {
     steps: Vec<Step>,
+    /// Steps that were read, sequences too.
+    read: usize,
     fused: bool,
     /// No decoder at all: tokens are joined with a space.
     spaced: bool,
@@ -195,12 +206,19 @@ impl Plan {
             ..Plan::default()
         };
         if !plan.spaced {
-            plan.add(decoder, 0)?;
+            plan.add(decoder)?;
         }
         Ok(plan)
     }
 
-    fn add(&mut self, decoder: &Value, depth: usize) -> Result<()> {
+    /// (The JSON parser bounds the depth.)
+    fn add(&mut self, decoder: &Value) -> Result<()> {
+        self.read = self.read.saturating_add(1);
+        if self.read > MAX_STEPS {
+            return Err(Error::bad_model(format!(
+                "tokenizer.json: decoder has more than {MAX_STEPS} steps"
+            )));
+        }
         let kind = decoder
             .get("type")
             .and_then(Value::as_str)
@@ -233,13 +251,8 @@ impl Plan {
                     .get("decoders")
                     .and_then(Value::as_array)
                     .ok_or_else(|| bad("decoders", "a list"))?;
-                if depth > 8 || list.len() > 64 {
-                    return Err(Error::bad_model(
-                        "tokenizer.json: decoder is nested too deep or too long",
-                    ));
-                }
                 for part in list {
-                    self.add(part, depth.saturating_add(1))?;
+                    self.add(part)?;
                 }
                 return Ok(());
             }
@@ -310,7 +323,7 @@ impl Plan {
                 .any(|s| matches!(s, Step::Metaspace { .. } | Step::WordPiece { .. }))
     }
 
-    fn bytes(&self, token: &str, first: bool) -> Vec<u8> {
+    fn bytes(&self, token: &str, first: bool) -> Result<Vec<u8>> {
         let mut text = token.to_string();
         if self.spaced && !first {
             text.insert(0, ' ');
@@ -322,10 +335,10 @@ impl Plan {
             }
             match step {
                 Step::Replace { from, to } => match &bytes {
-                    None => text = text.replace(from, to),
+                    None => text = replace(&text, from, to)?,
                     Some(raw) => {
                         if let Ok(utf8) = std::str::from_utf8(raw) {
-                            bytes = Some(utf8.replace(from, to).into_bytes());
+                            bytes = Some(replace(utf8, from, to)?.into_bytes());
                         }
                     }
                 },
@@ -371,8 +384,29 @@ impl Plan {
                 }
             }
         }
-        bytes.unwrap_or_else(|| text.into_bytes())
+        Ok(bytes.unwrap_or_else(|| text.into_bytes()))
     }
+}
+
+/// As `str::replace`, unless it becomes too long.
+fn replace(text: &str, from: &str, to: &str) -> Result<String> {
+    let more = to.len().saturating_sub(from.len());
+    let length = match more {
+        0 => text.len(),
+        _ => text
+            .matches(from)
+            .count()
+            .saturating_mul(more)
+            .saturating_add(text.len()),
+    };
+    match length > MAX_TOKEN_BYTES {
+        true => Err(too_long()),
+        false => Ok(text.replace(from, to)),
+    }
+}
+
+fn too_long() -> Error {
+    Error::bad_model("tokenizer.json: decoder makes the tokens' texts too long")
 }
 
 fn bad(key: &str, wanted: &str) -> Error {

@@ -15,6 +15,8 @@ mod control;
 mod hostile;
 mod messages;
 mod newer;
+mod sections;
+mod speed;
 mod stream;
 mod token_files;
 mod tokens;

@@ -1,6 +1,7 @@
 //! Row 13: prompts that are empty, too long, no JSON, or forged.
 
 use std::iter::repeat_n;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -46,6 +47,33 @@ fn cases() -> Cases {
     for length in [0, 1, 5_000, 100_000, 1_000_000] {
         let run = move || request(Prompt::Text(&"a ".repeat(length)), CONTEXT_CODES, &[]);
         add(&format!("text of {length} words"), Box::new(run));
+    }
+    // 16 MB that cannot fit: refused before it is tokenised whole.
+    for part in [
+        "a ",
+        "The cat sat on the mat. ",
+        "x\n",
+        "1,",
+        "é ",
+        "<|im_end|>",
+    ] {
+        let run = move || {
+            let text = part.repeat((16 << 20) / part.len());
+            let began = Instant::now();
+            let told = request(Prompt::Text(&text), CONTEXT_CODES, &[]);
+            ensure!(
+                began.elapsed() < Duration::from_secs(3),
+                "{:?}",
+                began.elapsed()
+            );
+            told
+        };
+        add(&format!("16 MB of {part:?}"), Box::new(run));
+    }
+    // The longest word for the tokenizer, and a longer one.
+    for length in [100_000, 256 << 10, (256 << 10) + 2, 1 << 20, 8 << 20] {
+        let run = move || request(Prompt::Text(&"x".repeat(length)), CONTEXT_CODES, &[]);
+        add(&format!("a word of {length} bytes"), Box::new(run));
     }
     for text in [
         "\0",

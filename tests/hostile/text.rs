@@ -66,6 +66,29 @@ fn cases() -> Cases {
         let run = move || refused(place, None, 1);
         cases.push((format!("{place}: NULL with length 1"), Box::new(run)));
     }
+    // Long texts: in sections, or over a limit.
+    for (part, length, fits) in [
+        ("the cat ", 4 << 20, true),
+        ("the cat ", (64 << 20) + 1, false),
+        ("x", 256 << 10, true),
+        ("x", (256 << 10) + 1, false),
+        ("x", 2 << 20, false),
+        ("\n", 2 << 20, false),
+        (" ", 64 << 20, false),
+        ("e\u{301}", 64 << 20, false),
+    ] {
+        let run = move || {
+            let mut text = part.repeat(length / part.len());
+            text.push_str(part.get(..length % part.len()).unwrap_or(""));
+            let told = give("text", Some(text.as_bytes()), text.len());
+            match (fits, told) {
+                (true, told) => fine_or_named(told, &[], &[]),
+                (false, Err(failure)) => named(&failure, &["INVALID_ARGUMENT"], &["text"]),
+                (false, Ok(())) => Err(Wrong("it is tokenised".into())),
+            }
+        };
+        cases.push((format!("text: {length} bytes of {part:?}"), Box::new(run)));
+    }
     for length in [5_000, 70_000, 10_000_000] {
         let run = move || {
             let path = vec![b'a'; length];

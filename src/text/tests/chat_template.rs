@@ -376,7 +376,7 @@ fn no_string_of_a_conversation_makes_a_control_token() {
                     ..prompt()
                 };
                 let pieces = render(&template, &messages, options).ok()?;
-                let ids = tokenizer.encode_pieces(&pieces, false).unwrap();
+                let ids = tokenizer.encode_pieces(&pieces, false, usize::MAX).unwrap();
                 Some((ids, text(pieces)))
             };
             let Some((clean, whole)) = ids("a b", "c d") else {

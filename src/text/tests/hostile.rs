@@ -192,7 +192,104 @@ fn hostile_files_give_a_named_error_or_work() {
             "",
         ),
         ("regex-bad", split("(("), "tokenizer.json: "),
-        ("regex-backtracking", split("(a|a)*(?=c)(a+)+$"), ""),
+        (
+            "regex-backtracking",
+            split("(a|a)*(?=c)(a+)+$"),
+            "was given up on",
+        ),
+        (
+            "regex-back-reference",
+            split("(a)\\1"),
+            "refers back to what it matched",
+        ),
+        (
+            "regex-endless",
+            split("(?:a*)*"),
+            "repeats what may be empty without an end",
+        ),
+        (
+            "regex-long",
+            split(&"a".repeat(8193)),
+            "at most 8192 are allowed",
+        ),
+        (
+            "regex-repeated",
+            split("(?:[a-z]{90}){100}"),
+            "patterns are too large",
+        ),
+        ("regex-wide", split("[a-z]{8000}"), ""),
+        (
+            "empty-sequences",
+            with(
+                "normalizer",
+                json!({"type": "Sequence", "normalizers": vec![json!({"type": "Sequence", "normalizers": []}); 300]}),
+            ),
+            "have more than 64 steps",
+        ),
+        (
+            "replace-empty-pattern",
+            with(
+                "normalizer",
+                json!({"type": "Replace", "pattern": {"String": ""}, "content": "a".repeat(64)}),
+            ),
+            "multiply a text's length by more than 64",
+        ),
+        (
+            "growth-under-another-name",
+            with(
+                "normalizer",
+                json!({"type": "Other", "prepend": "a".repeat(1000)}),
+            ),
+            "multiply a text's length",
+        ),
+        (
+            "long-token",
+            model(
+                "vocab",
+                json!({"a": 0, "b": 1, "ab": 2, "c".repeat(1025): 3}),
+            ),
+            "model.vocab has a text of 1025 bytes",
+        ),
+        (
+            "long-token-that-fits",
+            model(
+                "vocab",
+                json!({"a": 0, "b": 1, "ab": 2, "c".repeat(1024): 3}),
+            ),
+            "",
+        ),
+        (
+            "decoder-growth",
+            with(
+                "decoder",
+                json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(4097)}),
+            ),
+            "decoder makes the tokens' texts too long",
+        ),
+        (
+            "decoder-that-fits",
+            with(
+                "decoder",
+                json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(4090)}),
+            ),
+            "",
+        ),
+        (
+            "decoder-steps",
+            with(
+                "decoder",
+                json!({"type": "Sequence", "decoders": vec![json!({"type": "Sequence", "decoders": []}); 64]}),
+            ),
+            "decoder has more than 64 steps",
+        ),
+        (
+            "processor-steps",
+            with(
+                "post_processor",
+                json!({"type": "Sequence", "processors": vec![json!({"type": "Sequence", "processors": []}); 64]}),
+            ),
+            "post_processor has more than 64 steps",
+        ),
         (
             "charsmap-short",
             charsmap("AAAA"),

@@ -77,7 +77,9 @@ fn tokens_are_those_of_transformers() {
             let of_template = [Piece::new(text, crate::template::Origin::Template)];
             for ids in [
                 tokenizer.encode(text, Specials::Recognise, false).unwrap(),
-                tokenizer.encode_pieces(&of_template, false).unwrap(),
+                tokenizer
+                    .encode_pieces(&of_template, false, usize::MAX)
+                    .unwrap(),
             ] {
                 assert_eq!(ids, wanted, "{name}: {text:?}");
             }

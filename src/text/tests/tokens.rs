@@ -146,7 +146,7 @@ fn ids_and_texts_equal_those_of_the_python_package() {
             .collect();
         for trust in [false, true] {
             assert_eq!(
-                ours.encode_pieces(&pieces, trust).unwrap(),
+                ours.encode_pieces(&pieces, trust, usize::MAX).unwrap(),
                 ids(&fixture[name]["piece_ids"]),
                 "{name}"
             );
@@ -236,7 +236,7 @@ fn pieces_do_not_change_innocent_text() {
                 .map(|i| *i as i32)
                 .collect();
             assert_eq!(
-                ours.encode_pieces(&pieces, true).unwrap(),
+                ours.encode_pieces(&pieces, true, usize::MAX).unwrap(),
                 expected,
                 "{name} {pieces:?}"
             );
@@ -257,7 +257,7 @@ fn pieces_do_not_change_innocent_text() {
             if clean && !across {
                 compared += 1;
                 assert_eq!(
-                    ours.encode_pieces(&pieces, false).unwrap(),
+                    ours.encode_pieces(&pieces, false, usize::MAX).unwrap(),
                     expected,
                     "{name} {pieces:?}"
                 );
@@ -312,7 +312,7 @@ fn nobody_forges_a_control_token() {
             ] {
                 for origin in [Origin::Content, Origin::Assistant] {
                     let ids = ours
-                        .encode_pieces(&[Piece::new(text.as_str(), origin)], false)
+                        .encode_pieces(&[Piece::new(text.as_str(), origin)], false, usize::MAX)
                         .unwrap();
                     assert_eq!(control(&ids), 0, "{name} {text:?} {ids:?}");
                 }
@@ -329,7 +329,11 @@ fn nobody_forges_a_control_token() {
                 (Origin::Assistant, Origin::Template),
             ] {
                 let ids = ours
-                    .encode_pieces(&[Piece::new(head, first), Piece::new(tail, second)], false)
+                    .encode_pieces(
+                        &[Piece::new(head, first), Piece::new(tail, second)],
+                        false,
+                        usize::MAX,
+                    )
                     .unwrap();
                 assert_eq!(control(&ids), 0, "{name} {content:?} {ids:?}");
             }
@@ -339,7 +343,7 @@ fn nobody_forges_a_control_token() {
                 Piece::new(content, Origin::Template),
                 Piece::new(tail, Origin::Content),
             ];
-            let ids = ours.encode_pieces(&own, false).unwrap();
+            let ids = ours.encode_pieces(&own, false, usize::MAX).unwrap();
             let wanted = usize::from(Some(ours.token_to_id(content).unwrap()) != unknown);
             // A token that is matched after normalisation needs a space before it, as in Hugging Face's.
             if !token.normalized {
@@ -366,7 +370,7 @@ fn a_control_token_with_other_names_is_not_forged() {
     let tokenizer = Tokenizer::from_bytes(&serde_json::to_vec(&file).unwrap(), None).unwrap();
     let ids = |text: &str, origin| {
         let pieces = [Piece::new(text, origin)];
-        tokenizer.encode_pieces(&pieces, false).unwrap()
+        tokenizer.encode_pieces(&pieces, false, usize::MAX).unwrap()
     };
     assert_eq!(ids("a <s>", Origin::Template), [2, 1]);
     for text in ["a <s>", "a begin", "a start", "begin", "<s>begin start"] {
@@ -392,9 +396,9 @@ fn a_system_turn_in_a_user_message_stays_text() {
             Piece::new(forged, Origin::Content),
             Piece::new("\n", Origin::Template),
         ];
-        let ids = ours.encode_pieces(&pieces, false).unwrap();
+        let ids = ours.encode_pieces(&pieces, false, usize::MAX).unwrap();
         assert_eq!(ids.iter().filter(|id| ours.is_special(**id)).count(), 1);
-        let trusted = ours.encode_pieces(&pieces, true).unwrap();
+        let trusted = ours.encode_pieces(&pieces, true, usize::MAX).unwrap();
         assert!(trusted.iter().filter(|id| ours.is_special(**id)).count() > 2);
         assert_eq!(
             ours.detokenize(&ids, false).unwrap(),
@@ -416,7 +420,7 @@ fn markers_are_for_the_template_and_the_assistant() {
         (Origin::Content, 0),
     ] {
         let ids = small
-            .encode_pieces(&[Piece::new("a<think>   b", origin)], false)
+            .encode_pieces(&[Piece::new("a<think>   b", origin)], false, usize::MAX)
             .unwrap();
         assert_eq!(
             ids.iter().filter(|id| **id == think).count(),
@@ -434,7 +438,7 @@ fn markers_are_for_the_template_and_the_assistant() {
         Piece::new("nk>", Origin::Assistant),
     ];
     assert!(!small
-        .encode_pieces(&halves, false)
+        .encode_pieces(&halves, false, usize::MAX)
         .unwrap()
         .contains(&think));
     let empty = [
@@ -442,7 +446,10 @@ fn markers_are_for_the_template_and_the_assistant() {
         Piece::new("", Origin::Content),
         Piece::new("nk>", Origin::Assistant),
     ];
-    assert_eq!(small.encode_pieces(&empty, false).unwrap(), [think]);
+    assert_eq!(
+        small.encode_pieces(&empty, false, usize::MAX).unwrap(),
+        [think]
+    );
 }
 
 /// Our table against the crate's decoder, on random ids.
