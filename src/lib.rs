@@ -11,6 +11,7 @@ mod log;
 mod mlx;
 mod model;
 mod random;
+mod reserve;
 mod room;
 mod runtime;
 mod sampling;

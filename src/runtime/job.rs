@@ -152,11 +152,13 @@ impl Drop for Ticket {
 
 impl Ticket {
     /// `counted`: it was submitted.
-    pub fn new(id: u64, ledger: Arc<Ledger>, counted: bool) -> Self {
+    ///
+    /// Errors: `Resources` when too many are.
+    pub fn new(id: u64, ledger: Arc<Ledger>, counted: bool) -> Result<Self> {
         if counted {
-            ledger.count();
+            ledger.count()?;
         }
-        Ticket {
+        Ok(Ticket {
             id,
             cancelled: AtomicBool::new(false),
             counted: AtomicBool::new(counted),
@@ -165,7 +167,7 @@ impl Ticket {
             taken: AtomicU64::new(0),
             parked: AtomicBool::new(false),
             told: AtomicBool::new(false),
-        }
+        })
     }
 
     pub fn id(&self) -> u64 {

@@ -9,6 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::metrics::{self, Counters};
 use crate::error::{Code, Error, Result};
 
+/// Requests of one session, and of all, that were submitted and have not ended.
+const MOST_OF_SESSION: usize = 1024;
+const MOST_OF_PROCESS: usize = 16_384;
+static SUBMITTED: AtomicUsize = AtomicUsize::new(0);
+
 pub struct Ledger {
     /// The id of the request that has the session: from when the engine begins it until the answer is in. Or 0.
     running: AtomicU64,
@@ -76,12 +81,29 @@ impl Ledger {
         self.blocking.load(Ordering::SeqCst) == request
     }
 
-    pub(super) fn count(&self) {
-        self.submitted.fetch_add(1, Ordering::SeqCst);
+    /// One more request is submitted: what waits keeps its tokens.
+    ///
+    /// Errors: `Resources`.
+    pub(super) fn count(&self) -> Result<()> {
+        let own = (&self.submitted, MOST_OF_SESSION, "session");
+        for (count, most, of) in [own, (&SUBMITTED, MOST_OF_PROCESS, "process")] {
+            if count.fetch_add(1, Ordering::SeqCst) >= most {
+                count.fetch_sub(1, Ordering::SeqCst);
+                if of == "process" {
+                    self.submitted.fetch_sub(1, Ordering::SeqCst);
+                }
+                let message = format!(
+                    "{most} submitted requests of this {of} have not ended, and more are not queued"
+                );
+                return Err(Error::new(Code::Resources, message));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn uncount(&self) {
         self.submitted.fetch_sub(1, Ordering::SeqCst);
+        SUBMITTED.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether the session was free, and is `request`'s now.
@@ -137,5 +159,32 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         let mut state = std::mem::take(&mut *self.state());
         self.set_kv(&mut state, 0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_queues_so_many_requests_and_no_more() {
+        let ledger = Ledger::new(Arc::new(Counters::new()));
+        for _ in 0..MOST_OF_SESSION {
+            ledger.count().unwrap();
+        }
+        let before = SUBMITTED.load(Ordering::SeqCst);
+        let error = ledger.count().unwrap_err();
+        assert_eq!(error.code, Code::Resources);
+        assert!(
+            error
+                .message
+                .starts_with("1024 submitted requests of this session"),
+            "{error}"
+        );
+        ledger.uncount();
+        ledger.count().unwrap();
+        (0..MOST_OF_SESSION).for_each(|_| ledger.uncount());
+        assert_eq!(ledger.submitted.load(Ordering::SeqCst), 0);
+        assert!(SUBMITTED.load(Ordering::SeqCst) <= before);
     }
 }

@@ -400,11 +400,17 @@ impl Tokenizer {
         }
         let mut text = String::new();
         let mut detokenizer = self.detokenizer(skip_special, false);
+        let mut written = Ok(());
+        let mut write = |part: &str| {
+            if written.is_ok() {
+                written = room::push(&mut text, part, "text");
+            }
+        };
         for id in ids {
-            detokenizer.feed(*id, |_, part| text.push_str(part));
+            detokenizer.feed(*id, |_, part| write(part));
         }
-        detokenizer.flush(|_, part| text.push_str(part));
-        Ok(text)
+        detokenizer.flush(|_, part| write(part));
+        written.map(|()| text)
     }
 
     /// Decodes ids one at a time; `continuing` when they go on in the middle of a text.

@@ -98,6 +98,7 @@ exports! {
     fn mlxrt_error_free(error: *mut mlxrt_error);
     fn mlxrt_code_name(code: i32) -> *const c_char;
     fn mlxrt_memory_get(out: *mut mlxrt_memory) -> *mut mlxrt_error;
+    fn mlxrt_memory_set(limits: *const mlxrt_memory_limits) -> *mut mlxrt_error;
     fn mlxrt_memory_trim(level: i32) -> *mut mlxrt_error;
     fn mlxrt_model_inspect(
         path: *const c_char,
@@ -193,4 +194,11 @@ exports! {
         user_data: *mut c_void,
         out: *mut mlxrt_result,
     ) -> *mut mlxrt_error;
+    fn mlxrt_submit(
+        session: *mut mlxrt_session,
+        input: *const mlxrt_input,
+        options: *const mlxrt_generate_options,
+        out: *mut *mut mlxrt_request,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_request_free(request: *mut mlxrt_request);
 }

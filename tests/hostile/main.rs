@@ -27,6 +27,7 @@ mod process;
 mod prompts;
 mod reentrant;
 mod runner;
+mod short;
 mod signals;
 mod structs;
 mod surface;
@@ -65,6 +66,7 @@ pub static CLASSES: &[Class] = &[
     tokenizer::CLASS,
     mlx::CLASS,
     io::CLASS,
+    short::CLASS,
     allocations::CLASS,
     templates::CLASS,
     adapters::CLASS,

@@ -11,3 +11,7 @@ mod error;
 mod guard;
 #[path = "../../../src/log.rs"]
 mod log;
+#[path = "../../../src/random.rs"]
+mod random;
+#[path = "../../../src/reserve.rs"]
+mod reserve;
