@@ -14,6 +14,7 @@ mod mail;
 mod mlx;
 mod model;
 mod random;
+mod reserve;
 mod room;
 mod runtime;
 mod sampling;

@@ -38,8 +38,12 @@ pub fn during<T>(watch: Watch, work: impl FnOnce() -> T) -> T {
 
 /// Whether to go on. Some tens of nanoseconds.
 ///
-/// Errors: `Timeout` and what the watch gives, `Cancelled` for instance.
+/// Errors: `Timeout` and what the watch gives, `Cancelled` for instance; `OutOfMemory` where the process is short of memory, with
+/// or without a watch.
 pub fn look() -> Result<()> {
+    if crate::reserve::short() {
+        return Err(short());
+    }
     let looked = WATCH.try_with(|watch| {
         let watch = watch.borrow();
         let Some(watch) = watch.as_ref() else {
@@ -55,6 +59,14 @@ pub fn look() -> Result<()> {
         }
     });
     looked.unwrap_or(Ok(()))
+}
+
+/// What work ends with that finds the process short of memory.
+pub fn short() -> Error {
+    Error::new(
+        Code::OutOfMemory,
+        "the process has no memory left to go on with",
+    )
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ pub unsafe extern "C" fn mlxrt_adapter_info(
     // SAFETY: the caller's outputs are NULL or writable.
     let out = unsafe { TextOut::clear(json, len, "json") };
     call("mlxrt_adapter_info", Use::Query, || {
-        out?.put(&table().get::<Adapter>(adapter, "adapter")?.info())
+        out?.put(&table().get::<Adapter>(adapter, "adapter")?.info()?)
     })
 }
 

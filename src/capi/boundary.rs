@@ -138,6 +138,10 @@ fn refuse_in_child(name: &str) -> Result<()> {
     // SAFETY: getpid has no preconditions and cannot fail.
     let here = unsafe { libc::getpid() };
     match PROCESS.compare_exchange(0, here, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => {
+            crate::reserve::survive_forks();
+            Ok(())
+        }
         Err(first) if first != here => Err(Error::new(
             Code::Forked,
             format!("{name} was called in a forked child; only process {first}, which began, can use the library"),

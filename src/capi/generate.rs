@@ -74,7 +74,8 @@ pub unsafe extern "C" fn mlxrt_generate(
 ///
 /// Threads: any, also from event and progress callbacks; notify is called on any thread.
 /// Blocks: no; input is made into tokens here.
-/// Errors: INVALID_ARGUMENT names the field; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+/// Errors: INVALID_ARGUMENT names the field; SUSPENDED; CANCELLED when the engine had been shut down by force before;
+/// RESOURCES when 1,024 requests of the session, or 16,384 in all, have not ended; OUT_OF_MEMORY.
 /// Owns: out is yours: mlxrt_request_free. The request keeps what it needs of the session alive.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_submit(

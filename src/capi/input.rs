@@ -6,11 +6,17 @@ use super::text::{opt_str_arg, slice_arg, str_arg, strings_arg};
 use super::time::time_limit;
 use super::types::{mlxrt_generate_options, mlxrt_input};
 use crate::error::{Error, Result};
+use crate::room;
 use crate::runtime::generate::{Conversation, GenerateOptions, Input, Setting, REPETITION_PENALTY};
+use crate::text::MOST_STOP_STRINGS;
 
 const DEFAULT_PENALTY_WINDOW: usize = 20;
 const DEFAULT_XTC_THRESHOLD: f32 = 0.1;
 const MOST_TOP_LOGPROBS: u32 = 1024;
+/// Each token of an answer is compared with all of them.
+const MOST_STOP_TOKENS: usize = 4096;
+/// As many as a vocabulary may have.
+const MOST_BIASES: usize = 1 << 22;
 
 /// Copies an input in and checks that it is exactly one of text, tokens and messages.
 ///
@@ -110,6 +116,20 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
 /// The fields are as the header wants them.
 pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result<GenerateOptions> {
     let has = |flag: u32| o.flags & flag != 0;
+    for (name, count, most) in [
+        ("stop", o.stop_count, MOST_STOP_STRINGS),
+        ("stop_tokens", o.stop_token_count, MOST_STOP_TOKENS),
+        ("bias_tokens", o.bias_count, MOST_BIASES),
+    ] {
+        if count > most {
+            return Err(Error::invalid(format!(
+                "options.{name} has {count} entries, at most {most} are allowed"
+            )));
+        }
+    }
+    // Of what is copied here, and once more on the way to the device.
+    let bytes = o.bias_count.saturating_mul(8);
+    let _room = room::hold(bytes, 4, "options.bias_tokens")?;
     // SAFETY: as this function's own contract.
     let (stop, stop_tokens, bias_tokens, bias_values) = unsafe {
         (

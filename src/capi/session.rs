@@ -176,7 +176,7 @@ pub unsafe extern "C" fn mlxrt_session_tokens(
     // SAFETY: the caller's outputs are NULL or writable.
     let out = unsafe { ArrayOut::clear(ids, count, "ids") };
     call("mlxrt_session_tokens", Use::Query, || {
-        out?.put(&table().get::<Session>(session, "session")?.tokens())
+        out?.put(&table().get::<Session>(session, "session")?.tokens()?)
     })
 }
 

@@ -216,6 +216,7 @@ unsafe fn read_data(
     let failed = |error: std::io::Error| {
         let code = match error.kind() {
             std::io::ErrorKind::NotFound => Code::NotFound,
+            std::io::ErrorKind::OutOfMemory => Code::OutOfMemory,
             _ => Code::Io,
         };
         Error::new(code, format!("{shown} cannot be read: {error}"))
@@ -230,6 +231,7 @@ unsafe fn read_data(
     };
     let mut bytes = Vec::new();
     // One byte more than may be: whoever parses it refuses it.
+    // (An end of memory is an error of `read_to_end`, too.)
     file.take(data::MOST_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;

@@ -188,15 +188,15 @@ pub struct mlxrt_input {
     /// A JSON array of messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
     /// of it is reused. NULL = none.
     pub messages: *const c_char,
-    /// Bytes of messages.
+    /// Bytes of messages, up to 256 MB.
     pub messages_len: usize,
     /// With messages: a JSON array of tools; NULL = none.
     pub tools: *const c_char,
-    /// Bytes of tools.
+    /// Bytes of tools, up to 64 MB.
     pub tools_len: usize,
     /// With messages: a JSON object for the chat template, such as {"enable_thinking":false}; NULL = none.
     pub template_args: *const c_char,
-    /// Bytes of template_args.
+    /// Bytes of template_args, up to 64 MB.
     pub template_args_len: usize,
 }
 
@@ -247,17 +247,17 @@ pub struct mlxrt_generate_options {
     pub stop: *const *const c_char,
     /// Bytes of each stop string; NULL = all are NUL-terminated.
     pub stop_lens: *const usize,
-    /// How many stop strings.
+    /// How many stop strings, up to 64, of up to 4,096 bytes each.
     pub stop_count: usize,
     /// Tokens that end the generation, besides the model's own; NULL = none.
     pub stop_tokens: *const i32,
-    /// How many stop tokens.
+    /// How many stop tokens, up to 4,096.
     pub stop_token_count: usize,
     /// Tokens whose logits get bias_values added; NULL = none.
     pub bias_tokens: *const i32,
     /// What each of bias_tokens gets, added up where a token is named twice; -INFINITY, and what is -1e6 or less, bans it.
     pub bias_values: *const f32,
-    /// How many biases.
+    /// How many biases, up to 4,194,304.
     pub bias_count: usize,
     /// What the answer must match; NULL = anything.
     pub grammar: *mut mlxrt_grammar,

@@ -8,7 +8,13 @@ use serde_json::{Map, Value};
 use super::limits::Limits;
 use super::scan::{line_and_column, scan, Finding};
 use crate::error::{Error, Result};
+use crate::room;
 use crate::words::quoted;
+
+/// Bytes for each byte of a file: strings that grow, and the text again where it has Python's words.
+const BYTE_COST: usize = 4;
+/// For each list, object, string and item: lists of one within each other take 300.
+const PART_COST: usize = 360;
 
 /// Parses a JSON file that must hold one object. Refuses keys given twice, nesting beyond the parser's
 /// bound and more values than [`Limits::json_values`]. The words `NaN`, `Infinity` and `-Infinity`, which
@@ -16,6 +22,7 @@ use crate::words::quoted;
 ///
 /// `file` is the name for errors; the caller has capped the size of `bytes`.
 pub fn parse_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
+    let _room = room::hold_for(cost(bytes), file)?;
     let words = check_text(file, bytes, Limits::DEFAULT.json_values)?;
     if words.is_empty() {
         return parse_checked(file, bytes);
@@ -39,8 +46,17 @@ pub(super) fn parse_strict_object(
     bytes: &[u8],
     max_values: usize,
 ) -> Result<Map<String, Value>> {
+    let _room = room::hold_for(cost(bytes), file)?;
     check_text(file, bytes, max_values)?;
     parse_checked(file, bytes)
+}
+
+/// Bytes that a file comes to at most while it is checked and parsed, by what it is made of.
+fn cost(bytes: &[u8]) -> usize {
+    let begins = |byte: &&u8| matches!(byte, b'[' | b'{' | b',' | b'"');
+    let parts = bytes.iter().filter(begins).count();
+    let text = bytes.len().saturating_mul(BYTE_COST);
+    text.saturating_add(parts.saturating_mul(PART_COST))
 }
 
 fn check_text(file: &str, bytes: &[u8], max_values: usize) -> Result<Vec<std::ops::Range<usize>>> {
@@ -60,7 +76,6 @@ fn check_text(file: &str, bytes: &[u8], max_values: usize) -> Result<Vec<std::op
 }
 
 fn parse_checked(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
-    crate::room::ask(bytes.len(), 32, file)?;
     match serde_json::from_slice::<Value>(bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(Error::bad_model(format!(

@@ -215,3 +215,36 @@ fn errors_stay_short_and_printable() {
     let key = format!("{{\"{0}\": 1, \"{0}\": 2}}", "k".repeat(100_000));
     assert!(parse(&key).unwrap_err().message.len() < 200);
 }
+
+/// What costs most for its length.
+#[test]
+fn parsing_takes_no_more_than_it_says() {
+    let n = 5_000;
+    let list = |one: &str| format!("{{\"x\":[{}0]}}", one.repeat(n));
+    let keys: String = (0..n).map(|i| format!("\"{i:x}\":0,")).collect();
+    let names: String = (0..n).map(|i| format!("\"{i:x}\":\"f\",")).collect();
+    let deep = format!("{}0{},", "[".repeat(100), "]".repeat(100));
+    let deep_objects = format!("{}0{},", "{\"\":".repeat(100), "}".repeat(100));
+    for doc in [
+        list("0,"),
+        list("[],"),
+        list("[0],"),
+        list("{},"),
+        list("{\"\":0},"),
+        list("{\"a\":0,\"b\":0,\"c\":0,\"d\":0,\"e\":0},"),
+        list("\"\","),
+        list("NaN,"),
+        list("\"once upon a time\","),
+        format!("{{{keys}\"\":0}}"),
+        format!("{{{names}\"\":0}}"),
+        format!("{{\"x\":[{}0]}}", deep.repeat(n / 100)),
+        format!("{{\"x\":[{}0]}}", deep_objects.repeat(n / 100)),
+    ] {
+        let (peak, parsed) =
+            crate::reserve::peak_of(|| parse_object("config.json", doc.as_bytes()));
+        let start = &doc[..40];
+        let cost = cost(doc.as_bytes());
+        assert!(parsed.is_ok(), "{start:?}");
+        assert!(peak <= cost, "{start:?}: {peak} and not {cost}");
+    }
+}

@@ -66,6 +66,7 @@ fn mlx_error(message: &str) -> Error {
     let exhausted = [
         "malloc",
         "allocat",
+        "bad_alloc",
         "out of memory",
         "cudaErrorMemoryAllocation",
     ]

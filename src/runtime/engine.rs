@@ -22,6 +22,9 @@ const DEFAULT_CACHE_LIMIT: u64 = 256 << 20;
 /// Model code does not recurse; MLX's graph walk may.
 const STACK: usize = 8 << 20;
 
+/// What an engine takes until it runs: its stack, that of MLX's thread, and what MLX makes at its first use.
+const START: usize = 2 * STACK + (8 << 20);
+
 /// The engine thread's name.
 const THREAD: &str = "mlxrt-engine";
 
@@ -407,6 +410,7 @@ pub fn device_json() -> Result<String> {
 impl Engine {
     fn start(options: EngineOptions, limits: MemoryLimits) -> Result<Arc<Engine>> {
         host::refuse_at_exit()?;
+        let _room = crate::room::hold_for(START, "the engine")?;
         mlx::install_error_handler();
         mlx::refuse_other_version()?;
         if let Some(dir) = &options.resource_dir {

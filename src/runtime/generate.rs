@@ -66,7 +66,7 @@ impl<'a> Entry<'a> {
             session.model.engine.next_id(),
             session.ledger.clone(),
             delivery == Delivery::Pull,
-        );
+        )?;
         Ok(Entry {
             session,
             adapters: session.adapters(),

@@ -186,15 +186,17 @@ impl Drop for Ticket {
 
 impl Ticket {
     /// `counted`: it was submitted.
-    pub fn new(id: u64, ledger: Arc<Ledger>, counted: bool) -> Self {
+    ///
+    /// Errors: `Resources` when too many are.
+    pub fn new(id: u64, ledger: Arc<Ledger>, counted: bool) -> Result<Self> {
         let wish = Arc::new(Wish {
             counted: AtomicBool::new(counted),
             ..Wish::default()
         });
         if counted {
-            ledger.count(&wish);
+            ledger.count(&wish)?;
         }
-        Ticket {
+        Ok(Ticket {
             id,
             wish,
             ledger,
@@ -202,7 +204,7 @@ impl Ticket {
             taken: AtomicU64::new(0),
             parked: AtomicBool::new(false),
             told: AtomicBool::new(false),
-        }
+        })
     }
 
     pub fn id(&self) -> u64 {

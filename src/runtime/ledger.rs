@@ -11,6 +11,11 @@ use super::metrics::{self, Counters};
 use crate::error::{Code, Error, Result};
 use crate::mail::{Letter, Mailbox};
 
+/// Requests of one session, and of all, that were submitted and have not ended.
+const MOST_OF_SESSION: usize = 1024;
+const MOST_OF_PROCESS: usize = 16_384;
+static SUBMITTED: AtomicUsize = AtomicUsize::new(0);
+
 pub struct Ledger {
     /// The id of the request that has the session: from when the engine begins it until the answer is in. Or 0.
     running: AtomicU64,
@@ -106,11 +111,27 @@ impl Ledger {
         self.blocking.load(Ordering::SeqCst) == request
     }
 
-    pub(super) fn count(&self, wish: &Arc<Wish>) {
-        self.submitted.fetch_add(1, Ordering::SeqCst);
+    /// One more request is submitted: what waits keeps its tokens.
+    ///
+    /// Errors: `Resources`.
+    pub(super) fn count(&self, wish: &Arc<Wish>) -> Result<()> {
+        let own = (&self.submitted, MOST_OF_SESSION, "session");
+        for (count, most, of) in [own, (&SUBMITTED, MOST_OF_PROCESS, "process")] {
+            if count.fetch_add(1, Ordering::SeqCst) >= most {
+                count.fetch_sub(1, Ordering::SeqCst);
+                if of == "process" {
+                    self.submitted.fetch_sub(1, Ordering::SeqCst);
+                }
+                let message = format!(
+                    "{most} submitted requests of this {of} have not ended, and more are not queued"
+                );
+                return Err(Error::new(Code::Resources, message));
+            }
+        }
         let mut wishes = self.wishes();
         wishes.retain(|wish| wish.is_counted());
         wishes.push(wish.clone());
+        Ok(())
     }
 
     fn wishes(&self) -> MutexGuard<'_, Vec<Arc<Wish>>> {
@@ -130,6 +151,7 @@ impl Ledger {
 
     pub(super) fn uncount(&self) {
         self.submitted.fetch_sub(1, Ordering::SeqCst);
+        SUBMITTED.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Whether the session was free, and is `request`'s now.
@@ -189,5 +211,33 @@ impl Drop for Ledger {
     fn drop(&mut self) {
         let mut state = std::mem::take(&mut *self.state());
         self.set_kv(&mut state, 0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_queues_so_many_requests_and_no_more() {
+        let ledger = Ledger::new(Arc::new(Counters::new()));
+        let wish = Arc::new(Wish::default());
+        for _ in 0..MOST_OF_SESSION {
+            ledger.count(&wish).unwrap();
+        }
+        let before = SUBMITTED.load(Ordering::SeqCst);
+        let error = ledger.count(&wish).unwrap_err();
+        assert_eq!(error.code, Code::Resources);
+        assert!(
+            error
+                .message
+                .starts_with("1024 submitted requests of this session"),
+            "{error}"
+        );
+        ledger.uncount();
+        ledger.count(&wish).unwrap();
+        (0..MOST_OF_SESSION).for_each(|_| ledger.uncount());
+        assert_eq!(ledger.submitted.load(Ordering::SeqCst), 0);
+        assert!(SUBMITTED.load(Ordering::SeqCst) <= before);
     }
 }

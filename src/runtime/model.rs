@@ -493,9 +493,9 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     engine.call(move |worker| {
-        worker.refuse_when_paused()?;
+        worker.ready_for(beside)?;
         if !worker.make_room_for(beside) {
-            return Err(too_large(beside));
+            return Err(too_large("the weights", beside));
         }
         let weights: Modules<Array> =
             weights.try_map(|(slot, buffer)| buffer.into_array(&slot.shape, slot.dtype))?;
@@ -572,14 +572,14 @@ pub(super) fn check_budget(engine: &Engine, weight_bytes: u64) -> Result<()> {
     if fit || engine.call(move |worker| Ok(worker.make_room_for(weight_bytes)))? {
         return Ok(());
     }
-    Err(too_large(weight_bytes))
+    Err(too_large("the weights", weight_bytes))
 }
 
-fn too_large(bytes: u64) -> Error {
+pub(super) fn too_large(what: &str, bytes: u64) -> Error {
     let (active, limit) = (memory::active(), memory::limit());
     Error::new(
         Code::OutOfMemory,
-        format!("the weights take {bytes} bytes, {active} are in use, and the limit is {limit}"),
+        format!("{what}: {bytes} bytes are needed, {active} are in use, and the limit is {limit}"),
     )
 }
 

@@ -473,7 +473,7 @@ impl<'a> Saving<'a> {
             .map(|(adapter, strength)| (adapter.id(), *strength))
             .collect();
         let untied = model.engine.call(move |worker| {
-            worker.refuse_when_paused()?;
+            worker.ready_for(0)?;
             for (id, _) in &adapters {
                 make_room(worker, worker.adapter(*id)?.cost_of_gains())?;
             }
@@ -489,7 +489,7 @@ impl<'a> Saving<'a> {
     fn block(&self, site: Site, rows: Range<i32>, elements: u64) -> Result<Block> {
         let (model, id) = (self.model.id, self.id);
         self.model.engine.call(move |worker| {
-            worker.refuse_when_paused()?;
+            worker.ready_for(0)?;
             let gone = || Error::internal("a save is gone");
             let set = worker.savings.get(&id).ok_or_else(gone)?;
             let each = match worker.decoder(model)?.is_changed_by(set, site) {
@@ -497,6 +497,8 @@ impl<'a> Saving<'a> {
                 false => COPIED_BYTES,
             };
             make_room(worker, elements.saturating_mul(each))?;
+            // And as bytes and numbers, on the way to the caller's thread.
+            worker.ready_for(elements.saturating_mul(each + FUSED_BYTES))?;
             worker.twice(|worker| {
                 let set = worker.savings.get(&id).ok_or_else(gone)?;
                 let Fused { tensors, wanted } =

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use super::clock;
 use super::model::{Chat, Model};
 use crate::error::{Error, Result};
+use crate::room::{self, Room};
 use crate::template::Json;
 use crate::text::{
-    continued_text, left_out, Message, Piece, RenderOptions, Specials, TemplateOptions,
+    continued_text, left_out, Message, Piece, RenderOptions, Specials, TemplateOptions, MAX_BYTES,
 };
 use crate::words::quoted;
+
+/// Bytes of a conversation's tools, and of its template arguments.
+const MOST_JSON: usize = 64 << 20;
 
 /// Exactly one of the three, copied from the caller.
 #[derive(Clone, Debug)]
@@ -54,6 +58,7 @@ pub struct Prompt {
 impl Prompt {
     /// A text with more tokens than the session's `context` is not tokenised to its end.
     pub fn new(model: &Model, input: &Input, context: usize) -> Result<Self> {
+        let _room = room_for(input)?;
         let prompt = match input {
             Input::Text {
                 text,
@@ -116,6 +121,9 @@ impl Prompt {
             (true, []) => self.prefix.as_slice(),
             (true, ledger) => ledger,
         };
+        let tokens = before.len().saturating_add(self.tokens.len());
+        // Of this and its copies until the request is under way.
+        room::ask(tokens, 4 * size_of::<i32>(), "the prompt")?;
         let sequence = [before, &self.tokens].concat();
         if sequence.is_empty() {
             return Err(Error::invalid(
@@ -137,14 +145,56 @@ pub fn tokens(model: &Arc<Model>, input: &Input) -> Result<Vec<i32>> {
 pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
     match input {
         Input::Messages(conversation) => model.watched(|| {
+            let _room = room_for(input)?;
             let messages = Message::parse_list(conversation.messages.as_bytes())?;
             let pieces = pieces(model, &messages, conversation)?;
+            let bytes = pieces.iter().map(|piece| piece.text.len()).sum();
+            room::ask(bytes, 2, "the prompt")?;
             Ok(pieces.into_iter().map(|piece| piece.text).collect())
         }),
         _ => Err(Error::invalid(
             "input.messages is missing: only messages can be rendered",
         )),
     }
+}
+
+/// What an input comes to until it is tokens; what the template makes, and the tokenizer's work, are asked for there.
+///
+/// Errors: `InvalidArgument` for JSON that is too long, `OutOfMemory`.
+fn room_for(input: &Input) -> Result<Room> {
+    let conversation = match input {
+        Input::Messages(conversation) => conversation,
+        Input::Tokens(tokens) => {
+            return room::hold(tokens.len(), 2 * size_of::<i32>(), "input.tokens")
+        }
+        // Words between this and the tokenizer are none.
+        Input::Text { .. } => return room::hold(0, 0, "input.text"),
+    };
+    let of = |name: &str, json: &Option<String>, most: usize| match json.as_deref() {
+        Some(json) if json.len() > most => Err(Error::invalid(format!(
+            "input.{name} has {} bytes, at most {most} are allowed",
+            json.len()
+        ))),
+        json => Ok(json.map_or(0, |json| Json::cost(json.as_bytes()))),
+    };
+    let Conversation {
+        messages,
+        tools,
+        template_args,
+        ..
+    } = conversation;
+    if messages.len() > MAX_BYTES {
+        return Err(Error::invalid(format!(
+            "messages has {} bytes, at most {MAX_BYTES} are allowed",
+            messages.len()
+        )));
+    }
+    // A message's reasoning is there by three names.
+    let messages = Json::cost(messages.as_bytes()).saturating_mul(3);
+    let tools = of("tools", tools, MOST_JSON)?;
+    let args = of("template_args", template_args, MOST_JSON)?;
+    let all = messages.saturating_add(tools).saturating_add(args);
+    room::hold_for(all, "the conversation")
 }
 
 fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> Result<Vec<Piece>> {

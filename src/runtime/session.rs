@@ -12,6 +12,7 @@ use super::ledger::{Ledger, State};
 use super::model::Model;
 use crate::error::{Code, Error, Result};
 use crate::mail::Mailbox;
+use crate::room;
 
 pub struct Session {
     pub(super) model: Arc<Model>,
@@ -119,6 +120,10 @@ impl Session {
         let adapters = self.adapters();
         let ledger = Arc::new(Ledger::new(self.model.counters.clone()));
         self.between(|state| {
+            let answer = state.answer.as_ref().map_or(0, String::len);
+            let bytes = size_of_val(state.tokens.as_slice()).saturating_add(answer);
+            // Here, and beside its caches.
+            room::ask(bytes, 2, "the session's tokens")?;
             {
                 let mut new = ledger.state();
                 new.tokens.clone_from(&state.tokens);
@@ -216,14 +221,23 @@ impl Session {
     }
 
     /// A copy of the ledger.
-    pub fn tokens(&self) -> Vec<i32> {
-        self.ledger.state().tokens.clone()
+    ///
+    /// Errors: `OutOfMemory`.
+    pub fn tokens(&self) -> Result<Vec<i32>> {
+        let state = self.ledger.state();
+        let bytes = state.tokens.len().saturating_mul(2 * size_of::<i32>());
+        let _room = room::hold_for(bytes, "the session's tokens")?;
+        Ok(state.tokens.clone())
     }
 
     /// The last answer as a message, JSON.
     pub fn message(&self) -> Result<String> {
         match &self.ledger.state().answer {
-            Some(text) => Ok(json!({ "role": "assistant", "content": text }).to_string()),
+            Some(text) => {
+                // A value, and what it is as text, where each byte may become six.
+                let _room = room::hold(text.len(), 20, "the session's message")?;
+                Ok(json!({ "role": "assistant", "content": text }).to_string())
+            }
             None => Err(Error::new(Code::NotFound, "the session has no answer yet")),
         }
     }

@@ -250,9 +250,11 @@ fn check(options: &TrainOptions) -> Result<()> {
 
 /// Tokenises a data set as mlx-lm does.
 fn samples(model: &Model, what: &str, jsonl: &[u8], options: &TrainOptions) -> Result<Vec<Sample>> {
+    let _room = crate::room::hold_for(data::cost(jsonl), what)?;
     data::parse(what, jsonl)?
         .into_iter()
         .map(|Line { number, text }| {
+            crate::watch::look()?;
             let (tokens, prompt) = tokenise(model, text, options.mask_prompt)
                 .map_err(|error| error.within(&data::place(what, number)))?;
             Ok(Sample::new(tokens, prompt, options.max_tokens as usize))
@@ -346,6 +348,7 @@ impl<'a> Training<'a> {
         let id = model.engine.next_id();
         let checkpoint = options.checkpoint;
         model.engine.call(move |worker| {
+            worker.ask_system(0)?;
             let trainer = Trainer::new(worker.adapter(adapter)?, options)?;
             worker.trainers.insert(id, trainer);
             engine::reset_peak();
@@ -375,7 +378,7 @@ impl<'a> Training<'a> {
             let (id, model, adapter) = (self.id, self.model.id, self.adapter);
             let work = work.clone();
             let outcome = self.model.engine.call(move |worker| {
-                worker.refuse_when_paused()?;
+                worker.ready_for(0)?;
                 make_room(worker, model, adapter, size)?;
                 with_trainer(worker, id, &work)
             });
@@ -443,7 +446,7 @@ fn make_room(worker: &mut Worker, model: u64, adapter: u64, size: StepSize) -> R
         .decoder(model)?
         .training_cost(worker.adapter(adapter)?, size);
     if worker.make_room_for(cost) {
-        return Ok(());
+        return worker.ask_system(cost);
     }
     let StepSize { rows, width, .. } = size;
     let (active, limit) = (memory::active(), memory::limit());

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use super::error::{ErrorKind, Fault, Result};
-use crate::watch;
+use crate::{reserve, room, watch};
 
 /// Steps between two looks at whether the render is still wanted: some milliseconds.
 const LOOK: u64 = 50_000;
@@ -14,6 +14,9 @@ pub(super) const FLOAT_STEPS: usize = 64;
 
 /// Steps for the shortest digits that tell a float from its neighbours.
 pub(super) const SHORTEST_STEPS: usize = 16;
+
+/// Bytes that a render may take before the system is asked whether it has as much again, and between two times that it is.
+const ASK: usize = 1 << 20;
 
 /// Bounds of one template and of one render.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,22 @@ impl Default for Limits {
 #[derive(Debug)]
 pub(super) struct Meter {
     used: AtomicUsize,
+    /// From here on the system is asked again.
+    asked: AtomicUsize,
     limit: usize,
+}
+
+impl Meter {
+    /// Whether there is memory for what the render has to grow to twice its size, as lists and strings do.
+    #[cold]
+    fn ask(&self, used: usize) -> Result<()> {
+        if let Err(error) = room::ask(used, 2, "the template") {
+            return Fault::new(ErrorKind::Stopped(error.code), error.message);
+        }
+        self.asked
+            .store(used.saturating_add(ASK), Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 /// Bytes taken from a meter, given back on drop. Values of the caller and of the template hold none.
@@ -68,6 +86,9 @@ impl Charge {
                     "the template needs more than {} bytes of memory",
                     meter.limit
                 ));
+            }
+            if used >= meter.asked.load(Ordering::Relaxed) || reserve::short() {
+                meter.ask(used)?;
             }
             meter.used.store(used, Ordering::Relaxed);
             self.bytes = self.bytes.saturating_add(bytes);
@@ -115,6 +136,7 @@ impl Budget {
             limit: limits.steps,
             meter: Arc::new(Meter {
                 used: AtomicUsize::new(0),
+                asked: AtomicUsize::new(ASK),
                 limit: limits.bytes,
             }),
             max_size: limits.bytes.saturating_add(given),

@@ -19,6 +19,11 @@ const MAX_DIGITS: usize = 4300;
 /// From so many keys on, equal ones are found by their hashes.
 const HASHED: usize = 12;
 
+/// Bytes for each byte of a text: of strings that grow, and of their copy as a value.
+const BYTE_COST: usize = 4;
+/// For each list, object, string and item: a list of one takes 290, its place and its value included.
+const PART_COST: usize = 320;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Json {
     Null,
@@ -88,6 +93,14 @@ impl Json {
             None => Ok(value),
             Some(_) => Err(reader.wrong("trailing characters")),
         }
+    }
+
+    /// Bytes that a text comes to at most, parsed and made a template's value: what it is made of counts, not its length.
+    pub fn cost(json: &[u8]) -> usize {
+        let begins = |byte: &&u8| matches!(byte, b'[' | b'{' | b',' | b'"');
+        let parts = json.iter().filter(begins).count();
+        let text = json.len().saturating_mul(BYTE_COST);
+        text.saturating_add(parts.saturating_mul(PART_COST))
     }
 
     /// As `parse` reads it.
@@ -564,5 +577,51 @@ mod tests {
             error.starts_with("a whole number of more than 4300 digits"),
             "{error}"
         );
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod cost_tests {
+    use super::*;
+
+    /// What costs most for its length, and what people send.
+    #[test]
+    fn parsing_takes_no_more_than_it_says() {
+        let n = 20_000;
+        let list = |one: &str| format!("[{}0]", one.repeat(n));
+        let keys: String = (0..n).map(|i| format!("\"{i:x}\":0,")).collect();
+        let deep = format!("{}0{},", "[".repeat(100), "]".repeat(100));
+        let deep_objects = format!("{}0{},", "{\"\":".repeat(100), "}".repeat(100));
+        for doc in [
+            format!("\"{}\"", "x".repeat(n * 10)),
+            format!("\"{}\"", "\\n".repeat(n * 5)),
+            format!("\"{}\"", "\\ud83d\\ude00".repeat(n)),
+            format!("\"{}\"", "once upon a time, there was a fox. ".repeat(n)),
+            list("0,"),
+            list("[],"),
+            list("[0],"),
+            list("[0,0,0,0,0],"),
+            list("{},"),
+            list("{\"\":0},"),
+            list("{\"a\":0,\"b\":0,\"c\":0,\"d\":0,\"e\":0},"),
+            list("\"\","),
+            list("\"a\","),
+            list("99999999999999999999,"),
+            format!("{{{keys}\"\":0}}"),
+            format!("[{}0]", deep.repeat(n / 100)),
+            format!("[{}0]", deep_objects.repeat(n / 100)),
+        ] {
+            let (peak, _) = crate::reserve::peak_of(|| {
+                let json = Json::parse(doc.as_bytes()).unwrap();
+                let value = json.to_value(Origin::Content).unwrap();
+                (json, value)
+            });
+            let (cost, start) = (Json::cost(doc.as_bytes()), doc.get(..40));
+            assert!(peak <= cost, "{start:?}: {peak} and not {cost}");
+        }
+        let prose = "once upon a time, there was a fox. ".repeat(n);
+        let cost = Json::cost(prose.as_bytes());
+        assert!(cost < 16 * prose.len(), "{cost} for {}", prose.len());
     }
 }

@@ -7,7 +7,8 @@ use super::tokenizer::Piece;
 use crate::error::{Error, Result};
 use crate::template::{Json, Object};
 
-const MAX_BYTES: usize = 256 << 20;
+/// Bytes of a conversation's messages.
+pub const MAX_BYTES: usize = 256 << 20;
 const MAX_MESSAGES: usize = 100_000;
 
 /// Roles whose content is text or a list of typed parts. What other roles say (a tool's result) may be any JSON.
@@ -58,8 +59,7 @@ impl Message {
                 json.len()
             )));
         }
-        // Of the JSON, what the template makes of it, and the prompt.
-        crate::room::ask(json.len(), 64, "messages")?;
+        crate::room::hold_for(Json::cost(json), "messages")?;
         let value = Json::parse(json)
             .map_err(|e| Error::invalid(format!("messages is not valid JSON: {e}")))?;
         let Json::List(list) = value else {

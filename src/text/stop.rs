@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-const MAX_STRINGS: usize = 64;
+pub const MOST_STOP_STRINGS: usize = 64;
 const MAX_BYTES: usize = 4096;
 const NONE: u32 = u32::MAX;
 
@@ -40,9 +40,9 @@ pub struct StopMatch {
 impl StopStrings {
     /// At most 64 strings of 1 to 4,096 bytes each; otherwise `InvalidArgument` naming the entry.
     pub fn new<S: AsRef<str>>(strings: &[S]) -> Result<Self> {
-        if strings.len() > MAX_STRINGS {
+        if strings.len() > MOST_STOP_STRINGS {
             return Err(Error::invalid(format!(
-                "stop has {} strings, at most {MAX_STRINGS} are allowed",
+                "stop has {} strings, at most {MOST_STOP_STRINGS} are allowed",
                 strings.len()
             )));
         }

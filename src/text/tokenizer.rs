@@ -494,14 +494,20 @@ impl Tokenizer {
         room::ask(length, 6, "ids")?;
         let mut text = String::new();
         let mut detokenizer = self.detokenizer(skip_special, false);
+        let mut written = Ok(());
+        let mut write = |part: &str| {
+            if written.is_ok() {
+                written = room::push(&mut text, part, "text");
+            }
+        };
         for (index, id) in ids.iter().enumerate() {
             if index % 4096 == 0 {
                 watch::look()?;
             }
-            detokenizer.feed(*id, |_, part| text.push_str(part));
+            detokenizer.feed(*id, |_, part| write(part));
         }
-        detokenizer.flush(|_, part| text.push_str(part));
-        Ok(text)
+        detokenizer.flush(|_, part| write(part));
+        written.map(|()| text)
     }
 
     /// Decodes ids one at a time; `continuing` when they go on in the middle of a text.

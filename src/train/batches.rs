@@ -2,6 +2,10 @@
 
 use super::order::Order;
 use crate::error::{Error, Result};
+use crate::room;
+
+/// Bytes for each token of a batch: its input, and its place and target while their lists grow.
+const TOKEN_COST: usize = 32;
 
 /// One text as tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +55,9 @@ impl Batch {
         let longest = samples.iter().map(|sample| sample.tokens.len()).max();
         // Of what goes in; the last target is one further.
         let width = longest.unwrap_or(0).min(limit.saturating_sub(1));
+        let tokens = samples.len().saturating_mul(width);
+        dimension(tokens)?;
+        room::ask(tokens, TOKEN_COST, "a batch")?;
         let mut batch = Batch {
             inputs: Vec::with_capacity(samples.len() * width),
             rows: dimension(samples.len())?,
@@ -58,7 +65,6 @@ impl Batch {
             places: Vec::new(),
             targets: Vec::new(),
         };
-        dimension(samples.len() * width)?;
         for sample in samples {
             let row = batch.inputs.len();
             let token = |index: usize| sample.tokens.get(index).copied().unwrap_or(0);

@@ -33,6 +33,22 @@ pub enum Text {
     Plain(String),
 }
 
+/// For each byte of a data set: its text, written again, and its tokens.
+const BYTE_COST: usize = 10;
+/// For each escape in it, which may be written longer.
+const ESCAPE_COST: usize = 16;
+/// For each line: its text's and sample's own sizes, and its places in the lists of them.
+const LINE_COST: usize = 800;
+
+/// Bytes that a data set comes to at most, until it is samples; what a line takes while it is parsed is asked for there.
+pub fn cost(jsonl: &[u8]) -> usize {
+    let count = |wanted: u8| jsonl.iter().filter(|&&byte| byte == wanted).count();
+    let text = jsonl.len().saturating_mul(BYTE_COST);
+    let escapes = count(b'\\').saturating_mul(ESCAPE_COST);
+    let lines = count(b'\n').saturating_add(1).saturating_mul(LINE_COST);
+    text.saturating_add(escapes).saturating_add(lines)
+}
+
 /// `what` names the data set in errors, which also name the line. Lines of white space are left out.
 pub fn parse(what: &str, jsonl: &[u8]) -> Result<Vec<Line>> {
     if jsonl.len() > MOST_BYTES {
@@ -62,8 +78,7 @@ pub fn place(what: &str, line: usize) -> String {
 }
 
 fn parse_line(line: &[u8]) -> Result<Text> {
-    // Of the JSON, and what it is written into again.
-    crate::room::ask(line.len(), 64, "a line")?;
+    let _room = crate::room::hold_for(Json::cost(line), "a line")?;
     let value = Json::parse(line).map_err(|error| {
         // Each line is parsed alone, so the line that the parser counts says nothing.
         let shown = error.replacen(" at line 1 column ", " at column ", 1);

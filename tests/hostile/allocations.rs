@@ -21,7 +21,7 @@ pub const CLASS: Class = Class {
 /// Bytes from which on an allocation of C++ may fail.
 const LEAST: i64 = 1 << 10;
 
-/// Kilobytes that are left. With less than two megabytes not even an error is sure of its memory.
+/// Kilobytes that are left; with less see short.rs.
 const LEFT: [u64; 24] = [
     2_048, 2_500, 3_000, 4_000, 5_000, 6_000, 8_000, 10_000, 12_000, 16_000, 20_000, 24_000,
     32_000, 40_000, 48_000, 64_000, 80_000, 96_000, 128_000, 192_000, 256_000, 512_000, 768_000,

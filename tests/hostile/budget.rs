@@ -37,7 +37,73 @@ fn cases() -> Cases {
         let run = move || with_limit(qwen(), limit, None);
         cases.push((format!("a limit of {limit}"), Box::new(run)));
     }
+    for rank in [256, 1024, 4096] {
+        for kind in [MLXRT_LORA, MLXRT_DORA] {
+            let run = move || new_adapter(rank, kind);
+            cases.push((
+                format!("a new adapter of rank {rank}, kind {kind}"),
+                Box::new(run),
+            ));
+        }
+    }
+    cases.push((
+        "requests without end".into(),
+        Box::new(requests_without_end),
+    ));
     cases
+}
+
+/// Refused before any of it is allocated.
+fn new_adapter(rank: u32, kind: i32) -> Outcome {
+    let model = load(&qwen()).unwrap();
+    let before = memory();
+    let mut limits = sized!(mlxrt_memory_limits);
+    limits.memory_limit = before.active_bytes + (64 << 10);
+    // SAFETY: complete limits.
+    outcome(unsafe { mlxrt_memory_set(&limits) }).unwrap();
+    let mut options = sized!(mlxrt_adapter_options);
+    (options.rank, options.kind) = (rank, kind);
+    let mut adapter = std::ptr::null_mut();
+    // SAFETY: complete options, a writable output.
+    let made = outcome(unsafe { mlxrt_adapter_create(model.0, &options, &mut adapter) });
+    let after = memory();
+    limits.memory_limit = u64::MAX;
+    // SAFETY: complete limits.
+    outcome(unsafe { mlxrt_memory_set(&limits) }).unwrap();
+    let Err(failure) = made else {
+        return Err(Wrong("it was made".into()));
+    };
+    let grown = after.peak_bytes.saturating_sub(before.peak_bytes);
+    ensure!(grown == 0, "refused after {grown} bytes were allocated");
+    named(&failure, &["OUT_OF_MEMORY"], &["the adapter"])
+}
+
+/// The first is one that nobody reads, so that the others wait.
+fn requests_without_end() -> Outcome {
+    let model = load(&qwen()).unwrap();
+    let session = model.session(0);
+    let (input, options) = (Prompt::Text(PROMPT).input(), exactly(1000));
+    let mut requests = vec![];
+    let failure = loop {
+        let mut request = std::ptr::null_mut();
+        // SAFETY: complete structs, a writable output.
+        let submitted = outcome(unsafe { mlxrt_submit(session.0, &input, &options, &mut request) });
+        match submitted {
+            Ok(()) if requests.len() < 2000 => requests.push(request),
+            Ok(()) => return Err(Wrong("it takes more and more".into())),
+            Err(failure) => break failure,
+        }
+    };
+    ensure!(requests.len() == 1024, "{} requests wait", requests.len());
+    for request in requests {
+        // SAFETY: a live request.
+        unsafe { mlxrt_request_free(request) };
+    }
+    named(
+        &failure,
+        &["RESOURCES"],
+        &["1024 submitted requests of this session"],
+    )
 }
 
 fn memory() -> mlxrt_memory {

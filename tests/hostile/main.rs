@@ -33,6 +33,7 @@ mod prompts;
 mod reentrant;
 mod runner;
 mod said;
+mod short;
 mod signals;
 mod structs;
 mod surface;
@@ -76,6 +77,7 @@ pub static CLASSES: &[Class] = &[
     guests::CLASS,
     ends::CLASS,
     io::CLASS,
+    short::CLASS,
     allocations::CLASS,
     templates::CLASS,
     adapters::CLASS,

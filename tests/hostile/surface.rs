@@ -141,6 +141,7 @@ pub struct Call {
     /// What the arguments point to, one for each.
     pub memory: Vec<Room>,
     texts: Vec<CString>,
+    kept: Vec<Vec<u8>>,
 }
 
 /// Handles, one of each type that the header has.
@@ -164,6 +165,7 @@ impl Call {
             args: vec![],
             memory: vec![],
             texts: vec![],
+            kept: vec![],
         };
         for param in &function.params {
             call.memory.push(Box::new([0; 1024]));
@@ -173,9 +175,16 @@ impl Call {
         call
     }
 
-    fn text(&mut self, text: &str) -> u64 {
+    /// Where a text is that lives as long as the call.
+    pub fn text(&mut self, text: &str) -> u64 {
         self.texts.push(CString::new(text).unwrap());
         self.texts.last().unwrap().as_ptr() as u64
+    }
+
+    /// The same for an array.
+    pub fn keep(&mut self, bytes: Vec<u8>) -> u64 {
+        self.kept.push(bytes);
+        self.kept.last().unwrap().as_ptr() as u64
     }
 
     fn good_value(&mut self, param: &Param, world: &mut World) -> u64 {
@@ -365,6 +374,7 @@ pub fn free(handle: &str, bits: u64) {
         args: vec![bits],
         memory: vec![],
         texts: vec![],
+        kept: vec![],
     };
     call.run().unwrap();
 }

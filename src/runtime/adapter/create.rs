@@ -10,7 +10,7 @@ use crate::mlx::{ops, Array};
 use crate::model::adapter::Part;
 use crate::model::modules::Module;
 use crate::random::mix;
-use crate::runtime::model::Model;
+use crate::runtime::model::{check_budget, Model};
 use crate::words::quoted;
 
 /// How an adapter is made; 0 and empty are the defaults.
@@ -83,6 +83,8 @@ impl Adapter {
             )));
         }
         let rank = rank as i32;
+        let bytes = cost(&chosen, rank, dtype, options.dora);
+        check_budget(&model.engine, bytes).map_err(|error| error.within("the adapter"))?;
         let names = chosen.iter().map(|module| module.name.clone()).collect();
         let settings = Settings {
             kind: if options.dora {
@@ -101,7 +103,7 @@ impl Adapter {
             .iter()
             .map(|module| (module.site, module.shape))
             .collect();
-        Self::register(model, settings, names, move |worker| {
+        Self::register(model, settings, names, bytes, move |worker| {
             let mut parts = Vec::with_capacity(sites.len());
             for (site, shape) in sites {
                 // In front of A's and B's own: nothing, or the experts.
@@ -122,6 +124,7 @@ impl Adapter {
                 let stacked = stack.first().map_or(1, |&experts| experts as usize);
                 let count = stacked * input as usize * rank as usize;
                 let with = |sizes: [i32; 2]| [&stack[..], &sizes].concat();
+                crate::room::ask(count, size_of::<f32>(), "the adapter")?;
                 let values: Vec<f32> = numbers
                     .by_ref()
                     .take(count)
@@ -160,6 +163,59 @@ fn magnitude(norms: Array, dtype: Dtype) -> Result<Array> {
         )));
     }
     ops::astype(&norms, dtype)
+}
+
+/// Bytes that a new adapter takes on the device while it is made: its own, the numbers that A is drawn as where those are of
+/// another type, and of the largest weight what DoRA's magnitude comes from.
+fn cost(modules: &[&Module], rank: i32, dtype: Dtype, dora: bool) -> u64 {
+    let sum = |bytes: &dyn Fn(ModuleShape) -> u64| {
+        let modules = modules.iter().map(|module| bytes(module.shape));
+        modules.fold(0, u64::saturating_add)
+    };
+    let drawn = match dtype {
+        Dtype::F32 => 0,
+        _ => sum(&|shape| low_rank_bytes(shape, rank, size_of::<f32>() as u64)),
+    };
+    let norms = modules
+        .iter()
+        .map(|module| whole_bytes(module.shape).saturating_mul(3));
+    let norms = norms.max().filter(|_| dora).unwrap_or(0);
+    let own = sum(&|shape| low_rank_bytes(shape, rank, dtype.size() as u64));
+    own.saturating_add(drawn).saturating_add(norms)
+}
+
+/// Bytes of A and B of this rank, with elements of so many bytes.
+pub(super) fn low_rank_bytes(shape: ModuleShape, rank: i32, size: u64) -> u64 {
+    let (stack, input, output) = sizes(shape);
+    let columns = input.saturating_add(output).saturating_mul(stack);
+    columns
+        .saturating_mul(u64::from(rank.unsigned_abs()))
+        .saturating_mul(size)
+}
+
+/// Bytes of the weight itself, in f32.
+pub(super) fn whole_bytes(shape: ModuleShape) -> u64 {
+    let (stack, input, output) = sizes(shape);
+    stack
+        .saturating_mul(input)
+        .saturating_mul(output)
+        .saturating_mul(4)
+}
+
+/// Experts, columns, rows.
+fn sizes(shape: ModuleShape) -> (u64, u64, u64) {
+    let of = |n: i32| u64::from(n.unsigned_abs());
+    match shape {
+        ModuleShape::Linear { input, output, .. } => (1, of(input), of(output)),
+        ModuleShape::Embedding { vocab, dims } => (1, of(vocab), of(dims)),
+        ModuleShape::Experts {
+            experts,
+            input,
+            output,
+            ..
+        } => (of(experts), of(input), of(output)),
+        ModuleShape::Norm { dims } => (1, 1, of(dims)),
+    }
 }
 
 /// The modules that `keys` name, in the last `layers` blocks (0 = all) and outside of them.

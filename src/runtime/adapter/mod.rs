@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::engine::Command;
-use super::model::{check_budget, loading, Model, Reader};
+use super::model::{check_budget, loading, too_large, Model, Reader};
 use super::worker::Worker;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
@@ -19,6 +19,7 @@ use crate::mlx::{ops, Array, HostBuffer};
 use crate::model::adapter::{self as arrays, Part};
 use crate::model::modules::{Module, Site};
 use crate::model::Names;
+use crate::room;
 use crate::watch;
 use crate::words::quoted;
 
@@ -35,6 +36,9 @@ pub struct Adapter {
     /// Its low-rank parts' own, the one farthest from 0.
     scale: f32,
 }
+
+/// Of one tensor in what is told about an adapter, as a value and as text.
+const INFO_BYTES: usize = 4096;
 
 /// What an adapter is as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,22 @@ struct TensorInfo {
     dtype: Dtype,
     part: usize,
     leaf: Leaf,
+}
+
+impl TensorInfo {
+    fn elements(&self) -> u64 {
+        let sizes = self.shape.iter().map(|&n| u64::from(n.unsigned_abs()));
+        sizes.fold(1, u64::saturating_mul)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes_as(self.dtype.size() as u64)
+    }
+
+    /// With elements of so many bytes.
+    fn bytes_as(&self, size: u64) -> u64 {
+        self.elements().saturating_mul(size)
+    }
 }
 
 /// Which tensor of a part.
@@ -182,7 +202,9 @@ impl Adapter {
             scale: file.scale,
             dropout: file.dropout,
         };
-        let adapter = Self::register(model, settings, names, move |_| {
+        // Those that lie the other way are made anew.
+        let turned: u64 = parts.iter().map(|(_, part, _)| part.turned()).sum();
+        let adapter = Self::register(model, settings, names, turned, move |_| {
             parts
                 .into_iter()
                 .map(|(site, part, tied)| Ok((site, part.into_part(tied)?)))
@@ -198,18 +220,23 @@ impl Adapter {
         Ok(adapter)
     }
 
-    /// Gives the engine the arrays that `make` makes on its thread; `modules` names theirs, in order.
+    /// Gives the engine the arrays that `make` makes on its thread, for which it takes so many `bytes`; `modules` names theirs,
+    /// in order.
     fn register(
         model: Arc<Model>,
         settings: Settings,
         modules: Vec<String>,
+        bytes: u64,
         make: impl FnOnce(&mut Worker) -> Result<Vec<(Site, Part)>> + Send + 'static,
     ) -> Result<Self> {
         let id = model.engine.next_id();
         let names = model.names;
         let named = modules.clone();
         let (tensors, scale) = model.engine.call(move |worker| {
-            worker.refuse_when_paused()?;
+            worker.ready_for(bytes)?;
+            if !worker.make_room_for(bytes) {
+                return Err(too_large("the adapter", bytes));
+            }
             let parts = make(worker)?;
             let scales = parts.iter().map(|(_, part)| match part {
                 Part::Low { scale, .. } => scale.abs(),
@@ -267,20 +294,18 @@ impl Adapter {
     }
 
     /// JSON: what it is, and its tensors by name.
-    pub fn info(&self) -> String {
-        let elements = |info: &TensorInfo| info.shape.iter().map(|&n| n as u64).product::<u64>();
-        let parameters: u64 = self.tensors.values().map(elements).sum();
-        let bytes: u64 = self
-            .tensors
-            .values()
-            .map(|info| elements(info) * info.dtype.size() as u64)
-            .sum();
+    ///
+    /// Errors: `OutOfMemory`.
+    pub fn info(&self) -> Result<String> {
+        let _room = room::hold(self.tensors.len(), INFO_BYTES, "the adapter's tensors")?;
+        let parameters: u64 = self.tensors.values().map(TensorInfo::elements).sum();
+        let bytes: u64 = self.tensors.values().map(TensorInfo::bytes).sum();
         let tensors: Vec<_> = self
             .tensors
             .iter()
             .map(|(name, info)| json!({"name": name, "shape": info.shape, "dtype": info.dtype.name()}))
             .collect();
-        json!({
+        Ok(json!({
             "kind": self.settings.kind.name(),
             "format": self.settings.format.map(load::AdapterFormat::name),
             "rank": self.settings.rank,
@@ -290,7 +315,7 @@ impl Adapter {
             "bytes": bytes,
             "tensors": tensors,
         })
-        .to_string()
+        .to_string())
     }
 
     fn tensor(&self, name: &str) -> Result<&TensorInfo> {
@@ -310,10 +335,12 @@ impl Adapter {
 
     /// A copy of one tensor, as f32.
     pub fn get(&self, name: &str) -> Result<TensorData> {
-        let TensorInfo { part, leaf, .. } = *self.tensor(name)?;
-        let id = self.id;
+        let info = self.tensor(name)?;
+        let (part, leaf, bytes, id) = (info.part, info.leaf, info.bytes_as(4), self.id);
+        // The array as f32 and its copy, and the caller's.
+        let _room = room::hold_for(usize_of(bytes.saturating_mul(2)), name)?;
         let (shape, values) = self.model.engine.call(move |worker| {
-            worker.refuse_when_paused()?;
+            worker.ready_for(bytes)?;
             let array = worker
                 .adapter(id)?
                 .parts
@@ -350,8 +377,12 @@ impl Adapter {
                 dtype.name()
             )));
         }
+        let bytes = info.bytes_as(4).saturating_mul(2);
         self.model.engine.call(move |worker| {
-            worker.refuse_when_paused()?;
+            worker.ready_for(bytes)?;
+            if !worker.make_room_for(bytes) {
+                return Err(too_large("the tensor", bytes));
+            }
             let array = ops::reshape(&Array::from_f32(&data.values)?, &data.shape)?;
             let array = ops::astype(&array, dtype)?;
             crate::mlx::eval(&[&array])?;
@@ -450,6 +481,18 @@ enum ReadPart {
 }
 
 impl ReadPart {
+    /// Bytes of what is transposed.
+    fn turned(&self) -> u64 {
+        let of = |(tensor, transposed): &(ReadTensor, bool)| match transposed {
+            true => tensor.slot.bytes,
+            false => 0,
+        };
+        match self {
+            ReadPart::Low { a, b, .. } => of(a).saturating_add(of(b)),
+            ReadPart::Full { .. } => 0,
+        }
+    }
+
     fn into_part(self, tied: bool) -> Result<Part> {
         let upright = |(tensor, transposed): (ReadTensor, bool)| -> Result<Array> {
             let array = tensor.into_array()?;
@@ -483,6 +526,10 @@ impl ReadPart {
             },
         })
     }
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn tensors_of(entry: &load::Entry) -> Vec<&Tensor> {

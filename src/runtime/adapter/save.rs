@@ -10,13 +10,16 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use serde_json::{json, Value};
 
-use super::{full_name, Adapter, Leaf, Settings};
+use super::create::{low_rank_bytes, whole_bytes};
+use super::{full_name, usize_of, Adapter, Leaf, Settings};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::load::{AdapterKind, ModuleShape};
 use crate::mlx::{ops, Array};
 use crate::model::adapter::Part;
 use crate::model::modules::{Module, Site};
+use crate::room;
+use crate::runtime::model::too_large;
 use crate::runtime::staging::{SaveOptions, Staging};
 use crate::runtime::worker::Worker;
 
@@ -43,8 +46,14 @@ impl Adapter {
         let plan = Plan::new(&self.settings, rank, &self.model.modules, &self.modules)?;
         let config = plan.config(&self.settings, &self.model.names);
         let (id, model, names) = (self.id, self.model.id, self.model.names);
+        let bytes = plan.bytes();
+        // On the device, as bytes, and in the file's order.
+        let _room = room::hold_for(usize_of(bytes.saturating_mul(2)), "the adapter")?;
         let tensors = self.model.engine.call(move |worker| {
-            worker.refuse_when_paused()?;
+            worker.ready_for(bytes)?;
+            if !worker.make_room_for(bytes) {
+                return Err(too_large("the adapter's save", bytes));
+            }
             plan.tensors(worker, id, model, &names)
         })?;
         let views: Vec<(&String, TensorView)> = tensors
@@ -148,6 +157,24 @@ impl Plan {
             });
         }
         config
+    }
+
+    /// From above: of modules without a part too, in f32, and what DoRA's magnitude of one is made of.
+    fn bytes(&self) -> u64 {
+        let of = |module: &Module| low_rank_bytes(module.shape, self.rank, 4);
+        let modules = self.modules.iter().map(|(module, _)| module);
+        let parts = modules.clone().map(of).fold(0, u64::saturating_add);
+        let own = match self.full {
+            true => modules
+                .map(|module| whole_bytes(module.shape))
+                .fold(0, u64::saturating_add),
+            false if self.dora => modules
+                .map(|module| 3 * whole_bytes(module.shape))
+                .max()
+                .unwrap_or(0),
+            false => 0,
+        };
+        parts.saturating_add(own)
     }
 
     fn tensors(

@@ -42,7 +42,7 @@ pub(super) fn adapter(model: &Arc<Model>, seed: u64, dora: bool) -> Arc<Adapter>
         ..AdapterOptions::default()
     };
     let adapter = Adapter::create(model.clone(), &options).unwrap();
-    let info: serde_json::Value = serde_json::from_str(&adapter.info()).unwrap();
+    let info: serde_json::Value = serde_json::from_str(&adapter.info().unwrap()).unwrap();
     for (index, tensor) in info["tensors"].as_array().unwrap().iter().enumerate() {
         let name = tensor["name"].as_str().unwrap();
         if name.ends_with("lora_b") {
@@ -156,7 +156,7 @@ fn a_request_that_runs_keeps_its_adapters() {
     let second = submit(session.clone(), &prompt(), &exactly(12), None).unwrap();
     session.apply(vec![]).unwrap();
     first.result(None).unwrap().1.unwrap();
-    let held = session.tokens();
+    let held = session.tokens().unwrap();
     // The second may have ended too.
     assert!(held.windows(with.len()).any(|held| held == with));
     second.result(None).unwrap().1.unwrap();

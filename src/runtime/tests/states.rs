@@ -33,7 +33,7 @@ fn a_chat_goes_on_from_its_marks_and_equals_a_fresh_session() {
             let given = run(&session, &messages(json), &exactly(12));
             given.result.unwrap();
             assert_eq!(given.tokens, anew(json), "{case}: {json}");
-            let prompt = session.tokens().len() as u64 - 12;
+            let prompt = session.tokens().unwrap().len() as u64 - 12;
             (given.report.cached_tokens, prompt)
         };
         let (cached, first_prompt) = ask(FIRST);

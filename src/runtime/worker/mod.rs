@@ -55,6 +55,8 @@ pub struct Worker {
     good_steps: u64,
     /// Bytes that the steps which were queued since the device was last idle may take: what MLX counts may lack them.
     queued_bytes: u64,
+    /// How much the system was last found to have, and when.
+    asked: Option<(u64, Instant)>,
     /// The failure that the log was told of last; none once a request has ended well.
     told: Option<String>,
     #[cfg(test)]
@@ -99,6 +101,7 @@ impl Worker {
             steps: 0,
             good_steps: 0,
             queued_bytes: 0,
+            asked: None,
             told: None,
             #[cfg(test)]
             trace: Trace::default(),
@@ -257,15 +260,17 @@ impl Worker {
         self.look_at_waiting = true;
     }
 
-    /// SUSPENDED while no device work may be started.
-    pub(super) fn refuse_when_paused(&self) -> Result<()> {
+    /// Whether work for the device may begin that takes so many bytes.
+    ///
+    /// Errors: SUSPENDED while none may be started; OUT_OF_MEMORY.
+    pub(super) fn ready_for(&mut self, bytes: u64) -> Result<()> {
         match self.paused {
             Some(Pause { until: None, .. }) => Err(Error::new(
                 Code::Suspended,
                 "the library was suspended meanwhile",
             )),
             // What only keeps quiet for a while, after a suspend that ran out of time, harms nobody.
-            _ => Ok(()),
+            _ => self.ask_system(bytes),
         }
     }
 

@@ -1,9 +1,22 @@
 //! The memory budget: whether what comes next fits, and what goes when it does not.
 
+use std::time::{Duration, Instant};
+
 use super::running::in_use;
 use super::Worker;
 use crate::error::{Code, Error, Result};
-use crate::mlx::memory;
+use crate::mlx::{memory, Device};
+use crate::room;
+
+/// What MLX takes beside its arrays: graphs, tasks, what its allocator rounds up. Where an allocation of these fails in the
+/// middle of an evaluation, MLX ends the process.
+const GRAPH: u64 = 4 << 20;
+/// So long what the system was found to have counts as there: a small model's steps are as short as asking is.
+const FRESH: Duration = Duration::from_millis(2);
+/// Bytes for each token of a step and number of the hidden size: the kernels' own arrays, of which an MLP's are the largest.
+const SCRATCH: u64 = 64;
+/// Bytes for each entry of the vocabulary: what a draw sorts.
+const DRAW: u64 = 16;
 
 impl Worker {
     /// Gives cached buffers back, and on wish the keys and values of sessions that no request uses.
@@ -27,6 +40,10 @@ impl Worker {
         let decoder = self.loaded.model(spec.model)?;
         let cache = self.caches.of(&running.key)?;
         let n = i32::try_from(n).unwrap_or(i32::MAX);
+        let running_tokens = running.prompt.len().saturating_add(running.generated.len());
+        let config = decoder.config();
+        let scratch = u64::from(config.hidden_size.unsigned_abs()).saturating_mul(SCRATCH);
+        let draw = u64::from(config.vocab_size.unsigned_abs()).saturating_mul(DRAW);
         let mut cost = decoder.cost(n, &cache.layers);
         let refuse = |what: String| Ok(Some(Error::new(Code::OutOfMemory, what)));
         if let Some(limit) = spec.limit {
@@ -63,8 +80,32 @@ impl Worker {
                 memory::limit()
             ));
         }
+        let tokens = (running_tokens as u64).saturating_mul(4 * size_of::<i32>() as u64);
+        let scratch = scratch.saturating_mul(u64::from(n.unsigned_abs()));
+        let beside = tokens.saturating_add(scratch).saturating_add(draw);
+        if let Err(refusal) = self.ask_system(cost.more.saturating_add(beside)) {
+            return Ok(Some(refusal));
+        }
         self.queued_bytes = self.queued_bytes.saturating_add(cost.more);
         Ok(None)
+    }
+
+    /// Whether the system has so many bytes, beside what MLX takes in any case.
+    ///
+    /// Errors: `OutOfMemory`.
+    pub(in crate::runtime) fn ask_system(&mut self, bytes: u64) -> Result<()> {
+        // Others have memory of their own, whose limit MLX knows.
+        let bytes = if self.device == Device::Cpu { bytes } else { 0 };
+        let wanted = bytes.saturating_add(GRAPH);
+        let is_fresh = |(had, at): (u64, Instant)| had >= wanted && at.elapsed() < FRESH;
+        if self.asked.is_some_and(is_fresh) && !crate::reserve::short() {
+            return Ok(());
+        }
+        let wanted_here = usize::try_from(wanted).unwrap_or(usize::MAX);
+        self.asked = None;
+        room::now(wanted_here, "the engine's next step")?;
+        self.asked = Some((wanted, Instant::now()));
+        Ok(())
     }
 
     /// Whether so many more bytes fit. What is in use is only known when the device is idle, so near the limit this waits

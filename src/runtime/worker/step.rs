@@ -42,6 +42,13 @@ impl Worker {
     }
 
     fn begin(&mut self, index: usize) -> Result<Turn> {
+        let mut gains = 0_u64;
+        for &(id, _) in &self.running[index].job.adapters {
+            gains = gains.saturating_add(self.loaded.adapter(id)?.adapter.cost_of_gains());
+        }
+        if let Err(refusal) = self.ask_system(gains) {
+            return Ok(Turn::Refused(refusal));
+        }
         let running = &mut self.running[index];
         running.key.adapters.clear();
         running.adapters = AdapterSet::default();

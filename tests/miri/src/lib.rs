@@ -15,5 +15,9 @@ mod host;
 mod log;
 #[path = "../../../src/mail.rs"]
 mod mail;
+#[path = "../../../src/random.rs"]
+mod random;
+#[path = "../../../src/reserve.rs"]
+mod reserve;
 #[path = "../../../src/words.rs"]
 mod words;
