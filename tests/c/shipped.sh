@@ -33,7 +33,7 @@ ok
 
 # Nothing in it says where it was built. (What lies beside it comes out of MLX's wheel, which others built.)
 root=$(cd "$(dirname "$0")/../.." && pwd)
-home=${HOME%/}
+home=${HOME-}; home=${home%/}
 for file in "$library" "$lib/.debug/libmlxrt.so.1.debug"; do
   cp "$file" "$build/strings-of"
   objcopy --decompress-debug-sections "$build/strings-of" 2>/dev/null || true

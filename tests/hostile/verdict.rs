@@ -65,8 +65,12 @@ pub fn named(failure: &Failure, codes: &[&str], words: &[&str]) -> Outcome {
         message.len()
     );
     ensure!(
-        !message.contains(".cpp") && !message.contains(".rs:") && !message.contains('\n'),
+        !message.contains(".cpp") && !message.contains(".rs:"),
         "{message:?}"
+    );
+    ensure!(
+        !message.chars().any(char::is_control),
+        "it holds control characters: {message:?}"
     );
     Ok(Named(code.clone()))
 }

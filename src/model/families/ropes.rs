@@ -27,7 +27,7 @@ pub fn rope(config: &Object, head_dim: i32, default_theta: Option<f32>) -> Resul
         base,
         traditional: config.opt_bool("rope_traditional")?.unwrap_or(false),
         scaling: match scaling {
-            Some(scaling) => self::scaling(config, &scaling, dims)?,
+            Some(scaling) => of_base(base, config, &scaling, dims)?,
             None => RopeScaling::None,
         },
     })
@@ -51,9 +51,21 @@ pub fn of_layers(
         ));
     }
     Ok(Rope {
-        scaling: scaling(config, parameters, dims)?,
+        scaling: of_base(base, config, parameters, dims)?,
         ..plain(dims, base)
     })
+}
+
+/// The scaling of wavelengths that are the powers of a base.
+fn of_base(base: f32, config: &Object, scaling: &Object, dims: i32) -> Result<RopeScaling> {
+    match self::scaling(config, scaling, dims)? {
+        // Its bounds are logarithms to that base.
+        RopeScaling::Yarn { .. } if base <= 1.0 => Err(Error::bad_model(format!(
+            "{} must be above 1 where the rope type is yarn",
+            config.place("rope_theta")
+        ))),
+        scaling => Ok(scaling),
+    }
 }
 
 /// Some of the pairs turn, by the wavelengths that they have among all.
@@ -232,6 +244,12 @@ fn long(config: &Object, scaling: &Object, dims: i32) -> Result<RopeScaling> {
                 None => context.unwrap_or(131_072) as f32 / original,
             };
             match factor > 1.0 {
+                true if original <= 1.0 => {
+                    return Err(Error::bad_model(format!(
+                        "{} must be 2 or more where the rope type is longrope",
+                        config.place("original_max_position_embeddings")
+                    )))
+                }
                 true => (1.0 + factor.ln() / original.ln()).sqrt(),
                 false => 1.0,
             }

@@ -63,6 +63,29 @@ fn both_spellings_of_rope() {
 }
 
 #[test]
+fn no_logarithm_of_a_rope_is_divided_by_zero() {
+    let with = |theta: &str, scaling: &str| {
+        let keys = format!(r#","rope_theta":{theta},"rope_scaling":{scaling}"#);
+        llama(&keys).map(drop).map_err(|error| error.message)
+    };
+    let yarn = r#"{"rope_type":"yarn","factor":4,"original_max_position_embeddings":64}"#;
+    assert_eq!(with("1.001", yarn), Ok(()));
+    let said = with("1", yarn).unwrap_err();
+    assert!(said.contains("\"rope_theta\" must be above 1"), "{said}");
+    assert_eq!(with("1", r#"{"rope_type":"linear","factor":4}"#), Ok(()));
+    let ones = [1.0; 8];
+    let long = |original: u32| {
+        format!(
+            r#"{{"rope_type":"longrope","factor":4,"original_max_position_embeddings":{original},
+                "short_factor":{ones:?},"long_factor":{ones:?}}}"#
+        )
+    };
+    assert_eq!(with("1e4", &long(2)), Ok(()));
+    let said = with("1e4", &long(1)).unwrap_err();
+    assert!(said.contains("must be 2 or more"), "{said}");
+}
+
+#[test]
 fn gemma3_alternates_and_scales() {
     let text = r#"{"hidden_size":32,"num_hidden_layers":4,"intermediate_size":48,"head_dim":16,
         "sliding_window":8,"sliding_window_pattern":2,"rope_scaling":{"factor":8.0,"rope_type":"linear"}}"#;
