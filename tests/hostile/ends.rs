@@ -37,15 +37,23 @@ enum When {
     BesideARequest,
     /// By another thread, all the time.
     OtherThread,
+    /// By a destructor of the program (`__attribute__((destructor))`), which runs when all handlers have.
+    Destructor,
 }
 
-const WHEN: [When; 5] = [
+const WHEN: [When; 6] = [
     When::RegisteredBefore,
     When::RegisteredAfter,
     When::ThreadData,
     When::BesideARequest,
     When::OtherThread,
+    When::Destructor,
 ];
+
+#[cfg_attr(not(target_os = "macos"), link_section = ".fini_array")]
+#[cfg_attr(target_os = "macos", link_section = "__DATA,__mod_term_func")]
+#[used]
+static DESTRUCTOR: extern "C" fn() = at_exit;
 
 fn cases() -> Cases {
     let mut cases: Cases = vec![];

@@ -349,7 +349,7 @@ fn adapter(args: &[&str]) -> Outcome {
     .tokens;
     let mut adapter = std::ptr::null_mut();
     let path = c_path(&folder.join("adapters").join(args[1]));
-    let scale: f32 = args[3 - 1].parse().unwrap();
+    let scale: f32 = args[2].parse().unwrap();
     // SAFETY: live handles, a path with a NUL, writable outputs.
     let applied = unsafe {
         outcome(mlxrt_adapter_load(

@@ -249,10 +249,8 @@ fn with_bias(tokens: &[i32], values: &[f32], sampled: bool) -> Told {
     }
     (options.bias_tokens, options.bias_values) = (tokens.as_ptr(), values.as_ptr());
     options.bias_count = tokens.len();
-    let told = ask(model.session(0).0, &Prompt::Text(PROMPT), &options, |_| {
-        true
-    });
-    told
+    let session = model.session(0);
+    ask(session.0, &Prompt::Text(PROMPT), &options, |_| true)
 }
 
 fn bias(pairs: Pairs, words: &Option<&str>) -> Outcome {

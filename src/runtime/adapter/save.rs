@@ -14,7 +14,7 @@ use super::create::{low_rank_bytes, whole_bytes};
 use super::{full_name, usize_of, Adapter, Leaf, Settings};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::load::{AdapterKind, ModuleShape};
+use crate::load::{check_finite, AdapterKind, ModuleShape};
 use crate::mlx::{ops, Array};
 use crate::model::adapter::Part;
 use crate::model::modules::{Module, Site};
@@ -194,7 +194,15 @@ impl Plan {
         for (module, part) in &self.modules {
             let part = part.and_then(|index| adapter.parts.get(index));
             let mut put = |leaf, array: &Array| -> Result<()> {
-                all.insert(full_name(names, &module.name, leaf), Saved::of(array)?);
+                let (name, saved) = (full_name(names, &module.name, leaf), Saved::of(array)?);
+                // Another scale went into it.
+                check_finite(&name, &saved.bytes, saved.dtype, 0).map_err(|_| {
+                    Error::unsupported(format!(
+                        "mlx-lm's format has one scale for all modules, and with {:e} \"{name}\" is not finite",
+                        self.scale
+                    ))
+                })?;
+                all.insert(name, saved);
                 Ok(())
             };
             match part {
