@@ -284,7 +284,7 @@ impl<'t> Eval<'t> {
                     step,
                     len: count,
                     stop: begin.saturating_add(step.saturating_mul(count)),
-                    charge: self.budget.charge(SMALL_BYTES)?,
+                    _charge: self.budget.charge(SMALL_BYTES)?,
                 };
                 Ok(V::Range(Arc::new(range), Origin::Template))
             }

@@ -366,7 +366,7 @@ impl<'t> Eval<'t> {
             step,
             len,
             stop,
-            charge: self.budget.charge(SMALL_BYTES)?,
+            _charge: self.budget.charge(SMALL_BYTES)?,
         };
         Ok(V::Range(Arc::new(range), origin))
     }

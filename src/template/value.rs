@@ -197,7 +197,7 @@ pub(super) struct Range {
     pub step: i64,
     pub len: i64,
     pub stop: i64,
-    pub charge: Charge,
+    pub _charge: Charge,
 }
 
 impl Range {
