@@ -102,6 +102,10 @@ impl Dict {
             .grow((ITEM_BYTES * 2).saturating_add(INDEX_BYTES))?;
         self.count(&key, &value);
         check(self.depth, self.size, budget)?;
+        if let V::Str(key) = &key {
+            // It is hashed for the index, and each time that this grows.
+            budget.bytes(key.len().saturating_mul(2))?;
+        }
         match self.find(&key, budget)? {
             Some(at) => self.replace(at, value),
             None => self.add(key, value),

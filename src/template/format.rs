@@ -269,6 +269,9 @@ pub(super) fn is_printable(c: char) -> bool {
         return true;
     }
     // Debug formatting escapes just what is not printable; behind another character, combining marks stay.
+    if c.escape_debug().len() == 1 {
+        return true;
+    }
     let mut bytes = [b'a'; 5];
     let len = bytes
         .get_mut(1..)

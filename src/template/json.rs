@@ -177,15 +177,21 @@ impl Json {
             Json::Big(value) => Value(V::given_big(BigInt::clone(value))),
             Json::Float(value) => Value(V::float(*value)),
             Json::Text(text) => return Ok(Value::str(text.as_str(), origin)),
+            // No iterators, which would take several frames for each level.
             Json::List(items) => {
-                let items = items.iter().map(|item| item.to_value(origin));
-                Value::list(items.collect::<Result<_, _>>()?)?
+                let mut values = Vec::with_capacity(items.len());
+                for item in items {
+                    values.push(item.to_value(origin)?);
+                }
+                Value::list(values)?
             }
-            Json::Object(object) => {
-                let entries = object
-                    .iter()
-                    .map(|(key, value)| Ok((Str::new(key, origin), value.to_value(origin)?)));
-                Value::dict(entries.collect::<Result<_, _>>()?)?
+            Json::Object(Object(entries)) => {
+                let mut values = Vec::with_capacity(entries.len());
+                for (key, value) in entries {
+                    let value = value.to_value(origin)?;
+                    values.push((Str::new(key.as_str(), origin), value));
+                }
+                Value::dict(values)?
             }
         };
         Ok(value.shaped(origin))
@@ -571,6 +577,15 @@ mod tests {
         assert!(Json::parse(nested(128).as_bytes()).is_ok());
         let error = Json::parse(nested(200_000).as_bytes()).unwrap_err();
         assert_eq!(error, "recursion limit exceeded at line 1 column 129");
+        // As deep as it gets, on as little stack as a caller may have for it.
+        let text = format!("{}{}", r#"{"a":["#.repeat(64), "]}".repeat(64));
+        let used = super::super::tests::on_small_stack(move || {
+            let json = Json::parse(text.as_bytes()).unwrap();
+            let value = json.to_value(Origin::Content).unwrap();
+            drop(json.clone());
+            (json.write() == text, json == json.clone(), value)
+        });
+        assert!(used.0 && used.1);
         assert!(Json::parse("9".repeat(4300).as_bytes()).is_ok());
         let error = Json::parse("9".repeat(1 << 20).as_bytes()).unwrap_err();
         assert!(

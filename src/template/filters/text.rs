@@ -255,12 +255,15 @@ fn quote(eval: &mut Eval, text: &Str, query: bool, out: &mut Builder) -> Result<
         'a'..='z' | 'A'..='Z' | '0'..='9' | '_' | '.' | '-' | '~' => None,
         '/' if !query => None,
         ' ' if query => Some("+".to_string()),
-        c => Some(
-            c.encode_utf8(&mut [0; 4])
-                .bytes()
-                .map(|byte| format!("%{byte:02X}"))
-                .collect(),
-        ),
+        c => {
+            let mut quoted = String::with_capacity(12);
+            let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                let (high, low) = (digit(byte >> 4), digit(byte & 15));
+                quoted.extend(['%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]);
+            }
+            Some(quoted)
+        }
     })
 }
 

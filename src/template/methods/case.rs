@@ -35,7 +35,8 @@ pub(in super::super) fn mapped(
         while !rest.is_empty() {
             let (word, after) = rest.split_at_checked(words(rest)).unwrap_or((rest, ""));
             // Outside of ASCII, a character takes tens of nanoseconds.
-            eval.budget.steps((word.len() >> 1).saturating_add(1))?;
+            let price = if word.is_ascii() { 4 } else { 1 };
+            eval.budget.steps((word.len() >> price).saturating_add(1))?;
             out.push(&map(word), origin, &mut eval.budget)?;
             rest = after;
         }
@@ -55,17 +56,20 @@ fn words(text: &str) -> usize {
 }
 
 fn casefold(text: &str) -> String {
-    // Full case folding differs from lower case in few letters.
-    text.chars()
-        .flat_map(|c| match c {
-            'ß' | 'ẞ' => "ss".chars().collect::<Vec<_>>(),
-            'ς' => vec!['σ'],
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Full case folding differs from lower case in few letters.
+        match c {
+            'ß' | 'ẞ' => out.push_str("ss"),
+            'ς' => out.push('σ'),
+            c if c.is_ascii() => out.push(c.to_ascii_lowercase()),
             c if c.to_uppercase().count() > 1 => {
-                c.to_uppercase().flat_map(char::to_lowercase).collect()
+                out.extend(c.to_uppercase().flat_map(char::to_lowercase));
             }
-            c => c.to_lowercase().collect(),
-        })
-        .collect()
+            c => out.extend(c.to_lowercase()),
+        }
+    }
+    out
 }
 
 fn swapcase(text: &str) -> String {

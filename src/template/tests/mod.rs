@@ -7,6 +7,7 @@
 )]
 
 mod corpus;
+mod cost;
 mod differential;
 mod hostile;
 mod language;
@@ -57,8 +58,8 @@ fn render(source: &str, context: Json) -> Result<String, TemplateError> {
     render_with(source, &context).map(|rendered| rendered.text)
 }
 
-/// On the stack that hosts give their threads, in the least generous case.
-fn on_small_stack<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    let thread = std::thread::Builder::new().stack_size(512 << 10);
+/// On what a render or a parse may use of a thread's stack, and what the thread takes itself.
+pub(super) fn on_small_stack<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::Builder::new().stack_size((192 + 16) << 10);
     thread.spawn(run).unwrap().join().unwrap()
 }
