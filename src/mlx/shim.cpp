@@ -61,6 +61,11 @@ void mlxrt_shim_forget_tasks(void) {
   }
 }
 
+void mlxrt_shim_touch_thread(void) {
+  static thread_local volatile int thrown;
+  thrown = std::uncaught_exceptions();
+}
+
 #define MLXRT_TEXT_OF(value) #value
 #define MLXRT_TEXT(value) MLXRT_TEXT_OF(value)
 

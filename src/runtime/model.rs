@@ -189,6 +189,10 @@ impl Description {
             });
         };
         for problem in template.problems() {
+            // No fault of the folder's.
+            if problem.code == Code::OutOfMemory {
+                return Err(problem.clone());
+            }
             self.warnings
                 .add(format!("{problem}; conversations that need it fail"));
         }
@@ -366,6 +370,7 @@ impl Plan {
         follow_links: bool,
         deadline: Option<Instant>,
     ) -> Result<Self> {
+        engine::prepare();
         let mut description = Description::read(path, follow_links, deadline)?;
         let context = checked_context(context, &description.config)?;
         let token_files = description.token_files()?;
