@@ -62,8 +62,8 @@ void mlxrt_shim_forget_tasks(void) {
 }
 
 void mlxrt_shim_touch_thread(void) {
-  static thread_local volatile int thrown;
-  thrown = std::uncaught_exceptions();
+  volatile int thrown = std::uncaught_exceptions();
+  (void)thrown;
 }
 
 #define MLXRT_TEXT_OF(value) #value
