@@ -20,6 +20,9 @@ pub const MOST: usize = SIZE / 4;
 /// What must be there again before the process is no longer short.
 const ENOUGH: usize = 4 << 20;
 
+/// What the heap must give again, of which the system may know nothing.
+const LITTLE: usize = 64 << 10;
+
 const LEAST: usize = 64;
 const GRANULES: usize = SIZE / LEAST;
 const ORDERS: usize = GRANULES.ilog2() as usize + 1;
@@ -44,7 +47,7 @@ pub fn short() -> bool {
 
 #[cold]
 fn still_short() -> bool {
-    let short = !system_has(ENOUGH, Promise::Memory);
+    let short = !system_has(ENOUGH, Promise::Memory) || !heap_has(LITTLE);
     RESERVE.used.store(short, Ordering::Relaxed);
     short
 }
@@ -60,8 +63,7 @@ pub enum Promise {
 
 /// Whether the system would give so much. It is given back untouched: two system calls.
 pub fn system_has(bytes: usize, promise: Promise) -> bool {
-    // SAFETY: a new mapping without a wish for its place, which nobody else knows, and is unmapped whole; a block of the
-    // system's own allocator that is freed at once.
+    // SAFETY: a new mapping without a wish for its place, which nobody else knows, and is unmapped whole.
     unsafe {
         let (access, kind) = (
             libc::PROT_READ | libc::PROT_WRITE,
@@ -77,8 +79,16 @@ pub fn system_has(bytes: usize, promise: Promise) -> bool {
             libc::munmap(mapped, bytes);
             return true;
         }
-        // The heap may have it.
+    }
+    heap_has(bytes)
+}
+
+fn heap_has(bytes: usize) -> bool {
+    // SAFETY: a block that is freed at once.
+    unsafe {
         let block = libc::malloc(bytes);
+        // Or it is compiled to nothing.
+        let block = std::hint::black_box(block);
         libc::free(block);
         !block.is_null()
     }

@@ -11,8 +11,14 @@ thread_local! {
     static FIRST_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Replaces mlx-c's handler. To be called before any other MLX call; more calls do nothing.
+extern "C" {
+    fn mlxrt_shim_touch_thread();
+}
+
+/// Replaces mlx-c's handler. To be called before any other MLX call; more calls do nothing, but on another thread.
 pub fn install_error_handler() {
+    // SAFETY: no arguments, any thread.
+    unsafe { mlxrt_shim_touch_thread() };
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // SAFETY: `keep_first` has the handler's signature, never unwinds, and uses no data pointer.

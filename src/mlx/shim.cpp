@@ -61,6 +61,11 @@ void mlxrt_shim_forget_tasks(void) {
   }
 }
 
+void mlxrt_shim_touch_thread(void) {
+  volatile int thrown = std::uncaught_exceptions();
+  (void)thrown;
+}
+
 #define MLXRT_TEXT_OF(value) #value
 #define MLXRT_TEXT(value) MLXRT_TEXT_OF(value)
 

@@ -20,6 +20,10 @@ int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, in
 // then counted too low, and no more of its work waits for it. Any thread.
 void mlxrt_shim_forget_tasks(void);
 
+// Makes what C++ keeps of exceptions for this thread now, while there is memory: where there is none when the first is thrown,
+// the dynamic linker ends the process.
+void mlxrt_shim_touch_thread(void);
+
 // The version of the MLX headers that this was compiled with, such as "0.32.2"; never freed. Any thread.
 const char* mlxrt_shim_mlx_version(void);
 

@@ -192,6 +192,10 @@ impl Description {
             });
         };
         for problem in template.problems() {
+            // No fault of the folder's.
+            if problem.code == Code::OutOfMemory {
+                return Err(problem.clone());
+            }
             self.warnings
                 .add(format!("{problem}; conversations that need it fail"));
         }
@@ -364,6 +368,7 @@ struct Plan {
 
 impl Plan {
     fn make(path: &str, context: u32, follow_links: bool) -> Result<Self> {
+        engine::prepare();
         let mut description = Description::read(path, follow_links)?;
         let context = checked_context(context, &description.config)?;
         let token_files = description.token_files()?;

@@ -112,9 +112,59 @@ impl ChatTemplate {
     }
 }
 
+/// What each byte of a template comes to at most while it is parsed: one of many short expressions or tags.
+const PARSED_BYTES: usize = 512;
+
 fn parse(source: Source) -> Result<Format> {
     let Source { file, text } = source;
-    Template::parse(&text?, &Limits::default())
+    let text = text?;
+    let _room = crate::room::hold(text.len(), PARSED_BYTES, &file)?;
+    Template::parse(&text, &Limits::default())
         .map(Format::new)
         .map_err(|error| Error::from(error).within(&file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What makes most of its length.
+    #[test]
+    fn parsing_takes_no_more_than_it_says() {
+        let n = 4_000;
+        for one in [
+            "{{x}}",
+            "{{ x }}a",
+            "{%if x%}{%endif%}",
+            "{%set x=1%}",
+            "{%for x in y%}{%endfor%}",
+            "{{x.a.b.c.d.e}}",
+            "{{1}}",
+            "{{[1,2,3,4,5]}}",
+            "{{a|b|c|d}}",
+            "{{f(a,b=c)}}",
+            "{#x#}a",
+            "{{{1:2}}}",
+            "{{-x}}",
+            "{{a+a+a+a+a}}",
+        ] {
+            measured(&one.repeat(n));
+        }
+        measured(&format!("{{{{[{}1]}}}}", "1,".repeat(n)));
+        measured(&format!("{{{{[{}1]}}}}", "[],".repeat(n)));
+        measured(&format!("{{{{{{{}1:1}}}}}}", "1:1,".repeat(n)));
+        measured(&format!("{{{{a{}}}}}", "~a".repeat(n)));
+    }
+
+    fn measured(source: &str) {
+        let (peak, _parsed) =
+            crate::reserve::peak_of(|| Template::parse(source, &Limits::default()));
+        let most = source.len().saturating_mul(PARSED_BYTES);
+        let each = peak.checked_div(source.len());
+        assert!(
+            peak <= most,
+            "{:?}: {each:?} bytes for each",
+            source.get(..30)
+        );
+    }
 }

@@ -14,8 +14,12 @@ use crate::Class;
 pub const CLASS: Class = Class {
     row: "16",
     name: "memory that runs out",
-    generators: &[|| fail_in_turn("load"), limits],
-    programs: &[("allocations", in_turn), ("limit", limited)],
+    generators: &[|| fail_in_turn("load"), fail_own, limits],
+    programs: &[
+        ("allocations", in_turn),
+        ("own allocations", own_in_turn),
+        ("limit", limited),
+    ],
 };
 
 /// Bytes from which on an allocation of C++ may fail.
@@ -27,6 +31,9 @@ const LEFT: [u64; 24] = [
     32_000, 40_000, 48_000, 64_000, 80_000, 96_000, 128_000, 192_000, 256_000, 512_000, 768_000,
     1_000_000,
 ];
+
+/// Own allocations that fail in each work.
+const SPREAD: usize = 25;
 
 const WORKS: [&str; 6] = [
     "load",
@@ -43,6 +50,20 @@ fn fail_in_turn(work: &str) {
         for at in 1..=calls {
             let what = format!("{work}: allocation {at} fails, lasting {lasting}");
             faulty(&what, &["allocations", work, &at.to_string(), lasting]);
+        }
+    }
+}
+
+/// Of many thousands of allocations some, spread over all of the work.
+fn fail_own() {
+    for work in WORKS {
+        let calls = count(&["own allocations", work, "0", "0"]);
+        for lasting in ["0", "1"] {
+            for part in 0..SPREAD.min(calls) {
+                let at = (1 + part * calls / SPREAD).to_string();
+                let what = format!("{work}: own allocation {at} fails, lasting {lasting}");
+                faulty(&what, &["own allocations", work, &at, lasting]);
+            }
         }
     }
 }
@@ -72,6 +93,25 @@ fn in_turn(args: &[&str]) -> Outcome {
     arm(Kind::Allocations, at, *lasting == "1", LEAST, None);
     let result = work_on(work, &model, "once upon a time");
     let calls = disarm(Kind::Allocations);
+    if at == 0 {
+        return Ok(Fine(calls.to_string()));
+    }
+    let verdict = fine_or_named(result, CODES, &[])?;
+    alive()?;
+    Ok(verdict)
+}
+
+/// `own allocations WORK AT LASTING`: of the library's Rust, however small. The system itself has memory.
+fn own_in_turn(args: &[&str]) -> Outcome {
+    let [work, at, lasting] = args else {
+        panic!("own allocations WORK AT LASTING")
+    };
+    let at: usize = at.parse().unwrap();
+    let model = load(&qwen()).unwrap();
+    let text = "once upon a time ".repeat(1_000);
+    arm(Kind::Own, at, *lasting == "1", 0, None);
+    let result = work_on(work, &model, &text);
+    let calls = disarm(Kind::Own);
     if at == 0 {
         return Ok(Fine(calls.to_string()));
     }

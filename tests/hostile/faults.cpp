@@ -31,8 +31,8 @@ struct Countdown {
     return at && (lasting ? number >= at : number == at);
   }
 };
-// What fails: 0 files, 1 allocations, 2 MLX.
-Countdown countdowns[3];
+// What fails: 0 files, 1 allocations of C++, 2 MLX, 3 allocations of the library's own.
+Countdown countdowns[4];
 
 const char *prefix;
 int error_number;
@@ -216,12 +216,14 @@ void *__libc_realloc(void *, size_t);
 void *__libc_memalign(size_t, size_t);
 
 static bool in_cpp(void *caller);
+static bool in_library(void *caller);
 
-// Only what C++ asks for, which turns a failure into an exception; what Rust asks for is tested with real limits.
+// What C++ asks for, which turns a failure into an exception, or what the library's Rust does, which has a reserve.
 static bool allocation_fails_for(void *caller, size_t bytes) {
-  if (bytes < least_bytes || !countdowns[1].armed || !in_cpp(caller) || !countdowns[1].strikes()) return false;
-  errno = ENOMEM;
-  return true;
+  bool cpp = bytes >= least_bytes && countdowns[1].armed && in_cpp(caller) && countdowns[1].strikes();
+  bool own = !cpp && countdowns[3].armed && in_library(caller) && countdowns[3].strikes();
+  if (cpp || own) errno = ENOMEM;
+  return cpp || own;
 }
 
 void *malloc(size_t bytes) { return allocation_fails_for(__builtin_return_address(0), bytes) ? NULL : __libc_malloc(bytes); }
@@ -278,6 +280,11 @@ static Range range_of(const char *name) {
 static bool in_cpp(void *caller) {
   static Range cpp = range_of("libstdc++"), mlx = range_of("libmlx.so");
   return cpp.holds(caller) || mlx.holds(caller);
+}
+
+static bool in_library(void *caller) {
+  static Range library = range_of("libmlxrt");
+  return library.holds(caller);
 }
 
 // The function itself. Calls out of the library count; those that MLX makes of its own functions do not.

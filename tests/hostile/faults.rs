@@ -17,6 +17,8 @@ pub enum Kind {
     Files = 0,
     Allocations = 1,
     Mlx = 2,
+    /// Allocations of the library's own.
+    Own = 3,
 }
 
 /// The compiled file; None where it cannot be made, with a word about it.

@@ -343,6 +343,7 @@ fn of_folder(function: &'static Function, path: PathBuf, left: u64) -> Outcome {
 
 /// Without an engine: all that is needed once is needed now.
 fn first_call(left: u64) -> Outcome {
+    crate::abi::library();
     let mut call = Call::good(function("mlxrt_model_load"), &mut World::new());
     call.args[0] = call.text(qwen().to_str().unwrap());
     let verdict = judge(with_left(left, || call.run()), || call.run())?;

@@ -96,7 +96,9 @@ impl Worker {
     pub(in crate::runtime) fn ask_system(&mut self, bytes: u64) -> Result<()> {
         // Others have memory of their own, whose limit MLX knows.
         let bytes = if self.device == Device::Cpu { bytes } else { 0 };
-        let wanted = bytes.saturating_add(GRAPH);
+        // In large steps: a token more is no other question.
+        let wanted = bytes.saturating_add(GRAPH) / GRAPH;
+        let wanted = wanted.saturating_add(1).saturating_mul(GRAPH);
         let is_fresh = |(had, at): (u64, Instant)| had >= wanted && at.elapsed() < FRESH;
         if self.asked.is_some_and(is_fresh) && !crate::reserve::short() {
             return Ok(());
