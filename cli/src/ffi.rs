@@ -1179,6 +1179,16 @@ unsafe extern "C" {
     pub fn mlxrt_session_free(session: *mut mlxrt_session);
 }
 unsafe extern "C" {
+    pub fn mlxrt_session_fork(
+        session: *mut mlxrt_session,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_session,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_session_truncate(session: *mut mlxrt_session, tokens: usize) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
     pub fn mlxrt_session_info(
         session: *const mlxrt_session,
         out: *mut mlxrt_session_state,
