@@ -20,7 +20,7 @@ fn prose(length: usize) -> String {
     let mut rng = Rng::new(7);
     let mut text = String::new();
     while text.len() < length {
-        let word: &str = *rng.pick(&words[..]);
+        let word: &str = rng.pick(&words[..]);
         text.push_str(word);
         text.push_str(match rng.below(20) {
             0 => ".\n\n",
