@@ -16,7 +16,6 @@ mod hostile;
 mod messages;
 mod newer;
 mod sections;
-mod speed;
 mod stream;
 mod token_files;
 mod tokens;

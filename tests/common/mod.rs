@@ -50,6 +50,11 @@ macro_rules! sized {
 
 pub struct Model(pub *mut mlxrt_model);
 
+// SAFETY: a handle, which any thread may use.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
 impl Drop for Model {
     fn drop(&mut self) {
         // SAFETY: any handle is safe to free.

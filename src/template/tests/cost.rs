@@ -61,11 +61,11 @@ fn cost(template: &Template, context: &Value, limits: &Limits) -> Cost {
     };
     let stopped = look.clone();
     let watch = Watch {
-        deadline: None,
         stopped: Some(Box::new(move || {
             stopped();
             Ok(())
         })),
+        ..Watch::default()
     };
     let (steps, failed) = watch::during(watch, || {
         let clock = || NOON;

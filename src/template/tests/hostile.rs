@@ -229,7 +229,7 @@ fn a_deadline_ends_a_render() {
             let deadline = Instant::now() + Duration::from_millis(20);
             let watch = Watch {
                 deadline: Some(deadline),
-                stopped: None,
+                ..Watch::default()
             };
             let rendered = during(watch, || template.render(&context, &|| NOON, &endless));
             let kind = rendered.unwrap_err().kind;
@@ -250,7 +250,7 @@ fn a_deadline_ends_a_parse() {
     use crate::watch::{during, Watch};
     let watch = Watch {
         deadline: Some(Instant::now()),
-        stopped: None,
+        ..Watch::default()
     };
     let source = "{{ a }}".repeat(80_000);
     let parsed = during(watch, || Template::parse(&source, &Limits::default()));
