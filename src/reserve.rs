@@ -83,7 +83,9 @@ pub fn system_has(bytes: usize, promise: Promise) -> bool {
     heap_has(bytes)
 }
 
-fn heap_has(bytes: usize) -> bool {
+/// Whether the system's allocator would give so much. Glibc's takes blocks of this size out of its heap from then on, up to 32 MB, and
+/// not out of mappings that are new each time, which work that has many of them wants.
+pub fn heap_has(bytes: usize) -> bool {
     // SAFETY: a block that is freed at once.
     unsafe {
         let block = libc::malloc(bytes);

@@ -56,7 +56,8 @@ pub fn hold_for(wanted: usize, name: &str) -> Result<Room> {
 ///
 /// Errors: `OutOfMemory`.
 pub fn now(wanted: usize, name: &str) -> Result<()> {
-    match is_there(wanted) {
+    let wanted_with = wanted.saturating_add(BESIDE);
+    match !reserve::short() && reserve::system_has(wanted_with, Promise::Memory) {
         true => Ok(()),
         false => Err(none(wanted, name)),
     }
@@ -67,10 +68,6 @@ fn none(wanted: usize, name: &str) -> Error {
     Error::new(Code::OutOfMemory, message)
 }
 
-fn is_there(wanted: usize) -> bool {
-    !reserve::short() && reserve::system_has(wanted.saturating_add(BESIDE), Promise::Memory)
-}
-
 fn promise(wanted: usize) -> Option<Room> {
     // What nobody could have must not be added to what others ask for.
     let wanted = wanted.min(usize::MAX >> 16);
@@ -79,7 +76,8 @@ fn promise(wanted: usize) -> Option<Room> {
     // Estimates are from above, so all of them together need not be there as memory.
     let all = others.saturating_add(wanted).saturating_add(BESIDE);
     let all_fit = || others == 0 || reserve::system_has(all, Promise::Addresses);
-    (is_there(wanted) && all_fit()).then_some(room)
+    let own_fits = || reserve::heap_has(wanted.saturating_add(BESIDE));
+    (!reserve::short() && own_fits() && all_fit()).then_some(room)
 }
 
 /// Puts `part` behind a text that grows with what it is made of.
