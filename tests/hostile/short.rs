@@ -12,7 +12,7 @@ use crate::verdict::*;
 use crate::Class;
 
 pub const CLASS: Class = Class {
-    row: "30",
+    row: "33",
     name: "little address space left",
     generators: &[|| run_list("short", cases())],
     // It ends with the usual request by itself, where the case ends the engine.
