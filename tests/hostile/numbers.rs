@@ -315,16 +315,17 @@ fn neutral(kind: i32, dtype: i32, scale: f32) -> Outcome {
             return named(&failure, &["INVALID_ARGUMENT"], &["options.scale"]);
         }
     };
-    ensure!(scale.abs() <= most, "it is made");
+    let fits = scale.abs() <= most;
+    ensure!(fits, "it is made");
     let session = model.session(0);
     for strength in [1.0, -1.0, 0.5, 1e30, f32::MAX] {
         // SAFETY: live handles, one of each.
         let applied = outcome(unsafe { mlxrt_apply_adapter(session.0, &adapter, &strength, 1) });
-        let product = f64::from(scale) * f64::from(strength);
+        let fits = (f64::from(scale) * f64::from(strength)).abs() <= f64::from(most);
         match applied {
-            Ok(()) => ensure!(product.abs() <= f64::from(most), "{strength:e} is taken"),
+            Ok(()) => ensure!(fits, "{strength:e} is taken"),
             Err(failure) => {
-                ensure!(product.abs() > f64::from(most), "{failure:?}");
+                ensure!(!fits, "{failure:?}");
                 named(&failure, &["INVALID_ARGUMENT"], &["scales[0]"])?;
                 continue;
             }
