@@ -1,4 +1,4 @@
-//! Row 30: each function of the header with little address space left: from one megabyte above what the process has. It
+//! Row 33: each function of the header with little address space left: from one megabyte above what the process has. It
 //! works, says OUT_OF_MEMORY, or says what it says without a limit; and then, without one, all is as before.
 
 use std::path::PathBuf;
