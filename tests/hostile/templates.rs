@@ -269,15 +269,13 @@ fn stacks() {
 }
 
 fn on_little_stack(args: &[&str]) -> Outcome {
-    let model = load(Path::new(args[0]));
     let depth = args.get(1).map_or(1, |depth| depth.parse().unwrap());
     let inner = "[".repeat(depth) + &"]".repeat(depth);
     let messages = format!(r#"[{{"role":"user","content":"Hi","extra":{inner}}}]"#);
+    let path = PathBuf::from(args[0]);
+    let run = move || load(&path).and_then(|model| model.render(&messages));
     let thread = std::thread::Builder::new().stack_size(256 << 10);
-    let rendered = std::thread::scope(|scope| {
-        let run = || model.and_then(|model| model.render(&messages));
-        thread.spawn_scoped(scope, run).unwrap().join().unwrap()
-    });
+    let rendered = thread.spawn(run).unwrap().join().unwrap();
     let verdict = fine_or_named(rendered, CODES, &[])?;
     alive()?;
     Ok(verdict)

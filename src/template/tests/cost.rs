@@ -343,7 +343,9 @@ fn all_dear(kinds: &[&str], often: bool, check: impl Fn(&Template, &str, &mut Ve
         }
         for call in all {
             if let Some(template) = template(&call, often) {
+                let before = dear.len();
                 check(&template, &call, &mut dear);
+                dear[before..].iter().for_each(|dear| eprintln!("{dear}"));
             }
         }
     }
