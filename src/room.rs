@@ -69,15 +69,16 @@ fn none(wanted: usize, name: &str) -> Error {
 }
 
 fn promise(wanted: usize) -> Option<Room> {
-    // What nobody could have must not be added to what others ask for.
-    let wanted = wanted.min(usize::MAX >> 16);
+    // What cannot be had must not be added to what others ask for.
+    if reserve::short() || !reserve::heap_has(wanted.saturating_add(BESIDE)) {
+        return None;
+    }
     let others = PROMISED.fetch_add(wanted, Ordering::Relaxed);
     let room = Room(wanted);
     // Estimates are from above, so all of them together need not be there as memory.
     let all = others.saturating_add(wanted).saturating_add(BESIDE);
     let all_fit = || others == 0 || reserve::system_has(all, Promise::Addresses);
-    let own_fits = || reserve::heap_has(wanted.saturating_add(BESIDE));
-    (!reserve::short() && own_fits() && all_fit()).then_some(room)
+    all_fit().then_some(room)
 }
 
 /// Puts `part` behind a text that grows with what it is made of.

@@ -356,9 +356,9 @@ fn crowds() {
     let too_many = "model-x.safetensors: the folder holds more than 3 tensors";
     assert_eq!(within(&limits).unwrap_err().message, too_many);
 
-    // The folder vanished between being found and being read.
+    // The folder vanished between being found and being read: by its handle it is empty.
     let error = Catalog::open(&folder, &mut Warnings::default()).unwrap_err();
-    assert_eq!(error.code, Code::Io);
+    assert_eq!(error.code, Code::BadModel);
 }
 
 #[test]
