@@ -84,6 +84,21 @@
  * function only error, free, version and cancel functions may be called, and notify only signals something. When a
  * blocking call has returned, none of its callbacks runs any more. A callback must not throw, longjmp or unwind.
  *
+ * Threads. A call needs at most 192 KB of its thread's stack, callbacks and signal handlers not counted: give a thread
+ * 256 KB. Whatever a thread's floating-point control is (traps, rounding, flushing), inside the library it is the default
+ * one, and the thread's own again in callbacks and when the call returns; threads of the library start with the default.
+ * pthread_cancel is held off inside the library, callbacks included: a cancel that is pending ends the thread at its next
+ * cancellation point after the call. A thread that calls the library must not be cancelled asynchronously
+ * (PTHREAD_CANCEL_ASYNCHRONOUS), and a callback must not end its thread (pthread_exit).
+ *
+ * Signals. mlxrt_session_cancel and mlxrt_request_cancel are async-signal-safe: they may be called from a signal handler,
+ * also one that interrupted the library. No other function may be: set a flag, write to a pipe, or return
+ * MLXRT_RETURN_STOP from the next callback.
+ *
+ * The exit. Once the process exits, functions that return an error give MLXRT_E_CANCELLED (or still work, on threads that
+ * run while the engine does): in a handler of atexit, in destructors of static objects, and in threads that still run.
+ * Functions that free may be called there, and cancel too.
+ *
  * The process. Init and suspend are counted and belong to all users of the library in the process, as do the log and
  * the memory limits: the last one to set them wins. After a fork only the parent can use the library.
  *
@@ -229,7 +244,7 @@
 #define MLXRT_GEN_TOKENS_ONLY 4u
 /** Take the input in and generate nothing. */
 #define MLXRT_GEN_PREFILL_ONLY 8u
-/** Reuse nothing that was computed before: every token of the prompt is computed now. */
+/** Reuse nothing that was computed before, by this session or by another one: every token of the prompt is computed now. */
 #define MLXRT_GEN_NO_PREFIX_CACHE 16u
 /** Zeros mean neutral (temperature 1), not what the model's generation_config.json says. */
 #define MLXRT_GEN_NO_MODEL_DEFAULTS 32u
@@ -321,7 +336,7 @@ typedef struct mlxrt_adapter mlxrt_adapter;
 typedef struct mlxrt_api mlxrt_api;
 
 /**
- * What went wrong: a code and one sentence. It belongs to the caller, may be read on any thread, several at
+ * What went wrong: a code and one sentence, in one line of at most 1900 bytes without control characters. It belongs to the caller, may be read on any thread, several at
  * once, and lives until mlxrt_error_free.
  */
 typedef struct mlxrt_error mlxrt_error;
@@ -406,7 +421,7 @@ typedef struct mlxrt_memory {
   uint64_t peak_bytes;
   /** Of active_bytes: weights of models. */
   uint64_t weight_bytes;
-  /** Of active_bytes: keys and values of sessions. */
+  /** Of active_bytes: keys and values of sessions. What several share counts in each. */
   uint64_t kv_bytes;
   /** What the library may use; UINT64_MAX = unlimited. */
   uint64_t limit_bytes;
@@ -494,15 +509,15 @@ typedef struct mlxrt_input {
    * of it is reused. NULL = none.
    */
   const char *MLXRT_NULLABLE messages;
-  /** Bytes of messages. */
+  /** Bytes of messages, up to 256 MB. */
   size_t messages_len;
   /** With messages: a JSON array of tools; NULL = none. */
   const char *MLXRT_NULLABLE tools;
-  /** Bytes of tools. */
+  /** Bytes of tools, up to 64 MB. */
   size_t tools_len;
   /** With messages: a JSON object for the chat template, such as {"enable_thinking":false}; NULL = none. */
   const char *MLXRT_NULLABLE template_args;
-  /** Bytes of template_args. */
+  /** Bytes of template_args, up to 64 MB. */
   size_t template_args_len;
 } mlxrt_input;
 
@@ -516,7 +531,7 @@ typedef struct mlxrt_adapter_options {
   int32_t kind;
   /** Columns of A and rows of B; 0 = 8. */
   uint32_t rank;
-  /** What (x A) B is multiplied by; 0 = 20. */
+  /** What (x A) B is multiplied by, up to 1e30 (with F16 up to 65504) in size; 0 = 20. */
   float scale;
   /** The share of the input's elements that training leaves out, below 1. */
   float dropout;
@@ -659,9 +674,9 @@ typedef struct mlxrt_session_state {
   uint64_t tokens;
   /** The most tokens it can hold. */
   uint64_t context;
-  /** Tokens whose keys and values are computed. */
+  /** Tokens whose keys and values are computed; after a cut until the next request also those that were cut. */
   uint64_t kv_tokens;
-  /** Bytes of these keys and values. */
+  /** Bytes of these keys and values, with those that other sessions share. */
   uint64_t kv_bytes;
   /** 1 while a call or request runs on it, else 0. */
   uint32_t busy;
@@ -710,7 +725,7 @@ typedef struct mlxrt_generate_options {
    * 0 = 0.1.
    */
   float xtc_threshold;
-  /** Divides the logits of tokens seen, greater than 0, 1 = off; 0 = the model's, else off. */
+  /** Divides the logits of tokens seen, from 1e-6 to 1e6, 1 = off; 0 = the model's, else off. */
   float repetition_penalty;
   /** Taken from the logits of tokens seen, -2 to 2; 0 = off. */
   float presence_penalty;
@@ -728,17 +743,17 @@ typedef struct mlxrt_generate_options {
   const char *MLXRT_NONNULL const *MLXRT_NULLABLE stop;
   /** Bytes of each stop string; NULL = all are NUL-terminated. */
   const size_t *MLXRT_NULLABLE stop_lens;
-  /** How many stop strings. */
+  /** How many stop strings, up to 64, of up to 4,096 bytes each. */
   size_t stop_count;
   /** Tokens that end the generation, besides the model's own; NULL = none. */
   const int32_t *MLXRT_NULLABLE stop_tokens;
-  /** How many stop tokens. */
+  /** How many stop tokens, up to 4,096. */
   size_t stop_token_count;
   /** Tokens whose logits get bias_values added; NULL = none. */
   const int32_t *MLXRT_NULLABLE bias_tokens;
-  /** What each of bias_tokens gets; -INFINITY bans it. */
+  /** What each of bias_tokens gets, added up where a token is named twice; -INFINITY, and what is -1e6 or less, bans it. */
   const float *MLXRT_NULLABLE bias_values;
-  /** How many biases. */
+  /** How many biases, up to 4,194,304. */
   size_t bias_count;
   /** What the answer must match; NULL = anything. */
   mlxrt_grammar *MLXRT_NULLABLE grammar;
@@ -1111,7 +1126,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_device_info(
 
 /**
  * Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the
- * default. The last one to set it wins. When this returns, the function before neither runs nor will.
+ * default. A line has no line break and no other control character, and at most 1900 bytes. The last one to set it wins. When this returns, the function before neither runs nor will.
  *
  * Threads: any; fn is called on any thread, concurrently.
  * Blocks: until calls of the function before have returned.
@@ -1144,7 +1159,9 @@ void mlxrt_free(void *MLXRT_NULLABLE buffer);
 int32_t mlxrt_error_code(const mlxrt_error *MLXRT_NULLABLE error);
 
 /**
- * Gives the sentence of an error in UTF-8; an empty one for NULL.
+ * Gives the sentence of an error in UTF-8; an empty one for NULL. Names in it are as they are in files and arguments, but that
+ * long ones are cut and that characters which would steer a terminal (controls, ends of lines, marks that turn
+ * the direction of text) are written as "\u{1b}".
  *
  * Threads: any.
  * Blocks: no.
@@ -1241,7 +1258,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
  * form, or the id of a model that is in the local Hugging Face cache. Starts the engine if it does not run. The weights
  * decide: the index is a hint, and so is what config.json says of their quantisation; where they differ, and where
  * generation_config.json cannot be read, a warning goes to the log and to mlxrt_model_info. Files of the folder may be
- * links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere.
+ * links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere. That
+ * holds, too, where a folder or a file is exchanged with a link while it is read. Nothing but regular files is opened.
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
@@ -1271,15 +1289,20 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_info(
  * are quantised as they were, module by module, and the others keep their types; what no adapter changes stays as it is,
  * byte for byte. An adapter that tells a tied embedding and output layer apart gives the model an output layer of its own.
  * The folder gets its place, or its new files, when all of them are on the disk. A model that is in the folder is replaced,
- * also if it is the one that was loaded; other files stay.
+ * also if it is the one that was loaded; other files stay. Files come from the folder that was loaded, and go to the one that is
+ * there when the call begins, also where a link takes its place meanwhile.
  *
  * Threads: any; progress runs on this one. Sessions of the model go on in between.
  * Blocks: while it computes and writes; progress, in bytes of weights, may stop it (CANCELLED), timeout_ms ends it
  * (TIMEOUT). A suspension makes it wait.
- * Errors: IO names the file; BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
+ * Errors: IO names the file: also for a FIFO, a socket or a device in its place, and for what is larger than the process may write
+ * (RLIMIT_FSIZE). The signal of that, SIGXFSZ, is held off on this thread and taken back on Linux; on macOS, where the process
+ * gets it, a host with such a limit has to ignore it, or it ends.
+ * BAD_MODEL where a file of the folder that was loaded is gone; INCOMPATIBLE for an adapter of
  * another model, for two that replace the same weights, one that does and has a scale, and for weights that become too
  * large for their type; INVALID_ARGUMENT for an adapter that is there twice and for scales that are not finite;
- * OUT_OF_MEMORY; SUSPENDED; DEVICE. After each of them what was in the folder is there as it was.
+ * OUT_OF_MEMORY; SUSPENDED; DEVICE. After each of them, and after CANCELLED and TIMEOUT, what was in the folder is there as it
+ * was, and what was made is gone again, folders above path included.
  * Owns: nothing.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_save(
@@ -1302,7 +1325,8 @@ void mlxrt_model_free(mlxrt_model *MLXRT_NULLABLE model);
  *
  * Threads: any.
  * Blocks: no.
- * Errors: INVALID_ARGUMENT for text that is not UTF-8.
+ * Errors: INVALID_ARGUMENT for text that is not UTF-8, has more than 64 MB, or more than 1 MB without a place where it can be
+ * divided (a word of 256 KB); OUT_OF_MEMORY; BAD_MODEL when a pattern of tokenizer.json is given up.
  * Owns: ids is yours: mlxrt_free.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_tokenize(
@@ -1422,11 +1446,15 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_set(
 
 /**
  * Writes a folder in mlx-lm's format (adapter_config.json and adapters.safetensors), which mlx-lm and this library
- * load. What was there is replaced only when everything is on the disk.
+ * load. What was there is replaced only when everything is on the disk; where it does not come to that, what was made is
+ * gone again, folders above path included.
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it writes; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
- * Errors: IO names the file; UNSUPPORTED for what that format does not have; SUSPENDED; DEVICE.
+ * Errors: IO names the file: also for a FIFO, a socket or a device in its place, and for what is larger than the process may write
+ * (RLIMIT_FSIZE). The signal of that, SIGXFSZ, is held off on this thread and taken back on Linux; on macOS, where the process
+ * gets it, a host with such a limit has to ignore it, or it ends. UNSUPPORTED for
+ * what that format does not have; SUSPENDED; DEVICE.
  * Owns: nothing.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_save(
@@ -1452,7 +1480,7 @@ void mlxrt_adapter_free(mlxrt_adapter *MLXRT_NULLABLE adapter);
  * Threads: any.
  * Blocks: no.
  * Errors: INVALID_HANDLE names which; INCOMPATIBLE for an adapter of another model; INVALID_ARGUMENT for one that is
- * there twice and for scales that are not finite. Adapters that replace the same weights fail with the next request.
+ * there twice, and for scales that are not finite or that make more than 1e30 of its own (of an F16 adapter 65504). Adapters that replace the same weights fail with the next request.
  * Owns: nothing; the session keeps what it needs of the adapters.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
@@ -1464,7 +1492,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
 /**
  * Trains an adapter in place, as mlx-lm's trainer does: the same batches in the same order for the same seed, the same
  * loss, optimisers and schedules. Only the adapter's LoRA or DoRA weights change; the model's stay as they are, in
- * whatever type. Sessions that have the adapter use its new weights from their next request on, and go on in between.
+ * whatever type; those of an adapter in F16 are trained in F32, and rounded for every use. Sessions that have the adapter use its new weights from their next request on, and go on in between.
  * Saves go to the folder save_path every save_every steps, then also as 0000100_adapters.safetensors and so on, and at the
  * end, also when fn stopped the training. A save that fails ends it, and leaves the files of the one before.
  *
@@ -1472,7 +1500,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_apply_adapter(
  * Blocks: until the last step is done or fn stops it. While the library is suspended it waits.
  * Errors: INVALID_ARGUMENT names the option, or the line of train or valid; or tells that the loss or the weights are no
  * numbers any more; INCOMPATIBLE for an adapter of another model; UNSUPPORTED for one that replaces whole weights;
- * NOT_FOUND and IO name the file; OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
+ * NOT_FOUND and IO name the file (of the data only a regular one is opened; a save fails as mlxrt_adapter_save does);
+ * OUT_OF_MEMORY before a step that does not fit into the limit; DEVICE. After each of them
  * the adapter has the weights of the last good step.
  * Owns: nothing; the options are copied.
  */
@@ -1570,9 +1599,9 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_message(
  * Ends what runs on the session now, within one decode step or one chunk of the prompt; a later request is not
  * touched. The session stays usable and keeps what was delivered.
  *
- * Threads: any, also from inside every callback.
- * Blocks: no.
- * Errors: none; a handle that is not a live session is logged.
+ * Threads: any, also from inside every callback, and from a signal handler: it is async-signal-safe.
+ * Blocks: no; it takes no lock and no memory.
+ * Errors: none; a handle that is not a live session does nothing.
  * Owns: nothing.
  */
 void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
@@ -1588,8 +1617,8 @@ void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
  *
  * Threads: any; fn runs on this one. A session does one blocking call at a time.
  * Blocks: until the request has ended.
- * Errors: INVALID_ARGUMENT names the field; CONTEXT_FULL; BUSY, also while submitted requests run or wait; DEVICE;
- * OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+ * Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; CONTEXT_FULL; BUSY, also
+ * while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
  * Owns: nothing; events live until fn returns.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_generate(
@@ -1605,7 +1634,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_generate(
  *
  * Threads: any, also from event and progress callbacks; notify is called on any thread.
  * Blocks: no; input is made into tokens here.
- * Errors: INVALID_ARGUMENT names the field; SUSPENDED; CANCELLED when the engine had been shut down by force before.
+ * Errors: INVALID_ARGUMENT names the field; SUSPENDED; CANCELLED when the engine had been shut down by force before;
+ * RESOURCES when 1,024 requests of the session, or 16,384 in all, have not ended; OUT_OF_MEMORY.
  * Owns: out is yours: mlxrt_request_free. The request keeps what it needs of the session alive.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_submit(
@@ -1631,9 +1661,9 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_next(
  * Ends a request, running or waiting, within one decode step or one chunk of the prompt; its end is
  * MLXRT_STOPPED_CANCELLED. After its end this does nothing. The session stays usable and keeps what was made.
  *
- * Threads: any, also from inside every callback.
- * Blocks: no.
- * Errors: none; a handle that is not a live request is logged.
+ * Threads: any, also from inside every callback, and from a signal handler: it is async-signal-safe.
+ * Blocks: no; it takes no lock and no memory.
+ * Errors: none; a handle that is not a live request does nothing.
  * Owns: nothing.
  */
 void mlxrt_request_cancel(mlxrt_request *MLXRT_NONNULL request);
