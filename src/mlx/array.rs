@@ -187,12 +187,14 @@ impl Array {
         let contiguous = super::ops::contiguous(self)?;
         // SAFETY: the array is alive and this is the engine thread.
         check(unsafe { mlx_sys::mlx_array_eval(contiguous.raw) })?;
-        let pointer = data(contiguous.raw);
-        if pointer.is_null() || contiguous.size() == 0 {
+        let (pointer, size) = (data(contiguous.raw), contiguous.size());
+        // Neither has a status of its own.
+        check(0)?;
+        if pointer.is_null() || size == 0 {
             return Ok(Vec::new());
         }
         // SAFETY: evaluated, row-major, `size` elements of T.
-        Ok(unsafe { std::slice::from_raw_parts(pointer, contiguous.size()) }.to_vec())
+        Ok(unsafe { std::slice::from_raw_parts(pointer, size) }.to_vec())
     }
 
     /// Waits for the array and copies its elements as they are, row-major.
@@ -203,6 +205,8 @@ impl Array {
         // SAFETY: evaluated; the pointer is to its first element, whatever its type.
         let pointer = unsafe { mlx_sys::mlx_array_data_uint8(contiguous.raw) };
         let bytes = contiguous.nbytes() as usize;
+        // Neither has a status of its own.
+        check(0)?;
         if pointer.is_null() || bytes == 0 {
             return Ok(Vec::new());
         }

@@ -68,6 +68,11 @@ pub(super) fn check(status: c_int) -> Result<()> {
     }
 }
 
+/// Forgets what a call without a status may have left, which the next call would be blamed for.
+pub fn forget_error() {
+    let _ = FIRST_MESSAGE.try_with(|first| first.take());
+}
+
 fn mlx_error(message: &str) -> Error {
     let exhausted = [
         "malloc",

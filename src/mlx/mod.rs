@@ -26,7 +26,7 @@ pub use device::{
     device_available, device_info, enter, leave, refuse_other_version, set_resource_dir,
     synchronize, version, Device,
 };
-pub use error::install_error_handler;
+pub use error::{forget_error, install_error_handler};
 
 /// Computes something small, so that MLX makes the objects it keeps for the whole process.
 pub fn warm_up() -> crate::error::Result<()> {

@@ -11,7 +11,7 @@ mod penalties;
 mod tests;
 
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::kernels;
 use crate::mlx::{fast, ops, Array};
 use crate::random::mix;
@@ -86,7 +86,7 @@ impl Draw {
     pub fn outcome(&self) -> Result<Outcome> {
         let levels = self.levels.to_f32()?;
         let [level, own] = levels[..] else {
-            return Err(Error::internal("a draw without its levels"));
+            return Err(Error::new(Code::Device, "a draw without its levels"));
         };
         Ok(match (level.is_finite(), own.is_finite()) {
             (true, _) => Outcome::Drawn,

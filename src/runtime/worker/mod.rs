@@ -359,6 +359,7 @@ impl Worker {
         self.caches
             .forget(|key, cache| in_flight(cache) || Some(key) == failed.as_ref());
         self.device_is_idle();
+        mlx::forget_error();
         let stream = mlx::enter(self.device);
         memory::clear_cache();
         if let Some(index) = hopeless {
