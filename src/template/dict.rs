@@ -105,6 +105,9 @@ impl Dict {
         if let V::Str(key) = &key {
             // It is hashed for the index, and each time that this grows.
             budget.bytes(key.len().saturating_mul(2))?;
+            if !self.index.is_empty() {
+                budget.steps(4)?;
+            }
         }
         match self.find(&key, budget)? {
             Some(at) => self.replace(at, value),

@@ -208,7 +208,7 @@ fn object_repr(eval: &mut Eval, object: &Object, out: &mut Builder) -> Result<()
 /// A string in quotes, escaped where Python does; what stands for a character has its origin.
 fn push_quoted(text: &Str, out: &mut Builder, budget: &mut Budget) -> Result<()> {
     let all = text.as_str();
-    budget.bytes(all.len())?;
+    pay_for_printable(all, budget)?;
     let quote = match all.contains('\'') && !all.contains('"') {
         true => '"',
         false => '\'',
@@ -257,6 +257,15 @@ fn quoted_char(c: char, quote: char) -> Option<String> {
             code @ ..=0xffff => format!("\\u{code:04x}"),
             code => format!("\\U{code:08x}"),
         }),
+    }
+}
+
+/// Steps for asking whether characters outside of ASCII are printable: each takes about a hundred nanoseconds.
+pub(super) fn pay_for_printable(text: &str, budget: &mut Budget) -> Result<()> {
+    budget.bytes(text.len())?;
+    match text.is_ascii() {
+        true => Ok(()),
+        false => budget.steps(text.len() >> 1),
     }
 }
 

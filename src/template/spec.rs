@@ -113,8 +113,18 @@ pub(super) fn whole(value: f64, budget: &mut Budget) -> Result<BigInt> {
     if !value.is_finite() {
         return Fault::new(ErrorKind::Overflow, "cannot convert float to integer");
     }
-    let text = format!("{:.0}", value.trunc());
-    Ok(BigInt::parse_bytes(text.as_bytes(), 10).unwrap_or_default())
+    if value.abs() < 9e18 {
+        return Ok(BigInt::from(value as i64));
+    }
+    // Large ones are whole: what a float keeps of a number, times a power of two.
+    let bits = value.to_bits();
+    let kept = (bits & ((1 << 52) - 1)) | (1 << 52);
+    let shift = ((bits >> 52) & 0x7ff).saturating_sub(1075);
+    let size = std::ops::Shl::shl(BigInt::from(kept), shift);
+    Ok(match value < 0.0 {
+        true => std::ops::Neg::neg(size),
+        false => size,
+    })
 }
 
 /// Sign, prefix and digits, brought to the width.

@@ -285,6 +285,10 @@ pub(super) fn round_float(value: f64, precision: i64, budget: &mut Budget) -> Re
         };
         return Ok(rounded * unit);
     }
+    if value.abs() >= 9_007_199_254_740_992.0 {
+        // Whole, as every float from there on.
+        return Ok(value);
+    }
     let places = usize::try_from(precision).unwrap_or(0);
     budget.steps(FLOAT_STEPS.saturating_add(places >> 1))?;
     Ok(format!("{value:.places$}").parse().unwrap_or(value))

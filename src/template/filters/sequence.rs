@@ -320,6 +320,8 @@ fn slices(eval: &mut Eval, value: &V, args: Arguments) -> Result<V> {
     let mut slices = Items::new(&mut eval.budget)?;
     let mut rest = items.as_slice().iter();
     for at in 0..count {
+        // A list, however short.
+        eval.budget.steps(2)?;
         let len = per.saturating_add(usize::from(at < longer));
         let mut slice = Items::new(&mut eval.budget)?;
         for item in rest.by_ref().take(len) {

@@ -3,7 +3,7 @@
 use super::super::budget::Budget;
 use super::super::error::Result;
 use super::super::eval::Eval;
-use super::super::format::is_printable;
+use super::super::format::{is_printable, pay_for_printable};
 use super::super::lexer::is_space;
 use super::super::scan;
 use super::super::string::{Builder, Str};
@@ -75,7 +75,11 @@ fn casefold(text: &str) -> String {
 fn swapcase(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_uppercase() {
+        if c.is_ascii_uppercase() {
+            out.push(c.to_ascii_lowercase());
+        } else if c.is_ascii() {
+            out.push(c.to_ascii_uppercase());
+        } else if c.is_uppercase() {
             out.extend(c.to_lowercase());
         } else {
             out.extend(c.to_uppercase());
@@ -209,6 +213,9 @@ fn is_other_digit(c: char) -> bool {
 
 /// `isalnum` and the like.
 pub(super) fn is(method: Method, text: &str, budget: &mut Budget) -> Result<bool> {
+    if method == Method::IsPrintable {
+        pay_for_printable(text, budget)?;
+    }
     let mut all = |holds: fn(char) -> bool| scan::all(text, holds, budget);
     let holds = match method {
         Method::IsAscii => return all(|c| c.is_ascii()),
