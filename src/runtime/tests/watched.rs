@@ -29,7 +29,7 @@ fn a_deadline_ends_a_slow_template() {
     };
     let began = Instant::now();
     let given = run(&session, &messages(FIRST), &options);
-    assert!(began.elapsed() < Duration::from_millis(500), "it was late");
+    assert!(began.elapsed() < Duration::from_secs(2), "it was late");
     given.result.unwrap();
     assert_eq!(given.report.stop, Stop::Timeout);
     assert!(session.tokens().unwrap().is_empty());
