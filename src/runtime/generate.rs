@@ -81,14 +81,15 @@ impl<'a> Entry<'a> {
     fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
         let model = &self.session.model;
         let watch = self.watch(options.timeout);
-        let prompt = watch::during(watch, || Prompt::new(model, input, self.session.context));
-        let (prompt, ended) = match prompt {
-            Ok(prompt) => (Ok(prompt), None),
-            Err(error) => match EndReason::of_watch(&error) {
-                Some(reason) => (Ok(Prompt::default()), Some(reason)),
-                None => (Err(error), None),
-            },
-        };
+        let prompt = || watch::during(watch, || Prompt::new(model, input, self.session.context));
+        let mut ended = None;
+        // An engine that had ended before is an error; one that ends meanwhile, the end of the request.
+        let prompt = model.engine.refuse_when_ending().and_then(|()| {
+            prompt().or_else(|error| {
+                ended = EndReason::of_watch(&error);
+                ended.map(|_| Prompt::default()).ok_or(error)
+            })
+        });
         let whole_history = matches!(input, Input::Messages(_));
         let prepared = prompt.and_then(|prompt| self.prepare(prompt, whole_history, options));
         let (job, shared) = prepared.inspect_err(|error| {
