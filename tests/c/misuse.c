@@ -202,8 +202,8 @@ static void numbers_out_of_range(void) {
                {offsetof(mlxrt_generate_options, top_p), 1e-30f},
                {offsetof(mlxrt_generate_options, min_p), 1},
                {offsetof(mlxrt_generate_options, xtc_probability), 1},
-               {offsetof(mlxrt_generate_options, repetition_penalty), 1e-30f},
-               {offsetof(mlxrt_generate_options, repetition_penalty), 1e30f},
+               {offsetof(mlxrt_generate_options, repetition_penalty), 1e-6f},
+               {offsetof(mlxrt_generate_options, repetition_penalty), 1e6f},
                {offsetof(mlxrt_generate_options, presence_penalty), -2},
                {offsetof(mlxrt_generate_options, frequency_penalty), 2}};
   for (size_t i = 0; i < COUNT(edges); i++) {
