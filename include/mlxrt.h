@@ -380,7 +380,10 @@ typedef struct mlxrt_init_options {
    * UINT64_MAX = unlimited, 1 = none.
    */
   uint64_t memory_limit;
-  /** Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none. */
+  /**
+   * Bytes of freed buffers kept for reuse, and of keys and values kept of sessions that are gone, each; 0 = default (256 MB, and an
+   * eighth of the memory limit), UINT64_MAX = unlimited, 1 = none.
+   */
   uint64_t cache_limit;
   /** Bytes kept resident for the GPU; 0 = default, UINT64_MAX = unlimited, 1 = none. */
   uint64_t wired_limit;
@@ -401,7 +404,10 @@ typedef struct mlxrt_memory_limits {
   uint32_t flags;
   /** Bytes the library may use; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
   uint64_t memory_limit;
-  /** Bytes of freed buffers kept for reuse; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
+  /**
+   * Bytes of freed buffers kept for reuse, and of keys and values kept of sessions that are gone, each; 0 = unchanged,
+   * UINT64_MAX = unlimited, 1 = none.
+   */
   uint64_t cache_limit;
   /** Bytes kept resident for the GPU; 0 = unchanged, UINT64_MAX = unlimited, 1 = none. */
   uint64_t wired_limit;
@@ -1207,8 +1213,8 @@ const char *MLXRT_NONNULL mlxrt_code_name(int32_t code);
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_set(const mlxrt_memory_limits *MLXRT_NULLABLE limits);
 
 /**
- * Frees what can be made again. Level 0: buffers kept for reuse. 1: also prefixes kept for new sessions (this version
- * keeps none). 2: also the keys and values of idle sessions; they keep their tokens, and are computed anew when used.
+ * Frees what can be made again. Level 0: buffers kept for reuse. 1: also the keys and values that are kept of sessions which are
+ * gone, or have gone on to something else. 2: also those of idle sessions; they keep their tokens, and are computed anew when used.
  *
  * Threads: any.
  * Blocks: until the engine's running step is done.

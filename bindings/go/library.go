@@ -34,7 +34,7 @@ const (
 type MemoryLimits struct {
 	// Bytes that the library may use: what would pass it is refused with ErrOutOfMemory before it is allocated.
 	Memory *uint64
-	// Bytes of freed buffers kept for reuse.
+	// Bytes of freed buffers kept for reuse, and of keys and values kept of sessions that are gone.
 	Cache *uint64
 	// Bytes kept resident for the GPU.
 	Wired *uint64

@@ -7,7 +7,7 @@ use super::structs::{read_options, write_out};
 use super::types::{mlxrt_memory, mlxrt_memory_limits};
 use crate::error::Error;
 use crate::mlx::memory;
-use crate::runtime::engine::MemoryLimits;
+use crate::runtime::engine::{MemoryLimits, Trim};
 use crate::runtime::{engine, metrics};
 
 /// Changes how much memory may be used, for the whole process: the last one to set it wins. memory_limit is a budget
@@ -32,8 +32,8 @@ pub unsafe extern "C" fn mlxrt_memory_set(limits: *const mlxrt_memory_limits) ->
     })
 }
 
-/// Frees what can be made again. Level 0: buffers kept for reuse. 1: also prefixes kept for new sessions (this version
-/// keeps none). 2: also the keys and values of idle sessions; they keep their tokens, and are computed anew when used.
+/// Frees what can be made again. Level 0: buffers kept for reuse. 1: also the keys and values that are kept of sessions which are
+/// gone, or have gone on to something else. 2: also those of idle sessions; they keep their tokens, and are computed anew when used.
 ///
 /// Threads: any.
 /// Blocks: until the engine's running step is done.
@@ -42,7 +42,9 @@ pub unsafe extern "C" fn mlxrt_memory_set(limits: *const mlxrt_memory_limits) ->
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_memory_trim(level: i32) -> *mut mlxrt_error {
     call("mlxrt_memory_trim", Use::Blocking, || match level {
-        0..=2 => engine::trim(level == 2),
+        0 => engine::trim(Trim::Buffers),
+        1 => engine::trim(Trim::Prefixes),
+        2 => engine::trim(Trim::IdleSessions),
         _ => Err(Error::unsupported(format!(
             "level is {level}; known are 0 (buffers), 1 (and prefixes) and 2 (and idle sessions)"
         ))),

@@ -85,7 +85,8 @@ pub struct mlxrt_init_options {
     /// with MLXRT_E_OUT_OF_MEMORY before it is allocated, and near it freed buffers are no longer kept; 0 = default,
     /// UINT64_MAX = unlimited, 1 = none.
     pub memory_limit: u64,
-    /// Bytes of freed buffers kept for reuse; 0 = default, UINT64_MAX = unlimited, 1 = none.
+    /// Bytes of freed buffers kept for reuse, and of keys and values kept of sessions that are gone, each; 0 = default (256 MB, and an
+    /// eighth of the memory limit), UINT64_MAX = unlimited, 1 = none.
     pub cache_limit: u64,
     /// Bytes kept resident for the GPU; 0 = default, UINT64_MAX = unlimited, 1 = none.
     pub wired_limit: u64,
@@ -101,7 +102,8 @@ pub struct mlxrt_memory_limits {
     pub flags: u32,
     /// Bytes the library may use; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
     pub memory_limit: u64,
-    /// Bytes of freed buffers kept for reuse; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
+    /// Bytes of freed buffers kept for reuse, and of keys and values kept of sessions that are gone, each; 0 = unchanged,
+    /// UINT64_MAX = unlimited, 1 = none.
     pub cache_limit: u64,
     /// Bytes kept resident for the GPU; 0 = unchanged, UINT64_MAX = unlimited, 1 = none.
     pub wired_limit: u64,

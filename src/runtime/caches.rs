@@ -1,5 +1,5 @@
 //! Keys and values of all sessions: for each session one cache for each set of adapters that it was used with, since
-//! what one set computed is worth nothing to another.
+//! what one set computed is worth nothing to another. What a session gives away is kept for others (`prefixes.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,6 +8,13 @@ use super::job::Kv;
 use super::ledger::Ledger;
 use crate::error::{Error, Result};
 use crate::model::Cache;
+
+mod prefixes;
+
+#[cfg(test)]
+pub use prefixes::for_tests as prefixes_for_tests;
+pub use prefixes::set_limit as set_prefix_limit;
+use prefixes::Prefixes;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey {
@@ -96,7 +103,7 @@ impl SessionCache {
     }
 
     /// Keeps of the first `n` tokens as many as all layers can go back to.
-    pub fn cut(&mut self, n: usize) {
+    fn cut(&mut self, n: usize) {
         let to = self.reach(n);
         if to == self.tokens.len() {
             return;
@@ -105,11 +112,6 @@ impl SessionCache {
             layer.cut(i32::try_from(to).unwrap_or(0));
         }
         self.tokens.truncate(to);
-    }
-
-    /// Keeps what it has in common with these tokens.
-    pub fn cut_to(&mut self, tokens: &[i32]) {
-        self.cut(self.common(tokens));
     }
 
     /// Where it is now is a place that it can go back to.
@@ -122,24 +124,47 @@ impl SessionCache {
         self.layers.iter_mut().for_each(Cache::drop_marks);
     }
 
+    /// Another one can go on from it.
+    fn fits(&self, other: &SessionCache) -> bool {
+        (self.kind, self.long) == (other.kind, other.long) && !self.is_path_dependent()
+    }
+
+    /// Whatever goes on from the other can go on from this one.
+    fn holds(&self, other: &SessionCache) -> bool {
+        self.fits(other) && self.common(&other.tokens) == other.tokens.len()
+    }
+
+    /// Whether what it holds depends on how it was filled.
+    pub fn is_path_dependent(&self) -> bool {
+        self.layers.iter().any(Cache::is_path_dependent)
+    }
+
+    /// Whether a cut to `n` tokens loses more of them than a fork, which can be cut instead, makes its owner copy.
+    fn loses_much_at(&self, n: usize) -> bool {
+        self.tokens.len() > n.saturating_mul(2)
+    }
+
     fn nbytes(&self) -> u64 {
         self.layers.iter().map(Cache::nbytes).sum()
     }
 }
 
-/// Fewer tokens than this are computed again rather than taken from another session.
+/// Fewer tokens than this are computed again rather than kept, or taken from another session.
 const WORTH: usize = 8;
 
 #[derive(Default)]
-pub struct Caches(HashMap<CacheKey, SessionCache>);
+pub struct Caches {
+    of_sessions: HashMap<CacheKey, SessionCache>,
+    kept: Prefixes,
+}
 
 impl Caches {
     pub fn of(&self, key: &CacheKey) -> Result<&SessionCache> {
-        self.0.get(key).ok_or_else(cache_is_gone)
+        self.of_sessions.get(key).ok_or_else(cache_is_gone)
     }
 
     pub fn of_mut(&mut self, key: &CacheKey) -> Result<&mut SessionCache> {
-        self.0.get_mut(key).ok_or_else(cache_is_gone)
+        self.of_sessions.get_mut(key).ok_or_else(cache_is_gone)
     }
 
     pub fn get_or_insert(
@@ -147,12 +172,15 @@ impl Caches {
         key: &CacheKey,
         make: impl FnOnce() -> SessionCache,
     ) -> &mut SessionCache {
-        self.0.entry(key.clone()).or_insert_with(make)
+        self.of_sessions.entry(key.clone()).or_insert_with(make)
     }
 
     /// Gives a session the caches that another one has.
     pub fn fork_session(&mut self, from: u64, to: u64, ledger: &Arc<Ledger>) {
-        let own = self.0.iter_mut().filter(|(key, _)| key.session == from);
+        let own = self
+            .of_sessions
+            .iter_mut()
+            .filter(|(key, _)| key.session == from);
         let forks = own.map(|(key, cache)| {
             let adapters = key.adapters.clone();
             let key = CacheKey {
@@ -164,69 +192,126 @@ impl Caches {
         let forks: Vec<(CacheKey, SessionCache)> = forks.collect();
         let last = forks.iter().max_by_key(|(_, cache)| cache.last_step);
         let tokens = last.map_or(0, |(_, cache)| cache.tokens.len() as u64);
-        self.0.extend(forks);
+        self.of_sessions.extend(forks);
         let bytes = self.session_bytes(to);
         ledger.set_kv(&mut ledger.state(), tokens, bytes);
     }
 
-    /// Lets the cache of `key` go on from that of another session, where that one has more of the first `most` of these tokens.
-    pub fn borrow(&mut self, key: &CacheKey, tokens: &[i32], most: usize) -> Result<()> {
+    /// Keeps of the cache of `key` what it has in common with the first `most` of these tokens. Where another session's cache, or
+    /// one that is kept, has more of them, it is given that beginning instead.
+    pub fn match_prefix(&mut self, key: &CacheKey, tokens: &[i32], most: usize) -> Result<()> {
         let wanted = tokens.get(..most).unwrap_or(tokens);
         let own = self.of(key)?;
-        let (kind, long, ledger) = (own.kind, own.long, own.ledger.clone());
-        let enough = own.common(wanted).saturating_add(WORTH);
-        let others = self.0.iter_mut().filter(|(other, cache)| {
-            other.adapters == key.adapters
-                && *other != key
-                && (cache.kind, cache.long) == (kind, long)
-                && !cache.layers.iter().any(Cache::is_path_dependent)
+        let (held, ledger) = (own.common(wanted), own.ledger.clone());
+        let others = self.of_sessions.iter().filter(|(other, cache)| {
+            *other != key && other.adapters == key.adapters && cache.fits(own)
         });
-        let others = others.map(|(_, cache)| (cache.common(wanted), cache));
-        let best = others.max_by_key(|(common, _)| *common);
-        let Some((common, other)) = best.filter(|(common, _)| *common >= enough) else {
-            return Ok(());
+        let others = others.map(|(other, cache)| (other, cache.common(wanted)));
+        let other = others.max_by_key(|(_, common)| *common);
+        let other = other.map(|(other, common)| (other.clone(), common));
+        let kept = self.kept.best(&key.adapters, own, wanted);
+        let enough = held.saturating_add(WORTH);
+        let better = match (kept, other) {
+            // What is kept is often nobody else's, and then it is not copied.
+            (Some((at, n)), other) if n >= enough.max(other.as_ref().map_or(0, |(_, n)| *n)) => {
+                Some(self.kept.take(at, n, ledger))
+            }
+            (_, Some((other, n))) if n >= enough => {
+                let mut fork = self.of_mut(&other)?.fork(ledger);
+                fork.cut(n);
+                Some(fork)
+            }
+            _ => None,
         };
-        let mut fork = other.fork(ledger);
-        fork.cut(common);
-        self.0.insert(key.clone(), fork);
+        let own = self.of_mut(key)?;
+        let left = match better {
+            Some(better) => Some(std::mem::replace(own, better)),
+            None => {
+                let ledger = own.ledger.clone();
+                let left = own.loses_much_at(held).then(|| own.fork(ledger));
+                own.cut(held);
+                left
+            }
+        };
+        if let Some(left) = left {
+            self.put_away(&key.adapters, left);
+        }
         Ok(())
+    }
+
+    /// Keeps what a session gives away, unless another one has as much.
+    fn put_away(&mut self, adapters: &[AppliedAdapter], cache: SessionCache) {
+        let mut others = self.of_sessions.iter();
+        if !others.any(|(key, other)| key.adapters == adapters && other.holds(&cache)) {
+            self.kept.keep(adapters, cache);
+        }
     }
 
     /// Tokens of this cache, bytes of all that the session has.
     pub fn kv(&self, key: &CacheKey) -> Kv {
         Kv {
-            tokens: self.0.get(key).map_or(0, |cache| cache.tokens.len() as u64),
+            tokens: self
+                .of_sessions
+                .get(key)
+                .map_or(0, |cache| cache.tokens.len() as u64),
             bytes: self.session_bytes(key.session),
         }
     }
 
     fn session_bytes(&self, session: u64) -> u64 {
-        let own = self.0.iter().filter(|(key, _)| key.session == session);
+        let own = self
+            .of_sessions
+            .iter()
+            .filter(|(key, _)| key.session == session);
         own.map(|(_, cache)| cache.nbytes()).sum()
     }
 
     /// Bytes that the session has besides those of `key`.
     pub fn other_bytes(&self, key: &CacheKey) -> u64 {
-        let own = self.0.get(key).map_or(0, SessionCache::nbytes);
+        let own = self.of_sessions.get(key).map_or(0, SessionCache::nbytes);
         self.session_bytes(key.session).saturating_sub(own)
     }
 
+    /// The session is gone.
     pub fn drop_session(&mut self, session: u64) {
-        self.0.retain(|key, _| key.session != session);
+        self.put_away_all(|key| key.session == session);
     }
 
     /// Of the session's caches only `key`'s stays.
     pub fn drop_others(&mut self, key: &CacheKey) {
-        self.0
-            .retain(|other, _| other.session != key.session || other == key);
+        self.put_away_all(|other| other.session == key.session && other != key);
+    }
+
+    fn put_away_all(&mut self, which: impl Fn(&CacheKey) -> bool) {
+        let keys = self.of_sessions.keys().filter(|key| which(key));
+        for key in keys.cloned().collect::<Vec<_>>() {
+            if let Some(cache) = self.of_sessions.remove(&key) {
+                self.put_away(&key.adapters, cache);
+            }
+        }
+    }
+
+    pub fn drop_model(&mut self, model: u64) {
+        self.kept.retain(|_, cache| cache.kind.model != model);
+    }
+
+    /// Lets the least recently used of what is kept go; false: nothing is.
+    pub fn drop_oldest_kept(&mut self) -> bool {
+        self.kept.drop_oldest()
+    }
+
+    pub fn drop_kept(&mut self) {
+        self.kept.clear();
     }
 
     /// What was computed with an adapter that is gone or has changed.
     pub fn drop_adapter(&mut self, id: u64, in_use: &dyn Fn(&CacheKey) -> bool) {
-        let has = |key: &CacheKey| key.adapters.iter().any(|applied| applied.id == id);
-        let gone = self.0.keys().filter(|key| has(key) && !in_use(key));
+        let has = |adapters: &[AppliedAdapter]| adapters.iter().any(|applied| applied.id == id);
+        self.kept.retain(|adapters, _| !has(adapters));
+        let keys = self.of_sessions.keys();
+        let gone = keys.filter(|key| has(&key.adapters) && !in_use(key));
         for key in gone.cloned().collect::<Vec<_>>() {
-            if let Some(cache) = self.0.remove(&key) {
+            if let Some(cache) = self.of_sessions.remove(&key) {
                 self.tell(key.session, &cache.ledger);
             }
         }
@@ -240,17 +325,23 @@ impl Caches {
         ledger.set_kv(&mut state, tokens, bytes);
     }
 
-    /// Empties caches behind their sessions' backs.
-    pub fn forget(&mut self, which: impl Fn(&CacheKey, &SessionCache) -> bool) {
-        let keys = self.0.iter().filter(|(key, cache)| which(key, cache));
-        for key in keys.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+    /// Empties caches that a step after `good` wrote to, and that of `failed`; their sessions are told.
+    pub fn forget_after(&mut self, good: u64, failed: Option<&CacheKey>) {
+        self.kept.retain(|_, cache| cache.last_step <= good);
+        let all = self.of_sessions.iter();
+        let gone = all.filter(|(key, cache)| cache.last_step > good || Some(*key) == failed);
+        for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.empty(&key);
         }
     }
 
-    /// Empties the cache that no request uses and that was used longest ago; false: there is none that holds anything.
+    /// Lets go what is kept, and then empties the cache that no request uses and that was used longest ago; false: there is none
+    /// that holds anything.
     pub fn drop_oldest_idle(&mut self, in_use: &dyn Fn(&CacheKey) -> bool) -> bool {
-        let idle = self.0.iter();
+        if self.drop_oldest_kept() {
+            return true;
+        }
+        let idle = self.of_sessions.iter();
         let idle = idle.filter(|(key, cache)| !in_use(key) && cache.nbytes() > 0);
         let oldest = idle.min_by_key(|(_, cache)| cache.last_step);
         let Some(key) = oldest.map(|(key, _)| key.clone()) else {
@@ -261,7 +352,7 @@ impl Caches {
     }
 
     fn empty(&mut self, key: &CacheKey) {
-        if let Some(cache) = self.0.get_mut(key) {
+        if let Some(cache) = self.of_sessions.get_mut(key) {
             cache.clear();
             let ledger = cache.ledger.clone();
             self.tell(key.session, &ledger);

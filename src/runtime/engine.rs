@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 
+use super::caches::set_prefix_limit;
 use super::exit;
 use super::job::Job;
 use super::thread::Thread;
+pub use super::worker::Trim;
 use super::worker::Worker;
 use crate::error::{Code, Error, Result};
 use crate::host;
@@ -53,6 +55,7 @@ pub struct EngineOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MemoryLimits {
     pub memory: Option<u64>,
+    /// Of freed buffers, and of keys and values of sessions that are gone.
     pub cache: Option<u64>,
     pub wired: Option<u64>,
 }
@@ -235,6 +238,9 @@ pub fn set_limits(limits: MemoryLimits) -> Result<()> {
 }
 
 fn set_given(limits: &MemoryLimits) -> Result<()> {
+    if limits.cache.is_some() {
+        set_prefix_limit(limits.cache);
+    }
     let set = [
         limits.memory.map(memory::set_limit),
         limits.cache.map(memory::set_cache_limit),
@@ -243,12 +249,12 @@ fn set_given(limits: &MemoryLimits) -> Result<()> {
     set.into_iter().flatten().collect()
 }
 
-/// Frees what can be made again: MLX's cached buffers, and on wish the keys and values of sessions that are idle.
-pub fn trim(idle_kv: bool) -> Result<()> {
+/// Frees what can be made again.
+pub fn trim(what: Trim) -> Result<()> {
     prepare();
     match current() {
         Some(engine) => engine.call(move |worker| {
-            worker.trim(idle_kv);
+            worker.trim(what);
             mlx::fast::trim();
             Ok(())
         }),
@@ -625,5 +631,6 @@ fn apply_limits(limits: &MemoryLimits) -> Result<()> {
     memory::set_limit(limits.memory.unwrap_or(at_start()?))?;
     memory::set_cache_limit(limits.cache.unwrap_or(DEFAULT_CACHE_LIMIT))?;
     limits.wired.map(memory::set_wired_limit).transpose()?;
+    set_prefix_limit(limits.cache);
     Ok(())
 }

@@ -60,6 +60,11 @@ impl Ledger {
         }
     }
 
+    /// For a cache that is no session's any more.
+    pub(super) fn for_the_same_model(&self) -> Self {
+        Ledger::new(self.counters.clone())
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -16,7 +16,7 @@ use super::engine::Command;
 use super::model::{additional_templates, Model, JINJA, TEMPLATES};
 use super::session::Applied;
 use super::staging::{NewFile, SaveOptions, Staging};
-use super::worker::Worker;
+use super::worker::{Trim, Worker};
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels::{self, Layout, QuantizedMut};
@@ -528,7 +528,7 @@ impl Drop for Saving<'_> {
         let id = self.id;
         let forget = move |worker: &mut Worker| {
             worker.savings.remove(&id);
-            worker.trim(false);
+            worker.trim(Trim::Buffers);
         };
         // Fails only when the engine ended, and then the set went with it.
         let _ = self.model.engine.send(Command::Do(Box::new(forget)));

@@ -22,15 +22,19 @@ mod watched;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::caches::prefixes_for_tests;
 use super::generate::{generate, submit, Event, GenerateOptions, Input, Next, Report};
 use super::model::{self, LoadOptions, Model};
 use super::session::{Session, SessionOptions};
 use crate::error::Result;
 
-/// The engine is the process's, and some tests make it fail: one at a time.
+/// The engine is the process's, and some tests make it fail: one at a time. Nothing is kept of sessions that are gone, so that the
+/// next one computes what a test is about.
 pub(crate) fn engine_lock() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+    let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    prefixes_for_tests::set_limit(Some(0));
+    lock
 }
 
 fn load(case: &str) -> Arc<Model> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::engine::{self, Command};
 use super::model::Model;
 use super::prompt::{Conversation, Input, Prompt};
-use super::worker::Worker;
+use super::worker::{Trim, Worker};
 use crate::error::{Code, Error, Result};
 use crate::mlx::memory;
 use crate::model::training::StepSize;
@@ -433,7 +433,7 @@ impl Drop for Training<'_> {
         let id = self.id;
         let forget = move |worker: &mut Worker| {
             worker.trainers.remove(&id);
-            worker.trim(false);
+            worker.trim(Trim::Buffers);
         };
         // Fails only when the engine ended, and then the trainer went with it.
         let _ = self.model.engine.send(Command::Do(Box::new(forget)));

@@ -137,7 +137,7 @@ static void idle_sessions_make_room(void) {
     busy = session_of(model);
     free(ask(idle, text_input("Hello"), greedy(8)));
     free(ask(busy, text_input("A fox"), greedy(8)));
-    OK(mlxrt_memory_trim(0));
+    OK(mlxrt_memory_trim(1));
     uint64_t kv = state_of(idle).kv_bytes;
     room += kv / 4;
     set_limit(memory().active_bytes + room);

@@ -114,6 +114,7 @@ static void memory_follows_models_and_sessions(void) {
   CHECK(answer->result.peak_bytes >= answer->result.active_bytes);
   free(answer);
   mlxrt_session_free(session);
+  OK(mlxrt_memory_trim(1));
   CHECK_INT(checked_memory().kv_bytes, loaded.kv_bytes);
   mlxrt_model_free(model);
   CHECK_INT(checked_memory().weight_bytes, before.weight_bytes);
@@ -150,6 +151,7 @@ static void metrics_of_a_model_and_of_the_process(void) {
   CHECK_INT(of_all.generated_tokens - before.generated_tokens, of_model.generated_tokens);
   free(first), free(second), free(failed);
   mlxrt_session_free(session);
+  OK(mlxrt_memory_trim(1));
   CHECK_INT(metrics_of(model).kv_bytes, 0);
   mlxrt_model_free(model);
   mlxrt_model_free(other);

@@ -392,6 +392,34 @@ static void prompts_are_shared(void) {
   mlxrt_model_free(model);
 }
 
+/* What a session has computed outlives it, as long as it is let. */
+static void a_freed_session_leaves_its_prefix(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_input input = message_input("[" USER("The same beginning") "]");
+  struct answer *first = NULL;
+  for (int round = 0; round < 4; round++) {
+    mlxrt_session *session = session_of(model);
+    struct answer *answer = ask(session, input, greedy(4));
+    /* Nothing before the first, and nothing that a trim or a limit has left. */
+    uint64_t cached = round == 1 ? answer->result.prompt_tokens - 1 : 0;
+    CHECK_INT(answer->result.cached_tokens, cached);
+    if (first) CHECK(same_tokens(first, answer));
+    if (first) free(answer);
+    else first = answer;
+    mlxrt_session_free(session);
+    if (round == 1) OK(mlxrt_memory_trim(1));
+    if (round == 2) {
+      mlxrt_memory_limits limits = {.struct_size = sizeof limits, .cache_limit = 1};
+      OK(mlxrt_memory_set(&limits));
+      OK(mlxrt_memory_trim(1));
+    }
+  }
+  free(first);
+  mlxrt_memory_limits limits = {.struct_size = sizeof limits, .cache_limit = 256u << 20};
+  OK(mlxrt_memory_set(&limits));
+  mlxrt_model_free(model);
+}
+
 int main(int argc, char **argv) {
   static const struct test tests[] = {
       {"a_new_session_is_empty", a_new_session_is_empty},
@@ -410,6 +438,7 @@ int main(int argc, char **argv) {
       {"sessions_outlive_their_model", sessions_outlive_their_model},
       {"forks_and_cuts", forks_and_cuts},
       {"prompts_are_shared", prompts_are_shared},
+      {"a_freed_session_leaves_its_prefix", a_freed_session_leaves_its_prefix},
   };
   return RUN(tests);
 }

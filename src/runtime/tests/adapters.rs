@@ -77,7 +77,7 @@ fn tokens(session: &Session) -> Vec<i32> {
 fn fresh(model: &Arc<Model>, adapters: Vec<(Arc<Adapter>, f32)>) -> Vec<i32> {
     let session = session(model);
     session.apply(adapters).unwrap();
-    tokens(&session)
+    run(&session, &prompt(), &computed_anew(12)).tokens
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::error::Code;
+use crate::runtime::adapter::Adapter;
+use crate::runtime::engine::{set_limits, trim, MemoryLimits, Trim};
 
 /// One of each kind of cache, and what its sessions are made with.
 fn cases() -> Vec<(&'static str, SessionOptions)> {
@@ -73,9 +75,16 @@ fn goes_on_as_a_fresh_one(session: &Session, options: SessionOptions, random: &m
     report.cached_tokens
 }
 
+/// With what sessions leave behind kept.
+fn keeping_lock() -> MutexGuard<'static, ()> {
+    let lock = engine_lock();
+    prefixes_for_tests::set_limit(None);
+    lock
+}
+
 #[test]
 fn any_order_of_requests_forks_and_cuts_equals_fresh_sessions() {
-    let _lock = engine_lock();
+    let _lock = keeping_lock();
     for (case, options) in cases() {
         let model = load(case);
         let mut cached = 0;
@@ -107,7 +116,7 @@ fn any_order_of_requests_forks_and_cuts_equals_fresh_sessions() {
 
 #[test]
 fn a_prompt_that_another_session_has_is_not_computed_again() {
-    let _lock = engine_lock();
+    let _lock = keeping_lock();
     for (case, options) in cases() {
         let model = load(case);
         let new = || Session::new(model.clone(), options).unwrap();
@@ -134,7 +143,7 @@ fn a_prompt_that_another_session_has_is_not_computed_again() {
 
 #[test]
 fn what_is_busy_is_neither_forked_nor_cut() {
-    let _lock = engine_lock();
+    let _lock = keeping_lock();
     let model = load("qwen3-f32");
     let session = session(&model);
     let mut tried = Vec::new();
@@ -173,7 +182,7 @@ fn what_is_busy_is_neither_forked_nor_cut() {
 
 #[test]
 fn a_fork_takes_no_memory_before_it_goes_on() {
-    let _lock = engine_lock();
+    let _lock = keeping_lock();
     let model = load("qwen3-f32");
     let session = session(&model);
     let prompt: Vec<i32> = (0..400).map(|i| i % 110).collect();
@@ -201,6 +210,154 @@ fn a_fork_takes_no_memory_before_it_goes_on() {
         active() - before
     );
     drop((session, forks));
-    model.engine.call(|_| Ok(())).unwrap();
+    trim(Trim::Prefixes).unwrap();
     assert!(active() <= before - kv);
+}
+
+/// How many of a request's tokens were not computed, and its first token.
+fn ask(session: &Session, prompt: &[i32]) -> (u64, Vec<i32>) {
+    let history = Input::Tokens(prompt.to_vec());
+    session.truncate(0).unwrap();
+    let given = run(session, &history, &exactly(2));
+    given.result.unwrap();
+    (given.report.cached_tokens, given.tokens)
+}
+
+/// Two histories that have their first ten tokens in common.
+fn histories() -> [Vec<i32>; 2] {
+    let tail = |from: i32| (0..10).chain((0..30).map(move |i| (from + 3 * i) % 110));
+    [tail(11).collect(), tail(50).collect()]
+}
+
+#[test]
+fn what_a_freed_session_computed_is_used_again() {
+    let _lock = keeping_lock();
+    for (case, options) in cases() {
+        let model = load(case);
+        let new = || Session::new(model.clone(), options).unwrap();
+        let [one, other] = histories();
+        let (cached, tokens) = ask(&new(), &one);
+        assert_eq!(cached, 0, "{case}");
+        // A window of 8 or 16 has dropped tokens, so it cannot be cut; a state goes back to its marks.
+        let turned = case.starts_with("gemma3") || options.window > 0;
+        let (cached, again) = ask(&new(), &one);
+        assert_eq!(again, tokens, "{case}");
+        assert_eq!(cached, if turned { 0 } else { 39 }, "{case}");
+        let (cached, _) = ask(&new(), &other);
+        let states = ["lfm2-f32", "qwen3_5-f32", "nemotron_h-f32"].contains(&case);
+        assert_eq!(cached, if turned || states { 0 } else { 10 }, "{case}");
+    }
+}
+
+#[test]
+fn histories_that_take_turns_in_a_session_find_their_tokens() {
+    let _lock = keeping_lock();
+    for case in ["qwen3-f32", "qwen3_5-f32"] {
+        let model = load(case);
+        let session = session(&model);
+        let [one, other] = histories();
+        let first = ask(&session, &one).1;
+        let second = ask(&session, &other).1;
+        for _ in 0..3 {
+            assert_eq!(ask(&session, &one), (39, first.clone()), "{case}");
+            assert_eq!(ask(&session, &other), (39, second.clone()), "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_counts_and_can_be_let_go() {
+    let _lock = keeping_lock();
+    let model = load("qwen3-f32");
+    let kv = || model.counters.snapshot().kv_bytes;
+    let left = || {
+        // Behind what was sent before.
+        model.engine.call(|_| Ok(())).unwrap();
+        kv()
+    };
+    let [one, other] = histories();
+    ask(&session(&model), &one);
+    let held = left();
+    assert!(held > 0);
+    // The same again is kept once.
+    ask(&session(&model), &one);
+    assert_eq!(left(), held);
+    ask(&session(&model), &other);
+    assert_eq!(left(), 2 * held);
+    trim(Trim::Prefixes).unwrap();
+    assert_eq!(kv(), 0);
+    assert_eq!(ask(&session(&model), &one).0, 0);
+    trim(Trim::Buffers).unwrap();
+    assert_eq!(left(), held);
+
+    // A limit lets the oldest go first, and none keeps nothing.
+    prefixes_for_tests::set_limit(Some(2 * held));
+    ask(&session(&model), &other);
+    ask(&session(&model), &one);
+    let third: Vec<i32> = (60..100).collect();
+    ask(&session(&model), &third);
+    assert_eq!(left(), 2 * held);
+    assert_eq!(ask(&session(&model), &one).0, 39);
+    left();
+    assert!(ask(&session(&model), &other).0 <= 10);
+    trim(Trim::Prefixes).unwrap();
+    prefixes_for_tests::set_limit(Some(0));
+    ask(&session(&model), &one);
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn what_is_kept_goes_first_when_memory_is_short() {
+    let _lock = keeping_lock();
+    let model = load("qwen3-f32");
+    let idle = session(&model);
+    let [one, other] = histories();
+    ask(&idle, &one);
+    ask(&session(&model), &other);
+    let used = model
+        .engine
+        .call(|worker| {
+            worker.ready_for(0)?;
+            Ok(crate::mlx::memory::active())
+        })
+        .unwrap();
+    let old = crate::mlx::memory::limit();
+    let limit = |memory| {
+        let limits = MemoryLimits {
+            memory: Some(memory),
+            ..Default::default()
+        };
+        set_limits(limits).unwrap();
+    };
+    limit(used + 1000);
+    let kept = |session: &Session| session.info().kv_bytes;
+    let before = kept(&idle);
+    let short: Vec<i32> = (0..20).map(|i| i * 5 + 5).collect();
+    let given = run(&session(&model), &Input::Tokens(short), &exactly(1));
+    limit(old);
+    given.result.unwrap();
+    assert_eq!(kept(&idle), before, "an idle session lost its own");
+    assert_eq!(ask(&session(&model), &other).0, 10);
+}
+
+#[test]
+fn what_an_adapter_computed_goes_with_it() {
+    let _lock = keeping_lock();
+    let model = load("qwen3-f32");
+    let adapter = adapters::adapter(&model, 3, false);
+    let with = |adapter: &Arc<Adapter>| {
+        let session = session(&model);
+        session.apply(vec![(adapter.clone(), 1.0)]).unwrap();
+        session
+    };
+    let [one, _] = histories();
+    assert_eq!(ask(&session(&model), &one).0, 0);
+    assert_eq!(ask(&with(&adapter), &one).0, 0);
+    assert_eq!(ask(&with(&adapter), &one).0, 39);
+    model.engine.call(|_| Ok(())).unwrap();
+    let held = model.counters.snapshot().kv_bytes;
+    drop(adapter);
+    model.engine.call(|_| Ok(())).unwrap();
+    assert!(model.counters.snapshot().kv_bytes < held);
+    assert_eq!(ask(&session(&model), &one).0, 39);
 }

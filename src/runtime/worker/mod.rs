@@ -28,6 +28,7 @@ mod running;
 mod step;
 
 use loaded::Loaded;
+pub use room::Trim;
 use running::{Phase, Running};
 use step::Turn;
 
@@ -356,8 +357,7 @@ impl Worker {
             }
         }
         let failed = index.map(|index| self.running[index].key.clone());
-        self.caches
-            .forget(|key, cache| in_flight(cache) || Some(key) == failed.as_ref());
+        self.caches.forget_after(good, failed.as_ref());
         self.device_is_idle();
         mlx::forget_error();
         let stream = mlx::enter(self.device);

@@ -18,17 +18,30 @@ const SCRATCH: u64 = 64;
 /// Bytes for each entry of the vocabulary: what a draw sorts.
 const DRAW: u64 = 16;
 
+/// What a trim gives back; each also what is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trim {
+    /// MLX's cached buffers.
+    Buffers,
+    /// What is kept of no session.
+    Prefixes,
+    /// The keys and values of sessions that no request uses.
+    IdleSessions,
+}
+
 impl Worker {
-    /// Gives cached buffers back, and on wish the keys and values of sessions that no request uses.
-    pub(in crate::runtime) fn trim(&mut self, idle_kv: bool) {
-        if idle_kv {
-            while self.drop_oldest_idle() {}
+    /// Gives back what can be made again, as much as is asked for.
+    pub(in crate::runtime) fn trim(&mut self, what: Trim) {
+        match what {
+            Trim::Buffers => {}
+            Trim::Prefixes => self.caches.drop_kept(),
+            Trim::IdleSessions => while self.drop_oldest_idle() {},
         }
         memory::give_back();
     }
 
-    /// Looks whether `n` more tokens of a request fit, and where `idle_may_go` lets idle sessions lose their keys and
-    /// values for them, and then the request its marks. Gives OUT_OF_MEMORY, before anything is allocated, when they do not.
+    /// Looks whether `n` more tokens of a request fit. What is kept of no session goes for them, and where `idle_may_go` idle
+    /// sessions lose their keys and values, and then the request its marks. Gives OUT_OF_MEMORY, before anything is allocated, when they do not.
     pub(super) fn make_room(
         &mut self,
         index: usize,
@@ -45,6 +58,7 @@ impl Worker {
         let scratch = u64::from(config.hidden_size.unsigned_abs()).saturating_mul(SCRATCH);
         let draw = u64::from(config.vocab_size.unsigned_abs()).saturating_mul(DRAW);
         let mut cost = decoder.cost(n, &cache.layers);
+        let mut marks_may_go = decoder.keeps_states();
         let refuse = |what: String| Ok(Some(Error::new(Code::OutOfMemory, what)));
         if let Some(limit) = spec.limit {
             let others = self.caches.other_bytes(&running.key);
@@ -64,9 +78,15 @@ impl Worker {
             }
         }
         let key = running.key.clone();
-        let mut marks_may_go = decoder.keeps_states();
         while !self.fits(cost.more)? {
-            if idle_may_go && self.drop_oldest_idle() {
+            let dropped = match idle_may_go {
+                true => self.drop_oldest_idle(),
+                false => self.caches.drop_oldest_kept(),
+            };
+            if dropped {
+                // It may have had the same tensors, which need not be copied any more.
+                let decoder = self.loaded.model(spec.model)?;
+                cost = decoder.cost(n, &self.caches.of(&key)?.layers);
                 continue;
             }
             if idle_may_go && std::mem::take(&mut marks_may_go) {

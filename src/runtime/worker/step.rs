@@ -107,8 +107,7 @@ impl Worker {
         let more = running.job.max_tokens != Some(1);
         let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
         let long = decoder.is_long(expected);
-        let inexact =
-            running.job.whole_history && cache.layers.iter().any(Cache::is_path_dependent);
+        let inexact = running.job.whole_history && cache.is_path_dependent();
         if running.job.ignore_cache || inexact || cache.long != long {
             cache.clear();
         }
@@ -117,10 +116,9 @@ impl Worker {
         // The last token is computed in any case: its logits are wanted.
         let most = length.saturating_sub(1);
         if !running.job.ignore_cache {
-            self.caches.borrow(&running.key, &wanted, most)?;
+            self.caches.match_prefix(&running.key, &wanted, most)?;
         }
         let cache = self.caches.of_mut(&running.key)?;
-        cache.cut_to(wanted.get(..most).unwrap_or(&wanted));
         if cache.tokens.len() < held {
             let (left, id) = (cache.tokens.len(), running.job.request.ticket.id());
             crate::log::debug!("request {id}: of {held} tokens of keys and values {left} stay");

@@ -66,7 +66,7 @@ public enum Runtime {
     public var resourceFolder: String?
     /// What the library may use; nil = default. What would pass it is refused before it is allocated.
     public var memoryLimit: Limit?
-    /// Freed buffers kept for reuse; nil = default.
+    /// Freed buffers kept for reuse, and keys and values of sessions that are gone; nil = default.
     public var cacheLimit: Limit?
     /// What is kept resident for the GPU; nil = default.
     public var wiredLimit: Limit?
