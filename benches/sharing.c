@@ -45,7 +45,7 @@ static double ask(mlxrt_session *session, const int32_t *tokens, size_t count, u
 
 static uint64_t active(void) {
   mlxrt_memory memory = {.struct_size = sizeof memory};
-  check(mlxrt_memory_trim(0));
+  check(mlxrt_memory_trim(1));
   check(mlxrt_memory_get(&memory));
   return memory.active_bytes;
 }
