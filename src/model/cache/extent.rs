@@ -119,6 +119,23 @@ impl Extent {
         self.keep() > 0 && !self.is_trimmable()
     }
 
+    /// What it holds, in order of time.
+    pub fn in_order(&self) -> [Range<i32>; 3] {
+        match self.is_rotated() {
+            true => [
+                0..self.keep(),
+                self.index..self.capacity,
+                self.keep()..self.index,
+            ],
+            false => [0..self.index, 0..0, 0..0],
+        }
+    }
+
+    /// The newest token does not lie behind all others.
+    fn is_rotated(&self) -> bool {
+        self.index < self.offset && self.index != self.capacity
+    }
+
     /// Where `n` more tokens go. In a window a single one takes the place of the oldest that may go; several are put in order
     /// of time behind what is left, of which each of them sees a full window.
     pub fn place(&self, n: i32) -> Place {
@@ -128,7 +145,7 @@ impl Extent {
                 false => self.grow([0..self.offset, 0..0, 0..0], n, i32::MAX),
             };
         };
-        let rotated = self.index < self.offset && self.index != self.capacity;
+        let rotated = self.is_rotated();
         let length = if rotated { self.capacity } else { self.index };
         if n == 1 && length <= size {
             return match length == self.capacity && length < size {
@@ -352,6 +369,9 @@ mod tests {
                         ..(keep + drop).min(wanted.len() as i32) as usize,
                 );
                 wanted.extend(first..first + n);
+                let held = extent.in_order().into_iter();
+                let held = held.flat_map(|part| &memory[part.start as usize..part.end as usize]);
+                assert!(held.eq(&wanted), "{size} {keep} {n}");
                 let mut held = memory[..seen as usize].to_vec();
                 if n > 1 {
                     // In order of time, which the mask is made for.

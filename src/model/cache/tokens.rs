@@ -165,6 +165,24 @@ impl Tokens {
         Ok(visible)
     }
 
+    /// Keys and values of the tokens that it holds, in order of time: `[1, kv_heads, held, head_dim]` each; None: it holds none.
+    pub fn in_order(&self) -> Result<Option<(Array, Array)>> {
+        let Some((keys, values)) = &self.tensors else {
+            return Ok(None);
+        };
+        let parts = self.extent.in_order().into_iter();
+        let parts: Vec<Range<i32>> = parts.filter(|part| !part.is_empty()).collect();
+        let ordered = |x: &Array| match parts.as_slice() {
+            [part] => take_tokens(x, part.clone()),
+            parts => {
+                let taken = parts.iter().map(|part| take_tokens(x, part.clone()));
+                let taken = taken.collect::<Result<Vec<Array>>>()?;
+                ops::concatenate(&taken.iter().collect::<Vec<_>>(), 2)
+            }
+        };
+        Ok(Some((ordered(keys)?, ordered(values)?)))
+    }
+
     /// What the last tokens that were put in saw.
     pub fn fetch(&self) -> Result<(Array, Array)> {
         let missing = || Error::internal("keys of an earlier layer that are not there");
