@@ -197,6 +197,23 @@ impl Caches {
         ledger.set_kv(&mut ledger.state(), tokens, bytes);
     }
 
+    /// What there is under a key, cut back to what it has in common with these tokens; the session notices nothing.
+    pub fn copy(&mut self, key: &CacheKey, tokens: &[i32]) -> Option<SessionCache> {
+        let cache = self.of_sessions.get_mut(key)?;
+        let mut copy = cache.fork(cache.ledger.clone());
+        copy.cut(copy.common(tokens));
+        Some(copy)
+    }
+
+    /// Gives a session what was computed for it elsewhere.
+    pub fn put(&mut self, key: CacheKey, cache: SessionCache) {
+        let (session, tokens) = (key.session, cache.tokens.len() as u64);
+        let ledger = cache.ledger.clone();
+        self.of_sessions.insert(key, cache);
+        let bytes = self.session_bytes(session);
+        ledger.set_kv(&mut ledger.state(), tokens, bytes);
+    }
+
     /// Keeps of the cache of `key` what it has in common with the first `most` of these tokens. Where another session's cache, or
     /// one that is kept, has more of them, it is given that beginning instead.
     pub fn match_prefix(&mut self, key: &CacheKey, tokens: &[i32], most: usize) -> Result<()> {

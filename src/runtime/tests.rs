@@ -13,6 +13,7 @@ mod parity;
 mod recovery;
 mod rows;
 mod saving;
+mod session_files;
 mod sessions;
 mod shared_keys;
 mod states;

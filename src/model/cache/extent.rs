@@ -70,8 +70,43 @@ impl Extent {
         }
     }
 
+    /// One that was written to a file: with `capacity` tokens, spare room included, the next of which goes to `index`. None: there
+    /// is none like that.
+    pub fn restored(&self, offset: i32, index: i32, capacity: i32) -> Option<Extent> {
+        let as_put_in = index == offset && offset <= capacity;
+        let is_possible = match self.window {
+            None => as_put_in,
+            Some(Window { size, keep }) => {
+                let before = as_put_in && (capacity <= size || capacity == offset);
+                let in_order = index == capacity && capacity < offset && capacity >= size;
+                let turned = capacity == size && keep < index && index < size && size < offset;
+                before || in_order || turned
+            }
+        };
+        let restored = Extent {
+            offset,
+            capacity,
+            index,
+            ..self.clone()
+        };
+        (is_possible && offset > 0).then_some(restored)
+    }
+
     pub fn offset(&self) -> i32 {
         self.offset
+    }
+
+    /// Where the next token is written, in a window that is full modulo its size.
+    pub fn index(&self) -> i32 {
+        self.index
+    }
+
+    /// Tokens from the front on that there is something in.
+    pub fn filled_to(&self) -> i32 {
+        match self.is_rotated() {
+            true => self.capacity,
+            false => self.index,
+        }
     }
 
     pub fn capacity(&self) -> i32 {
@@ -83,7 +118,7 @@ impl Extent {
     }
 
     /// The first that are kept for ever.
-    fn keep(&self) -> i32 {
+    pub fn keep(&self) -> i32 {
         self.window.map_or(0, |window| window.keep)
     }
 
@@ -119,6 +154,24 @@ impl Extent {
         self.keep() > 0 && !self.is_trimmable()
     }
 
+    /// What it holds, in order of time.
+    #[allow(dead_code, reason = "attention keys are shown by it")]
+    pub fn in_order(&self) -> [Range<i32>; 3] {
+        match self.is_rotated() {
+            true => [
+                0..self.keep(),
+                self.index..self.capacity,
+                self.keep()..self.index,
+            ],
+            false => [0..self.index, 0..0, 0..0],
+        }
+    }
+
+    /// The newest token does not lie behind all others.
+    fn is_rotated(&self) -> bool {
+        self.index < self.offset && self.index != self.capacity
+    }
+
     /// Where `n` more tokens go. In a window a single one takes the place of the oldest that may go; several are put in order
     /// of time behind what is left, of which each of them sees a full window.
     pub fn place(&self, n: i32) -> Place {
@@ -128,7 +181,7 @@ impl Extent {
                 false => self.grow([0..self.offset, 0..0, 0..0], n, i32::MAX),
             };
         };
-        let rotated = self.index < self.offset && self.index != self.capacity;
+        let rotated = self.is_rotated();
         let length = if rotated { self.capacity } else { self.index };
         if n == 1 && length <= size {
             return match length == self.capacity && length < size {
@@ -352,6 +405,14 @@ mod tests {
                         ..(keep + drop).min(wanted.len() as i32) as usize,
                 );
                 wanted.extend(first..first + n);
+                // As from a file, without its spare room.
+                let (index, filled) = (extent.index(), extent.filled_to());
+                let written = Extent::rotating(size, keep).restored(extent.offset, index, filled);
+                let written = written.map(|written| written.in_order());
+                assert_eq!(written, Some(extent.in_order()), "{extent:?}");
+                let held = extent.in_order().into_iter();
+                let held = held.flat_map(|part| &memory[part.start as usize..part.end as usize]);
+                assert!(held.eq(&wanted), "{size} {keep} {n}");
                 let mut held = memory[..seen as usize].to_vec();
                 if n > 1 {
                     // In order of time, which the mask is made for.

@@ -31,6 +31,20 @@ impl Tokens {
         }
     }
 
+    /// From a file: keys and values `[1, kv_heads, capacity, head_dim]`, of which the extent says where tokens lie.
+    pub fn restored(extent: Extent, keys: Array, values: Array) -> Self {
+        Tokens {
+            seen: extent.filled_to(),
+            extent,
+            tensors: Some((keys, values)),
+            shared: None,
+        }
+    }
+
+    pub fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
     /// The same tokens in the same tensors. Whichever of the two writes first makes its own.
     pub fn fork(&mut self) -> Tokens {
         let shared = match self.tensors {
@@ -163,6 +177,25 @@ impl Tokens {
         };
         self.tensors = Some((keys, values));
         Ok(visible)
+    }
+
+    /// Keys and values of the tokens that it holds, in order of time: `[1, kv_heads, held, head_dim]` each; None: it holds none.
+    #[allow(dead_code, reason = "attention keys are shown by it")]
+    pub fn in_order(&self) -> Result<Option<(Array, Array)>> {
+        let Some((keys, values)) = &self.tensors else {
+            return Ok(None);
+        };
+        let parts = self.extent.in_order().into_iter();
+        let parts: Vec<Range<i32>> = parts.filter(|part| !part.is_empty()).collect();
+        let ordered = |x: &Array| match parts.as_slice() {
+            [part] => take_tokens(x, part.clone()),
+            parts => {
+                let taken = parts.iter().map(|part| take_tokens(x, part.clone()));
+                let taken = taken.collect::<Result<Vec<Array>>>()?;
+                ops::concatenate(&taken.iter().collect::<Vec<_>>(), 2)
+            }
+        };
+        Ok(Some((ordered(keys)?, ordered(values)?)))
     }
 
     /// What the last tokens that were put in saw.

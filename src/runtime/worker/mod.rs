@@ -22,11 +22,13 @@ use crate::mlx::{self, memory, Device};
 use crate::model::AdapterSet;
 use crate::train::Trainer;
 
+mod kept;
 mod loaded;
 mod room;
 mod running;
 mod step;
 
+pub(in crate::runtime) use kept::{KeptLayer, KeptTensor, Snapshot, Which};
 use loaded::Loaded;
 pub use room::Trim;
 use running::{Phase, Running};
@@ -42,6 +44,8 @@ pub struct Worker {
     pub(super) trainers: HashMap<u64, Trainer>,
     /// What is fused into models that are being saved.
     pub(super) savings: HashMap<u64, AdapterSet>,
+    /// Sessions' caches as they were when somebody began to write them to a file.
+    snapshots: HashMap<u64, SessionCache>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -93,6 +97,7 @@ impl Worker {
             loaded: Loaded::default(),
             trainers: HashMap::new(),
             savings: HashMap::new(),
+            snapshots: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
