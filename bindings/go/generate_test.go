@@ -669,3 +669,23 @@ func TestNoGoroutineLeaks(t *testing.T) {
 		}
 	}
 }
+
+func TestQuantisedKeys(t *testing.T) {
+	ctx := context.Background()
+	model := must(mlxrt.Load(ctx, path(t, "../../tests/fixtures/models/qwen3-4bit"), nil))(t)
+	defer model.Close()
+	held := func(bits, group int) uint64 {
+		session := must(model.NewSession(&mlxrt.SessionOptions{KVBits: bits, KVGroupSize: group}))(t)
+		defer session.Close()
+		must(session.Complete(ctx, mlxrt.Tokens(5, 6, 7), greedy(3)))(t)
+		return must(session.Info())(t).KVBytes
+	}
+	// In f32: of 32 numbers 128 bytes, or 32 and two scales.
+	if plain, packed := held(0, 0), held(8, 32); packed*128 != plain*40 {
+		t.Errorf("%d bytes, and packed %d", plain, packed)
+	}
+	_, err := model.NewSession(&mlxrt.SessionOptions{KVBits: 3})
+	wantErr(t, err, mlxrt.ErrInvalidArgument)
+	_, err = model.NewSession(&mlxrt.SessionOptions{KVBits: 8, KVGroupSize: 64})
+	wantErr(t, err, mlxrt.ErrIncompatible)
+}

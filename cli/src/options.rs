@@ -187,6 +187,12 @@ pub struct SessionArgs {
     /// With --window: the first tokens that are never dropped [default: 4]
     #[arg(long, value_name = "TOKENS", requires = "window", value_parser = whole)]
     pub keep: Option<i32>,
+    /// Pack keys and values in so many bits, 4 or 8: less memory, and longer conversations stay fast
+    #[arg(long, value_name = "BITS", value_parser = positive)]
+    pub kv_bits: Option<u32>,
+    /// With --kv-bits: numbers that share a scale, 32, 64 or 128 [default: 64, or 32 where heads are not made of 64]
+    #[arg(long, value_name = "NUMBERS", requires = "kv_bits", value_parser = positive)]
+    pub kv_group_size: Option<u32>,
     /// The most memory for keys and values, such as 512M
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub kv_limit: Option<u64>,
@@ -199,6 +205,8 @@ impl SessionArgs {
             window: self.window.unwrap_or(0),
             // In the C struct 0 means the default, and -1 none.
             keep: none_at_zero(self.keep),
+            kv_bits: self.kv_bits.unwrap_or(0),
+            kv_group_size: self.kv_group_size.unwrap_or(0),
             kv_limit: self.kv_limit.unwrap_or(0),
         })
     }

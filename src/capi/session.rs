@@ -13,7 +13,6 @@ use super::time::deadline;
 use super::types::{
     mlxrt_call_options, mlxrt_model, mlxrt_session, mlxrt_session_options, mlxrt_session_state,
 };
-use crate::error::{Error, Result};
 use crate::mail::Mailbox;
 use crate::runtime::adapter::{Adapter, LoadOptions};
 use crate::runtime::model::Model;
@@ -26,30 +25,14 @@ impl Handle for Session {
     const BIND: Option<fn(&Self, Mailbox)> = Some(Session::bind);
 }
 
-/// What is not there yet is refused, never ignored.
-pub(super) fn read_session_options(options: &mlxrt_session_options) -> Result<SessionOptions> {
-    let unsupported = [
-        (
-            "kv_bits",
-            u64::from(options.kv_bits),
-            "quantised keys and values",
-        ),
-        (
-            "kv_group_size",
-            u64::from(options.kv_group_size),
-            "quantised keys and values",
-        ),
-    ];
-    match unsupported.into_iter().find(|(_, value, _)| *value != 0) {
-        None => Ok(SessionOptions {
-            context: options.context,
-            window: options.window,
-            keep: options.keep,
-            kv_limit: options.kv_limit,
-        }),
-        Some((field, _, what)) => Err(Error::unsupported(format!(
-            "options.{field}: this version does not have {what}"
-        ))),
+pub(super) fn read_session_options(options: &mlxrt_session_options) -> SessionOptions {
+    SessionOptions {
+        context: options.context,
+        window: options.window,
+        keep: options.keep,
+        kv_bits: options.kv_bits,
+        kv_group_size: options.kv_group_size,
+        kv_limit: options.kv_limit,
     }
 }
 
@@ -57,7 +40,8 @@ pub(super) fn read_session_options(options: &mlxrt_session_options) -> Result<Se
 ///
 /// Threads: any.
 /// Blocks: no.
-/// Errors: INVALID_ARGUMENT names the option; CANCELLED when the engine was shut down by force.
+/// Errors: INVALID_ARGUMENT names the option; INCOMPATIBLE for a kv_group_size that the model's heads are no multiple of,
+/// UNSUPPORTED for kv_bits where no group fits them; CANCELLED when the engine was shut down by force.
 /// Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model alive.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_session_create(
@@ -72,7 +56,7 @@ pub unsafe extern "C" fn mlxrt_session_create(
         let model = table().get::<Model>(model, "model")?;
         // SAFETY: the caller's options are NULL or as large as their struct_size says.
         let options = unsafe { read_options(options, "options")? };
-        let session = Session::new(model, read_session_options(&options)?)?;
+        let session = Session::new(model, read_session_options(&options))?;
         out.put(table().insert(Arc::new(session))?);
         Ok(())
     })

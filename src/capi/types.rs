@@ -161,9 +161,10 @@ pub struct mlxrt_session_options {
     pub window: u32,
     /// With window: the first tokens that are never dropped; 0 = 4, -1 = none.
     pub keep: i32,
-    /// Bits per cached key and value, 4 or 8; 0 = unquantised.
+    /// Bits per cached key and value, 4 or 8, with a scale and a bias for each group of them; 0 = unquantised.
     pub kv_bits: u32,
-    /// With kv_bits: values per quantisation group; 0 = default.
+    /// With kv_bits: values per quantisation group, 32, 64 or 128, of which a head must be a multiple; 0 = 64, or 32 where
+    /// that does not fit.
     pub kv_group_size: u32,
     /// 0.
     pub reserved: u32,

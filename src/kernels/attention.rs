@@ -14,9 +14,12 @@ use std::ops::Range;
 
 use super::activations::tiles;
 use super::float::{load, store, with_element, Element, Floats};
-use super::heads::{Heads, HeadsMut};
+use super::heads::{HeadShape, Heads, HeadsMut};
+use super::kept::{Factors, FloatRows, PackedRows, Rows};
 use super::math::exp;
 use super::microkernel::{accumulate, dots, rows_at_once, COLUMNS, VECTORS};
+use super::numbers::Numbers;
+use super::packed_heads::Stored;
 use super::rowwise::Softcap;
 use super::shared::SharedMut;
 use super::simd::{Kernel, Simd};
@@ -55,35 +58,39 @@ impl Kernels {
     /// value_dim]`; `heads` a multiple of `kv_heads`. A query that sees no key gives zeros.
     ///
     /// Panics where the sizes do not fit, and where causal attention has more queries than keys.
-    pub fn attention(
+    pub fn attention<'a>(
         &self,
         queries: &Heads,
-        keys: &Heads,
-        values: &Heads,
+        keys: impl Into<Stored<'a>>,
+        values: impl Into<Stored<'a>>,
         options: AttentionOptions,
         out: &mut HeadsMut,
     ) {
-        self.attend_in([queries, keys], None, values, options, out);
+        let (keys, values) = (keys.into(), values.into());
+        self.attend_in(queries, &keys, None, &values, options, out);
     }
 
-    /// The same of queries and keys in two parts: `more` is the second of each, `[heads, n, more]` and `[kv_heads, tokens, more]`,
-    /// the keys of the type of the first, and scores are the sums of both parts' products.
+    /// The same of queries and keys in two parts: the second are `[heads, n, more]` and `[kv_heads, tokens, more]`, the keys
+    /// stored as the first are, and scores are the sums of both parts' products.
     pub fn attention_in_parts(
         &self,
-        first: [&Heads; 2],
-        more: [&Heads; 2],
-        values: &Heads,
+        queries: [&Heads; 2],
+        keys: [Stored; 2],
+        values: Stored,
         options: AttentionOptions,
         out: &mut HeadsMut,
     ) {
-        self.attend_in(first, Some(more), values, options, out);
+        let ([first, more], [keys, more_keys]) = (queries, keys);
+        let more = Some((more, &more_keys));
+        self.attend_in(first, &keys, more, &values, options, out);
     }
 
     fn attend_in(
         &self,
-        [queries, keys]: [&Heads; 2],
-        more: Option<[&Heads; 2]>,
-        values: &Heads,
+        queries: &Heads,
+        keys: &Stored,
+        more: Option<(&Heads, &Stored)>,
+        values: &Stored,
         options: AttentionOptions,
         out: &mut HeadsMut,
     ) {
@@ -98,13 +105,11 @@ impl Kernels {
                 .sinks
                 .is_none_or(|sinks| sinks.rows() == 1 && sinks.width() == q.heads);
         assert!(fits, "attention: {q:?} by {k:?} and {v:?} to {o:?}");
-        assert!(keys.dtype() == values.dtype(), "attention: two types");
-        let fits = more.is_none_or(|[queries, keys]| {
+        let fits = more.is_none_or(|(queries, keys)| {
             let (more, own) = (queries.shape(), keys.shape());
             more.dim == own.dim
                 && (more.heads, more.tokens) == (q.heads, q.tokens)
                 && (own.heads, own.tokens) == (k.heads, k.tokens)
-                && keys.dtype() == values.dtype()
         });
         assert!(fits, "attention: a second part that does not fit");
         if q.heads == 0 || q.tokens == 0 {
@@ -133,9 +138,9 @@ impl Kernels {
             let heads = head_part * ROWS..group.min((head_part + 1) * ROWS);
             Job {
                 queries,
-                keys,
-                more,
-                values,
+                more: more.map(|(queries, _)| queries),
+                keys: k,
+                value_dim: v.dim,
                 options,
                 out,
                 kv_head,
@@ -152,11 +157,45 @@ impl Kernels {
             // SAFETY: every job has its own part.
             let partial = unsafe { memory.slice(index * ROWS * row, ROWS * row) };
             let job = job(index);
-            with_element!(keys.dtype(), K => self.path.run(Attend::<K> {
-                job: &job,
-                partial,
-                element: std::marker::PhantomData,
-            }));
+            let more = more.map(|(_, keys)| keys);
+            match (keys, more, values) {
+                (Stored::Floats(keys), None | Some(Stored::Floats(_)), Stored::Floats(values)) => {
+                    let more = more.and_then(Stored::as_floats);
+                    let all = more.into_iter().chain([values]);
+                    let alike = all.into_iter().all(|rows| rows.dtype() == keys.dtype());
+                    assert!(alike, "attention: two types");
+                    with_element!(keys.dtype(), K => self.path.run(Attend {
+                        job: &job,
+                        keys: FloatRows::<K>::new(keys),
+                        more: more.map(FloatRows::<K>::new),
+                        values: FloatRows::<K>::new(values),
+                        partial,
+                    }));
+                }
+                (Stored::Packed(keys), None | Some(Stored::Packed(_)), Stored::Packed(values)) => {
+                    let more = more.and_then(Stored::as_packed);
+                    let all = more.into_iter().chain([values]);
+                    let alike = all.into_iter().all(|rows| rows.bits() == keys.bits());
+                    assert!(alike, "attention: two numbers of bits");
+                    match keys.bits() {
+                        4 => self.path.run(Attend {
+                            job: &job,
+                            keys: PackedRows::<4>::new(keys),
+                            more: more.map(PackedRows::<4>::new),
+                            values: PackedRows::<4>::new(values),
+                            partial,
+                        }),
+                        _ => self.path.run(Attend {
+                            job: &job,
+                            keys: PackedRows::<8>::new(keys),
+                            more: more.map(PackedRows::<8>::new),
+                            values: PackedRows::<8>::new(values),
+                            partial,
+                        }),
+                    }
+                }
+                _ => panic!("attention: keys and values that are not stored alike"),
+            }
             if pieces == 1 {
                 self.path.run(Finish {
                     job: &job,
@@ -186,10 +225,11 @@ impl Kernels {
 /// Some queries of the heads that share one key head, by some of its keys.
 struct Job<'a> {
     queries: &'a Heads<'a>,
-    keys: &'a Heads<'a>,
-    /// The second part of both.
-    more: Option<[&'a Heads<'a>; 2]>,
-    values: &'a Heads<'a>,
+    /// Their second part.
+    more: Option<&'a Heads<'a>>,
+    /// Of all keys.
+    keys: HeadShape,
+    value_dim: usize,
     options: AttentionOptions<'a>,
     out: &'a HeadsMut<'a>,
     kv_head: usize,
@@ -202,7 +242,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Of both parts.
     fn query_dim(&self) -> usize {
-        let more = self.more.map_or(0, |[queries, _]| queries.shape().dim);
+        let more = self.more.map_or(0, |queries| queries.shape().dim);
         self.queries.shape().dim + more
     }
 
@@ -220,7 +260,7 @@ impl Job<'_> {
 
     /// The keys that a row sees, of those in `span`.
     fn sees(&self, row: usize) -> Range<usize> {
-        let keys = self.keys.shape().tokens;
+        let keys = self.keys.tokens;
         let Visible::Causal { window } = self.options.visible else {
             return self.span.clone();
         };
@@ -235,24 +275,27 @@ impl Job<'_> {
 
 struct Attend<'a, K> {
     job: &'a Job<'a>,
+    keys: K,
+    /// Their second part.
+    more: Option<K>,
+    values: K,
     /// For each row the weighted sum of values, the largest score, and the sum of weights.
     partial: &'a mut [f32],
-    element: std::marker::PhantomData<K>,
 }
 
-impl<K: Element> Kernel for Attend<'_, K> {
+impl<K: Rows> Kernel for Attend<'_, K> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let job = self.job;
-        let (rows, dim, value_dim) = (job.rows(), job.query_dim(), job.values.shape().dim);
+        let (rows, dim, value_dim) = (job.rows(), job.query_dim(), job.value_dim);
         let width = value_dim + 2;
         let mut queries = vec![0.0_f32; rows * dim];
         for (row, to) in queries.chunks_exact_mut(dim.max(1)).enumerate() {
             let (head, token) = job.place(row);
             let (first, rest) = to.split_at_mut(job.queries.shape().dim);
-            let more = job.more.map(|[queries, _]| (queries, rest));
+            let more = job.more.map(|queries| (queries, rest));
             for (queries, to) in [(job.queries, first)].into_iter().chain(more) {
                 with_element!(queries.dtype(), Q => scaled::<S, Q>(
                     queries.row::<Q>(head, token),
@@ -273,18 +316,25 @@ impl<K: Element> Kernel for Attend<'_, K> {
             partial[value_dim] = f32::NEG_INFINITY;
         }
         let mut scores = [[0.0_f32; BLOCK]; ROWS];
+        let mut factors: [Factors; 3] = Default::default();
+        let [own, second, of_values] = &mut factors;
         let mut start = seen.start;
         while start < seen.end {
             let n = BLOCK.min(seen.end - start);
+            let span = start..start + n;
+            let keys = self.keys.block::<S>(job.kv_head, span.clone(), own);
+            let more = self.more.as_ref();
+            let more = more.map(|more| more.block::<S>(job.kv_head, span.clone(), second));
+            let keys = (keys, more);
             for (first, size) in tiles(rows, rows_at_once(S::LANES)) {
                 let scores = &mut scores[first..first + size];
                 let queries = queries.as_ptr().add(first * dim);
                 // The next block's keys, once.
                 let fetch = first == 0;
                 match size {
-                    4 => self.score::<S, 4>(queries, start, n, scores, fetch),
-                    2 => self.score::<S, 2>(queries, start, n, scores, fetch),
-                    _ => self.score::<S, 1>(queries, start, n, scores, fetch),
+                    4 => self.score::<S, 4>(queries, keys, n, scores, fetch),
+                    2 => self.score::<S, 2>(queries, keys, n, scores, fetch),
+                    _ => self.score::<S, 1>(queries, keys, n, scores, fetch),
                 }
             }
             let mut keep = [1.0; ROWS];
@@ -301,14 +351,15 @@ impl<K: Element> Kernel for Attend<'_, K> {
                 let state = &mut self.partial[row * width + value_dim..(row + 1) * width];
                 keep[row] = weigh::<S>(scores, state);
             }
+            let values = self.values.block::<S>(job.kv_head, span, of_values);
             for (first, size) in tiles(rows, rows_at_once(S::LANES)) {
                 let partial = self.partial.as_mut_ptr().add(first * width);
                 let (scores, keep) = (scores[first].as_ptr(), keep[first..].as_ptr());
                 let fetch = first == 0;
                 match size {
-                    4 => self.weighted::<S, 4>(partial, scores, keep, start, n, fetch),
-                    2 => self.weighted::<S, 2>(partial, scores, keep, start, n, fetch),
-                    _ => self.weighted::<S, 1>(partial, scores, keep, start, n, fetch),
+                    4 => self.weighted::<S, 4>(partial, scores, keep, values, n, fetch),
+                    2 => self.weighted::<S, 2>(partial, scores, keep, values, n, fetch),
+                    _ => self.weighted::<S, 1>(partial, scores, keep, values, n, fetch),
                 }
             }
             start += n;
@@ -316,41 +367,42 @@ impl<K: Element> Kernel for Attend<'_, K> {
     }
 }
 
-impl<K: Element> Attend<'_, K> {
-    /// Scores of R rows for the `n` keys from `start` on.
+impl<K: Rows> Attend<'_, K> {
+    /// Scores of R rows for the first `n` keys of a block, and of their second part.
     #[inline(always)]
     unsafe fn score<S: Simd, const R: usize>(
         &self,
         queries: *const f32,
-        start: usize,
+        (keys, more): (K::Numbers, Option<K::Numbers>),
         n: usize,
         scores: &mut [[f32; BLOCK]],
         fetch: bool,
     ) {
-        let (keys, head) = (self.job.keys, self.job.kv_head);
-        let (dim, whole) = (keys.shape().dim, self.job.query_dim());
+        let stride = self.keys.stride();
+        let (dim, whole) = (self.job.keys.dim, self.job.query_dim());
         let mut a = [queries; R];
         for (r, a) in a.iter_mut().enumerate() {
             *a = a.add(r * whole);
         }
-        let ahead = usize::from(fetch) * BLOCK * keys.shape().token_stride;
+        let ahead = usize::from(fetch) * BLOCK * stride;
         let mut key = 0;
         while key < n {
             // Past the end the last key is scored again.
             let b = [
-                keys.row::<K>(head, start + key),
-                keys.row::<K>(head, start + (key + 1).min(n - 1)),
-                keys.row::<K>(head, start + (key + 2).min(n - 1)),
-                keys.row::<K>(head, start + (key + 3).min(n - 1)),
+                keys.skip(key, stride),
+                keys.skip((key + 1).min(n - 1), stride),
+                keys.skip((key + 2).min(n - 1), stride),
+                keys.skip((key + 3).min(n - 1), stride),
             ];
-            let sums = dots::<S, K, R>(a, b, dim, ahead);
+            let sums = dots::<S, K::Numbers, R>(a, b, dim, ahead);
             for (scores, sums) in scores.iter_mut().zip(sums) {
                 scores[key..key + COLUMNS].copy_from_slice(&sums);
             }
             key += COLUMNS;
         }
-        if let Some([_, more]) = self.job.more {
-            self.add_scores::<S, R>(a.map(|a| a.add(dim)), more, start..start + n, scores);
+        if let (Some(more), Some(rows)) = (more, &self.more) {
+            let queries = a.map(|a| a.add(dim));
+            self.add_scores::<S, R>((queries, whole - dim), more, rows.stride(), n, scores);
         }
     }
 
@@ -358,18 +410,17 @@ impl<K: Element> Attend<'_, K> {
     #[inline(always)]
     unsafe fn add_scores<S: Simd, const R: usize>(
         &self,
-        queries: [*const f32; R],
-        keys: &Heads,
-        span: Range<usize>,
+        (queries, dim): ([*const f32; R], usize),
+        keys: K::Numbers,
+        stride: usize,
+        n: usize,
         scores: &mut [[f32; BLOCK]],
     ) {
-        let (head, dim, last) = (self.job.kv_head, keys.shape().dim, span.end - 1);
-        for key in span.clone().step_by(COLUMNS) {
-            let b = std::array::from_fn(|c| keys.row::<K>(head, (key + c).min(last)));
-            let sums = dots::<S, K, R>(queries, b, dim, 0);
+        for key in (0..n).step_by(COLUMNS) {
+            let b = std::array::from_fn(|c| keys.skip((key + c).min(n - 1), stride));
+            let sums = dots::<S, K::Numbers, R>(queries, b, dim, 0);
             for (scores, sums) in scores.iter_mut().zip(sums) {
-                let at = key - span.start;
-                for (score, sum) in scores[at..at + COLUMNS].iter_mut().zip(sums) {
+                for (score, sum) in scores[key..key + COLUMNS].iter_mut().zip(sums) {
                     *score += sum;
                 }
             }
@@ -383,29 +434,28 @@ impl<K: Element> Attend<'_, K> {
         partial: *mut f32,
         weights: *const f32,
         keep: *const f32,
-        start: usize,
+        values: K::Numbers,
         n: usize,
         fetch: bool,
     ) {
-        let shape = self.job.values.shape();
+        let (dim, stride) = (self.job.value_dim, self.values.stride());
+        let ahead = usize::from(fetch) * BLOCK * stride;
         let mut at = 0;
-        while at < shape.dim {
-            let left = shape.dim - at;
+        while at < dim {
+            let left = dim - at;
             let (mut y, mut p, mut k) = ([partial; R], [weights; R], [0.0; R]);
             for r in 0..R {
-                y[r] = partial.add(r * (shape.dim + 2) + at);
+                y[r] = partial.add(r * (dim + 2) + at);
                 p[r] = weights.add(r * BLOCK);
                 k[r] = *keep.add(r);
             }
-            let v = self.job.values.row::<K>(self.job.kv_head, start).add(at);
-            let stride = shape.token_stride;
-            let ahead = usize::from(fetch) * BLOCK * stride;
+            let v = (values, at);
             if left >= VECTORS * S::LANES {
                 let columns = VECTORS * S::LANES;
-                accumulate::<S, K, R, VECTORS>(y, k, p, v, stride, n, columns, ahead);
+                accumulate::<S, _, R, VECTORS>(y, k, p, v, stride, n, columns, ahead);
                 at += columns;
             } else {
-                accumulate::<S, K, R, 1>(y, k, p, v, stride, n, left.min(S::LANES), ahead);
+                accumulate::<S, _, R, 1>(y, k, p, v, stride, n, left.min(S::LANES), ahead);
                 at += S::LANES;
             }
         }
@@ -470,7 +520,7 @@ impl Kernel for Finish<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (job, dim) = (self.job, self.job.values.shape().dim);
+        let (job, dim) = (self.job, self.job.value_dim);
         let width = dim + 2;
         for row in 0..job.rows() {
             let (head, token) = job.place(row);

@@ -10,9 +10,9 @@ use super::attention::Visible;
 use super::experts::ExpertMatrix;
 use super::float::Floats;
 use super::gated::Activation;
-use super::heads::HeadsMut;
 use super::layout::Packed;
 use super::lowrank::LowRank;
+use super::packed_heads::StoredMut;
 use super::rope::Rope;
 use super::routing::Routing;
 use super::temperature::Temperature;
@@ -163,9 +163,9 @@ pub enum Matrix<'a> {
 /// The keys and values that a block's queries see, with room for the new ones among them.
 pub struct Past<'a> {
     /// `[kv_heads, tokens, head_dim]`
-    pub keys: HeadsMut<'a>,
+    pub keys: StoredMut<'a>,
     /// `[kv_heads, tokens, head_dim]`
-    pub values: HeadsMut<'a>,
+    pub values: StoredMut<'a>,
     /// Where the new tokens' go.
     pub at: usize,
     /// The first new token's position.

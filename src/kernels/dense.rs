@@ -141,7 +141,7 @@ impl<W: Element> Outputs<'_, W> {
             ];
             // With few rows it is memory that takes the time.
             let ahead = if R == 1 { COLUMNS * inputs } else { 0 };
-            let sums = dots::<S, W, R>(a, b, inputs, ahead);
+            let sums = dots::<S, *const W, R>(a, b, inputs, ahead);
             for (out, sums) in out.iter_mut().zip(sums) {
                 let at = column - outputs.start;
                 out[at..at + COLUMNS].copy_from_slice(&sums);

@@ -112,3 +112,14 @@ pub struct Scheme {
     pub bits: i32,
     pub group_size: i32,
 }
+
+impl Scheme {
+    /// Bytes of so many affine numbers, whole groups of them, whose scales and biases have that type.
+    pub fn affine_bytes(self, numbers: u64, scales: Dtype) -> u64 {
+        let size = |n: i32| u64::from(n.unsigned_abs());
+        let groups = numbers / size(self.group_size).max(1);
+        (numbers / 8)
+            .saturating_mul(size(self.bits))
+            .saturating_add(groups.saturating_mul(2 * scales.size() as u64))
+    }
+}

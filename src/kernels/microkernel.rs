@@ -5,10 +5,8 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::float::{load, Element};
+use super::numbers::Numbers;
 use super::simd::Simd;
-
-/// Bytes that memory gives at a time.
-const LINE: usize = 64;
 
 /// Columns of one `dots`.
 pub(super) const COLUMNS: usize = 4;
@@ -21,31 +19,31 @@ pub(super) const fn rows_at_once(lanes: usize) -> usize {
     }
 }
 
-/// `out[r][c] = Σ_i a[r][i] b[c][i]` over `n` elements, for R rows of f32 and four columns of any float type. What lies
-/// `ahead` elements behind each column is fetched meanwhile, where it is not 0: memory does not see it coming.
+/// `out[r][c] = Σ_i a[r][i] b[c][i]` over `n` numbers, for R rows of f32 and four columns of whatever numbers. What lies
+/// `ahead` numbers behind each column is fetched meanwhile, where it is not 0: memory does not see it coming.
 ///
 /// # Safety
 /// The processor has S's instructions; every row has `n` elements.
 #[inline(always)]
-pub(super) unsafe fn dots<S: Simd, B: Element, const R: usize>(
+pub(super) unsafe fn dots<S: Simd, B: Numbers, const R: usize>(
     a: [*const f32; R],
-    b: [*const B; COLUMNS],
+    b: [B; COLUMNS],
     n: usize,
     ahead: usize,
 ) -> [[f32; COLUMNS]; R] {
     let mut sums = [[S::splat(0.0); COLUMNS]; R];
     let mut i = 0;
     while i + S::LANES <= n {
-        if ahead > 0 && i.is_multiple_of(LINE / size_of::<B>()) {
+        if ahead > 0 && i.is_multiple_of(B::LINE) {
             for b in b {
-                S::prefetch(b.wrapping_add(i + ahead).cast());
+                b.prefetch::<S>(i + ahead);
             }
         }
         let b = [
-            B::load::<S>(b[0].add(i)),
-            B::load::<S>(b[1].add(i)),
-            B::load::<S>(b[2].add(i)),
-            B::load::<S>(b[3].add(i)),
+            b[0].load::<S>(i),
+            b[1].load::<S>(i),
+            b[2].load::<S>(i),
+            b[3].load::<S>(i),
         ];
         for r in 0..R {
             let a = S::load(a[r].add(i));
@@ -57,7 +55,7 @@ pub(super) unsafe fn dots<S: Simd, B: Element, const R: usize>(
     }
     if i < n {
         for c in 0..COLUMNS {
-            let b = load::<S, B>(b[c].add(i), n - i);
+            let b = b[c].some::<S>(i, n - i);
             for r in 0..R {
                 let a = load::<S, f32>(a[r].add(i), n - i);
                 sums[r][c] = S::fma(a, b, sums[r][c]);
@@ -74,18 +72,18 @@ pub(super) unsafe fn dots<S: Simd, B: Element, const R: usize>(
 /// Vectors of columns in one `accumulate`.
 pub(super) const VECTORS: usize = 4;
 
-/// `y[r][..] = y[r][..] * keep[r] + Σ_j p[r][j] v[j][..]` for V vectors of columns, of which `n` elements count (all but
-/// the last vector are whole). Row j of v lies `stride` elements after the one before; `ahead` as in `dots`.
+/// `y[r][..] = y[r][..] * keep[r] + Σ_j p[r][j] v[j][column..]` for V vectors of columns, of which `n` numbers count (all
+/// but the last vector are whole). Row j of v lies `stride` numbers after the one before; `ahead` as in `dots`.
 ///
 /// # Safety
 /// The processor has S's instructions; every row has its elements.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: usize>(
+pub(super) unsafe fn accumulate<S: Simd, N: Numbers, const R: usize, const V: usize>(
     y: [*mut f32; R],
     keep: [f32; R],
     p: [*const f32; R],
-    v: *const E,
+    (v, column): (N, usize),
     stride: usize,
     rows: usize,
     n: usize,
@@ -104,10 +102,10 @@ pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: us
         let mut values = [S::splat(0.0); V];
         for c in 0..V {
             let at = c * S::LANES;
-            if ahead > 0 && at.is_multiple_of(LINE / size_of::<E>()) {
-                S::prefetch(from.wrapping_add(at + ahead).cast());
+            if ahead > 0 && at.is_multiple_of(N::LINE) {
+                from.prefetch::<S>(column + at + ahead);
             }
-            values[c] = load::<S, E>(from.add(at), n - at);
+            values[c] = from.some::<S>(column + at, n - at);
         }
         for r in 0..R {
             let p = S::splat(*p[r].add(j));
@@ -115,7 +113,7 @@ pub(super) unsafe fn accumulate<S: Simd, E: Element, const R: usize, const V: us
                 sums[r][c] = S::fma(p, values[c], sums[r][c]);
             }
         }
-        from = from.wrapping_add(stride);
+        from = from.skip(1, stride);
     }
     for r in 0..R {
         for c in 0..V {
@@ -154,11 +152,11 @@ pub(super) unsafe fn weighted<S: Simd, E: Element, const R: usize>(
         let left = columns - at;
         if left >= VECTORS * S::LANES {
             let n = VECTORS * S::LANES;
-            accumulate::<S, E, R, VECTORS>(to, [1.0; R], from, v.add(at), v_stride, rows, n, 0);
+            accumulate::<S, _, R, VECTORS>(to, [1.0; R], from, (v, at), v_stride, rows, n, 0);
             at += n;
         } else {
             let n = left.min(S::LANES);
-            accumulate::<S, E, R, 1>(to, [1.0; R], from, v.add(at), v_stride, rows, n, 0);
+            accumulate::<S, _, R, 1>(to, [1.0; R], from, (v, at), v_stride, rows, n, 0);
             at += S::LANES;
         }
     }

@@ -65,6 +65,8 @@ pub struct Written {
     pub context: u32,
     pub window: u32,
     pub keep: i32,
+    pub kv_bits: u32,
+    pub kv_group_size: u32,
     pub kv_limit: u64,
     /// See `SessionCache::long`.
     pub long: bool,
@@ -298,11 +300,6 @@ impl Reader<'_> {
             let what = format!("has format {format}, and this version reads up to {FORMAT}");
             return Err(self.unsupported(&what));
         }
-        if object.u32("kv_bits", 0..=u32::MAX)? != 0 {
-            return Err(
-                self.unsupported("has quantised keys and values, which this version has not")
-            );
-        }
         let model = object.object("model")?;
         let most = u32::try_from(i32::MAX).unwrap_or_default();
         let signed = |key: &str| -> Result<i32> {
@@ -325,6 +322,8 @@ impl Reader<'_> {
             context: object.u32("context", 0..=most)?,
             window: object.u32("window", 0..=most)?,
             keep: signed("keep")?,
+            kv_bits: object.u32("kv_bits", 0..=8)?,
+            kv_group_size: object.u32("kv_group_size", 0..=most)?,
             kv_limit: kv_limit.ok_or_else(|| object.wrong("kv_limit", "a number"))?,
             long: truth("long")?,
             answer: object.opt_str("answer")?.map(str::to_owned),

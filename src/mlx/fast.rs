@@ -3,6 +3,7 @@
 
 mod block;
 mod experts;
+mod kept;
 mod latent;
 mod mixture;
 mod recurrence;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Weak};
 use super::array::Array;
 use super::custom::{Custom, Outcome, Run, View};
 use super::ops;
+use super::stored::Stored;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels::{
@@ -24,9 +26,12 @@ use crate::kernels::{
 
 pub use block::{block, Matrix, Place};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
+pub use kept::pack_tokens;
 pub use latent::attention_in_parts;
 pub use mixture::{route, weighted_sum};
 pub use recurrence::{recurrence, short_conv};
+
+use kept::{stored, Kind};
 
 thread_local! {
     static KERNELS: RefCell<Option<Arc<Kernels>>> = const { RefCell::new(None) };
@@ -593,15 +598,18 @@ pub fn temper(x: &Array, temperature: Temperature, offset: i32) -> Result<Array>
 /// `[heads]` as in `AttentionOptions`
 pub fn attention(
     q: &Array,
-    k: &Array,
-    v: &Array,
+    k: &Stored,
+    v: &Stored,
     scale: f32,
     visible: Visible,
     softcap: Option<f32>,
     sinks: Option<&Array>,
 ) -> Result<Array> {
-    let (count, tokens, dim) = (q.dim(1), q.dim(2), v.dim(3));
+    let (count, tokens, dim) = (q.dim(1), q.dim(2), v.dim());
     let shape = [1, tokens, count * dim];
+    let kinds = [k, v].map(Kind::of);
+    let values_at = 1 + kinds[0].count();
+    let sinks_at = values_at + kinds[1].count();
     let dtype = q.dtype().wider(k.dtype()).wider(v.dtype());
     let (count, tokens, dim) = (count as usize, tokens as usize, dim as usize);
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
@@ -612,16 +620,23 @@ pub fn attention(
             scale,
             visible,
             softcap,
-            sinks: from.get(3).map(floats).transpose()?,
+            sinks: from.get(sinks_at).map(floats).transpose()?,
         };
-        let (q, k, v) = (heads(&from[0])?, heads(&from[1])?, heads(&from[2])?);
-        kernels.attention(&q, &k, &v, options, &mut out);
+        let q = heads(&from[0])?;
+        let (k, v) = (
+            stored(from, 1, kinds[0])?,
+            stored(from, values_at, kinds[1])?,
+        );
+        kernels.attention(&q, k, v, options, &mut out);
         Ok(())
     };
-    let mut inputs = vec![q, k, v];
+    let mut inputs = vec![q];
+    inputs.extend(k.arrays().chain(v.arrays()));
+    // All but the sinks.
+    let strided = (1 << sinks_at) - 1;
     inputs.extend(sinks);
     let out = (&shape[..], dtype);
-    Ok(one(queue(c"attention", 0b111, &inputs, [out], run)?))
+    Ok(one(queue(c"attention", strided, &inputs, [out], run)?))
 }
 
 /// The id of the next token, u32 `[1]`, from logits `[vocab]` of any float type, and the levels, f32 `[2]`, of these and of the

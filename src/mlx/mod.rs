@@ -19,6 +19,7 @@ pub mod grad;
 pub mod memory;
 pub mod nn;
 pub mod ops;
+pub mod stored;
 
 pub use array::Array;
 pub use buffer::HostBuffer;

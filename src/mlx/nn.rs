@@ -2,6 +2,7 @@
 //! reference.
 
 mod latent;
+mod packed;
 mod recurrence;
 mod routing;
 mod short_conv;
@@ -13,13 +14,14 @@ use std::sync::Arc;
 use super::device::on_gpu;
 use super::fast;
 use super::ops::{self, Mask};
+use super::stored::Stored;
 use super::{compiled, Array};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernels::{self, Visible};
 
 pub use crate::kernels::{Activation, Temperature};
-pub use latent::{latent_attention, looks_at_latents, InParts};
+pub use latent::{known, latent_attention, looks_at_latents, InParts};
 pub use recurrence::{log_decay, recurrence, steps, Normalise, Recurrence};
 pub use routing::{route, weighted_sum, Groups, Routing, Score};
 pub use short_conv::short_conv;
@@ -116,8 +118,8 @@ fn near(n: i32, held: i32, window: Option<i32>) -> Result<Array> {
 /// q `[batch, heads, n, dim]`, k and v of one type `[batch, kv_heads, keys, dim]` → `[batch, n, heads * dim]`
 pub fn attention(
     q: &Array,
-    k: &Array,
-    v: &Array,
+    k: &Stored,
+    v: &Stored,
     mask: &AttentionMask,
     scores: Scores,
 ) -> Result<Array> {
@@ -125,9 +127,28 @@ pub fn attention(
         let (softcap, sinks) = (scores.softcap, scores.sinks);
         return fast::attention(q, k, v, scores.scale, mask.visible(), softcap, sinks);
     }
-    let [batch, heads, asking, dim] = [q.dim(0), q.dim(1), q.dim(2), v.dim(3)];
-    let output = match scores.softcap {
-        Some(cap) => capped_attention(q, k, v, mask, (scores.scale, cap))?,
+    let [batch, heads, asking, dim] = [q.dim(0), q.dim(1), q.dim(2), v.dim()];
+    let output = match (k, v) {
+        (Stored::Floats(k), Stored::Floats(v)) => float_attention(q, k, v, mask, scores)?,
+        (Stored::Packed(k), Stored::Packed(v)) => packed::attention(q, k, v, mask, scores)?,
+        _ => return Err(Error::internal("keys and values are not stored alike")),
+    };
+    // [batch, heads, asking, dim] → [batch, asking, heads * dim]
+    let output = ops::transpose(&output, &[0, 2, 1, 3])?;
+    ops::reshape(&output, &[batch, asking, heads * dim])
+}
+
+/// → `[batch, heads, n, dim]`
+fn float_attention(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    mask: &AttentionMask,
+    scores: Scores,
+) -> Result<Array> {
+    let asking = q.dim(2);
+    match scores.softcap {
+        Some(cap) => capped_attention(q, k, v, mask, (scores.scale, cap)),
         None => {
             let rows;
             let mask = match mask {
@@ -137,12 +158,9 @@ pub fn attention(
                     rows.as_ref().map_or(Mask::All, Mask::Array)
                 }
             };
-            ops::scaled_dot_product_attention(q, k, v, scores.scale, mask, scores.sinks)?
+            ops::scaled_dot_product_attention(q, k, v, scores.scale, mask, scores.sinks)
         }
-    };
-    // [batch, heads, asking, dim] → [batch, asking, heads * dim]
-    let output = ops::transpose(&output, &[0, 2, 1, 3])?;
-    ops::reshape(&output, &[batch, asking, heads * dim])
+    }
 }
 
 /// Attention whose scores are bounded by a cap, which MLX's own operation does not know: → `[batch, heads, n, dim]`.

@@ -383,9 +383,8 @@ pub fn gather_qmm(
     })
 }
 
-/// Packs w `[…, in]`: the weight, the scales, and for affine ones the biases, in w's type. What tests compare with: what is
-/// saved is packed by `kernels::requantize`.
-#[cfg(test)]
+/// Packs w `[…, in]`: the weight, the scales, and for affine ones the biases, in w's type. Of keys and values; weights that are
+/// saved are packed by `kernels::requantize`.
 pub fn quantize(w: &Array, scheme: Scheme) -> Result<(Array, Array, Option<Array>)> {
     let mut out = VectorArray::new(&[])?;
     let (group, bits) = (some(scheme.group_size), some(scheme.bits));

@@ -6,13 +6,13 @@
 
 mod weights;
 
-use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room};
+use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room, TokenBytes};
 use super::config::DecoderConfig;
 use super::modules::{Kind, Modules, Site, Tensors, Weight};
 use super::parts::mla::MlaConfig;
 use super::plan::Blueprint;
 use super::streams::Spread;
-use crate::dtype::{Dtype, Mode};
+use crate::dtype::{Dtype, Mode, Scheme};
 use crate::load::Slot;
 use crate::mlx::Array;
 use weights::packed;
@@ -60,6 +60,15 @@ pub struct StepCost {
     pub kv: u64,
     /// More memory than now, at most.
     pub more: u64,
+}
+
+/// What of a session's options decides how much its keys and values take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KvSpec {
+    /// Tokens that full caches rotate over.
+    pub window: Option<i32>,
+    /// How they are packed.
+    pub scheme: Option<Scheme>,
 }
 
 /// What tokens take.
@@ -124,25 +133,25 @@ impl Costs {
             h = types.output;
             widest = widest.wider(h);
         }
-        let layers =
-            blueprint
-                .caches
-                .iter()
-                .zip(kept)
-                .map(|(spec, dtype)| match spec {
-                    CacheSpec::Tokens(spec) => LayerCost {
-                        window: spec.window,
-                        kept: dtype,
-                        bytes: CacheBytes::Tokens(spec.head_dims.map(|head_dim| {
-                            size(spec.heads) * size(head_dim) * dtype.size() as u64
-                        })),
-                    },
-                    CacheSpec::State(spec) => LayerCost {
-                        window: None,
-                        kept: dtype,
-                        bytes: CacheBytes::State(spec.bytes(dtype)),
-                    },
-                });
+        let layers = blueprint
+            .caches
+            .iter()
+            .zip(kept)
+            .map(|(spec, dtype)| match spec {
+                CacheSpec::Tokens(spec) => LayerCost {
+                    window: spec.window,
+                    kept: dtype,
+                    bytes: CacheBytes::Tokens(TokenBytes {
+                        numbers: spec.head_dims.map(|dim| size(spec.heads) * size(dim)),
+                        dtype,
+                    }),
+                },
+                CacheSpec::State(spec) => LayerCost {
+                    window: None,
+                    kept: dtype,
+                    bytes: CacheBytes::State(spec.bytes(dtype)),
+                },
+            });
         let versions = blueprint.spread.as_ref().map_or(1, Spread::count);
         let latents = config.latents().next().cloned();
         let heads = config.attentions().map(|attention| attention.heads);
@@ -189,10 +198,13 @@ impl Costs {
         self.layers.iter().map(|layer| layer.kept)
     }
 
-    /// Bytes of a token's keys and values in each cache that has some.
+    /// Bytes of a token's keys and values, as floats, in each cache that has some.
     fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
         self.caches().filter_map(|bytes| match bytes {
-            CacheBytes::Tokens([keys, values]) => Some(keys.saturating_add(values)),
+            CacheBytes::Tokens(token) => {
+                let [keys, values] = token.of(None);
+                Some(keys.saturating_add(values))
+            }
             CacheBytes::State(_) => None,
         })
     }
@@ -222,11 +234,11 @@ impl Costs {
     }
 
     /// Most tokens, up to `context`, whose keys and values have at most `limit` bytes.
-    pub fn most_tokens(&self, context: i32, window: Option<i32>, limit: u64) -> i32 {
+    pub fn most_tokens(&self, context: i32, kv: KvSpec, limit: u64) -> i32 {
         let (mut fit, mut too_many) = (0, context.saturating_add(1));
         while too_many - fit > 1 {
             let middle = fit + (too_many - fit) / 2;
-            match self.kv_bytes(middle, window) <= limit {
+            match self.kv_bytes(middle, kv) <= limit {
                 true => fit = middle,
                 false => too_many = middle,
             }
@@ -234,28 +246,36 @@ impl Costs {
         fit
     }
 
-    /// Bytes of keys, values and states of so many tokens; `window` as a session has it.
-    pub fn kv_bytes(&self, tokens: i32, window: Option<i32>) -> u64 {
-        let held = |layer: &LayerCost| match layer.window.or(window) {
+    /// Bytes of keys, values and states of so many tokens.
+    pub fn kv_bytes(&self, tokens: i32, kv: KvSpec) -> u64 {
+        let held = |layer: &LayerCost| match layer.window.or(kv.window) {
             Some(window) => tokens.min(window),
             None => tokens,
         };
         let bytes = |layer: &LayerCost| match layer.bytes {
-            CacheBytes::Tokens([keys, values]) => size(held(layer)) * (keys + values),
+            CacheBytes::Tokens(token) => {
+                let [keys, values] = token.of(kv.scheme);
+                size(held(layer)) * (keys + values)
+            }
             CacheBytes::State(bytes) => bytes,
         };
         self.layers.iter().map(bytes).fold(0, u64::saturating_add)
     }
 
     /// The most that a session takes at a time until it has `context` tokens, however they come: as a prompt, `chunk` at a
-    /// time, or one by one. `fresh`: its empty caches.
-    pub fn peak(&self, fresh: &[Option<Extent>], context: i32, chunk: i32) -> u64 {
+    /// time, or one by one. `fresh`: its empty caches, in which tokens are packed by `scheme`.
+    pub fn peak(
+        &self,
+        (fresh, scheme): (&[Option<Extent>], Option<Scheme>),
+        context: i32,
+        chunk: i32,
+    ) -> u64 {
         let chunk = chunk.min(context).max(1);
         let at = |tokens: i32, capacity: i32, by: i32, n: i32| {
             let (mut rooms, mut longest) = (Vec::with_capacity(fresh.len()), 0);
             for (extent, bytes) in fresh.iter().zip(self.caches()) {
                 let (extent, token) = match (extent, bytes) {
-                    (Some(extent), CacheBytes::Tokens(token)) => (extent, token),
+                    (Some(extent), CacheBytes::Tokens(token)) => (extent, token.of(scheme)),
                     (_, CacheBytes::State(bytes)) => {
                         rooms.push(Room::of_state(bytes));
                         continue;

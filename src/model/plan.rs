@@ -46,6 +46,22 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
+    /// Numbers of a head's key or value that it keeps, each once.
+    pub fn token_dims(&self) -> Vec<i32> {
+        let mut dims: Vec<i32> = Vec::new();
+        for spec in &self.caches {
+            let CacheSpec::Tokens(spec) = spec else {
+                continue;
+            };
+            for dim in spec.head_dims {
+                if !dims.contains(&dim) {
+                    dims.push(dim);
+                }
+            }
+        }
+        dims
+    }
+
     /// Empty caches of one session, None of states; `window` and `keep` turn the full ones into rotating ones.
     pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Option<Extent>> {
         let caches = self.caches.iter();

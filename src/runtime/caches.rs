@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::job::Kv;
 use super::ledger::Ledger;
+use crate::dtype::Scheme;
 use crate::error::{Error, Result};
 use crate::model::Cache;
 
@@ -38,6 +39,8 @@ pub struct CacheKind {
     pub model: u64,
     pub window: Option<i32>,
     pub keep: i32,
+    /// How keys and values are packed.
+    pub scheme: Option<Scheme>,
 }
 
 /// The caches of all layers and the tokens whose keys and values they hold.

@@ -3,7 +3,7 @@
 use super::session::SessionOptions;
 use crate::error::Result;
 use crate::mlx::Device;
-use crate::model::cost::{Costs, WeightCost};
+use crate::model::cost::{Costs, KvSpec, WeightCost};
 use crate::model::{DecoderConfig, Planned};
 
 const GPU_PREFILL_STEP: usize = 2048;
@@ -41,18 +41,24 @@ impl Estimate {
         let Planned {
             blueprint, modules, ..
         } = planned;
+        let scheme = session.kv_scheme(&blueprint.token_dims())?;
+        let kv = KvSpec { window, scheme };
         let (loaded, costs) = (
             WeightCost::of(modules, kernels),
             Costs::new(config, blueprint, modules, kernels),
         );
         let mut context = i32::try_from(context).unwrap_or(i32::MAX);
         if session.kv_limit > 0 {
-            context = costs.most_tokens(context, window, session.kv_limit);
+            context = costs.most_tokens(context, kv, session.kv_limit);
         }
         let chunk = i32::try_from(prefill_step(device, config, keep)).unwrap_or(i32::MAX);
-        let filled = costs.peak(&blueprint.extents(window, keep), context.max(1), chunk);
+        let filled = costs.peak(
+            (&blueprint.extents(window, keep), scheme),
+            context.max(1),
+            chunk,
+        );
         Ok(Estimate {
-            kv: costs.kv_bytes(context, window),
+            kv: costs.kv_bytes(context, kv),
             peak: loaded.held.saturating_add(filled.max(loaded.packing)),
         })
     }

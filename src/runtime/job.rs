@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::request::Shared;
+use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::mail::{Letter, Mailbox};
 use crate::sampling::Sampling;
@@ -52,6 +53,8 @@ pub struct CacheSpec {
     /// Tokens that the full caches rotate over; `None` = every token is kept.
     pub window: Option<i32>,
     pub keep: i32,
+    /// How keys and values are packed.
+    pub scheme: Option<Scheme>,
     /// Bytes that it may hold.
     pub limit: Option<u64>,
 }

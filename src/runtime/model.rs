@@ -42,6 +42,8 @@ pub struct Model {
     pub(super) vocab_size: usize,
     /// The most tokens a session may ask for.
     pub(super) context: u32,
+    /// Numbers of a head's key or value that its sessions keep, each once.
+    pub(super) token_dims: Vec<i32>,
     /// What adapters can reach, and what its name begins with in mlx-lm.
     pub(super) modules: Vec<Module>,
     pub(super) names: Names,
@@ -429,6 +431,8 @@ pub fn inspect(
     )?;
     let mut json = plan.to_json();
     json.insert("session_context".into(), session_context.into());
+    let scheme = session.kv_scheme(&description.planned.blueprint.token_dims())?;
+    json.insert("kv_quantization".into(), scheme.map(scheme_json).into());
     json.insert("kv_bytes".into(), estimate.kv.into());
     json.insert("estimated_bytes".into(), estimate.peak.into());
     Ok(Value::Object(json).to_string())
@@ -487,6 +491,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
     let source = Source::new(folder, json, names, parameters, &weights)?;
     let modules = weights.described();
     let names = config.names.first().copied();
+    let token_dims = blueprint.token_dims();
     let engine = engine::acquire()?;
     let (_, kernels) = engine::device()?;
     let cost = WeightCost::of(&weights, kernels);
@@ -532,6 +537,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         defaults: generation,
         vocab_size,
         context,
+        token_dims,
         modules,
         names: names.ok_or_else(|| Error::internal("a family without names"))?,
         source,

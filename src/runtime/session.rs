@@ -10,8 +10,10 @@ use super::engine::Command;
 use super::job::CacheSpec;
 use super::ledger::{Ledger, State};
 use super::model::Model;
+use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
 use crate::mail::Mailbox;
+use crate::mlx::stored::token_scheme;
 use crate::room;
 
 pub struct Session {
@@ -33,6 +35,10 @@ pub struct SessionOptions {
     pub window: u32,
     /// First tokens that a rotating cache never drops; -1 = none.
     pub keep: i32,
+    /// Of a cached key or value: 4 or 8; 0 = as they are.
+    pub kv_bits: u32,
+    /// Numbers that share a scale.
+    pub kv_group_size: u32,
     /// Bytes of keys and values at most; 0 = what the process's budget leaves.
     pub kv_limit: u64,
 }
@@ -47,6 +53,8 @@ pub struct SessionInfo {
 }
 
 const DEFAULT_KEEP: i32 = 4;
+/// The groups that MLX packs, the default first and then what takes its place where heads are not made of such.
+const GROUPS: [i32; 3] = [64, 32, 128];
 
 impl SessionOptions {
     /// Tokens that full caches rotate over, if they do, and the first that these never drop.
@@ -72,6 +80,61 @@ impl SessionOptions {
             ))),
         }
     }
+
+    /// How keys and values are packed. `dims`: numbers of a head's key or value, of all that the model keeps.
+    pub(super) fn kv_scheme(&self, dims: &[i32]) -> Result<Option<Scheme>> {
+        let Self {
+            kv_bits: bits,
+            kv_group_size: group,
+            ..
+        } = *self;
+        if !matches!(bits, 0 | 4 | 8) {
+            return Err(Error::invalid(format!(
+                "options.kv_bits must be 0, 4 or 8, is {bits}"
+            )));
+        }
+        let asked = i32::try_from(group).ok().filter(|of| GROUPS.contains(of));
+        if group != 0 && asked.is_none() {
+            return Err(Error::invalid(format!(
+                "options.kv_group_size must be 0, 32, 64 or 128, is {group}"
+            )));
+        }
+        if bits == 0 {
+            return match group {
+                0 => Ok(None),
+                _ => Err(Error::invalid(
+                    "options.kv_group_size is set, and options.kv_bits is not",
+                )),
+            };
+        }
+        if dims.is_empty() {
+            return Err(Error::unsupported(
+                "options.kv_bits: the model keeps no keys and values",
+            ));
+        }
+        let odd = |group: i32| dims.iter().copied().find(|dim| dim % group != 0);
+        let group = match asked {
+            Some(group) => match odd(group) {
+                None => group,
+                Some(dim) => {
+                    let what = format!("options.kv_group_size is {group}, and the model has heads of {dim} numbers, which are no multiple of it");
+                    return Err(Error::new(Code::Incompatible, what));
+                }
+            },
+            None => {
+                let [first, second, _] = GROUPS;
+                let fits = [first, second]
+                    .into_iter()
+                    .find(|&group| odd(group).is_none());
+                fits.ok_or_else(|| {
+                    let dim = odd(second).unwrap_or_default();
+                    Error::unsupported(format!("options.kv_bits: the model has heads of {dim} numbers, and groups of 32, 64 or 128 do not fill them"))
+                })?
+            }
+        };
+        // 4 or 8, as was looked at.
+        Ok(Some(token_scheme(bits as i32, group)))
+    }
 }
 
 impl Session {
@@ -87,6 +150,7 @@ impl Session {
             }
         };
         let (window, keep) = options.window()?;
+        let scheme = options.kv_scheme(&model.token_dims)?;
         if !model.engine.is_alive() {
             return Err(super::engine::ended());
         }
@@ -95,6 +159,7 @@ impl Session {
             model: model.id,
             window,
             keep,
+            scheme,
             limit: (options.kv_limit != 0).then_some(options.kv_limit),
         };
         model.engine.sessions.fetch_add(1, Ordering::AcqRel);

@@ -9,6 +9,7 @@ mod latents;
 mod models_page;
 mod odd_folders;
 mod odd_weights;
+mod packed_keys;
 mod parity;
 mod recovery;
 mod rows;

@@ -31,13 +31,26 @@ struct asked {
   uint32_t context, window;
   int32_t keep;
   unsigned ways;
+  uint32_t kv_bits;
 };
 
 static const struct asked ASKED[] = {
-    {"all of the context", 0, 0, 0, 3},  {"700 tokens", 700, 0, 0, 7},
-    {"100 tokens", 100, 0, 0, 3},        {"a window", 1500, 300, -1, 5},
-    {"a window and first tokens", 700, 100, 4, 5},
+    {"all of the context", 0, 0, 0, 3, 0},  {"700 tokens", 700, 0, 0, 7, 0},
+    {"100 tokens", 100, 0, 0, 3, 0},        {"a window", 1500, 300, -1, 5, 0},
+    {"a window and first tokens", 700, 100, 4, 5, 0},
+    {"8 bits", 700, 0, 0, 7, 8},            {"4 bits in a window", 700, 300, -1, 5, 4},
 };
+
+/* Whether the model's heads are of groups of numbers. */
+static int can_be_packed(const char *name, const mlxrt_session_options *session) {
+  char *json = NULL;
+  mlxrt_error *error = mlxrt_model_inspect(fixture(name), NULL, session, &json, NULL);
+  int32_t code = mlxrt_error_code(error);
+  CHECK(code == MLXRT_OK || code == MLXRT_E_UNSUPPORTED);
+  mlxrt_error_free(error);
+  mlxrt_free(json);
+  return code == MLXRT_OK;
+}
 
 /* More tokens than a fixture's context has, or what is asked for of one that has more. */
 enum { CONTEXT = 4096, PER_CENT = 15, OF_TINY_ONES = 32768 };
@@ -50,6 +63,11 @@ static int fill(const char *name, const struct asked *asked, const struct fillin
   options.context = asked->context;
   options.window = asked->window;
   options.keep = asked->keep;
+  options.kv_bits = asked->kv_bits;
+  if (asked->kv_bits && !can_be_packed(name, &options)) {
+    *estimate = *peak = 1;
+    return check_failures;
+  }
   uint32_t context = (uint32_t)inspected(name, &options, "session_context");
   if (context > CONTEXT) options.context = context = CONTEXT;
   *estimate = inspected(name, &options, "estimated_bytes");

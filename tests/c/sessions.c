@@ -66,13 +66,54 @@ static void options_are_checked(void) {
   }
   mlxrt_session_options options = session_options();
   mlxrt_session *session = NULL;
-  options.kv_bits = 8;
-  FAILS(mlxrt_session_create(model, &options, &session), MLXRT_E_UNSUPPORTED, "kv_bits");
-  options = session_options();
   options.reserved = 1;
   FAILS(mlxrt_session_create(model, &options, &session), MLXRT_E_UNSUPPORTED, "reserved");
   check_alive(model);
   mlxrt_model_free(model);
+}
+
+static void keys_are_packed_or_refused(void) {
+  static const struct {
+    const char *model;
+    uint32_t bits, group;
+    int32_t code;
+    const char *word;
+  } cases[] = {
+      {"qwen3-4bit", 3, 0, MLXRT_E_INVALID_ARGUMENT, "kv_bits"},
+      {"qwen3-4bit", UINT32_MAX, 0, MLXRT_E_INVALID_ARGUMENT, "kv_bits"},
+      {"qwen3-4bit", 8, 48, MLXRT_E_INVALID_ARGUMENT, "kv_group_size"},
+      {"qwen3-4bit", 0, 32, MLXRT_E_INVALID_ARGUMENT, "kv_group_size"},
+      {"qwen3-4bit", 8, 64, MLXRT_E_INCOMPATIBLE, "kv_group_size"},
+      {"qwen3-f32", 8, 0, MLXRT_E_UNSUPPORTED, "kv_bits"},
+      {"deepseek_v3-4bit", 4, 0, MLXRT_E_UNSUPPORTED, "kv_bits"},
+      {"qwen3-4bit", 0, 0, MLXRT_OK, ""},
+      {"qwen3-4bit", 8, 32, MLXRT_OK, ""},
+      {"qwen3-4bit", 4, 0, MLXRT_OK, ""},
+  };
+  uint64_t bytes[3] = {0, 0, 0};
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    mlxrt_model *model = load(cases[i].model);
+    mlxrt_session_options options = session_options();
+    options.kv_bits = cases[i].bits;
+    options.kv_group_size = cases[i].group;
+    mlxrt_session *session = NULL;
+    char *json = NULL;
+    FAILS(mlxrt_session_create(model, &options, &session), cases[i].code, cases[i].word);
+    FAILS(mlxrt_model_inspect(fixture(cases[i].model), NULL, &options, &json, NULL), cases[i].code, cases[i].word);
+    CHECK_INT(session != NULL && json != NULL, cases[i].code == MLXRT_OK);
+    if (session) {
+      struct answer *answer = ask(session, text_input("Hello"), greedy(5));
+      CHECK_INT(answer->code, MLXRT_OK);
+      bytes[i - (COUNT(cases) - 3)] = answer->result.kv_bytes;
+      free(answer);
+      mlxrt_session_free(session);
+    }
+    mlxrt_free(json);
+    mlxrt_model_free(model);
+  }
+  /* In f32: of 32 numbers 128 bytes, or 32 and two scales, or 16 and two. */
+  CHECK_INT(bytes[1] * 128, bytes[0] * 40);
+  CHECK_INT(bytes[2] * 128, bytes[0] * 24);
 }
 
 /* The answer of a fresh session to the tokens that `session` had before it gave `answer`. */
@@ -424,6 +465,7 @@ int main(int argc, char **argv) {
   static const struct test tests[] = {
       {"a_new_session_is_empty", a_new_session_is_empty},
       {"options_are_checked", options_are_checked},
+      {"keys_are_packed_or_refused", keys_are_packed_or_refused},
       {"text_continues", text_continues},
       {"bos", bos},
       {"special_tokens_in_text", special_tokens_in_text},

@@ -682,6 +682,22 @@ void prompts_are_shared() {
   CHECK(shared.text == anew.text);
 }
 
+// Keys and values in fewer bits.
+void keys_are_packed() {
+  mlxrt::Model model(fixture("qwen3-4bit"));
+  const auto held = [&](std::uint32_t bits, std::uint32_t group) {
+    mlxrt::SessionOptions options;
+    options.kv_bits = bits;
+    options.kv_group_size = group;
+    mlxrt::Session session(model, options);
+    return session.generate(mlxrt::tokens({5, 6, 7}), greedy(3)).result.kv_bytes;
+  };
+  // In f32: of 32 numbers 128 bytes, or 32 and two scales.
+  CHECK(held(8, 32) * 128 == held(0, 0) * 40);
+  FAILS(held(3, 0), code::invalid_argument);
+  FAILS(held(8, 64), code::incompatible);
+}
+
 void sessions_on_threads() {
   mlxrt::Model model(fixture("llama-f32"));
   mlxrt::Session alone(model);
@@ -719,6 +735,7 @@ int main(int argc, char **argv) {
           {"the_library", the_library},
           {"sessions_are_forked_and_cut", sessions_are_forked_and_cut},
           {"prompts_are_shared", prompts_are_shared},
+          {"keys_are_packed", keys_are_packed},
           {"sessions_on_threads", sessions_on_threads},
       },
       argc, argv);

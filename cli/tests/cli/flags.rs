@@ -210,6 +210,8 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--warmup" | "--report-every" | "--validate-every" | "--save-every" | "--repeat"
             | "--prompt-tokens" | "--generate-tokens" => vec!["1"],
             "--kv-limit" | "--memory-limit" => vec!["1G"],
+            "--kv-bits" => vec!["8"],
+            "--kv-group-size" => vec!["64", "--kv-bits", "4"],
             "--device" => vec!["cpu"],
             "--color" => vec!["never"],
             "--adapter" => vec![&adapter],
@@ -317,7 +319,7 @@ fn what_is_refused_is_nowhere() {
         text += &run(["completions", shell]).fine();
     }
     assert!(text.contains("kv-limit") && text.contains("threads"));
-    for refused in ["kv-bits", "kv-group-size", "draft", "thinking-budget"] {
+    for refused in ["draft", "thinking-budget"] {
         assert!(!text.contains(refused), "{refused} is shown");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::attention::AttentionOptions;
 use super::super::float::Floats;
+use super::super::packed_heads::StoredMut;
 use super::super::scratch::Buffer;
 use super::super::Kernels;
 use super::{Attention, Matrix, Norm, Past, Projections};
@@ -59,14 +60,32 @@ impl Kernels {
 
         let normed = self.head_norm(&keys, attention.k_norm.as_ref());
         let keys = normed.as_ref().map_or(keys, Buffer::floats).heads(dim);
-        let to = &mut past.keys.some_tokens(past.at, n);
-        match &sizes.rope {
-            Some(rope) => self.rope(rope, &keys, past.offset, to),
-            None => self.copy_heads(&keys, to),
+        let rope = sizes.rope.as_deref();
+        match past.keys.some_tokens(past.at, n) {
+            StoredMut::Floats(mut to) => match rope {
+                Some(rope) => self.rope(rope, &keys, past.offset, &mut to),
+                None => self.copy_heads(&keys, &mut to),
+            },
+            StoredMut::Packed(mut to) => match rope {
+                Some(rope) => {
+                    let mut turned = new(n, key_size);
+                    self.rope(
+                        rope,
+                        &keys,
+                        past.offset,
+                        &mut turned.floats_mut().heads(dim),
+                    );
+                    self.pack_heads(&turned.floats().heads(dim), &mut to);
+                }
+                None => self.pack_heads(&keys, &mut to),
+            },
         }
         drop(normed);
-        let to = &mut past.values.some_tokens(past.at, n);
-        self.copy_heads(&values.heads(dim), to);
+        let values = values.heads(dim);
+        match past.values.some_tokens(past.at, n) {
+            StoredMut::Floats(mut to) => self.copy_heads(&values, &mut to),
+            StoredMut::Packed(mut to) => self.pack_heads(&values, &mut to),
+        }
 
         let offset = past.offset + (n - asking) as i32;
         let normed = self.head_norm(&queries, attention.q_norm.as_ref());
@@ -95,8 +114,8 @@ impl Kernels {
         };
         self.attention(
             &queries.heads(dim),
-            &past.keys.read(),
-            &past.values.read(),
+            past.keys.read(),
+            past.values.read(),
             options,
             &mut attended.floats_mut().heads(dim),
         );

@@ -156,6 +156,17 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         _mm256_loadu_si256(p.cast())
     }
     #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self::I {
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> Self::I {
+        let bytes = _mm_cvtsi32_si128(p.cast::<i32>().read_unaligned());
+        let high = _mm_srli_epi16::<4>(bytes);
+        let all = _mm_and_si128(_mm_unpacklo_epi8(bytes, high), _mm_set1_epi8(15));
+        _mm256_cvtepu8_epi32(all)
+    }
+    #[inline(always)]
     unsafe fn splat_byte(x: u8) -> Self::I {
         _mm256_set1_epi8(x as i8)
     }

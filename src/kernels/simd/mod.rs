@@ -70,6 +70,10 @@ pub trait Simd: Copy + 'static {
     unsafe fn izero() -> Self::I;
     /// `4 * LANES` bytes.
     unsafe fn load_bytes(p: *const u8) -> Self::I;
+    /// `LANES` bytes without sign, one in each lane.
+    unsafe fn load_u8(p: *const u8) -> Self::I;
+    /// `LANES` numbers of 4 bits without sign, the first of each byte in its low half, one in each lane.
+    unsafe fn load_nibbles(p: *const u8) -> Self::I;
     unsafe fn splat_byte(x: u8) -> Self::I;
     /// The four bytes at `p` in every lane.
     unsafe fn broadcast(p: *const u8) -> Self::I;

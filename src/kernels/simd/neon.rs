@@ -152,6 +152,18 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         vreinterpretq_u32_u8(vld1q_u8(p))
     }
     #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self::I {
+        let bytes = vcreate_u8(u64::from(p.cast::<u32>().read_unaligned()));
+        vmovl_u16(vget_low_u16(vmovl_u8(bytes)))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> Self::I {
+        let bytes = vcreate_u8(u64::from(p.cast::<u16>().read_unaligned()));
+        let low = vand_u8(bytes, vdup_n_u8(15));
+        let all = vzip1_u8(low, vshr_n_u8::<4>(bytes));
+        vmovl_u16(vget_low_u16(vmovl_u8(all)))
+    }
+    #[inline(always)]
     unsafe fn splat_byte(x: u8) -> Self::I {
         vreinterpretq_u32_u8(vdupq_n_u8(x))
     }

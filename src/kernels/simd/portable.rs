@@ -135,6 +135,14 @@ impl Simd for Portable {
         lanes(p.cast::<[u8; 4 * N]>().read_unaligned())
     }
     #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self::I {
+        from_fn(|i| u32::from(*p.add(i)))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> Self::I {
+        from_fn(|i| u32::from(*p.add(i / 2) >> (4 * (i % 2)) & 15))
+    }
+    #[inline(always)]
     unsafe fn splat_byte(x: u8) -> Self::I {
         [u32::from_le_bytes([x; 4]); N]
     }

@@ -107,7 +107,8 @@ fn run_in(
         .each_ref()
         .map(|(part, width)| Heads::new(&part.bytes, part.dtype, cache(*width)).expect("sizes"));
     let ([q, more_q], [k, more_k]) = (&queries, &keys);
-    kernels.attention_in_parts([q, k], [more_q, more_k], &v, options, &mut view);
+    let (queries, keys) = ([q, more_q], [k.into(), more_k.into()]);
+    kernels.attention_in_parts(queries, keys, (&v).into(), options, &mut view);
     out
 }
 

@@ -1,11 +1,12 @@
 //! A block in one call gives the bits that its parts give one by one, row by row.
 
+use super::packed_heads::Packed as PackedTokens;
 use super::support::{Array, Random};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Mode, Scheme};
 use crate::{
     Activation, Attention, AttentionSizes, Block, ExpertMatrix, Experts, Floats, GateUp, Groups,
-    Half, HeadShape, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm, Packed, Part, Past, Path,
-    Projections, Routing, Score, Shared, Temperature, Visible,
+    Half, HeadShape, Heads, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm, Packed, Part, Past,
+    Path, Projections, Routing, Score, Shared, StoredMut, Temperature, Visible,
 };
 
 mod parts;
@@ -20,20 +21,53 @@ use shape::Shape;
 /// Keys and values of a cache, `[KV_HEADS, ROOM, HEAD_DIM]`, of which some tokens are there already.
 #[derive(Clone)]
 struct Cache {
-    keys: Vec<u8>,
-    values: Vec<u8>,
+    keys: Kept,
+    values: Kept,
     dtype: Dtype,
     before: usize,
 }
 
+#[derive(Clone, PartialEq)]
+enum Kept {
+    Floats(Vec<u8>),
+    Packed(PackedTokens),
+}
+
 const ROOM: usize = 24;
 
+impl Kept {
+    fn stored(&mut self, dtype: Dtype, shape: HeadShape) -> StoredMut<'_> {
+        match self {
+            Kept::Floats(bytes) => {
+                StoredMut::Floats(HeadsMut::new(bytes, dtype, shape).expect("sizes"))
+            }
+            Kept::Packed(packed) => StoredMut::Packed(packed.view_mut(shape.tokens)),
+        }
+    }
+}
+
 impl Cache {
-    fn random(random: &mut Random, dtype: Dtype, before: usize) -> Cache {
-        let mut array = || Array::random(random, dtype, KV_HEADS * ROOM, HEAD_DIM).bytes;
+    /// Packed in so many bits where that is some.
+    fn random(random: &mut Random, dtype: Dtype, before: usize, bits: Option<i32>) -> Cache {
+        let shape = HeadShape::heads_first(KV_HEADS, ROOM, HEAD_DIM);
+        let mut kept = || {
+            let array = Array::random(random, dtype, KV_HEADS * ROOM, HEAD_DIM);
+            let Some(bits) = bits else {
+                return Kept::Floats(array.bytes);
+            };
+            let scheme = Scheme {
+                mode: Mode::Affine,
+                bits,
+                group_size: 32,
+            };
+            let mut packed = PackedTokens::new(scheme, dtype, [KV_HEADS, ROOM, HEAD_DIM]);
+            let array = Heads::new(&array.bytes, dtype, shape).expect("sizes");
+            Kernels::new(1).pack_heads(&array, &mut packed.view_mut(ROOM));
+            Kept::Packed(packed)
+        };
         Cache {
-            keys: array(),
-            values: array(),
+            keys: kept(),
+            values: kept(),
             dtype,
             before,
         }
@@ -49,8 +83,8 @@ impl Cache {
     fn past(&mut self, n: usize) -> Past<'_> {
         let (shape, dtype) = (self.shape(self.before + n), self.dtype);
         Past {
-            keys: HeadsMut::new(&mut self.keys, dtype, shape).expect("sizes"),
-            values: HeadsMut::new(&mut self.values, dtype, shape).expect("sizes"),
+            keys: self.keys.stored(dtype, shape),
+            values: self.values.stored(dtype, shape),
             at: self.before,
             offset: 40 + self.before as i32,
             visible: Visible::Causal { window: Some(9) },
@@ -97,7 +131,8 @@ fn a_block_gives_the_bits_of_its_parts() {
             x.set(n - 1, 3, f32::NAN);
         }
         let before = random.below(ROOM - n);
-        let cache = Cache::random(&mut random, dtype, before);
+        let bits = random.pick(&[None, Some(4), Some(8)]);
+        let cache = Cache::random(&mut random, dtype, before, bits);
         for path in Path::available() {
             let kernels = Kernels::with_path(path, random.pick(&[1, 2, 3]));
             let parts = Parts { kernels: &kernels };

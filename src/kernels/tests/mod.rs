@@ -9,6 +9,7 @@ mod experts;
 mod gated;
 mod gather;
 mod lowrank;
+mod packed_heads;
 mod quantized;
 mod recurrence;
 mod repack;

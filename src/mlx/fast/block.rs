@@ -1,12 +1,14 @@
 //! A block of a decoder, or one half of it, as one operation.
 
 use super::experts::Held;
+use super::kept::{stored_mut, Kind as KeptKind};
 use super::{
-    float_type, floats, floats_mut, head_shape, matrix, one, queue_with, Array, Outcome,
-    PackedExperts, PackedMatrix, Traits, View,
+    floats, floats_mut, matrix, one, queue_with, Array, Outcome, PackedExperts, PackedMatrix,
+    Traits, View,
 };
 use crate::error::Result;
-use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Layout, Visible};
+use crate::kernels::{self, Kernels, Layout, Visible};
+use crate::mlx::stored::Stored;
 
 /// A weight among MLX's arrays.
 #[derive(Clone, Copy)]
@@ -24,9 +26,9 @@ pub enum Matrix<'a> {
 /// Where a block's keys and values go, and what its queries see of them.
 pub struct Place {
     /// `[1, kv_heads, capacity, head_dim]`, the cache's own: written in place, in the order of the stream.
-    pub keys: Array,
+    pub keys: Stored,
     /// The same.
-    pub values: Array,
+    pub values: Stored,
     /// Where the new tokens are written.
     pub at: i32,
     /// Tokens from the first on that are seen, the new ones included.
@@ -55,12 +57,12 @@ pub fn block(
     asking: i32,
 ) -> Result<Array> {
     const X: Input = 0;
-    const KEYS: Input = 1;
-    const VALUES: Input = 2;
     let mut inputs = vec![x];
     if let Some(place) = place {
-        inputs.extend([&place.keys, &place.values]);
+        inputs.extend(place.keys.arrays().chain(place.values.arrays()));
     }
+    // Those behind x are written, too.
+    let written = (1 << inputs.len()) - 2;
     let next = std::cell::RefCell::new(&mut inputs);
     let add = |array| {
         let mut inputs = next.borrow_mut();
@@ -78,7 +80,10 @@ pub fn block(
         },
         &mut |vector| Ok(add(*vector)),
     )?;
-    let place = place.map(|place| (place.at, place.seen, place.offset));
+    let place = place.map(|place| {
+        let kinds = [&place.keys, &place.values].map(KeptKind::of);
+        (kinds, place.at, place.seen, place.offset)
+    });
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let input = |index: Input| from.get(index).ok_or("an array is missing");
         let block = plan.try_map::<_, _, String>(
@@ -87,13 +92,16 @@ pub fn block(
         )?;
         let mut past = match place {
             None => None,
-            Some((at, seen, offset)) => Some(kernels::Past {
-                keys: cache(input(KEYS)?, seen)?,
-                values: cache(input(VALUES)?, seen)?,
-                at: at as usize,
-                offset,
-                visible,
-            }),
+            Some(([keys, values], at, seen, offset)) => {
+                let first = X + 1;
+                Some(kernels::Past {
+                    keys: stored_mut(from, first, keys, seen)?,
+                    values: stored_mut(from, first + keys.count(), values, seen)?,
+                    at: at as usize,
+                    offset,
+                    visible,
+                })
+            }
         };
         kernels.block(
             &block,
@@ -104,10 +112,7 @@ pub fn block(
         Ok(())
     };
     let traits = Traits {
-        written: match place {
-            None => 0,
-            Some(_) => 1 << KEYS | 1 << VALUES,
-        },
+        written,
         ..Traits::default()
     };
     let shape = [1, asking, x.dim(2)];
@@ -121,18 +126,4 @@ fn weight<'a>(view: &'a View, kind: &Kind) -> Outcome<kernels::Matrix<'a>> {
         Kind::One(layout) => matrix(view, *layout)?,
         Kind::Experts(held) => kernels::Matrix::Experts(held.of(view)?),
     })
-}
-
-/// The first tokens of a cache.
-fn cache<'a>(view: &'a View, tokens: i32) -> Outcome<HeadsMut<'a>> {
-    let shape = head_shape(view)?;
-    if tokens as usize > shape.tokens {
-        return Err("a cache is too small".to_owned());
-    }
-    let shape = HeadShape {
-        tokens: tokens as usize,
-        ..shape
-    };
-    // SAFETY: the memory is the cache's alone, and operations run one after another (see `Place`).
-    Ok(unsafe { HeadsMut::from_raw(view.data(), float_type(view)?, shape) })
 }

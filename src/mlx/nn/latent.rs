@@ -3,14 +3,23 @@
 use super::{lowest, AttentionMask};
 use crate::error::Result;
 use crate::mlx::ops::{self, Mask};
+use crate::mlx::stored::Stored;
 use crate::mlx::{fast, Array};
 
-/// Of queries or of keys, `[batch, heads, tokens, …]`, of keys that all heads share `[batch, 1, tokens, …]`.
+/// Of queries (arrays) or of keys, `[batch, heads, tokens, …]`, of keys that all heads share `[batch, 1, tokens, …]`.
 #[derive(Clone, Copy)]
-pub struct InParts<'a> {
-    pub plain: &'a Array,
+pub struct InParts<'a, T> {
+    pub plain: &'a T,
     /// Turned by their positions.
-    pub turned: &'a Array,
+    pub turned: &'a T,
+}
+
+/// Latents or keys as what computes them knows them: MLX's own operations want floats.
+pub fn known(stored: Stored) -> Result<Stored> {
+    match fast::active() {
+        true => Ok(stored),
+        false => stored.floats().map(Stored::Floats),
+    }
 }
 
 /// Whether so many queries look at the latents themselves; else keys and values are made of the latents for each head. That is
@@ -23,9 +32,9 @@ pub fn looks_at_latents(asking: i32) -> bool {
 /// Values `[batch, 1 or heads, keys, dim]` → `[batch, asking, heads, dim]`. `traced`: gradients are wanted, which MLX's own
 /// operation may not have by a mask.
 pub fn latent_attention(
-    queries: InParts,
-    keys: InParts,
-    values: &Array,
+    queries: InParts<Array>,
+    keys: InParts<Stored>,
+    values: &Stored,
     mask: &AttentionMask,
     (scale, traced): (f32, bool),
 ) -> Result<Array> {
@@ -33,15 +42,17 @@ pub fn latent_attention(
         queries.plain.dim(0),
         queries.plain.dim(1),
         queries.plain.dim(2),
-        values.dim(3),
+        values.dim(),
     ];
     if fast::active() {
         let (q, k) = ([queries.plain, queries.turned], [keys.plain, keys.turned]);
         let output = fast::attention_in_parts(q, k, values, scale, mask.visible())?;
         return ops::reshape(&output, &[batch, asking, heads, dim]);
     }
+    let (k, turned) = (&keys.plain.floats()?, &keys.turned.floats()?);
+    let values = &values.floats()?;
     let scaled = |q: &Array| ops::multiply(q, &Array::scalar(scale, q.dtype())?);
-    let scores = ops::matmul(&scaled(queries.turned)?, &upright(keys.turned)?)?;
+    let scores = ops::matmul(&scaled(queries.turned)?, &upright(turned)?)?;
     let scores = match mask.rows(asking, scores.dim(3))? {
         Some(seen) => {
             let lowest = Array::scalar(lowest(scores.dtype()), scores.dtype())?;
@@ -49,7 +60,7 @@ pub fn latent_attention(
         }
         None => scores,
     };
-    let (q, k) = (queries.plain, keys.plain);
+    let q = queries.plain;
     let output = match traced {
         false => {
             ops::scaled_dot_product_attention(q, k, values, scale, Mask::Array(&scores), None)?

@@ -5,7 +5,7 @@ mod extent;
 mod state;
 mod tokens;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::Array;
@@ -89,9 +89,27 @@ impl StateSpec {
 /// Bytes of a cache, before there is anything in it.
 #[derive(Clone, Copy, Debug)]
 pub enum CacheBytes {
-    /// Of a token's keys and of its values.
-    Tokens([u64; 2]),
+    /// Of a token.
+    Tokens(TokenBytes),
     State(u64),
+}
+
+/// What a token's keys and its values are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBytes {
+    pub numbers: [u64; 2],
+    /// Of the numbers, or where these are packed, of scales and biases.
+    pub dtype: Dtype,
+}
+
+impl TokenBytes {
+    /// Bytes of keys and of values, packed where there is a scheme.
+    pub fn of(self, scheme: Option<Scheme>) -> [u64; 2] {
+        self.numbers.map(|numbers| match scheme {
+            None => numbers.saturating_mul(self.dtype.size() as u64),
+            Some(scheme) => scheme.affine_bytes(numbers, self.dtype),
+        })
+    }
 }
 
 impl Room {
@@ -125,6 +143,13 @@ impl Cache {
         match self {
             Cache::Tokens(tokens) => Cache::Tokens(tokens.fork()),
             Cache::State(state) => Cache::State(state.clone()),
+        }
+    }
+
+    /// How keys and values of tokens are packed, before there are any. States are not.
+    pub fn pack_in(&mut self, scheme: Option<Scheme>) {
+        if let Cache::Tokens(tokens) = self {
+            tokens.pack_in(scheme);
         }
     }
 

@@ -1,22 +1,25 @@
 //! Keys and values of tokens: a cache that keeps every one, and one that rotates over a window.
 
-use std::ops::Range;
 use std::rc::Rc;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
 use crate::mlx::fast::Place;
 use crate::mlx::nn::AttentionMask;
+use crate::mlx::stored::{take_tokens, write_tokens, Stored};
 use crate::mlx::{self, fast, memory, ops, Array};
 
 use super::extent::{self, Extent, Room};
+use super::TokenBytes;
 
 /// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
 pub struct Tokens {
     extent: Extent,
+    /// How they are packed; none: they are floats.
+    scheme: Option<Scheme>,
     /// Those from the front on that the last tokens saw.
     seen: i32,
-    tensors: Option<(Array, Array)>,
+    tensors: Option<(Stored, Stored)>,
     /// Held by all whose tensors these are too; none where nobody ever shared them.
     shared: Option<Rc<()>>,
 }
@@ -25,6 +28,7 @@ impl Tokens {
     pub fn new(extent: Extent) -> Self {
         Tokens {
             extent,
+            scheme: None,
             seen: 0,
             tensors: None,
             shared: None,
@@ -36,13 +40,19 @@ impl Tokens {
         Tokens {
             seen: extent.filled_to(),
             extent,
-            tensors: Some((keys, values)),
+            scheme: None,
+            tensors: Some((Stored::Floats(keys), Stored::Floats(values))),
             shared: None,
         }
     }
 
     pub fn extent(&self) -> &Extent {
         &self.extent
+    }
+
+    /// How tokens are packed from now on; before there are any.
+    pub fn pack_in(&mut self, scheme: Option<Scheme>) {
+        self.scheme = scheme;
     }
 
     /// The same tokens in the same tensors. Whichever of the two writes first makes its own.
@@ -53,6 +63,7 @@ impl Tokens {
         };
         Tokens {
             extent: self.extent.clone(),
+            scheme: self.scheme,
             seen: self.seen,
             tensors: self.tensors.clone(),
             shared,
@@ -95,15 +106,18 @@ impl Tokens {
             .map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
     }
 
-    /// What `n` more tokens take. `token`: bytes of a token's keys and of its values, before there are any.
-    pub fn room_for(&self, n: i32, token: [u64; 2]) -> Room {
+    /// What `n` more tokens take. `token`: of a token's keys and of its values, before there are any.
+    pub fn room_for(&self, n: i32, token: TokenBytes) -> Room {
         let capacity = u64::try_from(self.extent.capacity()).unwrap_or(0);
-        let of = |array: &Array| array.nbytes().checked_div(capacity);
+        let of = |stored: &Stored| stored.nbytes().checked_div(capacity);
         let known = self
             .tensors
             .as_ref()
             .and_then(|(keys, values)| Some([of(keys)?, of(values)?]));
-        let room = (self.extent).room_for(&self.place_for(n), known.unwrap_or(token));
+        let room = (self.extent).room_for(
+            &self.place_for(n),
+            known.unwrap_or_else(|| token.of(self.scheme)),
+        );
         match self.is_shared() {
             // What was there stays, for the others.
             true => Room {
@@ -151,7 +165,7 @@ impl Tokens {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.tensors
             .iter()
-            .flat_map(|(keys, values)| [keys, values])
+            .flat_map(|(keys, values)| keys.arrays().chain(values.arrays()))
     }
 
     /// The mask for `n` new tokens, before they are put in.
@@ -160,52 +174,29 @@ impl Tokens {
     }
 
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
-    pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
+    pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Stored, Stored)> {
         let n = keys.dim(2);
         let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
+        let like = [Like::of(&keys), Like::of(&values)];
+        let keys = Stored::of(keys, self.scheme)?;
+        let values = Stored::of(values, self.scheme)?;
         // Given away, so that the old buffers have no other owner and can be written in place.
-        let (old_keys, old_values) =
-            self.with_room(&place, [Like::of(&keys), Like::of(&values)])?;
-        let keys = write_tokens(old_keys, &keys, place.at)?;
-        let values = write_tokens(old_values, &values, place.at)?;
+        let (old_keys, old_values) = self.with_room(&place, like)?;
+        let keys = old_keys.write(&keys, place.at)?;
+        let values = old_values.write(&values, place.at)?;
         self.extent.advance(n, &place);
         self.seen = seen;
-        let visible = match seen < place.capacity {
-            true => (take_tokens(&keys, 0..seen)?, take_tokens(&values, 0..seen)?),
-            false => (keys.clone(), values.clone()),
-        };
+        let visible = (keys.take(0..seen)?, values.take(0..seen)?);
         self.tensors = Some((keys, values));
         Ok(visible)
     }
 
-    /// Keys and values of the tokens that it holds, in order of time: `[1, kv_heads, held, head_dim]` each; None: it holds none.
-    #[allow(dead_code, reason = "attention keys are shown by it")]
-    pub fn in_order(&self) -> Result<Option<(Array, Array)>> {
-        let Some((keys, values)) = &self.tensors else {
-            return Ok(None);
-        };
-        let parts = self.extent.in_order().into_iter();
-        let parts: Vec<Range<i32>> = parts.filter(|part| !part.is_empty()).collect();
-        let ordered = |x: &Array| match parts.as_slice() {
-            [part] => take_tokens(x, part.clone()),
-            parts => {
-                let taken = parts.iter().map(|part| take_tokens(x, part.clone()));
-                let taken = taken.collect::<Result<Vec<Array>>>()?;
-                ops::concatenate(&taken.iter().collect::<Vec<_>>(), 2)
-            }
-        };
-        Ok(Some((ordered(keys)?, ordered(values)?)))
-    }
-
     /// What the last tokens that were put in saw.
-    pub fn fetch(&self) -> Result<(Array, Array)> {
+    pub fn fetch(&self) -> Result<(Stored, Stored)> {
         let missing = || Error::internal("keys of an earlier layer that are not there");
         let (keys, values) = self.tensors.as_ref().ok_or_else(missing)?;
-        Ok((
-            take_tokens(keys, 0..self.seen)?,
-            take_tokens(values, 0..self.seen)?,
-        ))
+        Ok((keys.take(0..self.seen)?, values.take(0..self.seen)?))
     }
 
     /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
@@ -232,24 +223,28 @@ impl Tokens {
         &mut self,
         place: &extent::Place,
         [keys, values]: [Like; 2],
-    ) -> Result<(Array, Array)> {
+    ) -> Result<(Stored, Stored)> {
         if place.moved.is_some() {
             self.shared = None;
         }
         match self.tensors.take() {
             Some(old) if place.moved.is_none() => Ok(old),
             Some((old_keys, old_values)) if place.copies() => Ok((
-                moved(old_keys, place, keys)?,
-                moved(old_values, place, values)?,
+                old_keys.map(|old| moved(old, place))?,
+                old_values.map(|old| moved(old, place))?,
             )),
-            _ => Ok((keys.room(place.capacity)?, values.room(place.capacity)?)),
+            _ => Ok((
+                keys.room(place.capacity, self.scheme)?,
+                values.room(place.capacity, self.scheme)?,
+            )),
         }
     }
 }
 
-/// What a place takes over of `[1, heads, tokens, head_dim]`, in the room of the place.
-fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
-    let (mut new, mut at) = (like.room(place.capacity)?, 0);
+/// What a place takes over of `[1, heads, tokens, …]`, in the room of the place.
+fn moved(old: Array, place: &extent::Place) -> Result<Array> {
+    let room = [1, old.dim(1), place.capacity, old.dim(3)];
+    let (mut new, mut at) = (ops::zeros(&room, old.dtype())?, 0);
     let parts = || place.moved.iter().flatten();
     // What is written over all of an array takes its place, as a view of the old room; so that is done in two.
     let whole = parts().any(|part| part.len() as i32 == place.capacity);
@@ -278,18 +273,6 @@ fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
     Ok(new)
 }
 
-/// Some of the tokens of `[1, heads, tokens, head_dim]`.
-fn take_tokens(x: &Array, tokens: Range<i32>) -> Result<Array> {
-    let stop = [1, x.dim(1), tokens.end, x.dim(3)];
-    ops::slice(x, &[0, 0, tokens.start, 0], &stop)
-}
-
-/// `x` with `update` written over its tokens from `at` on; in place, as `x` is given away.
-fn write_tokens(x: Array, update: &Array, at: i32) -> Result<Array> {
-    let (heads, n, dim) = (x.dim(1), update.dim(2), x.dim(3));
-    ops::slice_update(&x, update, &[0, 0, at, 0], &[1, heads, at + n, dim])
-}
-
 /// What a cache's tensors are made of.
 #[derive(Clone, Copy)]
 pub struct Like {
@@ -309,7 +292,7 @@ impl Like {
     }
 
     /// Room for so many tokens: `[1, heads, tokens, head_dim]`
-    fn room(self, tokens: i32) -> Result<Array> {
-        ops::zeros(&[1, self.heads, tokens, self.head_dim], self.dtype)
+    fn room(self, tokens: i32, scheme: Option<Scheme>) -> Result<Stored> {
+        Stored::zeros([self.heads, tokens, self.head_dim], self.dtype, scheme)
     }
 }

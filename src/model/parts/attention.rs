@@ -6,6 +6,7 @@ mod costs;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::nn::{self, Scores};
+use crate::mlx::stored::Stored;
 use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, TokensSpec};
 use crate::model::config::NormConfig;
@@ -208,11 +209,13 @@ impl Attention {
                 if let Some(kept) = seen.kept {
                     *kept = Some(own.clone());
                 }
-                own
+                (Stored::Floats(own.0), Stored::Floats(own.1))
             }
             (None, None) => {
                 let earlier = seen.kept.and_then(|kept| kept.clone());
-                earlier.ok_or_else(|| Error::internal("keys of an earlier block are not there"))?
+                let missing = || Error::internal("keys of an earlier block are not there");
+                let (keys, values) = earlier.ok_or_else(missing)?;
+                (Stored::Floats(keys), Stored::Floats(values))
             }
         };
 

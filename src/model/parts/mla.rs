@@ -5,6 +5,7 @@ use super::PartTypes;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::nn::{self, InParts};
+use crate::mlx::stored::Stored;
 use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, TokensSpec};
 use crate::model::config::NormConfig;
@@ -206,8 +207,11 @@ impl Mla {
         let traced = seen.cache.is_none();
         // Both `[batch, 1, tokens in the cache, …]`.
         let (latents, keys) = match seen.cache {
-            Some(cache) => cache.tokens()?.update_and_fetch(latents, keys)?,
-            None => (latents, keys),
+            Some(cache) => {
+                let (latents, keys) = cache.tokens()?.update_and_fetch(latents, keys)?;
+                (nn::known(latents)?, nn::known(keys)?)
+            }
+            None => (Stored::Floats(latents), Stored::Floats(keys)),
         };
 
         let asking = last.dim(1);
@@ -222,7 +226,7 @@ impl Mla {
             with.experts_layer(self.embed_q)?,
             with.experts_layer(self.unembed_out)?,
         );
-        let attend = |plain: &Array, own: &Array, values: &Array| {
+        let attend = |plain: &Array, own: &Stored, values: &Stored| {
             // [batch, asking, heads, …] → [batch, heads, asking, …]
             let queries = InParts {
                 plain: &ops::transpose(plain, &[0, 2, 1, 3])?,
@@ -242,8 +246,10 @@ impl Mla {
                 unembed_out.by_head(&attend(&plain, &latents, &latents)?)?
             }
             false => {
-                let own = embed_q.back_of_heads(&latents)?;
-                attend(&plain, &own, &unembed_out.of_heads(&latents)?)?
+                let latents = latents.floats()?;
+                let own = Stored::Floats(embed_q.back_of_heads(&latents)?);
+                let values = Stored::Floats(unembed_out.of_heads(&latents)?);
+                attend(&plain, &own, &values)?
             }
         };
         let output = ops::reshape(&output, &[batch, asking, heads * value_dim])?;

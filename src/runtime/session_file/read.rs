@@ -114,6 +114,8 @@ impl Fit<'_> {
                 context: written.context,
                 window: written.window,
                 keep: if written.keep == 0 { -1 } else { written.keep },
+                kv_bits: written.kv_bits,
+                kv_group_size: written.kv_group_size,
                 kv_limit: written.kv_limit,
             };
         }

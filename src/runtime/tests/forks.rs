@@ -13,7 +13,12 @@ fn cases() -> Vec<(&'static str, SessionOptions)> {
         keep: -1,
         ..all
     };
+    let bits = |kv_bits, of: SessionOptions| SessionOptions { kv_bits, ..of };
     vec![
+        ("qwen3-4bit", bits(8, all)),
+        ("qwen3-4bit", bits(4, window)),
+        ("gemma3n-4bit", bits(8, all)),
+        ("qwen3_next-4bit", bits(4, all)),
         ("qwen3-f32", all),
         ("qwen3-f32", window),
         ("gemma3-text-f32", all),

@@ -175,6 +175,7 @@ impl Worker {
             model: spec.model,
             window: spec.window,
             keep: spec.keep,
+            scheme: spec.scheme,
         };
         // mlx-lm turns keys as those of a long sequence always, where there are such.
         let long = match long {

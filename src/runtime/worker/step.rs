@@ -6,6 +6,7 @@ use super::running::Phase;
 use super::Worker;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, fast, memory, Array};
+use crate::model::cost::KvSpec;
 use crate::model::{AdapterSet, Cache, Rows};
 use crate::runtime::caches::{AppliedAdapter, CacheKind, SessionCache};
 use crate::runtime::engine;
@@ -89,6 +90,7 @@ impl Worker {
             model,
             window,
             keep,
+            scheme,
             ..
         } = running.job.cache;
         let decoder = self.loaded.model(model)?;
@@ -96,10 +98,13 @@ impl Worker {
             model,
             window,
             keep,
+            scheme,
         };
         let cache = self.caches.get_or_insert(&running.key, || {
             let ledger = running.job.request.ticket.ledger.clone();
-            SessionCache::new(kind, decoder.make_caches(window, keep), ledger)
+            let mut layers = decoder.make_caches(window, keep);
+            layers.iter_mut().for_each(|layer| layer.pack_in(scheme));
+            SessionCache::new(kind, layers, ledger)
         });
         let held = cache.tokens.len();
         let length = running.prompt.len() + running.generated.len();
@@ -125,7 +130,10 @@ impl Worker {
         }
         let context = i32::try_from(running.job.context).unwrap_or(i32::MAX);
         let most = match running.job.cache.limit {
-            Some(limit) => decoder.costs().most_tokens(context, window, limit),
+            Some(limit) => {
+                let kv = KvSpec { window, scheme };
+                decoder.costs().most_tokens(context, kv, limit)
+            }
             None => context,
         };
         for layer in &mut cache.layers {

@@ -312,7 +312,13 @@ final class GenerationTests: XCTestCase {
     let answer = try await session.respond(to: .text("Hello"), options: greedy(200))
     XCTAssertEqual(answer.result.stop, .context)
     XCTAssertEqual(try session.state().tokens, 40)
-    await assertFails(.unsupported, "kv_bits") { try Session(model, options: .init(kvBits: 3)) }
+    await assertFails(.invalidArgument, "kv_bits") { try Session(model, options: .init(kvBits: 3)) }
+    // Heads of 16 numbers.
+    await assertFails(.unsupported, "kv_bits") { try Session(model, options: .init(kvBits: 8)) }
+    let other = try await Fixture.model("qwen3-4bit")
+    await assertFails(.incompatible, "kv_group_size") { try Session(other, options: .init(kvBits: 8, kvGroupSize: 64)) }
+    let packed = try Session(other, options: .init(kvBits: 8, kvGroupSize: 32))
+    _ = try await packed.respond(to: .text("Hello"), options: greedy(3))
     let small = try Session(model, options: .init(kvLimit: 1))
     await assertFails(.outOfMemory) { try await small.respond(to: .text("Hello"), options: greedy(200)) }
   }

@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 use crate::{
     Activation, Attention, AttentionOptions, Block, ExpertLinear, ExpertMatrix, Experts, Floats,
     GateUp, HeadShape, Heads, HeadsMut, Kernels, Linear, Matrix, Mlp, Moe, Norm, Packed, Part,
-    Projections,
+    Projections, StoredMut,
 };
 
 /// The parts one by one.
@@ -131,10 +131,12 @@ impl Parts<'_> {
         }
         let mut past = cache.past(n);
         let (at, visible) = (past.at, past.visible);
-        let to = &mut past.keys.some_tokens(at, n);
-        self.kernels.copy_heads(&heads(&keys, own), to);
-        let to = &mut past.values.some_tokens(at, n);
-        self.kernels.copy_heads(&heads(&values, own), to);
+        for (from, to) in [(&keys, &mut past.keys), (&values, &mut past.values)] {
+            match to.some_tokens(at, n) {
+                StoredMut::Floats(mut to) => self.kernels.copy_heads(&heads(from, own), &mut to),
+                StoredMut::Packed(mut to) => self.kernels.pack_heads(&heads(from, own), &mut to),
+            }
+        }
         let mut attended = Array::zeros(dtype, n, q);
         let options = AttentionOptions {
             scale: sizes.scale,
@@ -145,8 +147,8 @@ impl Parts<'_> {
         let mut to = HeadsMut::new(&mut attended.bytes, dtype, asked).expect("sizes");
         self.kernels.attention(
             &heads(&queries, asked),
-            &past.keys.read(),
-            &past.values.read(),
+            past.keys.read(),
+            past.values.read(),
             options,
             &mut to,
         );
