@@ -4,12 +4,14 @@ use std::ffi::c_char;
 use std::mem::size_of;
 use std::ptr::{self, NonNull};
 
-use super::constants::{MLXRT_EVENT_PROGRESS, MLXRT_EVENT_TEXT};
+use super::constants::{
+    MLXRT_EVENT_PROGRESS, MLXRT_EVENT_TEXT, MLXRT_EVENT_THINKING, MLXRT_EVENT_TOOL_CALL,
+};
 use super::text::{allocate, release};
 use super::types::mlxrt_event;
 use crate::error::Result;
 use crate::runtime::generate::Event;
-use crate::text::Chunk;
+use crate::text::{Channel, Chunk};
 
 const EMPTY: mlxrt_event = mlxrt_event {
     struct_size: size_of::<mlxrt_event>() as u32,
@@ -55,7 +57,11 @@ impl EventBlock {
         let per_token = size_of::<i32>() * (2 + 2 * top_count);
         let room = chunk.tokens.len() * per_token + chunk.text.len() + 1;
         let event = mlxrt_event {
-            kind: MLXRT_EVENT_TEXT,
+            kind: match chunk.channel {
+                Channel::Text => MLXRT_EVENT_TEXT,
+                Channel::Thinking => MLXRT_EVENT_THINKING,
+                Channel::ToolCall => MLXRT_EVENT_TOOL_CALL,
+            },
             text_len: chunk.text.len(),
             token_count: chunk.tokens.len(),
             top_count,

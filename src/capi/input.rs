@@ -7,7 +7,9 @@ use super::time::time_limit;
 use super::types::{mlxrt_generate_options, mlxrt_input};
 use crate::error::{Error, Result};
 use crate::room;
-use crate::runtime::generate::{Conversation, GenerateOptions, Input, Setting, REPETITION_PENALTY};
+use crate::runtime::generate::{
+    Conversation, GenerateOptions, Input, Setting, Thinking, REPETITION_PENALTY,
+};
 use crate::text::MOST_STOP_STRINGS;
 
 const DEFAULT_PENALTY_WINDOW: usize = 20;
@@ -175,6 +177,15 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
             )))
         }
     };
+    let thinking = match o.thinking_budget {
+        0 => Thinking::Free,
+        -1 => Thinking::Off,
+        tokens => Thinking::Budget(u64::try_from(tokens).map_err(|_| {
+            Error::invalid(format!(
+                "options.thinking_budget is {tokens}; it must be 1 or more, 0 (no limit) or -1 (no thinking)"
+            ))
+        })?),
+    };
     let share = |p: f32| p > 0.0 && p <= 1.0;
     let xtc_probability = setting(o.xtc_probability, "xtc_probability", share, "in (0, 1]")?;
     let xtc_threshold = optional(
@@ -231,6 +242,7 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         no_prefix_cache: has(MLXRT_GEN_NO_PREFIX_CACHE),
         raw_text: has(MLXRT_GEN_RAW_TEXT),
         progress_tokens: o.progress_tokens,
+        thinking,
     })
 }
 
@@ -266,11 +278,6 @@ fn refuse_what_is_missing(o: &mlxrt_generate_options) -> Result<()> {
     if !o.grammar.is_null() {
         return Err(Error::unsupported(
             "options.grammar: this version has no grammars",
-        ));
-    }
-    if o.thinking_budget != 0 {
-        return Err(Error::unsupported(
-            "options.thinking_budget: this version does not tell thinking from text",
         ));
     }
     match o.draft_tokens {

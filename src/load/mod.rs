@@ -53,8 +53,8 @@ pub use limits::Limits;
 pub use quantization::PackingMode;
 pub use quantization::{Foreign, PackedScheme, Quantization};
 pub use session::{
-    Checksum, SavedLayer, SavedSession, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY,
-    FORMAT, SESSION_KEY, TOKENS_KEY,
+    Checksum, SavedAnswer, SavedLayer, SavedSession, SavedState, SavedTokens, Stored, Written,
+    CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY,
 };
 pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;

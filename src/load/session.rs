@@ -70,7 +70,7 @@ pub struct Written {
     pub kv_limit: u64,
     /// See `SessionCache::long`.
     pub long: bool,
-    pub answer: Option<String>,
+    pub answer: Option<SavedAnswer>,
     pub checksum: String,
 }
 
@@ -81,6 +81,15 @@ pub struct SavedAdapter {
     pub scale: f32,
     /// For people.
     pub what: String,
+}
+
+/// The last answer: its text, what was thought, and the calls of tools.
+#[derive(Debug)]
+pub struct SavedAnswer {
+    pub text: String,
+    pub thinking: String,
+    /// Each as JSON.
+    pub calls: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -326,7 +335,7 @@ impl Reader<'_> {
             kv_group_size: object.u32("kv_group_size", 0..=most)?,
             kv_limit: kv_limit.ok_or_else(|| object.wrong("kv_limit", "a number"))?,
             long: truth("long")?,
-            answer: object.opt_str("answer")?.map(str::to_owned),
+            answer: answer(&object)?,
             checksum: self.metadata.str(CHECKSUM_KEY)?.to_owned(),
         };
         let marks = object.opt_array("marks")?;
@@ -546,6 +555,18 @@ impl Reader<'_> {
         let number = number.filter(|&n: &i32| n >= 0);
         number.ok_or_else(|| self.bad(&format!("the metadata \"{key}\" must be a whole number")))
     }
+}
+
+fn answer(object: &Object) -> Result<Option<SavedAnswer>> {
+    let Some(answer) = object.opt_object("answer")? else {
+        return Ok(None);
+    };
+    let calls = answer.opt_strs("calls", MOST_VALUES)?.unwrap_or_default();
+    Ok(Some(SavedAnswer {
+        text: answer.str("text")?.to_owned(),
+        thinking: answer.str("thinking")?.to_owned(),
+        calls: calls.into_iter().map(str::to_owned).collect(),
+    }))
 }
 
 fn numbers(value: &Value) -> Option<Vec<i32>> {

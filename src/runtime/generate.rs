@@ -7,7 +7,7 @@ use super::engine;
 use super::job::{End, EndReason, Job, Ticket};
 use super::metrics;
 use super::options::sampling;
-pub use super::options::{GenerateOptions, Setting, REPETITION_PENALTY};
+pub use super::options::{GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
 use super::prompt::Prompt;
 pub use super::prompt::{render, tokens, Conversation, Input};
 pub use super::report::{Report, Stop};
@@ -16,7 +16,7 @@ pub use super::request::{Event, Next, Notify, Request};
 use super::session::{Applied, Session};
 use crate::error::{Code, Error, Result};
 use crate::random;
-use crate::text::{StopStrings, StreamOptions, TextStream};
+use crate::text::{Budget, Splitter, StopStrings, StreamOptions, TextStream};
 use crate::watch::{self, Watch};
 
 /// Runs one request on `session` and hands its events to `on_event`, which returns false to stop. Blocks until the
@@ -81,7 +81,11 @@ impl<'a> Entry<'a> {
     fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
         let model = &self.session.model;
         let watch = self.watch(options.timeout);
-        let prompt = || watch::during(watch, || Prompt::new(model, input, self.session.context));
+        let prompt = || {
+            watch::during(watch, || {
+                Prompt::with(model, input, options.thinking, self.session.context)
+            })
+        };
         let mut ended = None;
         // An engine that had ended before is an error; one that ends meanwhile, the end of the request.
         let prompt = model.engine.refuse_when_ending().and_then(|()| {
@@ -144,13 +148,23 @@ impl<'a> Entry<'a> {
         let sampling = sampling(options, model, &eos, seed);
         let stop_tokens = eos.iter().chain(&options.stop_tokens).copied().collect();
         let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
+        let marked = model.channels.as_ref().filter(|_| !options.raw_text);
+        let tools = Arc::new(std::mem::take(&mut prompt.tools));
         let stream_options = StreamOptions {
             tokens_only: options.tokens_only,
+            splitter: marked.map(|marked| Splitter::new(marked.channels.clone(), tools)),
+            budget: marked
+                .zip(options.thinking.tokens())
+                .map(|(marked, tokens)| Budget {
+                    tokens,
+                    end: marked.end_of_thinking.clone(),
+                }),
         };
         let plan = Plan {
             continued: std::mem::take(&mut prompt.continued),
             prompt,
             stream: TextStream::new(detokenizer, &stops, stream_options),
+            splitter: None,
             tokenizer: model.tokenizer.clone(),
             eos,
             stop_tokens: options.stop_tokens.clone(),

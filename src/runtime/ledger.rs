@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::answer::Answer;
 use super::job::Wish;
 use super::metrics::{self, Counters};
 use crate::error::{Code, Error, Result};
@@ -39,8 +40,8 @@ pub struct Ledger {
 #[derive(Default)]
 pub(super) struct State {
     pub tokens: Vec<i32>,
-    /// The text of the last answer; none before the first.
-    pub answer: Option<String>,
+    /// The last answer; none before the first.
+    pub answer: Option<Answer>,
     pub kv_tokens: u64,
     pub kv_bytes: u64,
 }

@@ -5,6 +5,7 @@
 //! tokens to the job's request ([`Shared`](request::Shared)), which makes events of them for whoever asks.
 
 pub mod adapter;
+mod answer;
 mod caches;
 mod clock;
 pub mod engine;

@@ -26,7 +26,9 @@ use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
 use crate::model::modules::Module;
 use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Repacked, Weight};
-use crate::text::{ChatFormat, ChatTemplate, Specials, TemplateFiles, TokenFiles, Tokenizer};
+use crate::text::{
+    Channels, ChatFormat, ChatTemplate, Specials, TemplateFiles, TokenFiles, Tokenizer,
+};
 use crate::watch::{self, Watch};
 use crate::words::quoted;
 
@@ -38,6 +40,8 @@ pub struct Model {
     pub(super) engine: Hold,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) chat: Chat,
+    /// Its markers, if it thinks or calls tools.
+    pub(super) channels: Option<Marked>,
     pub(super) defaults: GenerationConfig,
     pub(super) vocab_size: usize,
     /// The most tokens a session may ask for.
@@ -66,6 +70,38 @@ pub(super) enum Chat {
     BuiltIn(ChatFormat),
     /// There is no template, and how the family writes conversations is not known here.
     Unknown,
+}
+
+/// How a model marks its thinking and its calls.
+pub(super) struct Marked {
+    pub channels: Arc<Channels>,
+    /// What ends thinking, in the words of its template.
+    pub end_of_thinking: Vec<i32>,
+}
+
+impl Marked {
+    /// `parser`: what the folder calls the format of the model's calls.
+    fn find(chat: &Chat, tokenizer: &Tokenizer, parser: Option<&str>) -> Result<Option<Self>> {
+        let template = match chat {
+            Chat::Template(template) => Some(template),
+            _ => None,
+        };
+        let source = template
+            .map(|template| template.source())
+            .unwrap_or_default();
+        let id_of = |text: &str| tokenizer.token_to_id(text);
+        let Some(channels) = Channels::find(&source, &id_of, parser) else {
+            return Ok(None);
+        };
+        let marker = channels.end_of_thinking().unwrap_or("");
+        let written = template.and_then(|template| template.end_of_thinking());
+        let written = written.filter(|text| text.contains(marker) && text.len() <= 256);
+        let end = written.as_deref().unwrap_or(marker);
+        Ok(Some(Marked {
+            end_of_thinking: tokenizer.encode(end, Specials::Recognise, false)?,
+            channels,
+        }))
+    }
 }
 
 pub struct LoadOptions<'a> {
@@ -374,6 +410,7 @@ struct Plan {
     context: u32,
     tokenizer: Tokenizer,
     chat: Chat,
+    marked: Option<Marked>,
 }
 
 impl Plan {
@@ -384,7 +421,11 @@ impl Plan {
         let token_files = description.token_files()?;
         let tokenizer = description.tokenizer(&token_files)?;
         let chat = description.chat(&token_files, &tokenizer)?;
+        let parser = token_files.config.as_ref();
+        let parser = parser.and_then(|config| config.get("tool_parser_type")?.as_str());
+        let marked = Marked::find(&chat, &tokenizer, parser)?;
         Ok(Plan {
+            marked,
             description,
             context,
             tokenizer,
@@ -400,6 +441,11 @@ impl Plan {
             Chat::Unknown => "none".to_owned(),
         };
         json.insert("chat_format".into(), format.into());
+        let channels = self.marked.as_ref().map(|marked| &marked.channels);
+        let thinks = channels.is_some_and(|channels| channels.thinks());
+        json.insert("thinking".into(), thinks.into());
+        let calls = channels.and_then(|channels| channels.calls());
+        json.insert("tool_calls".into(), calls.into());
         json
     }
 }
@@ -466,6 +512,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         context,
         tokenizer,
         chat,
+        marked,
     } = plan;
     let scheme = description.scheme();
     let weight_bytes = description.weight_bytes();
@@ -534,6 +581,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         engine,
         tokenizer: Arc::new(tokenizer),
         chat,
+        channels: marked,
         defaults: generation,
         vocab_size,
         context,

@@ -38,6 +38,28 @@ pub struct GenerateOptions {
     pub no_prefix_cache: bool,
     pub raw_text: bool,
     pub progress_tokens: u32,
+    pub thinking: Thinking,
+}
+
+/// How much the model may think.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Thinking {
+    #[default]
+    Free,
+    Off,
+    /// So many tokens at most.
+    Budget(u64),
+}
+
+impl Thinking {
+    /// After how many tokens its end is forced.
+    pub fn tokens(self) -> Option<u64> {
+        match self {
+            Thinking::Free => None,
+            Thinking::Off => Some(0),
+            Thinking::Budget(tokens) => Some(tokens),
+        }
+    }
 }
 
 /// A filter: the model's own setting, off, or a value.

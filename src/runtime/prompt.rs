@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::clock;
 use super::model::{Chat, Model};
+use super::options::Thinking;
 use crate::error::{Error, Result};
 use crate::room::{self, Room};
-use crate::template::Json;
+use crate::template::{Json, Object};
 use crate::text::{
-    continued_text, left_out, Message, Piece, RenderOptions, Specials, TemplateOptions, MAX_BYTES,
+    continued_text, left_out, ChatTemplate, Message, Origin, Piece, RenderOptions, Specials,
+    TemplateOptions, Tools, MAX_BYTES,
 };
 use crate::words::quoted;
 
@@ -53,11 +55,19 @@ pub struct Prompt {
     prefix: Vec<i32>,
     /// The start of the answer, where the input wants one continued: the end of the prompt.
     pub continued: String,
+    /// Of a whole history: its end, behind the last content that is not the model's own.
+    opening: Option<Vec<i32>>,
+    pub tools: Tools,
 }
 
 impl Prompt {
     /// A text with more tokens than the session's `context` is not tokenised to its end.
     pub fn new(model: &Model, input: &Input, context: usize) -> Result<Self> {
+        Prompt::with(model, input, Thinking::Free, context)
+    }
+
+    /// The template is told how much the model is to think.
+    pub fn with(model: &Model, input: &Input, thinking: Thinking, context: usize) -> Result<Self> {
         let _room = room_for(input)?;
         let prompt = match input {
             Input::Text {
@@ -77,7 +87,7 @@ impl Prompt {
                     prefix: if wanted { bos } else { Vec::new() },
                     tokens,
                     continues: true,
-                    continued: String::new(),
+                    ..Prompt::default()
                 }
             }
             Input::Tokens(tokens) => {
@@ -85,13 +95,18 @@ impl Prompt {
                 Prompt {
                     tokens: tokens.clone(),
                     continues: true,
-                    prefix: Vec::new(),
-                    continued: String::new(),
+                    ..Prompt::default()
                 }
             }
             Input::Messages(conversation) => {
                 let messages = Message::parse_list(conversation.messages.as_bytes())?;
-                let pieces = pieces(model, &messages, conversation)?;
+                let tools = parse("tools", &conversation.tools)?;
+                let pieces = pieces(model, &messages, tools.as_ref(), conversation, thinking)?;
+                let own = pieces
+                    .iter()
+                    .rposition(|piece| piece.origin == Origin::Content);
+                let own = pieces.get(own.map_or(0, |at| at + 1)..).unwrap_or(&[]);
+                let trust = conversation.trust_content;
                 let tokenizer = &model.tokenizer;
                 Prompt {
                     tokens: tokenizer.encode_pieces(
@@ -99,12 +114,13 @@ impl Prompt {
                         conversation.trust_content,
                         context,
                     )?,
-                    continues: false,
-                    prefix: Vec::new(),
+                    opening: Some(tokenizer.encode_pieces(own, trust, usize::MAX)?),
+                    tools: Tools::new(tools.as_ref()),
                     continued: match conversation.continue_last {
                         true => continued_text(&messages, &pieces),
                         false => String::new(),
                     },
+                    ..Prompt::default()
                 }
             }
         };
@@ -112,6 +128,10 @@ impl Prompt {
         model.check_ids(&prompt.tokens, "the prompt's tokens")?;
         model.check_ids(&prompt.prefix, "the prompt's first tokens")?;
         Ok(prompt)
+    }
+
+    pub fn opening(&self) -> Option<&[i32]> {
+        self.opening.as_deref()
     }
 
     /// The sequence that a request starts from, when the session holds `ledger`.
@@ -147,7 +167,14 @@ pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
         Input::Messages(conversation) => model.watched(|| {
             let _room = room_for(input)?;
             let messages = Message::parse_list(conversation.messages.as_bytes())?;
-            let pieces = pieces(model, &messages, conversation)?;
+            let tools = parse("tools", &conversation.tools)?;
+            let pieces = pieces(
+                model,
+                &messages,
+                tools.as_ref(),
+                conversation,
+                Thinking::Free,
+            )?;
             let bytes = pieces.iter().map(|piece| piece.text.len()).sum();
             room::ask(bytes, 2, "the prompt")?;
             Ok(pieces.into_iter().map(|piece| piece.text).collect())
@@ -197,16 +224,53 @@ fn room_for(input: &Input) -> Result<Room> {
     room::hold_for(all, "the conversation")
 }
 
-fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> Result<Vec<Piece>> {
-    let parse = |name: &str, json: &Option<String>| -> Result<Option<Json>> {
-        let parsed = json
-            .as_ref()
-            .map(|json| Json::parse(json.as_bytes()))
-            .transpose();
-        parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
+fn parse(name: &str, json: &Option<String>) -> Result<Option<Json>> {
+    let parsed = json
+        .as_ref()
+        .map(|json| Json::parse(json.as_bytes()))
+        .transpose();
+    parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
+}
+
+/// Tells the template how much the model is to think, by the variables that it knows and the caller did not set.
+fn tell(template: &ChatTemplate, thinking: Thinking, args: &mut Option<Object>) {
+    let source = template.source();
+    let Some(tokens) = thinking.tokens() else {
+        return;
     };
-    let tools = parse("tools", &conversation.tools)?;
-    let args = match parse("template_args", &conversation.template_args)? {
+    let off = thinking == Thinking::Off;
+    let asks = |name: &str| {
+        ["is defined", "is not defined", "%}", "-%}", "and", "or"]
+            .iter()
+            .any(|after| source.contains(&format!(" {name} {after}")))
+    };
+    let mut set = |name: &str, value: Json| {
+        let args = args.get_or_insert_with(Object::default);
+        if args.get(name).is_none() {
+            args.set(name, value);
+        }
+    };
+    if off && source.contains("enable_thinking") {
+        set("enable_thinking", Json::Bool(false));
+    } else if off && asks("thinking") {
+        set("thinking", Json::Bool(false));
+    }
+    if source.contains("thinking_budget") {
+        set(
+            "thinking_budget",
+            Json::Int(i64::try_from(tokens).unwrap_or(i64::MAX)),
+        );
+    }
+}
+
+fn pieces(
+    model: &Model,
+    messages: &[Message],
+    tools: Option<&Json>,
+    conversation: &Conversation,
+    thinking: Thinking,
+) -> Result<Vec<Piece>> {
+    let mut args = match parse("template_args", &conversation.template_args)? {
         None | Some(Json::Null) => None,
         Some(Json::Object(args)) => Some(args),
         Some(_) => return Err(Error::invalid("input.template_args must be a JSON object")),
@@ -214,8 +278,9 @@ fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> R
     let add_generation_prompt = !conversation.no_generation_prompt && !conversation.continue_last;
     match &model.chat {
         Chat::Template(template) => {
+            tell(template, thinking, &mut args);
             let options = TemplateOptions {
-                tools: tools.as_ref(),
+                tools,
                 args: args.as_ref(),
                 add_generation_prompt,
                 continue_last: conversation.continue_last,
@@ -242,7 +307,7 @@ fn pieces(model: &Model, messages: &[Message], conversation: &Conversation) -> R
                 RenderOptions {
                     bos: model.tokenizer.bos_token(),
                     eos: model.tokenizer.eos_token(),
-                    tools: tools.as_ref(),
+                    tools,
                     add_generation_prompt,
                     continue_last: conversation.continue_last,
                 },

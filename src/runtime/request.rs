@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::answer::{Answer, Extent};
 use super::job::{End, EndReason, Ticket, TokenOutput};
 use super::metrics::{self, Counters};
 use super::prompt::Prompt;
@@ -16,13 +17,18 @@ use super::session::{Applied, Session};
 use crate::error::{Code, Error, Result};
 use crate::guard;
 use crate::mail::Mailbox;
-use crate::text::{Chunk, Finish, Kind, TextStream, Token, Tokenizer};
+use crate::text::{
+    Chunk, Finish, Kind, Splitter, StopStrings, StreamOptions, TextStream, Token, Tokenizer,
+};
 
 #[derive(Clone, Debug)]
 pub enum Event {
     Progress { done: u64, total: u64 },
     Text(Chunk),
 }
+
+/// Tokens of a prompt in which the opening of the model's thinking is looked for.
+const MOST_OPENING: usize = 1 << 16;
 
 /// Called on the engine thread or on that of whoever ends a request.
 pub type Notify = Box<dyn Fn() + Send + Sync>;
@@ -43,6 +49,8 @@ pub struct Plan {
     /// The start of the answer, when the input has it.
     pub continued: String,
     pub stream: TextStream,
+    /// As it was before the first token.
+    pub splitter: Option<Splitter>,
     pub tokenizer: Arc<Tokenizer>,
     pub eos: Vec<i32>,
     pub stop_tokens: Vec<i32>,
@@ -72,26 +80,15 @@ struct State {
     events: VecDeque<Event>,
     /// All events so far, and how much of them was handed out.
     answer: Answer,
-    delivered: Delivered,
+    tokens: Vec<i32>,
+    made: Extent,
+    delivered: Extent,
     stopped: Option<Stop>,
     report: Report,
     /// The engine is done with it.
     engine_end: Option<End>,
     /// The session has its answer; what the request gives for ever.
     outcome: Option<Result<()>>,
-}
-
-#[derive(Default)]
-struct Answer {
-    text: String,
-    tokens: Vec<i32>,
-}
-
-/// Lengths: bytes and tokens.
-#[derive(Default)]
-struct Delivered {
-    text: usize,
-    tokens: usize,
 }
 
 impl Shared {
@@ -116,7 +113,9 @@ impl Shared {
                 sequence: Vec::new(),
                 events: VecDeque::new(),
                 answer: Answer::default(),
-                delivered: Delivered::default(),
+                tokens: Vec::new(),
+                made: Extent::default(),
+                delivered: Extent::default(),
                 stopped: None,
                 report,
                 engine_end: None,
@@ -138,8 +137,9 @@ impl Shared {
         self.ticket.ledger.begin(self.ticket.id())
     }
 
-    /// The whole sequence to go on from: the session's tokens are those that the request before left.
-    pub fn begin(&self) -> Result<Vec<i32>> {
+    /// The whole sequence to go on from: the session's tokens are those that the request before left. `forced` gets the
+    /// tokens that the answer has to begin with.
+    pub fn begin(&self, forced: &mut VecDeque<i32>) -> Result<Vec<i32>> {
         let mut state = self.state();
         let before = &self.ticket.ledger.state().tokens;
         let sequence = state.plan.prompt.after(before)?;
@@ -155,6 +155,8 @@ impl Shared {
             ));
         }
         state.sequence.clone_from(&sequence);
+        state.plan.open(&sequence);
+        forced.extend(state.plan.stream.forced());
         Ok(sequence)
     }
 
@@ -166,8 +168,8 @@ impl Shared {
         }
     }
 
-    /// Takes the next token; false: no more are wanted.
-    pub fn token(&self, token: TokenOutput) -> bool {
+    /// Takes the next token; false: no more are wanted. `forced` gets tokens that have to come next.
+    pub fn token(&self, token: TokenOutput, forced: &mut VecDeque<i32>) -> bool {
         let mut state = self.state();
         if state.stopped.is_some() {
             return false;
@@ -182,6 +184,7 @@ impl Shared {
             top: token.top,
         };
         state.plan.stream.push(token, kind);
+        forced.extend(state.plan.stream.forced());
         let made = state.take_chunks();
         let go_on = state.stopped.is_none();
         self.announce(state, made);
@@ -258,8 +261,7 @@ impl Shared {
         loop {
             if let Some(event) = state.events.pop_front() {
                 if let Event::Text(chunk) = &event {
-                    state.delivered.text += chunk.text.len();
-                    state.delivered.tokens += chunk.tokens.len();
+                    state.delivered.add(chunk);
                 }
                 return Next::Event(event);
             }
@@ -327,17 +329,15 @@ impl Shared {
             return;
         };
         state.fill_report(&end);
-        let all = state.answer.tokens.len();
-        let Delivered { text, tokens } = match self.delivery {
-            Delivery::Push => std::mem::take(&mut state.delivered),
-            Delivery::Pull => Delivered {
-                text: state.answer.text.len(),
-                tokens: all,
-            },
+        let given = match self.delivery {
+            Delivery::Push => state.delivered,
+            Delivery::Pull => state.made,
         };
-        state.answer.text.truncate(text);
-        state.answer.tokens.truncate(tokens);
+        let tokens = given.tokens;
+        state.answer.cut(&given);
+        state.tokens.truncate(tokens);
         state.report.generated_tokens = tokens as u64;
+        state.report.thinking_tokens = given.thinking_tokens;
         if tokens == 0 {
             state.report.first_token_ns = 0;
         }
@@ -347,13 +347,14 @@ impl Shared {
         // A request that ended before its first token leaves no trace but a warm cache.
         if tokens > 0 || ended_itself || state.stopped == Some(Stop::String) {
             if state.plan.tokens_only {
-                state.answer.text = state.plan.text_of(&state.answer.tokens);
+                state.answer = state.plan.answer_of(&state.tokens);
             }
             ledger.tokens = std::mem::take(&mut state.sequence);
-            ledger.tokens.extend_from_slice(&state.answer.tokens);
+            ledger.tokens.extend_from_slice(&state.tokens);
             if !state.plan.prefill_only {
-                let start = std::mem::take(&mut state.plan.continued);
-                ledger.answer = Some(start + &state.answer.text);
+                let mut answer = std::mem::take(&mut state.answer);
+                answer.text.insert_str(0, &state.plan.continued);
+                ledger.answer = Some(answer);
             }
         }
         drop(ledger);
@@ -396,8 +397,9 @@ impl State {
     fn take_chunks(&mut self) -> usize {
         let mut made = 0;
         while let Some(chunk) = self.plan.stream.pop() {
-            self.answer.text.push_str(&chunk.text);
-            self.answer.tokens.extend_from_slice(&chunk.tokens);
+            self.made.add(&chunk);
+            self.tokens.extend_from_slice(&chunk.tokens);
+            self.answer.add(&chunk);
             self.events.push_back(Event::Text(chunk));
             made += 1;
         }
@@ -409,7 +411,8 @@ impl State {
     }
 
     fn fill_report(&mut self, end: &End) {
-        let last = self.answer.tokens.last().copied();
+        let last = self.tokens.last().copied();
+        let calls = !self.answer.calls.is_empty();
         let report = &mut self.report;
         report.cached_tokens = end.cached_tokens;
         report.queue_ns = nanos(end.queue);
@@ -422,6 +425,7 @@ impl State {
             (Some(stop), _) => stop,
             (None, Ok(EndReason::StopToken)) => {
                 match last.filter(|last| !self.plan.eos.contains(last)) {
+                    None if calls => Stop::ToolCall,
                     None => Stop::Eos,
                     Some(last) => {
                         let index = self.plan.stop_tokens.iter().position(|&id| id == last);
@@ -459,13 +463,47 @@ impl Plan {
         }
     }
 
-    /// The text that the events of TOKENS_ONLY did not carry; the token that ended it has none.
-    fn text_of(&self, tokens: &[i32]) -> String {
-        let shown = match tokens.split_last() {
-            Some((&last, before)) if self.kind(last) == Kind::Silent => before,
-            _ => tokens,
+    /// The prompt may have opened the model's thinking: its end, where it is known, else what came since the last end of a
+    /// text.
+    fn open(&mut self, sequence: &[i32]) {
+        let end = match self.prompt.opening() {
+            Some(opening) => opening,
+            None => {
+                let turn = sequence.iter().rposition(|id| self.eos.contains(id));
+                let start = turn.map_or(0, |at| at + 1);
+                let start = start.max(sequence.len().saturating_sub(MOST_OPENING));
+                sequence.get(start..).unwrap_or(&[])
+            }
         };
-        self.tokenizer.detokenize(shown, true).unwrap_or_default()
+        let detokenizer = self.tokenizer.detokenizer(true, true);
+        self.stream.begin(end, detokenizer);
+        self.splitter = self.stream.splitter().cloned();
+    }
+
+    /// What the events of TOKENS_ONLY did not tell apart; the token that ended it has no text.
+    fn answer_of(&self, tokens: &[i32]) -> Answer {
+        let Ok(no_stops) = StopStrings::new::<&str>(&[]) else {
+            return Answer::default();
+        };
+        let options = StreamOptions {
+            splitter: self.splitter.clone(),
+            ..StreamOptions::default()
+        };
+        let detokenizer = self.tokenizer.detokenizer(true, false);
+        let mut stream = TextStream::new(detokenizer, &no_stops, options);
+        let mut answer = Answer::default();
+        for &id in tokens {
+            let token = Token {
+                id,
+                ..Token::default()
+            };
+            stream.push(token, self.kind(id));
+        }
+        stream.finish(Finish::End);
+        while let Some(chunk) = stream.pop() {
+            answer.add(&chunk);
+        }
+        answer
     }
 }
 

@@ -3,9 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::json;
-
 use super::adapter::{check_set, Adapter};
+use super::answer::Answer;
 use super::engine::Command;
 use super::job::CacheSpec;
 use super::ledger::{Ledger, State};
@@ -185,7 +184,7 @@ impl Session {
         let adapters = self.adapters();
         let ledger = Arc::new(Ledger::new(self.model.counters.clone()));
         self.between(|state| {
-            let answer = state.answer.as_ref().map_or(0, String::len);
+            let answer = state.answer.as_ref().map_or(0, Answer::bytes);
             let bytes = size_of_val(state.tokens.as_slice()).saturating_add(answer);
             // Here, and beside its caches.
             room::ask(bytes, 2, "the session's tokens")?;
@@ -298,10 +297,10 @@ impl Session {
     /// The last answer as a message, JSON.
     pub fn message(&self) -> Result<String> {
         match &self.ledger.state().answer {
-            Some(text) => {
+            Some(answer) => {
                 // A value, and what it is as text, where each byte may become six.
-                let _room = room::hold(text.len(), 20, "the session's message")?;
-                Ok(json!({ "role": "assistant", "content": text }).to_string())
+                let _room = room::hold(answer.bytes(), 20, "the session's message")?;
+                Ok(answer.to_message())
             }
             None => Err(Error::new(Code::NotFound, "the session has no answer yet")),
         }

@@ -64,6 +64,8 @@ pub struct Draw {
 
 /// Of the model's own distribution, before penalties, bias and temperature.
 pub struct DrawLogprobs {
+    /// f32 `[vocab]`
+    all: Array,
     /// f32 `[1]`
     pub token: Array,
     /// u32 ids and f32 values, `[top_logprobs]` each, in no order
@@ -79,6 +81,15 @@ impl Draw {
             all.extend(logprobs.top.iter().flat_map(|(ids, values)| [ids, values]));
         }
         all
+    }
+
+    /// Makes it another token than the one that was drawn. What drew it does not know.
+    pub fn force(&mut self, id: i32) -> Result<()> {
+        self.token = ops::astype(&Array::from_i32(&[id])?, Dtype::U32)?;
+        if let Some(logprobs) = &mut self.logprobs {
+            logprobs.token = ops::take_along_axis(&logprobs.all, &self.token, 0)?;
+        }
+        Ok(())
     }
 
     /// Waits for it, and tells whether the token was drawn at all. MLX's argmax passes over NaN, and of logits that are
@@ -263,6 +274,7 @@ fn logprobs(logits: &Array, token: &Array, top: u32) -> Result<DrawLogprobs> {
         }
     };
     Ok(DrawLogprobs {
+        all: all.clone(),
         token: ops::take_along_axis(&all, token, 0)?,
         top,
     })

@@ -95,6 +95,13 @@ impl Json {
         }
     }
 
+    /// The value that a text begins with, and its length.
+    pub fn first(text: &str) -> Option<(Json, usize)> {
+        let mut reader = Reader { text, at: 0 };
+        let value = reader.value(MAX_DEPTH).ok()?;
+        Some((value, reader.at))
+    }
+
     /// Bytes that a text comes to at most, parsed and made a template's value: what it is made of counts, not its length.
     pub fn cost(json: &[u8]) -> usize {
         let begins = |byte: &&u8| matches!(byte, b'[' | b'{' | b',' | b'"');
@@ -203,6 +210,9 @@ fn write_text(text: &str, out: &mut String) {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
             '\0'..='\u{1f}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }

@@ -11,6 +11,7 @@
 )]
 
 mod added;
+mod channels;
 mod chat;
 mod chat_template;
 mod continuation;
@@ -37,12 +38,13 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use channels::{Channel, Channels, Splitter, Tools};
 pub use chat::{ChatFormat, RenderOptions};
 pub use chat_template::{ChatTemplate, TemplateOptions};
 pub use continuation::continued_text;
 pub use declared::TokenFiles;
 pub use messages::{left_out, Message, MAX_BYTES};
 pub use stop::{StopStrings, MOST_STOP_STRINGS};
-pub use stream::{Chunk, Finish, Kind, StreamOptions, TextStream, Token};
+pub use stream::{Budget, Chunk, Finish, Kind, StreamOptions, TextStream, Token};
 pub use template_files::TemplateFiles;
-pub use tokenizer::{Piece, Specials, Tokenizer};
+pub use tokenizer::{Origin, Piece, Specials, Tokenizer};

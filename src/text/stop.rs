@@ -186,6 +186,16 @@ impl StopMatcher {
         None
     }
 
+    /// How many bytes have come since it began.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
+    /// Begins anew: what came before is part of no match.
+    pub fn reset(&mut self) {
+        (self.state, self.position) = (0, 0);
+    }
+
     /// How many of the last bytes could still become a stop string.
     pub fn held(&self) -> usize {
         self.automaton

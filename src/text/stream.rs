@@ -1,8 +1,9 @@
-//! From generated tokens to events: whole code points, stop strings that never leak, and every token in the
+//! From generated tokens to events: whole code points, stop strings and markers that never leak, and every token in the
 //! event that completes its text.
 
 use std::collections::VecDeque;
 
+use super::channels::{Channel, Show, Span, Splitter};
 use super::detokenize::Detokenizer;
 use super::stop::{StopMatcher, StopStrings};
 
@@ -32,15 +33,30 @@ pub enum Finish {
     Cancelled,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct StreamOptions {
-    /// Chunks carry tokens and no text.
+    /// Chunks carry tokens and no text, and all are text.
     pub tokens_only: bool,
+    /// Tells thinking and calls from text, where the model has markers.
+    pub splitter: Option<Splitter>,
+    /// Ends thinking after so many tokens.
+    pub budget: Option<Budget>,
+}
+
+/// How much a model may think.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    pub tokens: u64,
+    /// What ends thinking.
+    pub end: Vec<i32>,
 }
 
 /// What one event holds. The arrays have one entry per token.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {
+    pub channel: Channel,
+    /// How many of the tokens are thinking, and no marker of it.
+    pub thinking: u64,
     pub text: String,
     pub tokens: Vec<i32>,
     pub logprobs: Vec<f32>,
@@ -48,7 +64,16 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    fn push(&mut self, token: Token) {
+    fn of(channel: Channel) -> Self {
+        Chunk {
+            channel,
+            ..Chunk::default()
+        }
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        let token = waiting.token;
+        self.thinking = self.thinking.saturating_add(waiting.thinks.into());
         self.tokens.push(token.id);
         self.logprobs.push(token.logprob);
         self.tops.push(token.top);
@@ -69,6 +94,8 @@ struct Waiting {
     bytes: std::ops::Range<usize>,
     start: Option<usize>,
     end: Option<usize>,
+    /// It is thinking, and no marker of it.
+    thinks: bool,
 }
 
 impl Waiting {
@@ -88,6 +115,17 @@ pub struct TextStream {
     detokenizer: Detokenizer,
     matcher: Option<StopMatcher>,
     tokens_only: bool,
+    splitter: Option<Splitter>,
+    budget: Option<Budget>,
+    /// Tokens of thinking so far, markers not counted.
+    thought: u64,
+    /// The end of thinking is forced just now.
+    ending: bool,
+    /// Parts of the text that is not delivered yet, up to where their channel is known.
+    spans: VecDeque<Span>,
+    known: usize,
+    /// Where the text began that the matcher has seen.
+    run: usize,
     waiting: VecDeque<Waiting>,
     /// Decoded text that is not delivered yet, and its offset in all text.
     text: String,
@@ -106,6 +144,13 @@ impl TextStream {
             detokenizer,
             matcher: (!stops.is_empty()).then(|| stops.matcher()),
             tokens_only: options.tokens_only,
+            splitter: options.splitter,
+            budget: options.budget,
+            thought: 0,
+            ending: false,
+            known: 0,
+            run: 0,
+            spans: VecDeque::new(),
             waiting: VecDeque::new(),
             text: String::new(),
             text_start: 0,
@@ -118,32 +163,108 @@ impl TextStream {
         }
     }
 
+    /// Begins behind these tokens of the prompt: they may have opened the model's thinking.
+    pub fn begin(&mut self, prompt: &[i32], detokenizer: Detokenizer) {
+        if let Some(splitter) = &mut self.splitter {
+            splitter.read(prompt, detokenizer);
+            splitter.begin();
+        }
+    }
+
+    /// What tells channels apart, as it is now.
+    pub fn splitter(&self) -> Option<&Splitter> {
+        self.splitter.as_ref()
+    }
+
     /// Takes the next token. Ignored after a stop string or [`finish`](Self::finish).
     pub fn push(&mut self, token: Token, kind: Kind) {
         if self.finished {
             return;
         }
         let id = token.id;
+        let marker = self.splitter.as_ref().and_then(|s| s.marker(id));
+        let marker = marker.map(str::to_owned);
+        let thinks = marker.is_none() && !self.ending && self.is_thinking() && kind == Kind::Normal;
+        self.thought = self.thought.saturating_add(thinks.into());
         self.waiting.push_back(Waiting {
             token,
-            kind,
+            kind: marker.as_ref().map_or(kind, |_| Kind::Normal),
             bytes: self.bytes_in..self.bytes_in,
             start: None,
             end: None,
+            thinks,
         });
-        // Without text to show or to search there is nothing to decode.
-        if kind == Kind::Normal && !(self.tokens_only && self.matcher.is_none()) {
-            let mut units = Vec::new();
-            let length = self
-                .detokenizer
-                .feed(id, |bytes, text| units.push((bytes, text.to_string())));
-            self.bytes_in = self.bytes_in.saturating_add(length);
-            if let Some(last) = self.waiting.back_mut() {
-                last.bytes.end = self.bytes_in;
+        match marker {
+            Some(marker) => self.push_marker(id, &marker),
+            // Without text to show or to search there is nothing to decode.
+            None if kind == Kind::Normal && self.decodes() => {
+                let mut units = Vec::new();
+                let length = self
+                    .detokenizer
+                    .feed(id, |bytes, text| units.push((bytes, text.to_string())));
+                self.grow(length);
+                self.decoded(&units);
             }
-            self.decoded(&units);
+            None => {}
         }
-        self.release();
+        self.ending &= self.is_thinking();
+        if self.tokens_only && self.matcher.is_none() {
+            self.release_tokens();
+        } else {
+            self.release();
+        }
+    }
+
+    /// Whether the model thinks at this place.
+    fn is_thinking(&self) -> bool {
+        self.splitter.as_ref().is_some_and(Splitter::is_thinking)
+    }
+
+    fn decodes(&self) -> bool {
+        !self.tokens_only || self.matcher.is_some() || self.splitter.is_some()
+    }
+
+    /// The token that came last has so many bytes.
+    fn grow(&mut self, length: usize) {
+        self.bytes_in = self.bytes_in.saturating_add(length);
+        if let Some(last) = self.waiting.back_mut() {
+            last.bytes.end = self.bytes_in;
+        }
+    }
+
+    /// A marker is a part of the text that is not shown. A character that was not complete before it never will be.
+    fn push_marker(&mut self, id: i32, marker: &str) {
+        self.flush();
+        if self.stopped.is_some() {
+            return;
+        }
+        let before = self.bytes_decoded;
+        self.grow(marker.len());
+        self.bytes_decoded = before.saturating_add(marker.len());
+        self.place(before..self.bytes_decoded, marker);
+        self.text.push_str(marker);
+        if let Some(splitter) = &mut self.splitter {
+            splitter.take_marker(id);
+        }
+        self.take_spans();
+    }
+
+    fn flush(&mut self) {
+        let mut units = Vec::new();
+        self.detokenizer
+            .flush(|bytes, text| units.push((bytes, text.to_string())));
+        self.decoded(&units);
+    }
+
+    /// What the model has to say next: the end of its thinking, once there was enough of it.
+    pub fn forced(&mut self) -> Vec<i32> {
+        match &self.budget {
+            Some(budget) if !self.ending && self.is_thinking() && self.thought >= budget.tokens => {
+                self.ending = true;
+                budget.end.clone()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The next chunk, if one is complete.
@@ -159,10 +280,13 @@ impl TextStream {
             return;
         }
         if how == Finish::End {
-            let mut units = Vec::new();
-            self.detokenizer
-                .flush(|bytes, text| units.push((bytes, text.to_string())));
-            self.decoded(&units);
+            self.flush();
+        }
+        if self.stopped.is_none() {
+            if let Some(splitter) = &mut self.splitter {
+                splitter.finish();
+            }
+            self.take_spans();
         }
         self.finished = true;
         self.release();
@@ -190,11 +314,56 @@ impl TextStream {
             self.place(bytes.clone(), text);
             self.bytes_decoded = bytes.end;
             self.text.push_str(text);
-            if let Some(found) = self.matcher.as_mut().and_then(|m| m.push(text.as_bytes())) {
-                self.stopped = Some((found.index, found.start));
-                self.finished = true;
+            match &mut self.splitter {
+                Some(splitter) => splitter.take_text(text),
+                None => self.add_span(Span {
+                    end: self.text_end(),
+                    channel: Channel::Text,
+                    show: Show::Itself,
+                }),
+            }
+            self.take_spans();
+            if self.stopped.is_some() {
                 return;
             }
+        }
+    }
+
+    fn take_spans(&mut self) {
+        while self.stopped.is_none() {
+            match self.splitter.as_mut().and_then(Splitter::pop) {
+                Some(span) => self.add_span(span),
+                None => return,
+            }
+        }
+    }
+
+    /// The channel of more of the text is known. Stop strings are looked for in runs of text that is shown.
+    fn add_span(&mut self, span: Span) {
+        let from = self.known.saturating_sub(self.text_start);
+        let to = span.end.saturating_sub(self.text_start);
+        self.known = span.end;
+        if let Some(matcher) = &mut self.matcher {
+            if span.channel == Channel::Text && span.show == Show::Itself {
+                let text = self.text.get(from..to).unwrap_or("");
+                if let Some(found) = matcher.push(text.as_bytes()) {
+                    let start = self.run.saturating_add(found.start);
+                    self.stopped = Some((found.index, start));
+                    self.finished = true;
+                }
+            } else {
+                matcher.reset();
+                self.run = span.end;
+            }
+        }
+        match self.spans.back_mut() {
+            Some(last)
+                if last.show == Show::Itself
+                    && (last.channel, &last.show) == (span.channel, &span.show) =>
+            {
+                last.end = span.end;
+            }
+            _ => self.spans.push_back(span),
         }
     }
 
@@ -223,7 +392,7 @@ impl TextStream {
         if let Some((_, start)) = self.stopped {
             return start;
         }
-        let end = self.text_end();
+        let end = self.text_end().min(self.known);
         let held = match &self.matcher {
             Some(matcher) if !self.finished => matcher.held(),
             _ => 0,
@@ -237,7 +406,7 @@ impl TextStream {
         let open = open
             .filter(|w| w.has_bytes())
             .last()
-            .map(|w| w.start.unwrap_or(end));
+            .map(|w| w.start.unwrap_or(self.text_end()));
         end.saturating_sub(held).min(open.unwrap_or(end))
     }
 
@@ -245,37 +414,92 @@ impl TextStream {
         let limit = self.limit();
         let mut chunk = Chunk::default();
         let mut shown = self.text_start;
-        while let Some(next) = self.waiting.front() {
-            let end = match next.end {
-                _ if !next.has_bytes() => shown,
-                Some(end) if end <= limit => end,
-                _ => break,
-            };
-            let Some(next) = self.waiting.pop_front() else {
+        loop {
+            let span = self.spans.front();
+            let (channel, until) = span.map_or((Channel::Text, shown), |span| {
+                (span.channel, span.end.min(limit))
+            });
+            let is_call = channel == Channel::ToolCall;
+            if is_call && span.is_some_and(|span| span.end > limit) {
                 break;
-            };
-            if next.kind == Kind::Silent {
-                self.emit(std::mem::take(&mut chunk), shown);
-                chunk.push(next.token);
-                self.emit(std::mem::take(&mut chunk), shown);
-            } else {
-                chunk.push(next.token);
-                shown = end.max(shown);
+            }
+            if channel != chunk.channel || is_call {
+                self.emit(std::mem::replace(&mut chunk, Chunk::of(channel)));
+            }
+            let last = is_call.then(|| self.completed_by(until));
+            let mut taken = 0_usize;
+            while let Some(next) = self.waiting.front() {
+                let end = match next.end {
+                    _ if last.is_some_and(|last| taken >= last) => break,
+                    _ if !next.has_bytes() => shown,
+                    Some(end) if end <= until => end,
+                    _ => break,
+                };
+                let Some(next) = self.waiting.pop_front() else {
+                    break;
+                };
+                taken = taken.saturating_add(1);
+                if next.kind == Kind::Silent && !is_call {
+                    self.show(&mut chunk, shown);
+                    self.emit(std::mem::replace(&mut chunk, Chunk::of(channel)));
+                    let mut silent = Chunk::default();
+                    silent.push(next);
+                    self.emit(silent);
+                } else {
+                    chunk.push(next);
+                    shown = end.max(shown);
+                }
+            }
+            self.show(&mut chunk, until);
+            shown = shown.max(until);
+            let done = self.spans.front().is_none_or(|span| span.end > limit);
+            if done {
+                break;
+            }
+            self.spans.pop_front();
+            if self.spans.is_empty() && self.waiting.front().is_none_or(Waiting::has_bytes) {
+                break;
             }
         }
-        self.emit(chunk, limit);
+        self.emit(chunk);
     }
 
-    /// Gives a chunk the text up to `end`.
-    fn emit(&mut self, mut chunk: Chunk, end: usize) {
-        let length = end.saturating_sub(self.text_start);
-        if let Some(text) = self.text.get(..length) {
-            if !self.tokens_only {
-                chunk.text.push_str(text);
-            }
-            self.text.drain(..length);
-            self.text_start = self.text_start.max(end);
+    /// Without text every token comes at once.
+    fn release_tokens(&mut self) {
+        self.text_start = self.text_end();
+        self.text.clear();
+        self.spans.clear();
+        while let Some(next) = self.waiting.pop_front() {
+            let mut chunk = Chunk::default();
+            chunk.push(next);
+            self.emit(chunk);
         }
+    }
+
+    /// How many of the first waiting tokens are complete at the end of a call.
+    fn completed_by(&self, until: usize) -> usize {
+        let complete = |w: &Waiting| w.has_bytes() && w.end.is_some_and(|end| end <= until);
+        let last = self.waiting.iter().rposition(complete);
+        last.map_or(0, |last| last.saturating_add(1))
+    }
+
+    /// Gives a chunk what is shown of the first span up to `end`.
+    fn show(&mut self, chunk: &mut Chunk, end: usize) {
+        let length = end.saturating_sub(self.text_start);
+        let Some(text) = self.text.get(..length) else {
+            return;
+        };
+        match self.spans.front().map(|span| &span.show) {
+            _ if self.tokens_only => {}
+            None | Some(Show::Itself) => chunk.text.push_str(text),
+            Some(Show::Call(call)) => chunk.text.push_str(call),
+            Some(Show::Space | Show::Marker) => {}
+        }
+        self.text.drain(..length);
+        self.text_start = self.text_start.max(end);
+    }
+
+    fn emit(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.ready.push_back(chunk);
         }

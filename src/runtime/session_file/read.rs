@@ -16,6 +16,7 @@ use crate::mlx::{Array, HostBuffer};
 use crate::model::cache::{Cache, CacheSpec, Extent, State, StateSpec, Tokens, TokensSpec, MARKS};
 use crate::room;
 use crate::runtime::adapter::{Adapter, LoadOptions};
+use crate::runtime::answer::Answer;
 use crate::runtime::model::{check_budget, loading, Model};
 use crate::runtime::session::{Applied, Session, SessionOptions};
 use crate::watch;
@@ -457,7 +458,7 @@ fn give(
         ..
     } = saved;
     let (long, answer) = match written {
-        Some(written) => (Some(written.long), written.answer),
+        Some(written) => (Some(written.long), written.answer.map(Answer::from)),
         None => (None, None),
     };
     if !plans.is_empty() {

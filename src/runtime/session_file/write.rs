@@ -11,6 +11,7 @@ use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::load::{Checksum, Limits, CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY};
 use crate::room;
+use crate::runtime::answer::Answer;
 use crate::runtime::engine::Command;
 use crate::runtime::session::Session;
 use crate::runtime::staging::{NewFile, SaveOptions, Staging};
@@ -24,7 +25,7 @@ pub(super) fn save(session: &Session, path: &Path, options: SaveOptions) -> Resu
     let mut saving = Saving::start(session, options)?;
     let (tokens, answer) = {
         let state = session.ledger.state();
-        let answer = state.answer.as_ref().map_or(0, String::len);
+        let answer = state.answer.as_ref().map_or(0, Answer::bytes);
         let bytes = state.tokens.len().saturating_mul(16);
         // As numbers and as text, twice: a list and the header.
         room::ask(bytes.saturating_add(answer), 4, "the session's tokens")?;
@@ -84,7 +85,7 @@ fn own(
     session: &Session,
     snapshot: &Snapshot,
     adapters: Vec<Value>,
-    answer: Option<String>,
+    answer: Option<Answer>,
 ) -> String {
     let (model, spec) = (&session.model, session.cache);
     let marks = snapshot.layers.iter().map(|layer| match layer {
@@ -115,7 +116,11 @@ fn own(
         "cached": snapshot.cached,
         "long": snapshot.long,
         "marks": marks.collect::<Vec<_>>(),
-        "answer": answer,
+        "answer": answer.map(|answer| json!({
+            "text": answer.text,
+            "thinking": answer.thinking,
+            "calls": answer.calls,
+        })),
     })
     .to_string()
 }

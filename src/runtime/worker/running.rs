@@ -1,5 +1,6 @@
 //! A request that runs or waits, as the engine thread sees it.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::error::Result;
@@ -21,6 +22,8 @@ pub(super) struct Running {
     pub deadline: Option<Instant>,
     pub sampler: Option<Sampler>,
     pub generated: Vec<i32>,
+    /// What has to come next, whatever is drawn.
+    pub forced: VecDeque<i32>,
     /// Where states are remembered, in tokens from the front on; empty where there are none.
     pub marks: Vec<usize>,
     pub cached_tokens: u64,
@@ -65,6 +68,7 @@ impl Running {
             prompt: Vec::new(),
             sampler: None,
             generated: Vec::new(),
+            forced: VecDeque::new(),
             marks: Vec::new(),
             cached_tokens: 0,
             started: None,
@@ -95,9 +99,10 @@ impl Running {
     /// A token was read; false: no more are wanted.
     pub fn take(&mut self, token: TokenOutput) -> bool {
         self.generated.push(token.id);
+        self.forced.pop_front();
         exit::watch_again();
         self.first_token.get_or_insert_with(Instant::now);
-        self.job.request.token(token)
+        self.job.request.token(token, &mut self.forced)
     }
 
     /// Work of it may have failed: it goes on from its tokens, as a suspect.

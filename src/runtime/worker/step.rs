@@ -66,7 +66,7 @@ impl Worker {
                 strength: strength.to_bits(),
             });
         }
-        match running.job.request.begin() {
+        match running.job.request.begin(&mut running.forced) {
             Ok(prompt) => {
                 running.prompt = prompt;
                 running.phase = Phase::Match;
@@ -266,12 +266,17 @@ impl Worker {
         let cache = self.caches.of_mut(&running.key)?;
         // Left in this phase when something fails below; `recover` starts it anew.
         let Phase::Decode {
-            next: current,
+            next: mut current,
             step,
         } = std::mem::replace(&mut running.phase, Phase::Match)
         else {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
+        if let Some(&id) = running.forced.front() {
+            current.force(id)?;
+            // It has not heard of the token.
+            running.sampler = None;
+        }
         // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
         // of what was queued before, so the token would be a step late. So it does where the sampler has to know it.
         let first = running.generated.is_empty() || running.sampler.is_none();

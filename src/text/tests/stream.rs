@@ -100,7 +100,10 @@ fn run(
     let mut stream = TextStream::new(
         tokenizer.detokenizer(true, false),
         &stops,
-        StreamOptions { tokens_only },
+        StreamOptions {
+            tokens_only,
+            ..StreamOptions::default()
+        },
     );
     let mut chunks = Vec::new();
     for (index, (id, kind)) in tokens.iter().enumerate() {

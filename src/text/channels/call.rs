@@ -1,0 +1,154 @@
+//! Calls of tools: what all formats have in common, and how a model's format is found.
+
+use super::formats::FORMATS;
+use crate::random;
+use crate::template::{Json, Object};
+
+/// How a family writes its calls.
+#[derive(Debug)]
+pub(super) struct Format {
+    /// mlx-lm's name for it, where it has one.
+    pub name: &'static str,
+    /// Markers that a call begins and ends with. Without a last one it ends where the next one or the answer does.
+    pub open: &'static [&'static str],
+    pub close: &'static [&'static str],
+    /// Markers around several calls.
+    pub sections: &'static [&'static str],
+    /// Special tokens inside of calls.
+    pub parts: &'static [&'static str],
+    /// Whether it is this model's.
+    pub is_of: fn(&Signs) -> bool,
+    /// The calls in what stands between the markers; None where it is no call.
+    pub parse: fn(&str, &Tools) -> Option<Vec<Call>>,
+    /// Whether a call without its last marker can be told from half a call.
+    pub ends_itself: bool,
+    /// For answers that are calls without any marker: whether a beginning looks like one.
+    pub bare: Option<fn(&str) -> bool>,
+}
+
+/// What a format is recognised by.
+pub(super) struct Signs<'a> {
+    pub template: &'a str,
+    pub is_token: &'a dyn Fn(&str) -> bool,
+}
+
+impl Signs<'_> {
+    pub fn writes(&self, text: &str) -> bool {
+        self.template.contains(text)
+    }
+}
+
+/// What most formats are not.
+pub(super) const PLAIN: Format = Format {
+    name: "",
+    open: &[],
+    close: &[],
+    sections: &[],
+    parts: &[],
+    is_of: |_| false,
+    parse: |_, _| None,
+    ends_itself: true,
+    bare: None,
+};
+
+impl Format {
+    pub fn find(
+        template: &str,
+        is_token: &dyn Fn(&str) -> bool,
+        name: Option<&str>,
+    ) -> Option<&'static Format> {
+        let signs = Signs { template, is_token };
+        let named = FORMATS.iter().find(|format| Some(format.name) == name);
+        named
+            .or_else(|| FORMATS.iter().find(|format| (format.is_of)(&signs)))
+            .copied()
+    }
+}
+
+/// A call, as a model wrote it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub id: Option<String>,
+    pub name: String,
+    pub arguments: Object,
+}
+
+impl Call {
+    /// None where there is no name.
+    pub fn new(id: Option<String>, name: &str, arguments: Object) -> Option<Call> {
+        let name = name.to_owned();
+        (!name.is_empty()).then_some(Call {
+            id,
+            name,
+            arguments,
+        })
+    }
+
+    /// `{"id", "name", "arguments"}`; where the model wrote no id, one is made.
+    pub fn write(self) -> String {
+        let mut call = Object::default();
+        let id = self.id.unwrap_or_else(new_id);
+        call.set("id", Json::Text(id));
+        call.set("name", Json::Text(self.name));
+        call.set("arguments", Json::Object(self.arguments));
+        Json::Object(call).write()
+    }
+}
+
+/// Nine letters and digits: Mistral's templates take no other ids, and the others any.
+fn new_id() -> String {
+    const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut left = random::seed();
+    let mut letter = || {
+        let index = (left % 62) as usize;
+        left /= 62;
+        char::from(LETTERS.get(index).copied().unwrap_or(b'0'))
+    };
+    (0..9).map(|_| letter()).collect()
+}
+
+/// The tools that a conversation offers: what their schemas say of arguments.
+#[derive(Debug, Default)]
+pub struct Tools(Vec<(String, Object)>);
+
+impl Tools {
+    /// Of a list as OpenAI has it; what is no such tool is passed over.
+    pub fn new(tools: Option<&Json>) -> Tools {
+        let list = match tools {
+            Some(Json::List(list)) => list.as_slice(),
+            _ => &[],
+        };
+        let tool = |tool: &Json| {
+            let Json::Object(tool) = tool else {
+                return None;
+            };
+            let function = match tool.get("function") {
+                Some(Json::Object(function)) => function,
+                _ => tool,
+            };
+            let name = function.get("name")?.as_text()?.to_owned();
+            let properties = match function.get("parameters") {
+                Some(Json::Object(schema)) => match schema.get("properties") {
+                    Some(Json::Object(properties)) => properties.clone(),
+                    _ => Object::default(),
+                },
+                _ => Object::default(),
+            };
+            Some((name, properties))
+        };
+        Tools(list.iter().filter_map(tool).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The schema of an argument.
+    pub(super) fn schema(&self, tool: &str, argument: &str) -> Option<&Object> {
+        let (_, properties) = self.0.iter().find(|(name, _)| name == tool)?;
+        match properties.get(argument)? {
+            Json::Object(schema) => Some(schema),
+            _ => None,
+        }
+    }
+}

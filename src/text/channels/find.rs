@@ -1,0 +1,191 @@
+//! Which markers a model has: what its chat template writes, and what its vocabulary has as tokens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::call::Format;
+use super::harmony;
+use super::thinking::{Thinking, THINKING};
+use crate::text::stop::StopStrings;
+
+/// What a marker does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    ThinkStart,
+    ThinkEnd,
+    CallOpen,
+    CallClose,
+    /// Stands inside of calls.
+    CallPart,
+    /// Stands around calls.
+    CallSection,
+    Harmony(harmony::Role),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Marker {
+    pub text: String,
+    pub role: Role,
+}
+
+/// Which markers are looked for in text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scanned {
+    Text,
+    Thinking,
+    Call,
+}
+
+/// Those of the markers that are no tokens.
+#[derive(Debug)]
+struct Scan {
+    strings: StopStrings,
+    roles: Vec<Role>,
+}
+
+/// The markers of a model. `Send + Sync`.
+#[derive(Debug)]
+pub struct Channels {
+    tokens: HashMap<i32, Marker>,
+    scans: [Scan; 3],
+    thinking: Option<&'static Thinking>,
+    format: Option<&'static Format>,
+    harmony: bool,
+}
+
+impl Channels {
+    /// `template`: the source of the chat template, or of several; `id_of`: the token of a text; `parser`: the format of the
+    /// calls, where somebody says it, in mlx-lm's names.
+    ///
+    /// None: the model has neither thinking nor calls.
+    pub fn find(
+        template: &str,
+        id_of: &dyn Fn(&str) -> Option<i32>,
+        parser: Option<&str>,
+    ) -> Option<Arc<Channels>> {
+        let is_token = |text: &str| id_of(text).is_some();
+        let is_harmony = harmony::MARKERS.iter().all(|(text, _)| {
+            is_token(text) || matches!(*text, "<|constrain|>" | "<|return|>" | "<|call|>")
+        });
+        let (thinking, format) = match is_harmony {
+            true => (None, None),
+            false => (
+                Self::thinking_of(template, &is_token),
+                Format::find(template, &is_token, parser),
+            ),
+        };
+        if thinking.is_none() && format.is_none() && !is_harmony {
+            return None;
+        }
+        let mut markers: Vec<Marker> = Vec::new();
+        let mut add = |text: &str, role: Role| {
+            let text = text.to_owned();
+            markers.push(Marker { text, role });
+        };
+        if let Some(thinking) = thinking {
+            add(thinking.start, Role::ThinkStart);
+            add(thinking.end, Role::ThinkEnd);
+        }
+        if let Some(format) = format {
+            let all = [
+                (format.open, Role::CallOpen),
+                (format.close, Role::CallClose),
+                (format.sections, Role::CallSection),
+                (format.parts, Role::CallPart),
+            ];
+            for (texts, role) in all {
+                texts.iter().for_each(|text| add(text, role));
+            }
+        }
+        if is_harmony {
+            for (text, role) in harmony::MARKERS {
+                add(text, Role::Harmony(*role));
+            }
+        }
+        let scan = |wanted: fn(Role) -> bool| {
+            let found = markers.iter().filter(|marker| {
+                let is_token = id_of(&marker.text).is_some();
+                !is_token && !matches!(marker.role, Role::Harmony(_)) && wanted(marker.role)
+            });
+            let found: Vec<&Marker> = found.collect();
+            let texts: Vec<&str> = found.iter().map(|marker| marker.text.as_str()).collect();
+            Some(Scan {
+                strings: StopStrings::new(&texts).ok()?,
+                roles: found.iter().map(|marker| marker.role).collect(),
+            })
+        };
+        let scans = [
+            scan(|role| role != Role::CallPart)?,
+            scan(|role| role != Role::CallPart)?,
+            scan(|role| matches!(role, Role::CallOpen | Role::CallClose))?,
+        ];
+        let tokens = markers.iter();
+        let tokens = tokens.filter_map(|marker| Some((id_of(&marker.text)?, marker.clone())));
+        Some(Arc::new(Channels {
+            tokens: tokens.collect(),
+            scans,
+            thinking,
+            format,
+            harmony: is_harmony,
+        }))
+    }
+
+    /// What the template writes counts more than what the vocabulary has.
+    fn thinking_of(template: &str, is_token: &dyn Fn(&str) -> bool) -> Option<&'static Thinking> {
+        let written = |one: &&Thinking| template.contains(one.end) || template.contains(one.start);
+        let tokens = |one: &&Thinking| is_token(one.start) && is_token(one.end);
+        let all = || THINKING.iter();
+        let both = all().find(|one| written(one) && tokens(one));
+        both.or_else(|| all().find(written))
+            .or_else(|| all().find(tokens))
+    }
+
+    pub(super) fn of_token(&self, id: i32) -> Option<&Marker> {
+        self.tokens.get(&id)
+    }
+
+    fn scan_of(&self, scanned: Scanned) -> &Scan {
+        let [text, thinking, call] = &self.scans;
+        match scanned {
+            Scanned::Text => text,
+            Scanned::Thinking => thinking,
+            Scanned::Call => call,
+        }
+    }
+
+    pub(super) fn scan(&self, scanned: Scanned) -> &StopStrings {
+        &self.scan_of(scanned).strings
+    }
+
+    pub(super) fn role_of(&self, scanned: Scanned, index: usize) -> Option<Role> {
+        self.scan_of(scanned).roles.get(index).copied()
+    }
+
+    pub(super) fn label(&self) -> &'static str {
+        self.thinking.map_or("", |thinking| thinking.label)
+    }
+
+    pub(super) fn format(&self) -> Option<&'static Format> {
+        self.format
+    }
+
+    pub fn thinks(&self) -> bool {
+        self.thinking.is_some() || self.harmony
+    }
+
+    /// The name of the format of its calls, if it makes any.
+    pub fn calls(&self) -> Option<&'static str> {
+        match self.harmony {
+            true => Some("harmony"),
+            false => self.format.map(|format| format.name),
+        }
+    }
+
+    /// What ends thinking, as text, where nothing is known of how the family writes it.
+    pub fn end_of_thinking(&self) -> Option<&'static str> {
+        match self.harmony {
+            true => Some(harmony::END_OF_THINKING),
+            false => self.thinking.map(|thinking| thinking.end),
+        }
+    }
+}
