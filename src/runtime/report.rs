@@ -12,6 +12,7 @@ pub enum Stop {
     Callback,
     Cancelled,
     Timeout,
+    Grammar,
     Error,
 }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::error::Result;
+use crate::grammar::Matcher;
 use crate::mlx::memory;
 use crate::model::AdapterSet;
 use crate::runtime::caches::CacheKey;
@@ -20,6 +21,8 @@ pub(super) struct Running {
     pub prompt: Vec<i32>,
     pub deadline: Option<Instant>,
     pub sampler: Option<Sampler>,
+    /// Where `generated` stands in the grammar; made when it begins.
+    pub matcher: Option<Matcher>,
     pub generated: Vec<i32>,
     /// Where states are remembered, in tokens from the front on; empty where there are none.
     pub marks: Vec<usize>,
@@ -64,6 +67,7 @@ impl Running {
             phase: Phase::Begin,
             prompt: Vec::new(),
             sampler: None,
+            matcher: None,
             generated: Vec::new(),
             marks: Vec::new(),
             cached_tokens: 0,
@@ -90,6 +94,16 @@ impl Running {
     /// Not while its reader is far behind, unless it is to end.
     pub fn can_go_on(&self) -> bool {
         self.is_cancelled() || self.is_late() || !self.job.request.ticket.must_wait()
+    }
+
+    /// Why it ends when it has so many tokens.
+    pub fn end_at(&self, count: usize) -> Option<EndReason> {
+        let most = self.job.max_tokens;
+        if most.is_some_and(|most| count as u64 >= most) {
+            return Some(EndReason::MaxTokens);
+        }
+        let full = self.prompt.len() + count >= self.job.context;
+        full.then_some(EndReason::Context)
     }
 
     /// A token was read; false: no more are wanted.
