@@ -52,6 +52,10 @@ impl Error {
         Self::new(Code::BadModel, message)
     }
 
+    pub fn bad_grammar(message: impl Into<String>) -> Self {
+        Self::new(Code::BadGrammar, message)
+    }
+
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(Code::Unsupported, message)
     }

@@ -6,6 +6,7 @@ pub mod capi;
 
 mod error;
 mod files;
+mod grammar;
 mod guard;
 mod host;
 mod load;

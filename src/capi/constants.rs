@@ -181,3 +181,12 @@ pub const MLXRT_TRAIN_PATHS: u32 = 1u32;
 pub const MLXRT_TRAIN_MASK_PROMPT: u32 = 2u32;
 /// Gradient checkpointing: less memory, more computing.
 pub const MLXRT_TRAIN_CHECKPOINT: u32 = 4u32;
+
+/// Any JSON object or list. The source is NULL.
+pub const MLXRT_GRAMMAR_JSON: i32 = 1;
+/// A JSON schema (drafts 4 to 2020-12).
+pub const MLXRT_GRAMMAR_JSON_SCHEMA: i32 = 2;
+/// A regular expression in the syntax of Rust's crate regex, which the whole answer matches.
+pub const MLXRT_GRAMMAR_REGEX: i32 = 3;
+/// A context-free grammar in Lark's syntax, from its rule start on.
+pub const MLXRT_GRAMMAR_LARK: i32 = 4;

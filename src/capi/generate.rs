@@ -30,7 +30,8 @@ use crate::runtime::session::Session;
 ///
 /// Threads: any; fn runs on this one. A session does one blocking call at a time.
 /// Blocks: until the request has ended.
-/// Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; CONTEXT_FULL; BUSY, also
+/// Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; INCOMPATIBLE for a grammar of another model; BAD_GRAMMAR where the
+/// grammar becomes too complex, or the model has no token to go on with; CONTEXT_FULL; BUSY, also
 /// while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
 /// Owns: nothing; events live until fn returns.
 #[no_mangle]
@@ -273,6 +274,7 @@ fn result(report: &Report) -> mlxrt_result {
             Stop::Callback => MLXRT_STOPPED_CALLBACK,
             Stop::Cancelled => MLXRT_STOPPED_CANCELLED,
             Stop::Timeout => MLXRT_STOPPED_TIMEOUT,
+            Stop::Grammar => MLXRT_STOPPED_GRAMMAR,
             Stop::Error => MLXRT_STOPPED_ERROR,
         },
         stop_index: report.stop_index,

@@ -1,11 +1,13 @@
 //! What a request is given: `mlxrt_input` and `mlxrt_generate_options`, copied in and checked.
 
 use super::constants::*;
+use super::handle::table;
 use super::structs::read_options;
 use super::text::{opt_str_arg, slice_arg, str_arg, strings_arg};
 use super::time::time_limit;
 use super::types::{mlxrt_generate_options, mlxrt_input};
 use crate::error::{Error, Result};
+use crate::grammar::Grammar;
 use crate::room;
 use crate::runtime::generate::{
     Conversation, GenerateOptions, Input, Setting, Thinking, REPETITION_PENALTY,
@@ -241,6 +243,10 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         prefill_only: has(MLXRT_GEN_PREFILL_ONLY),
         no_prefix_cache: has(MLXRT_GEN_NO_PREFIX_CACHE),
         raw_text: has(MLXRT_GEN_RAW_TEXT),
+        grammar: match o.grammar.is_null() {
+            true => None,
+            false => Some(table().get::<Grammar>(o.grammar, "options.grammar")?),
+        },
         progress_tokens: o.progress_tokens,
         thinking,
     })
@@ -275,11 +281,6 @@ fn biases(tokens: Vec<i32>, values: Vec<f32>) -> Result<Vec<(i32, f32)>> {
 
 /// Fields of the surface that this version does not have: an error, never ignored.
 fn refuse_what_is_missing(o: &mlxrt_generate_options) -> Result<()> {
-    if !o.grammar.is_null() {
-        return Err(Error::unsupported(
-            "options.grammar: this version has no grammars",
-        ));
-    }
     match o.draft_tokens {
         0 | -1 => {}
         _ => {

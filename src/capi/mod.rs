@@ -54,6 +54,7 @@ pub mod constants;
 pub mod error;
 pub mod event;
 pub mod generate;
+pub mod grammar;
 pub mod handle;
 pub mod input;
 pub mod library;

@@ -29,7 +29,8 @@ pub struct mlxrt_adapter {
     _private: [u8; 0],
 }
 
-/// A compiled grammar. It is an id in the shape of a pointer: never dereference it.
+/// A compiled grammar for answers of one model. It is an id in the shape of a pointer: never dereference it. Any
+/// thread may use it, any number of requests at once.
 pub struct mlxrt_grammar {
     _private: [u8; 0],
 }
@@ -262,7 +263,7 @@ pub struct mlxrt_generate_options {
     pub bias_values: *const f32,
     /// How many biases, up to 4,194,304.
     pub bias_count: usize,
-    /// What the answer must match; NULL = anything.
+    /// What the answer must match; NULL = anything. A request keeps what it needs of it.
     pub grammar: *mut mlxrt_grammar,
     /// An event of progress every so many tokens taken in; 0 = none.
     pub progress_tokens: u32,

@@ -40,6 +40,14 @@ pub fn parse_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
     parse_checked(file, &text)
 }
 
+/// Parses JSON of any kind that is no file: a caller's. As [`parse_object`], without Python's words.
+pub fn parse_json(name: &str, bytes: &[u8]) -> Result<Value> {
+    let _room = room::hold_for(cost(bytes), name)?;
+    check_text(name, bytes, Limits::DEFAULT.json_values)?;
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::bad_model(format!("{name}: is not valid JSON: {error}")))
+}
+
 /// [`parse_object`] without Python's words and with another bound on the number of values.
 pub(super) fn parse_strict_object(
     file: &str,

@@ -47,7 +47,7 @@ pub use adapter::{
 pub use folder::ModelFolder;
 pub use foreign::{Blocks, Float8, Grid, Listed, Make, Number, Recipe, Zeros};
 pub use generation_config::{GenerationConfig, REPETITION_PENALTY};
-pub use json::{parse_object, Object};
+pub use json::{parse_json, parse_object, Object};
 pub use limits::Limits;
 #[cfg(test)]
 pub use quantization::PackingMode;

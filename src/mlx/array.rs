@@ -114,6 +114,11 @@ impl Array {
         Self::from_bytes(data.as_ptr().cast(), &[data.len() as i32], Dtype::F32)
     }
 
+    /// `[data.len()]`; each byte is 0 or 1
+    pub fn from_bools(data: &[u8]) -> Result<Array> {
+        Self::from_bytes(data.as_ptr().cast(), &[data.len() as i32], Dtype::Bool)
+    }
+
     /// A number of no dimensions in a given float type, so that it does not widen what it meets.
     pub fn scalar(value: f32, dtype: Dtype) -> Result<Array> {
         match dtype {

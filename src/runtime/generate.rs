@@ -141,6 +141,9 @@ impl<'a> Entry<'a> {
             true => Vec::new(),
             false => model.defaults.eos_token_ids.clone(),
         };
+        if let Some(grammar) = &options.grammar {
+            model.check_grammar(grammar)?;
+        }
         let seed = match options.seed {
             0 => random::seed(),
             seed => seed,
@@ -191,9 +194,11 @@ impl<'a> Entry<'a> {
                 .map(|(adapter, strength)| (adapter.id(), *strength))
                 .collect(),
             sampling,
+            grammar: options.grammar.clone(),
             max_tokens: options.max_tokens,
             context: session.context,
             stop_tokens,
+            ignore_eos: options.ignore_eos,
             prefill_only: options.prefill_only,
             ignore_cache: options.no_prefix_cache,
             whole_history,

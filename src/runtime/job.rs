@@ -8,6 +8,7 @@ use super::ledger::Ledger;
 use super::request::Shared;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
+use crate::grammar::Grammar;
 use crate::mail::{Letter, Mailbox};
 use crate::sampling::Sampling;
 
@@ -20,12 +21,16 @@ pub struct Job {
     /// Ids of adapters, and what their own scale is multiplied by.
     pub adapters: Vec<(u64, f32)>,
     pub sampling: Sampling,
+    /// What the answer must match.
+    pub grammar: Option<Arc<Grammar>>,
     /// Tokens to generate at most; `None` = to the end of the context.
     pub max_tokens: Option<u64>,
     /// Tokens that the sequence may have in all.
     pub context: usize,
     /// Ids after which generation ends: the end-of-sequence tokens and the caller's own.
     pub stop_tokens: Vec<i32>,
+    /// The end-of-sequence tokens are none of these.
+    pub ignore_eos: bool,
     pub prefill_only: bool,
     pub ignore_cache: bool,
     /// The tokens replace the session's: the answer must be that of a fresh session. (Else they continue it.)
@@ -116,6 +121,8 @@ pub enum EndReason {
     StopToken,
     MaxTokens,
     Context,
+    /// The grammar allows nothing more.
+    Grammar,
     Cancelled,
     Deadline,
     /// The request wants no more: a stop string, or its reader stopped it.

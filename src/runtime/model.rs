@@ -2,7 +2,7 @@
 //! thread straight into MLX's memory, then handed to the engine.
 
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde_json::{json, Map, Value};
@@ -15,6 +15,7 @@ use super::model_save::Source;
 use super::session::SessionOptions;
 use crate::dtype::{Dtype, Scheme};
 use crate::error::{Code, Error, Result};
+use crate::grammar::{self, Grammar, Vocabulary};
 use crate::host;
 use crate::load::{
     parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, PackedScheme, Pick,
@@ -59,6 +60,8 @@ pub struct Model {
     /// What the caches of its sessions keep, and in which type.
     pub(super) kept: Vec<(CacheSpec, Dtype)>,
     pub counters: Arc<Counters>,
+    /// What its grammars share, from the first of them on.
+    vocabulary: Mutex<Option<Arc<Vocabulary>>>,
     info: String,
     weight_bytes: u64,
 }
@@ -594,6 +597,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         path: path.to_owned(),
         kept,
         counters: Arc::new(Counters::new()),
+        vocabulary: Mutex::new(None),
         info: Value::Object(info).to_string(),
         weight_bytes,
     };
@@ -824,6 +828,52 @@ impl Model {
             ..Watch::default()
         };
         watch::during(watch, work)
+    }
+
+    /// Compiles a grammar for this model's tokens. The first one makes what all of them share.
+    ///
+    /// Errors: as `Grammar::compile` and `Vocabulary::new`.
+    pub fn compile_grammar(
+        self: &Arc<Self>,
+        kind: grammar::Kind,
+        source: &str,
+        deadline: Option<Instant>,
+    ) -> Result<Grammar> {
+        let model = self.clone();
+        let watch = Watch {
+            work: "compiling the grammar",
+            deadline,
+            stopped: Some(Box::new(move || model.engine.refuse_when_ending())),
+        };
+        watch::during(watch, || Grammar::compile(self.vocabulary()?, kind, source))
+    }
+
+    fn vocabulary(&self) -> Result<Arc<Vocabulary>> {
+        let mut made = self
+            .vocabulary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(vocabulary) = &*made {
+            return Ok(vocabulary.clone());
+        }
+        let ends = &self.defaults.eos_token_ids;
+        let vocabulary = Vocabulary::new(&self.tokenizer, self.vocab_size, ends)?;
+        Ok(made.insert(Arc::new(vocabulary)).clone())
+    }
+
+    /// Refuses a grammar that was compiled for another model.
+    pub(super) fn check_grammar(&self, grammar: &Grammar) -> Result<()> {
+        let made = self
+            .vocabulary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*made {
+            Some(vocabulary) if Arc::ptr_eq(vocabulary, grammar.vocabulary()) => Ok(()),
+            _ => Err(Error::new(
+                Code::Incompatible,
+                "options.grammar was compiled for another model",
+            )),
+        }
     }
 
     /// Refuses ids that the model has no row for.

@@ -1,14 +1,16 @@
 //! How to generate: the caller's options, and the model's own for what they leave open.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::model::Model;
+use crate::grammar::Grammar;
 use crate::load::GenerationConfig;
 pub use crate::load::REPETITION_PENALTY;
 use crate::sampling::{Sampling, Xtc};
 
 /// Checked options; 0 and `None` as `mlxrt_generate_options` has them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct GenerateOptions {
     pub max_tokens: Option<u64>,
     pub timeout: Option<Duration>,
@@ -37,6 +39,7 @@ pub struct GenerateOptions {
     pub prefill_only: bool,
     pub no_prefix_cache: bool,
     pub raw_text: bool,
+    pub grammar: Option<Arc<Grammar>>,
     pub progress_tokens: u32,
     pub thinking: Thinking,
 }

@@ -13,6 +13,7 @@ pub enum Stop {
     Callback,
     Cancelled,
     Timeout,
+    Grammar,
     Error,
 }
 

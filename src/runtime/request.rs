@@ -383,7 +383,7 @@ impl End {
     /// It came by itself.
     fn is_complete(&self) -> bool {
         use EndReason::*;
-        matches!(self.reason, Ok(StopToken | MaxTokens | Context))
+        matches!(self.reason, Ok(StopToken | MaxTokens | Context | Grammar))
     }
 
     /// Somebody or a clock ended it.
@@ -436,6 +436,7 @@ impl State {
             }
             (None, Ok(EndReason::MaxTokens)) => Stop::Length,
             (None, Ok(EndReason::Context)) => Stop::Context,
+            (None, Ok(EndReason::Grammar)) => Stop::Grammar,
             (None, Ok(EndReason::Cancelled | EndReason::Satisfied)) => Stop::Cancelled,
             (None, Ok(EndReason::Deadline)) => Stop::Timeout,
             (None, Err(_)) => Stop::Error,

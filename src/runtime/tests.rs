@@ -6,6 +6,7 @@ mod engine;
 mod foreign;
 mod forks;
 mod fusing;
+mod grammar;
 mod latents;
 mod models_page;
 mod odd_folders;

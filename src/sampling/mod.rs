@@ -114,7 +114,7 @@ pub enum Outcome {
     Drawn,
     /// NaN or +infinity is among the model's own numbers, or they are all -infinity.
     NotFinite,
-    /// The bias left no token.
+    /// The bias left no token, or none that was allowed.
     Banned,
     /// The bias or a penalty made more of a number than f32 can hold.
     Overflow,
@@ -148,15 +148,19 @@ impl Sampler {
         })
     }
 
-    /// logits `[vocab]`, of any float type.
-    pub fn draw(&mut self, logits: &Array) -> Result<Draw> {
-        let processed = self.process(logits)?;
+    /// logits `[vocab]`, of any float type. `allowed`: bool `[vocab]`, the tokens that may be drawn.
+    pub fn draw(&mut self, logits: &Array, allowed: Option<&Array>) -> Result<Draw> {
+        let mut processed = self.process(logits)?;
+        if let Some(allowed) = allowed {
+            let banned = Array::scalar(f32::NEG_INFINITY, processed.dtype())?;
+            processed = ops::select(allowed, &processed, &banned)?;
+        }
         let (token, levels) = match self.kernel() {
             Some(draw) => {
                 let [token, levels] = fast::draw(&processed, logits, draw)?;
                 (token, levels)
             }
-            None => self.draw_plainly(&processed, logits)?,
+            None => self.draw_plainly(&processed, logits, allowed.is_some())?,
         };
         let logprobs = self
             .sampling
@@ -172,15 +176,30 @@ impl Sampler {
         })
     }
 
+    /// Tokens that come without a draw, as a grammar forces them, behind those that were drawn.
+    pub fn skip(&mut self, tokens: &[i32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        self.drawn += tokens.len() as u64;
+        let tokens = ops::astype(&Array::from_i32(tokens)?, Dtype::U32)?;
+        self.penalties.push(&tokens)
+    }
+
+    /// How many tokens of the request it knows.
+    pub fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
     /// By MLX's own operations.
-    fn draw_plainly(&self, logits: &Array, own: &Array) -> Result<(Array, Array)> {
+    fn draw_plainly(&self, logits: &Array, own: &Array, masked: bool) -> Result<(Array, Array)> {
         // A sum loses neither NaN nor infinities, which MLX's argmax and sort pass over.
         let level = ops::logsumexp(logits, -1, true)?;
         let token = match self.sampling.temperature {
             None => ops::argmax(logits, -1)?,
             Some(temperature) => self.draw_random(logits, &level, temperature)?,
         };
-        let own = match self.changes_logits() {
+        let own = match masked || self.changes_logits() {
             true => ops::logsumexp(own, -1, true)?,
             false => level.clone(),
         };

@@ -72,7 +72,7 @@ impl Penalties {
         Ok(logits)
     }
 
-    /// token u32 `[1]`
+    /// token u32 `[n]`: one, or those that came at once
     pub fn push(&mut self, token: &Array) -> Result<()> {
         if !self.any() {
             return Ok(());

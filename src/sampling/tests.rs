@@ -214,7 +214,7 @@ fn logprobs_are_the_models_own() {
             };
             let draw = Sampler::new(sampling, &[], 0)
                 .unwrap()
-                .draw(&Array::from_f32(logits).unwrap())
+                .draw(&Array::from_f32(logits).unwrap(), None)
                 .unwrap();
             assert_eq!(
                 draw.token.to_u32().unwrap(),
@@ -238,7 +238,7 @@ fn draws(sampling: &Sampling, logits: &[f32], n: u64) -> Result<Vec<u32>> {
     (0..n)
         .map(|drawn| {
             Sampler::new(sampling.clone(), &[], drawn)?
-                .draw(&logits)?
+                .draw(&logits, None)?
                 .token
                 .item_u32()
         })
@@ -335,7 +335,7 @@ fn a_cold_draw_is_the_greedy_one_in_every_type() {
             ..plain()
         };
         let logits = ops::astype(&Array::from_f32(&values).unwrap(), dtype).unwrap();
-        let draw = Sampler::new(sampling, &[], 0).unwrap().draw(&logits);
+        let draw = Sampler::new(sampling, &[], 0).unwrap().draw(&logits, None);
         let token = draw.unwrap().token.to_u32().unwrap();
         assert_eq!(token, [2], "{dtype:?} at {temperature}");
     }
@@ -389,8 +389,13 @@ fn the_kernel_draws_the_same_tokens() {
                 let mut sampler = Sampler::new(sampling.clone(), &[], 0).unwrap();
                 let mut plain = Sampler::new(sampling.clone(), &[], 0).unwrap();
                 for draw in 0..draws {
-                    let token = sampler.draw(&logits).unwrap().token.item_u32().unwrap();
-                    let plain = mlx::fast::plainly(|| plain.draw(&logits)).unwrap();
+                    let token = sampler
+                        .draw(&logits, None)
+                        .unwrap()
+                        .token
+                        .item_u32()
+                        .unwrap();
+                    let plain = mlx::fast::plainly(|| plain.draw(&logits, None)).unwrap();
                     let plain = plain.token.item_u32().unwrap();
                     assert_eq!(
                         token, plain,
@@ -420,7 +425,12 @@ fn the_kernel_and_odd_logits() {
     let draw = |logits: &[f32], sampling: &Sampling| {
         let logits = Array::from_f32(logits).unwrap();
         let mut sampler = Sampler::new(sampling.clone(), &[], 0).unwrap();
-        sampler.draw(&logits).unwrap().token.item_u32().unwrap()
+        sampler
+            .draw(&logits, None)
+            .unwrap()
+            .token
+            .item_u32()
+            .unwrap()
     };
     for temperature in [None, Some(1.0), Some(1e-30), Some(1e6)] {
         for top_p in [None, Some(1e-12), Some(0.999_999_9)] {
@@ -510,7 +520,7 @@ fn nothing_is_drawn_from_what_is_not_finite() {
                 let logits = ops::astype(&Array::from_f32(logits).unwrap(), dtype).unwrap();
                 let outcome = || {
                     let mut sampler = Sampler::new(sampling.clone(), &[0, 1], 0).unwrap();
-                    let draw = sampler.draw(&logits).unwrap();
+                    let draw = sampler.draw(&logits, None).unwrap();
                     assert!(draw.token.item_u32().unwrap() < 4);
                     draw.outcome().unwrap()
                 };
@@ -535,7 +545,7 @@ fn a_bias_on_every_token_changes_nothing() {
                 bias: (0..4).map(|id| (id, value)).collect(),
                 ..plain()
             };
-            let draw = Sampler::new(sampling, &[], 0).unwrap().draw(&logits);
+            let draw = Sampler::new(sampling, &[], 0).unwrap().draw(&logits, None);
             assert_eq!(
                 draw.unwrap().token.item_u32().unwrap(),
                 2,

@@ -433,6 +433,17 @@ impl Tokenizer {
         self.table.is_special(id)
     }
 
+    /// Whether a token is more than its text: a special token or a marker, which plain text never becomes.
+    pub fn is_control(&self, id: i32) -> bool {
+        let guarded = u32::try_from(id).is_ok_and(|id| self.control.contains(id));
+        guarded || self.table.is_special(id)
+    }
+
+    /// The bytes of a token in the middle of a text; none where it is no token.
+    pub fn bytes(&self, id: i32) -> &[u8] {
+        self.table.bytes(id, false)
+    }
+
     #[cfg(test)]
     pub fn added_tokens(&self) -> std::collections::BTreeMap<u32, tokenizers::AddedToken> {
         let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();

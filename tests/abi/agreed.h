@@ -111,6 +111,7 @@
 #define MLXRT_GRAMMAR_JSON 1
 #define MLXRT_GRAMMAR_JSON_SCHEMA 2
 #define MLXRT_GRAMMAR_REGEX 3
+#define MLXRT_GRAMMAR_LARK 4
 
 #ifdef __cplusplus
 extern "C" {

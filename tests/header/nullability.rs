@@ -18,6 +18,7 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     // Of length 0.
     ("mlxrt_tokenize", "text"),
     ("mlxrt_detokenize", "ids"),
+    ("mlxrt_grammar_compile", "source"),
     ("mlxrt_generate", "fn"),
     ("mlxrt_generate", "out"),
     ("mlxrt_train", "fn"),

@@ -22,6 +22,7 @@ use crate::mlx::{self, memory, Device};
 use crate::model::AdapterSet;
 use crate::train::Trainer;
 
+mod follow;
 mod kept;
 mod loaded;
 mod room;

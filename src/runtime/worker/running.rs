@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::error::Result;
+use crate::grammar::Matcher;
 use crate::mlx::memory;
 use crate::model::AdapterSet;
 use crate::runtime::caches::CacheKey;
@@ -21,6 +22,8 @@ pub(super) struct Running {
     pub prompt: Vec<i32>,
     pub deadline: Option<Instant>,
     pub sampler: Option<Sampler>,
+    /// Where `generated` stands in the grammar; made when it begins.
+    pub matcher: Option<Matcher>,
     pub generated: Vec<i32>,
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
@@ -67,6 +70,7 @@ impl Running {
             phase: Phase::Begin,
             prompt: Vec::new(),
             sampler: None,
+            matcher: None,
             generated: Vec::new(),
             forced: VecDeque::new(),
             marks: Vec::new(),
@@ -94,6 +98,16 @@ impl Running {
     /// Not while its reader is far behind, unless it is to end.
     pub fn can_go_on(&self) -> bool {
         self.is_cancelled() || self.is_late() || !self.job.request.ticket.must_wait()
+    }
+
+    /// Why it ends when it has so many tokens.
+    pub fn end_at(&self, count: usize) -> Option<EndReason> {
+        let most = self.job.max_tokens;
+        if most.is_some_and(|most| count as u64 >= most) {
+            return Some(EndReason::MaxTokens);
+        }
+        let full = self.prompt.len() + count >= self.job.context;
+        full.then_some(EndReason::Context)
     }
 
     /// A token was read; false: no more are wanted.

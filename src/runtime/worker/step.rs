@@ -38,6 +38,7 @@ impl Worker {
             Phase::Begin => self.begin(index),
             Phase::Match => self.match_cache(index),
             Phase::Prefill { total } => self.prefill(index, total),
+            Phase::Decode { .. } if running.matcher.is_some() => self.follow(index),
             Phase::Decode { .. } => self.decode(index),
         }
     }
@@ -70,10 +71,16 @@ impl Worker {
             Ok(prompt) => {
                 running.prompt = prompt;
                 running.phase = Phase::Match;
-                Ok(Turn::More)
             }
-            Err(error) => Ok(Turn::Refused(error)),
+            Err(error) => return Ok(Turn::Refused(error)),
         }
+        if let Some(grammar) = &running.job.grammar {
+            match grammar.matcher(!running.job.ignore_eos) {
+                Ok(matcher) => running.matcher = Some(matcher),
+                Err(error) => return Ok(Turn::Refused(error)),
+            }
+        }
+        Ok(Turn::More)
     }
 
     /// Cuts the session's cache back to what it has in common with the tokens.
@@ -154,7 +161,9 @@ impl Worker {
         Ok(Turn::More)
     }
 
-    fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
+    /// Computes tokens that are not in the cache: of the prompt, of an answer that is taken up again, or of one whose
+    /// grammar forced them.
+    pub(super) fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
         let running = &self.running[index];
         let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
         let done = self.caches.of(&running.key)?.tokens.len();
@@ -179,7 +188,9 @@ impl Worker {
                 Some(_) => n = n.div_ceil(2),
             }
         }
-        if left.len() == total {
+        // (In an answer nobody waits for progress, and the log has enough to tell.)
+        let answers = !self.running[index].generated.is_empty();
+        if left.len() == total && !answers {
             let id = self.running[index].job.request.ticket.id();
             crate::log::debug!("request {id}: {total} tokens to compute, {n} at a time");
         }
@@ -216,7 +227,7 @@ impl Worker {
         if running.marks.contains(&cache.tokens.len()) {
             cache.mark();
         }
-        if running.job.progress_tokens > 0 {
+        if running.job.progress_tokens > 0 && !answers {
             let every = u64::from(running.job.progress_tokens);
             let done = (total - (left.len() - chunk.len())) as u64;
             let before = done - chunk.len() as u64;
@@ -231,13 +242,39 @@ impl Worker {
                 Turn::More
             });
         };
-        let mut sampler = Sampler::new(
-            running.job.sampling.clone(),
-            &all,
-            running.generated.len() as u64,
-        )?;
-        let next = queue_draw(logits, &mut sampler, &cache.layers)?;
-        running.sampler = Some(sampler);
+        let drawn = running.generated.len() as u64;
+        match &mut running.sampler {
+            Some(sampler) => {
+                let known = sampler.drawn().min(drawn) as usize;
+                sampler.skip(&running.generated[known..])?;
+            }
+            None => {
+                let sampling = running.job.sampling.clone();
+                running.sampler = Some(Sampler::new(sampling, &all, drawn)?);
+            }
+        }
+        self.draw_next(index, logits)
+    }
+
+    /// Queues the draw from the logits `[vocab]` of the step that was queued last.
+    pub(super) fn draw_next(&mut self, index: usize, logits: Array) -> Result<Turn> {
+        let running = &mut self.running[index];
+        let cache = self.caches.of(&running.key)?;
+        let sampler = running.sampler.as_mut();
+        let sampler = sampler.ok_or_else(|| Error::internal("a draw without a sampler"))?;
+        let allowed = match &mut running.matcher {
+            None => None,
+            Some(matcher) => {
+                // The mask is made while the device computes what it is for.
+                queue(vec![&logits], &cache.layers)?;
+                match matcher.mask() {
+                    Ok(Some(mask)) => Some(Array::from_bools(&mask)?),
+                    Ok(None) => return Ok(Turn::Ended(EndReason::Grammar)),
+                    Err(error) => return Ok(Turn::Refused(error)),
+                }
+            }
+        };
+        let next = queue_draw(logits, sampler, allowed.as_ref(), &cache.layers)?;
         running.phase = Phase::Decode {
             next,
             step: self.steps,
@@ -308,7 +345,7 @@ impl Worker {
                 cache.last_step = self.steps;
                 let logits =
                     decoder.next_logits(&current.token, &mut cache.layers, &running.adapters)?;
-                Some(queue_draw(logits, sampler, &cache.layers)?)
+                Some(queue_draw(logits, sampler, None, &cache.layers)?)
             }
         };
         if !first {
@@ -351,15 +388,19 @@ impl Worker {
     }
 
     /// The end of a request whose next token could not be drawn.
-    fn undrawn(&mut self, index: usize, outcome: Outcome) -> Result<Turn> {
+    pub(super) fn undrawn(&mut self, index: usize, outcome: Outcome) -> Result<Turn> {
         // The step behind it may be queued, and writes to the caches.
         self.wait_for_device()?;
         let running = &self.running[index];
         let cache = self.caches.of_mut(&running.key)?;
         let at = running.prompt.len() + running.generated.len();
+        let could = match running.matcher {
+            Some(_) => "the grammar allows",
+            None => "could come next",
+        };
         Ok(Turn::Refused(match outcome {
             Outcome::Banned => Error::invalid(format!(
-                "options.bias bans every token that could come next, at token {at}"
+                "options.bias bans every token that {could}, at token {at}"
             )),
             Outcome::Overflow => Error::invalid(format!(
                 "options.bias_values and the penalties take a logit beyond what f32 holds, at token {at}"
@@ -391,18 +432,26 @@ fn marks(prompt: &[i32], stop_tokens: &[i32]) -> Vec<usize> {
 
 /// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again; and what the step leaves in
 /// states, which the logits need not have been made of.
-fn queue_draw(logits: Array, sampler: &mut Sampler, layers: &[Cache]) -> Result<Draw> {
-    let draw = sampler.draw(&logits)?;
+fn queue_draw(
+    logits: Array,
+    sampler: &mut Sampler,
+    allowed: Option<&Array>,
+    layers: &[Cache],
+) -> Result<Draw> {
+    let draw = sampler.draw(&logits, allowed)?;
     drop(logits);
-    let mut wanted = draw.arrays();
-    let states = layers.iter().filter(|layer| layer.is_state());
-    wanted.extend(states.flat_map(Cache::arrays));
-    mlx::async_eval(&wanted)?;
+    queue(draw.arrays(), layers)?;
     Ok(draw)
 }
 
+pub(super) fn queue<'a>(mut wanted: Vec<&'a Array>, layers: &'a [Cache]) -> Result<()> {
+    let states = layers.iter().filter(|layer| layer.is_state());
+    wanted.extend(states.flat_map(Cache::arrays));
+    mlx::async_eval(&wanted)
+}
+
 /// Waits for a queued draw, or tells why nothing could be drawn.
-fn read(draw: &Draw) -> Result<std::result::Result<TokenOutput, Outcome>> {
+pub(super) fn read(draw: &Draw) -> Result<std::result::Result<TokenOutput, Outcome>> {
     let outcome = draw.outcome()?;
     if outcome != Outcome::Drawn {
         return Ok(Err(outcome));

@@ -1,0 +1,321 @@
+//! Grammars without a model: whatever tokens they allow are drawn with equal chances, which no model is worse than.
+
+mod valid;
+
+use std::time::Instant;
+
+use serde_json::{json, Value};
+
+use super::*;
+use crate::random::mix;
+use crate::text::Tokenizer;
+use crate::watch::Watch;
+use valid::valid;
+
+/// The end of text of the fixtures' vocabulary.
+const END: i32 = 130;
+
+fn vocabulary() -> Arc<Vocabulary> {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/models/qwen3-f32"
+    );
+    let file = std::fs::read(format!("{folder}/tokenizer.json")).unwrap();
+    let tokenizer = Arc::new(Tokenizer::from_bytes(&file, None).unwrap());
+    Arc::new(Vocabulary::new(&tokenizer, 131, &[END]).unwrap())
+}
+
+fn compile(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> Result<Grammar> {
+    Grammar::compile(vocabulary.clone(), kind, source)
+}
+
+fn refusal(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> String {
+    match compile(vocabulary, kind, source) {
+        Ok(_) => panic!("was compiled: {source}"),
+        Err(error) => {
+            assert_eq!(error.code, Code::BadGrammar, "{error}");
+            error.message
+        }
+    }
+}
+
+/// A text of a grammar, and whether it came to its end within `most` tokens.
+fn draw(grammar: &Grammar, seed: u64, most: usize) -> (String, bool) {
+    let mut matcher = grammar.matcher(true).unwrap();
+    let trie = grammar.vocabulary().factory().tok_env().tok_trie();
+    let (mut text, mut count) = (Vec::new(), 0);
+    while !matcher.is_over() && count < most {
+        let forced = match seed % 2 {
+            0 => matcher.forced().unwrap(),
+            _ => Vec::new(),
+        };
+        let ids = match forced.is_empty() {
+            false => forced,
+            true => {
+                let Some(mask) = matcher.mask().unwrap() else {
+                    break;
+                };
+                let allowed: Vec<i32> = (0..)
+                    .zip(&mask)
+                    .filter(|(_, m)| **m == 1)
+                    .map(|(i, _)| i)
+                    .collect();
+                let pick = mix(seed, count as u64) as usize % allowed.len();
+                vec![allowed[pick]]
+            }
+        };
+        for id in ids {
+            matcher.take(id).unwrap();
+            count += 1;
+            if id != END {
+                text.extend_from_slice(trie.token(id as u32));
+            }
+        }
+    }
+    let complete = matcher.is_over();
+    (String::from_utf8(text).unwrap_or_default(), complete)
+}
+
+/// JSON; null where it holds a number such as 1e999, which is JSON, and more than this parser takes.
+fn parsed(name: &str, text: &str) -> Value {
+    match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(error) if error.to_string().starts_with("number out of range") => Value::Null,
+        Err(error) => panic!("{name}: {error}: {text}"),
+    }
+}
+
+#[test]
+fn what_is_drawn_is_json() {
+    let vocabulary = vocabulary();
+    let grammar = compile(&vocabulary, Kind::Json, "").unwrap();
+    let mut complete = 0;
+    for seed in 0..40 {
+        let (text, ended) = draw(&grammar, seed, 2000);
+        if ended {
+            let value = parsed("JSON", &text);
+            assert!(
+                value.is_null() || value.is_object() || value.is_array(),
+                "{text}"
+            );
+            complete += 1;
+        }
+    }
+    assert!(complete > 10, "{complete} of 40 came to an end");
+}
+
+/// The schemas of tests/grammar/schemas.json that `valid` knows every keyword of; `make check-grammars` has all of them.
+#[test]
+fn what_is_drawn_obeys_its_schema() {
+    let vocabulary = vocabulary();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grammar/schemas.json");
+    let cases: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let (mut schemas, mut complete) = (0, 0);
+    for case in cases["compile"].as_array().unwrap() {
+        let (name, schema) = (case["name"].as_str().unwrap(), &case["schema"]);
+        let grammar = compile(&vocabulary, Kind::JsonSchema, &schema.to_string());
+        let grammar = grammar.unwrap_or_else(|error| panic!("{name}: {error}"));
+        if !valid::knows(schema) {
+            continue;
+        }
+        schemas += 1;
+        for seed in 0..10 {
+            let (text, ended) = draw(&grammar, seed, 400);
+            if !ended {
+                continue;
+            }
+            complete += 1;
+            let value = parsed(name, &text);
+            let too_large = value.is_null() && text != "null";
+            assert!(too_large || valid(schema, schema, &value), "{name}: {text}");
+        }
+    }
+    assert!(schemas > 25, "only {schemas} schemas were tried");
+    assert!(
+        complete > schemas * 3,
+        "{complete} texts of {schemas} schemas came to an end"
+    );
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_by_its_place() {
+    let vocabulary = vocabulary();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grammar/schemas.json");
+    let cases: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for case in cases["refuse"].as_array().unwrap() {
+        let source = case["schema"].to_string();
+        let message = refusal(&vocabulary, Kind::JsonSchema, &source);
+        let place = case["place"].as_str().unwrap();
+        assert!(
+            message.starts_with(&format!("\"{place}\": ")),
+            "{source}: {message}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_schema_is_refused() {
+    let vocabulary = vocabulary();
+    let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    for (source, word) in [
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[1]", "must be an object"),
+        ("\"\u{e9}\"", "must be an object"),
+        (r#"{"type":"string","type":"number"}"#, "twice"),
+        (&deep, "too deep"),
+    ] {
+        let message = refusal(&vocabulary, Kind::JsonSchema, source);
+        assert!(message.contains(word), "{source:.60}: {message}");
+    }
+    let long = " ".repeat(LONGEST_SOURCE + 1);
+    for kind in [Kind::JsonSchema, Kind::Regex, Kind::Lark] {
+        let error = compile(&vocabulary, kind, &long).err().unwrap();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    }
+    let error = compile(&vocabulary, Kind::Json, "{}").err().unwrap();
+    assert_eq!(error.code, Code::InvalidArgument, "{error}");
+}
+
+#[test]
+fn expressions_match_whole_answers_or_are_refused() {
+    let vocabulary = vocabulary();
+    for (source, text) in [
+        ("(yes|no)", None),
+        ("[a-c]{3}-[0-9]{2}", None),
+        ("caf\u{e9} a la carte", Some("caf\u{e9} a la carte")),
+        ("", Some("")),
+        (r"<\|im_end\|>", Some("<|im_end|>")),
+    ] {
+        let grammar = compile(&vocabulary, Kind::Regex, source).unwrap();
+        let whole = regex_of(source);
+        for seed in 0..8 {
+            let (drawn, ended) = draw(&grammar, seed, 100);
+            assert!(
+                ended && whole.is_match(&drawn).unwrap(),
+                "{source}: {drawn}"
+            );
+            assert!(text.is_none_or(|text| text == drawn), "{drawn}");
+        }
+    }
+    let nested = format!("{}a{}", "(".repeat(200), ")".repeat(200));
+    for (source, word) in [
+        ("(?=a)b", "look-around"),
+        ("(?<!a)b", "look-around"),
+        (r"(a)\1", "backreference"),
+        ("(\u{e9}", "unclosed group"),
+        ("(a{1000}){1000}", "at least 1000000 bytes"),
+        ("[^\\x00-\\x{10ffff}]", "no text matches"),
+        (&nested, "nest"),
+        (&"a".repeat(65_537), "at most 65536"),
+        // The vocabulary has no token for it.
+        ("\u{4e2d}", "no token of the model can go on"),
+    ] {
+        let message = refusal(&vocabulary, Kind::Regex, source);
+        assert!(message.contains(word), "{source:.60}: {message}");
+    }
+}
+
+fn regex_of(source: &str) -> fancy_regex::Regex {
+    fancy_regex::Regex::new(&format!("^(?:{source})$")).unwrap()
+}
+
+#[test]
+fn lark_grammars_are_followed_or_refused() {
+    let vocabulary = vocabulary();
+    let sums = "start: sum\nsum: NUMBER (\"+\" NUMBER)~1..3 \";\"\nNUMBER: /[1-9][0-9]?/\n";
+    let grammar = compile(&vocabulary, Kind::Lark, sums).unwrap();
+    let whole = regex_of(r"[1-9][0-9]?(\+[1-9][0-9]?){1,3};");
+    for seed in 0..10 {
+        let (text, ended) = draw(&grammar, seed, 100);
+        assert!(ended && whole.is_match(&text).unwrap(), "{text}");
+    }
+    let deep = format!("start: {}\"a\"{}", "(".repeat(5000), ")".repeat(5000));
+    for (source, word) in [
+        ("", "start"),
+        ("start: \"a", ""),
+        ("start: other", "other"),
+        ("start: start \"a\"", "already at the beginning"),
+        ("start: a\na: b\nb: a", ""),
+        ("start: <nothing>", "special token"),
+        ("start: %json {\"not\": {}}", "line 1: %json"),
+        (
+            "%llguidance {\"allow_invalid_utf8\": true}\nstart: \"a\"",
+            "line 1: %llguidance",
+        ),
+        ("start: A\nA: /(?=a)b/", "line 2: the expression"),
+        (&deep, "deeper"),
+        ("start: \"\u{e9}\u{e9}\" \u{e9}", ""),
+    ] {
+        let message = refusal(&vocabulary, Kind::Lark, source);
+        assert!(message.contains(word), "{source:.60}: {message}");
+    }
+}
+
+#[test]
+fn special_tokens_come_by_name_only() {
+    let vocabulary = vocabulary();
+    let trie = vocabulary.factory().tok_env().tok_trie();
+    let special = trie.get_special_token("<|im_start|>").unwrap();
+    let text = compile(&vocabulary, Kind::JsonSchema, r#"{"const":"<|im_start|>"}"#).unwrap();
+    let named = compile(&vocabulary, Kind::Lark, "start: \"a\" <|im_start|> \"b\"").unwrap();
+    let tokens = |grammar: &Grammar| {
+        let mut matcher = grammar.matcher(true).unwrap();
+        let mut all = Vec::new();
+        while let Some(mask) = matcher.mask().unwrap() {
+            let id = mask.iter().position(|&allowed| allowed == 1).unwrap();
+            matcher.take(id as i32).unwrap();
+            all.push(id as u32);
+        }
+        all
+    };
+    assert!(!tokens(&text).contains(&special));
+    assert!(tokens(&named).contains(&special));
+}
+
+/// llguidance 1.9.1 cuts the value in an error at a byte.
+#[test]
+fn a_panic_of_llguidance_is_an_error() {
+    let vocabulary = vocabulary();
+    let schema = json!({ "type": "string", "minLength": "\u{e9}".repeat(80) });
+    let error = parser(&vocabulary, TopLevelGrammar::from_json_schema(schema))
+        .err()
+        .unwrap();
+    assert_eq!(error.code, Code::Internal, "{error}");
+    assert!(error.message.contains("llguidance"), "{error}");
+    // The same through the door is looked at before.
+    let source = format!(
+        r#"{{"type":"string","minLength":"{}"}}"#,
+        "\u{e9}".repeat(80)
+    );
+    let message = refusal(&vocabulary, Kind::JsonSchema, &source);
+    assert!(message.starts_with("\"#/minLength\": "), "{message}");
+}
+
+#[test]
+fn a_deadline_that_has_passed_ends_the_work() {
+    let vocabulary = vocabulary();
+    let watch = Watch {
+        work: "compiling the grammar",
+        deadline: Some(Instant::now()),
+        ..Watch::default()
+    };
+    let outcome = watch::during(watch, || compile(&vocabulary, Kind::Json, ""));
+    assert_eq!(outcome.err().unwrap().code, Code::Timeout);
+}
+
+#[test]
+fn a_grammar_without_an_end_of_text_ends_itself() {
+    let vocabulary = vocabulary();
+    let grammar = compile(&vocabulary, Kind::Regex, "a?").unwrap();
+    let mut matcher = grammar.matcher(false).unwrap();
+    let mask = matcher.mask().unwrap().unwrap();
+    assert_eq!(mask[END as usize], 0);
+    let a = mask.iter().position(|&allowed| allowed == 1).unwrap();
+    matcher.take(a as i32).unwrap();
+    assert!(matcher.mask().unwrap().is_none());
+    let mut ends = grammar.matcher(true).unwrap();
+    assert_eq!(ends.mask().unwrap().unwrap()[END as usize], 1);
+    ends.take(END).unwrap();
+    assert!(ends.is_over());
+}
