@@ -1134,6 +1134,29 @@ class Session : public detail::Handle<mlxrt_session, mlxrt_session_free> {
   /* Keeps the first tokens, and forgets the rest, the last answer too. */
   void truncate(std::size_t tokens) { detail::check(mlxrt_session_truncate(get(), tokens)); }
 
+  /* Writes a file, whole or not at all; mlx-lm 0.32 reads it as a prompt cache. No request of the session begins meanwhile. */
+  void save(std::string_view path, const CallOptions &options = {}) const {
+    const std::string name(path);
+    detail::ProgressCall progress(options.progress);
+    mlxrt_call_options view = detail::view_of(options);
+    view.progress = progress.fn();
+    view.progress_data = &progress;
+    progress.finish(mlxrt_session_save(get(), name.c_str(), &view));
+  }
+  /* A session of a file that save wrote, which goes on as that one would have; adapters of it must be loaded. */
+  static Session load(Model &model, std::string_view path, const CallOptions &options = {}) {
+    const std::string name(path);
+    detail::ProgressCall progress(options.progress);
+    mlxrt_call_options view = detail::view_of(options);
+    view.progress = progress.fn();
+    view.progress_data = &progress;
+    mlxrt_session *made = nullptr;
+    mlxrt_error *failed = mlxrt_session_load(model.get(), name.c_str(), &view, &made);
+    Session session(made);
+    progress.finish(failed);
+    return session;
+  }
+
  private:
   void apply_all(const Scaled *adapters, std::size_t count) {
     const detail::AdapterList list(adapters, count);

@@ -284,6 +284,62 @@ func TestChat(t *testing.T) {
 	}
 }
 
+// A session goes on from a file as it would have gone on, in another model handle, and what is damaged or another's is refused.
+func TestSaveAndLoadSession(t *testing.T) {
+	ctx := context.Background()
+	path := filepath.Join(t.TempDir(), "session")
+	session := newSession(t, &mlxrt.SessionOptions{Context: 4000})
+	must(session.Complete(ctx, mlxrt.Tokens(5, 6, 7, 8, 9), greedy(6)))(t)
+	var done, total uint64
+	hear := func(d, of uint64) error {
+		done, total = d, of
+		return nil
+	}
+	if err := session.Save(ctx, path, hear); err != nil {
+		t.Fatal(err)
+	}
+	if done != total || total == 0 {
+		t.Errorf("%d of %d bytes were heard of", done, total)
+	}
+	held := must(session.Tokens())(t)
+	wanted := must(session.Complete(ctx, mlxrt.Tokens(20), greedy(6)))(t)
+
+	model := load(t)
+	loaded := must(model.LoadSession(ctx, path, hear))(t)
+	defer loaded.Close()
+	if tokens := must(loaded.Tokens())(t); !slices.Equal(tokens, held) {
+		t.Fatalf("%v was saved and %v loaded", held, tokens)
+	}
+	if info := must(loaded.Info())(t); info.Context != 4000 {
+		t.Errorf("%+v", info)
+	}
+	answer := must(loaded.Complete(ctx, mlxrt.Tokens(20), greedy(6)))(t)
+	if !slices.Equal(answer.Tokens, wanted.Tokens) || answer.Result.CachedTokens != wanted.Result.CachedTokens {
+		t.Errorf("%v, and it would have been %v", answer, wanted)
+	}
+
+	stop := errors.New("enough")
+	if err := session.Save(ctx, path, func(_, _ uint64) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("%v", err)
+	}
+	_, err := model.LoadSession(ctx, path+"-none", nil)
+	wantErr(t, err, mlxrt.ErrNotFound)
+	data := must(os.ReadFile(path))(t)
+	data[len(data)-9] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = model.LoadSession(ctx, path, nil)
+	wantErr(t, err, mlxrt.ErrBadModel)
+	running := must(loaded.Submit(ctx, mlxrt.Tokens(5), never))(t)
+	defer running.Close()
+	wantErr(t, loaded.Save(ctx, path, nil), mlxrt.ErrBusy)
+	running.Cancel()
+	must(running.Result())(t)
+	session.Close()
+	wantErr(t, session.Save(ctx, path, nil), mlxrt.ErrClosed)
+}
+
 // A fork goes its own way, a cut session goes on from what is left, and both answer as a fresh session would.
 func TestForkAndTruncate(t *testing.T) {
 	ctx := context.Background()

@@ -3,7 +3,10 @@ package mlxrt
 // #include "bridge.h"
 import "C"
 
-import "encoding/json"
+import (
+	"context"
+	"encoding/json"
+)
 
 // SessionOptions say what a session is like. nil, and fields at zero, are the defaults.
 type SessionOptions struct {
@@ -157,6 +160,36 @@ func (s *Session) Truncate(n int) error {
 		return invalid("n is %d", n)
 	}
 	return s.blame(take(C.mlxrt_session_truncate(s.handle, C.size_t(n))))
+}
+
+// Save writes the session to a file, whole or not at all: its tokens, its last answer, its options, which adapters are applied to
+// it, and what is computed with these. mlx-lm 0.32 reads the file as a prompt cache. No request of the session begins meanwhile.
+// progress may be nil. ErrBusy while a request of the session runs or waits.
+func (s *Session) Save(ctx context.Context, path string, progress Progress) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	return reading(ctx, path, progress, func(path *C.char, options *C.mlxrt_call_options) error {
+		return s.blame(take(C.mlxrt_session_save(s.handle, path, options)))
+	})
+}
+
+// LoadSession makes a session of a file that Session.Save wrote, or save_prompt_cache of mlx-lm with the tokens in its metadata. It
+// goes on as the one that was saved would have. Adapters that were applied to that one must be loaded: they are found by their
+// weights. ErrIncompatible names what is not the model's, ErrBadModel a file that is damaged. progress may be nil. Close it.
+func (m *Model) LoadSession(ctx context.Context, path string, progress Progress) (*Session, error) {
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	session := &Session{}
+	err := reading(ctx, path, progress, func(path *C.char, options *C.mlxrt_call_options) error {
+		return m.blame(take(C.mlxrt_session_load(m.handle, path, options, &session.handle)))
+	})
+	if err != nil {
+		return nil, err
+	}
+	watch(&session.life, session, "session")
+	return session, nil
 }
 
 // Cancel ends what runs on the session now, as StoppedCancelled; a later request is not touched. It does nothing after Close.

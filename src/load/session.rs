@@ -299,9 +299,12 @@ impl Reader<'_> {
     }
 
     fn own(&self) -> Result<Option<Own>> {
-        let Some(text) = self.metadata.opt_str(SESSION_KEY)? else {
+        // Both, or one of them is damaged.
+        let is_own = |key| self.metadata.names(key);
+        if !is_own(SESSION_KEY) && !is_own(CHECKSUM_KEY) {
             return Ok(None);
-        };
+        }
+        let text = self.metadata.str(SESSION_KEY)?;
         let map = parse_strict_object(self.name(), text.as_bytes(), MOST_VALUES)?;
         let object = Object::new(self.name(), &map);
         let format = object.u32("format", 1..=u32::MAX)?;

@@ -92,6 +92,9 @@ static void everything_is_refused(void) {
   FORKED(mlxrt_session_info(session, &state));
   FORKED(mlxrt_session_tokens(session, &ids, &len));
   FORKED(mlxrt_session_message(session, &text, &len));
+  FORKED(mlxrt_session_save(session, "/tmp/no", NULL));
+  FORKED(mlxrt_session_load(model, "/tmp/no", NULL, &made_session));
+  CHECK(made_session == NULL);
   /* Generation: the result says it too. */
   FORKED(mlxrt_generate(session, &input, &options, collect, NULL, &result));
   CHECK_INT(result.stop, MLXRT_STOPPED_ERROR);

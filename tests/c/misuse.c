@@ -58,6 +58,13 @@ static void null_for_every_pointer(void) {
   FAILS(mlxrt_session_tokens(session, &ids, NULL), ARGUMENT, "count");
   FAILS(mlxrt_session_message(NULL, &text, &len), HANDLE, "session");
   FAILS(mlxrt_session_message(session, NULL, &len), ARGUMENT, "json");
+  FAILS(mlxrt_session_save(NULL, "/tmp/no", NULL), HANDLE, "session");
+  FAILS(mlxrt_session_save(session, NULL, NULL), ARGUMENT, "path");
+  FAILS(mlxrt_session_save(session, "", NULL), ARGUMENT, "path");
+  FAILS(mlxrt_session_load(NULL, "/tmp/no", NULL, &new_session), HANDLE, "model");
+  FAILS(mlxrt_session_load(model, NULL, NULL, &new_session), ARGUMENT, "path");
+  FAILS(mlxrt_session_load(model, "", NULL, &new_session), ARGUMENT, "path");
+  FAILS(mlxrt_session_load(model, "/tmp/no", NULL, NULL), ARGUMENT, "out");
   FAILS(mlxrt_generate(NULL, &input, NULL, NULL, NULL, &result), HANDLE, "session");
   CHECK_INT(result.stop, MLXRT_STOPPED_ERROR);
   CHECK_INT(result.error_code, HANDLE);
@@ -93,6 +100,9 @@ static void refuses_model(mlxrt_model *bad) {
   FAILS(mlxrt_count_tokens(bad, &input, NULL, &len), HANDLE, "model");
   FAILS(mlxrt_session_create(bad, NULL, &made), HANDLE, "model");
   CHECK(made == NULL);
+  made = (mlxrt_session *)&made;
+  FAILS(mlxrt_session_load(bad, "/tmp/no", NULL, &made), HANDLE, "model");
+  CHECK(made == NULL);
   FAILS(mlxrt_metrics(bad, &metrics), HANDLE, "model");
   mlxrt_model_free(bad);
 }
@@ -114,6 +124,7 @@ static void refuses_session(mlxrt_session *bad) {
   FAILS(mlxrt_session_tokens(bad, &ids, &len), HANDLE, "session");
   FAILS(mlxrt_session_message(bad, &text, &len), HANDLE, "session");
   CHECK(text == NULL && ids == NULL);
+  FAILS(mlxrt_session_save(bad, "/tmp/no", NULL), HANDLE, "session");
   FAILS(mlxrt_generate(bad, &input, NULL, NULL, NULL, &result), HANDLE, "session");
   CHECK_INT(result.error_code, HANDLE);
   mlxrt_session_cancel(bad);

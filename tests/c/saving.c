@@ -228,16 +228,28 @@ static void saves_on_a_full_disk(const char *folder, void (*fill)(void), void (*
   snprintf(beside, sizeof beside, "%s/adapter", folder);
   mlxrt_train_options options = train_options(beside);
 
+  mlxrt_session *session = session_of(model);
+  free(ask(session, text_input("Hello, and a few more words than that"), greedy(40)));
+  char file[600];
+  snprintf(file, sizeof file, "%s/session", folder);
+
   /* Nothing is there yet. */
   fill();
+  FAILS(mlxrt_session_save(session, file, NULL), MLXRT_E_IO, "session");
   FAILS(mlxrt_model_save(model, &adapter, NULL, 1, whole, NULL), MLXRT_E_IO, "model.safetensors");
   FAILS(mlxrt_adapter_save(adapter, beside, NULL), MLXRT_E_IO, "adapters.safetensors");
   FAILS(mlxrt_train(model, adapter, &options, NULL, NULL), MLXRT_E_IO, "adapters.safetensors");
   empty();
   CHECK_INT(files_in(whole, 0), -1);
   CHECK_INT(files_in(beside, 0), -1);
+  struct stat status;
+  CHECK_INT(stat(file, &status), -1);
 
   /* Something good is. */
+  OK(mlxrt_session_save(session, file, NULL));
+  CHECK_INT(stat(file, &status), 0);
+  off_t size = status.st_size;
+  free(ask(session, text_input("more"), greedy(40)));
   OK(mlxrt_model_save(model, NULL, NULL, 0, whole, NULL));
   OK(mlxrt_adapter_save(adapter, beside, NULL));
   struct answer *trained = answer_with(model, &adapter, NULL, 1);
@@ -247,7 +259,14 @@ static void saves_on_a_full_disk(const char *folder, void (*fill)(void), void (*
   FAILS(mlxrt_model_save(model, &adapter, NULL, 1, whole, NULL), MLXRT_E_IO, "model.safetensors");
   FAILS(mlxrt_adapter_save(adapter, beside, NULL), MLXRT_E_IO, "adapters.safetensors");
   FAILS(mlxrt_train(model, adapter, &options, NULL, NULL), MLXRT_E_IO, "adapters.safetensors");
+  FAILS(mlxrt_session_save(session, file, NULL), MLXRT_E_IO, "session");
   empty();
+  CHECK_INT(stat(file, &status), 0);
+  CHECK(status.st_size == size);
+  mlxrt_session_free(session);
+  OK(mlxrt_session_load(model, file, NULL, &session));
+  mlxrt_session_free(session);
+  CHECK_INT(unlink(file), 0);
   CHECK_INT(files_in(whole, 0), models);
   CHECK_INT(files_in(beside, 0), adapters);
   check_says(whole, plain);

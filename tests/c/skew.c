@@ -121,6 +121,20 @@ static mlxrt_error *save_with(const void *options) { return mlxrt_adapter_save(a
 static mlxrt_error *save_model_with(const void *options) {
   return mlxrt_model_save(model, &adapter, NULL, 1, adapter_folder, options);
 }
+static mlxrt_error *save_session_with(const void *options) {
+  char path[96];
+  snprintf(path, sizeof path, "%s/session", adapter_folder);
+  return mlxrt_session_save(session, path, options);
+}
+static mlxrt_error *load_session_with(const void *options) {
+  char path[96];
+  snprintf(path, sizeof path, "%s/session", adapter_folder);
+  mlxrt_session *made = NULL;
+  mlxrt_error *error = mlxrt_session_load(model, path, options, &made);
+  CHECK((made != NULL) == (error == NULL));
+  mlxrt_session_free(made);
+  return error;
+}
 static mlxrt_error *set_with(const void *view) { return mlxrt_adapter_set(adapter, ADAPTER_TENSOR, view); }
 
 
@@ -168,6 +182,8 @@ static const struct in_case {
      MLXRT_TRAIN_PATHS | MLXRT_TRAIN_MASK_PROMPT | MLXRT_TRAIN_CHECKPOINT, 0,
      offsetof(mlxrt_train_options, optimizer), MLXRT_OPTIMIZER_SGD},
     {"save", save_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
+    {"save session", save_session_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
+    {"load session", load_session_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
     {"save model", save_model_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
     /* It has its dtype where others have their flags. */
     {"tensor", set_with, sizeof(mlxrt_tensor_view), UINT32_MAX, offsetof(mlxrt_tensor_view, reserved), 0, 0},
@@ -512,7 +528,7 @@ int main(int argc, char **argv) {
   unlink(path);
   static const char *const model_files[] = {"config.json", "generation_config.json", "tokenizer.json",
                                             "tokenizer_config.json", "chat_template.jinja", "model.safetensors",
-                                            "model.safetensors.index.json"};
+                                            "model.safetensors.index.json", "session"};
   for (size_t i = 0; i < COUNT(model_files); i++) {
     snprintf(path, sizeof path, "%s/%s", adapter_folder, model_files[i]);
     unlink(path);

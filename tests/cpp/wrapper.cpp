@@ -618,6 +618,41 @@ void the_library() {
   CHECK(!lines.empty());
 }
 
+// A session goes on from a file as it would have gone on, in another model handle; what is damaged is refused.
+void sessions_are_saved_and_loaded() {
+  Folder folder;
+  const std::string path = folder.path + "/session";
+  mlxrt::Model model(fixture("llama-f32"));
+  mlxrt::Session session(model);
+  session.generate(mlxrt::tokens({5, 6, 7, 8, 9}), greedy(6));
+  std::uint64_t done = 0, total = 0;
+  mlxrt::CallOptions options;
+  options.progress = [&](std::uint64_t d, std::uint64_t t) { return done = d, total = t, true; };
+  session.save(path, options);
+  CHECK(done == total && total > 0);
+  const auto held = session.tokens();
+  const std::string message = session.message();
+  const mlxrt::Answer wanted = session.generate(mlxrt::tokens({20}), greedy(6));
+  mlxrt::Model elsewhere(fixture("llama-f32"));
+  mlxrt::Session loaded = mlxrt::Session::load(elsewhere, path, options);
+  CHECK(loaded.tokens() == held && loaded.message() == message);
+  const mlxrt::Answer answer = loaded.generate(mlxrt::tokens({20}), greedy(6));
+  CHECK(answer.text == wanted.text && answer.result.cached_tokens == wanted.result.cached_tokens);
+
+  options.progress = [](std::uint64_t, std::uint64_t) { return false; };
+  FAILS(session.save(path, options), code::cancelled);
+  FAILS(mlxrt::Session::load(elsewhere, path, options), code::cancelled);
+  FAILS(mlxrt::Session::load(elsewhere, path + "-none"), code::not_found);
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  FAILS(mlxrt::Session::load(elsewhere, path), code::bad_model);
+  auto running = loaded.submit(mlxrt::tokens({5}), greedy(2000));
+  FAILS(loaded.save(path), code::busy);
+  running.cancel();
+  running.result();
+  session.close();
+  FAILS(session.save(path), code::invalid_handle);
+}
+
 // A fork goes its own way, a cut session goes on from what is left, and both answer as a fresh session would.
 void sessions_are_forked_and_cut() {
   Endless folder;
@@ -733,6 +768,7 @@ int main(int argc, char **argv) {
           {"models_are_saved", models_are_saved},
           {"adapters_are_trained", adapters_are_trained},
           {"the_library", the_library},
+          {"sessions_are_saved_and_loaded", sessions_are_saved_and_loaded},
           {"sessions_are_forked_and_cut", sessions_are_forked_and_cut},
           {"prompts_are_shared", prompts_are_shared},
           {"keys_are_packed", keys_are_packed},

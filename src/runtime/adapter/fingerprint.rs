@@ -100,17 +100,20 @@ impl Adapter {
             if !worker.make_room_for(bytes) {
                 return Err(too_large("the adapter", bytes));
             }
-            let parts = &worker.adapter(id)?.parts;
-            let fetched = wanted.iter().map(|&(part, leaf)| {
-                let gone = || Error::internal("an adapter's tensor is gone");
-                let (_, part) = parts.get(part).ok_or_else(gone)?;
-                let manner = match part {
-                    Part::Low { scale, tied, .. } => (scale.to_bits(), *tied),
-                    Part::Full { tied, copy, .. } => (u32::from(*copy), *tied),
-                };
-                Ok((manner, leaf.of(part).ok_or_else(gone)?.to_bytes()?))
+            let fetched = worker.twice(|worker| {
+                let parts = &worker.adapter(id)?.parts;
+                let fetched = wanted.iter().map(|&(part, leaf)| {
+                    let gone = || Error::internal("an adapter's tensor is gone");
+                    let (_, part) = parts.get(part).ok_or_else(gone)?;
+                    let manner = match part {
+                        Part::Low { scale, tied, .. } => (scale.to_bits(), *tied),
+                        Part::Full { tied, copy, .. } => (u32::from(*copy), *tied),
+                    };
+                    Ok((manner, leaf.of(part).ok_or_else(gone)?.to_bytes()?))
+                });
+                fetched.collect::<Result<Vec<_>>>()
             });
-            fetched.collect::<Result<_>>().map(Some)
+            fetched.map(Some)
         })
     }
 

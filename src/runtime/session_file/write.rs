@@ -45,6 +45,7 @@ pub(super) fn save(session: &Session, path: &Path, options: SaveOptions) -> Resu
         Checksum::place(&header).ok_or_else(|| Error::internal("a header without a checksum"))?;
 
     saving.total = items.iter().map(Item::bytes).fold(0, u64::saturating_add);
+    saving.look()?;
     let (folder, name) = place(path)?;
     let mut staging = Staging::new(folder)?;
     let file = staging.create(name)?;
@@ -337,10 +338,12 @@ impl<'a, 'b> Saving<'a, 'b> {
         }
     }
 
-    fn snapshot(&mut self, versions: &Versions, tokens: &[i32]) -> Result<Snapshot> {
+    /// Of a library that is suspended nothing is begun.
+    fn snapshot(&self, versions: &Versions, tokens: &[i32]) -> Result<Snapshot> {
         let (id, spec) = (self.id, self.session.cache);
         let (versions, tokens) = (versions.clone(), tokens.to_vec());
-        self.ask(move |worker| worker.snapshot(id, spec, &versions, &tokens))
+        let engine = &self.session.model.engine;
+        engine.call(move |worker| worker.snapshot(id, spec, &versions, &tokens))
     }
 
     fn write(

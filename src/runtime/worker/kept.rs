@@ -134,6 +134,16 @@ impl Worker {
         wanted: Range<usize>,
     ) -> Result<Vec<u8>> {
         self.ready_for(wanted.len() as u64)?;
+        self.twice(|worker| worker.bytes_of_snapshot(id, layer, which, wanted.clone()))
+    }
+
+    fn bytes_of_snapshot(
+        &self,
+        id: u64,
+        layer: usize,
+        which: Which,
+        wanted: Range<usize>,
+    ) -> Result<Vec<u8>> {
         let gone = || Error::internal("a session that is being saved is gone");
         let snapshot = self.snapshots.get(&id).ok_or_else(gone)?;
         let layer = snapshot.layers.get(layer).ok_or_else(gone)?;

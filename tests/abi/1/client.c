@@ -293,6 +293,19 @@ static void generation(mlxrt_model *model) {
   memset(&again, 0, sizeof again);
   run(fork, &input, &options, &again);
   CHECK(first.text_len == again.text_len && !memcmp(first.text, again.text, first.text_len));
+  /* From a file it goes on as well. */
+  char file[] = "/tmp/mlxrt-client-XXXXXX";
+  CHECK(mkdtemp(file) != NULL);
+  char session_path[64];
+  snprintf(session_path, sizeof session_path, "%s/session", file);
+  OK(mlxrt_session_truncate(fork, 5));
+  OK(mlxrt_session_save(fork, session_path, NULL));
+  mlxrt_session_free(fork);
+  OK(mlxrt_session_load(model, session_path, NULL, &fork));
+  CHECK(remove(session_path) == 0 && remove(file) == 0);
+  memset(&again, 0, sizeof again);
+  run(fork, &input, &options, &again);
+  CHECK(first.text_len == again.text_len && !memcmp(first.text, again.text, first.text_len));
   mlxrt_session_free(fork);
 
   /* Sampled text that goes on, with every knob; the same seed gives the same. */

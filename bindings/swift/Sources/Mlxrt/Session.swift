@@ -224,6 +224,43 @@ public final class Session: Sendable {
     try handle.with { try check(mlxrt_session_truncate($0, tokens)) }
   }
 
+  // MARK: Files
+
+  /// Writes the session to a file, whole or not at all: its tokens, its last answer, its options, which adapters are applied to it,
+  /// and what is computed with these; on a thread of its own. mlx-lm 0.32 reads the file as a prompt cache. No request of the
+  /// session begins meanwhile.
+  ///
+  /// - Parameters:
+  ///   - path: the file; what was there is replaced when all of it is on the disk.
+  ///   - timeout: after which saving ends with ``MlxrtError/Code/timeout``.
+  ///   - progress: hears how far it is; what it throws ends the saving.
+  /// - Throws: ``MlxrtError/Code/busy`` while a request of the session runs or waits.
+  public func save(to path: String, timeout: Duration? = nil, progress: ProgressCallback? = nil) async throws {
+    try await fileCall(path, timeout, progress) { path, how in
+      try self.handle.with { try check(mlxrt_session_save($0, path, how)) }
+    }
+  }
+
+  /// Makes a session of a file that ``save(to:timeout:progress:)`` wrote, or mlx-lm with the tokens in its metadata. It goes on as the
+  /// one that was saved would have.
+  ///
+  /// - Parameters:
+  ///   - path: the file.
+  ///   - model: what it goes on with.
+  ///   - timeout: after which loading ends with ``MlxrtError/Code/timeout``.
+  ///   - progress: hears how far it is; what it throws ends the loading.
+  /// - Throws: ``MlxrtError/Code/incompatible`` for a session of another model, and for one with an adapter that is not loaded;
+  ///   ``MlxrtError/Code/badModel`` for a file that is damaged.
+  public static func load(
+    _ path: String, for model: Model, timeout: Duration? = nil, progress: ProgressCallback? = nil
+  ) async throws -> Session {
+    try await fileCall(path, timeout, progress) { path, how in
+      var pointer: OpaquePointer?
+      try model.handle.with { try check(mlxrt_session_load($0, path, how, &pointer)) }
+      return Session(pointer, model)
+    }
+  }
+
   // MARK: Adapters
 
   /// Sets the adapters, from the next request on: none, one, or several, whose changes add up.

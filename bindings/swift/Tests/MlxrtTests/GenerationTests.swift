@@ -125,6 +125,31 @@ final class GenerationTests: XCTestCase {
     await assertFails(.invalidHandle) { try session.truncate(to: 0) }
   }
 
+  func testSessionsAreSavedAndLoaded() async throws {
+    let path = FileManager.default.temporaryDirectory.appendingPathComponent("mlxrt-session-\(UUID().uuidString)").path
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    let model = try await Fixture.model()
+    let session = try Session(model)
+    _ = try await session.respond(to: .tokens(Array(5...14)), options: greedy(6))
+    try await session.save(to: path)
+    let held = try session.tokens()
+    let wanted = try await session.respond(to: .tokens([20]), options: greedy(6))
+    let loaded = try await Session.load(path, for: model)
+    XCTAssertEqual(try loaded.tokens(), held)
+    XCTAssertTrue(loaded.model === model)
+    let answer = try await loaded.respond(to: .tokens([20]), options: greedy(6))
+    XCTAssertEqual(answer.tokens, wanted.tokens)
+    XCTAssertEqual(answer.result.cachedTokens, wanted.result.cachedTokens)
+
+    await assertFails(.notFound) { try await Session.load(path + "-none", for: model) }
+    var bytes = try Data(contentsOf: URL(fileURLWithPath: path))
+    bytes[bytes.count - 9] ^= 1
+    try bytes.write(to: URL(fileURLWithPath: path))
+    await assertFails(.badModel, "damaged") { try await Session.load(path, for: model) }
+    await session.close()
+    await assertFails(.invalidHandle) { try await session.save(to: path) }
+  }
+
   func testPromptsAreShared() async throws {
     let model = try await Fixture.model()
     let first = try Session(model), second = try Session(model), third = try Session(model)
