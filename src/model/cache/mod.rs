@@ -3,6 +3,8 @@
 
 mod extent;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use crate::dtype::Dtype;

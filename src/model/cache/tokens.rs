@@ -175,6 +175,22 @@ impl Tokens {
         ))
     }
 
+    /// Keys and values of the tokens that one more can see, in the order of time: `[1, kv_heads, tokens, head_dim]` each. None:
+    /// there are none.
+    pub fn in_order(&self) -> Result<Option<(Array, Array)>> {
+        let Some((keys, values)) = &self.tensors else {
+            return Ok(None);
+        };
+        let parts = self.extent.in_order();
+        Ok(Some((in_order(keys, &parts)?, in_order(values, &parts)?)))
+    }
+
+    /// The keys of `in_order`, without the values.
+    pub fn keys_in_order(&self) -> Result<Option<Array>> {
+        // What nobody asks for is not computed.
+        Ok(self.in_order()?.map(|(keys, _)| keys))
+    }
+
     /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
     pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
         let place = self.place_for(n);
@@ -243,6 +259,18 @@ fn moved(old: Array, place: &extent::Place, like: Like) -> Result<Array> {
         memory::clear_cache();
     }
     Ok(new)
+}
+
+/// These tokens of `[1, heads, tokens, head_dim]`, one part behind the other.
+fn in_order(x: &Array, parts: &[Range<i32>; 3]) -> Result<Array> {
+    let parts = parts.iter().filter(|part| part.start < part.end);
+    let parts = parts.map(|part| take_tokens(x, part.clone()));
+    let parts: Vec<Array> = parts.collect::<Result<_>>()?;
+    match parts.as_slice() {
+        [] => take_tokens(x, 0..0),
+        [one] => Ok(one.clone()),
+        parts => ops::concatenate(&parts.iter().collect::<Vec<_>>(), 2),
+    }
 }
 
 /// Some of the tokens of `[1, heads, tokens, head_dim]`.
