@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::job::Kv;
 use super::ledger::Ledger;
 use crate::error::{Error, Result};
+use crate::model::cache::Tokens;
 use crate::model::Cache;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +96,15 @@ impl SessionCache {
         to
     }
 
+    /// The layer that the number says, and how many of its tokens are the first of these; none: no keys, or of other tokens.
+    pub fn keys(&self, number: usize, tokens: &[i32]) -> Option<(&Tokens, i32)> {
+        let pairs = self.tokens.iter().zip(tokens);
+        let common = pairs.take_while(|(a, b)| a == b).count();
+        let layer = self.layers.get(number)?.as_tokens()?;
+        let reached = layer.reach(i32::try_from(common).unwrap_or(i32::MAX));
+        (reached > 0).then_some((layer, reached))
+    }
+
     /// Keeps of the first `n` tokens as many as all layers can go back to.
     pub fn cut(&mut self, n: usize) {
         let to = self.reach(n);
@@ -138,6 +148,11 @@ impl Caches {
         self.0.get(key).ok_or_else(cache_is_gone)
     }
 
+    /// None: the session was not used with these adapters, or has lost what it had.
+    pub fn find(&self, key: &CacheKey) -> Option<&SessionCache> {
+        self.0.get(key)
+    }
+
     pub fn of_mut(&mut self, key: &CacheKey) -> Result<&mut SessionCache> {
         self.0.get_mut(key).ok_or_else(cache_is_gone)
     }
@@ -167,6 +182,21 @@ impl Caches {
         self.0.extend(forks);
         let bytes = self.session_bytes(to);
         ledger.set_kv(&mut ledger.state(), tokens, bytes);
+    }
+
+    /// Lets a cache that is empty go on from that of the session, however that was filled.
+    pub fn go_on_from(&mut self, session: u64, key: &CacheKey) -> Result<()> {
+        let own = self.of(key)?;
+        let ledger = own.ledger.clone();
+        let from = CacheKey {
+            session,
+            adapters: key.adapters.clone(),
+        };
+        if let (true, Some(other)) = (own.tokens.is_empty(), self.0.get_mut(&from)) {
+            let fork = other.fork(ledger);
+            self.0.insert(key.clone(), fork);
+        }
+        Ok(())
     }
 
     /// Lets the cache of `key` go on from that of another session, where that one has more of the first `most` of these tokens.

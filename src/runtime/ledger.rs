@@ -73,12 +73,14 @@ impl Ledger {
         work: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
         self.take(id)?;
-        let given = match self.begin(id) {
-            true => work(&mut self.state()),
-            false => Err(busy()),
-        };
+        let given = self.have(id).and_then(|()| work(&mut self.state()));
         self.give_up(id);
         given
+    }
+
+    /// Behind `take`: no request runs until `give_up`.
+    pub(super) fn have(&self, id: u64) -> Result<()> {
+        self.begin(id).then_some(()).ok_or_else(busy)
     }
 
     /// For a blocking call, which goes on behind what was cancelled but behind nothing else: its reader may be this very

@@ -30,6 +30,17 @@ pub enum Input {
     Messages(Conversation),
 }
 
+impl Input {
+    /// Goes on from the session as it is.
+    pub fn nothing() -> Self {
+        Input::Text {
+            text: String::new(),
+            no_bos: false,
+            special_as_text: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
     /// JSON: a list of messages.
@@ -112,6 +123,11 @@ impl Prompt {
         model.check_ids(&prompt.tokens, "the prompt's tokens")?;
         model.check_ids(&prompt.prefix, "the prompt's first tokens")?;
         Ok(prompt)
+    }
+
+    /// Its own tokens, whatever comes before them.
+    pub fn into_tokens(self) -> Vec<i32> {
+        self.tokens
     }
 
     /// The sequence that a request starts from, when the session holds `ledger`.

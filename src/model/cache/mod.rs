@@ -130,6 +130,13 @@ impl Cache {
         }
     }
 
+    pub fn as_tokens(&self) -> Option<&Tokens> {
+        match self {
+            Cache::Tokens(tokens) => Some(tokens),
+            Cache::State(_) => None,
+        }
+    }
+
     pub fn state(&mut self) -> Result<&mut State> {
         match self {
             Cache::State(state) => Ok(state),

@@ -35,6 +35,17 @@ impl Worker {
         n: usize,
         idle_may_go: bool,
     ) -> Result<Option<Error>> {
+        self.make_room_with(index, n, 0, idle_may_go)
+    }
+
+    /// As `make_room`, with so many bytes more.
+    pub(super) fn make_room_with(
+        &mut self,
+        index: usize,
+        n: usize,
+        more: u64,
+        idle_may_go: bool,
+    ) -> Result<Option<Error>> {
         let running = &self.running[index];
         let spec = running.job.cache;
         let decoder = self.loaded.model(spec.model)?;
@@ -63,10 +74,15 @@ impl Worker {
                 ));
             }
         }
+        cost.more = cost.more.saturating_add(more);
         let key = running.key.clone();
         let mut marks_may_go = decoder.keeps_states();
         while !self.fits(cost.more)? {
             if idle_may_go && self.drop_oldest_idle() {
+                // What it shared with that one may be its own now, and is not copied.
+                let layers = &self.caches.of(&key)?.layers;
+                cost = self.loaded.model(spec.model)?.cost(n, layers);
+                cost.more = cost.more.saturating_add(more);
                 continue;
             }
             if idle_may_go && std::mem::take(&mut marks_may_go) {
@@ -112,7 +128,7 @@ impl Worker {
 
     /// Whether so many more bytes fit. What is in use is only known when the device is idle, so near the limit this waits
     /// for it.
-    fn fits(&mut self, more: u64) -> Result<bool> {
+    pub(super) fn fits(&mut self, more: u64) -> Result<bool> {
         let fit = |queued: u64| {
             let now = memory::active().saturating_add(queued);
             now.saturating_add(more) <= memory::limit()
