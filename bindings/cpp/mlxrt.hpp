@@ -668,6 +668,18 @@ struct Tensor {
   std::vector<float> data;
 };
 
+namespace detail {
+/* Takes the tensor that a call hands out. */
+template <class Call>
+Tensor tensor_of(Call &&call) {
+  auto out = sized<mlxrt_tensor>();
+  check(call(&out));
+  const Buffer<void> owner(out.data);
+  const auto *data = static_cast<const float *>(out.data);
+  return {{out.shape, out.shape + out.rank}, {data, data + out.bytes / sizeof(float)}};
+}
+}  // namespace detail
+
 /* ---- Models ---- */
 
 class Adapter;
@@ -777,11 +789,7 @@ class Adapter : public detail::Handle<mlxrt_adapter, mlxrt_adapter_free> {
   /* A copy of one tensor, such as "model.layers.0.self_attn.q_proj.lora_a". */
   Tensor tensor(std::string_view name) const {
     const std::string key(name);
-    auto out = detail::sized<mlxrt_tensor>();
-    detail::check(mlxrt_adapter_get(get(), key.c_str(), &out));
-    detail::Buffer<void> owner(out.data);
-    const auto *data = static_cast<const float *>(out.data);
-    return {{out.shape, out.shape + out.rank}, {data, data + out.bytes / sizeof(float)}};
+    return detail::tensor_of([&](mlxrt_tensor *out) { return mlxrt_adapter_get(get(), key.c_str(), out); });
   }
   /* Replaces one tensor, from the next request on. */
   void set_tensor(std::string_view name, const Tensor &tensor) {
@@ -1157,7 +1165,34 @@ class Session : public detail::Handle<mlxrt_session, mlxrt_session_free> {
     return session;
   }
 
+  /* The log-probability of each token of target after the session and prefix; the session stays as it is. */
+  std::vector<float> score(const Input &prefix, const Input &target, const CallOptions &options = {}) {
+    const mlxrt_input view = prefix.view();
+    return score_after(&view, target, options);
+  }
+  /* The same with nothing between the session and target. */
+  std::vector<float> score(const Input &target, const CallOptions &options = {}) {
+    return score_after(nullptr, target, options);
+  }
+  /* The keys that a layer's attention looks at, [kv_heads, tokens, head_dim]. */
+  Tensor inspect_attention(std::uint32_t layer) const {
+    return detail::tensor_of([&](mlxrt_tensor *out) { return mlxrt_inspect_attention(get(), layer, out); });
+  }
+
  private:
+  std::vector<float> score_after(const mlxrt_input *prefix, const Input &target, const CallOptions &options) {
+    const mlxrt_input target_view = target.view();
+    detail::ProgressCall progress(options.progress);
+    mlxrt_call_options view = detail::view_of(options);
+    view.progress = progress.fn();
+    view.progress_data = &progress;
+    float *logprobs = nullptr;
+    std::size_t count = 0;
+    mlxrt_error *failed = mlxrt_score(get(), prefix, &target_view, &view, &logprobs, &count);
+    const detail::Buffer<float> owner(logprobs);
+    progress.finish(failed);
+    return {logprobs, logprobs + count};
+  }
   void apply_all(const Scaled *adapters, std::size_t count) {
     const detail::AdapterList list(adapters, count);
     detail::check(mlxrt_apply_adapter(get(), list.handles.data(), list.scales.data(), count));

@@ -84,7 +84,7 @@ func (m *Model) NewAdapter(options *AdapterOptions) (*Adapter, error) {
 	return adapter, nil
 }
 
-// Progress hears the bytes done of all, while the call waits. An error ends the call and is what it gives.
+// Progress hears the bytes (in a score, the tokens) done of all, while the call waits. An error ends the call and is what it gives.
 type Progress func(done, total uint64) error
 
 // LoadAdapter loads an adapter of mlx-lm or PEFT for the model: a folder, or a .safetensors file with its adapter_config.json
@@ -206,12 +206,17 @@ func (a *Adapter) Get(name string) (Tensor, error) {
 	if err := take(C.mlxrt_adapter_get(a.handle, key, &out)); err != nil {
 		return Tensor{}, a.blame(err)
 	}
+	return takeTensor(&out), nil
+}
+
+// takeTensor copies a tensor that the library handed out, and frees it.
+func takeTensor(out *C.mlxrt_tensor) Tensor {
 	defer C.mlxrt_free(out.data)
 	tensor := Tensor{Shape: make([]int, out.rank), Data: copyOf((*float32)(out.data), int(out.bytes/4))}
 	for i := range tensor.Shape {
 		tensor.Shape[i] = int(out.shape[i])
 	}
-	return tensor, nil
+	return tensor
 }
 
 // Set replaces one tensor, from the next request on: of the same shape, and finite.

@@ -408,6 +408,74 @@ func TestForkAndTruncate(t *testing.T) {
 	wantErr(t, session.Truncate(0), mlxrt.ErrClosed)
 }
 
+// What a request said of its own tokens is what a score says of them, and the session stays as it is.
+func TestScore(t *testing.T) {
+	ctx := context.Background()
+	options := greedy(12)
+	options.Logprobs = true
+	prompt := []int32{5, 6, 7, 8, 9, 10, 11, 12, 13, 14}
+	session := newSession(t, nil)
+	answer := must(newSession(t, nil).Complete(ctx, mlxrt.Tokens(prompt...), options))(t)
+	same := func(logprobs []float32) {
+		t.Helper()
+		if len(logprobs) != len(answer.Tokens) || len(logprobs) != len(answer.Logprobs) {
+			t.Fatalf("%v of %v", logprobs, answer.Tokens)
+		}
+		for i, logprob := range logprobs {
+			if d := logprob - answer.Logprobs[i]; d > 1e-4 || d < -1e-4 {
+				t.Errorf("%v, and the answer's are %v", logprobs, answer.Logprobs)
+			}
+		}
+	}
+	prefix, target := mlxrt.Tokens(prompt...), mlxrt.Tokens(answer.Tokens...)
+	var done, total uint64
+	progress := func(d, of uint64) error { done, total = d, of; return nil }
+	same(must(session.Score(ctx, &prefix, target, progress))(t))
+	if done != total || total != uint64(len(prompt)+len(answer.Tokens)-1) {
+		t.Errorf("%d of %d", done, total)
+	}
+	must(session.Complete(ctx, prefix, &mlxrt.Options{MaxTokens: mlxrt.Ptr(0)}))(t)
+	same(must(session.Score(ctx, nil, target, nil))(t))
+	if tokens := must(session.Tokens())(t); !slices.Equal(tokens, prompt) {
+		t.Errorf("the session has %v", tokens)
+	}
+
+	_, err := session.Score(ctx, &prefix, mlxrt.Text(""), nil)
+	wantErr(t, err, mlxrt.ErrInvalidArgument)
+	_, err = session.Score(ctx, nil, mlxrt.Chat(mlxrt.User("Hi")), nil)
+	wantErr(t, err, mlxrt.ErrInvalidArgument)
+	stop := errors.New("enough")
+	_, err = session.Score(ctx, nil, target, func(_, _ uint64) error { return stop })
+	wantErr(t, err, stop)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = session.Score(ended, nil, target, nil)
+	wantErr(t, err, context.Canceled)
+	same(must(session.Score(ctx, nil, target, nil))(t))
+	session.Close()
+	_, err = session.Score(ctx, nil, target, nil)
+	wantErr(t, err, mlxrt.ErrClosed)
+}
+
+func TestInspectAttention(t *testing.T) {
+	session := newSession(t, nil)
+	_, err := session.InspectAttention(0)
+	wantErr(t, err, mlxrt.ErrNotFound)
+	must(session.Complete(context.Background(), mlxrt.Tokens(5, 6, 7, 8), greedy(3)))(t)
+	keys := must(session.InspectAttention(1))(t)
+	// Of all tokens but the last, which the next request computes.
+	if !slices.Equal(keys.Shape, []int{1, 6, 16}) || len(keys.Data) != 6*16 {
+		t.Errorf("%v, %d numbers", keys.Shape, len(keys.Data))
+	}
+	for _, layer := range []int{2, -1} {
+		_, err = session.InspectAttention(layer)
+		wantErr(t, err, mlxrt.ErrInvalidArgument)
+	}
+	session.Close()
+	_, err = session.InspectAttention(0)
+	wantErr(t, err, mlxrt.ErrClosed)
+}
+
 // What another session of the model has computed of a prompt is not computed again, unless that is asked for.
 func TestPromptsAreShared(t *testing.T) {
 	prompt := mlxrt.Tokens(40, 41, 42, 43, 44, 45, 46, 47, 48, 49)

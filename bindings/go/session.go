@@ -6,6 +6,7 @@ import "C"
 import (
 	"context"
 	"encoding/json"
+	"unsafe"
 )
 
 // SessionOptions say what a session is like. nil, and fields at zero, are the defaults.
@@ -190,6 +191,62 @@ func (m *Model) LoadSession(ctx context.Context, path string, progress Progress)
 	}
 	watch(&session.life, session, "session")
 	return session, nil
+}
+
+// Score gives the log-probability of each token of target: what the model said of it after the session's tokens, those of
+// prefix, and the target's before it. Text and tokens as a prefix follow the session's, messages stand in their place, and nil
+// is nothing; a target is text or tokens. The session stays as it is. progress, which may be nil, hears of tokens.
+func (s *Session) Score(ctx context.Context, prefix *Input, target Input, progress Progress) ([]float32, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	var a arguments
+	defer a.free()
+	var before *C.mlxrt_input
+	if prefix != nil {
+		in, err := prefix.c(&a)
+		if err != nil {
+			return nil, err
+		}
+		before = pin(&a, []C.mlxrt_input{in})
+	}
+	scored, err := target.c(&a)
+	if err != nil {
+		return nil, err
+	}
+	var logprobs *C.float
+	var count C.size_t
+	call := &callback{ctx: ctx, progress: progress}
+	err = call.call(func() error {
+		options := C.mlxrt_call_options{struct_size: C.sizeof_mlxrt_call_options, timeout_ms: remaining(ctx)}
+		C.mlxrt_go_enable_progress(&options.progress)
+		options.progress_data = call.pointer(&a)
+		return s.blame(take(C.mlxrt_score(s.handle, before, &scored, &options, &logprobs, &count)))
+	})
+	// Also when a context has ended that the library did not hear of any more.
+	defer C.mlxrt_free(unsafe.Pointer(logprobs))
+	if err != nil {
+		return nil, err
+	}
+	return copyOf((*float32)(unsafe.Pointer(logprobs)), int(count)), nil
+}
+
+// InspectAttention gives the keys that a layer's attention looks at, behind the rotary embedding: [kv_heads, tokens, head_dim], of
+// the first of Tokens that are computed. ErrUnsupported when the layer has no keys, ErrNotFound when nothing is computed.
+func (s *Session) InspectAttention(layer int) (Tensor, error) {
+	if err := s.check(); err != nil {
+		return Tensor{}, err
+	}
+	var a arguments
+	number := a.count("layer", layer)
+	if a.err != nil {
+		return Tensor{}, a.err
+	}
+	out := C.mlxrt_tensor{struct_size: C.sizeof_mlxrt_tensor}
+	if err := take(C.mlxrt_inspect_attention(s.handle, number, &out)); err != nil {
+		return Tensor{}, s.blame(err)
+	}
+	return takeTensor(&out), nil
 }
 
 // Cancel ends what runs on the session now, as StoppedCancelled; a later request is not touched. It does nothing after Close.

@@ -1209,6 +1209,13 @@ unsafe extern "C" {
     ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {
+    pub fn mlxrt_inspect_attention(
+        session: *mut mlxrt_session,
+        layer: u32,
+        out: *mut mlxrt_tensor,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
     pub fn mlxrt_session_cancel(session: *mut mlxrt_session);
 }
 unsafe extern "C" {
@@ -1249,6 +1256,16 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn mlxrt_request_free(request: *mut mlxrt_request);
+}
+unsafe extern "C" {
+    pub fn mlxrt_score(
+        session: *mut mlxrt_session,
+        prefix: *const mlxrt_input,
+        target: *const mlxrt_input,
+        options: *const mlxrt_call_options,
+        logprobs: *mut *mut f32,
+        count: *mut usize,
+    ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {
     pub fn mlxrt_metrics(

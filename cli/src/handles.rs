@@ -120,7 +120,7 @@ impl<F> Callback<F> {
     }
 }
 
-/// Hears of bytes done and in all; false ends the call as CANCELLED.
+/// Hears of bytes or tokens done and in all; false ends the call as CANCELLED.
 pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64) -> bool;
 
 unsafe extern "C" fn on_progress(data: *mut c_void, done: u64, total: u64) -> i32 {
@@ -560,6 +560,44 @@ impl Session {
         let done = check(error);
         callback.finish();
         (result, done)
+    }
+
+    /// The log-probability of each token behind the session's and those of `before`. `timeout_ms` 0 is none.
+    pub fn score(
+        &self,
+        before: &Input,
+        tokens: &[i32],
+        timeout_ms: u32,
+        progress: OnProgress,
+    ) -> Outcome<Vec<f32>> {
+        let before = before.raw();
+        let target = sized!(mlxrt_input {
+            tokens: tokens.as_ptr(),
+            token_count: tokens.len(),
+        });
+        let mut callback = Callback::new(progress);
+        let options = sized!(mlxrt_call_options {
+            timeout_ms: timeout_ms,
+            progress: Some(on_progress),
+            progress_data: callback.data(),
+        });
+        let (mut logprobs, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: everything lives during the call; logprobs and count are places to write to.
+        let error = unsafe {
+            mlxrt_score(
+                self.0,
+                &before,
+                &target,
+                &options,
+                &mut logprobs,
+                &mut count,
+            )
+        };
+        let done = check(error);
+        callback.finish();
+        done?;
+        // SAFETY: on success logprobs is a buffer of count numbers, ours.
+        Ok(unsafe { take(logprobs, count) })
     }
 
     /// The last answer as a message.

@@ -520,7 +520,7 @@ fn bias(text: &str) -> Result<(i32, f32), String> {
     Ok((id, value))
 }
 
-fn timeout(text: &str) -> Result<u32, String> {
+pub fn timeout(text: &str) -> Result<u32, String> {
     let seconds = above_zero(text)?;
     let milliseconds = f64::from(seconds) * 1000.0;
     if milliseconds >= f64::from(u32::MAX) {

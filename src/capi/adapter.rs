@@ -1,7 +1,6 @@
 //! Adapters: low-rank changes beside a model's weights, loaded, made, applied to sessions, read and saved.
 
 use std::ffi::{c_char, c_void};
-use std::mem::size_of;
 use std::sync::Arc;
 
 use super::boundary::{call, quietly, Use};
@@ -135,24 +134,7 @@ pub unsafe extern "C" fn mlxrt_adapter_get(
         let adapter = table().get::<Adapter>(adapter, "adapter")?;
         // SAFETY: a name is NUL-terminated.
         let name = unsafe { path_arg(name, "name")? };
-        let TensorData { shape, values } = adapter.get(&name.to_string_lossy())?;
-        let bytes = values.len() * size_of::<f32>();
-        let data = allocate::<f32>(values.len(), 0)?;
-        // SAFETY: the buffer has room for all values.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), data, values.len()) };
-        let mut tensor = mlxrt_tensor {
-            struct_size: 0,
-            dtype: MLXRT_DTYPE_F32,
-            rank: shape.len() as u32,
-            reserved: 0,
-            shape: [0; MOST_DIMENSIONS],
-            data: data.cast::<c_void>(),
-            bytes: bytes as u64,
-        };
-        for (to, from) in tensor.shape.iter_mut().zip(shape) {
-            *to = from as u64;
-        }
-        out.write(tensor);
+        out.write(tensor(adapter.get(&name.to_string_lossy())?)?);
         Ok(())
     })
 }
@@ -320,6 +302,27 @@ fn float(code: i32, name: &str) -> Result<Dtype> {
             "{name} is {code}; known are {MLXRT_DTYPE_F32} (F32), {MLXRT_DTYPE_F16} (F16) and {MLXRT_DTYPE_BF16} (BF16)"
         ))),
     }
+}
+
+/// A tensor that goes out, with data of its own.
+pub(super) fn tensor(data: TensorData) -> Result<mlxrt_tensor> {
+    let TensorData { shape, values } = data;
+    let data = allocate::<f32>(values.len(), 0)?;
+    // SAFETY: the buffer has room for all values.
+    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), data, values.len()) };
+    let mut tensor = mlxrt_tensor {
+        struct_size: 0,
+        dtype: MLXRT_DTYPE_F32,
+        rank: shape.len() as u32,
+        reserved: 0,
+        shape: [0; MOST_DIMENSIONS],
+        data: data.cast::<c_void>(),
+        bytes: size_of_val(values.as_slice()) as u64,
+    };
+    for (to, from) in tensor.shape.iter_mut().zip(shape) {
+        *to = from as u64;
+    }
+    Ok(tensor)
 }
 
 /// # Safety

@@ -10,16 +10,18 @@ use super::event::EventBlock;
 use super::handle::{table, Handle, Kind};
 use super::input::{read_generate_options, read_input};
 use super::library::UserData;
+use super::model::report;
 use super::structs::{read_options, Out};
-use super::text::HandleOut;
-use super::time::timeout;
+use super::text::{ArrayOut, HandleOut};
+use super::time::{time_limit, timeout};
 use super::types::{
-    mlxrt_event, mlxrt_event_fn, mlxrt_generate_options, mlxrt_input, mlxrt_request, mlxrt_result,
-    mlxrt_session,
+    mlxrt_call_options, mlxrt_event, mlxrt_event_fn, mlxrt_generate_options, mlxrt_input,
+    mlxrt_request, mlxrt_result, mlxrt_session,
 };
 use crate::error::{Error, Result};
 use crate::mail::Mailbox;
-use crate::runtime::generate::{self, Event, Next, Notify, Report, Request, Stop};
+use crate::runtime::generate::{self, Event, Input, Next, Notify, Report, Request, Stop};
+use crate::runtime::score::{of_argument, score, OnProgress};
 use crate::runtime::session::Session;
 
 /// Runs one request on the session and hands what it produces to fn, on this thread, until it ends: by the model's
@@ -202,6 +204,64 @@ pub unsafe extern "C" fn mlxrt_request_free(request: *mut mlxrt_request) {
             Ok(())
         });
     }
+}
+
+/// Gives the log-probability of each token of target: what the model said of it after the session's tokens, those of prefix, and
+/// the target's before it. (The logarithm is natural, of the softmax in f32 of the model's own logits, as with
+/// MLXRT_GEN_LOGPROBS.) prefix is as mlxrt_generate's input: text and tokens follow the session's, messages stand in their place,
+/// and NULL is nothing. target is text or tokens, made into tokens by itself and without a BOS. The session stays as it is; what
+/// it and others have computed of the beginning is used, and so are its adapters. Any length is computed in chunks, and the
+/// logits of a few tokens at a time. With the first token of a text as the prefix and the others as the target, the exponential
+/// of the mean of what comes out, times -1, is the text's perplexity.
+///
+/// Threads: any; progress runs on this one, with tokens computed and in all. A session does one blocking call at a time.
+/// Blocks: until all is computed; progress and mlxrt_session_cancel may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+/// Errors: INVALID_ARGUMENT names the field, also when target is empty, or there is nothing before it; CONTEXT_FULL; BUSY, also
+/// while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED.
+/// Owns: logprobs is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_score(
+    session: *mut mlxrt_session,
+    prefix: *const mlxrt_input,
+    target: *const mlxrt_input,
+    options: *const mlxrt_call_options,
+    logprobs: *mut *mut f32,
+    count: *mut usize,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's outputs are NULL or writable.
+    let out = unsafe { ArrayOut::clear(logprobs, count, "logprobs") };
+    call("mlxrt_score", Use::Blocking, || {
+        let out = out?;
+        let session = table().get::<Session>(session, "session")?;
+        // SAFETY: the caller's structs and what they point to are readable.
+        let (prefix, target, options) = unsafe {
+            let options: mlxrt_call_options = read_options(options, "options")?;
+            let prefix = match prefix.is_null() {
+                true => Input::nothing(),
+                false => read_input_of(prefix, "prefix")?,
+            };
+            (prefix, read_input_of(target, "target")?, options)
+        };
+        let (progress, data) = (options.progress, options.progress_data);
+        let mut tell = |done, total| report(progress, data, done, total);
+        let on_progress = progress.map(|_| &mut tell as OnProgress);
+        let timeout = time_limit(options.timeout_ms);
+        out.put(&score(&session, &prefix, &target, timeout, on_progress)?)
+    })
+}
+
+/// As `read_input`, of an argument with this name.
+///
+/// # Safety
+/// As `read_input`'s.
+unsafe fn read_input_of(input: *const mlxrt_input, name: &str) -> Result<Input> {
+    // SAFETY: as this function's own contract.
+    let read = unsafe { read_input(input) };
+    read.map_err(|error| {
+        let mut error = of_argument(error, name);
+        error.message = error.message.replace("input.", &format!("{name}."));
+        error
+    })
 }
 
 /// A request that was submitted.

@@ -3,6 +3,7 @@
 use std::ffi::c_char;
 use std::sync::Arc;
 
+use super::adapter::tensor;
 use super::boundary::{call, quietly, Use};
 use super::error::mlxrt_error;
 use super::handle::{table, Handle, Kind};
@@ -12,6 +13,7 @@ use super::text::{path_arg, ArrayOut, HandleOut, TextOut};
 use super::time::deadline;
 use super::types::{
     mlxrt_call_options, mlxrt_model, mlxrt_session, mlxrt_session_options, mlxrt_session_state,
+    mlxrt_tensor,
 };
 use crate::mail::Mailbox;
 use crate::runtime::adapter::{Adapter, LoadOptions};
@@ -257,6 +259,33 @@ pub unsafe extern "C" fn mlxrt_session_load(
         let adapters = table().all::<Adapter>();
         let session = Session::load(model, &path, &adapters, watch)?;
         out.put(table().insert(Arc::new(session))?);
+        Ok(())
+    })
+}
+
+/// Gives the keys that a layer's attention looks at, behind the rotary embedding and as f32, whatever type they are kept in:
+/// [kv_heads, tokens, head_dim], where the tokens are the first of mlxrt_session_tokens that are computed, mostly all but the
+/// last one. Where a window has turned they are its first tokens that are kept and then the newest, in the order of time. A
+/// layer that looks at an earlier layer's keys gives those. Nothing is computed for it: after mlxrt_memory_trim, or with adapters
+/// that were applied since, there is nothing before the next request.
+///
+/// Threads: any.
+/// Blocks: until the engine's running step is done.
+/// Errors: INVALID_ARGUMENT when the model has no such layer; UNSUPPORTED when the layer has no keys, but a state or latents;
+/// NOT_FOUND when nothing of the session is computed; BUSY while a request of the session runs or waits; SUSPENDED;
+/// OUT_OF_MEMORY before anything is copied; DEVICE.
+/// Owns: out.data is yours: mlxrt_free.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_inspect_attention(
+    session: *mut mlxrt_session,
+    layer: u32,
+    out: *mut mlxrt_tensor,
+) -> *mut mlxrt_error {
+    call("mlxrt_inspect_attention", Use::Blocking, || {
+        // SAFETY: the caller's struct is NULL or as large as its struct_size says.
+        let out = unsafe { Out::check(out, "out")? };
+        let session = table().get::<Session>(session, "session")?;
+        out.write(tensor(session.inspect_attention(layer)?)?);
         Ok(())
     })
 }

@@ -122,7 +122,7 @@ pub struct mlxrt_call_options {
     pub timeout_ms: u32,
     /// 0.
     pub reserved: u32,
-    /// Called with bytes done and in all; NULL = nobody is.
+    /// Called with bytes done and in all, or of a score with tokens; NULL = nobody is.
     pub progress: mlxrt_progress_fn,
     /// Handed to progress.
     pub progress_data: *mut c_void,

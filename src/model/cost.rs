@@ -233,6 +233,14 @@ impl Costs {
         work
     }
 
+    /// What `n` tokens take beside a step's, when all of their rows are wanted and the logits of so many at a time.
+    pub fn all_rows(&self, n: usize, logits: usize) -> u64 {
+        // What comes out of the last block, in one piece, and its norm; logits, twice where they are scaled, and in f32.
+        let rows = (n as u64).saturating_mul(3 * self.hidden * self.number);
+        let logit = self.vocab.saturating_mul(2 * self.number + 8);
+        rows.saturating_add(logit.saturating_mul(logits as u64))
+    }
+
     /// Most tokens, up to `context`, whose keys and values have at most `limit` bytes.
     pub fn most_tokens(&self, context: i32, kv: KvSpec, limit: u64) -> i32 {
         let (mut fit, mut too_many) = (0, context.saturating_add(1));

@@ -11,6 +11,7 @@ use super::cost::{Costs, StepCost};
 use super::layers::{self, computed_norm, Embedding, Layer};
 use super::modules::{Kind, Module, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
+use super::parts::Part;
 use super::plan::Blueprint;
 use super::rope::RotaryEmbedding;
 use super::streams::Spread;
@@ -126,6 +127,34 @@ impl Decoder {
     /// Whether the keys of a sequence with so many tokens are turned otherwise than those of a short one.
     pub fn is_long(&self, tokens: i32) -> bool {
         self.live.ropes.iter().any(|rope| rope.is_long(tokens))
+    }
+
+    /// The number of the cache that has the keys which a block's attention looks at: its own or an earlier block's.
+    ///
+    /// Errors: `InvalidArgument` beyond the last block, `Unsupported` where a block has no keys.
+    pub fn keys_of(&self, layer: u32) -> Result<usize> {
+        let block = usize::try_from(layer)
+            .ok()
+            .and_then(|at| self.blocks.get(at));
+        let block = block.ok_or_else(|| {
+            let layers = self.blocks.len();
+            Error::invalid(format!(
+                "layer is {layer}, and the model has {layers} layers, the first of which is 0"
+            ))
+        })?;
+        let parts = || block.halves.iter().map(|half| &half.part);
+        let keys = parts().find_map(|part| match part {
+            Part::Attention(attention) => Some(attention.cache()),
+            _ => None,
+        });
+        keys.ok_or_else(|| {
+            let keeps = match parts().find(|part| part.cache().is_some()) {
+                Some(Part::Mla(_)) => "keeps a latent of each token",
+                Some(_) => "keeps a state of all tokens",
+                None => "looks at no other tokens",
+            };
+            Error::unsupported(format!("layer {layer} has no keys: it {keeps}"))
+        })
     }
 
     /// What `n` more tokens in these caches take.

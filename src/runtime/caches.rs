@@ -8,6 +8,7 @@ use super::job::Kv;
 use super::ledger::Ledger;
 use crate::dtype::Scheme;
 use crate::error::{Error, Result};
+use crate::model::cache::Tokens;
 use crate::model::Cache;
 
 mod prefixes;
@@ -105,6 +106,15 @@ impl SessionCache {
         to
     }
 
+    /// The layer that the number says, and how many of its tokens are the first of these; none: no keys, or of other tokens.
+    pub fn keys(&self, number: usize, tokens: &[i32]) -> Option<(&Tokens, i32)> {
+        let pairs = self.tokens.iter().zip(tokens);
+        let common = pairs.take_while(|(a, b)| a == b).count();
+        let layer = self.layers.get(number)?.as_tokens()?;
+        let reached = layer.reach(i32::try_from(common).unwrap_or(i32::MAX));
+        (reached > 0).then_some((layer, reached))
+    }
+
     /// Keeps of the first `n` tokens as many as all layers can go back to.
     fn cut(&mut self, n: usize) {
         let to = self.reach(n);
@@ -166,6 +176,11 @@ impl Caches {
         self.of_sessions.get(key).ok_or_else(cache_is_gone)
     }
 
+    /// None: the session was not used with these adapters, or has lost what it had.
+    pub fn find(&self, key: &CacheKey) -> Option<&SessionCache> {
+        self.of_sessions.get(key)
+    }
+
     pub fn of_mut(&mut self, key: &CacheKey) -> Result<&mut SessionCache> {
         self.of_sessions.get_mut(key).ok_or_else(cache_is_gone)
     }
@@ -215,6 +230,21 @@ impl Caches {
         self.of_sessions.insert(key, cache);
         let bytes = self.session_bytes(session);
         ledger.set_kv(&mut ledger.state(), tokens, bytes);
+    }
+
+    /// Lets a cache that is empty go on from that of the session, however that was filled.
+    pub fn go_on_from(&mut self, session: u64, key: &CacheKey) -> Result<()> {
+        let own = self.of(key)?;
+        let ledger = own.ledger.clone();
+        let from = CacheKey {
+            session,
+            adapters: key.adapters.clone(),
+        };
+        if let (true, Some(other)) = (own.tokens.is_empty(), self.of_sessions.get_mut(&from)) {
+            let fork = other.fork(ledger);
+            self.of_sessions.insert(key.clone(), fork);
+        }
+        Ok(())
     }
 
     /// Keeps of the cache of `key` what it has in common with the first `most` of these tokens. Where another session's cache, or
@@ -290,6 +320,11 @@ impl Caches {
     pub fn other_bytes(&self, key: &CacheKey) -> u64 {
         let own = self.of_sessions.get(key).map_or(0, SessionCache::nbytes);
         self.session_bytes(key.session).saturating_sub(own)
+    }
+
+    /// Nothing of it is wanted again.
+    pub fn forget_session(&mut self, session: u64) {
+        self.of_sessions.retain(|key, _| key.session != session);
     }
 
     /// The session is gone.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::engine;
-use super::job::{End, EndReason, Job, Ticket};
+use super::job::{End, EndReason, Job, Score, Ticket};
+use super::ledger::Ledger;
 use super::metrics;
 use super::options::sampling;
 pub use super::options::{GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
@@ -30,7 +31,7 @@ pub fn generate(
     let mut run = || {
         let entry = Entry::new(session, Delivery::Push, None)?;
         let held = Blocking::take(session, entry.ticket.id())?;
-        let shared = entry.start(input, options)?;
+        let shared = entry.generate(input, options)?;
         Ok(held.run(&shared, on_event))
     };
     run().unwrap_or_else(|error: Error| (Report::refused(error.code as i32), Err(error)))
@@ -45,22 +46,22 @@ pub fn submit(
 ) -> Result<Request> {
     let entry = Entry::new(&session, Delivery::Pull, notify)?;
     let adapters = entry.adapters.clone();
-    let shared = entry.start(input, options)?;
+    let shared = entry.generate(input, options)?;
     Ok(Request::new(shared, session, adapters))
 }
 
 /// What a request is made of besides its input and options.
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     session: &'a Session,
     adapters: Arc<Applied>,
-    ticket: Ticket,
+    pub ticket: Ticket,
     delivery: Delivery,
     notify: Option<Notify>,
     called: Instant,
 }
 
 impl<'a> Entry<'a> {
-    fn new(session: &'a Session, delivery: Delivery, notify: Option<Notify>) -> Result<Self> {
+    pub fn new(session: &'a Session, delivery: Delivery, notify: Option<Notify>) -> Result<Self> {
         engine::refuse_when_suspended()?;
         let ticket = Ticket::new(
             session.model.engine.next_id(),
@@ -77,25 +78,33 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// Sends the request to the engine. One that is refused here counts as failed.
-    fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
+    fn generate(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
+        let (model, context) = (&self.session.model, self.session.context);
+        let whole_history = matches!(input, Input::Messages(_));
+        let read = || Ok((Prompt::with(model, input, options.thinking, context)?, None));
+        self.start(read, whole_history, options)
+    }
+
+    /// Makes tokens of the input by `read`, a prompt's and for a score the target's, and sends the request to the engine. One
+    /// that is refused here counts as failed.
+    pub fn start(
+        self,
+        read: impl FnOnce() -> Result<(Prompt, Option<Vec<i32>>)>,
+        whole_history: bool,
+        options: &GenerateOptions,
+    ) -> Result<Arc<Shared>> {
         let model = &self.session.model;
         let watch = self.watch(options.timeout);
-        let prompt = || {
-            watch::during(watch, || {
-                Prompt::with(model, input, options.thinking, self.session.context)
-            })
-        };
         let mut ended = None;
         // An engine that had ended before is an error; one that ends meanwhile, the end of the request.
-        let prompt = model.engine.refuse_when_ending().and_then(|()| {
-            prompt().or_else(|error| {
+        let read = model.engine.refuse_when_ending().and_then(|()| {
+            watch::during(watch, read).or_else(|error| {
                 ended = EndReason::of_watch(&error);
-                ended.map(|_| Prompt::default()).ok_or(error)
+                ended.map(|_| Default::default()).ok_or(error)
             })
         });
-        let whole_history = matches!(input, Input::Messages(_));
-        let prepared = prompt.and_then(|prompt| self.prepare(prompt, whole_history, options));
+        let prepared =
+            read.and_then(|(prompt, target)| self.prepare(prompt, target, whole_history, options));
         let (job, shared) = prepared.inspect_err(|error| {
             for counters in [&metrics::PROCESS, &*model.counters] {
                 counters.request_started();
@@ -126,6 +135,7 @@ impl<'a> Entry<'a> {
     fn prepare(
         self,
         mut prompt: Prompt,
+        target: Option<Vec<i32>>,
         whole_history: bool,
         options: &GenerateOptions,
     ) -> Result<(Job, Arc<Shared>)> {
@@ -150,6 +160,15 @@ impl<'a> Entry<'a> {
         };
         let sampling = sampling(options, model, &eos, seed);
         let stop_tokens = eos.iter().chain(&options.stop_tokens).copied().collect();
+        let (mut cache, mut score) = (session.cache, None);
+        if let Some(target) = &target {
+            cache.session = model.engine.next_id();
+            score = Some(Score {
+                session: session.cache.session,
+                target: target.len(),
+                ledger: Arc::new(Ledger::new(model.counters.clone())),
+            });
+        }
         let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
         let marked = model.channels.as_ref().filter(|_| !options.raw_text);
         let tools = Arc::new(std::mem::take(&mut prompt.tools));
@@ -176,6 +195,7 @@ impl<'a> Entry<'a> {
             raw_text: options.raw_text,
             context: session.context,
             seed,
+            target,
         };
         let counters = model.counters.clone();
         let shared = Arc::new(Shared::new(
@@ -187,7 +207,7 @@ impl<'a> Entry<'a> {
             self.notify,
         ));
         let job = Job {
-            cache: session.cache,
+            cache,
             adapters: self
                 .adapters
                 .iter()
@@ -203,6 +223,7 @@ impl<'a> Entry<'a> {
             ignore_cache: options.no_prefix_cache,
             whole_history,
             progress_tokens: options.progress_tokens,
+            score,
             submitted: called,
             deadline: options.timeout.map(|timeout| called + timeout),
             request: shared.clone(),

@@ -37,6 +37,8 @@ pub struct Job {
     pub whole_history: bool,
     /// Tokens between two progress reports; 0 = none.
     pub progress_tokens: u32,
+    /// The log-probabilities of tokens that there are, in place of new tokens.
+    pub score: Option<Score>,
     pub submitted: Instant,
     pub deadline: Option<Instant>,
     /// Where its tokens come from and its outputs go.
@@ -48,6 +50,15 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.request.end(End::cancelled());
     }
+}
+
+/// A cache of the job's own goes on from the session's and goes with the job: the session keeps what it has.
+pub struct Score {
+    /// The session, and its tokens behind those of the prompt.
+    pub session: u64,
+    pub target: usize,
+    /// Of the job's own cache.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Which cache a job uses, and how it is made when it is not there.

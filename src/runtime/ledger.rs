@@ -89,11 +89,12 @@ impl Ledger {
     /// Errors: as `between`.
     pub(super) fn hold(&self, id: u64) -> Result<()> {
         self.take(id)?;
-        if self.begin(id) {
-            return Ok(());
-        }
-        self.give_up(id);
-        Err(busy())
+        self.have(id).inspect_err(|_| self.give_up(id))
+    }
+
+    /// Behind `take`: no request runs until `give_up`.
+    pub(super) fn have(&self, id: u64) -> Result<()> {
+        self.begin(id).then_some(()).ok_or_else(busy)
     }
 
     /// For a blocking call, which goes on behind what was cancelled but behind nothing else: its reader may be this very

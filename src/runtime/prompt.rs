@@ -32,6 +32,17 @@ pub enum Input {
     Messages(Conversation),
 }
 
+impl Input {
+    /// Goes on from the session as it is.
+    pub fn nothing() -> Self {
+        Input::Text {
+            text: String::new(),
+            no_bos: false,
+            special_as_text: false,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Conversation {
     /// JSON: a list of messages.
@@ -132,6 +143,11 @@ impl Prompt {
 
     pub fn opening(&self) -> Option<&[i32]> {
         self.opening.as_deref()
+    }
+
+    /// Its own tokens, whatever comes before them.
+    pub fn into_tokens(self) -> Vec<i32> {
+        self.tokens
     }
 
     /// The sequence that a request starts from, when the session holds `ledger`.

@@ -13,6 +13,7 @@ use super::job::{End, EndReason, Ticket, TokenOutput};
 use super::metrics::{self, Counters};
 use super::prompt::Prompt;
 use super::report::{Report, Stop};
+use super::score::of_argument;
 use super::session::{Applied, Session};
 use crate::error::{Code, Error, Result};
 use crate::guard;
@@ -60,6 +61,8 @@ pub struct Plan {
     /// Tokens that the sequence may have.
     pub context: usize,
     pub seed: u64,
+    /// Tokens that follow the prompt: their log-probabilities are wanted, and the session stays as it is.
+    pub target: Option<Vec<i32>>,
 }
 
 pub struct Shared {
@@ -83,6 +86,8 @@ struct State {
     tokens: Vec<i32>,
     made: Extent,
     delivered: Extent,
+    /// Of the target.
+    logprobs: Vec<f32>,
     stopped: Option<Stop>,
     report: Report,
     /// The engine is done with it.
@@ -116,6 +121,7 @@ impl Shared {
                 tokens: Vec::new(),
                 made: Extent::default(),
                 delivered: Extent::default(),
+                logprobs: Vec::new(),
                 stopped: None,
                 report,
                 engine_end: None,
@@ -142,8 +148,26 @@ impl Shared {
     pub fn begin(&self, forced: &mut VecDeque<i32>) -> Result<Vec<i32>> {
         let mut state = self.state();
         let before = &self.ticket.ledger.state().tokens;
-        let sequence = state.plan.prompt.after(before)?;
+        let mut sequence = state.plan.prompt.after(before);
+        if state.plan.target.is_some() {
+            sequence = sequence.map_err(|error| of_argument(error, "prefix"));
+        }
+        let mut sequence = sequence?;
         state.report.prompt_tokens = sequence.len() as u64;
+        if let Some(target) = &state.plan.target {
+            if target.len() > state.plan.context.saturating_sub(sequence.len()) {
+                let message = format!(
+                    "the target has {} tokens, what comes before it {}, and the session's context is {}",
+                    target.len(),
+                    sequence.len(),
+                    state.plan.context
+                );
+                return Err(Error::new(Code::ContextFull, message));
+            }
+            sequence.extend_from_slice(target);
+            state.report.prompt_tokens = sequence.len() as u64;
+            return Ok(sequence);
+        }
         if sequence.len() + usize::from(!state.plan.prefill_only) > state.plan.context {
             return Err(Error::new(
                 Code::ContextFull,
@@ -189,6 +213,11 @@ impl Shared {
         let go_on = state.stopped.is_none();
         self.announce(state, made);
         go_on
+    }
+
+    /// Takes the target's log-probabilities.
+    pub fn scored(&self, logprobs: Vec<f32>) {
+        self.state().logprobs = logprobs;
     }
 
     /// The engine is done. Only the first end counts.
@@ -314,6 +343,11 @@ impl Shared {
         self.ticket.cancel();
     }
 
+    /// What a score that has ended well gave.
+    pub fn take_logprobs(&self) -> Vec<f32> {
+        std::mem::take(&mut self.state().logprobs)
+    }
+
     fn report(&self) -> (Report, Result<()>) {
         let state = self.state();
         let outcome = state.outcome.clone().unwrap_or(Ok(()));
@@ -344,8 +378,9 @@ impl Shared {
 
         let mut ledger = self.ticket.ledger.state();
         let ended_itself = state.stopped.is_none() && end.is_complete();
-        // A request that ended before its first token leaves no trace but a warm cache.
-        if tokens > 0 || ended_itself || state.stopped == Some(Stop::String) {
+        let answered = tokens > 0 || ended_itself || state.stopped == Some(Stop::String);
+        // A request that ended before its first token leaves no trace but a warm cache, and a score none at all.
+        if answered && state.plan.target.is_none() {
             if state.plan.tokens_only {
                 state.answer = state.plan.answer_of(&state.tokens);
             }
@@ -593,6 +628,13 @@ impl<'a> Blocking<'a> {
     pub fn take(session: &'a Session, id: u64) -> Result<Self> {
         session.ledger.take(id)?;
         Ok(Blocking { session, id })
+    }
+
+    /// For what looks at the session between two requests.
+    pub fn between(session: &'a Session) -> Result<Self> {
+        let held = Blocking::take(session, session.model.engine.next_id())?;
+        session.ledger.have(held.id)?;
+        Ok(held)
     }
 
     /// Hands events to `on_event` until the last one, or until that returns false; waits for the engine's end.

@@ -89,6 +89,10 @@ static void everything_is_refused(void) {
   FORKED(mlxrt_session_fork(session, NULL, &made_session));
   CHECK(made_session == NULL);
   FORKED(mlxrt_session_truncate(session, 0));
+  mlxrt_tensor tensor;
+  memset(&tensor, 0, sizeof tensor);
+  tensor.struct_size = sizeof tensor;
+  FORKED(mlxrt_inspect_attention(session, 0, &tensor));
   FORKED(mlxrt_session_info(session, &state));
   FORKED(mlxrt_session_tokens(session, &ids, &len));
   FORKED(mlxrt_session_message(session, &text, &len));
@@ -104,6 +108,9 @@ static void everything_is_refused(void) {
   FORKED(mlxrt_request_next(request, MLXRT_FOREVER, &event, &next));
   CHECK(event == NULL);
   FORKED(mlxrt_request_result(request, MLXRT_FOREVER, NULL));
+  float *floats = (float *)&floats;
+  FORKED(mlxrt_score(session, NULL, &input, NULL, &floats, &len));
+  CHECK(floats == NULL);
   /* Metrics */
   FORKED(mlxrt_metrics(NULL, &metrics));
   FORKED(mlxrt_metrics(model, &metrics));

@@ -653,6 +653,56 @@ void sessions_are_saved_and_loaded() {
   FAILS(session.save(path), code::invalid_handle);
 }
 
+// What a request said of its own tokens is what a score says of them.
+void scores_and_keys() {
+  mlxrt::Model model(fixture("qwen3-f32"));
+  mlxrt::Session session(model), other(model);
+  auto options = greedy(12);
+  options.logprobs = true;
+  std::vector<std::int32_t> said;
+  std::vector<float> logprobs;
+  const mlxrt::Input prompt = mlxrt::tokens({5, 6, 7, 8, 9, 10});
+  other.generate(prompt, options, [&](const mlxrt::Event &event) {
+    for (const std::int32_t token : event.tokens()) said.push_back(token);
+    for (const float logprob : event.logprobs()) logprobs.push_back(logprob);
+  });
+  const mlxrt::Input target = mlxrt::tokens(said);
+  const auto same = [&](const std::vector<float> &scored) {
+    CHECK(scored.size() == 12 && logprobs.size() == 12);
+    for (std::size_t i = 0; i < scored.size() && i < logprobs.size(); i++) {
+      CHECK(std::abs(scored[i] - logprobs[i]) < 1e-4f);
+    }
+  };
+  mlxrt::CallOptions call;
+  std::uint64_t done = 0;
+  call.progress = [&](std::uint64_t now, std::uint64_t total) {
+    CHECK(now <= total && total == 17);
+    done = now;
+    return true;
+  };
+  same(session.score(prompt, target, call));
+  CHECK(done == 17);
+  options = {};
+  options.max_tokens = 0;
+  session.generate(prompt, options);
+  same(session.score(target));
+  CHECK(session.tokens().size() == 6);
+  call.progress = [](std::uint64_t, std::uint64_t) -> bool { throw Thrown("enough"); };
+  bool caught = false;
+  try {
+    session.score(target, call);
+  } catch (const Thrown &) {
+    caught = true;
+  }
+  CHECK(caught);
+  FAILS(session.score(mlxrt::text("")), code::invalid_argument);
+
+  const mlxrt::Tensor keys = session.inspect_attention(1);
+  CHECK(keys.shape == (std::vector<std::uint64_t>{1, 6, 16}) && keys.data.size() == 6 * 16);
+  FAILS(session.inspect_attention(2), code::invalid_argument);
+  FAILS(mlxrt::Session(model).inspect_attention(0), code::not_found);
+}
+
 // A fork goes its own way, a cut session goes on from what is left, and both answer as a fresh session would.
 void sessions_are_forked_and_cut() {
   Endless folder;
@@ -770,6 +820,7 @@ int main(int argc, char **argv) {
           {"the_library", the_library},
           {"sessions_are_saved_and_loaded", sessions_are_saved_and_loaded},
           {"sessions_are_forked_and_cut", sessions_are_forked_and_cut},
+          {"scores_and_keys", scores_and_keys},
           {"prompts_are_shared", prompts_are_shared},
           {"keys_are_packed", keys_are_packed},
           {"sessions_on_threads", sessions_on_threads},

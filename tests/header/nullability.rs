@@ -23,6 +23,8 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_generate", "out"),
     ("mlxrt_train", "fn"),
     ("mlxrt_request_result", "out"),
+    // The session's own tokens.
+    ("mlxrt_score", "prefix"),
     ("mlxrt_memory_set", "limits"),
     ("*", "adapters"),
     ("*", "scales"),

@@ -226,10 +226,18 @@ impl Call {
                 }
             }
             if name == "mlxrt_input" {
-                let messages = self.text(r#"[{"role":"user","content":"Hi"}]"#);
+                // Of a conversation there is no score.
+                let scored = param.name == "target";
+                let text = self.text(match scored {
+                    true => "abc",
+                    false => r#"[{"role":"user","content":"Hi"}]"#,
+                });
                 // SAFETY: the room is larger than the struct and aligned for it.
                 let input = unsafe { &mut *at.cast::<mlxrt_input>() };
-                (input.messages, input.messages_len) = (messages as *const _, usize::MAX);
+                match scored {
+                    true => (input.text, input.text_len) = (text as *const _, usize::MAX),
+                    false => (input.messages, input.messages_len) = (text as *const _, usize::MAX),
+                }
             }
             return at as u64;
         }

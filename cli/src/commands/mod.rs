@@ -8,4 +8,5 @@ pub mod docs;
 pub mod generate;
 pub mod info;
 pub mod save;
+pub mod score;
 pub mod train;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{json, Value};
 
 use crate::{
     copy_folder, demo, fixture, json_lines, mlxrt, root, run, run_with_input, scratch, tiny,
@@ -94,6 +94,95 @@ fn count_tells_what_generate_takes_in() {
 }
 
 #[test]
+fn score_tells_how_likely_a_text_is() {
+    let model = demo();
+    let score = |more: &[&str]| {
+        let line = [&["score", &model], more, &["--json"]].concat();
+        let mut lines = json_lines(&run(line).fine());
+        lines.pop().unwrap()
+    };
+    let floats = |event: &Value, field: &str| -> Vec<f64> {
+        let list = event[field].as_array().unwrap().iter();
+        list.map(|number| number.as_f64().unwrap()).collect()
+    };
+    let text = "The capital of France is Paris, a city on the Seine.";
+    let event = score(&[text]);
+    let logprobs = floats(&event, "logprobs");
+    let n = logprobs.len() as f64;
+    let sum: f64 = logprobs.iter().sum();
+    assert_eq!(event["count"], logprobs.len());
+    assert_eq!(event["tokens"].as_array().unwrap().len(), logprobs.len());
+    assert!((event["logprob"].as_f64().unwrap() - sum).abs() < 1e-3);
+    let perplexity = event["perplexity"].as_f64().unwrap();
+    assert!((perplexity - (-sum / n).exp()).abs() < 1e-3 * perplexity);
+    // What makes sense is likelier.
+    let other = score(&["Paris capital of, Seine France is a city on the The."]);
+    assert!(other["perplexity"].as_f64().unwrap() > 2.0 * perplexity);
+
+    // The first token is not scored, unless something comes before it.
+    let whole = json_lines(&run(["count", &model, text, "--raw", "--json"]).fine());
+    assert_eq!(whole[0]["count"], logprobs.len() + 1);
+    let behind = score(&[text, "--prefix", "A fact: "]);
+    assert_eq!(behind["count"], logprobs.len() + 1);
+
+    // In sequences, the rest left out; one of them is the text's beginning.
+    let pieces = score(&[text, "--sequence-length", "4"]);
+    let taken = floats(&pieces, "logprobs");
+    assert_eq!(taken.len(), (logprobs.len() + 1) / 4 * 3);
+    for (a, b) in taken[..3].iter().zip(&logprobs) {
+        assert!((a - b).abs() < 0.05, "{a} {b}");
+    }
+
+    // As the answer to a conversation.
+    let folder = scratch("score");
+    let messages = folder.join("messages.json");
+    fs::write(
+        &messages,
+        json!([{"role": "user", "content": FRANCE}]).to_string(),
+    )
+    .unwrap();
+    let messages = messages.to_str().unwrap();
+    let right = score(&["Paris", "--messages", messages, "--summary"]);
+    let wrong = score(&["Seven", "--messages", messages, "--summary"]);
+    assert!(right["logprob"].as_f64() > wrong["logprob"].as_f64());
+    assert!(right.get("logprobs").is_none());
+
+    // From a file or standard input, and for people.
+    let file = folder.join("text");
+    fs::write(&file, text).unwrap();
+    let shown = run(["score", &model, "--file", file.to_str().unwrap()]).fine();
+    assert_eq!(
+        shown,
+        run_with_input(["score", &model], text.as_bytes()).fine()
+    );
+    assert_eq!(shown.lines().count(), logprobs.len() + 1);
+    assert!(
+        shown.lines().last().unwrap().starts_with("Perplexity: "),
+        "{shown}"
+    );
+    let short = run(["score", &model, text, "--summary"]).fine();
+    assert_eq!(short.lines().count(), 1);
+
+    run(["score", &model, ""]).fails(2, "empty");
+    run(["score", &model, text, "--sequence-length", "1"]).fails(2, "2 or greater");
+    run(["score", &model, text, "--sequence-length", "1000"]).fails(2, "--sequence-length is 1000");
+    run([
+        "score",
+        &model,
+        text,
+        "--prefix",
+        "a",
+        "--messages",
+        messages,
+    ])
+    .fails(2, "--messages");
+    run(["score", &model, text, "-c", "8"]).fails(9, "context is 8");
+    run(["score", &model, text, "--file", "no"]).fails(2, "two texts");
+    run(["score", &model, "--file", "no-file"]).fails(3, "no-file");
+    run(["score", &model, text, "--messages", "no-file"]).fails(3, "no-file");
+}
+
+#[test]
 fn links_are_followed_on_wish() {
     let folder = scratch("links");
     for file in fs::read_dir(tiny()).unwrap().flatten() {
@@ -104,6 +193,7 @@ fn links_are_followed_on_wish() {
         ("info", &[][..]),
         ("generate", &["abc", "-n", "1"]),
         ("count", &["abc"]),
+        ("score", &["abc"]),
     ] {
         let line = [&[command, model], more].concat();
         run(&line).fails(5, "link");

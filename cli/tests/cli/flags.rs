@@ -199,7 +199,8 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--overwrite"
             | "--mask-prompt"
             | "--checkpoint"
-            | "--follow-links" => vec![],
+            | "--follow-links"
+            | "--summary" => vec![],
             "--load" => vec![&messages],
             "--keep" => vec!["2", "--window", "64"],
             "--window" | "--context" | "--max-tokens" | "--penalty-window" | "--batch-size" => {
@@ -235,6 +236,8 @@ fn the_help_shows_nothing_that_is_refused() {
             "--plot" => vec![&plot],
             "--kind" => vec!["dora"],
             "--keys" => vec!["q_proj"],
+            "--prefix" => vec!["abc"],
+            "--sequence-length" => vec!["2"],
             "--dtype" => vec!["bf16"],
             "--schedule" => vec!["cosine"],
             "--optimizer" => vec!["sgd"],
@@ -247,6 +250,7 @@ fn the_help_shows_nothing_that_is_refused() {
         ("generate", &["-m", &model][..], &["--max-tokens", "2"][..]),
         ("chat", &["-m", &model], &["--max-tokens", "2"]),
         ("count", &["-m", &model], &[]),
+        ("score", &["-m", &model], &[]),
         ("info", &["-m", &model], &[]),
         (
             "bench",
@@ -288,6 +292,9 @@ fn the_help_shows_nothing_that_is_refused() {
                 ["--prompt", "--file", "--messages", "--continue-last"].contains(&flag.as_str());
             if ["generate", "count"].contains(&command) && !whole {
                 arguments.extend(["--prompt", "abc"]);
+            }
+            if command == "score" && flag != "--file" {
+                arguments.push("abcabc");
             }
             if ["--logprobs", "--top-logprobs", "--progress"].contains(&flag.as_str()) {
                 arguments.push("--json");

@@ -3,6 +3,8 @@
 
 mod extent;
 mod state;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use crate::dtype::{Dtype, Scheme};
@@ -157,6 +159,13 @@ impl Cache {
         match self {
             Cache::Tokens(tokens) => Ok(tokens),
             Cache::State(_) => Err(other_cache()),
+        }
+    }
+
+    pub fn as_tokens(&self) -> Option<&Tokens> {
+        match self {
+            Cache::Tokens(tokens) => Some(tokens),
+            Cache::State(_) => None,
         }
     }
 

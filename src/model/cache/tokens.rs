@@ -1,5 +1,6 @@
 //! Keys and values of tokens: a cache that keeps every one, and one that rotates over a window.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::dtype::{Dtype, Scheme};
@@ -199,6 +200,22 @@ impl Tokens {
         Ok((keys.take(0..self.seen)?, values.take(0..self.seen)?))
     }
 
+    /// Keys and values of the tokens that one more can see, in the order of time: `[1, kv_heads, tokens, head_dim]` each. None:
+    /// there are none.
+    pub fn in_order(&self) -> Result<Option<(Array, Array)>> {
+        let Some((keys, values)) = &self.tensors else {
+            return Ok(None);
+        };
+        let parts = self.extent.in_order();
+        Ok(Some((in_order(keys, &parts)?, in_order(values, &parts)?)))
+    }
+
+    /// The keys of `in_order`, without the values.
+    pub fn keys_in_order(&self) -> Result<Option<Array>> {
+        // What nobody asks for is not computed.
+        Ok(self.in_order()?.map(|(keys, _)| keys))
+    }
+
     /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
     pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
         let place = self.place_for(n);
@@ -271,6 +288,18 @@ fn moved(old: Array, place: &extent::Place) -> Result<Array> {
         memory::clear_cache();
     }
     Ok(new)
+}
+
+/// The numbers of these tokens `[1, heads, tokens, head_dim]`, one part behind the other.
+fn in_order(stored: &Stored, parts: &[Range<i32>; 3]) -> Result<Array> {
+    let parts = parts.iter().filter(|part| part.start < part.end);
+    let parts = parts.map(|part| stored.take(part.clone())?.floats());
+    let parts: Vec<Array> = parts.collect::<Result<_>>()?;
+    match parts.as_slice() {
+        [] => stored.take(0..0)?.floats(),
+        [one] => Ok(one.clone()),
+        parts => ops::concatenate(&parts.iter().collect::<Vec<_>>(), 2),
+    }
 }
 
 /// What a cache's tensors are made of.

@@ -270,6 +270,74 @@ fn histories_that_take_turns_in_a_session_find_their_tokens() {
     }
 }
 
+/// What a session is that has a beginning of its own, a fork's, a cut one's, or another session's, and what it holds.
+fn beginnings(parent: &Session, options: SessionOptions) -> [(&'static str, Session); 3] {
+    let held = parent.tokens().unwrap().len();
+    let cut = parent.fork().unwrap();
+    cut.truncate(held - 3).unwrap();
+    let borrows = Session::new(parent.model.clone(), options).unwrap();
+    [
+        ("fork", parent.fork().unwrap()),
+        ("cut", cut),
+        ("borrowed", borrows),
+    ]
+}
+
+#[test]
+fn a_prompt_alone_and_its_progress_are_told_whatever_a_session_begins_with() {
+    let _lock = engine_lock();
+    for (case, options) in cases() {
+        let model = load(case);
+        let parent = Session::new(model.clone(), options).unwrap();
+        let start: Vec<i32> = (0..14).map(|i| 3 + i * 7).collect();
+        run(&parent, &Input::Tokens(start), &exactly(4))
+            .result
+            .unwrap();
+        let held = parent.tokens().unwrap();
+        for (name, session) in beginnings(&parent, options) {
+            let before = session.tokens().unwrap();
+            let more: Vec<i32> = (0..9).map(|i| 5 + i * 11).collect();
+            let input = match before.is_empty() {
+                true => [held.as_slice(), &more].concat(),
+                false => more,
+            };
+            let whole = [before.as_slice(), &input].concat();
+            let asked = GenerateOptions {
+                prefill_only: true,
+                progress_tokens: 4,
+                ..exactly(1)
+            };
+            let (mut told, mut others) = (Vec::new(), 0);
+            let (report, result) =
+                generate(&session, &Input::Tokens(input), &asked, &mut |event| {
+                    match event {
+                        Event::Progress { done, total } => told.push((done, total)),
+                        Event::Text(_) => others += 1,
+                    }
+                    true
+                });
+            result.unwrap();
+            let computed = report.prompt_tokens - report.cached_tokens;
+            assert_eq!(report.prompt_tokens as usize, whole.len(), "{case} {name}");
+            assert_eq!((report.generated_tokens, others), (0, 0), "{case} {name}");
+            assert_eq!(told.last(), Some(&(computed, computed)), "{case} {name}");
+            let steps = told
+                .windows(2)
+                .all(|pair| pair[0].0 < pair[1].0 && pair[1].0 - pair[0].0 < 8);
+            assert!(
+                steps && told.iter().all(|&(_, total)| total == computed),
+                "{told:?}"
+            );
+            assert_eq!(session.tokens().unwrap(), whole, "{case} {name}");
+            // The same as if it had come at once.
+            let given = run(&session, &Input::Tokens(Vec::new()), &exactly(5));
+            let fresh = Session::new(model.clone(), options).unwrap();
+            let wanted = run(&fresh, &Input::Tokens(whole), &computed_anew(5));
+            assert_eq!(given.tokens, wanted.tokens, "{case} {name}");
+        }
+    }
+}
+
 #[test]
 fn what_is_kept_counts_and_can_be_let_go() {
     let _lock = keeping_lock();
@@ -365,4 +433,46 @@ fn what_an_adapter_computed_goes_with_it() {
     model.engine.call(|_| Ok(())).unwrap();
     assert!(model.counters.snapshot().kv_bytes < held);
     assert_eq!(ask(&session(&model), &one).0, 39);
+}
+
+#[test]
+fn an_answer_is_continued_whatever_a_session_begins_with() {
+    let _lock = engine_lock();
+    for case in ["qwen3-f32", "llama-f32", "gemma3-text-f32"] {
+        let model = load(case);
+        let chat = |messages: &str, continue_last| {
+            Input::Messages(crate::runtime::generate::Conversation {
+                messages: messages.to_owned(),
+                continue_last,
+                ..Default::default()
+            })
+        };
+        let user = r#"{"role":"user","content":"The answer is 17"}"#;
+        let parent = session(&model);
+        run(&parent, &chat(&format!("[{user}]"), false), &exactly(6))
+            .result
+            .unwrap();
+        let started = format!(r#"[{user},{{"role":"assistant","content":"It is"}}]"#);
+        let fresh = session(&model);
+        let wanted = run(&fresh, &chat(&started, true), &computed_anew(7));
+        wanted.result.unwrap();
+        let message = fresh.message().unwrap();
+        assert!(message.contains("It is"), "{message}");
+        for (name, session) in beginnings(&parent, SessionOptions::default()) {
+            let asked = GenerateOptions {
+                progress_tokens: 2,
+                ..exactly(7)
+            };
+            let given = run(&session, &chat(&started, true), &asked);
+            given.result.unwrap();
+            assert_eq!(given.tokens, wanted.tokens, "{case} {name}");
+            // A window that has turned cannot go back to what they have in common.
+            let turned = case == "gemma3-text-f32";
+            assert!(given.report.cached_tokens >= 8 || turned, "{case} {name}");
+            assert_eq!(session.message().unwrap(), message, "{case} {name}");
+            assert_eq!(session.tokens(), fresh.tokens(), "{case} {name}");
+        }
+        // None of it is the parent's.
+        assert!(!parent.message().unwrap().contains("It is"));
+    }
 }

@@ -32,6 +32,12 @@ pub fn i32s(file: &SafeTensors, name: &str) -> Vec<i32> {
         .collect()
 }
 
+/// A list of numbers in JSON.
+pub fn i32s_of(value: &Value) -> Vec<i32> {
+    let list = value.as_array().unwrap().iter();
+    list.map(|number| number.as_i64().unwrap() as i32).collect()
+}
+
 pub fn f32s(file: &SafeTensors, name: &str) -> Vec<f32> {
     let data = file.tensor(name).unwrap().data();
     data.chunks_exact(4)

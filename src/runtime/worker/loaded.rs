@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::mlx::memory;
 use crate::model::adapter::Adapter;
 use crate::model::{AdapterSet, Decoder};
+use crate::runtime::caches::AppliedAdapter;
 
 #[derive(Default)]
 pub(super) struct Loaded {
@@ -28,6 +29,15 @@ impl Loaded {
 
     pub fn adapter(&self, id: u64) -> Result<&LoadedAdapter> {
         self.adapters.get(&id).ok_or_else(adapter_is_gone)
+    }
+
+    /// An adapter in the state that it is in.
+    pub fn applied(&self, id: u64, strength: f32) -> Result<AppliedAdapter> {
+        Ok(AppliedAdapter {
+            id,
+            version: self.adapter(id)?.version,
+            strength: strength.to_bits(),
+        })
     }
 
     pub fn adapter_mut(&mut self, id: u64) -> Result<&mut LoadedAdapter> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::caches::{Caches, SessionCache};
 use super::engine::{Alive, Command};
-use super::job::EndReason;
+use super::job::{EndReason, Kv};
 use super::ledger::Ledger;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, memory, Device};
@@ -23,12 +23,15 @@ use crate::model::AdapterSet;
 use crate::train::Trainer;
 
 mod follow;
+mod inspect;
 mod kept;
 mod loaded;
 mod room;
 mod running;
+mod score;
 mod step;
 
+pub(super) use inspect::KeysOf;
 pub(in crate::runtime) use kept::{KeptLayer, KeptTensor, Snapshot, Which};
 use loaded::Loaded;
 pub use room::Trim;
@@ -121,9 +124,11 @@ impl Worker {
                 self.run_turn(index);
             }
         }
-        for running in self.running.drain(..).chain(self.waiting.drain(..)).rev() {
-            let kv = self.caches.kv(&running.key);
-            running.end(Ok(EndReason::Cancelled), Some(kv));
+        let running = std::mem::take(&mut self.running).into_iter();
+        let waiting = std::mem::take(&mut self.waiting);
+        for running in running.chain(waiting).rev() {
+            let kv = self.let_go(&running);
+            running.end(Ok(EndReason::Cancelled), kv);
         }
     }
 
@@ -331,10 +336,19 @@ impl Worker {
 
     fn end(&mut self, index: usize, reason: Result<EndReason>) {
         let running = self.running.remove(index);
-        let kv = self.caches.kv(&running.key);
-        running.end(reason, Some(kv));
+        let kv = self.let_go(&running);
+        running.end(reason, kv);
         // Its session may be free.
         self.look_at_waiting = true;
+    }
+
+    /// What the session's caches hold at the end of a request; a score's own goes.
+    fn let_go(&mut self, running: &Running) -> Option<Kv> {
+        if running.job.score.is_some() {
+            self.caches.forget_session(running.session());
+            return None;
+        }
+        Some(self.caches.kv(&running.key))
     }
 
     /// After an MLX error, in the turn of the request `index` or outside of any. A suspect that fails in its own turn, and

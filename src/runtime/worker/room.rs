@@ -48,6 +48,17 @@ impl Worker {
         n: usize,
         idle_may_go: bool,
     ) -> Result<Option<Error>> {
+        self.make_room_with(index, n, 0, idle_may_go)
+    }
+
+    /// As `make_room`, with so many bytes more.
+    pub(super) fn make_room_with(
+        &mut self,
+        index: usize,
+        n: usize,
+        more: u64,
+        idle_may_go: bool,
+    ) -> Result<Option<Error>> {
         let running = &self.running[index];
         let spec = running.job.cache;
         let decoder = self.loaded.model(spec.model)?;
@@ -77,6 +88,7 @@ impl Worker {
                 ));
             }
         }
+        cost.more = cost.more.saturating_add(more);
         let key = running.key.clone();
         while !self.fits(cost.more)? {
             let dropped = match idle_may_go {
@@ -87,6 +99,7 @@ impl Worker {
                 // It may have had the same tensors, which need not be copied any more.
                 let decoder = self.loaded.model(spec.model)?;
                 cost = decoder.cost(n, &self.caches.of(&key)?.layers);
+                cost.more = cost.more.saturating_add(more);
                 continue;
             }
             if idle_may_go && std::mem::take(&mut marks_may_go) {
@@ -132,7 +145,7 @@ impl Worker {
 
     /// Whether so many more bytes fit. What is in use is only known when the device is idle, so near the limit this waits
     /// for it.
-    fn fits(&mut self, more: u64) -> Result<bool> {
+    pub(super) fn fits(&mut self, more: u64) -> Result<bool> {
         let fit = |queued: u64| {
             let now = memory::active().saturating_add(queued);
             now.saturating_add(more) <= memory::limit()

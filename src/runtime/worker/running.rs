@@ -1,6 +1,7 @@
 //! A request that runs or waits, as the engine thread sees it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Result;
@@ -10,6 +11,7 @@ use crate::model::AdapterSet;
 use crate::runtime::caches::CacheKey;
 use crate::runtime::exit;
 use crate::runtime::job::{End, EndReason, Job, Kv, TokenOutput};
+use crate::runtime::ledger::Ledger;
 use crate::sampling::{Draw, Sampler};
 
 pub(super) struct Running {
@@ -27,6 +29,8 @@ pub(super) struct Running {
     pub generated: Vec<i32>,
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
+    /// Of a score the target's log-probabilities, as far as they are read.
+    pub logprobs: Vec<f32>,
     /// Where states are remembered, in tokens from the front on; empty where there are none.
     pub marks: Vec<usize>,
     pub cached_tokens: u64,
@@ -73,6 +77,7 @@ impl Running {
             matcher: None,
             generated: Vec::new(),
             forced: VecDeque::new(),
+            logprobs: Vec::new(),
             marks: Vec::new(),
             cached_tokens: 0,
             started: None,
@@ -84,6 +89,29 @@ impl Running {
 
     pub fn session(&self) -> u64 {
         self.job.cache.session
+    }
+
+    /// Told when its cache goes: the session's, but for a score.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        match &self.job.score {
+            None => &self.job.request.ticket.ledger,
+            Some(score) => &score.ledger,
+        }
+    }
+
+    /// Tokens that go into the cache before the next one is drawn: of a score all but the last, which only has to be known.
+    pub fn length(&self) -> usize {
+        let length = self.prompt.len().saturating_add(self.generated.len());
+        length.saturating_sub(usize::from(self.job.score.is_some()))
+    }
+
+    /// Those of them that need no logits, which are computed in any case for the others: the last one, or a target's.
+    pub fn without_logits(&self) -> usize {
+        let with = match &self.job.score {
+            None => 1,
+            Some(score) => score.target.saturating_sub(self.logprobs.len()),
+        };
+        self.length().saturating_sub(with)
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -117,6 +145,20 @@ impl Running {
         exit::watch_again();
         self.first_token.get_or_insert_with(Instant::now);
         self.job.request.token(token, &mut self.forced)
+    }
+
+    /// Tells how much of the `total` is computed, when `left` of it is not and `n` tokens just were.
+    pub fn progress(&self, left: usize, n: usize, total: usize) {
+        let every = u64::from(self.job.progress_tokens);
+        if every == 0 {
+            return;
+        }
+        let done = total.saturating_sub(left) as u64;
+        let before = done.saturating_sub(n as u64);
+        let each = self.job.score.is_some();
+        if each || left == 0 || done / every > before / every {
+            self.job.request.progress(done, total as u64);
+        }
     }
 
     /// Work of it may have failed: it goes on from its tokens, as a suspect.

@@ -8,7 +8,7 @@ use crate::error::{Code, Error, Result};
 use crate::mlx::{self, fast, memory, Array};
 use crate::model::cost::KvSpec;
 use crate::model::{AdapterSet, Cache, Rows};
-use crate::runtime::caches::{AppliedAdapter, CacheKind, SessionCache};
+use crate::runtime::caches::{CacheKind, SessionCache};
 use crate::runtime::engine;
 use crate::runtime::estimate::prefill_step;
 use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
@@ -61,11 +61,8 @@ impl Worker {
                 Err(error) if error.code == Code::Incompatible => return Ok(Turn::Refused(error)),
                 added => added?,
             }
-            running.key.adapters.push(AppliedAdapter {
-                id,
-                version: loaded.version,
-                strength: strength.to_bits(),
-            });
+            let applied = self.loaded.applied(id, strength)?;
+            running.key.adapters.push(applied);
         }
         match running.job.request.begin(&mut running.forced) {
             Ok(prompt) => {
@@ -107,14 +104,18 @@ impl Worker {
             keep,
             scheme,
         };
-        let cache = self.caches.get_or_insert(&running.key, || {
-            let ledger = running.job.request.ticket.ledger.clone();
+        self.caches.get_or_insert(&running.key, || {
+            let ledger = running.ledger().clone();
             let mut layers = decoder.make_caches(window, keep);
             layers.iter_mut().for_each(|layer| layer.pack_in(scheme));
             SessionCache::new(kind, layers, ledger)
         });
+        if let Some(score) = &running.job.score {
+            self.caches.go_on_from(score.session, &running.key)?;
+        }
+        let cache = self.caches.of_mut(&running.key)?;
         let held = cache.tokens.len();
-        let length = running.prompt.len() + running.generated.len();
+        let length = running.length();
         // And the first token of the answer goes in, unless it is the last.
         let more = running.job.max_tokens != Some(1);
         let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
@@ -125,8 +126,8 @@ impl Worker {
         }
         cache.long = long;
         let wanted = [running.prompt.as_slice(), &running.generated].concat();
-        // The last token is computed in any case: its logits are wanted.
-        let most = length.saturating_sub(1);
+        // What logits are wanted of is computed in any case.
+        let most = running.without_logits();
         if !running.job.ignore_cache {
             self.caches.match_prefix(&running.key, &wanted, most)?;
         }
@@ -153,7 +154,13 @@ impl Worker {
         if decoder.keeps_states() {
             // The end of the answer before, if the session goes on from there.
             cache.mark();
-            running.marks = marks(&running.prompt, &running.job.stop_tokens);
+            // A score's target is left behind.
+            let last = running.without_logits() + 1;
+            let prompt = match &running.job.score {
+                Some(_) => running.prompt.get(..last).unwrap_or_default(),
+                None => &running.prompt,
+            };
+            running.marks = marks(prompt, &running.job.stop_tokens);
         }
         running.phase = Phase::Prefill {
             total: length - cache.tokens.len(),
@@ -167,7 +174,18 @@ impl Worker {
         let running = &self.running[index];
         let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
         let done = self.caches.of(&running.key)?.tokens.len();
-        let left = &all[done..];
+        // A score's rows with logits are not of the prompt.
+        let scores = running.job.score.is_some();
+        let goes_in = running.length();
+        let end = match scores {
+            true => running.without_logits(),
+            false => goes_in,
+        };
+        // With kept tokens what a chunk sees depends on how it was cut, so prefix and target are one.
+        if scores && (done >= end || running.job.cache.keep > 0) {
+            return self.score(index, total);
+        }
+        let left = &all[done..end];
         let mark = running.marks.iter().find(|&&mark| mark > done);
         let ahead = mark.map_or(left.len(), |mark| left.len().min(mark - done));
         let config = self.loaded.model(running.job.cache.model)?.config();
@@ -190,12 +208,12 @@ impl Worker {
         }
         // (In an answer nobody waits for progress, and the log has enough to tell.)
         let answers = !self.running[index].generated.is_empty();
-        if left.len() == total && !answers {
+        if goes_in - done == total && !answers {
             let id = self.running[index].job.request.ticket.id();
             crate::log::debug!("request {id}: {total} tokens to compute, {n} at a time");
         }
         let chunk = &left[..n];
-        let last = chunk.len() == left.len();
+        let last = done + n == goes_in;
 
         let running = &mut self.running[index];
         let decoder = self.loaded.model(running.job.cache.model)?;
@@ -227,13 +245,8 @@ impl Worker {
         if running.marks.contains(&cache.tokens.len()) {
             cache.mark();
         }
-        if running.job.progress_tokens > 0 && !answers {
-            let every = u64::from(running.job.progress_tokens);
-            let done = (total - (left.len() - chunk.len())) as u64;
-            let before = done - chunk.len() as u64;
-            if last || done / every > before / every {
-                running.job.request.progress(done, total as u64);
-            }
+        if !answers {
+            running.progress(goes_in - done - n, n, total);
         }
         let Some(logits) = logits else {
             return Ok(if last {
@@ -392,7 +405,6 @@ impl Worker {
         // The step behind it may be queued, and writes to the caches.
         self.wait_for_device()?;
         let running = &self.running[index];
-        let cache = self.caches.of_mut(&running.key)?;
         let at = running.prompt.len() + running.generated.len();
         let could = match running.matcher {
             Some(_) => "the grammar allows",
@@ -405,18 +417,22 @@ impl Worker {
             Outcome::Overflow => Error::invalid(format!(
                 "options.bias_values and the penalties take a logit beyond what f32 holds, at token {at}"
             )),
-            Outcome::Drawn | Outcome::NotFinite => {
-                // What it left in keys and values must not reach another request.
-                cache.clear();
-                let adapters = match running.job.adapters.is_empty() {
-                    true => "",
-                    false => ", with the adapters that are applied",
-                };
-                Error::bad_model(format!(
-                    "the model's numbers are not finite at token {at}{adapters}"
-                ))
-            }
+            Outcome::Drawn | Outcome::NotFinite => self.not_finite(index, at)?,
         }))
+    }
+
+    /// What ends a request whose logits are not finite.
+    pub(super) fn not_finite(&mut self, index: usize, at: usize) -> Result<Error> {
+        let running = &self.running[index];
+        // What it left in keys and values must not reach another request.
+        self.caches.of_mut(&running.key)?.clear();
+        let adapters = match running.job.adapters.is_empty() {
+            true => "",
+            false => ", with the adapters that are applied",
+        };
+        Ok(Error::bad_model(format!(
+            "the model's numbers are not finite at token {at}{adapters}"
+        )))
     }
 }
 

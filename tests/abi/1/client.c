@@ -306,6 +306,22 @@ static void generation(mlxrt_model *model) {
   memset(&again, 0, sizeof again);
   run(fork, &input, &options, &again);
   CHECK(first.text_len == again.text_len && !memcmp(first.text, again.text, first.text_len));
+  /* Its keys, and how likely it finds a text; neither changes it. */
+  mlxrt_tensor keys;
+  START(keys);
+  OK(mlxrt_inspect_attention(fork, 0, &keys));
+  CHECK(keys.rank == 3 && keys.shape[1] >= 5 && keys.data != NULL);
+  mlxrt_free(keys.data);
+  mlxrt_input scored;
+  memset(&scored, 0, sizeof scored);
+  scored.struct_size = sizeof scored;
+  scored.text = "a text";
+  scored.text_len = MLXRT_NTS;
+  float *logprobs = NULL;
+  size_t scores = 0;
+  OK(mlxrt_score(fork, NULL, &scored, NULL, &logprobs, &scores));
+  CHECK(scores > 0 && logprobs && logprobs[0] < 0);
+  mlxrt_free(logprobs);
   mlxrt_session_free(fork);
 
   /* Sampled text that goes on, with every knob; the same seed gives the same. */

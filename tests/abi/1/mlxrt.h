@@ -490,7 +490,7 @@ typedef struct mlxrt_call_options {
   uint32_t timeout_ms;
   /** 0. */
   uint32_t reserved;
-  /** Called with bytes done and in all; NULL = nobody is. */
+  /** Called with bytes done and in all, or of a score with tokens; NULL = nobody is. */
   mlxrt_progress_fn MLXRT_NULLABLE progress;
   /** Handed to progress. */
   void *MLXRT_NULLABLE progress_data;
@@ -1009,7 +1009,8 @@ struct mlxrt_api {
   const void *MLXRT_NULLABLE mlxrt_session_save;
   const void *MLXRT_NULLABLE mlxrt_session_load;
   void (*MLXRT_NONNULL mlxrt_session_cancel)(mlxrt_session *MLXRT_NONNULL session);
-  const void *MLXRT_NULLABLE mlxrt_inspect_attention;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_inspect_attention)(
+      mlxrt_session *MLXRT_NONNULL session, uint32_t layer, mlxrt_tensor *MLXRT_NONNULL out);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_generate)(
       mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NONNULL input,
       const mlxrt_generate_options *MLXRT_NULLABLE options, mlxrt_event_fn MLXRT_NULLABLE fn,
@@ -1025,7 +1026,10 @@ struct mlxrt_api {
       mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
   void (*MLXRT_NONNULL mlxrt_request_free)(mlxrt_request *MLXRT_NULLABLE request);
   const void *MLXRT_NULLABLE mlxrt_embed;
-  const void *MLXRT_NULLABLE mlxrt_score;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_score)(
+      mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NULLABLE prefix,
+      const mlxrt_input *MLXRT_NONNULL target, const mlxrt_call_options *MLXRT_NULLABLE options,
+      float *MLXRT_NULLABLE *MLXRT_NONNULL logprobs, size_t *MLXRT_NONNULL count);
   const void *MLXRT_NULLABLE mlxrt_grammar_compile;
   const void *MLXRT_NULLABLE mlxrt_grammar_free;
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
@@ -1602,6 +1606,23 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_message(
     size_t *MLXRT_NULLABLE len);
 
 /**
+ * Gives the keys that a layer's attention looks at, behind the rotary embedding and as f32, whatever type they are kept in:
+ * [kv_heads, tokens, head_dim], where the tokens are the first of mlxrt_session_tokens that are computed, mostly all but the
+ * last one. Where a window has turned they are its first tokens that are kept and then the newest, in the order of time. A
+ * layer that looks at an earlier layer's keys gives those. Nothing is computed for it: after mlxrt_memory_trim, or with adapters
+ * that were applied since, there is nothing before the next request.
+ *
+ * Threads: any.
+ * Blocks: until the engine's running step is done.
+ * Errors: INVALID_ARGUMENT when the model has no such layer; UNSUPPORTED when the layer has no keys, but a state or latents;
+ * NOT_FOUND when nothing of the session is computed; BUSY while a request of the session runs or waits; SUSPENDED;
+ * OUT_OF_MEMORY before anything is copied; DEVICE.
+ * Owns: out.data is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_inspect_attention(
+    mlxrt_session *MLXRT_NONNULL session, uint32_t layer, mlxrt_tensor *MLXRT_NONNULL out);
+
+/**
  * Ends what runs on the session now, within one decode step or one chunk of the prompt; a later request is not
  * touched. The session stays usable and keeps what was delivered.
  *
@@ -1695,6 +1716,26 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_result(
  * Owns: takes the handle; events that were taken stay yours.
  */
 void mlxrt_request_free(mlxrt_request *MLXRT_NULLABLE request);
+
+/**
+ * Gives the log-probability of each token of target: what the model said of it after the session's tokens, those of prefix, and
+ * the target's before it. (The logarithm is natural, of the softmax in f32 of the model's own logits, as with
+ * MLXRT_GEN_LOGPROBS.) prefix is as mlxrt_generate's input: text and tokens follow the session's, messages stand in their place,
+ * and NULL is nothing. target is text or tokens, made into tokens by itself and without a BOS. The session stays as it is; what
+ * it and others have computed of the beginning is used, and so are its adapters. Any length is computed in chunks, and the
+ * logits of a few tokens at a time. With the first token of a text as the prefix and the others as the target, the exponential
+ * of the mean of what comes out, times -1, is the text's perplexity.
+ *
+ * Threads: any; progress runs on this one, with tokens computed and in all. A session does one blocking call at a time.
+ * Blocks: until all is computed; progress and mlxrt_session_cancel may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Errors: INVALID_ARGUMENT names the field, also when target is empty, or there is nothing before it; CONTEXT_FULL; BUSY, also
+ * while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED.
+ * Owns: logprobs is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_score(
+    mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NULLABLE prefix,
+    const mlxrt_input *MLXRT_NONNULL target, const mlxrt_call_options *MLXRT_NULLABLE options,
+    float *MLXRT_NULLABLE *MLXRT_NONNULL logprobs, size_t *MLXRT_NONNULL count);
 
 /* ---- Metrics ---- */
 

@@ -179,14 +179,9 @@ public final class Adapter: Sendable {
     try await Blocking.run {
       let arena = Arena()
       let name = try arena.name(name, "name")
-      var out = mlxrt_tensor()
-      out.struct_size = structSize(mlxrt_tensor.self)
-      try withExtendedLifetime(arena) {
-        try self.handle.with { try check(mlxrt_adapter_get($0, name, &out)) }
+      return try withExtendedLifetime(arena) {
+        try self.handle.with { adapter in try Tensor { mlxrt_adapter_get(adapter, name, $0) } }
       }
-      defer { mlxrt_free(out.data) }
-      let bytes = UnsafeRawBufferPointer(start: out.data, count: Int(out.bytes))
-      return Tensor(shape: shape(&out.shape, out.rank), values: Array(bytes.bindMemory(to: Float.self)))
     }
   }
 
@@ -239,12 +234,22 @@ public struct Tensor: Sendable, Hashable {
     self.shape = shape
     self.values = values
   }
+
+  /// Takes the tensor that a call hands out.
+  init(_ call: (UnsafeMutablePointer<mlxrt_tensor>) -> OpaquePointer?) throws {
+    var out = mlxrt_tensor()
+    out.struct_size = structSize(mlxrt_tensor.self)
+    try check(call(&out))
+    defer { mlxrt_free(out.data) }
+    let bytes = UnsafeRawBufferPointer(start: out.data, count: Int(out.bytes))
+    self.init(shape: dimensions(&out.shape, out.rank), values: Array(bytes.bindMemory(to: Float.self)))
+  }
 }
 
 /// A C array in a struct is a tuple here.
 private typealias Shape = (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
 
-private func shape(_ tuple: inout Shape, _ rank: UInt32) -> [Int] {
+private func dimensions(_ tuple: inout Shape, _ rank: UInt32) -> [Int] {
   withUnsafeBytes(of: &tuple) { $0.bindMemory(to: UInt64.self).prefix(Int(rank)).map { Int($0) } }
 }
 

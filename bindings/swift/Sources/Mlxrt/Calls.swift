@@ -53,6 +53,17 @@ func takeTokens(
   return Array(UnsafeBufferPointer(start: ids, count: ids == nil ? 0 : count))
 }
 
+/// Takes an array of floats that the library hands out.
+func takeFloats(
+  _ call: (UnsafeMutablePointer<UnsafeMutablePointer<Float>?>, UnsafeMutablePointer<Int>) -> OpaquePointer?
+) throws -> [Float] {
+  var floats: UnsafeMutablePointer<Float>?
+  var count = 0
+  try check(call(&floats, &count))
+  defer { mlxrt_free(floats) }
+  return Array(UnsafeBufferPointer(start: floats, count: floats == nil ? 0 : count))
+}
+
 func encodeJSON<T: Encodable>(_ value: T, _ name: String) throws -> String {
   do {
     let encoder = JSONEncoder()

@@ -261,6 +261,54 @@ public final class Session: Sendable {
     }
   }
 
+  // MARK: Looking into it
+
+  /// The log-probability of each token of a text that there is: what the model says of it after the session's tokens, those of
+  /// `prefix`, and the text's before it. The session stays as it is.
+  ///
+  /// - Parameters:
+  ///   - target: text or tokens, made into tokens by itself and without a BOS.
+  ///   - prefix: text and tokens follow the session's, messages stand in their place; nil = nothing.
+  ///   - progress: hears of tokens, where files have bytes.
+  /// - Throws: `CancellationError` when the task is cancelled, ``MlxrtError/Code/busy`` while a request of the session runs or
+  ///   waits.
+  public func score(
+    _ target: Input, after prefix: Input? = nil, timeout: Duration? = nil, progress: ProgressCallback? = nil
+  ) async throws -> [Float] {
+    try await Blocking.runCancellable { flag in
+      let arena = Arena()
+      let box = ProgressBox(progress: progress, flag)
+      var how = mlxrt_call_options()
+      how.struct_size = structSize(mlxrt_call_options.self)
+      how.timeout_ms = try milliseconds(timeout, "timeout")
+      how.progress = ProgressBox.function
+      how.progress_data = box.pointer
+      var scored = try target.make(arena)
+      let before = try prefix?.make(arena)
+      return try box.run {
+        try withExtendedLifetime(arena) {
+          try self.handle.with { session in
+            try takeFloats { logprobs, count in
+              guard var before else { return mlxrt_score(session, nil, &scored, &how, logprobs, count) }
+              return mlxrt_score(session, &before, &scored, &how, logprobs, count)
+            }
+          }
+        }
+      }
+    }
+  }
+
+  /// The keys that a layer's attention looks at, behind the rotary embedding: `[kv_heads, tokens, head_dim]`, of the first of
+  /// ``tokens()`` that are computed.
+  ///
+  /// - Throws: ``MlxrtError/Code/unsupported`` when the layer has no keys, ``MlxrtError/Code/notFound`` when nothing is computed.
+  public func inspectAttention(layer: Int) async throws -> Tensor {
+    try await Blocking.run {
+      let number: UInt32 = try field(layer, "layer")
+      return try self.handle.with { session in try Tensor { mlxrt_inspect_attention(session, number, $0) } }
+    }
+  }
+
   // MARK: Adapters
 
   /// Sets the adapters, from the next request on: none, one, or several, whose changes add up.

@@ -150,6 +150,50 @@ final class GenerationTests: XCTestCase {
     await assertFails(.invalidHandle) { try await session.save(to: path) }
   }
 
+  func testScoresAreWhatWasSaid() async throws {
+    let model = try await Fixture.model()
+    let session = try Session(model), other = try Session(model)
+    let prompt = Array(Int32(5)...14)
+    var options = greedy(12)
+    options.logprobs = 0
+    let answer = try await other.respond(to: .tokens(prompt), options: options)
+    func same(_ logprobs: [Float]) {
+      XCTAssertEqual(logprobs.count, answer.tokens.count)
+      for (ours, its) in zip(logprobs, answer.logprobs) { XCTAssertEqual(ours, its, accuracy: 1e-4) }
+    }
+    let whole = UInt64(prompt.count + answer.tokens.count - 1), ends = Counter()
+    let heard = try await session.score(.tokens(answer.tokens), after: .tokens(prompt)) { progress in
+      if progress.done == whole && progress.total == whole { ends.add() }
+    }
+    same(heard)
+    XCTAssertEqual(ends.value, 1)
+    _ = try await session.respond(to: .tokens(prompt), options: GenerateOptions(maxTokens: 0))
+    same(try await session.score(.tokens(answer.tokens)))
+    XCTAssertEqual(try session.tokens(), prompt)
+
+    await assertFails(.invalidArgument, "no tokens") { try await session.score(.text("")) }
+    await assertFails(.invalidArgument, "target.messages") { try await session.score(.messages([.user("Hi")])) }
+    do {
+      _ = try await session.score(.tokens(answer.tokens)) { _ in throw Whatever() }
+      XCTFail("it went on")
+    } catch let error as Whatever {
+      XCTAssertEqual(error, Whatever())
+    }
+    same(try await session.score(.tokens(answer.tokens)))
+  }
+
+  func testKeysOfALayer() async throws {
+    let session = try Session(try await Fixture.model())
+    await assertFails(.notFound, "no tokens") { try await session.inspectAttention(layer: 0) }
+    _ = try await session.respond(to: .tokens([5, 6, 7, 8]), options: greedy(3))
+    let keys = try await session.inspectAttention(layer: 1)
+    // Of all tokens but the last, which the next request computes.
+    XCTAssertEqual(keys.shape, [1, 6, 16])
+    XCTAssertEqual(keys.values.count, 6 * 16)
+    await assertFails(.invalidArgument, "2 layers") { try await session.inspectAttention(layer: 2) }
+    await assertFails(.invalidArgument, "layer") { try await session.inspectAttention(layer: -1) }
+  }
+
   func testPromptsAreShared() async throws {
     let model = try await Fixture.model()
     let first = try Session(model), second = try Session(model), third = try Session(model)
