@@ -50,6 +50,8 @@ pub fn knows(schema: &Value) -> bool {
             ("anyOf" | "allOf" | "oneOf" | "prefixItems", Value::Array(list)) => {
                 list.iter().all(knows)
             }
+            // (Draft 4 has true and false there.)
+            ("exclusiveMinimum" | "exclusiveMaximum", _) => value.is_number(),
             _ => true,
         };
         KNOWN.contains(&name.as_str()) && below()
