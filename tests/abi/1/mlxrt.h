@@ -326,6 +326,15 @@
 /** Gradient checkpointing: less memory, more computing. */
 #define MLXRT_TRAIN_CHECKPOINT 4u
 
+/** Any JSON object or list. The source is NULL. */
+#define MLXRT_GRAMMAR_JSON 1
+/** A JSON schema (drafts 4 to 2020-12). */
+#define MLXRT_GRAMMAR_JSON_SCHEMA 2
+/** A regular expression in the syntax of Rust's crate regex, which the whole answer matches. */
+#define MLXRT_GRAMMAR_REGEX 3
+/** A context-free grammar in Lark's syntax, from its rule start on. */
+#define MLXRT_GRAMMAR_LARK 4
+
 /**
  * Low-rank changes beside one model's weights. It is an id in the shape of a pointer: never dereference it. Any
  * thread may use it, several at once.
@@ -341,7 +350,10 @@ typedef struct mlxrt_api mlxrt_api;
  */
 typedef struct mlxrt_error mlxrt_error;
 
-/** A compiled grammar. It is an id in the shape of a pointer: never dereference it. */
+/**
+ * A compiled grammar for answers of one model. It is an id in the shape of a pointer: never dereference it. Any
+ * thread may use it, any number of requests at once.
+ */
 typedef struct mlxrt_grammar mlxrt_grammar;
 
 /**
@@ -755,7 +767,7 @@ typedef struct mlxrt_generate_options {
   const float *MLXRT_NULLABLE bias_values;
   /** How many biases, up to 4,194,304. */
   size_t bias_count;
-  /** What the answer must match; NULL = anything. */
+  /** What the answer must match; NULL = anything. A request keeps what it needs of it. */
   mlxrt_grammar *MLXRT_NULLABLE grammar;
   /** An event of progress every so many tokens taken in; 0 = none. */
   uint32_t progress_tokens;
@@ -1020,8 +1032,10 @@ struct mlxrt_api {
   void (*MLXRT_NONNULL mlxrt_request_free)(mlxrt_request *MLXRT_NULLABLE request);
   const void *MLXRT_NULLABLE mlxrt_embed;
   const void *MLXRT_NULLABLE mlxrt_score;
-  const void *MLXRT_NULLABLE mlxrt_grammar_compile;
-  const void *MLXRT_NULLABLE mlxrt_grammar_free;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_grammar_compile)(
+      const mlxrt_model *MLXRT_NONNULL model, int32_t kind, const char *MLXRT_NULLABLE source, size_t len,
+      const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_grammar *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  void (*MLXRT_NONNULL mlxrt_grammar_free)(mlxrt_grammar *MLXRT_NULLABLE grammar);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
       const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
 };
@@ -1617,7 +1631,8 @@ void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
  *
  * Threads: any; fn runs on this one. A session does one blocking call at a time.
  * Blocks: until the request has ended.
- * Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; CONTEXT_FULL; BUSY, also
+ * Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; INCOMPATIBLE for a grammar of another model; BAD_GRAMMAR where the
+ * grammar becomes too complex, or the model has no token to go on with; CONTEXT_FULL; BUSY, also
  * while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
  * Owns: nothing; events live until fn returns.
  */
@@ -1689,6 +1704,42 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_request_result(
  * Owns: takes the handle; events that were taken stay yours.
  */
 void mlxrt_request_free(mlxrt_request *MLXRT_NULLABLE request);
+
+/* ---- Grammars ---- */
+
+/**
+ * Compiles what answers must match, for the tokens of a model: kind is MLXRT_GRAMMAR_*, source what that kind says, of at
+ * most 1 MB. A request that names it in options.grammar gets only tokens that the grammar allows; it ends as
+ * MLXRT_STOPPED_GRAMMAR when nothing may follow, or by the model's end of text where the grammar has an end. Only max_tokens,
+ * stop strings and stop tokens, a cancel, a deadline or the end of the context leave it incomplete. Special tokens are made
+ * only where a Lark grammar names them. JSON is written without blanks, properties in the order in which the schema has them;
+ * {"x-guidance": {"whitespace_flexible": true}} at the root of a schema allows blanks.
+ *
+ * What cannot be followed is refused, never left out: an error names the keyword by its JSON pointer, as in
+ * "#/properties/a/not". Left out, with a line of the log (MLXRT_LOG_WARN), are words that are no keywords of JSON Schema, and
+ * formats that say nothing of a text, such as "password". The first grammar of a model takes some tenths of a second longer
+ * than those that follow.
+ *
+ * Threads: any; progress runs on this one. One grammar serves any number of sessions and threads at once.
+ * Blocks: while it compiles, milliseconds as a rule; timeout_ms (TIMEOUT) and progress (CANCELLED) are looked at before and
+ * after the work, which its limits bound to a few seconds.
+ * Errors: BAD_GRAMMAR; INVALID_ARGUMENT for a source that is too long; UNSUPPORTED for another kind, and for a vocabulary too
+ * large for grammars; OUT_OF_MEMORY; RESOURCES when no thread can be started; TIMEOUT; CANCELLED.
+ * Owns: out is yours: mlxrt_grammar_free. It needs nothing of the model but its tokens, and keeps no weights alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_grammar_compile(
+    const mlxrt_model *MLXRT_NONNULL model, int32_t kind, const char *MLXRT_NULLABLE source, size_t len,
+    const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_grammar *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Gives a grammar up. Requests that follow it go on. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none; a handle that is not a live grammar is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_grammar_free(mlxrt_grammar *MLXRT_NULLABLE grammar);
 
 /* ---- Metrics ---- */
 
