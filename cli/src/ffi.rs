@@ -82,6 +82,10 @@ pub const MLXRT_SCHEDULE_LINEAR: i32 = 2;
 pub const MLXRT_TRAIN_PATHS: u32 = 1;
 pub const MLXRT_TRAIN_MASK_PROMPT: u32 = 2;
 pub const MLXRT_TRAIN_CHECKPOINT: u32 = 4;
+pub const MLXRT_GRAMMAR_JSON: i32 = 1;
+pub const MLXRT_GRAMMAR_JSON_SCHEMA: i32 = 2;
+pub const MLXRT_GRAMMAR_REGEX: i32 = 3;
+pub const MLXRT_GRAMMAR_LARK: i32 = 4;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct mlxrt_adapter {
@@ -1249,6 +1253,19 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn mlxrt_request_free(request: *mut mlxrt_request);
+}
+unsafe extern "C" {
+    pub fn mlxrt_grammar_compile(
+        model: *const mlxrt_model,
+        kind: i32,
+        source: *const ::std::os::raw::c_char,
+        len: usize,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_grammar,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_grammar_free(grammar: *mut mlxrt_grammar);
 }
 unsafe extern "C" {
     pub fn mlxrt_metrics(

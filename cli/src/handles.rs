@@ -4,8 +4,8 @@ use std::any::Any;
 use std::borrow::{Borrow, Cow};
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::mem::size_of;
-use std::rc::Rc;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::rc::Rc;
 use std::{ptr, slice};
 
 use serde_json::Value;

@@ -267,7 +267,10 @@ fn answers_obey_grammars() {
     assert!(["\"yes\"", "\"no\""].contains(&answer(&["--schema", &schema]).as_str()));
     assert!(["yes", "no"].contains(&answer(&["--grammar", &grammar]).as_str()));
     let three = answer(&["--regex", "[a-c]{3}"]);
-    assert!(three.len() == 3 && three.chars().all(|c| ('a'..='c').contains(&c)), "{three}");
+    assert!(
+        three.len() == 3 && three.chars().all(|c| ('a'..='c').contains(&c)),
+        "{three}"
+    );
     let told = run(["generate", &model, "abc", "--regex", "[a-c]{3}", "--json"]).fine();
     assert_eq!(json_lines(&told).last().unwrap()["stop"], "grammar");
     let wrong = |more: &[&str]| run([&["generate", &model, "abc"], more].concat());

@@ -95,7 +95,8 @@ pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
         }
         "$ref" => {
             let place = said.as_str().unwrap().trim_start_matches('#');
-            valid(root, root.pointer(place).unwrap(), value)
+            let place = place.replace("%20", " ");
+            valid(root, root.pointer(&place).unwrap(), value)
         }
         _ => match value {
             Value::Object(object) => {
