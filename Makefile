@@ -15,6 +15,9 @@ MODEL ?= demo/model
 PYTHON ?= python3
 SEED ?= 9
 COUNT ?= 2600
+# Answers of each schema, and the official test suite, for `make check-grammars`.
+SAMPLES ?= 200
+SUITE ?=
 # A folder of chat templates (*.jinja), for `make differential`.
 TEMPLATES ?=
 
@@ -24,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-sharing bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-sharing bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -166,6 +169,11 @@ differential:
 ## Whether mlx-lm, in the Python given, loads the adapters and the fused models that the library saves.
 check-saved: build
 	$(PYTHON) tests/fixtures/saved_check.py $(CURDIR)/$(LIB)/libmlxrt.so
+
+## Answers of random weights under schemas, in the Python given, which has jsonschema; with SUITE, a checkout of
+## https://github.com/json-schema-org/JSON-Schema-Test-Suite, its groups as well. Some minutes.
+check-grammars: build
+	$(PYTHON) tests/grammar/check.py $(CURDIR)/$(LIB)/libmlxrt.so --samples $(SAMPLES) $(if $(SUITE),--suite "$(SUITE)")
 
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:

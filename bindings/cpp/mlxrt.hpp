@@ -376,6 +376,29 @@ struct SessionOptions {
   std::uint64_t kv_limit = 0;
 };
 
+class Model;
+
+enum class grammar_kind : std::int32_t {
+  json = MLXRT_GRAMMAR_JSON,
+  json_schema = MLXRT_GRAMMAR_JSON_SCHEMA,
+  regex = MLXRT_GRAMMAR_REGEX,
+  lark = MLXRT_GRAMMAR_LARK
+};
+
+/* What answers of one model must match: GenerateOptions::grammar. Any number of requests follow one at once. */
+class Grammar : public detail::Handle<mlxrt_grammar, mlxrt_grammar_free> {
+ public:
+  Grammar() noexcept = default;
+  explicit Grammar(mlxrt_grammar *handle) noexcept : Handle(handle) {}
+  /* Compiles source, which is empty for json. */
+  Grammar(const Model &model, grammar_kind kind, std::string_view source = {}, const CallOptions &options = {})
+      : Handle(compile(model, kind, source, options)) {}
+
+ private:
+  static mlxrt_grammar *compile(const Model &model, grammar_kind kind, std::string_view source,
+                                const CallOptions &options);
+};
+
 /* mlxrt_generate_options. */
 struct GenerateOptions {
   /* If not set: until the model ends or the context is full. 0 takes the input in and generates nothing. */
@@ -406,6 +429,8 @@ struct GenerateOptions {
   /* Token and what its logit gets; -INFINITY bans it. */
   std::vector<std::pair<std::int32_t, float>> bias;
   std::uint32_t progress_tokens = 0;
+  /* What the answer must match; NULL is anything. It must live until the call returns. */
+  const Grammar *grammar = nullptr;
   /* 0 is no speculation. */
   std::optional<std::uint32_t> draft_tokens;
   /* MLXRT_GEN_*, one each. */
@@ -551,6 +576,7 @@ class GenerateView {
     view.bias_tokens = bias_tokens_.empty() ? nullptr : bias_tokens_.data();
     view.bias_values = bias_values_.empty() ? nullptr : bias_values_.data();
     view.bias_count = bias_tokens_.size();
+    view.grammar = from.grammar ? from.grammar->get() : nullptr;
     view.progress_tokens = from.progress_tokens;
     view.draft_tokens = count_of(from.draft_tokens);
   }
@@ -770,6 +796,26 @@ class Model : public detail::Handle<mlxrt_model, mlxrt_model_free> {
     return made;
   }
 };
+
+/* ---- Grammars ---- */
+
+inline mlxrt_grammar *Grammar::compile(const Model &model, grammar_kind kind, std::string_view source,
+                                       const CallOptions &options) {
+  detail::ProgressCall progress(options.progress);
+  mlxrt_call_options view = detail::view_of(options);
+  view.progress = progress.fn();
+  view.progress_data = &progress;
+  mlxrt_grammar *made = nullptr;
+  mlxrt_error *failed = mlxrt_grammar_compile(model.get(), static_cast<std::int32_t>(kind),
+                                              source.data() ? source.data() : "", source.size(), &view, &made);
+  try {
+    progress.finish(failed);
+  } catch (...) {
+    mlxrt_grammar_free(made);
+    throw;
+  }
+  return made;
+}
 
 /* ---- Adapters ---- */
 

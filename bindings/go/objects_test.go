@@ -134,6 +134,32 @@ func TestAdapters(t *testing.T) {
 	}
 }
 
+func TestGrammars(t *testing.T) {
+	ctx := context.Background()
+	model := load(t)
+	grammar := must(model.CompileGrammar(ctx, mlxrt.GrammarJSONSchema, `{"enum": ["yes", "no"]}`))(t)
+	session := newSession(t, nil)
+	options := greedy(20)
+	options.Grammar = grammar
+	answer := must(session.Complete(ctx, mlxrt.Tokens(5, 6, 7), options))(t)
+	if answer.Text != `"yes"` && answer.Text != `"no"` || answer.Result.Stop != mlxrt.StoppedGrammar {
+		t.Errorf("%q, stopped by %v", answer.Text, answer.Result.Stop)
+	}
+	for _, source := range []string{`{"not": {}}`, `{`, `{"type": "array", "uniqueItems": true}`} {
+		_, err := model.CompileGrammar(ctx, mlxrt.GrammarJSONSchema, source)
+		wantErr(t, err, mlxrt.ErrBadGrammar)
+	}
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err := model.CompileGrammar(cancelled, mlxrt.GrammarJSON, "")
+	wantErr(t, err, context.Canceled)
+	grammar.Close()
+	grammar.Close()
+	_, err = session.Complete(ctx, mlxrt.Tokens(5), options)
+	wantErr(t, err, mlxrt.ErrClosed)
+	usable(t, session)
+}
+
 func TestSaveModel(t *testing.T) {
 	ctx := context.Background()
 	model := load(t)

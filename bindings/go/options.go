@@ -151,6 +151,9 @@ type Options struct {
 	// What is added to the logits of tokens; math.Inf(-1) bans one.
 	Bias map[int32]float32
 
+	// What the answer must match; nil is anything.
+	Grammar *Grammar
+
 	// Log-probabilities of the model's own distribution; and so many alternatives for each token.
 	Logprobs    bool
 	TopLogprobs int
@@ -250,6 +253,12 @@ func (o *Options) c(a *arguments) (C.mlxrt_generate_options, error) {
 		}
 		out.bias_tokens, out.bias_values = pin(a, tokens), pin(a, values)
 		out.bias_count = C.size_t(len(tokens))
+	}
+	if o.Grammar != nil {
+		if err := o.Grammar.check(); err != nil {
+			return out, err
+		}
+		out.grammar = o.Grammar.handle
 	}
 	out.top_logprobs = a.count("options.TopLogprobs", o.TopLogprobs)
 	out.thinking_budget = a.signed("options.ThinkingBudget", o.ThinkingBudget)

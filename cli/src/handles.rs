@@ -5,6 +5,7 @@ use std::borrow::{Borrow, Cow};
 use std::ffi::{c_char, c_void, CStr, CString};
 use std::mem::size_of;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::rc::Rc;
 use std::{ptr, slice};
 
 use serde_json::Value;
@@ -280,6 +281,16 @@ impl Model {
         string_of(|text, len| unsafe { mlxrt_render(self.0, &input, text, len) })
     }
 
+    /// `kind`: MLXRT_GRAMMAR_*.
+    pub fn compile_grammar(&self, kind: i32, source: &str) -> Outcome<Grammar> {
+        let mut grammar = ptr::null_mut();
+        let (text, len) = (source.as_ptr().cast(), source.len());
+        // SAFETY: source lives during the call.
+        let error =
+            unsafe { mlxrt_grammar_compile(self.0, kind, text, len, ptr::null(), &mut grammar) };
+        check(error).map(|()| Grammar(grammar))
+    }
+
     pub fn load_adapter(&self, path: &str, progress: OnProgress) -> Outcome<Adapter> {
         let path = path_of(path)?;
         let mut callback = Callback::new(progress);
@@ -406,6 +417,15 @@ unsafe extern "C" fn on_train_event(data: *mut c_void, event: *const mlxrt_train
     callback.run(|function| function(event))
 }
 
+pub struct Grammar(*mut mlxrt_grammar);
+
+impl Drop for Grammar {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours.
+        unsafe { mlxrt_grammar_free(self.0) };
+    }
+}
+
 pub struct Adapter(*mut mlxrt_adapter);
 
 impl Adapter {
@@ -467,6 +487,7 @@ pub struct Generate {
     pub stop: Vec<String>,
     pub stop_tokens: Vec<i32>,
     pub bias: Vec<(i32, f32)>,
+    pub grammar: Option<Rc<Grammar>>,
 }
 
 /// A piece of what a generation produces.
@@ -544,6 +565,7 @@ impl Session {
             bias_values.as_ptr(),
             bias_tokens.len(),
         );
+        raw.grammar = options.grammar.as_ref().map_or(ptr::null_mut(), |g| g.0);
         let mut result = sized!(mlxrt_result);
         let mut callback = Callback::new(on_event_of);
         // SAFETY: everything lives during the call.

@@ -1,12 +1,13 @@
 //! Options that several commands share, and how they become the library's.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::failure::{quoted, Failure, Outcome};
 use crate::ffi::*;
-use crate::handles::{sized, Adapter, Generate, Library, Model, Session};
+use crate::handles::{sized, Adapter, Generate, Grammar, Library, Model, Session};
 use crate::interrupt::{self, Work};
 use crate::ui::{self, Ui, When};
 
@@ -295,6 +296,15 @@ pub struct GenerateArgs {
     /// Go on past the model's end of text
     #[arg(long)]
     pub ignore_eos: bool,
+    /// The answer is JSON that obeys the JSON schema in FILE
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["grammar", "regex"])]
+    pub schema: Option<PathBuf>,
+    /// The answer matches the grammar in FILE, in Lark's syntax
+    #[arg(long, value_name = "FILE", conflicts_with = "regex")]
+    pub grammar: Option<PathBuf>,
+    /// The whole answer matches this regular expression
+    #[arg(long, value_name = "REGEX")]
+    pub regex: Option<String>,
     /// Show special tokens, such as the markers of a tool call, in the answer
     #[arg(long)]
     pub special: bool,
@@ -393,7 +403,25 @@ impl GenerateArgs {
             stop: self.stop.clone(),
             stop_tokens: self.stop_token.clone(),
             bias: sampling.logit_bias.clone(),
+            grammar: None,
         }
+    }
+
+    /// What the answers must match.
+    pub fn grammar(&self, model: &Model) -> Outcome<Option<Rc<Grammar>>> {
+        let of_file = |path: &PathBuf| {
+            let name = quoted(path.display());
+            read_text(path).map(|source| (source, name))
+        };
+        let (kind, (source, name)) = match (&self.schema, &self.grammar, &self.regex) {
+            (Some(path), _, _) => (MLXRT_GRAMMAR_JSON_SCHEMA, of_file(path)?),
+            (_, Some(path), _) => (MLXRT_GRAMMAR_LARK, of_file(path)?),
+            (_, _, Some(regex)) => (MLXRT_GRAMMAR_REGEX, (regex.clone(), "--regex".to_owned())),
+            _ => return Ok(None),
+        };
+        let compiled = model.compile_grammar(kind, &source);
+        let grammar = compiled.map_err(|failure| failure.about(name))?;
+        Ok(Some(Rc::new(grammar)))
     }
 }
 

@@ -11,7 +11,7 @@ use super::reference;
 use crate::error::{Error, Result};
 use crate::words::quoted;
 
-/// Beyond this a number is no longer told from its neighbours.
+/// From here on a number is no longer told from its neighbours.
 const LARGEST: f64 = 9_007_199_254_740_992.0;
 /// Schemas, references followed.
 const MOST_SCHEMAS: usize = 50_000;
@@ -314,8 +314,8 @@ fn number(place: &str, value: &Value) -> Result<Value> {
     let Some(number) = value.as_f64().filter(|_| value.is_number()) else {
         return bad(place, "must be a number");
     };
-    if number.abs() > LARGEST {
-        return bad(place, "numbers beyond 2^53 are not supported");
+    if number.abs() >= LARGEST {
+        return bad(place, "numbers of 2^53 and more are not supported");
     }
     Ok(value.clone())
 }

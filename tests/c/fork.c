@@ -39,6 +39,7 @@ static void everything_is_refused(void) {
   mlxrt_model *made_model = model;
   mlxrt_session *made_session = session;
   mlxrt_request *made_request = request;
+  mlxrt_grammar *made_grammar = (mlxrt_grammar *)&made_grammar;
   mlxrt_event *event = (mlxrt_event *)&event;
   int32_t next = MLXRT_NEXT_EVENT;
   mlxrt_input messages = message_input("[{\"role\":\"user\",\"content\":\"Hi\"}]"), input = text_input("x");
@@ -111,6 +112,9 @@ static void everything_is_refused(void) {
   float *floats = (float *)&floats;
   FORKED(mlxrt_score(session, NULL, &input, NULL, &floats, &len));
   CHECK(floats == NULL);
+  /* Grammars */
+  FORKED(mlxrt_grammar_compile(model, MLXRT_GRAMMAR_JSON, NULL, 0, NULL, &made_grammar));
+  CHECK(made_grammar == NULL);
   /* Metrics */
   FORKED(mlxrt_metrics(NULL, &metrics));
   FORKED(mlxrt_metrics(model, &metrics));
@@ -148,6 +152,8 @@ static void call_void_functions(void) {
   mlxrt_request_free(request);
   mlxrt_request_free(request);
   mlxrt_request_free((mlxrt_request *)session);
+  mlxrt_grammar_free(NULL);
+  mlxrt_grammar_free((mlxrt_grammar *)session);
   mlxrt_session_free(session);
   mlxrt_session_free(session);
   mlxrt_session_free((mlxrt_session *)model);

@@ -783,6 +783,27 @@ void keys_are_packed() {
   FAILS(held(8, 64), code::incompatible);
 }
 
+void answers_follow_grammars() {
+  mlxrt::Model model(fixture("qwen3-f32"));
+  mlxrt::Session session(model);
+  mlxrt::Grammar grammar(model, mlxrt::grammar_kind::json_schema, R"({"enum":["yes","no"]})");
+  auto options = greedy(20);
+  options.ignore_eos = false;
+  options.grammar = &grammar;
+  const mlxrt::Answer answer = session.generate(mlxrt::text("Yes or no?"), options);
+  CHECK(answer.text == "\"yes\"" || answer.text == "\"no\"");
+  CHECK(answer.result.reason() == mlxrt::stop_reason::grammar);
+  FAILS(mlxrt::Grammar(model, mlxrt::grammar_kind::json_schema, R"({"not":{}})"), code::bad_grammar);
+  FAILS(mlxrt::Grammar(model, mlxrt::grammar_kind::regex, "("), code::bad_grammar);
+  mlxrt::Grammar json(model, mlxrt::grammar_kind::json);
+  mlxrt::Grammar moved(std::move(grammar));
+  CHECK(!grammar && moved && json);
+  mlxrt::Model other(fixture("llama-f32"));
+  mlxrt::Session stranger(other);
+  options.grammar = &moved;
+  FAILS(stranger.generate(mlxrt::text("Yes or no?"), options), code::incompatible);
+}
+
 void sessions_on_threads() {
   mlxrt::Model model(fixture("llama-f32"));
   mlxrt::Session alone(model);
@@ -823,6 +844,7 @@ int main(int argc, char **argv) {
           {"scores_and_keys", scores_and_keys},
           {"prompts_are_shared", prompts_are_shared},
           {"keys_are_packed", keys_are_packed},
+          {"answers_follow_grammars", answers_follow_grammars},
           {"sessions_on_threads", sessions_on_threads},
       },
       argc, argv);

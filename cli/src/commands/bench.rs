@@ -90,6 +90,7 @@ fn measure(session: &Session, prompt: &[i32], generate: u32) -> Outcome<mlxrt_re
         stop: Vec::new(),
         stop_tokens: Vec::new(),
         bias: Vec::new(),
+        grammar: None,
     };
     let _work = Work::on_session(session.id());
     let (result, done) = session.generate(&input, &options, &mut |_| interrupt::signal().is_none());

@@ -85,11 +85,13 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let _library = common.start()?;
     let model = load_model(&name, command.model.load_options(), ui)?;
     let session = model.session(&command.session.raw(command.model.context))?;
+    let mut options = command.generate.options();
+    options.grammar = command.generate.grammar(&model)?;
     let mut chat = Chat {
         model: &model,
         session,
         ui,
-        options: command.generate.options(),
+        options,
         template_args: command.generate.template_args.clone(),
         input_flags: if command.trust_content {
             crate::ffi::MLXRT_INPUT_TRUST_CONTENT

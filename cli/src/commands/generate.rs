@@ -51,6 +51,7 @@ pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
 
     let _library = common.start()?;
     let model = load_model(&name, command.model.load_options(), ui)?;
+    options.grammar = command.generate.grammar(&model)?;
     let session = model.session(&command.session.raw(command.model.context))?;
     command.adapters.apply(&model, &session, ui)?;
     let answer = answer::run(&model, &session, &input, &options, ui)?;

@@ -340,6 +340,37 @@ fn every_sampling_option_is_taken() {
     );
 }
 
+#[test]
+fn answers_obey_grammars() {
+    let (model, folder) = (tiny(), scratch("grammars"));
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let schema = file("schema.json", r#"{"enum":["yes","no"]}"#);
+    let grammar = file("yes.lark", "start: \"yes\" | \"no\"");
+    let answer = |more: &[&str]| {
+        let base = ["generate", &model, "abc", "-n", "30"];
+        run([&base[..], more].concat()).fine().trim().to_owned()
+    };
+    assert!(["\"yes\"", "\"no\""].contains(&answer(&["--schema", &schema]).as_str()));
+    assert!(["yes", "no"].contains(&answer(&["--grammar", &grammar]).as_str()));
+    let three = answer(&["--regex", "[a-c]{3}"]);
+    assert!(
+        three.len() == 3 && three.chars().all(|c| ('a'..='c').contains(&c)),
+        "{three}"
+    );
+    let told = run(["generate", &model, "abc", "--regex", "[a-c]{3}", "--json"]).fine();
+    assert_eq!(json_lines(&told).last().unwrap()["stop"], "grammar");
+    let wrong = |more: &[&str]| run([&["generate", &model, "abc"], more].concat());
+    let not = file("not.json", r#"{"properties":{"a":{"not":{}}}}"#);
+    wrong(&["--schema", &not]).fails(2, "#/properties/a/not");
+    wrong(&["--regex", "("]).fails(2, "--regex");
+    wrong(&["--regex", "a", "--schema", &schema]).fails(2, "--schema");
+    wrong(&["--schema", "no/such/file"]).fails(3, "no/such/file");
+}
+
 /// An answer of the smallest packed model with these options.
 fn answer_with(options: &[&str]) -> String {
     let model = fixture("models/qwen3-4bit");

@@ -50,6 +50,8 @@ pub fn knows(schema: &Value) -> bool {
             ("anyOf" | "allOf" | "oneOf" | "prefixItems", Value::Array(list)) => {
                 list.iter().all(knows)
             }
+            // (Draft 4 has true and false there.)
+            ("exclusiveMinimum" | "exclusiveMaximum", _) => value.is_number(),
             _ => true,
         };
         KNOWN.contains(&name.as_str()) && below()
@@ -93,7 +95,8 @@ pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
         }
         "$ref" => {
             let place = said.as_str().unwrap().trim_start_matches('#');
-            valid(root, root.pointer(place).unwrap(), value)
+            let place = place.replace("%20", " ");
+            valid(root, root.pointer(&place).unwrap(), value)
         }
         _ => match value {
             Value::Object(object) => {

@@ -549,6 +549,37 @@ static void what_it_cost(mlxrt_model *model) {
   CHECK(of_process.weight_bytes == memory.weight_bytes);
 }
 
+/* An answer that nothing but a grammar makes of random weights. */
+static void grammars(mlxrt_model *model) {
+  mlxrt_session *session = a_session(model);
+  if (!session) return;
+  static const char schema[] = "{\"enum\":[\"yes\",\"no\"]}";
+  mlxrt_call_options call;
+  mlxrt_generate_options options;
+  mlxrt_input input;
+  mlxrt_result result;
+  START(call);
+  START(options);
+  START(input);
+  START(result);
+  mlxrt_grammar *grammar = NULL, *none = NULL;
+  OK(mlxrt_grammar_compile(model, MLXRT_GRAMMAR_JSON_SCHEMA, schema, sizeof schema - 1, &call, &grammar));
+  FAILS(mlxrt_grammar_compile(model, MLXRT_GRAMMAR_REGEX, "(", 1, NULL, &none), MLXRT_E_BAD_GRAMMAR);
+  CHECK(none == NULL);
+  input.text = "Yes or no?";
+  input.text_len = MLXRT_NTS;
+  options.max_tokens = 20;
+  options.grammar = grammar;
+  struct seen seen;
+  memset(&seen, 0, sizeof seen);
+  seen.session = session;
+  OK(mlxrt_generate(session, &input, &options, on_event, &seen, &result));
+  CHECK(result.stop == MLXRT_STOPPED_GRAMMAR);
+  CHECK((seen.text_len == 5 && !memcmp(seen.text, "\"yes\"", 5)) || (seen.text_len == 4 && !memcmp(seen.text, "\"no\"", 4)));
+  mlxrt_grammar_free(grammar);
+  mlxrt_session_free(session);
+}
+
 int main(int argc, char **argv) {
   if (argc != 2) return fprintf(stderr, "client MODEL_FOLDER\n"), 2;
   the_library();
@@ -559,6 +590,7 @@ int main(int argc, char **argv) {
     what_it_cost(model);
     requests(model);
     adapters(model);
+    grammars(model);
     FAILS(mlxrt_shutdown(0, 0), MLXRT_E_BUSY);
   }
   mlxrt_model_free(model);

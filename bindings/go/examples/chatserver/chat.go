@@ -84,6 +84,15 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 		problemOf(err).reply(w)
 		return
 	}
+	if schema, _ := q.ResponseFormat.grammar(); schema != "" {
+		grammar, err := s.model.CompileGrammar(r.Context(), mlxrt.GrammarJSONSchema, schema)
+		if err != nil {
+			problemOf(err).reply(w)
+			return
+		}
+		defer grammar.Close()
+		options.Grammar = grammar
+	}
 	session, err := s.sessions.take(prompt)
 	if err != nil {
 		problemOf(err).reply(w)

@@ -1,10 +1,13 @@
 """The official client package against the chat server:  python client_test.py CHATSERVER MODEL"""
+import json
 import socket
 import subprocess
 import sys
 import time
+from typing import Literal
 
 import openai
+import pydantic
 
 with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
@@ -82,6 +85,16 @@ try:
     assert stream(**hot)[0] == stream(**hot)[0] != ""
     assert stream(**{**hot, "top_p": 0, "seed": 8})[0] == stream(**{**hot, "temperature": 0})[0]
 
+    # The client's own helper for structured answers, and JSON of any kind.
+    class Place(pydantic.BaseModel):
+        capital: Literal["Paris", "Rome", "Berlin"]
+        certain: bool
+
+    parsed = client.chat.completions.parse(model=model, messages=question, temperature=1.5, seed=3, response_format=Place)
+    assert isinstance(parsed.choices[0].message.parsed, Place) and parsed.choices[0].finish_reason == "stop", parsed
+    loose = stream(response_format={"type": "json_object"}, temperature=1.5, seed=4, max_tokens=60)
+    assert loose[0].startswith("{") and (loose[1] == "length" or isinstance(json.loads(loose[0]), dict)), loose
+
     for wrong, kind in [
         ({"messages": []}, openai.BadRequestError),
         ({"messages": [{"content": "no role"}]}, openai.BadRequestError),
@@ -89,7 +102,7 @@ try:
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError),
         ({"model": "another"}, openai.NotFoundError),
         ({"n": 2}, openai.BadRequestError),
-        ({"response_format": {"type": "json_object"}}, openai.BadRequestError),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}}}, openai.BadRequestError),
         ({"tool_choice": "required"}, openai.BadRequestError),
         ({"logprobs": True, "top_logprobs": 21}, openai.BadRequestError),
     ]:

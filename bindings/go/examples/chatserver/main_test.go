@@ -138,8 +138,8 @@ func TestRefusals(t *testing.T) {
 	for _, c := range []struct{ more, param, code string }{
 		{`"n":2`, "n", "unsupported_value"},
 		{`"n":0`, "n", "unsupported_value"},
-		{`"response_format":{"type":"json_object"}`, "response_format", "unsupported_value"},
-		{`"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":{}}}`, "response_format", "unsupported_value"},
+		{`"response_format":{"type":"json_schema"}`, "response_format", "unsupported_value"},
+		{`"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":{"not":{}}}}`, "response_format", ""},
 		{`"response_format":{"type":"xml"}`, "response_format", "unsupported_value"},
 		{`"tool_choice":"required"`, "tool_choice", "unsupported_value"},
 		{`"tool_choice":{"type":"function","function":{"name":"f"}}`, "tool_choice", "unsupported_value"},
@@ -171,7 +171,8 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("%+v", after)
 	}
 	// Neutral values of the same parameters are none of that.
-	for _, more := range []string{`"n":1`, `"n":null`, `"response_format":{"type":"text"}`, `"tool_choice":"auto"`, `"tool_choice":"none"`,
+	for _, more := range []string{`"n":1`, `"n":null`, `"response_format":{"type":"text"}`, `"response_format":null`,
+		`"response_format":{"type":"json_object"}`, `"tool_choice":"auto"`, `"tool_choice":"none"`,
 		`"tool_choice":null`, `"parallel_tool_calls":true`, `"modalities":["text"]`, `"functions":null`, `"logprobs":false`, `"stop":null`,
 		`"stream_options":null`, `"seed":-1`, `"logit_bias":{"5":-100}`, `"user":"me"`} {
 		if status, body := ask(t, web, `{"model":"demo","max_tokens":1,"messages":[{"role":"user","content":"Hi"}],`+more+`}`); status != http.StatusOK {

@@ -42,15 +42,36 @@ type request struct {
 	Logprobs            bool               `json:"logprobs"`
 	TopLogprobs         *int               `json:"top_logprobs"`
 
-	N                 *int                   `json:"n"`
-	ResponseFormat    *struct{ Type string } `json:"response_format"`
-	ParallelToolCalls *bool                  `json:"parallel_tool_calls"`
-	Modalities        []string               `json:"modalities"`
-	Functions         json.RawMessage        `json:"functions"`
-	FunctionCall      json.RawMessage        `json:"function_call"`
-	Audio             json.RawMessage        `json:"audio"`
-	Prediction        json.RawMessage        `json:"prediction"`
-	WebSearchOptions  json.RawMessage        `json:"web_search_options"`
+	ResponseFormat *responseFormat `json:"response_format"`
+
+	N                 *int            `json:"n"`
+	ParallelToolCalls *bool           `json:"parallel_tool_calls"`
+	Modalities        []string        `json:"modalities"`
+	Functions         json.RawMessage `json:"functions"`
+	FunctionCall      json.RawMessage `json:"function_call"`
+	Audio             json.RawMessage `json:"audio"`
+	Prediction        json.RawMessage `json:"prediction"`
+	WebSearchOptions  json.RawMessage `json:"web_search_options"`
+}
+
+type responseFormat struct {
+	Type       string `json:"type"`
+	JSONSchema struct {
+		Schema json.RawMessage `json:"schema"`
+	} `json:"json_schema"`
+}
+
+// grammar is what an answer in this form must match; ok is false for a form that the server does not know.
+func (f *responseFormat) grammar() (source string, ok bool) {
+	switch {
+	case f == nil || f.Type == "text":
+		return "", true
+	case f.Type == "json_object":
+		return `{"type": "object"}`, true
+	case f.Type == "json_schema" && given(f.JSONSchema.Schema):
+		return string(f.JSONSchema.Schema), true
+	}
+	return "", false
 }
 
 type streamOptions struct {
@@ -89,6 +110,8 @@ func problemOf(err error) problem {
 	switch {
 	case errors.Is(err, mlxrt.ErrContextFull):
 		p.status, p.param, p.code = http.StatusBadRequest, "messages", "context_length_exceeded"
+	case errors.Is(err, mlxrt.ErrBadGrammar):
+		p.status, p.param = http.StatusBadRequest, "response_format"
 	case errors.Is(err, mlxrt.ErrInvalidArgument), errors.Is(err, mlxrt.ErrUnsupported):
 		p.status = http.StatusBadRequest
 	case errors.Is(err, mlxrt.ErrOutOfMemory), errors.Is(err, mlxrt.ErrBusy), errors.Is(err, mlxrt.ErrSuspended):
@@ -105,8 +128,8 @@ func (q *request) refused() *problem {
 	if q.N != nil && *q.N != 1 {
 		return not("n", "unsupported_value", "n is %d: one answer at a time is all that this server gives", *q.N)
 	}
-	if f := q.ResponseFormat; f != nil && f.Type != "text" {
-		return not("response_format", "unsupported_value", "response_format %q is not supported, only \"text\" is", f.Type)
+	if _, ok := q.ResponseFormat.grammar(); !ok {
+		return not("response_format", "unsupported_value", "response_format %q: it must be \"text\", \"json_object\", or \"json_schema\" with a schema", q.ResponseFormat.Type)
 	}
 	if c := q.ToolChoice; given(c) && string(c) != `"auto"` && string(c) != `"none"` {
 		return not("tool_choice", "unsupported_value", "tool_choice %s is not supported, only \"auto\" and \"none\" are", c)

@@ -40,6 +40,8 @@ public struct GenerateOptions: Sendable, Hashable {
   public var stopTokens: [Int32] = []
   /// What is added to the logits of tokens; `-Float.infinity` bans one.
   public var bias: [Int32: Float] = [:]
+  /// What the answer must match; nil = anything.
+  public var grammar: Grammar?
   /// An ``Event/progress(done:total:)`` every so many tokens taken in; 0 = none.
   public var progressTokens: Int = 0
   /// Tokens that the draft model guesses at a time; 0 = no speculation.
@@ -125,6 +127,7 @@ public struct GenerateOptions: Sendable, Hashable {
       options.bias_values = UnsafePointer(arena.array(bias.values))
       options.bias_count = bias.count
     }
+    options.grammar = try grammar?.handle.with { $0 }
     options.progress_tokens = try field(progressTokens, "progressTokens")
     options.draft_tokens = try orOff(draftTokens, "draftTokens")
     return options

@@ -194,6 +194,24 @@ final class GenerationTests: XCTestCase {
     await assertFails(.invalidArgument, "layer") { try await session.inspectAttention(layer: -1) }
   }
 
+  func testAnswersFollowGrammars() async throws {
+    let model = try await Fixture.model()
+    let grammar = try await Grammar.compile(.jsonSchema(#"{"enum":["yes","no"]}"#), for: model)
+    var options = GenerateOptions(maxTokens: 20, temperature: 0)
+    options.grammar = grammar
+    let answer = try await Session(model).respond(to: .text("Yes or no?"), options: options)
+    XCTAssertTrue(["\"yes\"", "\"no\""].contains(answer.text), answer.text)
+    XCTAssertEqual(answer.result.stop, .grammar)
+    await assertFails(.badGrammar, "#/not") { try await Grammar.compile(.jsonSchema(#"{"not":{}}"#), for: model) }
+    await assertFails(.badGrammar) { try await Grammar.compile(.regex("("), for: model) }
+    await assertFails(.badGrammar) { try await Grammar.compile(.lark("start: other"), for: model) }
+    _ = try await Grammar.compile(.json, for: model)
+    await grammar.close()
+    await assertFails(.invalidHandle, "grammar") {
+      try await Session(model).respond(to: .text("x"), options: options)
+    }
+  }
+
   func testPromptsAreShared() async throws {
     let model = try await Fixture.model()
     let first = try Session(model), second = try Session(model), third = try Session(model)
