@@ -1,12 +1,14 @@
 //! A block of a decoder, or one half of it, as one operation.
 
+use std::sync::Arc;
+
 use super::experts::Held;
 use super::{
     float_type, floats, floats_mut, head_shape, matrix, one, queue_with, Array, Outcome,
     PackedExperts, PackedMatrix, Traits, View,
 };
 use crate::error::Result;
-use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Layout, Visible};
+use crate::kernels::{self, HeadShape, HeadsMut, Kernels, Layout, Texts, Visible};
 
 /// A weight among MLX's arrays.
 #[derive(Clone, Copy)]
@@ -35,6 +37,15 @@ pub struct Place {
     pub offset: i32,
 }
 
+/// What a block's attention sees.
+pub enum Seen<'a> {
+    /// There is none.
+    Nothing,
+    Past(&'a Place, Visible),
+    /// The rows are texts of these lengths, each of which sees itself.
+    Texts(&'a Arc<[usize]>, Visible),
+}
+
 /// Where a weight is among the operation's inputs.
 type Input = usize;
 
@@ -50,15 +61,14 @@ enum Kind {
 pub fn block(
     x: &Array,
     block: &kernels::Block<Matrix, &Array>,
-    place: Option<&Place>,
-    visible: Visible,
+    seen: Seen,
     asking: i32,
 ) -> Result<Array> {
     const X: Input = 0;
     const KEYS: Input = 1;
     const VALUES: Input = 2;
     let mut inputs = vec![x];
-    if let Some(place) = place {
+    if let Seen::Past(place, _) = seen {
         inputs.extend([&place.keys, &place.values]);
     }
     let next = std::cell::RefCell::new(&mut inputs);
@@ -78,16 +88,26 @@ pub fn block(
         },
         &mut |vector| Ok(add(*vector)),
     )?;
-    let place = place.map(|place| (place.at, place.seen, place.offset));
+    let (place, texts) = match seen {
+        Seen::Nothing => (None, None),
+        Seen::Past(place, visible) => (Some((place.at, place.seen, place.offset, visible)), None),
+        Seen::Texts(lengths, visible) => (None, Some((lengths.clone(), visible))),
+    };
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let input = |index: Input| from.get(index).ok_or("an array is missing");
         let block = plan.try_map::<_, _, String>(
             &mut |(index, kind)| weight(input(*index)?, kind),
             &mut |vector| floats(input(*vector)?),
         )?;
+        let (x, mut y) = (floats(input(X)?)?, floats_mut(&to[0])?);
+        if let Some((lengths, visible)) = &texts {
+            let (lengths, visible) = (lengths, *visible);
+            kernels.block_of_texts(&block, &x, &Texts { lengths, visible }, &mut y);
+            return Ok(());
+        }
         let mut past = match place {
             None => None,
-            Some((at, seen, offset)) => Some(kernels::Past {
+            Some((at, seen, offset, visible)) => Some(kernels::Past {
                 keys: cache(input(KEYS)?, seen)?,
                 values: cache(input(VALUES)?, seen)?,
                 at: at as usize,
@@ -95,12 +115,7 @@ pub fn block(
                 visible,
             }),
         };
-        kernels.block(
-            &block,
-            &floats(input(X)?)?,
-            past.as_mut(),
-            &mut floats_mut(&to[0])?,
-        );
+        kernels.block(&block, &x, past.as_mut(), &mut y);
         Ok(())
     };
     let traits = Traits {
