@@ -143,6 +143,8 @@ impl Delta {
             name: "norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let convolved = size(config.taps - 1) * size(width);
         let state = size(values) * size(config.key_dim);

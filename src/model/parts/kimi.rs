@@ -97,6 +97,8 @@ impl Kimi {
             name: "o_norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let convolved = size(config.taps - 1) * size(width);
         let state = size(width) * size(dim);

@@ -91,6 +91,8 @@ impl Mamba {
             name: "norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let convolved = size(config.taps - 1) * size(channels);
         let state = size(inner) * size(config.state);
