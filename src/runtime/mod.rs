@@ -7,6 +7,7 @@
 pub mod adapter;
 mod caches;
 mod clock;
+pub mod embed;
 pub mod engine;
 mod estimate;
 mod exit;

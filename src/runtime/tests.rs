@@ -1,6 +1,7 @@
 //! Tests that need a model: the fixtures that mlx-lm wrote (tests/fixtures), run in this process.
 
 mod adapters;
+mod embeddings;
 mod engine;
 mod foreign;
 mod forks;

@@ -19,6 +19,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("train", "Training"),
     ("session", "Sessions"),
     ("generate", "Generation"),
+    ("embed", "Embeddings"),
     ("metrics", "Metrics"),
 ];
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::caches::{Caches, SessionCache};
+use super::embed::Embedding;
 use super::engine::{Alive, Command};
 use super::job::EndReason;
 use super::ledger::Ledger;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub(super) trainers: HashMap<u64, Trainer>,
     /// What is fused into models that are being saved.
     pub(super) savings: HashMap<u64, AdapterSet>,
+    /// Passes over texts that are under way.
+    pub(super) embeddings: HashMap<u64, Embedding>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -92,6 +95,7 @@ impl Worker {
             loaded: Loaded::default(),
             trainers: HashMap::new(),
             savings: HashMap::new(),
+            embeddings: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
@@ -258,6 +262,10 @@ impl Worker {
             running.deadline = running.deadline.map(|deadline| deadline + lost);
         }
         self.look_at_waiting = true;
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device
     }
 
     /// Whether work for the device may begin that takes so many bytes.
