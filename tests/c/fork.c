@@ -101,6 +101,13 @@ static void everything_is_refused(void) {
   FORKED(mlxrt_request_next(request, MLXRT_FOREVER, &event, &next));
   CHECK(event == NULL);
   FORKED(mlxrt_request_result(request, MLXRT_FOREVER, NULL));
+  /* Embeddings */
+  const char *const texts[] = {"a"};
+  mlxrt_tensor tensor;
+  memset(&tensor, 0, sizeof tensor);
+  tensor.struct_size = sizeof tensor;
+  FORKED(mlxrt_embed(model, texts, NULL, 1, NULL, &tensor));
+  CHECK(tensor.data == NULL);
   /* Metrics */
   FORKED(mlxrt_metrics(NULL, &metrics));
   FORKED(mlxrt_metrics(model, &metrics));

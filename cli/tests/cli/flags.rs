@@ -232,6 +232,7 @@ fn the_help_shows_nothing_that_is_refused() {
             "--valid" => vec![&data],
             "--plot" => vec![&plot],
             "--kind" => vec!["dora"],
+            "--pooling" => vec!["mean"],
             "--keys" => vec!["q_proj"],
             "--dtype" => vec!["bf16"],
             "--schedule" => vec!["cosine"],
@@ -245,6 +246,7 @@ fn the_help_shows_nothing_that_is_refused() {
         ("generate", &["-m", &model][..], &["--max-tokens", "2"][..]),
         ("chat", &["-m", &model], &["--max-tokens", "2"]),
         ("count", &["-m", &model], &[]),
+        ("embed", &["-m", &model], &[]),
         ("info", &["-m", &model], &[]),
         (
             "bench",
@@ -286,6 +288,9 @@ fn the_help_shows_nothing_that_is_refused() {
                 ["--prompt", "--file", "--messages", "--continue-last"].contains(&flag.as_str());
             if ["generate", "count"].contains(&command) && !whole {
                 arguments.extend(["--prompt", "abc"]);
+            }
+            if command == "embed" {
+                arguments.push("abc");
             }
             if ["--logprobs", "--top-logprobs", "--progress"].contains(&flag.as_str()) {
                 arguments.push("--json");

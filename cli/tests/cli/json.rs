@@ -18,8 +18,8 @@ fn in_backticks(text: &str) -> Vec<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 7] = [
-    "generate", "chat", "count", "info", "bench", "train", "save",
+const COMMANDS: [&str; 8] = [
+    "generate", "chat", "count", "embed", "info", "bench", "train", "save",
 ];
 
 /// "## generate, chat: `end`", and a table whose first cells have the fields.
@@ -100,6 +100,7 @@ fn seen() -> BTreeSet<Row> {
         .fine(),
     );
     take("count", &run(["count", &model, "abc", "--json"]).fine());
+    take("embed", &run(["embed", &model, "abc", "--json"]).fine());
     take("info", &run(["info", &model, "--json"]).fine());
     take(
         "bench",
