@@ -295,6 +295,8 @@ pub fn activated(x: &Array, activation: Activation) -> Result<Array> {
     }
     let number = |value: f32| Array::scalar(value, x.dtype());
     match activation {
+        Activation::Silu => ops::multiply(x, &ops::sigmoid(x)?),
+        Activation::GeluTanh => gelu_tanh(x),
         Activation::Gelu => {
             let root = number(std::f32::consts::FRAC_1_SQRT_2)?;
             let sum = ops::add(&number(1.0)?, &ops::erf(&ops::multiply(x, &root)?)?)?;
@@ -325,18 +327,22 @@ fn swiglu([gate, up]: &[Array; 2]) -> Result<Array> {
     ops::multiply(&ops::multiply(gate, &ops::sigmoid(gate)?)?, up)
 }
 
-/// gelu(gate) * up, with gelu(x) = 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+/// gelu(gate) * up
 fn geglu_tanh([gate, up]: &[Array; 2]) -> Result<Array> {
-    let number = |value: f32| Array::scalar(value, gate.dtype());
-    let cube = ops::power(gate, &number(3.0)?)?;
-    let inner = ops::add(gate, &ops::multiply(&number(0.044715)?, &cube)?)?;
+    ops::multiply(&gelu_tanh(gate)?, up)
+}
+
+/// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+fn gelu_tanh(x: &Array) -> Result<Array> {
+    let number = |value: f32| Array::scalar(value, x.dtype());
+    let cube = ops::power(x, &number(3.0)?)?;
+    let inner = ops::add(x, &ops::multiply(&number(0.044715)?, &cube)?)?;
     let tanh = ops::tanh(&ops::multiply(
         &number((2.0 / std::f32::consts::PI).sqrt())?,
         &inner,
     )?)?;
-    let half = ops::multiply(&number(0.5)?, gate)?;
-    let gelu = ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)?;
-    ops::multiply(&gelu, up)
+    let half = ops::multiply(&number(0.5)?, x)?;
+    ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)
 }
 
 fn swiglu_clamped(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
