@@ -27,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-sharing bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-embed bench-sharing bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -216,6 +216,10 @@ bench: build
 ## A model with states on the CPU: rates, and a chat of ten turns. Writes benches/HYBRIDS.md.
 bench-hybrids: build
 	benches/hybrids.sh
+
+## 1,000 short texts embedded, beside sentence-transformers (PYTHON=...): the rows of benches/EMBED.md.
+bench-embed: build
+	benches/embed.sh
 
 ## Forks, and many sessions with one beginning. Writes benches/SHARING.md.
 bench-sharing: build

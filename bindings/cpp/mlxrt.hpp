@@ -366,6 +366,17 @@ struct CallOptions {
   Progress progress;
 };
 
+/* mlxrt_embed_options. */
+struct EmbedOptions {
+  /* MLXRT_POOLING_*. */
+  std::int32_t pooling = MLXRT_POOLING_MODEL;
+  /* Each row gets the length 1. */
+  bool normalize = false;
+  std::optional<milliseconds> timeout;
+  /* In tokens. */
+  Progress progress;
+};
+
 /* mlxrt_session_options. */
 struct SessionOptions {
   std::uint32_t context = 0;
@@ -688,21 +699,25 @@ using SessionState = mlxrt_session_state;
 using Memory = mlxrt_memory;
 using Metrics = mlxrt_metrics_data;
 
-/* A tensor of an adapter, row-major. */
+/* A tensor of an adapter, or embeddings; row-major. */
 struct Tensor {
   std::vector<std::uint64_t> shape;
   std::vector<float> data;
 };
 
 namespace detail {
+/* Takes what a function gave out. */
+inline Tensor take_tensor(const mlxrt_tensor &out) {
+  const Buffer<void> owner(out.data);
+  const auto *data = static_cast<const float *>(out.data);
+  return {{out.shape, out.shape + out.rank}, {data, data + out.bytes / sizeof(float)}};
+}
 /* Takes the tensor that a call hands out. */
 template <class Call>
 Tensor tensor_of(Call &&call) {
   auto out = sized<mlxrt_tensor>();
   check(call(&out));
-  const Buffer<void> owner(out.data);
-  const auto *data = static_cast<const float *>(out.data);
-  return {{out.shape, out.shape + out.rank}, {data, data + out.bytes / sizeof(float)}};
+  return take_tensor(out);
 }
 }  // namespace detail
 
@@ -768,6 +783,28 @@ class Model : public detail::Handle<mlxrt_model, mlxrt_model_free> {
   void save(std::string_view path, const Adapter &adapter, const CallOptions &options = {}) const;
   void save(std::string_view path, std::initializer_list<Scaled> adapters, const CallOptions &options = {}) const;
   void save(std::string_view path, const std::vector<Scaled> &adapters, const CallOptions &options = {}) const;
+  /* A row for each text: [texts, dimensions]. */
+  Tensor embed(const std::vector<std::string_view> &texts, const EmbedOptions &options = {}) {
+    std::vector<const char *> pointers;
+    std::vector<std::size_t> lengths;
+    for (const std::string_view text : texts) {
+      pointers.push_back(text.data() ? text.data() : "");
+      lengths.push_back(text.size());
+    }
+    detail::ProgressCall progress(options.progress);
+    auto view = detail::sized<mlxrt_embed_options>();
+    view.flags = options.normalize ? MLXRT_EMBED_NORMALIZE : 0;
+    view.pooling = options.pooling;
+    view.timeout_ms = detail::limit_of(options.timeout);
+    view.progress = progress.fn();
+    view.progress_data = &progress;
+    auto out = detail::sized<mlxrt_tensor>();
+    mlxrt_error *failed = mlxrt_embed(get(), pointers.data(), lengths.data(), texts.size(), &view, &out);
+    detail::Buffer<void> owner(out.data);
+    progress.finish(failed);
+    owner.release();
+    return detail::take_tensor(out);
+  }
   Metrics metrics() const {
     auto out = detail::sized<Metrics>();
     /* NULL would be the whole process. */

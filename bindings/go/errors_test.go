@@ -215,6 +215,7 @@ func TestUseAfterClose(t *testing.T) {
 		"Model.NewSession":    must2(model.NewSession(nil)),
 		"Model.NewAdapter":    must2(model.NewAdapter(nil)),
 		"Model.LoadAdapter":   must2(model.LoadAdapter(ctx, "x", nil)),
+		"Model.Embed":         must2(model.Embed(ctx, []string{"x"}, nil)),
 		"Model.Tokenize":      must2(model.Tokenize("x", nil)),
 		"Model.Detokenize":    must2(model.Detokenize(nil, nil)),
 		"Model.Render":        must2(model.Render(mlxrt.Chat())),

@@ -71,6 +71,45 @@ func TestInfo(t *testing.T) {
 	wantErr(t, mlxrt.Shutdown(context.Background(), false), mlxrt.ErrBusy)
 }
 
+func TestEmbed(t *testing.T) {
+	ctx := context.Background()
+	model := load(t)
+	texts := []string{"the rain in the other town", "no", "the rain in the other town"}
+	told := uint64(0)
+	options := &mlxrt.EmbedOptions{Pooling: mlxrt.PoolingMean, Normalize: true, Progress: func(done, total uint64) error {
+		told = done
+		return nil
+	}}
+	rows := must(model.Embed(ctx, texts, options))(t)
+	if len(rows) != len(texts) || len(rows[0]) == 0 || told == 0 {
+		t.Fatalf("%d rows, %d tokens", len(rows), told)
+	}
+	dot := func(a, b []float32) (sum float64) {
+		for i := range a {
+			sum += float64(a[i]) * float64(b[i])
+		}
+		return sum
+	}
+	if one := dot(rows[0], rows[2]); one < 0.9999 || one > 1.0001 {
+		t.Errorf("%v", one)
+	}
+	if other := dot(rows[0], rows[1]); other > 0.999 {
+		t.Errorf("%v", other)
+	}
+	if last := must(model.Embed(ctx, texts[:1], nil))(t); slices.Equal(last[0], rows[0]) {
+		t.Error("the last token is the mean")
+	}
+	_, err := model.Embed(ctx, nil, nil)
+	wantErr(t, err, mlxrt.ErrInvalidArgument)
+	_, err = model.Embed(ctx, texts, &mlxrt.EmbedOptions{Pooling: 9})
+	wantErr(t, err, mlxrt.ErrUnsupported)
+	mine := errors.New("mine")
+	options.Progress = func(done, total uint64) error { return mine }
+	if _, err := model.Embed(ctx, texts, options); !errors.Is(err, mine) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAdapters(t *testing.T) {
 	ctx := context.Background()
 	model := load(t)

@@ -358,6 +358,47 @@ impl Model {
         done
     }
 
+    /// An embedding for each text. The callback of `options` is set here.
+    pub fn embed(
+        &self,
+        texts: &[String],
+        options: &mlxrt_embed_options,
+        progress: OnProgress,
+    ) -> Outcome<Vec<Vec<f32>>> {
+        let pointers: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr().cast()).collect();
+        let lengths: Vec<usize> = texts.iter().map(String::len).collect();
+        let mut callback = Callback::new(progress);
+        let options = mlxrt_embed_options {
+            progress: Some(on_progress),
+            progress_data: callback.data(),
+            ..*options
+        };
+        let mut out = sized!(mlxrt_tensor);
+        // SAFETY: both lists have as many items as texts; everything lives during the call.
+        let error = unsafe {
+            mlxrt_embed(
+                self.0,
+                pointers.as_ptr(),
+                lengths.as_ptr(),
+                texts.len(),
+                &options,
+                &mut out,
+            )
+        };
+        let done = check(error);
+        callback.finish();
+        done?;
+        // SAFETY: on success the function has given us a buffer of that many numbers.
+        let values = unsafe {
+            take(
+                out.data.cast::<f32>(),
+                out.bytes as usize / size_of::<f32>(),
+            )
+        };
+        let width = values.len() / texts.len().max(1);
+        Ok(values.chunks(width.max(1)).map(<[f32]>::to_vec).collect())
+    }
+
     /// Trains an adapter in place. The pointers of `options` are set here; false from `on_event` ends it.
     pub fn train(
         &self,

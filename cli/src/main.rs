@@ -17,7 +17,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{bench, chat, count, docs, generate, info, save, score, train};
+use crate::commands::{bench, chat, count, docs, embed, generate, info, save, score, train};
 use crate::failure::{Failure, Outcome, EXIT_CODES};
 use crate::options::Common;
 use crate::ui::Ui;
@@ -46,6 +46,8 @@ enum Command {
     Count(count::CountCommand),
     /// Tell how likely a model finds a text: log-probabilities and perplexity
     Score(score::ScoreCommand),
+    /// Turn texts into embeddings
+    Embed(embed::EmbedCommand),
     /// Tell what a model is and what memory it needs, without loading it
     Info(info::InfoCommand),
     /// Make an adapter out of examples
@@ -103,6 +105,7 @@ fn run(command: &Command, common: &Common, ui: &Ui) -> Outcome<()> {
         Command::Generate(command) => generate::run(command, common, ui),
         Command::Count(command) => count::run(command, common, ui),
         Command::Score(command) => score::run(command, common, ui),
+        Command::Embed(command) => embed::run(command, common, ui),
         Command::Info(command) => info::run(command, common, ui),
         Command::Train(command) => train::run(command, common, ui),
         Command::Save(command) => save::run(command, common, ui),

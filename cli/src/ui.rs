@@ -143,6 +143,12 @@ impl Ui {
     }
 
     /// The bar of something that reads bytes.
+    pub fn tokens_bar(&self, what: &str) -> ProgressBar {
+        let bar = self.bar(0, "{msg} {bar:30} {pos} of {len} tokens");
+        bar.set_message(what.to_owned());
+        bar
+    }
+
     pub fn bytes_bar(&self, what: &str) -> ProgressBar {
         let bar = self.bar(0, "{msg} {bar:30} {decimal_bytes} of {decimal_total_bytes}");
         bar.set_message(what.to_owned());

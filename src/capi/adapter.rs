@@ -23,7 +23,7 @@ use crate::runtime::session::{Applied, Session};
 use crate::runtime::staging::SaveOptions;
 
 /// Dimensions of a tensor that crosses the border.
-const MOST_DIMENSIONS: usize = 8;
+pub(super) const MOST_DIMENSIONS: usize = 8;
 
 impl Handle for Adapter {
     type C = mlxrt_adapter;

@@ -8,7 +8,9 @@ use std::ptr;
 
 use super::constants::MLXRT_ABI;
 use super::types::mlxrt_api;
-use super::{adapter, error, generate, grammar, library, memory, metrics, model, session, train};
+use super::{
+    adapter, embed, error, generate, grammar, library, memory, metrics, model, session, train,
+};
 
 /// The address of a function, NULL for one that this version does not have.
 #[derive(Clone, Copy)]
@@ -99,7 +101,7 @@ table! {
     mlxrt_request_cancel = generate::mlxrt_request_cancel,
     mlxrt_request_result = generate::mlxrt_request_result,
     mlxrt_request_free = generate::mlxrt_request_free,
-    mlxrt_embed,
+    mlxrt_embed = embed::mlxrt_embed,
     mlxrt_score = generate::mlxrt_score,
     mlxrt_grammar_compile = grammar::mlxrt_grammar_compile,
     mlxrt_grammar_free = grammar::mlxrt_grammar_free,

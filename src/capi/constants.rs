@@ -182,6 +182,18 @@ pub const MLXRT_TRAIN_MASK_PROMPT: u32 = 2u32;
 /// Gradient checkpointing: less memory, more computing.
 pub const MLXRT_TRAIN_CHECKPOINT: u32 = 4u32;
 
+/// mlxrt_embed_options: what the model's folder says; else the last token, of an encoder the mean.
+pub const MLXRT_POOLING_MODEL: i32 = 0;
+/// The mean of all tokens' last hidden states, special ones included.
+pub const MLXRT_POOLING_MEAN: i32 = 1;
+/// The last token's.
+pub const MLXRT_POOLING_LAST: i32 = 2;
+/// The first token's.
+pub const MLXRT_POOLING_CLS: i32 = 3;
+
+/// mlxrt_embed_options: each embedding gets the length 1.
+pub const MLXRT_EMBED_NORMALIZE: u32 = 1u32;
+
 /// Any JSON object or list. The source is NULL.
 pub const MLXRT_GRAMMAR_JSON: i32 = 1;
 /// A JSON schema (drafts 4 to 2020-12).

@@ -51,6 +51,7 @@ pub mod adapter;
 mod api;
 pub mod boundary;
 pub mod constants;
+pub mod embed;
 pub mod error;
 pub mod event;
 pub mod generate;

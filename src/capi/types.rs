@@ -525,6 +525,24 @@ pub struct mlxrt_train_options {
     pub save_path: *const c_char,
 }
 
+/// How texts become embeddings. All zero behind struct_size: as the model's folder says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct mlxrt_embed_options {
+    /// sizeof(mlxrt_embed_options).
+    pub struct_size: u32,
+    /// MLXRT_EMBED_*.
+    pub flags: u32,
+    /// MLXRT_POOLING_*.
+    pub pooling: i32,
+    /// Milliseconds until it ends with TIMEOUT; 0 = none.
+    pub timeout_ms: u32,
+    /// Called with the tokens that are done, and all of them; may be NULL.
+    pub progress: mlxrt_progress_fn,
+    /// For progress.
+    pub progress_data: *mut c_void,
+}
+
 /// What happened in a training since the event before.
 #[repr(C)]
 #[derive(Clone, Copy)]

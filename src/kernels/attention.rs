@@ -10,6 +10,8 @@
 // Indices name registers here.
 #![allow(clippy::needless_range_loop)]
 
+mod texts;
+
 use std::ops::Range;
 
 use super::activations::tiles;
@@ -25,6 +27,8 @@ use super::shared::SharedMut;
 use super::simd::{Kernel, Simd};
 use super::Kernels;
 
+pub use texts::Texts;
+
 /// Keys of one block.
 const BLOCK: usize = 64;
 /// Rows (queries by heads that share keys) that go over the keys together.
@@ -39,6 +43,10 @@ pub enum Visible {
     /// Its own and those before, the last `window` of them where there is one.
     Causal {
         window: Option<usize>,
+    },
+    /// Those whose positions are less than `window` from its own, on both sides.
+    Near {
+        window: usize,
     },
 }
 
@@ -261,14 +269,18 @@ impl Job<'_> {
     /// The keys that a row sees, of those in `span`.
     fn sees(&self, row: usize) -> Range<usize> {
         let keys = self.keys.tokens;
-        let Visible::Causal { window } = self.options.visible else {
-            return self.span.clone();
-        };
         // The position among the keys; there are at least as many keys as queries.
         let (_, token) = self.place(row);
-        let own = keys - self.queries.shape().tokens + token;
-        let first = window.map_or(0, |window| (own + 1).saturating_sub(window));
-        let end = self.span.end.min(own + 1);
+        let own = || keys - self.queries.shape().tokens + token;
+        let (first, end) = match self.options.visible {
+            Visible::All => return self.span.clone(),
+            Visible::Causal { window } => {
+                let end = own() + 1;
+                (window.map_or(0, |window| end.saturating_sub(window)), end)
+            }
+            Visible::Near { window } => ((own() + 1).saturating_sub(window), own() + window),
+        };
+        let end = self.span.end.min(end);
         self.span.start.max(first).min(end)..end
     }
 }

@@ -5,8 +5,9 @@ mod attend;
 mod compute;
 mod map;
 mod moe;
+mod texts;
 
-use super::attention::Visible;
+use super::attention::{Texts, Visible};
 use super::experts::ExpertMatrix;
 use super::float::Floats;
 use super::gated::Activation;
@@ -23,19 +24,24 @@ pub struct Block<M, V> {
     pub halves: Vec<Half<M, V>>,
 }
 
-/// `x + multiplier * post_norm(part(norm(x)))`
+/// `out_norm(x + multiplier * post_norm(part(norm(x))))`
 pub struct Half<M, V> {
     pub norm: Option<Norm<V>>,
     pub part: Part<M, V>,
     pub post_norm: Option<Norm<V>>,
     pub multiplier: f32,
+    pub out_norm: Option<Norm<V>>,
 }
 
-/// RMS norm.
+/// RMS norm, or layer norm.
 pub struct Norm<V> {
     /// `[width]`
     pub weight: V,
+    /// `[width]`, of a layer norm
+    pub bias: Option<V>,
     pub eps: f32,
+    /// A layer norm, which takes the mean off first.
+    pub layer: bool,
 }
 
 /// x `[n, hidden]` → the same shape. Parts by their names in mlx-lm.
@@ -171,6 +177,25 @@ pub struct Past<'a> {
     /// The first new token's position.
     pub offset: i32,
     pub visible: Visible,
+}
+
+/// What a block's attention sees.
+enum Sees<'s, 'a> {
+    /// There is none.
+    Nothing,
+    Past(&'s mut Past<'a>),
+    /// The rows are texts of their own.
+    Texts(&'s Texts<'s>),
+}
+
+impl<'a> Sees<'_, 'a> {
+    fn again(&mut self) -> Sees<'_, 'a> {
+        match self {
+            Sees::Nothing => Sees::Nothing,
+            Sees::Past(past) => Sees::Past(past),
+            Sees::Texts(texts) => Sees::Texts(texts),
+        }
+    }
 }
 
 impl<M, V> Half<M, V> {

@@ -1,7 +1,7 @@
 //! Products of activations with plain weights of f32, f16 or bf16, in f32.
 //!
 //! Error of an output: `(inputs / lanes + 8) * 2^-24 * Σ |x w|`, beside its rounding. The order of an output's sum depends
-//! only on the path and on the number of inputs.
+//! only on the path and on the number of inputs, and on whether there are many rows (`many.rs`).
 
 #![allow(unsafe_op_in_unsafe_fn)]
 
@@ -38,6 +38,9 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         if self.tiles_pay(x.rows(), x.dtype(), weights.dtype()) {
             return self.tile_matmul(x, super::amx::Weights::Dense(*weights), y);
+        }
+        if Kernels::are_many(x.rows(), inputs) {
+            return self.matmul_of_many(x, weights, y);
         }
         let at_once = (CACHED / (4 * inputs).max(1)).max(8) / 8 * 8;
         let mut from = 0;

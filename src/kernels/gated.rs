@@ -15,6 +15,8 @@ pub enum Activation {
     Silu,
     /// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))): geglu.
     GeluTanh,
+    /// x Φ(x), with Φ the normal distribution's sum: `0.5 x (1 + erf(x / √2))`.
+    Gelu,
     /// `g sigmoid(alpha g) (u + 1)` with g the gate, at most `limit`, and u up, between `-limit` and `limit`. Needs a gate.
     SwigluClamped { alpha: f32, limit: f32 },
     /// max(x, 0)²
@@ -111,6 +113,7 @@ unsafe fn function<S: Simd>(kind: Activation, x: S::F) -> S::F {
             let root = 2.0 * (2.0 / std::f32::consts::PI).sqrt();
             S::mul(x, sigmoid::<S>(S::mul(inner, S::splat(root))))
         }
+        Activation::Gelu => S::mul(x, normal_sum::<S>(x)),
         Activation::Relu2 => {
             let above = S::max(S::splat(0.0), x);
             S::mul(above, above)
@@ -131,6 +134,25 @@ unsafe fn function<S: Simd>(kind: Activation, x: S::F) -> S::F {
         // Its result is made with up.
         Activation::SwigluClamped { .. } => x,
     }
+}
+
+/// Φ(x) with an absolute error under 2^-21: Hastings' polynomial for the complement of erf (Abramowitz and Stegun 7.1.26),
+/// whose own error is 1.5e-7.
+#[inline(always)]
+unsafe fn normal_sum<S: Simd>(x: S::F) -> S::F {
+    let z = S::mul(S::abs(x), S::splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = S::div(
+        S::splat(1.0),
+        S::fma(z, S::splat(0.327_591_1), S::splat(1.0)),
+    );
+    let mut sum = S::splat(1.061_405_4);
+    for factor in [-1.453_152_1, 1.421_413_8, -0.284_496_72, 0.254_829_6] {
+        sum = S::fma(sum, t, S::splat(factor));
+    }
+    let e = exp::<S>(S::sub(S::splat(0.0), S::mul(z, z)));
+    // Beyond |x|.
+    let rest = S::mul(S::mul(S::mul(sum, t), e), S::splat(0.5));
+    S::select_lt(x, S::splat(0.0), rest, S::sub(S::splat(1.0), rest))
 }
 
 /// e^x - 1 - x, with a relative error under 2^-19: near 0 by its series, so that nothing is lost in the differences.

@@ -124,6 +124,19 @@ impl<'a> Heads<'a> {
     pub fn shape(&self) -> HeadShape {
         self.shape
     }
+    /// The tokens from `first` on, `tokens` of them.
+    pub(super) fn some_tokens(&self, first: usize, tokens: usize) -> Heads<'a> {
+        assert!(first <= self.shape.tokens && tokens <= self.shape.tokens - first);
+        let at = first * self.shape.token_stride * self.dtype.size() as usize;
+        Heads {
+            data: self.data.wrapping_add(at),
+            shape: HeadShape {
+                tokens,
+                ..self.shape
+            },
+            ..*self
+        }
+    }
     pub(super) fn row<E: Element>(&self, head: usize, token: usize) -> *const E {
         let at = self.shape.at(head, token) * size_of::<E>();
         self.data.wrapping_add(at).cast()
@@ -170,6 +183,22 @@ impl<'a> HeadsMut<'a> {
     }
     /// The tokens from `first` on, `tokens` of them.
     pub(super) fn some_tokens(&mut self, first: usize, tokens: usize) -> HeadsMut<'_> {
+        assert!(first <= self.shape.tokens && tokens <= self.shape.tokens - first);
+        let at = first * self.shape.token_stride * self.dtype.size() as usize;
+        HeadsMut {
+            data: self.data.wrapping_add(at),
+            shape: HeadShape {
+                tokens,
+                ..self.shape
+            },
+            ..*self
+        }
+    }
+    /// As `some_tokens`, of what others may have parts of, too.
+    ///
+    /// # Safety
+    /// Nobody else has any of these tokens while the result lives.
+    pub(super) unsafe fn shared_tokens(&self, first: usize, tokens: usize) -> HeadsMut<'_> {
         assert!(first <= self.shape.tokens && tokens <= self.shape.tokens - first);
         let at = first * self.shape.token_stride * self.dtype.size() as usize;
         HeadsMut {

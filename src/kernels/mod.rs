@@ -29,8 +29,10 @@ mod fp8;
 mod gated;
 mod heads;
 mod kept;
+mod layer_norm;
 mod layout;
 mod lowrank;
+mod many;
 mod math;
 mod microkernel;
 mod numbers;
@@ -52,7 +54,7 @@ mod temperature;
 mod transposed;
 mod widen;
 
-pub use attention::{AttentionOptions, Visible};
+pub use attention::{AttentionOptions, Texts, Visible};
 pub use block::{
     Attention, AttentionSizes, Block, ExpertLinear, Experts, GateUp, Half, Linear, Matrix, Mlp,
     Moe, Norm, Part, Past, Projections, Shared,

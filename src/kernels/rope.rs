@@ -62,11 +62,12 @@ impl Rope {
         self.dims
     }
 
-    /// The turns of `tokens` positions from `offset` on. The last ones are kept: the layers of a step ask for the same.
+    /// The turns of `tokens` positions from `offset` on, and perhaps of more. The last ones are kept: the layers of a step ask
+    /// for the same, and texts of one pass for fewer.
     fn turns(&self, offset: i32, tokens: usize) -> Arc<Turns> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turns) = last.as_ref() {
-            if turns.offset == offset && turns.values.len() == tokens * self.dims {
+            if turns.offset == offset && turns.values.len() >= tokens * self.dims {
                 return turns.clone();
             }
         }

@@ -48,6 +48,22 @@ pub fn parse_json(name: &str, bytes: &[u8]) -> Result<Value> {
         .map_err(|error| Error::bad_model(format!("{name}: is not valid JSON: {error}")))
 }
 
+/// A JSON file that must hold one list; checked as [`parse_object`] does, and without Python's words.
+pub(super) fn parse_list(file: &str, bytes: &[u8]) -> Result<Vec<Value>> {
+    let _room = room::hold_for(cost(bytes), file)?;
+    check_text(file, bytes, Limits::DEFAULT.json_values)?;
+    match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Array(list)) => Ok(list),
+        Ok(other) => Err(Error::bad_model(format!(
+            "{file}: must hold a JSON list, holds {}",
+            describe(&other)
+        ))),
+        Err(error) => Err(Error::bad_model(format!(
+            "{file}: is not valid JSON: {error}"
+        ))),
+    }
+}
+
 /// [`parse_object`] without Python's words and with another bound on the number of values.
 pub(super) fn parse_strict_object(
     file: &str,

@@ -6,6 +6,7 @@
 //! - `quantization`: which scheme shapes show, and what `config.json` says of it;
 //! - `foreign`: how MLX's packed weights are made of other programs';
 //! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
+//! - `sentence`: what sentence-transformers' files say of embeddings;
 //! - `warnings`: what is odd about a folder that loads all the same;
 //! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens;
 //! - `session`: saved sessions, and mlx-lm's prompt caches;
@@ -33,6 +34,7 @@ mod limits;
 mod quantization;
 mod safetensors;
 mod scan;
+mod sentence;
 mod session;
 mod slot;
 mod warnings;
@@ -52,6 +54,7 @@ pub use limits::Limits;
 #[cfg(test)]
 pub use quantization::PackingMode;
 pub use quantization::{Foreign, PackedScheme, Quantization};
+pub use sentence::{read as read_sentence, DenseModule, Sentence, SentencePooling, SENTENCE_FILES};
 pub use session::{
     Checksum, SavedAnswer, SavedLayer, SavedSession, SavedState, SavedTokens, Stored, Written,
     CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY,

@@ -24,7 +24,7 @@ use crate::kernels::{
     Layout, Packed, Quantized, QuantizedMut, Temperature, Visible,
 };
 
-pub use block::{block, Matrix, Place};
+pub use block::{block, Matrix, Place, Seen};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
 pub use kept::pack_tokens;
 pub use latent::attention_in_parts;
@@ -538,6 +538,26 @@ pub(super) fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Ar
         [(x.shape(), dtype)],
         run,
     )?))
+}
+
+/// Over the last dimension; weight and bias of one type.
+pub(super) fn layer_norm(
+    x: &Array,
+    weight: &Array,
+    bias: Option<&Array>,
+    eps: f32,
+) -> Result<Array> {
+    let dtype = x.dtype().wider(weight.dtype());
+    let mut arrays = vec![x, weight];
+    arrays.extend(bias);
+    let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
+        let bias = from.get(2).map(floats).transpose()?;
+        let (x, weight) = (floats(&from[0])?, floats(&from[1])?);
+        kernels.layer_norm(&x, &weight, bias.as_ref(), eps, &mut floats_mut(&to[0])?);
+        Ok(())
+    };
+    let out = (x.shape(), dtype);
+    Ok(one(queue(c"layer_norm", 0, &arrays, [out], run)?))
 }
 
 /// f(gate) * up, see `Activation`

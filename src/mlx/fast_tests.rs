@@ -505,14 +505,17 @@ fn a_mixture_is_the_same_in_one_operation_and_in_many() {
             let half = kernels::Half {
                 norm: Some(kernels::Norm {
                     weight: &norm,
+                    bias: None,
                     eps: 1e-5,
+                    layer: false,
                 }),
                 part: kernels::Part::Moe(moe),
                 post_norm: None,
                 multiplier: 0.5,
+                out_norm: None,
             };
             let halves = vec![half];
-            let made = block(&x, &kernels::Block { halves }, None, Visible::All, 5).unwrap();
+            let made = block(&x, &kernels::Block { halves }, Seen::Nothing, 5).unwrap();
             let f32s = |array: &Array| wide(array).to_f32().unwrap();
             assert_eq!(f32s(&made), f32s(&wanted), "{dtype:?}");
         }

@@ -35,6 +35,11 @@ pub enum AttentionMask {
         mask: Array,
         size: i32,
     },
+    /// The keys less than `size` from the query's own, on both sides; as a bool mask `[queries, keys]` too.
+    Near {
+        mask: Array,
+        size: i32,
+    },
 }
 
 /// How scores are made into weights.
@@ -76,6 +81,18 @@ impl AttentionMask {
         Ok(AttentionMask::Window { mask, size })
     }
 
+    /// For a text of `n` tokens that is seen whole, or each token of it by those less than `window` from it.
+    pub fn both_ways(n: i32, window: Option<i32>) -> Result<Self> {
+        let Some(size) = window.filter(|&size| size < n) else {
+            return Ok(AttentionMask::None);
+        };
+        let places = ops::arange(0, n)?;
+        let apart = ops::subtract(&ops::reshape(&places, &[n, 1])?, &places)?;
+        let [low, high] = [-size, size].map(|end| Array::from_i32(&[end]));
+        let mask = ops::logical_and(&ops::greater(&apart, &low?)?, &ops::less(&apart, &high?)?)?;
+        Ok(AttentionMask::Near { mask, size })
+    }
+
     /// For the CPU's kernels.
     pub fn visible(&self) -> Visible {
         match self {
@@ -83,6 +100,9 @@ impl AttentionMask {
             AttentionMask::Causal => Visible::Causal { window: None },
             AttentionMask::Window { size, .. } => Visible::Causal {
                 window: usize::try_from(*size).ok(),
+            },
+            AttentionMask::Near { size, .. } => Visible::Near {
+                window: usize::try_from(*size).unwrap_or(usize::MAX),
             },
         }
     }
@@ -94,7 +114,7 @@ impl AttentionMask {
             // The newest token sees all.
             AttentionMask::Causal if asking == 1 => Ok(None),
             AttentionMask::Causal => near(asking, keys - asking, None).map(Some),
-            AttentionMask::Window { mask, .. } => {
+            AttentionMask::Window { mask, .. } | AttentionMask::Near { mask, .. } => {
                 let n = mask.dim(0);
                 ops::slice(mask, &[n - asking, 0], &[n, mask.dim(1)]).map(Some)
             }
@@ -280,7 +300,7 @@ pub fn gated(gate: &Array, up: &Array, activation: Activation) -> Result<Array> 
         Activation::Silu => compiled::fused([gate, up], swiglu),
         Activation::GeluTanh => compiled::fused([gate, up], geglu_tanh),
         Activation::SwigluClamped { alpha, limit } => swiglu_clamped(gate, up, alpha, limit),
-        Activation::Relu2 | Activation::Xielu { .. } => {
+        Activation::Gelu | Activation::Relu2 | Activation::Xielu { .. } => {
             ops::multiply(&activated(gate, activation)?, up)
         }
     }
@@ -293,6 +313,13 @@ pub fn activated(x: &Array, activation: Activation) -> Result<Array> {
     }
     let number = |value: f32| Array::scalar(value, x.dtype());
     match activation {
+        Activation::Silu => ops::multiply(x, &ops::sigmoid(x)?),
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::Gelu => {
+            let root = number(std::f32::consts::FRAC_1_SQRT_2)?;
+            let sum = ops::add(&number(1.0)?, &ops::erf(&ops::multiply(x, &root)?)?)?;
+            ops::multiply(&ops::multiply(&number(0.5)?, x)?, &sum)
+        }
         Activation::Relu2 => {
             let positive = ops::maximum(x, &number(0.0)?)?;
             ops::multiply(&positive, &positive)
@@ -318,18 +345,22 @@ fn swiglu([gate, up]: &[Array; 2]) -> Result<Array> {
     ops::multiply(&ops::multiply(gate, &ops::sigmoid(gate)?)?, up)
 }
 
-/// gelu(gate) * up, with gelu(x) = 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+/// gelu(gate) * up
 fn geglu_tanh([gate, up]: &[Array; 2]) -> Result<Array> {
-    let number = |value: f32| Array::scalar(value, gate.dtype());
-    let cube = ops::power(gate, &number(3.0)?)?;
-    let inner = ops::add(gate, &ops::multiply(&number(0.044715)?, &cube)?)?;
+    ops::multiply(&gelu_tanh(gate)?, up)
+}
+
+/// 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+fn gelu_tanh(x: &Array) -> Result<Array> {
+    let number = |value: f32| Array::scalar(value, x.dtype());
+    let cube = ops::power(x, &number(3.0)?)?;
+    let inner = ops::add(x, &ops::multiply(&number(0.044715)?, &cube)?)?;
     let tanh = ops::tanh(&ops::multiply(
         &number((2.0 / std::f32::consts::PI).sqrt())?,
         &inner,
     )?)?;
-    let half = ops::multiply(&number(0.5)?, gate)?;
-    let gelu = ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)?;
-    ops::multiply(&gelu, up)
+    let half = ops::multiply(&number(0.5)?, x)?;
+    ops::multiply(&half, &ops::add(&number(1.0)?, &tanh)?)
 }
 
 fn swiglu_clamped(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
@@ -356,6 +387,11 @@ pub fn experts(x: &Array, w: &Array, chosen: &Array, sorted: bool) -> Result<Arr
     let y = ops::gather_mm(&ops::astype(&rows, own)?, &w, chosen, sorted)?;
     let shape = [chosen.dim(0), chosen.dim(1), y.dim(-1)];
     ops::astype(&ops::reshape(&y, &shape)?, dtype)
+}
+
+/// Whether rope and attention take a batch of several.
+pub fn takes_batches() -> bool {
+    !fast::active()
 }
 
 /// Whether products of x of this type are the CPU's kernels'.

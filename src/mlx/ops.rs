@@ -59,6 +59,7 @@ unary! {
     tanh = mlx_tanh;
     exp = mlx_exp;
     expm1 = mlx_expm1;
+    erf = mlx_erf;
     erfinv = mlx_erfinv;
     sqrt = mlx_sqrt;
     negative = mlx_negative;
@@ -439,6 +440,18 @@ pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Result<Array> {
     }
     // SAFETY: the arrays are alive.
     make(|out, s| unsafe { mlx_sys::mlx_fast_rms_norm(out, x.raw(), optional(weight), eps, s) })
+}
+
+/// Without the mean, over the deviation, of the last dimension; no bias means 0.
+pub fn layer_norm(x: &Array, weight: &Array, bias: Option<&Array>, eps: f32) -> Result<Array> {
+    let one_type = bias.is_none_or(|bias| bias.dtype() == weight.dtype());
+    if super::fast::active() && one_type {
+        return super::fast::layer_norm(x, weight, bias, eps);
+    }
+    // SAFETY: the arrays are alive.
+    make(|out, s| unsafe {
+        mlx_sys::mlx_fast_layer_norm(out, x.raw(), weight.raw(), optional(bias), eps, s)
+    })
 }
 
 /// Rotary positions for x `[batch, heads, tokens, head_dim]`, the first token at `offset`. Either `base` or `freqs`

@@ -11,6 +11,7 @@ use super::modules::Site;
 use super::parts::{Part, PartTypes};
 use super::plan::Scope;
 use super::streams::Streams;
+use super::texts::Texts;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::nn::{self, AttentionMask};
@@ -25,7 +26,7 @@ pub struct Block {
     pub(super) streams: Option<Streams>,
 }
 
-/// `x + multiplier * post_norm(part(norm(x)))`
+/// `out_norm(x + multiplier * post_norm(part(norm(x))))`
 #[derive(Clone)]
 pub(super) struct Half {
     /// `[hidden]`
@@ -34,6 +35,8 @@ pub(super) struct Half {
     /// `[hidden]`
     pub post_norm: Option<Site>,
     pub multiplier: f32,
+    /// `[hidden]`
+    pub out_norm: Option<Site>,
 }
 
 /// What a session has of the tokens before, by the number of the cache.
@@ -44,6 +47,8 @@ pub(super) struct Past<'a> {
     pub caches: &'a mut [Cache],
     /// Without caches: keys and values of the blocks before, `[batch, kv_heads, n, head_dim]`.
     pub kept: &'a mut [Kept],
+    /// The rows are these texts, which see nothing of each other, and nothing is kept of them.
+    pub texts: Option<&'a Texts>,
     /// `[batch, n, width]`: what the block gets of the tokens beside x.
     pub per_layer: Option<Array>,
 }
@@ -191,6 +196,7 @@ impl Half {
             part: Part::declare(scope, &config.part, hidden)?,
             post_norm: norm(&config.post_norm, scope)?,
             multiplier: config.multiplier,
+            out_norm: norm(&config.out_norm, scope)?,
         })
     }
 
@@ -205,6 +211,7 @@ impl Half {
             mask: mask.map_or(&AttentionMask::None, Rc::as_ref),
             cache: number.and_then(|number| past.caches.get_mut(number)),
             kept: number.and_then(|number| past.kept.get_mut(number)),
+            texts: past.texts,
             per_layer: past.per_layer.as_ref(),
         };
         self.forward(with, x, seen, rows)
@@ -223,10 +230,11 @@ impl Half {
             Rows::Last if self.part.mixes() => last_row(x)?,
             _ => x.clone(),
         };
-        match with.clip_residual && x.dtype() == Dtype::F16 {
+        let sum = match with.clip_residual && x.dtype() == Dtype::F16 {
             true => clipped_sum(&x, &r),
             false => nn::add_times(&x, &r, self.multiplier),
-        }
+        };
+        normed(sum?, self.out_norm)
     }
 
     fn types<T: Known>(&self, of: &TypesOf<T>, x: Dtype) -> PartTypes {
@@ -234,7 +242,7 @@ impl Half {
         let part = self.part.types(of, normed(x, self.norm));
         PartTypes {
             kept: part.kept,
-            output: x.wider(normed(part.output, self.post_norm)),
+            output: normed(x.wider(normed(part.output, self.post_norm)), self.out_norm),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The one description of a decoder-only transformer that every family is read into: blocks, each a list of halves.
+//! The one description of a transformer that every family is read into, decoders and encoders alike: blocks, each a list of
+//! halves.
 
 use super::parts::attention::AttentionConfig;
 use super::parts::beside::BesideConfig;
@@ -19,8 +20,10 @@ pub struct DecoderConfig {
     pub context: u32,
     pub embed: EmbedConfig,
     pub blocks: Vec<BlockConfig>,
-    /// Before the output layer.
-    pub norm: NormConfig,
+    /// Behind the blocks.
+    pub norm: Option<NormConfig>,
+    /// Tokens see those behind them, too: what comes out stands for texts, and no token is generated.
+    pub both_ways: bool,
     /// Whether the embedding is also the output layer; `None`: it is when there is no `lm_head` in the files.
     pub tie_word_embeddings: Option<bool>,
     pub logits: LogitsConfig,
@@ -35,12 +38,13 @@ pub struct DecoderConfig {
     pub unconverted_norms: &'static [&'static str],
 }
 
-/// Of tensors: `{body}layers.0…`, `{body}{embedding}…`, `{head}lm_head…`.
+/// Of tensors: `{body}{layers}0…`, `{body}{embedding}…`, `{head}lm_head…`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Names {
     pub body: &'static str,
     pub head: &'static str,
     pub embedding: &'static str,
+    pub layers: &'static str,
 }
 
 /// What becomes of the embeddings before the first block.
@@ -50,10 +54,26 @@ pub struct EmbedConfig {
     pub scale: Option<f32>,
     /// The eps of an RMS norm without a weight.
     pub norm: Option<f32>,
+    /// Rows that are added, by the tokens' positions in their text.
+    pub positions: Option<PositionsConfig>,
+    /// The name of the table of token types, and how many it has. All tokens are of the first.
+    pub types: Option<(&'static str, i32)>,
+    /// Of what was added up.
+    pub sum_norm: Option<NormConfig>,
     /// What each block gets of the tokens beside.
     pub per_layer: Option<PerLayerConfig>,
     /// Rows go through the blocks in several versions side by side.
     pub streams: Option<StreamsConfig>,
+}
+
+/// A table of learned positions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PositionsConfig {
+    pub name: &'static str,
+    /// Its rows.
+    pub count: i32,
+    /// The row of a text's first token.
+    pub first: i32,
 }
 
 /// Versions of each row, of which a block computes one and corrects all by it (AltUp).
@@ -92,7 +112,7 @@ pub struct LogitsConfig {
     pub softcap: Option<f32>,
 }
 
-/// An RMS norm.
+/// An RMS norm, or a layer norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormConfig {
     /// Inside of its block, or outside of all.
@@ -100,6 +120,10 @@ pub struct NormConfig {
     pub eps: f32,
     /// Gemma stores norm weights minus one.
     pub plus_one: bool,
+    /// A layer norm: the mean is taken off first.
+    pub layer: bool,
+    /// Of a layer norm.
+    pub bias: bool,
 }
 
 /// Halves, one after the other; two make a usual block.
@@ -112,7 +136,7 @@ pub struct BlockConfig {
     pub streams: Option<StreamsConfig>,
 }
 
-/// `x + multiplier * post_norm(part(norm(x)))`
+/// `out_norm(x + multiplier * post_norm(part(norm(x))))`
 #[derive(Clone, Debug, PartialEq)]
 pub struct HalfConfig {
     pub norm: Option<NormConfig>,
@@ -120,6 +144,8 @@ pub struct HalfConfig {
     pub post_norm: Option<NormConfig>,
     /// 1 where a family has none.
     pub multiplier: f32,
+    /// Of the sum.
+    pub out_norm: Option<NormConfig>,
 }
 
 // Blocks are few.
@@ -159,6 +185,7 @@ impl HalfConfig {
             part,
             post_norm: None,
             multiplier: 1.0,
+            out_norm: None,
         }
     }
 

@@ -188,6 +188,24 @@ impl Costs {
         }
     }
 
+    /// What a pass over texts takes, of so many tokens together, each of which sees `longest` at most: an estimate, rather too high.
+    pub fn texts(&self, tokens: i32, longest: i32) -> u64 {
+        let (tokens, longest) = (size(tokens), size(longest));
+        let row = self.hidden * self.number;
+        // What goes into a block and comes out of it, embeddings, the last rows in f32.
+        let mut work = tokens.saturating_mul(4 * row + 4 * self.hidden + 8);
+        if self.plain > 0 {
+            let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
+            let block = tokens.saturating_mul(4 * self.row);
+            work = work.saturating_add(queued.min(self.plain).saturating_mul(block));
+        }
+        if !self.kernels {
+            let scores = 2 * 4 * self.heads * longest;
+            work = work.saturating_add(tokens.saturating_mul(scores));
+        }
+        work
+    }
+
     /// Cache by cache.
     pub fn caches(&self) -> impl Iterator<Item = CacheBytes> + '_ {
         self.layers.iter().map(|layer| layer.bytes)

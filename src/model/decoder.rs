@@ -12,9 +12,10 @@ use super::layers::{self, computed_norm, Embedding, Layer};
 use super::modules::{Kind, Module, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::parts::Part;
-use super::plan::Blueprint;
+use super::plan::{Blueprint, Summed};
 use super::rope::RotaryEmbedding;
 use super::streams::Spread;
+use super::texts::{Dense, Texts};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::nn::{self, AttentionMask};
@@ -27,6 +28,9 @@ pub struct Decoder {
     pub(super) caches: Vec<CacheSpec>,
     pub(super) per_layer: Option<PerLayerInputs>,
     pub(super) spread: Option<Spread>,
+    pub(super) summed: Summed,
+    /// Behind the pooling of texts.
+    pub(super) dense: Vec<Dense>,
     /// The modules' arrays.
     pub(super) live: Rc<Live>,
     costs: Costs,
@@ -57,6 +61,8 @@ pub struct Seen<'a> {
     pub cache: Option<&'a mut Cache>,
     /// Without a cache: where keys and values of this pass lie for the blocks behind.
     pub kept: Option<&'a mut Kept>,
+    /// See `Past`.
+    pub texts: Option<&'a Texts>,
     /// See `Past`.
     pub per_layer: Option<&'a Array>,
 }
@@ -94,9 +100,17 @@ impl Decoder {
             caches: blueprint.caches,
             per_layer: blueprint.per_layer,
             spread: blueprint.spread,
+            summed: blueprint.summed,
+            dense: Vec::new(),
             live: Rc::new(live),
             costs,
         })
+    }
+
+    /// With what the folder has behind the pooling of texts.
+    pub fn with_dense(mut self, dense: Vec<Dense>) -> Self {
+        self.dense = dense;
+        self
     }
 
     /// Empty caches for one session; `window` and `keep` turn the full ones into rotating ones.
@@ -193,6 +207,7 @@ impl Decoder {
             masks: &masks,
             caches,
             kept: &mut kept,
+            texts: None,
             per_layer: None,
         };
         for (i, block) in self.blocks.iter().enumerate() {
@@ -280,7 +295,7 @@ impl Decoder {
     /// hidden `[…, hidden]` as `forward` gave it → logits `[…, vocab]`
     pub fn logits(&self, hidden: &Array, adapters: &AdapterSet) -> Result<Array> {
         let with = self.live.with(adapters);
-        let h = with.norm(Site::NORM, hidden)?;
+        let h = self.normed(&with, hidden)?;
         let mut logits = match self.is_tied() {
             false => with.linear(Site::LM_HEAD, &h)?,
             true => self.live.embedding()?.as_linear(&h, adapters)?,
@@ -291,6 +306,14 @@ impl Decoder {
         match self.config.logits.softcap {
             Some(cap) => nn::softcap(&logits, cap),
             None => Ok(logits),
+        }
+    }
+
+    /// hidden `[…, hidden]` as `forward` gave it → the same, through the norm behind the blocks
+    pub(super) fn normed(&self, with: &Forward, hidden: &Array) -> Result<Array> {
+        match self.config.norm {
+            Some(_) => with.norm(Site::NORM, hidden),
+            None => Ok(hidden.clone()),
         }
     }
 
@@ -362,7 +385,7 @@ impl Live {
         layer.ok_or_else(|| Error::internal("a module that is not there"))
     }
 
-    fn embedding(&self) -> Result<&Embedding> {
+    pub(super) fn embedding(&self) -> Result<&Embedding> {
         match self.layer(Site::EMBED_TOKENS)? {
             Layer::Embedding(embedding) => Ok(embedding),
             _ => Err(other_kind()),

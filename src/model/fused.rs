@@ -12,8 +12,8 @@ use super::parts::mlp::Inner;
 use super::parts::{Attention, Mlp, Moe, Part};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::kernels::{self, ExpertLinear, Linear, Norm, Visible};
-use crate::mlx::fast::{self, Matrix};
+use crate::kernels::{self, ExpertLinear, Linear, Norm};
+use crate::mlx::fast::{self, Matrix, Seen};
 use crate::mlx::Array;
 
 #[cfg(test)]
@@ -71,8 +71,19 @@ pub(super) fn halves(
         let halves = halves.iter().map(|half| gather.half(half));
         halves.collect::<Result<Option<Vec<_>>>>()
     };
-    let (halves, place, visible) = match attention {
-        None => (known!(known(0)), None, Visible::All),
+    if let (Some(attention), Some(texts)) = (attention, past.texts) {
+        let halves = known!(known(texts.longest()));
+        let visible = texts.visible(attention.config().window);
+        #[cfg(test)]
+        COUNT.set(COUNT.get().map(|count| count + 1));
+        let (block, seen) = (
+            kernels::Block { halves },
+            Seen::Texts(texts.lengths(), visible),
+        );
+        return fast::block(x, &block, seen, n).map(Some);
+    }
+    let (halves, place) = match attention {
+        None => (known!(known(0)), None),
         Some(attention) => {
             let number = attention.cache();
             let (Some(cache), Some(mask)) = (past.caches.get_mut(number), past.masks.get(number))
@@ -86,13 +97,17 @@ pub(super) fn halves(
                 head_dim: attention.config().head_dim,
                 dtype,
             };
-            (halves, Some(cache.place(n, like)?), mask.visible())
+            (halves, Some((cache.place(n, like)?, mask.visible())))
         }
     };
     #[cfg(test)]
     COUNT.set(COUNT.get().map(|count| count + 1));
     let block = kernels::Block { halves };
-    fast::block(x, &block, place.as_ref(), visible, asking).map(Some)
+    let seen = match &place {
+        Some((place, visible)) => Seen::Past(place, *visible),
+        None => Seen::Nothing,
+    };
+    fast::block(x, &block, seen, asking).map(Some)
 }
 
 impl Block {
@@ -162,6 +177,7 @@ impl<'a> Gather<'_, 'a> {
             },
             post_norm: known!(self.option(half.post_norm)),
             multiplier: half.multiplier,
+            out_norm: known!(self.option(half.out_norm)),
         }))
     }
 
@@ -282,7 +298,14 @@ impl<'a> Gather<'_, 'a> {
         let norm = self.with.norm_layer(site)?;
         let weight = norm.adapted(self.with.adapters);
         let eps = norm.eps();
-        let same = weight.dtype() == self.dtype;
-        Ok(same.then_some(Some(Norm { weight, eps })))
+        let bias = norm.bias();
+        let same = |array: &Array| array.dtype() == self.dtype;
+        let same = same(weight) && bias.is_none_or(same);
+        Ok(same.then_some(Some(Norm {
+            weight,
+            bias,
+            eps,
+            layer: norm.is_layer(),
+        })))
     }
 }

@@ -20,6 +20,7 @@ mod plan;
 mod rope;
 mod scope;
 mod streams;
+mod texts;
 pub mod training;
 
 pub use adapter::AdapterSet;
@@ -28,3 +29,4 @@ pub use config::{DecoderConfig, Names};
 pub use decoder::{Decoder, Rows};
 pub use modules::{Modules, Weight};
 pub use plan::{Planned, Repacked};
+pub use texts::{Dense, Pooling, TextsPass};

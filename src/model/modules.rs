@@ -55,17 +55,20 @@ pub enum Kind {
     Heads {
         turned: bool,
     },
-    /// An RMS norm. `plus_one`: its weight is stored minus one. `unconverted`: only this folder's is, and once it is loaded
+    /// An RMS norm, or a layer norm. `plus_one`: its weight is stored minus one. `unconverted`: only this folder's is, and once it is loaded
     /// it is as others have it.
     Norm {
         eps: f32,
         plus_one: bool,
         unconverted: bool,
+        layer: bool,
     },
     /// Numbers that a part looks at itself.
     Vector,
     /// One of them.
     Number,
+    /// What other models have in its place.
+    Absent,
 }
 
 /// Modules and what is known of their tensors: first header entries that the config implies, then bytes in MLX's memory,
@@ -128,7 +131,7 @@ impl<T> Modules<T> {
         let alone = |kind| {
             matches!(
                 kind,
-                Kind::Heads { .. } | Kind::Vector | Kind::Number | Kind::Table
+                Kind::Heads { .. } | Kind::Vector | Kind::Number | Kind::Table | Kind::Absent
             )
         };
         let reached = |module: &&Module| !alone(module.kind);

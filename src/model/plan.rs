@@ -19,6 +19,8 @@ use crate::load::{Catalog, Listed, ModuleShape, Quantization, Slot, Tensor, Warn
 pub struct Planned {
     pub blueprint: Blueprint,
     pub modules: Modules<Slot>,
+    /// There is no output layer, so no token can be drawn.
+    pub headless: bool,
     /// The files' tensors that they are read from.
     pub used: Vec<Tensor>,
     /// How the folder names them.
@@ -43,6 +45,18 @@ pub struct Blueprint {
     pub(super) caches: Vec<CacheSpec>,
     pub(super) per_layer: Option<PerLayerInputs>,
     pub(super) spread: Option<Spread>,
+    pub(super) summed: Summed,
+}
+
+/// What is added to embeddings, and the norm of the sum.
+#[derive(Clone, Copy, Default)]
+pub struct Summed {
+    /// `[positions, hidden]`
+    pub(super) positions: Option<Site>,
+    /// `[types, hidden]`
+    pub(super) types: Option<Site>,
+    /// `[hidden]`
+    pub(super) norm: Option<Site>,
 }
 
 impl Blueprint {
@@ -102,12 +116,14 @@ impl Planned {
             modules: Modules::new(),
             ropes: Vec::new(),
             caches: Vec::new(),
+            headless: false,
             kept_by: Vec::new(),
         };
-        let (per_layer, spread) = planner.outside(config, names)?;
+        let (per_layer, spread, summed) = planner.outside(config, names)?;
         let blocks = planner.blocks(config, names)?;
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
+        let headless = planner.headless;
         let mut finder = planner.finder;
         undeclared_biases(&mut finder);
         finder.nothing_left(&config.ignored, head, warnings)?;
@@ -119,8 +135,10 @@ impl Planned {
                 caches: planner.caches,
                 per_layer,
                 spread,
+                summed,
             },
             modules: planner.modules,
+            headless,
             names: *names,
             as_said: finder.differ.is_empty()
                 && finder.unpacked.is_empty()
@@ -152,6 +170,8 @@ pub(super) struct Planner<'a> {
     pub(super) modules: Modules<Slot>,
     pub(super) ropes: Vec<Rope>,
     pub(super) caches: Vec<CacheSpec>,
+    /// There is no output layer.
+    headless: bool,
     /// The block of each cache.
     pub(super) kept_by: Vec<Option<usize>>,
 }
@@ -162,7 +182,7 @@ impl<'a> Planner<'a> {
         &mut self,
         config: &DecoderConfig,
         names: &Names,
-    ) -> Result<(Option<PerLayerInputs>, Option<Spread>)> {
+    ) -> Result<(Option<PerLayerInputs>, Option<Spread>, Summed)> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let head = format!("{}lm_head.weight", names.head);
         let embedding = format!("{}{}.weight", names.body, names.embedding);
@@ -171,12 +191,21 @@ impl<'a> Planner<'a> {
             let Finder { catalog, .. } = self.finder;
             self.finder.beside(&embedding, &head).is_none() && !catalog.absent.contains_key(&head)
         });
+        // As models without a head are written: what their parts are called begins with nothing.
+        let bare = names.body.is_empty() && !self.finder.catalog.tensors.contains_key(&head);
+        let headless = !tied && bare && !self.finder.catalog.absent.contains_key(&head);
+        let headless = headless || config.both_ways;
+        self.headless = headless;
         // In the order of `Site`'s constants.
         let mut body = self.scope(names.body, String::new(), None);
         body.embedding(("embed_tokens", names.embedding), [vocab, hidden])?;
-        body.norm(&config.norm, hidden)?;
+        match &config.norm {
+            Some(norm) => body.norm(norm, hidden)?,
+            None => body.absent("norm", hidden),
+        };
         let mut outside = self.scope(names.head, String::new(), None);
         match tied {
+            _ if headless => outside.absent("lm_head", hidden),
             true => {
                 let shape = ModuleShape::Linear {
                     input: hidden,
@@ -194,13 +223,25 @@ impl<'a> Planner<'a> {
             .map(|per_layer| PerLayerInputs::declare(&mut body, per_layer, [count, hidden]));
         let streams = config.embed.streams;
         let spread = streams.map(|streams| Spread::declare(&mut body, streams, hidden));
-        Ok((per_layer.transpose()?, spread.transpose()?))
+        let embed = &config.embed;
+        let mut table = |name, count| body.table(name, [count, hidden]);
+        let positions = embed.positions.map(|of| table(of.name, of.count));
+        let types = embed.types.map(|(name, count)| table(name, count));
+        let summed = Summed {
+            positions: positions.transpose()?,
+            types: types.transpose()?,
+            norm: embed
+                .sum_norm
+                .map(|norm| body.norm(&norm, hidden))
+                .transpose()?,
+        };
+        Ok((per_layer.transpose()?, spread.transpose()?, summed))
     }
 
     fn blocks(&mut self, config: &DecoderConfig, names: &Names) -> Result<Vec<Block>> {
         let hidden = config.hidden_size;
         let blocks = config.blocks.iter().enumerate().map(|(index, block)| {
-            let path = format!("layers.{index}.");
+            let path = format!("{}{index}.", names.layers);
             let mut scope = self.scope(names.body, path, Some(index));
             Block::declare(&mut scope, block, hidden)
         });

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::cache::CacheSpec;
 use super::config::NormConfig;
 use super::find::{foreign_heads, ExpertNames, Experts, HeadMatrix, Named, Renamed};
-use super::modules::{Kind, Site, Tensors};
+use super::modules::{Kind, Site, Tensors, Weight};
 use super::plan::Planner;
 use super::rope::Rope;
 use crate::error::{Error, Result};
@@ -26,10 +26,13 @@ pub struct Scope<'s, 'a> {
 }
 
 impl<'a> Scope<'_, 'a> {
-    /// A part of this one.
+    /// A part of this one; none of a name of its own: this one.
     pub fn within<'s>(&'s mut self, name: &str) -> Scope<'s, 'a> {
         Scope {
-            path: format!("{}{name}.", self.path),
+            path: match name {
+                "" => self.path.clone(),
+                name => format!("{}{name}.", self.path),
+            },
             prefix: self.prefix,
             layer: self.layer,
             planner: &mut *self.planner,
@@ -84,19 +87,40 @@ impl<'a> Scope<'_, 'a> {
 
     /// `[dims]`
     pub fn norm(&mut self, config: &NormConfig, dims: i32) -> Result<Site> {
-        let name = format!("{}.weight", self.in_files(config.name));
-        let weight = self.planner.finder.float(&name, &[dims])?;
+        let path = self.in_files(config.name);
+        // What old folders of bert have them under comes second.
+        let [weight, bias] = match config.layer {
+            true => [&["weight", "gamma"][..], &["bias", "beta"][..]],
+            false => [&["weight"][..], &[][..]],
+        };
+        let of = |leaves: &[&str]| {
+            let leaf = |leaf: &&&str| self.has(&format!("{}.{leaf}", config.name));
+            let found = leaves.iter().find(leaf).or(leaves.first());
+            format!("{path}.{}", found.copied().unwrap_or_default())
+        };
+        let (weight, bias) = (of(weight), config.bias.then(|| of(bias)));
+        let finder = &mut self.planner.finder;
+        let tensors = Tensors {
+            weight: Weight::Dense(finder.float(&weight, &[dims])?),
+            bias: bias.map(|bias| finder.float(&bias, &[dims])).transpose()?,
+        };
         let shifted = self.planner.unconverted_norms;
         let kind = Kind::Norm {
             eps: config.eps,
             plus_one: config.plus_one,
+            layer: config.layer,
             unconverted: match self.layer {
                 Some(_) => shifted.contains(&config.name),
                 None => !shifted.is_empty(),
             },
         };
         let shape = (ModuleShape::Norm { dims }, kind);
-        Ok(self.put(config.name, shape, Some(Tensors::dense(weight))))
+        Ok(self.put(config.name, shape, Some(tensors)))
+    }
+
+    /// What other models have here.
+    pub fn absent(&mut self, name: &str, dims: i32) -> Site {
+        self.put(name, (ModuleShape::Norm { dims }, Kind::Absent), None)
     }
 
     /// `[dims]`, of any float type.

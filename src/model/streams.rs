@@ -55,6 +55,8 @@ fn norm(name: &'static str, config: &StreamsConfig) -> NormConfig {
         name,
         eps: config.eps,
         plus_one: false,
+        layer: false,
+        bias: false,
     }
 }
 

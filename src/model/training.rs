@@ -281,6 +281,7 @@ impl Decoder {
                     masks: &masks,
                     caches: &mut [],
                     kept: &mut kept,
+                    texts: None,
                     per_layer,
                 };
                 let y = block.forward(&live.with(&set), &x, &mut past, Rows::All)?;

@@ -52,6 +52,14 @@ impl Estimate {
             context = costs.most_tokens(context, kv, session.kv_limit);
         }
         let chunk = i32::try_from(prefill_step(device, config, keep)).unwrap_or(i32::MAX);
+        if config.both_ways {
+            // Nothing is kept: a pass over one text that fills the context.
+            let text = costs.texts(context, context);
+            return Ok(Estimate {
+                kv: 0,
+                peak: loaded.held.saturating_add(text.max(loaded.packing)),
+            });
+        }
         let filled = costs.peak(
             (&blueprint.extents(window, keep), scheme),
             context.max(1),

@@ -8,6 +8,7 @@ pub mod adapter;
 mod answer;
 mod caches;
 mod clock;
+pub mod embed;
 pub mod engine;
 mod estimate;
 mod exit;

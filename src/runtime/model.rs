@@ -18,15 +18,16 @@ use crate::error::{Code, Error, Result};
 use crate::grammar::{self, Grammar, Vocabulary};
 use crate::host;
 use crate::load::{
-    parse_object, Catalog, GenerationConfig, Limits, ModelFolder, Object, PackedScheme, Pick,
-    Piece, Quantization, Recipe, Slot, Tensor, Warnings, WeightFile,
+    parse_object, read_sentence, Catalog, DenseModule, GenerationConfig, Limits, ModelFolder,
+    Object, PackedScheme, Pick, Piece, Quantization, Recipe, Sentence, Slot, Tensor, Warnings,
+    WeightFile,
 };
 use crate::mlx::{memory, Array, HostBuffer};
 use crate::model::cache::CacheSpec;
 use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
 use crate::model::modules::Module;
-use crate::model::{Decoder, DecoderConfig, Modules, Names, Planned, Repacked, Weight};
+use crate::model::{Decoder, DecoderConfig, Dense, Modules, Names, Planned, Repacked, Weight};
 use crate::text::{
     Channels, ChatFormat, ChatTemplate, Specials, TemplateFiles, TokenFiles, Tokenizer,
 };
@@ -59,6 +60,12 @@ pub struct Model {
     pub(super) path: String,
     /// What the caches of its sessions keep, and in which type.
     pub(super) kept: Vec<(CacheSpec, Dtype)>,
+    /// What the folder says of embeddings, or why that is not supported.
+    pub(super) sentence: Result<Option<Sentence>>,
+    /// An encoder: its tokens see those behind them.
+    pub(super) both_ways: bool,
+    /// Why it generates nothing.
+    silent: Option<String>,
     pub counters: Arc<Counters>,
     /// What its grammars share, from the first of them on.
     vocabulary: Mutex<Option<Arc<Vocabulary>>>,
@@ -129,8 +136,59 @@ struct Description {
     generation: GenerationConfig,
     catalog: Catalog,
     planned: Planned,
+    /// See `Model`.
+    sentence: Result<Option<Sentence>>,
+    /// Behind the pooling of texts, in the order of `sentence`.
+    dense: Vec<DenseSlots>,
     /// What is odd about it; the reading of every file may add to them.
     warnings: Warnings,
+}
+
+/// A linear layer behind the pooling, in files of its own.
+struct DenseSlots {
+    catalog: Catalog,
+    weight: Slot,
+    bias: Option<Slot>,
+    tanh: bool,
+}
+
+impl DenseSlots {
+    fn find(folder: &ModelFolder, module: &DenseModule, warnings: &mut Warnings) -> Result<Self> {
+        let name = &module.folder;
+        let own = folder.subfolder(name)?;
+        let own = own.ok_or_else(|| Error::bad_model(format!("{name}: is missing")))?;
+        let catalog = Catalog::open(&own, warnings).map_err(|error| error.within(name))?;
+        let [output, input] =
+            [module.output, module.input].map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+        let slot = |tensor: &str, shape: &[i32]| {
+            let found = catalog.get(tensor);
+            let found = found.ok_or_else(|| catalog.missing(tensor).within(name))?;
+            match found.shape == shape && found.dtype.is_float() && found.float8.is_none() {
+                true => Ok(Slot::whole(found)),
+                false => Err(Error::bad_model(format!(
+                    "{name}: tensor {} is {} {:?}, and its config.json implies floats {shape:?}",
+                    quoted(tensor, 160),
+                    found.kind(),
+                    found.shape
+                ))),
+            }
+        };
+        let weight = slot("linear.weight", &[output, input])?;
+        let bias = match module.bias {
+            true => Some(slot("linear.bias", &[output])?),
+            false => None,
+        };
+        Ok(DenseSlots {
+            weight,
+            bias,
+            catalog,
+            tanh: module.tanh,
+        })
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        std::iter::once(&self.weight).chain(&self.bias)
+    }
 }
 
 impl Description {
@@ -159,6 +217,7 @@ impl Description {
         };
         let (catalog, planned) = find().map_err(|error| quantization.explain(error))?;
         drop(map);
+        let (sentence, dense) = Self::embeddings(&folder, &config, &mut warnings)?;
         Ok(Description {
             folder,
             json: bytes,
@@ -168,7 +227,61 @@ impl Description {
             generation,
             catalog,
             planned,
+            sentence,
+            dense,
             warnings,
+        })
+    }
+
+    /// What the folder says of embeddings; what is wrong with that is no reason to refuse the model.
+    #[allow(clippy::type_complexity)]
+    fn embeddings(
+        folder: &ModelFolder,
+        config: &DecoderConfig,
+        warnings: &mut Warnings,
+    ) -> Result<(Result<Option<Sentence>>, Vec<DenseSlots>)> {
+        let mut read = || -> Result<_> {
+            let sentence = read_sentence(folder, config.hidden_size.unsigned_abs())?;
+            let modules = sentence.iter().flat_map(|sentence| &sentence.dense);
+            let dense = modules.map(|module| DenseSlots::find(folder, module, warnings));
+            let dense = dense.collect::<Result<_>>()?;
+            Ok((sentence, dense))
+        };
+        match read() {
+            Ok((sentence, dense)) => Ok((Ok(sentence), dense)),
+            Err(error) if error.code == Code::OutOfMemory => Err(error),
+            Err(error) => {
+                warnings.add(format!("{error}; embeddings of the folder's own kind fail"));
+                Ok((Err(error), Vec::new()))
+            }
+        }
+    }
+
+    /// Why the model generates nothing.
+    fn silent(&self) -> Option<String> {
+        let kind = self.family.model_type;
+        match (self.config.both_ways, self.planned.headless) {
+            (true, _) => Some(format!(
+                "the model is an encoder ({kind}): it makes embeddings, and generates no tokens"
+            )),
+            (false, true) => Some(format!(
+                "the model ({kind}) has no output layer: it makes embeddings, and generates no tokens"
+            )),
+            (false, false) => None,
+        }
+    }
+
+    /// How the folder wants its embeddings made; null: it does not say.
+    fn embedding_json(&self) -> Value {
+        let Ok(Some(sentence)) = &self.sentence else {
+            return Value::Null;
+        };
+        let last = sentence.dense.last().map(|dense| dense.output);
+        json!({
+            "pooling": sentence.pooling.name(),
+            "dimensions": last.unwrap_or(self.config.hidden_size.unsigned_abs()),
+            "normalize": sentence.normalize,
+            "prompt": sentence.prompt,
         })
     }
 
@@ -274,11 +387,9 @@ impl Description {
     }
 
     fn weight_bytes(&self) -> u64 {
-        self.planned
-            .modules
-            .tensors()
-            .map(|tensor| tensor.bytes)
-            .sum()
+        let dense = self.dense.iter().flat_map(DenseSlots::slots);
+        let modules = self.planned.modules.tensors();
+        modules.chain(dense).map(|tensor| tensor.bytes).sum()
     }
 
     /// Weights of the model, as they were before packing.
@@ -347,6 +458,8 @@ impl Description {
             "kv_heads": heads.map(|[_, kv_heads, _]| kv_heads),
             "head_dim": heads.map(|[_, _, head_dim]| head_dim),
             "sliding_window": config.attentions().find_map(|attention| attention.window),
+            "generates": self.silent().is_none(),
+            "embedding": self.embedding_json(),
             "eos_token_ids": self.generation.eos_token_ids,
             "warnings": self.warnings.sentences(),
         });
@@ -521,6 +634,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
     let weight_bytes = description.weight_bytes();
     let parameters = description.parameters();
     let json = description.config_to_save()?;
+    let silent = description.silent();
     let Description {
         folder,
         family,
@@ -528,6 +642,8 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         generation,
         catalog,
         planned,
+        sentence,
+        dense,
         warnings,
         ..
     } = description;
@@ -538,7 +654,9 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         ..
     } = planned;
     let config_text = json.clone();
-    let source = Source::new(folder, json, names, parameters, &weights)?;
+    let said = sentence.as_ref().ok().and_then(Option::as_ref);
+    let source = Source::new(folder, json, names, parameters, &weights, said)?;
+    let both_ways = config.both_ways;
     let modules = weights.described();
     let names = config.names.first().copied();
     let token_dims = blueprint.token_dims();
@@ -565,6 +683,27 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         Ok((slot, buffer))
     })?;
     let identity = Identity::new(hash, &config_text, &source)?;
+    let mut behind = Vec::with_capacity(dense.len());
+    for DenseSlots {
+        catalog,
+        weight,
+        bias,
+        tanh,
+    } in dense
+    {
+        let mut own = Reader {
+            engine: reader.engine,
+            catalog: &catalog,
+            progress: &mut *reader.progress,
+            done: reader.done,
+            total: reader.total,
+            beside: reader.beside,
+        };
+        let weight = own.read(weight)?;
+        let bias = bias.map(|bias| own.read(bias)).transpose()?;
+        reader.done = own.done;
+        behind.push((weight, bias, tanh));
+    }
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     let kept = engine.call(move |worker| {
@@ -574,9 +713,18 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         }
         let weights: Modules<Array> =
             weights.try_map(|(slot, buffer)| buffer.into_array(&slot.shape, slot.dtype))?;
+        let array = |(slot, buffer): (Slot, HostBuffer)| buffer.into_array(&slot.shape, slot.dtype);
+        let dense = behind.into_iter().map(|(weight, bias, tanh)| {
+            Ok(Dense {
+                weight: array(weight)?,
+                bias: bias.map(array).transpose()?,
+                tanh,
+            })
+        });
+        let dense = dense.collect::<Result<_>>()?;
         let decoder = Decoder::new(for_engine, blueprint, weights)?;
         let kept = decoder.kept();
-        worker.add_model(id, decoder);
+        worker.add_model(id, decoder.with_dense(dense));
         Ok(kept)
     })?;
     let model = Model {
@@ -596,6 +744,9 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         model_type: family.model_type,
         path: path.to_owned(),
         kept,
+        sentence,
+        both_ways,
+        silent,
         counters: Arc::new(Counters::new()),
         vocabulary: Mutex::new(None),
         info: Value::Object(info).to_string(),
@@ -801,6 +952,14 @@ fn unreadable(file: &WeightFile, tensor: &str, error: &std::io::Error) -> Error 
 }
 
 impl Model {
+    /// Errors: `Unsupported` of one that makes embeddings only.
+    pub(super) fn refuse_silent(&self) -> Result<()> {
+        match &self.silent {
+            Some(why) => Err(Error::unsupported(why.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// What `mlxrt_model_info` gives: JSON.
     pub fn info(&self) -> &str {
         &self.info

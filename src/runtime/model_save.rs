@@ -20,7 +20,7 @@ use super::worker::{Trim, Worker};
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels::{self, Layout, QuantizedMut};
-use crate::load::{parse_object, Limits, ModelFolder, ModuleShape, Slot};
+use crate::load::{parse_object, Limits, ModelFolder, ModuleShape, Sentence, Slot, SENTENCE_FILES};
 use crate::mlx::memory;
 use crate::model::adapter::Fused;
 use crate::model::modules::Site;
@@ -59,7 +59,7 @@ const COPIED: [&str; 13] = [
 pub(super) struct Source {
     folder: ModelFolder,
     config: Vec<u8>,
-    /// Of `COPIED`, what was there, and the additional templates.
+    /// Of `COPIED`, what was there, what the folder says of embeddings, and the additional templates.
     copied: Vec<String>,
     names: Names,
     parameters: u64,
@@ -88,6 +88,7 @@ impl Source {
         names: Names,
         parameters: u64,
         modules: &Modules<Slot>,
+        sentence: Option<&Sentence>,
     ) -> Result<Self> {
         let tensor = |tensor: &Slot| SavedTensor {
             name: tensor.name.clone(),
@@ -111,6 +112,13 @@ impl Source {
         let modules = modules.collect();
         let copied = COPIED.into_iter().filter(|name| folder.has(name));
         let mut copied: Vec<String> = copied.map(str::to_owned).collect();
+        if let Some(Sentence { folders, dense, .. }) = sentence {
+            let there = SENTENCE_FILES.into_iter().filter(|name| folder.has(name));
+            copied.extend(there.map(str::to_owned));
+            copied.extend(folders.iter().map(|folder| format!("{folder}/{CONFIG}")));
+            let weights = dense.iter().map(|dense| &dense.folder);
+            copied.extend(weights.map(|folder| format!("{folder}/model.safetensors")));
+        }
         // Without those that cannot be read: there was a warning.
         if let Ok(Some((templates, files))) = additional_templates(&folder) {
             let there = files.iter().filter(|file| templates.has(file));
@@ -149,6 +157,7 @@ impl Source {
             body,
             head,
             embedding: name,
+            ..
         } = self.names;
         let embedding = self.modules.first()?;
         let tensors = embedding.tensors.iter().map(|tensor| {
@@ -170,6 +179,7 @@ impl Source {
             body,
             head,
             embedding: name,
+            ..
         } = self.names;
         let mut config = parse_object(CONFIG, &self.config)?;
         untie(&mut config, true);
@@ -329,6 +339,7 @@ pub(super) fn save_in_shards(
         let template = name.strip_prefix(TEMPLATES);
         (name.starts_with("model") && name.ends_with(".safetensors"))
             || COPIED.contains(&name)
+            || SENTENCE_FILES.contains(&name)
             || template.is_some_and(|file| file == "/" || file.ends_with(JINJA))
     })
 }

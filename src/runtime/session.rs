@@ -138,6 +138,7 @@ impl SessionOptions {
 
 impl Session {
     pub fn new(model: Arc<Model>, options: SessionOptions) -> Result<Session> {
+        model.refuse_silent()?;
         let context = match options.context {
             0 => model.context,
             wanted if wanted <= model.context => wanted,

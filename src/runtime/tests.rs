@@ -2,6 +2,7 @@
 
 mod adapters;
 mod channels;
+mod embeddings;
 mod engine;
 mod foreign;
 mod forks;

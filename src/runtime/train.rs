@@ -113,6 +113,7 @@ pub fn train(
     observer: &mut dyn Observer,
 ) -> Result<()> {
     check(options)?;
+    model.refuse_silent()?;
     let read = |what: &str, jsonl: &[u8]| samples(model, what, jsonl, options);
     let train = read("train", &options.train)?;
     let valid = options.valid.as_deref();

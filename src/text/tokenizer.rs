@@ -277,6 +277,22 @@ impl Tokenizer {
         Ok([frame.before.as_slice(), &tokens, &frame.after].concat())
     }
 
+    /// As `encode` with what the post-processor adds, of a text that is to come to at most `most` ids with it.
+    ///
+    /// Errors: as `encode`; `ContextFull` as soon as there are more.
+    pub fn encode_framed(&self, text: &str, specials: Specials, most: usize) -> Result<Vec<i32>> {
+        let [_, frame] = &self.frames;
+        let Frame {
+            before,
+            text: text_stays,
+            after,
+        } = frame;
+        let around = before.len().saturating_add(after.len());
+        let tokens = self.encode_within(text, specials, most.saturating_sub(around))?;
+        let tokens = if *text_stays { tokens } else { Vec::new() };
+        Ok([before.as_slice(), &tokens, after].concat())
+    }
+
     /// Ids of a text, which is to come to at most `most` of them.
     ///
     /// Errors: as `encode`; `ContextFull` as soon as there are more.

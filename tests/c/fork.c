@@ -115,6 +115,13 @@ static void everything_is_refused(void) {
   /* Grammars */
   FORKED(mlxrt_grammar_compile(model, MLXRT_GRAMMAR_JSON, NULL, 0, NULL, &made_grammar));
   CHECK(made_grammar == NULL);
+  /* Embeddings */
+  const char *const texts[] = {"a"};
+  mlxrt_tensor tensor;
+  memset(&tensor, 0, sizeof tensor);
+  tensor.struct_size = sizeof tensor;
+  FORKED(mlxrt_embed(model, texts, NULL, 1, NULL, &tensor));
+  CHECK(tensor.data == NULL);
   /* Metrics */
   FORKED(mlxrt_metrics(NULL, &metrics));
   FORKED(mlxrt_metrics(model, &metrics));

@@ -147,6 +147,17 @@ static mlxrt_error *train_with(const void *options) {
   return mlxrt_train(model, adapter, options, train_event, NULL);
 }
 
+static mlxrt_error *embed_with(const void *options) {
+  const char *const texts[] = {"Hi"};
+  mlxrt_tensor tensor;
+  memset(&tensor, 0, sizeof tensor);
+  tensor.struct_size = sizeof tensor;
+  mlxrt_error *error = mlxrt_embed(model, texts, NULL, 1, options, &tensor);
+  CHECK((tensor.data != NULL) == (error == NULL));
+  mlxrt_free(tensor.data);
+  return error;
+}
+
 /* Every way that a struct goes in. A struct that is new goes in here, and the test of the header's structs says so. */
 static const struct in_case {
   const char *name;
@@ -181,6 +192,8 @@ static const struct in_case {
     {"train", train_with, sizeof(mlxrt_train_options),
      MLXRT_TRAIN_PATHS | MLXRT_TRAIN_MASK_PROMPT | MLXRT_TRAIN_CHECKPOINT, 0,
      offsetof(mlxrt_train_options, optimizer), MLXRT_OPTIMIZER_SGD},
+    {"embed", embed_with, sizeof(mlxrt_embed_options), MLXRT_EMBED_NORMALIZE, 0,
+     offsetof(mlxrt_embed_options, pooling), MLXRT_POOLING_CLS},
     {"save", save_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
     {"save session", save_session_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},
     {"load session", load_session_with, sizeof(mlxrt_call_options), 0, offsetof(mlxrt_call_options, reserved), 0, 0},

@@ -20,6 +20,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("session", "Sessions"),
     ("generate", "Generation"),
     ("grammar", "Grammars"),
+    ("embed", "Embeddings"),
     ("metrics", "Metrics"),
 ];
 

@@ -28,6 +28,8 @@ const NULLABLE_PARAMETERS: &[(&str, &str)] = &[
     ("mlxrt_memory_set", "limits"),
     ("*", "adapters"),
     ("*", "scales"),
+    // All texts are NUL-terminated.
+    ("*", "lens"),
     ("mlxrt_metrics", "model"),
     // Where only the count is wanted.
     ("mlxrt_count_tokens", "ids"),

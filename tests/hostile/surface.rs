@@ -251,6 +251,12 @@ impl Call {
             let (folder, own) = (scratch(), format!("save-{}", std::process::id()));
             return self.text(folder.join(own).to_str().unwrap());
         }
+        if param.name == "texts" {
+            let text = self.text("abc");
+            let room = self.memory.last_mut().unwrap();
+            room[0] = text;
+            return room.as_ptr() as u64;
+        }
         let room = self.memory.last_mut().unwrap();
         match (param.ty.as_str(), param.name.as_str()) {
             ("const char *", "name") => self.text(TENSOR),
@@ -274,6 +280,8 @@ impl Call {
                 room[0] = UNTOUCHED;
                 room.as_ptr() as u64
             }
+            // All NUL-terminated.
+            ("const size_t *", "lens") => 0,
             ("size_t", "count") => 1,
             // What any session holds.
             ("size_t", "tokens") => 0,

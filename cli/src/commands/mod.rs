@@ -5,6 +5,7 @@ pub mod chat;
 pub mod complete;
 pub mod count;
 pub mod docs;
+pub mod embed;
 pub mod generate;
 pub mod info;
 pub mod save;

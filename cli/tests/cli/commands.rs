@@ -57,6 +57,26 @@ fn prompts_come_from_everywhere() {
 }
 
 #[test]
+fn embed_gives_a_line_for_each_text() {
+    let encoder = fixture("embeddings/bert");
+    let given = json_lines(&run(["embed", &encoder, "the rain", "no"]).fine());
+    assert_eq!(given.len(), 2);
+    assert_eq!(given[1]["index"], 1);
+    assert_eq!(given[0]["embedding"].as_array().unwrap().len(), 36);
+    let lines = run_with_input(["embed", &encoder, "-"], b"the rain\nno\n").fine();
+    assert_eq!(json_lines(&lines), given);
+    let mean = ["embed", &encoder, "no", "--pooling", "mean", "--normalize"];
+    assert_ne!(
+        json_lines(&run(mean).fine())[0]["embedding"],
+        given[0]["embedding"]
+    );
+    run_with_input(["embed", &encoder], b"").fails(2, "no text");
+    let long = "town ".repeat(400);
+    run(["embed", &encoder, &long]).fails(9, "texts[0]");
+    run(["generate", &encoder, "no"]).fails(7, "encoder");
+}
+
+#[test]
 fn count_tells_what_generate_takes_in() {
     let model = demo();
     let folder = scratch("count");

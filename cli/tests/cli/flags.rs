@@ -235,6 +235,7 @@ fn the_help_shows_nothing_that_is_refused() {
             "--valid" => vec![&data],
             "--plot" => vec![&plot],
             "--kind" => vec!["dora"],
+            "--pooling" => vec!["mean"],
             "--keys" => vec!["q_proj"],
             "--prefix" => vec!["abc"],
             "--sequence-length" => vec!["2"],
@@ -251,6 +252,7 @@ fn the_help_shows_nothing_that_is_refused() {
         ("chat", &["-m", &model], &["--max-tokens", "2"]),
         ("count", &["-m", &model], &[]),
         ("score", &["-m", &model], &[]),
+        ("embed", &["-m", &model], &[]),
         ("info", &["-m", &model], &[]),
         (
             "bench",
@@ -295,6 +297,9 @@ fn the_help_shows_nothing_that_is_refused() {
             }
             if command == "score" && flag != "--file" {
                 arguments.push("abcabc");
+            }
+            if command == "embed" {
+                arguments.push("abc");
             }
             if ["--logprobs", "--top-logprobs", "--progress"].contains(&flag.as_str()) {
                 arguments.push("--json");

@@ -19,7 +19,7 @@ fn in_backticks(text: &str) -> Vec<String> {
 }
 
 const COMMANDS: [&str; 8] = [
-    "generate", "chat", "count", "score", "info", "bench", "train", "save",
+    "generate", "chat", "count", "score", "embed", "info", "bench", "train", "save",
 ];
 
 /// "## generate, chat: `end`", and a table whose first cells have the fields.
@@ -101,6 +101,7 @@ fn seen() -> BTreeSet<Row> {
     );
     take("count", &run(["count", &model, "abc", "--json"]).fine());
     take("score", &run(["score", &model, "abc", "--json"]).fine());
+    take("embed", &run(["embed", &model, "abc", "--json"]).fine());
     take("info", &run(["info", &model, "--json"]).fine());
     take(
         "bench",

@@ -5,15 +5,15 @@ use super::super::float::Floats;
 use super::super::packed_heads::StoredMut;
 use super::super::scratch::Buffer;
 use super::super::Kernels;
-use super::{Attention, Matrix, Norm, Past, Projections};
+use super::{Attention, Matrix, Norm, Projections, Sees};
 
 impl Kernels {
-    /// x `[n, hidden]` → y `[asking, hidden]`, its last rows. All n keys and values are written.
+    /// x `[n, hidden]` → y `[asking, hidden]`, its last rows. All n keys and values are written, where there is a past.
     pub(super) fn attend(
         &self,
         attention: &Attention<Matrix, Floats>,
         x: &Floats,
-        past: &mut Past,
+        sees: Sees,
         y: &mut Buffer,
     ) {
         let sizes = &attention.sizes;
@@ -58,6 +58,13 @@ impl Kernels {
             }
         };
 
+        let past = match sees {
+            Sees::Past(past) => past,
+            Sees::Texts(texts) => {
+                return self.attend_texts(attention, [queries, keys, values], texts, y);
+            }
+            Sees::Nothing => panic!("block: attention without keys and values"),
+        };
         let normed = self.head_norm(&keys, attention.k_norm.as_ref());
         let keys = normed.as_ref().map_or(keys, Buffer::floats).heads(dim);
         let rope = sizes.rope.as_deref();
@@ -123,7 +130,7 @@ impl Kernels {
     }
 
     /// Each row normed in parts as wide as the weight, where there is a norm.
-    fn head_norm(&self, x: &Floats, norm: Option<&Norm<Floats>>) -> Option<Buffer<'_>> {
+    pub(super) fn head_norm(&self, x: &Floats, norm: Option<&Norm<Floats>>) -> Option<Buffer<'_>> {
         let norm = norm?;
         let width = norm.weight.width();
         assert!(

@@ -1,11 +1,12 @@
 //! A block's halves one after the other, its MLPs, and the products of all of its parts.
 
+use super::super::attention::Texts;
 use super::super::float::{Floats, FloatsMut};
 use super::super::layout::Packed;
 use super::super::qmatmul::same_digits;
 use super::super::scratch::Buffer;
 use super::super::Kernels;
-use super::{Block, GateUp, Half, Linear, Matrix, Mlp, Norm, Part, Past};
+use super::{Block, GateUp, Half, Linear, Matrix, Mlp, Norm, Part, Past, Sees};
 
 impl Kernels {
     /// x `[n, hidden]` → y, its last rows. All n keys and values are written. What is written between the parts has the
@@ -16,7 +17,36 @@ impl Kernels {
         &self,
         block: &Block<Matrix, Floats>,
         x: &Floats,
-        mut past: Option<&mut Past>,
+        past: Option<&mut Past>,
+        y: &mut FloatsMut,
+    ) {
+        self.block_that(block, x, past.map_or(Sees::Nothing, Sees::Past), y);
+    }
+
+    /// The same of rows that are `texts`, one after the other: x and y `[tokens, hidden]`.
+    ///
+    /// Panics where shapes do not fit together.
+    pub fn block_of_texts(
+        &self,
+        block: &Block<Matrix, Floats>,
+        x: &Floats,
+        texts: &Texts,
+        y: &mut FloatsMut,
+    ) {
+        assert!(
+            [x.rows(), y.rows()] == [texts.tokens(); 2],
+            "block: {} rows of texts to {}",
+            x.rows(),
+            y.rows()
+        );
+        self.block_that(block, x, Sees::Texts(texts), y);
+    }
+
+    fn block_that(
+        &self,
+        block: &Block<Matrix, Floats>,
+        x: &Floats,
+        mut sees: Sees,
         y: &mut FloatsMut,
     ) {
         let asking = y.rows();
@@ -39,38 +69,29 @@ impl Kernels {
             let later = block.halves[index + 1..].iter().any(Half::attends);
             let rows = if later { x.rows() } else { asking };
             let mut made = Buffer::new(&self.scratch, x.dtype(), rows, x.width());
-            self.half(half, &x, past.as_deref_mut(), &mut made.floats_mut());
+            self.half(half, &x, sees.again(), &mut made.floats_mut());
             h = Some(made);
         }
         let x = h.as_ref().map_or(*x, Buffer::floats);
-        self.half(last, &x, past, y);
+        self.half(last, &x, sees, y);
     }
 
     /// x `[n, hidden]` → y, its last rows.
-    fn half(
-        &self,
-        half: &Half<Matrix, Floats>,
-        x: &Floats,
-        past: Option<&mut Past>,
-        y: &mut FloatsMut,
-    ) {
+    fn half(&self, half: &Half<Matrix, Floats>, x: &Floats, sees: Sees, y: &mut FloatsMut) {
         let (asking, hidden) = (y.rows(), x.width());
         let new = |rows| Buffer::new(&self.scratch, x.dtype(), rows, hidden);
         let asked = x.some_rows(x.rows() - asking, asking);
         let seen = if half.attends() { *x } else { asked };
         let normed = half.norm.as_ref().map(|norm| {
             let mut normed = new(seen.rows());
-            self.norm(norm, &seen, &mut normed);
+            self.norm(norm, &seen, &mut normed.floats_mut());
             normed
         });
         let input = normed.as_ref().map_or(seen, Buffer::floats);
         let mut r = new(asking);
         match &half.part {
             Part::Attention(attention) => {
-                let Some(past) = past else {
-                    panic!("block: attention without keys and values");
-                };
-                self.attend(attention, &input, past, &mut r);
+                self.attend(attention, &input, sees, &mut r);
             }
             Part::Mlp(mlp) => self.mlp(mlp, &input, &mut r),
             Part::Moe(moe) => self.moe(moe, &input, &mut r),
@@ -78,14 +99,22 @@ impl Kernels {
         drop(normed);
         if let Some(norm) = &half.post_norm {
             let mut normed = new(asking);
-            self.norm(norm, &r.floats(), &mut normed);
+            self.norm(norm, &r.floats(), &mut normed.floats_mut());
             r = normed;
         }
-        self.add_times(&asked, &r.floats(), half.multiplier, y);
+        let Some(norm) = &half.out_norm else {
+            return self.add_times(&asked, &r.floats(), half.multiplier, y);
+        };
+        let mut sum = new(asking);
+        self.add_times(&asked, &r.floats(), half.multiplier, &mut sum.floats_mut());
+        self.norm(norm, &sum.floats(), y);
     }
 
-    pub(super) fn norm(&self, norm: &Norm<Floats>, x: &Floats, y: &mut Buffer) {
-        self.rms_norm(x, Some(&norm.weight), 0.0, norm.eps, &mut y.floats_mut());
+    fn norm(&self, norm: &Norm<Floats>, x: &Floats, y: &mut FloatsMut) {
+        match norm.layer {
+            true => self.layer_norm(x, &norm.weight, norm.bias.as_ref(), norm.eps, y),
+            false => self.rms_norm(x, Some(&norm.weight), 0.0, norm.eps, y),
+        }
     }
 
     /// x `[n, hidden]` → y, the same shape.

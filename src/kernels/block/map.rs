@@ -41,6 +41,7 @@ impl<F, G> Map<'_, F, G> {
             },
             post_norm: self.norm(&half.post_norm)?,
             multiplier: half.multiplier,
+            out_norm: self.norm(&half.out_norm)?,
         })
     }
 
@@ -143,7 +144,9 @@ impl<F, G> Map<'_, F, G> {
             None => Ok(None),
             Some(norm) => Ok(Some(Norm {
                 weight: (self.vector)(&norm.weight)?,
+                bias: norm.bias.as_ref().map(&mut *self.vector).transpose()?,
                 eps: norm.eps,
+                layer: norm.layer,
             })),
         }
     }

@@ -60,6 +60,20 @@ fn products_are_within_their_bound() {
     }
 }
 
+/// Beyond the rows from which on weights are turned.
+#[test]
+fn products_of_many_rows_are_within_their_bound() {
+    let mut random = Random(53);
+    for (rows, inputs, outputs) in [(192, 33, 5), (203, 70, 131), (197, 1600, 70)] {
+        for dtype in FLOATS {
+            let (from, to) = (random.pick(&FLOATS), random.pick(&FLOATS));
+            let x = Array::random(&mut random, from, rows, inputs);
+            let w = Array::random(&mut random, dtype, outputs, inputs);
+            check(&x, &w, to);
+        }
+    }
+}
+
 #[test]
 fn what_is_not_finite_stays_so_and_stays_in_its_row() {
     let mut random = Random(51);

@@ -18,4 +18,5 @@ mod routing;
 mod rowwise;
 mod simd;
 pub(crate) mod support;
+mod texts;
 mod transposed;

@@ -1,5 +1,7 @@
 //! A block of a decoder, or one half of it, as one operation.
 
+use std::sync::Arc;
+
 use super::experts::Held;
 use super::kept::{stored_mut, Kind as KeptKind};
 use super::{
@@ -7,7 +9,7 @@ use super::{
     Traits, View,
 };
 use crate::error::Result;
-use crate::kernels::{self, Kernels, Layout, Visible};
+use crate::kernels::{self, Kernels, Layout, Texts, Visible};
 use crate::mlx::stored::Stored;
 
 /// A weight among MLX's arrays.
@@ -37,6 +39,15 @@ pub struct Place {
     pub offset: i32,
 }
 
+/// What a block's attention sees.
+pub enum Seen<'a> {
+    /// There is none.
+    Nothing,
+    Past(&'a Place, Visible),
+    /// The rows are texts of these lengths, each of which sees itself.
+    Texts(&'a Arc<[usize]>, Visible),
+}
+
 /// Where a weight is among the operation's inputs.
 type Input = usize;
 
@@ -52,13 +63,12 @@ enum Kind {
 pub fn block(
     x: &Array,
     block: &kernels::Block<Matrix, &Array>,
-    place: Option<&Place>,
-    visible: Visible,
+    seen: Seen,
     asking: i32,
 ) -> Result<Array> {
     const X: Input = 0;
     let mut inputs = vec![x];
-    if let Some(place) = place {
+    if let Seen::Past(place, _) = seen {
         inputs.extend(place.keys.arrays().chain(place.values.arrays()));
     }
     // Those behind x are written, too.
@@ -80,19 +90,30 @@ pub fn block(
         },
         &mut |vector| Ok(add(*vector)),
     )?;
-    let place = place.map(|place| {
-        let kinds = [&place.keys, &place.values].map(KeptKind::of);
-        (kinds, place.at, place.seen, place.offset)
-    });
+    let (place, texts) = match seen {
+        Seen::Nothing => (None, None),
+        Seen::Past(place, visible) => {
+            let kinds = [&place.keys, &place.values].map(KeptKind::of);
+            let at = (place.at, place.seen, place.offset);
+            (Some((kinds, at, visible)), None)
+        }
+        Seen::Texts(lengths, visible) => (None, Some((lengths.clone(), visible))),
+    };
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let input = |index: Input| from.get(index).ok_or("an array is missing");
         let block = plan.try_map::<_, _, String>(
             &mut |(index, kind)| weight(input(*index)?, kind),
             &mut |vector| floats(input(*vector)?),
         )?;
+        let (x, mut y) = (floats(input(X)?)?, floats_mut(&to[0])?);
+        if let Some((lengths, visible)) = &texts {
+            let (lengths, visible) = (lengths, *visible);
+            kernels.block_of_texts(&block, &x, &Texts { lengths, visible }, &mut y);
+            return Ok(());
+        }
         let mut past = match place {
             None => None,
-            Some(([keys, values], at, seen, offset)) => {
+            Some(([keys, values], (at, seen, offset), visible)) => {
                 let first = X + 1;
                 Some(kernels::Past {
                     keys: stored_mut(from, first, keys, seen)?,
@@ -103,12 +124,7 @@ pub fn block(
                 })
             }
         };
-        kernels.block(
-            &block,
-            &floats(input(X)?)?,
-            past.as_mut(),
-            &mut floats_mut(&to[0])?,
-        );
+        kernels.block(&block, &x, past.as_mut(), &mut y);
         Ok(())
     };
     let traits = Traits {

@@ -39,7 +39,8 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
-        norm: norm("norm", eps),
+        norm: Some(norm("norm", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(true),
         logits: LogitsConfig {
             scale: None,

@@ -72,7 +72,17 @@ fn read_text(
     attention.scale = shared::inverse_root(scalar.into());
     let inner = shared::intermediate_size(config, Some(6912))?;
     let mlp = MlpConfig::new(inner, Activation::GeluTanh);
-    let blocks = attentions(config, &attention)?
+    let both_ways = config
+        .opt_bool("use_bidirectional_attention")?
+        .unwrap_or(false);
+    let mut attentions = attentions(config, &attention)?;
+    if both_ways {
+        // As transformers has it: half of the window on each side.
+        for attention in &mut attentions {
+            attention.window = attention.window.map(|window| window / 2 + 1);
+        }
+    }
+    let blocks = attentions
         .into_iter()
         .map(|attention| sandwich(eps, attention, mlp.clone()));
     // Rounded to bf16 whatever the weights are.
@@ -86,7 +96,8 @@ fn read_text(
             ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
-        norm: norm("norm", eps),
+        norm: Some(norm("norm", eps)),
+        both_ways,
         tie_word_embeddings: None,
         logits: LogitsConfig::default(),
         clip_residual: true,
@@ -102,6 +113,8 @@ pub fn norm(name: &'static str, eps: f32) -> NormConfig {
         name,
         eps,
         plus_one: true,
+        layer: false,
+        bias: false,
     }
 }
 

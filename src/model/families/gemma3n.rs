@@ -65,9 +65,11 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             norm: None,
             per_layer: Some(per_layer),
             streams: Some(streams),
+            ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
-        norm: norm("norm", eps),
+        norm: Some(norm("norm", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(true),
         logits: LogitsConfig {
             scale: None,

@@ -102,7 +102,8 @@ fn read_text(config: &Object, vocab_size: i32) -> Result<DecoderConfig> {
             ..EmbedConfig::default()
         },
         blocks,
-        norm: norm("norm", eps),
+        norm: Some(norm("norm", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(tied.unwrap_or(true)),
         logits: LogitsConfig {
             scale: None,
@@ -132,6 +133,7 @@ fn block(
             part: feed_forward,
             post_norm: Some(behind),
             multiplier: 1.0,
+            out_norm: None,
         },
         part => HalfConfig::after(norm("pre_feedforward_layernorm", eps), part).then(behind),
     };
@@ -142,6 +144,7 @@ fn block(
             part: PartConfig::PerLayer { width },
             post_norm: Some(norm("post_per_layer_input_norm", eps)),
             multiplier: 1.0,
+            out_norm: None,
         });
     }
     BlockConfig {

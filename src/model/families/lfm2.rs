@@ -16,6 +16,7 @@ const NAMES: AttentionNames = AttentionNames {
     o_proj: "out_proj",
     q_norm: "q_layernorm",
     k_norm: "k_layernorm",
+    ..AttentionNames::USUAL
 };
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
@@ -66,7 +67,8 @@ pub fn decoder(
         context: shared::context(config, 128_000)?,
         embed: EmbedConfig::default(),
         blocks: blocks.collect::<Result<_>>()?,
-        norm: shared::norm("embedding_norm", eps),
+        norm: Some(shared::norm("embedding_norm", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(true),
         logits: LogitsConfig::default(),
         clip_residual: false,

@@ -1,6 +1,7 @@
 //! One file per family: `config.json` into a [`DecoderConfig`]. A new family is one more file and one more row here.
 
 mod apertus;
+mod bert;
 mod deepseek_v3;
 mod exaone4;
 mod experts;
@@ -23,6 +24,7 @@ mod minimax;
 mod ministral3;
 mod mistral3;
 mod mixtral;
+mod modernbert;
 mod muse_glimmer;
 mod nemotron_h;
 mod olmo2;
@@ -55,6 +57,7 @@ pub struct Family {
 
 pub const FAMILIES: &[Family] = &[
     family("apertus", apertus::read, None),
+    family("bert", bert::read, None),
     family("deepseek_v3", deepseek_v3::read, None),
     family("exaone4", exaone4::read, None),
     family("gemma2", gemma2::read, Some(ChatFormat::Gemma)),
@@ -82,6 +85,7 @@ pub const FAMILIES: &[Family] = &[
     family("mistral", llama::read, Some(ChatFormat::Mistral)),
     family("mistral3", mistral3::read, Some(ChatFormat::Mistral)),
     family("mixtral", mixtral::read, Some(ChatFormat::Mistral)),
+    family("modernbert", modernbert::read, None),
     family("muse_glimmer", muse_glimmer::read, None),
     family("nemotron_h", nemotron_h::read, None),
     family("olmo2", olmo2::read, None),
@@ -97,8 +101,10 @@ pub const FAMILIES: &[Family] = &[
     family("qwen3_5_moe_text", qwen3_5::read, Some(ChatFormat::Qwen)),
     family("qwen3_5_text", qwen3_5::read, Some(ChatFormat::Qwen)),
     family("qwen3_next", qwen3_next::read, Some(ChatFormat::Qwen)),
+    family("roberta", bert::read_roberta, None),
     family("seed_oss", seed_oss::read, None),
     family("smollm3", smollm3::read, Some(ChatFormat::Qwen)),
+    family("xlm-roberta", bert::read_roberta, None),
 ];
 
 const fn family(

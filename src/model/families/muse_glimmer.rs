@@ -51,7 +51,8 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             ..EmbedConfig::default()
         },
         blocks: blocks.collect(),
-        norm: shared::norm("norm", eps),
+        norm: Some(shared::norm("norm", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(tied.unwrap_or(false)),
         logits: LogitsConfig {
             scale: Some(multiplier.unwrap_or(0.196_116_14)),

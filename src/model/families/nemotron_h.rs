@@ -23,6 +23,7 @@ const BACKBONE: Names = Names {
     body: "backbone.",
     head: "",
     embedding: "embeddings",
+    layers: shared::LAYERS,
 };
 
 const EXPERTS: ExpertNames = ExpertNames {
@@ -67,7 +68,8 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
             .into_iter()
             .map(layer)
             .collect::<Result<_>>()?,
-        norm: shared::norm("norm_f", eps),
+        norm: Some(shared::norm("norm_f", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(config.opt_bool("tie_word_embeddings")?.unwrap_or(false)),
         logits: LogitsConfig::default(),
         clip_residual: false,

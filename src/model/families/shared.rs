@@ -15,34 +15,40 @@ use crate::words::quoted;
 pub const LIMITS: Limits = Limits::DEFAULT;
 
 const EMBEDDING: &str = "embed_tokens";
+pub const LAYERS: &str = "layers.";
 
 const PLAIN: Names = Names {
     body: "model.",
     head: "",
     embedding: EMBEDDING,
+    layers: LAYERS,
 };
 /// A text model inside another.
 const INSIDE: Names = Names {
     body: "language_model.model.",
     head: "language_model.",
     embedding: EMBEDDING,
+    layers: LAYERS,
 };
 /// As transformers writes it since 4.52.
 const INSIDE_SINCE: Names = Names {
     body: "model.language_model.",
     head: "",
     embedding: EMBEDDING,
+    layers: LAYERS,
 };
 /// Without the part around it that holds the head.
 const INSIDE_BARE: Names = Names {
     body: "language_model.",
     head: "",
     embedding: EMBEDDING,
+    layers: LAYERS,
 };
 const BARE: Names = Names {
     body: "",
     head: "",
     embedding: EMBEDDING,
+    layers: LAYERS,
 };
 
 /// Tensor names of a text model: first mlx-lm's, then those that are left when it is cut out of another, or cut down.
@@ -256,7 +262,8 @@ pub fn decoder(
         context: context(config, defaults.context)?,
         embed: EmbedConfig::default(),
         blocks,
-        norm: norm("norm", eps),
+        norm: Some(norm("norm", eps)),
+        both_ways: false,
         tie_word_embeddings: Some(tied.unwrap_or(defaults.tie_word_embeddings)),
         logits: LogitsConfig::default(),
         clip_residual: false,
@@ -292,6 +299,8 @@ pub fn norm(name: &'static str, eps: f32) -> NormConfig {
         name,
         eps,
         plus_one: false,
+        layer: false,
+        bias: false,
     }
 }
 
@@ -319,6 +328,7 @@ pub fn post_norm(eps: f32, attention: AttentionConfig, feed_forward: PartConfig)
         part,
         post_norm: Some(norm(after, eps)),
         multiplier: 1.0,
+        out_norm: None,
     };
     BlockConfig::of(vec![
         half(PartConfig::Attention(attention), "post_attention_layernorm"),

@@ -28,6 +28,8 @@ pub enum Layer {
     Number(f32, Array),
     /// An output layer that is the embedding.
     Tied,
+    /// What this model has not.
+    Absent,
 }
 
 pub struct Linear {
@@ -143,20 +145,26 @@ impl Embedding {
     }
 }
 
-/// An RMS norm.
+/// An RMS norm, or a layer norm.
 pub struct Norm {
     /// `[size]`, as it is computed with
     weight: Array,
+    /// `[size]`
+    bias: Option<Array>,
     /// `[size]`, as files have it
     stored: Array,
     eps: f32,
+    layer: bool,
     site: Site,
 }
 
 impl Norm {
     /// x `[…, size]` → the same shape
     pub fn forward(&self, x: &Array, adapters: &AdapterSet) -> Result<Array> {
-        ops::rms_norm(x, Some(self.adapted(adapters)), self.eps)
+        match self.layer {
+            true => ops::layer_norm(x, self.adapted(adapters), self.bias.as_ref(), self.eps),
+            false => ops::rms_norm(x, Some(self.adapted(adapters)), self.eps),
+        }
     }
 
     /// The weight to compute with.
@@ -166,6 +174,15 @@ impl Norm {
 
     pub fn eps(&self) -> f32 {
         self.eps
+    }
+
+    pub fn bias(&self) -> Option<&Array> {
+        self.bias.as_ref()
+    }
+
+    /// Whether it is a layer norm.
+    pub fn is_layer(&self) -> bool {
+        self.layer
     }
 }
 
@@ -180,7 +197,10 @@ pub(super) fn computed_norm(stored: &Array, plus_one: bool) -> Result<Array> {
 impl Layer {
     pub fn new(module: &Module, tensors: Option<Tensors<Array>>) -> Result<Self> {
         let Some(tensors) = tensors else {
-            return Ok(Layer::Tied);
+            return Ok(match module.kind {
+                Kind::Absent => Layer::Absent,
+                _ => Layer::Tied,
+            });
         };
         Ok(match (module.kind, tensors.weight) {
             (Kind::Embedding | Kind::Table, weight) => Layer::Embedding(Embedding {
@@ -208,6 +228,7 @@ impl Layer {
                     eps,
                     plus_one,
                     unconverted,
+                    layer,
                 },
                 Weight::Dense(stored),
             ) => {
@@ -215,7 +236,9 @@ impl Layer {
                 Layer::Norm(Norm {
                     weight: computed_norm(&stored, plus_one)?,
                     stored,
+                    bias: tensors.bias,
                     eps,
+                    layer,
                     site: module.site,
                 })
             }
@@ -224,7 +247,7 @@ impl Layer {
                 let value = ops::astype(&stored, Dtype::F32)?.to_f32()?;
                 Layer::Number(value.first().copied().unwrap_or_default(), stored)
             }
-            (Kind::Norm { .. } | Kind::Vector | Kind::Number, _) => {
+            (Kind::Norm { .. } | Kind::Vector | Kind::Number | Kind::Absent, _) => {
                 return Err(Error::internal("a packed norm"));
             }
         })
@@ -242,9 +265,12 @@ impl Layer {
                 weight: experts.matrix.stored(rows)?,
                 bias: experts.bias.clone(),
             },
-            Layer::Norm(norm) => Tensors::dense(norm.stored.clone()),
+            Layer::Norm(norm) => Tensors {
+                weight: Weight::Dense(norm.stored.clone()),
+                bias: norm.bias.clone(),
+            },
             Layer::Vector(vector) | Layer::Number(_, vector) => Tensors::dense(vector.clone()),
-            Layer::Tied => return Ok(None),
+            Layer::Tied | Layer::Absent => return Ok(None),
         }))
     }
 
@@ -255,7 +281,8 @@ impl Layer {
                 Some(matrix.weight())
             }
             Layer::Experts(experts) => Some(experts.matrix.weight()),
-            Layer::Norm(_) | Layer::Vector(_) | Layer::Number(..) | Layer::Tied => None,
+            Layer::Norm(_) | Layer::Vector(_) | Layer::Number(..) => None,
+            Layer::Tied | Layer::Absent => None,
         }
     }
 }

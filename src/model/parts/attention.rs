@@ -2,6 +2,7 @@
 
 mod config;
 mod costs;
+mod texts;
 
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -82,19 +83,19 @@ impl Attention {
         let mut linear = |name, rows| scope.linear(name, [rows, hidden], bias);
         let projections = match (config.keys_of, config.fused, config.values_are_keys) {
             (Some(_), ..) => Projections::Queries {
-                q_proj: linear("q_proj", asked)?,
+                q_proj: linear(names.q_proj, asked)?,
             },
             (None, true, _) => Projections::Fused {
-                qkv_proj: linear("qkv_proj", queries + 2 * keys)?,
+                qkv_proj: linear(names.qkv_proj, queries + 2 * keys)?,
             },
             (None, false, true) => Projections::Same {
-                q_proj: linear("q_proj", asked)?,
-                k_proj: linear("k_proj", keys)?,
+                q_proj: linear(names.q_proj, asked)?,
+                k_proj: linear(names.k_proj, keys)?,
             },
             (None, false, false) => Projections::Apart {
-                q_proj: linear("q_proj", asked)?,
-                k_proj: linear("k_proj", keys)?,
-                v_proj: linear("v_proj", keys)?,
+                q_proj: linear(names.q_proj, asked)?,
+                k_proj: linear(names.k_proj, keys)?,
+                v_proj: linear(names.v_proj, keys)?,
             },
         };
         let idle = config.keys_of.is_some() && config.idle_keys;
@@ -118,6 +119,8 @@ impl Attention {
                 name,
                 eps,
                 plus_one,
+                layer: false,
+                bias: false,
             };
             scope.norm(&of, dims).map(Some)
         };
@@ -174,6 +177,9 @@ impl Attention {
     /// x `[1, n, hidden]` → the wanted rows of the same; the cache takes the n keys and values. Without a cache the n tokens
     /// are all there are, and there may be a batch of them.
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
+        if let Some(texts) = seen.texts {
+            return self.forward_texts(with, x, texts);
+        }
         let n = x.dim(1);
         // Another block's cache has taken them already.
         let new = if self.config.keys_of.is_some() { 0 } else { n };

@@ -143,6 +143,8 @@ impl Delta {
             name: "norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let convolved = vec![1, config.taps - 1, width];
         let state = vec![1, heads, config.value_dim, config.key_dim];

@@ -97,6 +97,8 @@ impl Kimi {
             name: "o_norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let convolved = vec![1, config.taps - 1, width];
         let state = vec![1, heads, dim, dim];

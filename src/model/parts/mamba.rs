@@ -91,6 +91,8 @@ impl Mamba {
             name: "norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let convolved = vec![1, config.taps - 1, channels];
         let state = vec![1, heads, config.head_dim, config.state];

@@ -125,6 +125,8 @@ impl Mla {
             name,
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         let mut scope = scope.within("self_attn");
         let queries = match config.query_rank {

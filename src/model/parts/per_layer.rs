@@ -76,6 +76,8 @@ impl PerLayerInputs {
             name: "per_layer_projection_norm",
             eps: config.eps,
             plus_one: false,
+            layer: false,
+            bias: false,
         };
         Ok(PerLayerInputs {
             config,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::caches::{Caches, SessionCache};
+use super::embed::Embedding;
 use super::engine::{Alive, Command};
 use super::job::{EndReason, Kv};
 use super::ledger::Ledger;
@@ -50,6 +51,8 @@ pub struct Worker {
     pub(super) savings: HashMap<u64, AdapterSet>,
     /// Sessions' caches as they were when somebody began to write them to a file.
     snapshots: HashMap<u64, SessionCache>,
+    /// Passes over texts that are under way.
+    pub(super) embeddings: HashMap<u64, Embedding>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -102,6 +105,7 @@ impl Worker {
             trainers: HashMap::new(),
             savings: HashMap::new(),
             snapshots: HashMap::new(),
+            embeddings: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),
@@ -270,6 +274,10 @@ impl Worker {
             running.deadline = running.deadline.map(|deadline| deadline + lost);
         }
         self.look_at_waiting = true;
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.device
     }
 
     /// Whether work for the device may begin that takes so many bytes.

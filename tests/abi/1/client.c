@@ -530,6 +530,19 @@ static void adapters(mlxrt_model *model) {
   mlxrt_session_free(session);
 }
 
+static void rows_of_texts(mlxrt_model *model) {
+  const char *const texts[] = {"Hello there", "Hello"};
+  mlxrt_embed_options options;
+  mlxrt_tensor tensor;
+  START(options);
+  START(tensor);
+  options.pooling = MLXRT_POOLING_MEAN;
+  options.flags = MLXRT_EMBED_NORMALIZE;
+  OK(mlxrt_embed(model, texts, NULL, 2, &options, &tensor));
+  CHECK(tensor.rank == 2 && tensor.shape[0] == 2 && tensor.bytes == 8 * tensor.shape[1]);
+  mlxrt_free(tensor.data);
+}
+
 static void what_it_cost(mlxrt_model *model) {
   mlxrt_memory memory;
   mlxrt_metrics_data of_model, of_process;
@@ -587,6 +600,7 @@ int main(int argc, char **argv) {
   if (model) {
     tokens_and_text(model);
     generation(model);
+    rows_of_texts(model);
     what_it_cost(model);
     requests(model);
     adapters(model);

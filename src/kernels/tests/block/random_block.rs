@@ -131,6 +131,7 @@ impl Made {
             part,
             post_norm: shape.post_norm.then(|| norm(&self.norms[first + 1])),
             multiplier: shape.multiplier,
+            out_norm: None,
         };
         let mut halves = Vec::new();
         if shape.attention {
@@ -249,7 +250,9 @@ impl Made {
 fn norm(weight: &Array) -> Norm<Floats<'_>> {
     Norm {
         weight: weight.view(),
+        bias: None,
         eps: EPS,
+        layer: false,
     }
 }
 

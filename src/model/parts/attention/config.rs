@@ -31,7 +31,7 @@ pub struct AttentionConfig {
     pub qk_norm: Option<QkNorm>,
     /// None: positions do not show.
     pub rope: Option<Rope>,
-    /// Tokens that a query may look back on, itself included; `None` = all.
+    /// Tokens that a query may look back on, itself included, and as far ahead where tokens see both ways; `None` = all.
     pub window: Option<i32>,
     pub gate: Option<OutputGate>,
     pub temperature: Option<Temperature>,
@@ -42,6 +42,11 @@ pub struct AttentionConfig {
 pub struct AttentionNames {
     /// Inside of its block.
     pub part: &'static str,
+    pub q_proj: &'static str,
+    pub k_proj: &'static str,
+    pub v_proj: &'static str,
+    /// All three in one.
+    pub qkv_proj: &'static str,
     pub o_proj: &'static str,
     pub q_norm: &'static str,
     pub k_norm: &'static str,
@@ -50,6 +55,10 @@ pub struct AttentionNames {
 impl AttentionNames {
     pub const USUAL: AttentionNames = AttentionNames {
         part: "self_attn",
+        q_proj: "q_proj",
+        k_proj: "k_proj",
+        v_proj: "v_proj",
+        qkv_proj: "qkv_proj",
         o_proj: "o_proj",
         q_norm: "q_norm",
         k_norm: "k_norm",
