@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::engine;
 use super::job::{End, EndReason, Job, Ticket};
 use super::metrics;
+use super::model::Marked;
 use super::options::sampling;
 pub use super::options::{GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
 use super::prompt::Prompt;
@@ -81,9 +82,11 @@ impl<'a> Entry<'a> {
     fn start(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
         let model = &self.session.model;
         let watch = self.watch(options.timeout);
-        let prompt = || watch::during(watch, || {
-            Prompt::with(model, input, options.thinking, self.session.context)
-        });
+        let prompt = || {
+            watch::during(watch, || {
+                Prompt::with(model, input, options.thinking, self.session.context)
+            })
+        };
         let mut ended = None;
         // An engine that had ended before is an error; one that ends meanwhile, the end of the request.
         let prompt = model.engine.refuse_when_ending().and_then(|()| {
@@ -146,15 +149,22 @@ impl<'a> Entry<'a> {
         let sampling = sampling(options, model, &eos, seed);
         let stop_tokens = eos.iter().chain(&options.stop_tokens).copied().collect();
         let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
-        let marked = model.channels.as_ref().filter(|_| !options.raw_text);
+        let marked = match &prompt.parser {
+            _ if options.raw_text => None,
+            None => model.channels.clone(),
+            Some(parser) => Marked::find(&model.chat, &model.tokenizer, Some(parser))?,
+        };
+        let marked = marked.as_ref();
         let tools = Arc::new(std::mem::take(&mut prompt.tools));
         let stream_options = StreamOptions {
             tokens_only: options.tokens_only,
             splitter: marked.map(|marked| Splitter::new(marked.channels.clone(), tools)),
-            budget: marked.zip(options.thinking.tokens()).map(|(marked, tokens)| Budget {
-                tokens,
-                end: marked.end_of_thinking.clone(),
-            }),
+            budget: marked
+                .zip(options.thinking.tokens())
+                .map(|(marked, tokens)| Budget {
+                    tokens,
+                    end: marked.end_of_thinking.clone(),
+                }),
         };
         let plan = Plan {
             continued: std::mem::take(&mut prompt.continued),

@@ -2,6 +2,7 @@
 //! event that completes its text.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::channels::{Channel, Show, Span, Splitter};
 use super::detokenize::Detokenizer;
@@ -48,7 +49,7 @@ pub struct StreamOptions {
 pub struct Budget {
     pub tokens: u64,
     /// What ends thinking.
-    pub end: Vec<i32>,
+    pub end: Arc<[i32]>,
 }
 
 /// What one event holds. The arrays have one entry per token.
@@ -259,11 +260,9 @@ impl TextStream {
     /// What the model has to say next: the end of its thinking, once there was enough of it.
     pub fn forced(&mut self) -> Vec<i32> {
         match &self.budget {
-            Some(budget)
-                if !self.ending && self.is_thinking() && self.thought >= budget.tokens =>
-            {
+            Some(budget) if !self.ending && self.is_thinking() && self.thought >= budget.tokens => {
                 self.ending = true;
-                budget.end.clone()
+                budget.end.to_vec()
             }
             _ => Vec::new(),
         }
@@ -359,7 +358,10 @@ impl TextStream {
             }
         }
         match self.spans.back_mut() {
-            Some(last) if last.show == Show::Itself && (last.channel, &last.show) == (span.channel, &span.show) => {
+            Some(last)
+                if last.show == Show::Itself
+                    && (last.channel, &last.show) == (span.channel, &span.show) =>
+            {
                 last.end = span.end;
             }
             _ => self.spans.push_back(span),

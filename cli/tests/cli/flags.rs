@@ -209,6 +209,7 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--stop-token" | "--timeout" | "--rank" | "--layers" | "--steps" | "--accumulate"
             | "--warmup" | "--report-every" | "--validate-every" | "--save-every" | "--repeat"
             | "--prompt-tokens" | "--generate-tokens" => vec!["1"],
+            "--thinking-budget" => vec!["0"],
             "--kv-limit" | "--memory-limit" => vec!["1G"],
             "--device" => vec!["cpu"],
             "--color" => vec!["never"],
@@ -317,7 +318,7 @@ fn what_is_refused_is_nowhere() {
         text += &run(["completions", shell]).fine();
     }
     assert!(text.contains("kv-limit") && text.contains("threads"));
-    for refused in ["kv-bits", "kv-group-size", "draft", "thinking-budget"] {
+    for refused in ["kv-bits", "kv-group-size", "draft"] {
         assert!(!text.contains(refused), "{refused} is shown");
     }
 }

@@ -83,7 +83,11 @@ fn thinking_text_and_a_call_are_told_apart() {
     let history = format!(
         r#"[{{"role":"user","content":"How warm is it in Oslo?"}},{message},{{"role":"tool","content":"-3 <think> <tool_call>"}}]"#
     );
-    let (told, report) = tell(&session, &input(&history, None), &GenerateOptions::default());
+    let (told, report) = tell(
+        &session,
+        &input(&history, None),
+        &GenerateOptions::default(),
+    );
     assert_eq!((told.text.as_str(), told.calls.len()), ("It is cold.", 0));
     assert_eq!((told.thinking.as_str(), report.stop), ("", Stop::Eos));
     assert!(report.cached_tokens > 0);
@@ -98,7 +102,9 @@ fn raw_text_has_the_markers_and_no_channels() {
         ..GenerateOptions::default()
     };
     let (told, report) = tell(&session(&model), &input(ASK, None), &options);
-    assert!(told.text.starts_with("<think>\nLet me look it up.\n</think>\n\nI ask:\n<tool_call>\n{"));
+    assert!(told
+        .text
+        .starts_with("<think>\nLet me look it up.\n</think>\n\nI ask:\n<tool_call>\n{"));
     assert_eq!((report.stop, report.thinking_tokens), (Stop::Eos, 0));
 }
 
@@ -108,7 +114,10 @@ fn a_template_may_open_thinking() {
     let model = script();
     let opened = input(ASK, Some(r#"{"opened":true}"#));
     let (told, report) = tell(&session(&model), &opened, &GenerateOptions::default());
-    assert_eq!((told.thinking.as_str(), report.thinking_tokens), ("Let me look it up.", 6));
+    assert_eq!(
+        (told.thinking.as_str(), report.thinking_tokens),
+        ("Let me look it up.", 6)
+    );
     // As text that a program rendered itself; and the user's own words do not open it.
     for (text, thinking) in [
         ("<|im_start|>assistant\n<think>", "Let me look it up."),
@@ -152,13 +161,20 @@ fn thinking_ends_with_its_budget() {
     // The template knows how to do without.
     let (told, tokens) = of(Thinking::Off, None);
     assert_eq!((told.thinking.as_str(), tokens), ("", 0));
-    assert!(!model.tokenizer().detokenize(&told.tokens, false).unwrap().contains("think>"));
+    assert!(!model
+        .tokenizer()
+        .detokenize(&told.tokens, false)
+        .unwrap()
+        .contains("think>"));
     // What the caller says counts; then the end is forced at once.
     for args in [opened, Some(r#"{"enable_thinking":true}"#)] {
         let (told, tokens) = of(Thinking::Off, args.filter(|args| args.contains("enable")));
         assert_eq!((told.thinking.as_str(), tokens), ("", 0));
     }
-    let (told, _) = of(Thinking::Off, Some(r#"{"enable_thinking":true,"opened":true}"#));
+    let (told, _) = of(
+        Thinking::Off,
+        Some(r#"{"enable_thinking":true,"opened":true}"#),
+    );
     let raw = model.tokenizer().detokenize(&told.tokens, false).unwrap();
     assert!(raw.starts_with("\n</think>\n\nI ask:"), "{raw}");
 }
@@ -176,7 +192,10 @@ fn tokens_only_have_no_channels_and_the_message_has() {
     let (told, _) = tell(&session, &input(ASK, None), &options);
     assert_eq!((told.text.as_str(), told.calls.len()), ("", 0));
     let message = session.message().unwrap();
-    assert!(message.contains(r#""reasoning_content":"Let me""#), "{message}");
+    assert!(
+        message.contains(r#""reasoning_content":"Let me""#),
+        "{message}"
+    );
     assert!(message.contains(r#""content":"I ask:""#), "{message}");
     assert!(message.contains("weather"), "{message}");
 }
@@ -221,16 +240,125 @@ fn a_callback_stops_in_the_middle_of_thinking() {
     let model = script();
     let session = session(&model);
     let mut seen = String::new();
-    let (report, result) = generate(&session, &input(ASK, None), &GenerateOptions::default(), &mut |event| {
-        if let Event::Text(chunk) = event {
-            seen.push_str(&chunk.text);
-        }
-        !seen.contains("look")
-    });
+    let (report, result) = generate(
+        &session,
+        &input(ASK, None),
+        &GenerateOptions::default(),
+        &mut |event| {
+            if let Event::Text(chunk) = event {
+                seen.push_str(&chunk.text);
+            }
+            !seen.contains("look")
+        },
+    );
     result.unwrap();
     assert_eq!(report.stop, Stop::Callback);
     let message: serde_json::Value = serde_json::from_str(&session.message().unwrap()).unwrap();
     assert_eq!(message["content"], "");
     let thought = message["reasoning_content"].as_str().unwrap();
-    assert!(thought.starts_with("Let") && !thought.contains("up"), "{thought}");
+    assert!(
+        thought.starts_with("Let") && !thought.contains("up"),
+        "{thought}"
+    );
+}
+
+/// What a continued message thought is a part of what the answer thought.
+#[test]
+fn a_continued_message_goes_on_thinking() {
+    let _lock = engine_lock();
+    let model = script();
+    let session = session(&model);
+    let history = format!(
+        r#"[{},{{"role":"assistant","content":"<think>\nLet me"}}]"#,
+        &ASK[1..ASK.len() - 1]
+    );
+    let input = Input::Messages(Conversation {
+        messages: history,
+        continue_last: true,
+        ..Conversation::default()
+    });
+    // What comes next nobody knows; it is thought.
+    let options = GenerateOptions {
+        thinking: Thinking::Budget(4),
+        max_tokens: Some(4),
+        ..GenerateOptions::default()
+    };
+    let (told, report) = tell(&session, &input, &options);
+    assert_eq!((told.text.as_str(), report.thinking_tokens), ("", 4));
+    let message: serde_json::Value = serde_json::from_str(&session.message().unwrap()).unwrap();
+    assert_eq!(message["content"], "");
+    let thought = message["reasoning_content"].as_str().unwrap();
+    assert_eq!(thought, format!("Let me{}", told.thinking));
+}
+
+/// `template_args` may say how calls are written.
+#[test]
+fn another_format_of_calls_is_named() {
+    let _lock = engine_lock();
+    let model = script();
+    let args = Some(r#"{"tool_parser_type":"mistral"}"#);
+    let (told, report) = tell(
+        &session(&model),
+        &input(ASK, args),
+        &GenerateOptions::default(),
+    );
+    assert_eq!((told.calls.len(), report.stop), (0, Stop::Eos));
+    assert!(
+        told.text.contains("{\"name\": \"weather\""),
+        "{}",
+        told.text
+    );
+    assert_eq!(told.thinking, "Let me look it up.");
+    for (args, words) in [
+        (r#"{"tool_parser_type":"none of them"}"#, "\"none of them\""),
+        (
+            r#"{"tool_parser_type":7}"#,
+            "tool_parser_type must be a string",
+        ),
+    ] {
+        let options = GenerateOptions::default();
+        let (_, result) = generate(
+            &session(&model),
+            &input(ASK, Some(args)),
+            &options,
+            &mut |_| true,
+        );
+        let error = result.unwrap_err();
+        assert!(error.message.contains(words), "{error}");
+    }
+}
+
+/// The demo model was trained on tools; nobody wrote its answers down.
+#[test]
+fn a_trained_model_calls_a_tool() {
+    let _lock = engine_lock();
+    let model = load("../../../demo/model");
+    let session = session(&model);
+    let tools = r#"[{"type":"function","function":{"name":"get_weather","description":"Get the current weather for a city","parameters":{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]"#;
+    let ask = |messages: String| {
+        let input = Input::Messages(Conversation {
+            messages,
+            tools: Some(tools.into()),
+            ..Conversation::default()
+        });
+        let options = GenerateOptions {
+            greedy: true,
+            max_tokens: Some(200),
+            ..GenerateOptions::default()
+        };
+        tell(&session, &input, &options)
+    };
+    let user = r#"{"role":"user","content":"What's the weather in Paris?"}"#;
+    let (told, report) = ask(format!("[{user}]"));
+    assert_eq!(report.stop, Stop::ToolCall, "{told:?}");
+    let call: serde_json::Value = serde_json::from_str(&told.calls[0]).unwrap();
+    assert_eq!(call["name"], "get_weather");
+    assert_eq!(call["arguments"]["city"], "Paris");
+    assert_eq!(told.text, "");
+    let message = session.message().unwrap();
+    let result = r#"{"role":"tool","content":"{\"temperature\": 21, \"condition\": \"sunny\"}"}"#;
+    let (told, report) = ask(format!("[{user},{message},{result}]"));
+    assert_eq!((report.stop, told.calls.len()), (Stop::Eos, 0), "{told:?}");
+    assert!(told.text.contains("21"), "{told:?}");
+    assert!(report.cached_tokens > 50, "{report}");
 }

@@ -25,8 +25,7 @@ pub(super) const MARKERS: &[(&str, Role)] = &[
 ];
 
 /// What ends thinking.
-pub(super) const END_OF_THINKING: &str =
-    "<|end|><|start|>assistant<|channel|>final<|message|>";
+pub(super) const END_OF_THINKING: &str = "<|end|><|start|>assistant<|channel|>final<|message|>";
 
 /// Bytes of a header. A longer one is text.
 pub(super) const MOST_HEADER: usize = 1024;

@@ -51,10 +51,13 @@ impl<'a> Cursor<'a> {
         if let Ok(number @ (Json::Int(_) | Json::Big(_) | Json::Float(_))) =
             Json::parse(word.as_bytes())
         {
-            return Some(number).filter(|number| !matches!(number, Json::Float(f) if !f.is_finite()));
+            return Some(number)
+                .filter(|number| !matches!(number, Json::Float(f) if !f.is_finite()));
         }
         // `.5` and `5.`
-        let plain = word.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'-');
+        let plain = word
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b == b'.' || b == b'-');
         let float: f64 = word.parse().ok().filter(|_| plain)?;
         Some(Json::Float(float))
     }

@@ -2,8 +2,8 @@
 
 use super::cursor::Cursor;
 use super::value;
-use crate::template::Object;
 use crate::template::Json;
+use crate::template::Object;
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
 
 const ESCAPE: &str = "<escape>";
@@ -39,5 +39,6 @@ fn parse(body: &str, _: &Tools) -> Option<Vec<Call>> {
             return None;
         }
     }
-    at.0.is_empty().then(|| Call::new(None, tool, arguments).map(|call| vec![call]))?
+    at.0.is_empty()
+        .then(|| Call::new(None, tool, arguments).map(|call| vec![call]))?
 }

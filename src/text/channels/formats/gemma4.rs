@@ -101,7 +101,9 @@ fn object(at: &mut Cursor, depth: u32) -> Option<Json> {
                 _ => return None,
             },
             _ if at.take(QUOTE) => at.until(QUOTE)?.to_owned(),
-            _ => at.word(|c| !matches!(c, ':' | ',' | '{' | '}' | '<'))?.to_owned(),
+            _ => at
+                .word(|c| !matches!(c, ':' | ',' | '{' | '}' | '<'))?
+                .to_owned(),
         };
         at.space();
         at.take(":").then_some(())?;

@@ -9,7 +9,9 @@ pub(in super::super) const HERMES: Format = Format {
     close: &["</tool_call>"],
     is_of: |signs| {
         signs.writes("<tool_call>")
-            || (signs.template.is_empty() && (signs.is_token)("<tool_call>") && (signs.is_token)("</tool_call>"))
+            || (signs.template.is_empty()
+                && (signs.is_token)("<tool_call>")
+                && (signs.is_token)("</tool_call>"))
     },
     parse,
     ..PLAIN

@@ -25,9 +25,7 @@ fn parse(body: &str, _: &Tools) -> Option<Vec<Call>> {
     }
     let name = name.strip_prefix("functions.").unwrap_or(name);
     match Json::parse(arguments.trim().as_bytes()) {
-        Ok(Json::Object(arguments)) => {
-            Some(vec![Call::new(Some(id.to_owned()), name, arguments)?])
-        }
+        Ok(Json::Object(arguments)) => Some(vec![Call::new(Some(id.to_owned()), name, arguments)?]),
         _ => None,
     }
 }

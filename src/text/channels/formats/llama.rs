@@ -46,12 +46,18 @@ fn parse(body: &str, _: &Tools) -> Option<Vec<Call>> {
 fn looks_like_one(text: &str) -> bool {
     const KEYS: [&str; 4] = ["\"name\"", "\"type\"", "\"parameters\"", "\"arguments\""];
     // White space may go on for ever.
-    let space = text.bytes().take(MOST_SPACE).take_while(u8::is_ascii_whitespace);
+    let space = text
+        .bytes()
+        .take(MOST_SPACE)
+        .take_while(u8::is_ascii_whitespace);
     let text = text.get(space.count()..).unwrap_or("");
     let Some(inside) = text.strip_prefix('{') else {
         return text.is_empty();
     };
-    let space = inside.bytes().take(MOST_SPACE).take_while(u8::is_ascii_whitespace);
+    let space = inside
+        .bytes()
+        .take(MOST_SPACE)
+        .take_while(u8::is_ascii_whitespace);
     let inside = inside.get(space.count()..).unwrap_or("");
     KEYS.iter()
         .any(|key| inside.starts_with(key) || key.starts_with(inside))

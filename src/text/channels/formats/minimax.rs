@@ -69,7 +69,11 @@ fn typed(text: &str, schema: Option<&Object>) -> Json {
     let whole = || text.trim().parse().ok().map(Json::Int);
     let read = || Json::parse(text.as_bytes()).ok();
     let whole = has(&["integer", "int"]).then(whole).flatten();
-    let number = || has(&["number", "float"]).then(|| value::number(text, false)).flatten();
+    let number = || {
+        has(&["number", "float"])
+            .then(|| value::number(text, false))
+            .flatten()
+    };
     let bool = || match lower.as_str() {
         _ if !has(&["boolean", "bool"]) => None,
         "true" | "1" | "yes" | "on" => Some(Json::Bool(true)),

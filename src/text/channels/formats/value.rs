@@ -6,7 +6,12 @@ use crate::template::{Json, Object};
 pub(super) const MOST_ARGUMENTS: usize = 1024;
 
 /// Sets an argument; None where there are too many.
-pub(super) fn set(arguments: &mut Object, count: &mut usize, name: &str, value: Json) -> Option<()> {
+pub(super) fn set(
+    arguments: &mut Object,
+    count: &mut usize,
+    name: &str,
+    value: Json,
+) -> Option<()> {
     *count = count.saturating_add(1);
     if *count > MOST_ARGUMENTS || name.is_empty() {
         return None;
@@ -59,7 +64,11 @@ pub(super) fn number(text: &str, whole: bool) -> Option<Json> {
     if let Ok(value @ (Json::Int(_) | Json::Big(_))) = Json::parse(text.trim().as_bytes()) {
         return Some(value);
     }
-    let float: f64 = text.trim().parse().ok().filter(|float: &f64| float.is_finite())?;
+    let float: f64 = text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|float: &f64| float.is_finite())?;
     match float.fract() == 0.0 && float.abs() < 9e15 {
         true => Some(Json::Int(float as i64)),
         false if whole => None,
