@@ -691,6 +691,9 @@ struct Result : mlxrt_result {
 /* A whole answer. */
 struct Answer {
   std::string text;
+  std::string thinking;
+  /* One {"id","name","arguments":{...}} each. */
+  std::vector<std::string> tool_calls;
   Result result;
 };
 
@@ -1169,7 +1172,14 @@ class Session : public detail::Handle<mlxrt_session, mlxrt_session_free> {
   /* The whole text of an answer. */
   Answer generate(const Input &input, const GenerateOptions &options = {}) {
     Answer answer;
-    answer.result = generate(input, options, [&](std::string_view text) { answer.text += text; });
+    answer.result = generate(input, options, [&](const Event &event) {
+      switch (event.kind()) {
+        case event_kind::text: answer.text += event.text(); break;
+        case event_kind::thinking: answer.thinking += event.text(); break;
+        case event_kind::tool_call: answer.tool_calls.emplace_back(event.text()); break;
+        default: break;
+      }
+    });
     return answer;
   }
   /* Queues a request. */

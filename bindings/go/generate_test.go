@@ -813,3 +813,40 @@ func TestQuantisedKeys(t *testing.T) {
 	_, err = model.NewSession(&mlxrt.SessionOptions{KVBits: 8, KVGroupSize: 64})
 	wantErr(t, err, mlxrt.ErrIncompatible)
 }
+
+// The model of this test thinks, calls a tool, and says something about what that gave.
+func TestThinkingAndCalls(t *testing.T) {
+	ctx := context.Background()
+	model := must(mlxrt.Load(ctx, path(t, "../../tests/fixtures/script"), nil))(t)
+	defer model.Close()
+	session := must(model.NewSession(nil))(t)
+	defer session.Close()
+	tools := []byte(`[{"type":"function","function":{"name":"weather"}}]`)
+	messages := []mlxrt.Message{mlxrt.User("How warm is it in Oslo?")}
+	ask := func(options *mlxrt.Options) *mlxrt.Answer {
+		return must(session.Complete(ctx, mlxrt.Input{Messages: messages, Tools: tools}, options))(t)
+	}
+	answer := ask(nil)
+	if answer.Thinking != "Let me look it up." || answer.Text != "I ask:" || len(answer.ToolCalls) != 1 ||
+		!strings.HasSuffix(answer.ToolCalls[0], `"name":"weather","arguments":{"city":"Oslo"}}`) {
+		t.Fatalf("%+v", answer)
+	}
+	if answer.Result.Stop != mlxrt.StoppedToolCall || answer.Result.ThinkingTokens != 6 {
+		t.Fatalf("%+v", answer.Result)
+	}
+	message := must(session.Message())(t)
+	if message.ReasoningContent != answer.Thinking || !strings.Contains(string(message.ToolCalls), "weather") {
+		t.Fatalf("%+v", message)
+	}
+	short := ask(&mlxrt.Options{ThinkingBudget: mlxrt.Ptr(2)})
+	if short.Thinking != "Let me" || short.Result.ThinkingTokens != 2 || short.Text != "I ask:" {
+		t.Fatalf("%+v", short)
+	}
+	if none := ask(&mlxrt.Options{ThinkingBudget: mlxrt.Ptr(0)}); none.Thinking != "" || none.Text != "I ask:" {
+		t.Fatalf("%+v", none)
+	}
+	messages = append(messages, message, mlxrt.Message{Role: "tool", Content: "<tool_call> -3"})
+	if last := ask(nil); last.Text != "It is cold." || len(last.ToolCalls) != 0 || last.Result.Stop != mlxrt.StoppedEOS {
+		t.Fatalf("%+v", last)
+	}
+}

@@ -12,11 +12,13 @@ import (
 
 // Message is one turn of a chat, as OpenAI's chat API has them. For what it lacks there is Input.MessagesJSON.
 type Message struct {
-	Role       string          `json:"role"`
-	Content    string          `json:"content"`
-	Name       string          `json:"name,omitempty"`
-	ToolCalls  json.RawMessage `json:"tool_calls,omitempty"`
-	ToolCallID string          `json:"tool_call_id,omitempty"`
+	Role    string `json:"role"`
+	Content string `json:"content"`
+	Name    string `json:"name,omitempty"`
+	// What the model thought before its answer.
+	ReasoningContent string          `json:"reasoning_content,omitempty"`
+	ToolCalls        json.RawMessage `json:"tool_calls,omitempty"`
+	ToolCallID       string          `json:"tool_call_id,omitempty"`
 }
 
 // System is a message of the system's.
@@ -88,7 +90,8 @@ func (in *Input) c(a *arguments) (C.mlxrt_input, error) {
 		}
 		for i, m := range in.Messages {
 			// json would replace it silently.
-			if !utf8.ValidString(m.Role) || !utf8.ValidString(m.Content) || !utf8.ValidString(m.Name) || !utf8.ValidString(m.ToolCallID) {
+			if !utf8.ValidString(m.Role) || !utf8.ValidString(m.Content) || !utf8.ValidString(m.Name) ||
+				!utf8.ValidString(m.ReasoningContent) || !utf8.ValidString(m.ToolCallID) {
 				return out, invalid("input.Messages[%d] is not UTF-8", i)
 			}
 		}

@@ -36,4 +36,5 @@ awk '/^```go$/ { inside = 1; next } /^```/ { if (inside) exit } inside' README.m
 "$build/venv/bin/python" -c 'import openai' 2>/dev/null || "$build/venv/bin/pip" install --quiet --disable-pip-version-check openai
 go build -o "$build/chatserver" ./examples/chatserver
 "$build/venv/bin/python" examples/chatserver/client_test.py "$build/chatserver" ../../demo/model
+"$build/venv/bin/python" examples/chatserver/tools_test.py "$build/chatserver" ../../tests/fixtures/script
 echo "bindings/go: everything passed"

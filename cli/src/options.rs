@@ -305,9 +305,15 @@ pub struct GenerateArgs {
     /// The whole answer matches this regular expression
     #[arg(long, value_name = "REGEX")]
     pub regex: Option<String>,
-    /// Show special tokens, such as the markers of a tool call, in the answer
+    /// Show the answer as the model writes it: thinking and calls of tools among the text, with their markers
     #[arg(long)]
     pub special: bool,
+    /// The most tokens that the model may think; 0 is not at all [default: no limit]
+    #[arg(long, value_name = "TOKENS", value_parser = whole)]
+    pub thinking_budget: Option<i32>,
+    /// The model is not to think, as with --thinking-budget 0
+    #[arg(long, conflicts_with = "thinking_budget")]
+    pub no_thinking: bool,
     /// Variables for the chat template, such as '{"enable_thinking":false}'
     #[arg(long, alias = "chat-template-kwargs", alias = "chat-template-config", value_name = "JSON", value_parser = json_object)]
     pub template_args: Option<String>,
@@ -384,6 +390,10 @@ impl GenerateArgs {
         raw.min_p = off_at_zero(sampling.min_p);
         raw.xtc_probability = off_at_zero(sampling.xtc_probability);
         raw.top_k = none_at_zero(sampling.top_k);
+        raw.thinking_budget = match self.no_thinking {
+            true => -1,
+            false => none_at_zero(self.thinking_budget),
+        };
         match sampling.temperature {
             Some(0.0) => raw.flags |= MLXRT_GEN_GREEDY,
             temperature => raw.temperature = temperature.unwrap_or(0.0),

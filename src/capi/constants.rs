@@ -98,7 +98,7 @@ pub const MLXRT_INPUT_CONTINUE_LAST: u32 = 16u32;
 pub const MLXRT_GEN_GREEDY: u32 = 1u32;
 /// Do not stop at an end-of-sequence token.
 pub const MLXRT_GEN_IGNORE_EOS: u32 = 2u32;
-/// Events without text: nothing is detokenised, and stop strings are not looked for.
+/// Events without text, all of kind MLXRT_EVENT_TEXT; stop strings are not looked for.
 pub const MLXRT_GEN_TOKENS_ONLY: u32 = 4u32;
 /// Take the input in and generate nothing.
 pub const MLXRT_GEN_PREFILL_ONLY: u32 = 8u32;
@@ -108,16 +108,19 @@ pub const MLXRT_GEN_NO_PREFIX_CACHE: u32 = 16u32;
 pub const MLXRT_GEN_NO_MODEL_DEFAULTS: u32 = 32u32;
 /// Log-probabilities of the model's own distribution: before penalties, bias, temperature and masks.
 pub const MLXRT_GEN_LOGPROBS: u32 = 64u32;
-/// No channels: everything is an event of text, markers included.
+/// No channels: everything is an event of text, markers included, thinking_tokens is 0, and thinking has no end forced.
 pub const MLXRT_GEN_RAW_TEXT: u32 = 128u32;
 
 /// The input is being taken in: done of total tokens.
 pub const MLXRT_EVENT_PROGRESS: i32 = 1;
-/// A piece of the answer.
+/// A piece of the answer. The markers around thinking and calls are no part of any text, nor is white space next to them, up to
+/// 16 bytes; their tokens come with what they belong to, or with an empty text.
 pub const MLXRT_EVENT_TEXT: i32 = 2;
-/// A piece of the model's thinking.
+/// A piece of the model's thinking. It begins at once where the prompt has opened it.
 pub const MLXRT_EVENT_THINKING: i32 = 3;
-/// The text is one {"id","name","arguments":{...}}. What does not parse arrives as text.
+/// A call of a tool that is complete: the text is one {"id","name","arguments":{...}}, the tokens are those of the whole
+/// call. The id is the model's, or else nine letters and digits. What does not parse, is not ended, or is longer than 1 MB
+/// arrives as text, or as thinking where the model was thinking.
 pub const MLXRT_EVENT_TOOL_CALL: i32 = 4;
 
 /// The model ended its answer.
@@ -136,7 +139,7 @@ pub const MLXRT_STOPPED_CALLBACK: i32 = 6;
 pub const MLXRT_STOPPED_CANCELLED: i32 = 7;
 /// timeout_ms passed.
 pub const MLXRT_STOPPED_TIMEOUT: i32 = 8;
-/// The model called a tool and waits for its answer.
+/// The model ended its answer, with at least one call of a tool in it, and waits for what they give.
 pub const MLXRT_STOPPED_TOOL_CALL: i32 = 9;
 /// The grammar allows nothing more.
 pub const MLXRT_STOPPED_GRAMMAR: i32 = 10;

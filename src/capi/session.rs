@@ -170,8 +170,10 @@ pub unsafe extern "C" fn mlxrt_session_tokens(
     })
 }
 
-/// Gives the last answer in the form that messages takes, as JSON: {"role":"assistant","content":"..."}. A chat is:
-/// append it to the messages, append the user's next one, generate.
+/// Gives the last answer in the form that messages takes, as JSON: {"role":"assistant","content":"..."}, with
+/// "reasoning_content" where the model thought, and with "tool_calls" where it called tools, each
+/// {"id","type":"function","function":{"name","arguments"}}, the arguments as a string of JSON. A chat is: append it to the
+/// messages, append the user's next one or, for each call, {"role":"tool","tool_call_id","content"}, generate.
 ///
 /// Threads: any.
 /// Blocks: no.

@@ -245,9 +245,12 @@ pub struct mlxrt_generate_options {
     pub seed: u64,
     /// With MLXRT_GEN_LOGPROBS: likeliest alternatives reported per token; 0 = none.
     pub top_logprobs: u32,
-    /// The most tokens of thinking; 0 = no limit, -1 = no thinking.
+    /// The most tokens of thinking in an answer; 0 = no limit, -1 = no thinking. Behind them the end of thinking is
+    /// generated, in the words of the chat template. With messages a template that has a variable for it is told:
+    /// enable_thinking or thinking (false for -1), thinking_budget; what template_args sets stays.
     pub thinking_budget: i32,
-    /// Strings that end the generation; none of their bytes is ever delivered. NULL = none.
+    /// Strings that end the generation; none of their bytes is ever delivered. NULL = none. They are looked for in the text
+    /// of MLXRT_EVENT_TEXT alone, not across what is thought or called in between.
     pub stop: *const *const c_char,
     /// Bytes of each stop string; NULL = all are NUL-terminated.
     pub stop_lens: *const usize,
@@ -339,7 +342,7 @@ pub struct mlxrt_result {
     pub cached_tokens: u64,
     /// Tokens delivered, thinking included.
     pub generated_tokens: u64,
-    /// Of generated_tokens: those of thinking.
+    /// Of generated_tokens: those of thinking, its markers not counted.
     pub thinking_tokens: u64,
     /// Tokens that the draft model guessed.
     pub drafted: u64,

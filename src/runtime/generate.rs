@@ -7,6 +7,7 @@ use super::engine;
 use super::job::{End, EndReason, Job, Score, Ticket};
 use super::ledger::Ledger;
 use super::metrics;
+use super::model::Marked;
 use super::options::sampling;
 pub use super::options::{GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
 use super::prompt::Prompt;
@@ -170,7 +171,12 @@ impl<'a> Entry<'a> {
             });
         }
         let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
-        let marked = model.channels.as_ref().filter(|_| !options.raw_text);
+        let marked = match &prompt.parser {
+            _ if options.raw_text => None,
+            None => model.channels.clone(),
+            Some(parser) => Marked::find(&model.chat, &model.tokenizer, Some(parser))?,
+        };
+        let marked = marked.as_ref();
         let tools = Arc::new(std::mem::take(&mut prompt.tools));
         let stream_options = StreamOptions {
             tokens_only: options.tokens_only,

@@ -83,15 +83,16 @@ pub(super) enum Chat {
 }
 
 /// How a model marks its thinking and its calls.
+#[derive(Clone)]
 pub(super) struct Marked {
     pub channels: Arc<Channels>,
     /// What ends thinking, in the words of its template.
-    pub end_of_thinking: Vec<i32>,
+    pub end_of_thinking: Arc<[i32]>,
 }
 
 impl Marked {
     /// `parser`: what the folder calls the format of the model's calls.
-    fn find(chat: &Chat, tokenizer: &Tokenizer, parser: Option<&str>) -> Result<Option<Self>> {
+    pub fn find(chat: &Chat, tokenizer: &Tokenizer, parser: Option<&str>) -> Result<Option<Self>> {
         let template = match chat {
             Chat::Template(template) => Some(template),
             _ => None,
@@ -104,11 +105,12 @@ impl Marked {
             return Ok(None);
         };
         let marker = channels.end_of_thinking().unwrap_or("");
+        let template = template.filter(|_| channels.thinks());
         let written = template.and_then(|template| template.end_of_thinking());
         let written = written.filter(|text| text.contains(marker) && text.len() <= 256);
         let end = written.as_deref().unwrap_or(marker);
         Ok(Some(Marked {
-            end_of_thinking: tokenizer.encode(end, Specials::Recognise, false)?,
+            end_of_thinking: tokenizer.encode(end, Specials::Recognise, false)?.into(),
             channels,
         }))
     }
@@ -539,6 +541,12 @@ impl Plan {
         let chat = description.chat(&token_files, &tokenizer)?;
         let parser = token_files.config.as_ref();
         let parser = parser.and_then(|config| config.get("tool_parser_type")?.as_str());
+        if let Some(name) = parser.filter(|name| !Channels::knows(name)) {
+            description.warnings.add(format!(
+                "tokenizer_config.json: tool_parser_type {} is not known, and what the template shows counts",
+                quoted(name, 80)
+            ));
+        }
         let marked = Marked::find(&chat, &tokenizer, parser)?;
         Ok(Plan {
             marked,

@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::room::{self, Room};
 use crate::template::{Json, Object};
 use crate::text::{
-    continued_text, left_out, ChatTemplate, Message, Origin, Piece, RenderOptions, Specials,
-    TemplateOptions, Tools, MAX_BYTES,
+    continued_text, left_out, Channels, ChatTemplate, Message, Origin, Piece, RenderOptions,
+    Specials, TemplateOptions, Tools, MAX_BYTES,
 };
 use crate::words::quoted;
 
@@ -69,6 +69,8 @@ pub struct Prompt {
     /// Of a whole history: its end, behind the last content that is not the model's own.
     opening: Option<Vec<i32>>,
     pub tools: Tools,
+    /// How calls are written, where the input says it.
+    pub parser: Option<String>,
 }
 
 impl Prompt {
@@ -112,7 +114,16 @@ impl Prompt {
             Input::Messages(conversation) => {
                 let messages = Message::parse_list(conversation.messages.as_bytes())?;
                 let tools = parse("tools", &conversation.tools)?;
-                let pieces = pieces(model, &messages, tools.as_ref(), conversation, thinking)?;
+                let mut args = arguments(conversation)?;
+                let parser = take_parser(&mut args)?;
+                let pieces = pieces(
+                    model,
+                    &messages,
+                    tools.as_ref(),
+                    args,
+                    conversation,
+                    thinking,
+                )?;
                 let own = pieces
                     .iter()
                     .rposition(|piece| piece.origin == Origin::Content);
@@ -125,8 +136,12 @@ impl Prompt {
                         conversation.trust_content,
                         context,
                     )?,
-                    opening: Some(tokenizer.encode_pieces(own, trust, usize::MAX)?),
+                    opening: match model.channels {
+                        Some(_) => Some(tokenizer.encode_pieces(own, trust, usize::MAX)?),
+                        None => None,
+                    },
                     tools: Tools::new(tools.as_ref()),
+                    parser,
                     continued: match conversation.continue_last {
                         true => continued_text(&messages, &pieces),
                         false => String::new(),
@@ -184,12 +199,16 @@ pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
             let _room = room_for(input)?;
             let messages = Message::parse_list(conversation.messages.as_bytes())?;
             let tools = parse("tools", &conversation.tools)?;
+            let mut args = arguments(conversation)?;
+            take_parser(&mut args)?;
+            let thinking = Thinking::Free;
             let pieces = pieces(
                 model,
                 &messages,
                 tools.as_ref(),
+                args,
                 conversation,
-                Thinking::Free,
+                thinking,
             )?;
             let bytes = pieces.iter().map(|piece| piece.text.len()).sum();
             room::ask(bytes, 2, "the prompt")?;
@@ -279,18 +298,40 @@ fn tell(template: &ChatTemplate, thinking: Thinking, args: &mut Option<Object>) 
     }
 }
 
+/// The variables for the template that the input has.
+fn arguments(conversation: &Conversation) -> Result<Option<Object>> {
+    match parse("template_args", &conversation.template_args)? {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Object(args)) => Ok(Some(args)),
+        Some(_) => Err(Error::invalid("input.template_args must be a JSON object")),
+    }
+}
+
+/// How calls are written, which is for mlxrt and not for the template.
+fn take_parser(args: &mut Option<Object>) -> Result<Option<String>> {
+    let parser = args.as_mut().and_then(|args| args.take("tool_parser_type"));
+    match parser {
+        None => Ok(None),
+        Some(Json::Text(name)) if Channels::knows(&name) => Ok(Some(name)),
+        Some(Json::Text(name)) => Err(Error::unsupported(format!(
+            "input.template_args: no format of calls is named {}, as tool_parser_type says",
+            quoted(&name, 80)
+        ))),
+        Some(other) => Err(Error::invalid(format!(
+            "input.template_args: tool_parser_type must be a string, not {}",
+            other.kind()
+        ))),
+    }
+}
+
 fn pieces(
     model: &Model,
     messages: &[Message],
     tools: Option<&Json>,
+    mut args: Option<Object>,
     conversation: &Conversation,
     thinking: Thinking,
 ) -> Result<Vec<Piece>> {
-    let mut args = match parse("template_args", &conversation.template_args)? {
-        None | Some(Json::Null) => None,
-        Some(Json::Object(args)) => Some(args),
-        Some(_) => return Err(Error::invalid("input.template_args must be a JSON object")),
-    };
     let add_generation_prompt = !conversation.no_generation_prompt && !conversation.continue_last;
     match &model.chat {
         Chat::Template(template) => {

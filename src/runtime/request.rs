@@ -388,7 +388,13 @@ impl Shared {
             ledger.tokens.extend_from_slice(&state.tokens);
             if !state.plan.prefill_only {
                 let mut answer = std::mem::take(&mut state.answer);
-                answer.text.insert_str(0, &state.plan.continued);
+                let continued = state.plan.continued.as_str();
+                let (thought, said) = match &state.plan.splitter {
+                    Some(splitter) => splitter.channels().thought_in(continued),
+                    None => ("", continued),
+                };
+                answer.thinking.insert_str(0, thought);
+                answer.text.insert_str(0, said);
                 ledger.answer = Some(answer);
             }
         }
@@ -506,11 +512,11 @@ impl Plan {
             Some(opening) => opening,
             None => {
                 let turn = sequence.iter().rposition(|id| self.eos.contains(id));
-                let start = turn.map_or(0, |at| at + 1);
-                let start = start.max(sequence.len().saturating_sub(MOST_OPENING));
-                sequence.get(start..).unwrap_or(&[])
+                sequence.get(turn.map_or(0, |at| at + 1)..).unwrap_or(&[])
             }
         };
+        let end = end.get(end.len().saturating_sub(MOST_OPENING)..);
+        let end = end.unwrap_or(&[]);
         let detokenizer = self.tokenizer.detokenizer(true, true);
         self.stream.begin(end, detokenizer);
         self.splitter = self.stream.splitter().cloned();

@@ -65,18 +65,9 @@ impl ChatTemplate {
 
     /// What the template writes between an answer's reasoning and its text; None where it leaves reasoning out.
     pub fn end_of_thinking(&self) -> Option<String> {
-        const REASONING: &str = "qreasoning";
-        const ANSWER: &str = "qanswer";
-        let json = format!(
-            r#"[{{"role":"user","content":"a"}},{{"role":"assistant","reasoning_content":"{REASONING}","content":"{ANSWER}"}}]"#
-        );
-        let messages = Message::parse_list(json.as_bytes()).ok()?;
-        let clock = || Now::from_unix(0, 0);
-        let pieces = self.render(&messages, TemplateOptions::default(), &clock);
-        let text: String = pieces.ok()?.into_iter().map(|piece| piece.text).collect();
-        let (_, behind) = text.split_once(REASONING)?;
-        let (between, _) = behind.split_once(ANSWER)?;
-        Some(between.to_owned())
+        let special_tokens = self.special_tokens.iter();
+        let special_tokens = special_tokens.map(|(name, text)| (name.as_str(), text.as_str()));
+        self.default.as_ref().ok()?.end_of_thinking(special_tokens)
     }
 
     /// The template for a conversation with or without tools.

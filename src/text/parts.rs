@@ -1,4 +1,4 @@
-//! Whether a template reads a content's parts itself: found out once, by rendering conversations that have parts.
+//! What a template does with a content's parts and with reasoning: found out by rendering conversations that have some.
 
 use super::conversation::{Conversation, ROLES};
 use super::messages::Message;
@@ -49,6 +49,30 @@ impl Format {
         ["'", "\""]
             .iter()
             .any(|quote| source.contains(&format!("{quote}{kind}{quote}")))
+    }
+
+    /// What it writes between an answer's reasoning and its text.
+    pub fn end_of_thinking<'t>(
+        &self,
+        special_tokens: impl Iterator<Item = (&'t str, &'t str)>,
+    ) -> Option<String> {
+        let [reasoning, answer] = TEXTS;
+        let json = format!(
+            r#"[{{"role":"user","content":"a"}},{{"role":"assistant","reasoning_content":"{reasoning}","content":"{answer}"}}]"#
+        );
+        let conversation = Conversation {
+            messages: &Message::parse_list(json.as_bytes()).ok()?,
+            tools: None,
+            args: None,
+            add_generation_prompt: false,
+            end_mark: "",
+        };
+        let variables = conversation.variables(self, special_tokens).ok()?;
+        let clock = || Now::from_unix(0, 0);
+        let shown = self.template.render(&variables, &clock, &LIMITS).ok()?;
+        let (_, behind) = shown.text.split_once(reasoning)?;
+        let (between, _) = behind.split_once(answer)?;
+        Some(between.to_owned())
     }
 
     fn reads_parts(&self, role: &str) -> bool {

@@ -2,6 +2,7 @@
 //! event that completes its text.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::channels::{Channel, Show, Span, Splitter};
 use super::detokenize::Detokenizer;
@@ -48,7 +49,7 @@ pub struct StreamOptions {
 pub struct Budget {
     pub tokens: u64,
     /// What ends thinking.
-    pub end: Vec<i32>,
+    pub end: Arc<[i32]>,
 }
 
 /// What one event holds. The arrays have one entry per token.
@@ -261,7 +262,7 @@ impl TextStream {
         match &self.budget {
             Some(budget) if !self.ending && self.is_thinking() && self.thought >= budget.tokens => {
                 self.ending = true;
-                budget.end.clone()
+                budget.end.to_vec()
             }
             _ => Vec::new(),
         }

@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 
+mod channels;
 mod chat;
 mod chat_template;
 mod control;

@@ -820,6 +820,28 @@ void sessions_on_threads() {
   CHECK(same == 4);
 }
 
+// A model that thinks, calls a tool, and says something about what that gave.
+void thinking_and_calls_are_told_apart() {
+  mlxrt::Model model(fixture("script", "."));
+  mlxrt::Session session(model);
+  const mlxrt::Input ask = mlxrt::messages(R"([{"role":"user","content":"How warm is it in Oslo?"}])",
+                                           R"([{"type":"function","function":{"name":"weather"}}])");
+  const mlxrt::Answer answer = session.generate(ask);
+  CHECK(answer.thinking == "Let me look it up.");
+  CHECK(answer.text == "I ask:");
+  CHECK(answer.tool_calls.size() == 1);
+  CHECK(answer.tool_calls.at(0).find(R"("name":"weather","arguments":{"city":"Oslo"}})") != std::string::npos);
+  CHECK(answer.result.reason() == mlxrt::stop_reason::tool_call);
+  CHECK(answer.result.thinking_tokens == 6);
+  CHECK(session.message().find(R"("reasoning_content":"Let me look it up.")") != std::string::npos);
+  mlxrt::GenerateOptions options;
+  options.thinking_budget = 2;
+  const mlxrt::Answer cut = session.generate(ask, options);
+  CHECK(cut.thinking == "Let me" && cut.result.thinking_tokens == 2);
+  options.thinking_budget = 0;
+  CHECK(session.generate(ask, options).thinking.empty());
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -846,6 +868,7 @@ int main(int argc, char **argv) {
           {"keys_are_packed", keys_are_packed},
           {"answers_follow_grammars", answers_follow_grammars},
           {"sessions_on_threads", sessions_on_threads},
+          {"thinking_and_calls_are_told_apart", thinking_and_calls_are_told_apart},
       },
       argc, argv);
 }

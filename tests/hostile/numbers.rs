@@ -49,7 +49,7 @@ const FIELDS: &[(&str, &str, &str, &[i64])] = &[
         "mlxrt_generate",
         "options",
         "thinking_budget",
-        &[-2, 5, i32::MIN as i64],
+        &[-2, i32::MIN as i64],
     ),
     (
         "mlxrt_generate",

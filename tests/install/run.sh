@@ -31,7 +31,7 @@ prefix=$work/elsewhere/$(basename "$archive" .tar.gz)
 for file in README.md include/mlxrt.h include/mlxrt.hpp include/module.modulemap lib/libmlxrt.so.1 lib/libmlxrt.so \
   lib/libmlx.so lib/pkgconfig/mlxrt.pc lib/cmake/mlxrt/mlxrtConfig.cmake lib/cmake/mlxrt/mlxrtConfigVersion.cmake \
   share/doc/mlxrt/README.md share/doc/mlxrt/docs/embedding.md share/doc/mlxrt/docs/models.md share/doc/mlxrt/docs/json.md \
-  share/doc/mlxrt/docs/pictures/ledger.svg share/doc/mlxrt/docs/sessions.md share/doc/mlxrt/cli/README.md share/doc/mlxrt/examples/hello.c \
+  share/doc/mlxrt/docs/pictures/ledger.svg share/doc/mlxrt/docs/sessions.md share/doc/mlxrt/docs/tools.md share/doc/mlxrt/cli/README.md share/doc/mlxrt/examples/hello.c \
   share/licenses/mlxrt/COMPONENTS.txt share/licenses/mlxrt/RUST-CRATES.txt; do
   [ -s "$prefix/$file" ] || fail "the archive has no $file"
 done

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 static int32_t print(void *user_data, const mlxrt_event *event) {
-  fwrite(event->text, 1, event->text_len, (FILE *)user_data);
+  if (event->kind == MLXRT_EVENT_TEXT) fwrite(event->text, 1, event->text_len, (FILE *)user_data);
   fflush((FILE *)user_data);
   return MLXRT_RETURN_CONTINUE;
 }

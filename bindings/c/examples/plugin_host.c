@@ -10,7 +10,7 @@
 #include <string.h>
 
 static int32_t print(void *user_data, const mlxrt_event *event) {
-  fwrite(event->text, 1, event->text_len, (FILE *)user_data);
+  if (event->kind == MLXRT_EVENT_TEXT) fwrite(event->text, 1, event->text_len, (FILE *)user_data);
   return MLXRT_RETURN_CONTINUE;
 }
 

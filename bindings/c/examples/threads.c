@@ -19,6 +19,7 @@ struct job {
 
 static int32_t collect(void *user_data, const mlxrt_event *event) {
   struct job *job = user_data;
+  if (event->kind != MLXRT_EVENT_TEXT) return MLXRT_RETURN_CONTINUE;
   if (job->len + event->text_len >= sizeof job->text) return MLXRT_RETURN_STOP;
   memcpy(job->text + job->len, event->text, event->text_len);
   job->len += event->text_len;

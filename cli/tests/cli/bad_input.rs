@@ -157,7 +157,8 @@ fn options() {
         "--kv-bits: this version has no quantised keys and values",
     );
     with(&["--draft-model", &model]).fails(7, "--draft-model: this version has no draft models");
-    with(&["--thinking-budget=3"]).fails(7, "--thinking-budget");
+    with(&["--thinking-budget=-1"]).fails(2, "--thinking-budget");
+    with(&["--thinking-budget", "1", "--no-thinking"]).fails(2, "--no-thinking");
     // Not the temperature.
     with(&["-t", "0.7"]).fails(2, "the temperature is --temperature");
     with(&["-t", "0"]).fails(2, "from 1 to 1024");

@@ -82,6 +82,17 @@ fn seen() -> BTreeSet<Row> {
         "generate",
         &run([&["generate", &model, "abc"], &sampled[..], &tops].concat()).fine(),
     );
+    // It thinks and calls a tool.
+    let script = fixture("script");
+    let both = ["--json", "--top-logprobs", "2"];
+    take(
+        "generate",
+        &run([&["generate", &script, "abc"], &both[..]].concat()).fine(),
+    );
+    take(
+        "chat",
+        &run_with_input(["chat", &script, "--json"], b"abc\n").fine(),
+    );
     // Each token is one that ends it.
     let stops: Vec<String> = (0..20).map(|id| format!("--stop-token={id}")).collect();
     let mut stopped: Vec<&str> = [
@@ -142,9 +153,8 @@ fn every_field_is_written_down() {
     // What is for later versions, or only with options that chat does not have.
     let absent = |row: &&Row| {
         let (command, event, field) = (row.0.as_str(), row.1.as_str(), row.2.as_str());
-        !matches!(event, "thinking" | "tool_call")
-            && !(command == "chat"
-                && (event == "progress" || field.ends_with("logprobs") || field == "stop_index"))
+        !(command == "chat"
+            && (event == "progress" || field.ends_with("logprobs") || field == "stop_index"))
     };
     let gone: Vec<_> = written.difference(&seen).filter(absent).collect();
     assert!(
@@ -202,4 +212,40 @@ fn tokens_have_their_texts() {
         }
         assert!(!joined.is_empty());
     }
+}
+
+/// Thinking, text and a call are events of their own; a budget cuts the first, and `--special` shows what the model wrote.
+#[test]
+fn thinking_and_calls_are_told_apart() {
+    let script = fixture("script");
+    let of = |more: &[&str]| {
+        let ran = run([&["generate", &script, "How warm is it?"], more].concat());
+        ran.fine()
+    };
+    let joined = |text: &str, event: &str| -> String {
+        let lines = json_lines(text);
+        let lines = lines.iter().filter(|line| line["event"] == event);
+        lines.map(|line| line["text"].as_str().unwrap()).collect()
+    };
+    let text = of(&["--json"]);
+    assert_eq!(joined(&text, "thinking"), "Let me look it up.");
+    assert_eq!(joined(&text, "text"), "I ask:");
+    let call: Value = serde_json::from_str(&joined(&text, "tool_call")).unwrap();
+    assert_eq!(call["name"], "weather");
+    assert_eq!(call["arguments"]["city"], "Oslo");
+    let end = json_lines(&text).pop().unwrap();
+    assert_eq!(end["stop"], "tool_call");
+    assert_eq!(end["thinking_tokens"], 6);
+    let cut = of(&["--json", "--thinking-budget", "2"]);
+    assert_eq!(joined(&cut, "thinking"), "Let me");
+    for off in [
+        &["--json", "--no-thinking"][..],
+        &["--json", "--thinking-budget", "0"],
+    ] {
+        assert_eq!(joined(&of(off), "thinking"), "");
+    }
+    // For a pipe: the answer without what was thought, and calls on lines of their own.
+    let plain = of(&[]);
+    assert!(plain.starts_with("I ask:\n{\"id\":\""), "{plain}");
+    assert!(of(&["--special"]).starts_with("<think>\nLet me look it up.\n</think>"));
 }

@@ -261,3 +261,104 @@ fn a_callback_stops_in_the_middle_of_thinking() {
         "{thought}"
     );
 }
+
+/// What a continued message thought is a part of what the answer thought.
+#[test]
+fn a_continued_message_goes_on_thinking() {
+    let _lock = engine_lock();
+    let model = script();
+    let session = session(&model);
+    let history = format!(
+        r#"[{},{{"role":"assistant","content":"<think>\nLet me"}}]"#,
+        &ASK[1..ASK.len() - 1]
+    );
+    let input = Input::Messages(Conversation {
+        messages: history,
+        continue_last: true,
+        ..Conversation::default()
+    });
+    // What comes next nobody knows; it is thought.
+    let options = GenerateOptions {
+        thinking: Thinking::Budget(4),
+        max_tokens: Some(4),
+        ..GenerateOptions::default()
+    };
+    let (told, report) = tell(&session, &input, &options);
+    assert_eq!((told.text.as_str(), report.thinking_tokens), ("", 4));
+    let message: serde_json::Value = serde_json::from_str(&session.message().unwrap()).unwrap();
+    assert_eq!(message["content"], "");
+    let thought = message["reasoning_content"].as_str().unwrap();
+    assert_eq!(thought, format!("Let me{}", told.thinking));
+}
+
+/// `template_args` may say how calls are written.
+#[test]
+fn another_format_of_calls_is_named() {
+    let _lock = engine_lock();
+    let model = script();
+    let args = Some(r#"{"tool_parser_type":"mistral"}"#);
+    let (told, report) = tell(
+        &session(&model),
+        &input(ASK, args),
+        &GenerateOptions::default(),
+    );
+    assert_eq!((told.calls.len(), report.stop), (0, Stop::Eos));
+    assert!(
+        told.text.contains("{\"name\": \"weather\""),
+        "{}",
+        told.text
+    );
+    assert_eq!(told.thinking, "Let me look it up.");
+    for (args, words) in [
+        (r#"{"tool_parser_type":"none of them"}"#, "\"none of them\""),
+        (
+            r#"{"tool_parser_type":7}"#,
+            "tool_parser_type must be a string",
+        ),
+    ] {
+        let options = GenerateOptions::default();
+        let (_, result) = generate(
+            &session(&model),
+            &input(ASK, Some(args)),
+            &options,
+            &mut |_| true,
+        );
+        let error = result.unwrap_err();
+        assert!(error.message.contains(words), "{error}");
+    }
+}
+
+/// The demo model was trained on tools; nobody wrote its answers down.
+#[test]
+fn a_trained_model_calls_a_tool() {
+    let _lock = engine_lock();
+    let model = load("../../../demo/model");
+    let session = session(&model);
+    let tools = r#"[{"type":"function","function":{"name":"get_weather","description":"Get the current weather for a city","parameters":{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]"#;
+    let ask = |messages: String| {
+        let input = Input::Messages(Conversation {
+            messages,
+            tools: Some(tools.into()),
+            ..Conversation::default()
+        });
+        let options = GenerateOptions {
+            greedy: true,
+            max_tokens: Some(200),
+            ..GenerateOptions::default()
+        };
+        tell(&session, &input, &options)
+    };
+    let user = r#"{"role":"user","content":"What's the weather in Paris?"}"#;
+    let (told, report) = ask(format!("[{user}]"));
+    assert_eq!(report.stop, Stop::ToolCall, "{told:?}");
+    let call: serde_json::Value = serde_json::from_str(&told.calls[0]).unwrap();
+    assert_eq!(call["name"], "get_weather");
+    assert_eq!(call["arguments"]["city"], "Paris");
+    assert_eq!(told.text, "");
+    let message = session.message().unwrap();
+    let result = r#"{"role":"tool","content":"{\"temperature\": 21, \"condition\": \"sunny\"}"}"#;
+    let (told, report) = ask(format!("[{user},{message},{result}]"));
+    assert_eq!((report.stop, told.calls.len()), (Stop::Eos, 0), "{told:?}");
+    assert!(told.text.contains("21"), "{told:?}");
+    assert!(report.cached_tokens > 50, "{report}");
+}

@@ -58,10 +58,17 @@ impl Format {
         name: Option<&str>,
     ) -> Option<&'static Format> {
         let signs = Signs { template, is_token };
-        let named = FORMATS.iter().find(|format| Some(format.name) == name);
-        named
-            .or_else(|| FORMATS.iter().find(|format| (format.is_of)(&signs)))
-            .copied()
+        let found = FORMATS.iter().find(|format| (format.is_of)(&signs));
+        name.and_then(Format::named).or(found.copied())
+    }
+
+    pub fn named(name: &str) -> Option<&'static Format> {
+        // mlx-lm has another name for it.
+        let name = match name {
+            "laguna" => "glm47",
+            name => name,
+        };
+        FORMATS.iter().find(|format| format.name == name).copied()
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::call::Format;
-use super::harmony;
+use super::formats::KIMI_K3;
 use super::thinking::{Thinking, THINKING};
+use super::{harmony, xtml};
 use crate::text::stop::StopStrings;
 
 /// What a marker does.
@@ -20,6 +21,7 @@ pub(super) enum Role {
     /// Stands around calls.
     CallSection,
     Harmony(harmony::Role),
+    Xtml(xtml::Role),
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +53,7 @@ pub struct Channels {
     thinking: Option<&'static Thinking>,
     format: Option<&'static Format>,
     harmony: bool,
+    xtml: bool,
 }
 
 impl Channels {
@@ -67,9 +70,12 @@ impl Channels {
         let is_harmony = harmony::MARKERS.iter().all(|(text, _)| {
             is_token(text) || matches!(*text, "<|constrain|>" | "<|return|>" | "<|call|>")
         });
-        let (thinking, format) = match is_harmony {
-            true => (None, None),
-            false => (
+        let is_xtml = xtml::MARKERS.iter().all(|(text, _)| is_token(text));
+        let is_xtml = is_xtml && is_token(xtml::END_OF_MESSAGE) && !is_harmony;
+        let (thinking, format) = match (is_harmony, is_xtml) {
+            (true, _) => (None, None),
+            (_, true) => (None, Some(&KIMI_K3)),
+            _ => (
                 Self::thinking_of(template, &is_token),
                 Format::find(template, &is_token, parser),
             ),
@@ -97,6 +103,12 @@ impl Channels {
                 texts.iter().for_each(|text| add(text, role));
             }
         }
+        if is_xtml {
+            for (text, role) in xtml::MARKERS {
+                add(text, Role::Xtml(*role));
+            }
+            add(xtml::END_OF_MESSAGE, Role::CallSection);
+        }
         if is_harmony {
             for (text, role) in harmony::MARKERS {
                 add(text, Role::Harmony(*role));
@@ -105,7 +117,7 @@ impl Channels {
         let scan = |wanted: fn(Role) -> bool| {
             let found = markers.iter().filter(|marker| {
                 let is_token = id_of(&marker.text).is_some();
-                !is_token && !matches!(marker.role, Role::Harmony(_)) && wanted(marker.role)
+                !is_token && wanted(marker.role)
             });
             let found: Vec<&Marker> = found.collect();
             let texts: Vec<&str> = found.iter().map(|marker| marker.text.as_str()).collect();
@@ -115,9 +127,14 @@ impl Channels {
             })
         };
         let scans = [
-            scan(|role| role != Role::CallPart)?,
-            scan(|role| role != Role::CallPart)?,
-            scan(|role| matches!(role, Role::CallOpen | Role::CallClose))?,
+            scan(|role| !matches!(role, Role::CallPart | Role::Harmony(_) | Role::Xtml(_)))?,
+            scan(|role| !matches!(role, Role::CallPart | Role::Harmony(_) | Role::Xtml(_)))?,
+            scan(|role| {
+                !matches!(
+                    role,
+                    Role::CallPart | Role::CallSection | Role::Harmony(_) | Role::Xtml(_)
+                )
+            })?,
         ];
         let tokens = markers.iter();
         let tokens = tokens.filter_map(|marker| Some((id_of(&marker.text)?, marker.clone())));
@@ -127,6 +144,7 @@ impl Channels {
             thinking,
             format,
             harmony: is_harmony,
+            xtml: is_xtml,
         }))
     }
 
@@ -170,7 +188,12 @@ impl Channels {
     }
 
     pub fn thinks(&self) -> bool {
-        self.thinking.is_some() || self.harmony
+        self.thinking.is_some() || self.harmony || self.xtml
+    }
+
+    /// Whether a format of calls has that name.
+    pub fn knows(name: &str) -> bool {
+        Format::named(name).is_some()
     }
 
     /// The name of the format of its calls, if it makes any.
@@ -181,11 +204,29 @@ impl Channels {
         }
     }
 
+    /// The thinking that a written text begins with, and the rest of it.
+    pub fn thought_in<'t>(&self, text: &'t str) -> (&'t str, &'t str) {
+        let written = || {
+            let thinking = self.thinking?;
+            let inner = text.trim_start().strip_prefix(thinking.start)?;
+            let inner = inner
+                .strip_prefix(thinking.label)
+                .unwrap_or(inner)
+                .trim_start();
+            Some(match inner.split_once(thinking.end) {
+                Some((thought, rest)) => (thought.trim_end(), rest.trim_start()),
+                None => (inner, ""),
+            })
+        };
+        written().unwrap_or(("", text))
+    }
+
     /// What ends thinking, as text, where nothing is known of how the family writes it.
     pub fn end_of_thinking(&self) -> Option<&'static str> {
-        match self.harmony {
-            true => Some(harmony::END_OF_THINKING),
-            false => self.thinking.map(|thinking| thinking.end),
+        match (self.harmony, self.xtml) {
+            (true, _) => Some(harmony::END_OF_THINKING),
+            (_, true) => Some(xtml::END_OF_THINKING),
+            _ => self.thinking.map(|thinking| thinking.end),
         }
     }
 }

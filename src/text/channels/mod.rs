@@ -11,10 +11,13 @@ mod formats;
 mod harmony;
 mod splitter;
 mod thinking;
+mod xtml;
 
 pub use call::Tools;
 pub use find::Channels;
 pub use splitter::Splitter;
+#[cfg(test)]
+pub(super) use splitter::MOST_CALL;
 pub(super) use splitter::{Show, Span};
 
 /// Where a piece of an answer belongs.

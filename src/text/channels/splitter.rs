@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::call::{Format, Tools};
 use super::find::{Channels, Role, Scanned};
-use super::{harmony, Channel};
+use super::{harmony, xtml, Channel};
 use crate::text::detokenize::Detokenizer;
 use crate::text::stop::StopMatcher;
 
@@ -143,6 +143,10 @@ impl Splitter {
         }
     }
 
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
     pub fn is_thinking(&self) -> bool {
         matches!(self.state, State::Thinking { .. })
     }
@@ -173,13 +177,20 @@ impl Splitter {
 
     /// The answer has ended: what was held back comes out.
     pub fn finish(&mut self) {
+        let held = self.matcher.held();
         self.settle();
         if self.pending.is_empty() {
-            self.end_open(self.at, true);
+            self.end_open(self.at, Some(held));
         } else {
             self.pending.clear();
             self.span(self.at, Show::Itself);
         }
+    }
+
+    /// Bytes that have come and have no span.
+    #[cfg(test)]
+    pub fn held(&self) -> usize {
+        self.at.saturating_sub(self.spanned)
     }
 
     pub fn pop(&mut self) -> Option<Span> {
@@ -295,10 +306,13 @@ impl Splitter {
         if let Role::Harmony(role) = role {
             return self.on_harmony(role, text);
         }
+        if let Role::Xtml(role) = role {
+            return self.on_xtml(role, text);
+        }
         if let State::Call(open) = &mut self.state {
             match role {
-                Role::CallClose => return self.end_open(self.at, false),
-                Role::CallOpen => self.end_open(start, false),
+                Role::CallClose => return self.end_open(self.at, None),
+                Role::CallOpen => self.end_open(start, None),
                 Role::ThinkEnd if open.thought => self.give_up_until(start),
                 _ => {
                     self.space_left = 0;
@@ -348,8 +362,8 @@ impl Splitter {
                 let open = std::mem::take(open);
                 return self.open_message(open);
             }
-            (State::Header(_) | State::Call(_), Start | Header) => self.end_open(start, false),
-            (State::Header(_) | State::Call(_), _) => self.end_open(self.at, false),
+            (State::Header(_) | State::Call(_), Start | Header) => self.end_open(start, None),
+            (State::Header(_) | State::Call(_), _) => self.end_open(self.at, None),
             _ => self.span(start, Show::Space),
         }
         match role {
@@ -363,6 +377,69 @@ impl Splitter {
                 self.enter(State::Header(open));
             }
             Message | End => {
+                self.span(self.at, Show::Marker);
+                self.enter(State::Text);
+            }
+        }
+    }
+
+    fn on_xtml(&mut self, role: xtml::Role, text: &str) {
+        let start = self.at.saturating_sub(text.len());
+        let ends = role == xtml::Role::Separator;
+        match &mut self.state {
+            State::Call(open) => {
+                self.space_left = 0;
+                add_part(open, text);
+                let body = open.body.strip_suffix(xtml::END_OF_CALLS).map(str::len);
+                let Some(body) = body.filter(|_| ends) else {
+                    return self.look_at_open();
+                };
+                open.body.truncate(body);
+                open.parts.retain(|part| part.end <= body);
+                self.space_left = MOST_SPACE;
+                return self.end_open(self.at, None);
+            }
+            State::Header(open) if ends => {
+                add_part(open, text);
+                let tag = std::mem::take(open);
+                return self.on_tag(tag);
+            }
+            State::Header(_) => self.give_up_until(start),
+            _ => self.span(start, Show::Space),
+        }
+        if ends {
+            return self.span(self.at, Show::Marker);
+        }
+        self.space_left = 0;
+        let mut open = Open {
+            start,
+            thought: self.is_thinking(),
+            ..Open::default()
+        };
+        add_part(&mut open, text);
+        self.enter(State::Header(open));
+    }
+
+    /// A tag of Kimi K3's is complete.
+    fn on_tag(&mut self, tag: Open) {
+        let text = tag.before + &tag.body;
+        match (xtml::read(&text), tag.thought) {
+            ((true, "tools"), thought) => {
+                self.space_left = 0;
+                return self.enter(State::Call(Open {
+                    start: self.at,
+                    thought,
+                    ..Open::default()
+                }));
+            }
+            ((true, "think"), _) | ((_, _), true) if text != "<|close|>think<|sep|>" => {
+                self.enter(State::Thinking { label: None });
+                self.span(self.at, Show::Marker);
+            }
+            (_, thought) => {
+                if thought {
+                    self.state = State::Thinking { label: None };
+                }
                 self.span(self.at, Show::Marker);
                 self.enter(State::Text);
             }
@@ -408,8 +485,8 @@ impl Splitter {
         }
     }
 
-    /// A call or a header ends at `end`, with its last marker or, `cut`, without one.
-    fn end_open(&mut self, end: usize, cut: bool) {
+    /// A call or a header ends at `end`, with its last marker or, `cut`, without one but for so many bytes of it.
+    fn end_open(&mut self, end: usize, cut: Option<usize>) {
         let open = match &mut self.state {
             State::Call(open) => std::mem::take(open),
             State::Header(_) => return self.give_up_until(end),
@@ -418,8 +495,10 @@ impl Splitter {
         let format: Option<&Format> = self.channels.format();
         let calls = match (&open.tool, format) {
             (Some(tool), _) => harmony::parse(tool, &open.body),
-            (None, Some(format)) if !cut || format.ends_itself => {
-                (format.parse)(&open.body, &self.tools)
+            (None, Some(format)) if cut.is_none() || format.ends_itself => {
+                let length = open.body.len().saturating_sub(cut.unwrap_or(0));
+                let body = open.body.get(..length);
+                body.and_then(|body| (format.parse)(body, &self.tools))
             }
             _ => None,
         };

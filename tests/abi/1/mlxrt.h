@@ -24,7 +24,7 @@
  *   #include <stdio.h>
  *
  *   static int32_t print(void *user_data, const mlxrt_event *event) {
- *     fwrite(event->text, 1, event->text_len, (FILE *)user_data);
+ *     if (event->kind == MLXRT_EVENT_TEXT) fwrite(event->text, 1, event->text_len, (FILE *)user_data);
  *     return MLXRT_RETURN_CONTINUE;
  *   }
  *
@@ -240,7 +240,7 @@
 #define MLXRT_GEN_GREEDY 1u
 /** Do not stop at an end-of-sequence token. */
 #define MLXRT_GEN_IGNORE_EOS 2u
-/** Events without text: nothing is detokenised, and stop strings are not looked for. */
+/** Events without text, all of kind MLXRT_EVENT_TEXT; stop strings are not looked for. */
 #define MLXRT_GEN_TOKENS_ONLY 4u
 /** Take the input in and generate nothing. */
 #define MLXRT_GEN_PREFILL_ONLY 8u
@@ -250,16 +250,23 @@
 #define MLXRT_GEN_NO_MODEL_DEFAULTS 32u
 /** Log-probabilities of the model's own distribution: before penalties, bias, temperature and masks. */
 #define MLXRT_GEN_LOGPROBS 64u
-/** No channels: everything is an event of text, markers included. */
+/** No channels: everything is an event of text, markers included, thinking_tokens is 0, and thinking has no end forced. */
 #define MLXRT_GEN_RAW_TEXT 128u
 
 /** The input is being taken in: done of total tokens. */
 #define MLXRT_EVENT_PROGRESS 1
-/** A piece of the answer. */
+/**
+ * A piece of the answer. The markers around thinking and calls are no part of any text, nor is white space next to them, up to
+ * 16 bytes; their tokens come with what they belong to, or with an empty text.
+ */
 #define MLXRT_EVENT_TEXT 2
-/** A piece of the model's thinking. */
+/** A piece of the model's thinking. It begins at once where the prompt has opened it. */
 #define MLXRT_EVENT_THINKING 3
-/** The text is one {"id","name","arguments":{...}}. What does not parse arrives as text. */
+/**
+ * A call of a tool that is complete: the text is one {"id","name","arguments":{...}}, the tokens are those of the whole
+ * call. The id is the model's, or else nine letters and digits. What does not parse, is not ended, or is longer than 1 MB
+ * arrives as text, or as thinking where the model was thinking.
+ */
 #define MLXRT_EVENT_TOOL_CALL 4
 
 /** The model ended its answer. */
@@ -278,7 +285,7 @@
 #define MLXRT_STOPPED_CANCELLED 7
 /** timeout_ms passed. */
 #define MLXRT_STOPPED_TIMEOUT 8
-/** The model called a tool and waits for its answer. */
+/** The model ended its answer, with at least one call of a tool in it, and waits for what they give. */
 #define MLXRT_STOPPED_TOOL_CALL 9
 /** The grammar allows nothing more. */
 #define MLXRT_STOPPED_GRAMMAR 10
@@ -743,9 +750,16 @@ typedef struct mlxrt_generate_options {
   uint64_t seed;
   /** With MLXRT_GEN_LOGPROBS: likeliest alternatives reported per token; 0 = none. */
   uint32_t top_logprobs;
-  /** The most tokens of thinking; 0 = no limit, -1 = no thinking. */
+  /**
+   * The most tokens of thinking in an answer; 0 = no limit, -1 = no thinking. Behind them the end of thinking is
+   * generated, in the words of the chat template. With messages a template that has a variable for it is told:
+   * enable_thinking or thinking (false for -1), thinking_budget; what template_args sets stays.
+   */
   int32_t thinking_budget;
-  /** Strings that end the generation; none of their bytes is ever delivered. NULL = none. */
+  /**
+   * Strings that end the generation; none of their bytes is ever delivered. NULL = none. They are looked for in the text
+   * of MLXRT_EVENT_TEXT alone, not across what is thought or called in between.
+   */
   const char *MLXRT_NONNULL const *MLXRT_NULLABLE stop;
   /** Bytes of each stop string; NULL = all are NUL-terminated. */
   const size_t *MLXRT_NULLABLE stop_lens;
@@ -829,7 +843,7 @@ typedef struct mlxrt_result {
   uint64_t cached_tokens;
   /** Tokens delivered, thinking included. */
   uint64_t generated_tokens;
-  /** Of generated_tokens: those of thinking. */
+  /** Of generated_tokens: those of thinking, its markers not counted. */
   uint64_t thinking_tokens;
   /** Tokens that the draft model guessed. */
   uint64_t drafted;
@@ -1243,7 +1257,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
  * Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
  * "parameters", "weight_bytes", "quantization", "repacked" (what became of weights that another program packed),
  * "context", "vocab_size", sizes of the network, "eos_token_ids",
- * "chat_format", "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
+ * "chat_format", "thinking" (whether it has markers of thinking), "tool_calls" (the format of its calls, or null),
+ * "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
  * what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and
  * fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the CPU
  * computes and the weights have one float type it is at most 15 % and 32 KiB above what is measured, elsewhere it is
@@ -1593,8 +1608,10 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_tokens(
     size_t *MLXRT_NONNULL count);
 
 /**
- * Gives the last answer in the form that messages takes, as JSON: {"role":"assistant","content":"..."}. A chat is:
- * append it to the messages, append the user's next one, generate.
+ * Gives the last answer in the form that messages takes, as JSON: {"role":"assistant","content":"..."}, with
+ * "reasoning_content" where the model thought, and with "tool_calls" where it called tools, each
+ * {"id","type":"function","function":{"name","arguments"}}, the arguments as a string of JSON. A chat is: append it to the
+ * messages, append the user's next one or, for each call, {"role":"tool","tool_call_id","content"}, generate.
  *
  * Threads: any.
  * Blocks: no.

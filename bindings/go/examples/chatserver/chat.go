@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,8 +23,20 @@ func finishReason(stop mlxrt.StopReason) string {
 	return "stop"
 }
 
+// callOf is a call in OpenAI's form, where the arguments are the text of their JSON.
+func callOf(text string) object {
+	var call struct {
+		ID, Name  string
+		Arguments json.RawMessage
+	}
+	json.Unmarshal([]byte(text), &call)
+	return object{"id": call.ID, "type": "function",
+		"function": object{"name": call.Name, "arguments": string(call.Arguments)}}
+}
+
 func usage(r *mlxrt.Result) object {
-	return object{"prompt_tokens": r.PromptTokens, "completion_tokens": r.GeneratedTokens,
+	return object{"completion_tokens_details": object{"reasoning_tokens": r.ThinkingTokens},
+		"prompt_tokens": r.PromptTokens, "completion_tokens": r.GeneratedTokens,
 		"total_tokens": r.PromptTokens + r.GeneratedTokens, "prompt_tokens_details": object{"cached_tokens": r.CachedTokens}}
 }
 
@@ -123,7 +136,8 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 		send(answer("chat.completion.chunk", object{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}))
 	}
 	started := false
-	var text strings.Builder
+	var text, thinking strings.Builder
+	calls := []object{}
 	entries := []object{}
 	var result *mlxrt.Result
 	// The request's context ends when the client is gone.
@@ -149,6 +163,19 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 			now = s.logprobs(event)
 		}
 		switch {
+		case event.Kind == mlxrt.EventThinking && event.Text != "":
+			thinking.WriteString(event.Text)
+			if q.Stream {
+				delta(object{"reasoning_content": event.Text}, nil, nil)
+			}
+		case event.Kind == mlxrt.EventToolCall:
+			call := callOf(event.Text)
+			calls = append(calls, call)
+			if q.Stream {
+				streamed := maps.Clone(call)
+				streamed["index"] = len(calls) - 1
+				delta(object{"tool_calls": []object{streamed}}, nil, nil)
+			}
 		case event.Kind != mlxrt.EventText || event.Text == "" && len(now) == 0:
 		case q.Stream:
 			delta(object{"content": event.Text}, likely(now), nil)
@@ -167,8 +194,18 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "data: [DONE]\n\n")
 		return
 	}
+	message := object{"role": "assistant", "content": text.String(), "refusal": nil}
+	if thinking.Len() > 0 {
+		message["reasoning_content"] = thinking.String()
+	}
+	if len(calls) > 0 {
+		message["tool_calls"] = calls
+		if text.Len() == 0 {
+			message["content"] = nil
+		}
+	}
 	body := answer("chat.completion", object{"index": 0, "logprobs": likely(entries), "finish_reason": finishReason(result.Stop),
-		"message": object{"role": "assistant", "content": text.String(), "refusal": nil}})
+		"message": message})
 	body["usage"] = usage(result)
 	reply(w, http.StatusOK, body)
 }

@@ -325,6 +325,31 @@ final class GenerationTests: XCTestCase {
     XCTAssertEqual(answer.tokens.count, 2)
   }
 
+  /// The model of this test thinks, calls a tool, and says something about what that gave.
+  func testThinkingAndCallsAreToldApart() async throws {
+    let session = try Session(await Model.load(Fixture.path("script")))
+    let tools = [Tool(name: "weather", parameters: ["type": "object"])]
+    var messages = [Message.user("How warm is it in Oslo?")]
+    let answer = try await session.respond(to: .messages(messages, tools: tools))
+    XCTAssertEqual(answer.thinking, "Let me look it up.")
+    XCTAssertEqual(answer.text, "I ask:")
+    XCTAssertEqual(answer.toolCalls.map(\.name), ["weather"])
+    XCTAssertEqual(answer.toolCalls.first?.arguments, ["city": "Oslo"])
+    XCTAssertEqual(answer.result.stop, .toolCall)
+    XCTAssertEqual(answer.result.thinkingTokens, 6)
+    var options = GenerateOptions()
+    for (budget, thinking) in [(2, "Let me"), (0, "")] {
+      options.thinkingBudget = budget
+      let short = try await session.respond(to: .messages(messages, tools: tools), options: options)
+      XCTAssertEqual(short.thinking, thinking)
+    }
+    let call = try XCTUnwrap(answer.toolCalls.first)
+    messages += [answer.message, .tool("<tool_call> -3", for: call)]
+    let last = try await session.respond(to: .messages(messages, tools: tools))
+    XCTAssertEqual(last.text, "It is cold.")
+    XCTAssertEqual(last.result.stop, .endOfText)
+  }
+
   func testTextAndTokens() async throws {
     let model = try await Fixture.demo()
     let text = "Hello, wörld \u{1F600} a\u{0}b"

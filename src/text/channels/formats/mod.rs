@@ -8,6 +8,7 @@ mod gemma4;
 mod glm;
 mod json;
 mod kimi;
+mod kimi_k3;
 mod llama;
 mod minimax;
 mod mistral;
@@ -16,6 +17,7 @@ mod value;
 mod xml;
 
 use super::call::Format;
+pub(super) use kimi_k3::KIMI_K3;
 
 /// The first that fits counts.
 pub(super) const FORMATS: &[&Format] = &[
