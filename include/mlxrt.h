@@ -464,9 +464,12 @@ typedef struct mlxrt_session_options {
   uint32_t window;
   /** With window: the first tokens that are never dropped; 0 = 4, -1 = none. */
   int32_t keep;
-  /** Bits per cached key and value, 4 or 8; 0 = unquantised. */
+  /** Bits per cached key and value, 4 or 8, with a scale and a bias for each group of them; 0 = unquantised. */
   uint32_t kv_bits;
-  /** With kv_bits: values per quantisation group; 0 = default. */
+  /**
+   * With kv_bits: values per quantisation group, 32, 64 or 128, of which a head must be a multiple; 0 = 64, or 32 where
+   * that does not fit.
+   */
   uint32_t kv_group_size;
   /** 0. */
   uint32_t reserved;
@@ -1233,7 +1236,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
  * Tells what a model folder holds and what it would need, as JSON, without reading its weights: "model_type",
  * "parameters", "weight_bytes", "quantization", "repacked" (what became of weights that another program packed),
  * "context", "vocab_size", sizes of the network, "eos_token_ids",
- * "chat_format", "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
+ * "chat_format", "session_context", "kv_quantization" (what kv_bits make of it, or null), "kv_bytes" (of one full
+ * session), "estimated_bytes", and "warnings": sentences about
  * what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and
  * fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the CPU
  * computes and the weights have one float type it is at most 15 % and 32 KiB above what is measured, elsewhere it is
@@ -1517,7 +1521,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_train(
  *
  * Threads: any.
  * Blocks: no.
- * Errors: INVALID_ARGUMENT names the option; CANCELLED when the engine was shut down by force.
+ * Errors: INVALID_ARGUMENT names the option; INCOMPATIBLE for a kv_group_size that the model's heads are no multiple of,
+ * UNSUPPORTED for kv_bits where no group fits them; CANCELLED when the engine was shut down by force.
  * Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model alive.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_create(
