@@ -240,8 +240,9 @@ impl StoredMut<'_> {
 }
 
 impl Kernels {
-    /// Packs x `[heads, tokens, dim]` to the bits that MLX's `quantize` gives, but for a group with a number that is not finite:
-    /// all of it is NaN then, so that it shows. Panics where the shapes differ.
+    /// Packs x `[heads, tokens, dim]` to the bits that MLX's `quantize` gives, with two differences. Codes go by the scale and the
+    /// bias as these are stored; MLX takes them before they are rounded to 16 bits, which puts numbers up to a step farther off.
+    /// And of a group with a number that is not finite all is NaN, so that it shows. Panics where the shapes differ.
     pub fn pack_heads(&self, x: &Heads, to: &mut PackedHeadsMut) {
         let (from, own) = (x.shape(), to.read().shape());
         assert!(
@@ -288,6 +289,8 @@ impl<X: Element, F: Element> Kernel for Pack<X, F> {
         for g in 0..self.groups {
             let x = self.x.add(g * group);
             let (scale, bias) = factors::<S, X>(x, group, top);
+            let (stored_scale, stored_bias) = (F::from_f32(scale), F::from_f32(bias));
+            let (scale, bias) = (stored_scale.to_f32(), stored_bias.to_f32());
             let mut codes = [0_u8; LARGEST_GROUP];
             let (scales, biases) = (S::splat(scale), S::splat(bias));
             for at in (0..group).step_by(S::LANES) {
@@ -304,8 +307,8 @@ impl<X: Element, F: Element> Kernel for Pack<X, F> {
             }
             let to = self.codes.add(g * bytes);
             std::ptr::copy_nonoverlapping(codes.as_ptr(), to, bytes);
-            self.scales.add(g).write_unaligned(F::from_f32(scale));
-            self.biases.add(g).write_unaligned(F::from_f32(bias));
+            self.scales.add(g).write_unaligned(stored_scale);
+            self.biases.add(g).write_unaligned(stored_bias);
         }
     }
 }

@@ -110,8 +110,8 @@ impl Packed {
     }
 }
 
-/// As MLX packs a group: codes, scale and bias.
-fn reference(x: &[f32], top: f32) -> (Vec<u8>, f32, f32) {
+/// As MLX packs a group: codes, scale and bias; but codes go by these as they are stored.
+fn reference(x: &[f32], top: f32, to: Dtype) -> (Vec<u8>, f32, f32) {
     if x.iter().any(|x| !x.is_finite()) {
         return (Vec::new(), f32::NAN, f32::NAN);
     }
@@ -127,6 +127,12 @@ fn reference(x: &[f32], top: f32) -> (Vec<u8>, f32, f32) {
     if steps != 0.0 {
         (scale, bias) = (edge / steps, edge);
     }
+    let rounded = |x: f32| {
+        let mut bytes = Vec::new();
+        write(x, to, &mut bytes);
+        read(&bytes, to, 0)
+    };
+    let (scale, bias) = (rounded(scale), rounded(bias));
     let code = |x: &f32| ((x - bias) / scale).round_ties_even().clamp(0.0, top) as u8;
     (x.iter().map(code).collect(), scale, bias)
 }
@@ -178,15 +184,8 @@ fn packs_to_the_bits_of_mlx() {
                                 .map(|i| x.get(token, head * dim + i) as f32)
                                 .collect();
                             let top = ((1 << scheme.bits) - 1) as f32;
-                            let (codes, scale, bias) = reference(&numbers, top);
-                            let own = packed.factors(row, first);
-                            let mut wanted = Vec::new();
-                            [scale, bias]
-                                .iter()
-                                .for_each(|&x| write(x, to, &mut wanted));
-                            let size = wanted.len() / 2;
-                            let wanted =
-                                [&wanted[..size], &wanted[size..]].map(|bytes| read(bytes, to, 0));
+                            let (codes, scale, bias) = reference(&numbers, top, to);
+                            let (own, wanted) = (packed.factors(row, first), [scale, bias]);
                             assert_eq!(
                                 own.map(f32::to_bits),
                                 wanted.map(f32::to_bits),

@@ -137,7 +137,7 @@ fn a_prompt_that_another_session_has_is_not_computed_again() {
         // A state goes back to where it was: the end of the prompt but one token.
         let (tokens, cached) = ask(&second, 7, &exactly(1));
         // A window of 8 has dropped some of them.
-        let lost = case == "gemma3n-f32" && cached == 0;
+        let lost = case.starts_with("gemma3n") && cached == 0;
         assert!(
             cached >= 8 || lost,
             "{case}: {cached} tokens of another session"

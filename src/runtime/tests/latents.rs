@@ -15,6 +15,7 @@ use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::Code;
 use crate::kernels::Kernels;
 use crate::load::testing::TempFolder;
+use crate::mlx::stored::token_scheme;
 use crate::mlx::{self, fast, ops, Array, Device};
 use crate::model::adapter::AdapterSet;
 use crate::model::Rows;
@@ -31,9 +32,14 @@ const FAMILIES: [&str; 3] = [
 
 /// All rows' logits of 40 tokens that come so many at a time.
 fn fed(case: &str, at_once: usize) -> Vec<f32> {
-    let folder = fixtures().join("models").join(case);
+    fed_in(&fixtures().join("models").join(case), at_once, None)
+}
+
+/// `scheme`: how what is kept is packed.
+fn fed_in(folder: &Path, at_once: usize, scheme: Option<Scheme>) -> Vec<f32> {
     let (decoder, _) = decoder_for_tests(folder.to_str().unwrap(), false).unwrap();
     let (mut caches, none) = (decoder.make_caches(None, 0), AdapterSet::default());
+    caches.iter_mut().for_each(|cache| cache.pack_in(scheme));
     let tokens: Vec<i32> = (0..40).map(|i| (i * 37 + 11) % 131).collect();
     let rows = tokens.chunks(at_once).flat_map(|tokens| {
         let tokens = Array::from_i32(tokens).unwrap();
@@ -111,6 +117,67 @@ fn with_tensors(case: &str, tensors: &Tensors) -> TempFolder {
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// A fixture with latents of 64 numbers and turned keys of 32, of other weights.
+fn with_wide_latents() -> TempFolder {
+    let case = "deepseek_v3-f32-no-lora";
+    let mut tensors = tensors_of(&path_of(case));
+    let mut random = 1_u64;
+    let mut number = |scale: f32| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1);
+        scale * ((random >> 40) as f32 / (1 << 23) as f32 - 1.0)
+    };
+    for layer in 0..4 {
+        let shapes = [
+            ("embed_q.weight", vec![3, 64, 8], 0.5),
+            ("kv_a_layernorm.weight", vec![64], 1.5),
+            ("kv_a_proj_with_mqa.bias", vec![96], 0.2),
+            ("kv_a_proj_with_mqa.weight", vec![96, 28], 0.4),
+            ("q_proj.weight", vec![120, 28], 0.4),
+            ("unembed_out.weight", vec![3, 10, 64], 0.2),
+        ];
+        for (name, shape, scale) in shapes {
+            let count: usize = shape.iter().product();
+            let numbers: Vec<f32> = (0..count).map(|_| number(scale)).collect();
+            let name = format!("model.layers.{layer}.self_attn.{name}");
+            let old = tensors.insert(name, (Type::F32, shape, bytes_of(&numbers)));
+            assert!(old.is_some());
+        }
+    }
+    let folder = with_tensors(case, &tensors);
+    let config = std::fs::read_to_string(path_of(case).join("config.json")).unwrap();
+    let config = config.replace("\"kv_lora_rank\": 12", "\"kv_lora_rank\": 64");
+    let config = config.replace("\"qk_rope_head_dim\": 6", "\"qk_rope_head_dim\": 32");
+    folder.write("config.json", config);
+    folder
+}
+
+/// On the kernels they are read as they are packed, elsewhere unpacked: the same but for single codes, and however they come.
+#[test]
+fn latents_may_be_packed() {
+    // What others measure of MLX's memory is the process's.
+    let _lock = engine_lock();
+    mlx::install_error_handler();
+    let folder = with_wide_latents();
+    for (bits, step) in [(8, 0.05), (4, 1.0)] {
+        let scheme = Some(token_scheme(bits, 32));
+        mlx::enter(Device::Cpu).unwrap();
+        let exact = fed_in(folder.path(), 40, None);
+        let plain = fed_in(folder.path(), 40, scheme);
+        fast::start(Kernels::new(3));
+        for at_once in [40, 7, 1] {
+            let packed = fed_in(folder.path(), at_once, scheme);
+            let far = farthest(&packed, &plain);
+            assert!(far <= step, "{bits} bits, {at_once} at a time: {far}");
+            let rounded = farthest(&packed, &exact);
+            assert!(
+                rounded > 0.0 && rounded < 20.0 * step,
+                "{bits} bits: {rounded}"
+            );
+        }
+        mlx::leave();
+    }
 }
 
 const PACKED: &str = "deepseek_v3-4bit";
