@@ -1000,8 +1000,12 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_message)(
       const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
       size_t *MLXRT_NULLABLE len);
-  const void *MLXRT_NULLABLE mlxrt_session_save;
-  const void *MLXRT_NULLABLE mlxrt_session_load;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_save)(
+      mlxrt_session *MLXRT_NONNULL session, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_load)(
+      mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
   void (*MLXRT_NONNULL mlxrt_session_cancel)(mlxrt_session *MLXRT_NONNULL session);
   const void *MLXRT_NULLABLE mlxrt_inspect_attention;
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_generate)(
@@ -1594,6 +1598,42 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_tokens(
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_message(
     const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
     size_t *MLXRT_NULLABLE len);
+
+/**
+ * Writes a session to a file: its tokens, its last answer, its options, which adapters are applied to it, and what is computed
+ * with these. The file is a safetensors file that mlx-lm 0.32 reads as a prompt cache. What was there is replaced only when all
+ * of it is on the disk; the folder is made where it does not exist. No request of the session begins meanwhile; those of others
+ * go on.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it writes; progress may stop it, and so do mlxrt_session_cancel and mlxrt_session_free (CANCELLED), timeout_ms ends
+ * it (TIMEOUT).
+ * Errors: BUSY while a request of the session runs or waits; IO names the file: also for a folder, a FIFO, a socket or a device in
+ * its place, and for what is larger than the process may write (RLIMIT_FSIZE; of the signal of that mlxrt_adapter_save tells);
+ * OUT_OF_MEMORY; DEVICE. The session is as it was.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_save(
+    mlxrt_session *MLXRT_NONNULL session, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options);
+
+/**
+ * Makes a session of a file that mlxrt_session_save wrote, or save_prompt_cache of mlx-lm 0.31 or 0.32 with the tokens in its
+ * metadata: metadata={"tokens": json.dumps(tokens)}. It goes on as the one that was saved would have, and computes nothing again.
+ * Adapters that were applied to that one are found among those of the model whose handles are live, by their weights, and are
+ * applied again.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it reads; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Errors: NOT_FOUND; IO; BAD_MODEL for a file that is damaged, was cut short or is no session; INCOMPATIBLE for one of
+ * another model (weights, config.json, tokenizer, chat template or layers are named), for more tokens than the model's context, and for an
+ * adapter that is not loaded; UNSUPPORTED for a newer format, for caches that this version does not have, and for mlx-lm's
+ * files without tokens; OUT_OF_MEMORY; SUSPENDED; DEVICE.
+ * Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model and the adapters alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_load(
+    mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
 
 /**
  * Ends what runs on the session now, within one decode step or one chunk of the prompt; a later request is not
