@@ -24,7 +24,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-sharing bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-sharing bench-saving bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -212,6 +212,10 @@ bench-hybrids: build
 ## Forks, and many sessions with one beginning. Writes benches/SHARING.md.
 bench-sharing: build
 	benches/sharing.sh
+
+## Sessions to files and back, beside the disk and beside computing them. Writes benches/SAVING.md.
+bench-saving: build
+	benches/saving.sh
 
 ## The CPU's kernels beside llama.cpp, mlx-lm and the memory's reading speed; builds llama.cpp the first time.
 bench-cpu: build
