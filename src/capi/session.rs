@@ -202,7 +202,7 @@ pub unsafe extern "C" fn mlxrt_session_message(
 /// it (TIMEOUT).
 /// Errors: BUSY while a request of the session runs or waits; IO names the file: also for a folder, a FIFO, a socket or a device in
 /// its place, and for what is larger than the process may write (RLIMIT_FSIZE; of the signal of that mlxrt_adapter_save tells);
-/// OUT_OF_MEMORY; DEVICE. The session is as it was.
+/// OUT_OF_MEMORY; SUSPENDED; DEVICE. The session is as it was.
 /// Owns: nothing.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_session_save(

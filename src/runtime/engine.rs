@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{channel, RecvTimeoutError, SendError, Sender};
+use std::sync::mpsc::{channel, Receiver, RecvTimeoutError, SendError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -524,10 +524,23 @@ impl Engine {
         &self,
         work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.answer(self.ask(work)?)
+    }
+
+    /// As `call`, without waiting: `answer` does.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
+    ) -> Result<Receiver<Result<T>>> {
         let (reply, answer) = channel();
         self.send(Command::Do(Box::new(move |worker| {
             let _ = reply.send(work(worker));
         })))?;
+        Ok(answer)
+    }
+
+    /// Waits for what `ask` asked for.
+    pub(super) fn answer<T>(&self, answer: Receiver<Result<T>>) -> Result<T> {
         answer.recv().unwrap_or_else(|_| {
             Err(if self.is_alive() {
                 Error::internal("the engine failed inside this call")

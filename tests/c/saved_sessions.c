@@ -158,8 +158,10 @@ static void what_is_wrong_is_named(void) {
   FILE *file = fopen(path, "r+b");
   CHECK(file != NULL);
   if (file) {
-    fseek(file, size - 9, SEEK_SET);
-    fputc(fgetc(file) ^ 1, (fseek(file, size - 9, SEEK_SET), file));
+    fseek(file, size - 100, SEEK_SET);
+    int byte = fgetc(file);
+    fseek(file, size - 100, SEEK_SET);
+    fputc(byte ^ 1, file);
     fclose(file);
   }
   FAILS(mlxrt_session_load(model, path, NULL, &none), MLXRT_E_BAD_MODEL, "damaged");

@@ -248,7 +248,9 @@ impl Call {
             return room.as_ptr() as u64;
         }
         if param.name == "path" && self.function.name.ends_with("_save") {
-            let (folder, own) = (scratch(), format!("save-{}", std::process::id()));
+            // A folder, or of a session a file.
+            let own = format!("{}-{}", self.function.name, std::process::id());
+            let folder = scratch();
             return self.text(folder.join(own).to_str().unwrap());
         }
         if param.name == "texts" {
@@ -263,6 +265,12 @@ impl Call {
             ("const char *", "path") if self.function.name == "mlxrt_adapter_load" => {
                 self.text(&format!(
                     "{}/tests/fixtures/adapters/mlx-lora-qwen3-last-embed",
+                    env!("CARGO_MANIFEST_DIR")
+                ))
+            }
+            ("const char *", "path") if self.function.name == "mlxrt_session_load" => {
+                self.text(&format!(
+                    "{}/tests/fixtures/prompt_caches/qwen3-f32-9-0-window-16-0.32.safetensors",
                     env!("CARGO_MANIFEST_DIR")
                 ))
             }

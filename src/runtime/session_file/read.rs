@@ -22,8 +22,8 @@ use crate::runtime::session::{Applied, Session, SessionOptions};
 use crate::watch;
 use crate::words::quoted;
 
-/// Bytes read between two looks at progress and watch.
-const READ_STEP: usize = 8 << 20;
+/// Bytes read between two looks at progress and watch: they are hashed while they are near.
+const READ_STEP: usize = 1 << 20;
 
 pub(super) fn load(
     model: Arc<Model>,

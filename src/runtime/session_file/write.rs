@@ -1,7 +1,9 @@
 //! A session to a file. The engine copies the session's caches out a part at a time, each part a turn, so that requests of other
-//! sessions go on in between; the session itself waits.
+//! sessions go on in between; the session itself waits. A part is copied while the one before it is hashed and written.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::{json, Map, Value};
@@ -54,8 +56,10 @@ pub(super) fn save(session: &Session, path: &Path, options: SaveOptions) -> Resu
     file.write_at(&header, length.len() as u64)?;
     let mut offset = (length.len() + header.len()) as u64;
     let mut checksum = Checksum::of_header(&header);
-    for item in &items {
-        saving.write(item, &file, offset, &mut checksum)?;
+    let mut asked = saving.ask(items.iter().find_map(Item::first_part))?;
+    for (index, item) in items.iter().enumerate() {
+        let next = items[index + 1..].iter().find_map(Item::first_part);
+        asked = saving.write(item, next, asked, (&file, offset), &mut checksum)?;
         offset += item.bytes();
     }
     let digits = checksum.digits();
@@ -140,7 +144,29 @@ enum From {
     Absent,
 }
 
+/// Some bytes of an array of a layer.
+type Part = (usize, Which, Range<usize>);
+
+/// A part that the engine was asked for.
+struct Asked {
+    part: Part,
+    answer: Receiver<Result<Vec<u8>>>,
+}
+
 impl Item {
+    /// What is copied in one turn, from `at` on; None: it is all written, or was never an array.
+    fn part(&self, at: u64) -> Option<Part> {
+        let From::Kept(layer, which) = self.from else {
+            return None;
+        };
+        let end = self.bytes().min(at.saturating_add(PART));
+        (at < end).then_some((layer, which, at as usize..end as usize))
+    }
+
+    fn first_part(&self) -> Option<Part> {
+        self.part(0)
+    }
+
     fn number(name: String, number: i32) -> Item {
         let tensor = KeptTensor {
             dtype: Dtype::I32,
@@ -321,17 +347,30 @@ impl<'a, 'b> Saving<'a, 'b> {
         self.options.check(self.done, self.total)
     }
 
+    /// Asks the engine for a part, to copy it while the one before is written.
+    fn ask(&self, part: Option<Part>) -> Result<Option<Asked>> {
+        let Some(part) = part else {
+            return Ok(None);
+        };
+        // On the engine, and here.
+        room::ask(part.2.len(), 2, "the session's caches")?;
+        let (id, (layer, which, wanted)) = (self.id, part.clone());
+        let engine = &self.session.model.engine;
+        let answer = engine.ask(move |worker| worker.snapshot_bytes(id, (layer, which), wanted))?;
+        Ok(Some(Asked { part, answer }))
+    }
+
     /// While the library is suspended it waits.
-    fn ask<T: Send + 'static>(
-        &mut self,
-        work: impl Fn(&mut Worker) -> Result<T> + Clone + Send + 'static,
-    ) -> Result<T> {
+    fn answer(&mut self, asked: Asked) -> Result<Vec<u8>> {
+        let Asked { part, mut answer } = asked;
         loop {
-            let work = work.clone();
-            match self.session.model.engine.call(move |worker| work(worker)) {
+            match self.session.model.engine.answer(answer) {
                 Err(error) if error.code == Code::Suspended => {
                     self.look()?;
                     std::thread::sleep(SUSPENDED_LOOK);
+                    let again = self.ask(Some(part.clone()))?;
+                    let gone = || Error::internal("a part that nobody asked for");
+                    answer = again.ok_or_else(gone)?.answer;
                 }
                 outcome => return outcome,
             }
@@ -346,37 +385,40 @@ impl<'a, 'b> Saving<'a, 'b> {
         engine.call(move |worker| worker.snapshot(id, spec, &versions, &tokens))
     }
 
+    /// Writes one tensor, whose first part was asked for, and gives the first part of the `next` one.
     fn write(
         &mut self,
         item: &Item,
-        file: &NewFile,
-        offset: u64,
+        next: Option<Part>,
+        asked: Option<Asked>,
+        (file, offset): (&NewFile, u64),
         checksum: &mut Checksum,
-    ) -> Result<()> {
-        let place = match item.from {
-            From::Kept(layer, which) => (layer, which),
+    ) -> Result<Option<Asked>> {
+        let bytes = match item.from {
+            From::Kept(..) => item.bytes(),
             From::Number(number) => {
                 let bytes = number.to_le_bytes();
                 checksum.add(&bytes);
                 self.done += bytes.len() as u64;
-                return file.write_at(&bytes, offset);
+                file.write_at(&bytes, offset)?;
+                return Ok(asked);
             }
-            From::Absent => return Ok(()),
+            From::Absent => return Ok(asked),
         };
-        let (id, bytes, mut at) = (self.id, item.bytes(), 0);
+        let (mut at, mut asked) = (0, asked);
         while at < bytes {
-            let end = bytes.min(at + PART);
-            let wanted = at as usize..end as usize;
-            // On the engine, and here.
-            room::ask(wanted.len(), 2, "the session's caches")?;
-            let part = self.ask(move |worker| worker.snapshot_bytes(id, place, wanted.clone()))?;
+            let own = asked.take();
+            let own = own.ok_or_else(|| Error::internal("a part that nobody asked for"))?;
+            let part = self.answer(own)?;
+            let end = at + part.len() as u64;
+            asked = self.ask(item.part(end).or_else(|| next.clone()))?;
             checksum.add(&part);
             file.write_at(&part, offset + at)?;
             self.done += part.len() as u64;
             at = end;
             self.look()?;
         }
-        Ok(())
+        Ok(asked)
     }
 }
 

@@ -491,8 +491,8 @@ fn what_a_file_claims_is_compared_with_the_model() {
         ),
         (
             |header, _| header["__metadata__"]["1.0"] = "ArraysCache".into(),
-            Code::BadModel,
-            "",
+            Code::Unsupported,
+            "layer 0 is of a batch",
         ),
         (
             |header, _| {
