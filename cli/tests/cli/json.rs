@@ -18,7 +18,7 @@ fn in_backticks(text: &str) -> Vec<String> {
         .collect()
 }
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "generate", "chat", "count", "score", "embed", "info", "bench", "train", "save",
 ];
 
