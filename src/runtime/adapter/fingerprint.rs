@@ -25,6 +25,9 @@ pub struct Fingerprint {
 /// What a part is beside its tensors.
 type Manner = (u32, bool);
 
+/// A tensor's bytes, and what its part is.
+type Fetched = (Manner, Vec<u8>);
+
 impl Adapter {
     /// Errors: `Suspended`, `OutOfMemory`; `Busy` when it is changed all the time.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
@@ -83,7 +86,7 @@ impl Adapter {
         &self,
         tensors: &[(&String, &super::TensorInfo)],
         version: u64,
-    ) -> Result<Option<Vec<(Manner, Vec<u8>)>>> {
+    ) -> Result<Option<Vec<Fetched>>> {
         let id = self.id;
         let wanted: Vec<(usize, Leaf)> = tensors
             .iter()

@@ -1,6 +1,7 @@
 //! Sessions to files and back: one safetensors file, whose tensors lie as in a prompt cache of mlx-lm 0.32, so that mlx-lm
-//! reads it too. docs/sessions.md has the layout; `load/session.rs` reads it as far as bytes go.
+//! reads it too. docs/sessions.md has the layout; `load/session/` reads it as far as bytes go.
 
+mod fit;
 mod read;
 mod write;
 

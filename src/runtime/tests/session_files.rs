@@ -610,7 +610,8 @@ fn another_model_is_told_by_what_differs() {
     let copy = folder.0.join("copy");
     let same = changed_model("qwen3-f32", &copy, "README.md", |_| {});
     restore(&same, &path).unwrap();
-    let cases: [(&str, &str, fn(&mut Vec<u8>)); 5] = [
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(&str, &str, Change); 5] = [
         ("model.safetensors", "its weights are", |bytes| {
             let last = bytes.len() - 2;
             bytes[last] ^= 1;

@@ -219,12 +219,12 @@ fn array_of(layer: &Cache, which: Which) -> Option<&Array> {
 fn is_of(layer: &Cache, spec: &cache::CacheSpec, dtype: Dtype) -> bool {
     match (layer, spec) {
         (Cache::Tokens(tokens), cache::CacheSpec::Tokens(spec)) => {
-            let dims = tokens.arrays().zip(spec.head_dims);
+            let mut dims = tokens.arrays().zip(spec.head_dims);
             let is_of = |(array, head_dim): (&Array, i32)| {
                 array.dtype() == dtype
                     && array.shape() == [1, spec.heads, tokens.extent().capacity(), head_dim]
             };
-            tokens.arrays().count() == 2 && dims.map(is_of).all(|is_of| is_of)
+            tokens.arrays().count() == 2 && dims.all(is_of)
         }
         (Cache::State(state), cache::CacheSpec::State(spec)) => {
             let is_of = |arrays: &[Array]| {
