@@ -211,7 +211,7 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--prompt-tokens" | "--generate-tokens" => vec!["1"],
             "--kv-limit" | "--memory-limit" => vec!["1G"],
             "--kv-bits" => vec!["8"],
-            "--kv-group-size" => vec!["64", "--kv-bits", "4"],
+            "--kv-group-size" => vec!["32", "--kv-bits", "4"],
             "--device" => vec!["cpu"],
             "--color" => vec!["never"],
             "--adapter" => vec![&adapter],
