@@ -213,7 +213,7 @@ fn the_help_shows_nothing_that_is_refused() {
             "--thinking-budget" => vec!["0"],
             "--kv-limit" | "--memory-limit" => vec!["1G"],
             "--kv-bits" => vec!["8"],
-            "--kv-group-size" => vec!["64", "--kv-bits", "4"],
+            "--kv-group-size" => vec!["32", "--kv-bits", "4"],
             "--device" => vec!["cpu"],
             "--color" => vec!["never"],
             "--adapter" => vec![&adapter],
