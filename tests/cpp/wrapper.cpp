@@ -752,6 +752,26 @@ void sessions_are_forked_and_cut() {
   FAILS(session.truncate(0), code::invalid_handle);
 }
 
+void texts_become_rows() {
+  mlxrt::Model model(fixture("../embeddings/bert"));
+  mlxrt::EmbedOptions options;
+  std::uint64_t told = 0;
+  options.progress = [&](std::uint64_t done, std::uint64_t) {
+    told = done;
+    return true;
+  };
+  const mlxrt::Tensor rows = model.embed({"the rain in the other town", "", "no"}, options);
+  CHECK(rows.shape == std::vector<std::uint64_t>({3, 36}) && rows.data.size() == 3 * 36 && told > 0);
+  options.pooling = MLXRT_POOLING_CLS;
+  options.normalize = true;
+  const mlxrt::Tensor first = model.embed({"no"}, options);
+  CHECK(first.data != std::vector<float>(rows.data.end() - 36, rows.data.end()));
+  FAILS(model.embed({}), code::invalid_argument);
+  FAILS(mlxrt::Session(model), code::unsupported);
+  options.progress = [](std::uint64_t, std::uint64_t) { return false; };
+  FAILS(model.embed({"no"}, options), code::cancelled);
+}
+
 // What another session of the model has computed of a prompt is not computed again, unless that is asked for.
 void prompts_are_shared() {
   mlxrt::Model model(fixture("llama-f32"));
@@ -867,6 +887,7 @@ int main(int argc, char **argv) {
           {"prompts_are_shared", prompts_are_shared},
           {"keys_are_packed", keys_are_packed},
           {"answers_follow_grammars", answers_follow_grammars},
+          {"texts_become_rows", texts_become_rows},
           {"sessions_on_threads", sessions_on_threads},
           {"thinking_and_calls_are_told_apart", thinking_and_calls_are_told_apart},
       },

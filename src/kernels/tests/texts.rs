@@ -157,8 +157,8 @@ fn layer_norms_are_what_their_formula_says() {
                     let mean = xs.iter().sum::<f64>() / width as f64;
                     let variance =
                         xs.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / width as f64;
-                    for i in 0..width {
-                        let normed = (xs[i] - mean) / (variance + 1e-5).sqrt();
+                    for (i, x) in xs.iter().enumerate() {
+                        let normed = (x - mean) / (variance + 1e-5).sqrt();
                         let wanted =
                             normed * weight.get(0, i) + bias.map_or(0.0, |bias| bias.get(0, i));
                         let error = (y.get(row, i) - wanted).abs();

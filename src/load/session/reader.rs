@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use serde_json::Value;
 
 use super::{
-    SavedAdapter, SavedLayer, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY, FORMAT,
+    SavedAdapter, SavedAnswer, SavedLayer, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY, FORMAT,
     SESSION_KEY, TOKENS_KEY,
 };
 use crate::dtype::Dtype;

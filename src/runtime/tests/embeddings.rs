@@ -10,7 +10,7 @@ use crate::model::Pooling;
 use crate::runtime::embed::{embed, EmbedOptions, Embeddings};
 use crate::runtime::engine;
 
-/// Of a normalised row. Sums are made in another order than PyTorch makes them; what was measured is below 2e-6.
+/// Beside the norm of a row: sums are made in another order than PyTorch makes them.
 const MOST_ERROR: f32 = 5e-6;
 
 struct Fixture {
