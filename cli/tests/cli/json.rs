@@ -111,7 +111,7 @@ fn seen() -> BTreeSet<Row> {
         .fine(),
     );
     take("count", &run(["count", &model, "abc", "--json"]).fine());
-    take("score", &run(["score", &model, "abc", "--json"]).fine());
+    take("score", &run(["score", &model, "abcabc", "--json"]).fine());
     take("embed", &run(["embed", &model, "abc", "--json"]).fine());
     take("info", &run(["info", &model, "--json"]).fine());
     take(

@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use serde_json::Value;
 
 use super::{
-    SavedAdapter, SavedAnswer, SavedLayer, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY, FORMAT,
-    SESSION_KEY, TOKENS_KEY,
+    SavedAdapter, SavedAnswer, SavedLayer, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY,
+    FORMAT, SESSION_KEY, TOKENS_KEY,
 };
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
