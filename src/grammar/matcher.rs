@@ -82,8 +82,8 @@ impl Matcher {
             }
             let mut bytes = room::zeros(matcher.rows, "a grammar's mask")?;
             for (part, bits) in bytes.chunks_mut(32).zip(mask.as_slice()) {
-                for (place, byte) in part.iter_mut().enumerate() {
-                    *byte = (bits >> place & 1) as u8;
+                for (place, byte) in (0..).zip(part) {
+                    *byte = u8::from(bits.rotate_right(place) & 1 == 1);
                 }
             }
             Ok(Some(bytes))

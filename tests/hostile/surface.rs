@@ -298,6 +298,8 @@ impl Call {
             // So that what can wait does wait.
             ("uint32_t", "timeout_ms") if self.function.name == "mlxrt_request_result" => 2000,
             ("uint32_t", "timeout_ms") => 1,
+            // Of a grammar: a regular expression.
+            ("int32_t", "kind") => 3,
             ("uint32_t" | "int32_t", _) => 0,
             // Adapters: one, at its own scale; a tensor that it has.
             ("const float *", _) => {

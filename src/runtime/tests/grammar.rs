@@ -272,6 +272,15 @@ fn one_grammar_serves_many_at_once() {
     assert!(session.tokens().unwrap().ends_with(&alone[0]));
 }
 
+/// As on a GPU, where the step behind a token is queued before the token is read.
+fn ahead(model: &Model, ahead: bool) {
+    let set = move |worker: &mut crate::runtime::worker::Worker| {
+        worker.reads_first = !ahead;
+        Ok(())
+    };
+    model.engine.call(set).unwrap();
+}
+
 #[test]
 fn a_fault_at_any_call_is_survived_with_the_same_answer() {
     let _lock = engine_lock();
@@ -286,20 +295,48 @@ fn a_fault_at_any_call_is_survived_with_the_same_answer() {
         };
         model.engine.call(inject).unwrap();
     };
-    let mut survived = 0;
-    for n in (1..).step_by(3) {
-        inject(n);
-        let given = run(&session(&model), &prompt(), &options);
-        let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
-        inject(0);
-        given.result.unwrap();
-        assert_eq!(given.tokens, wanted, "fault at call {n}");
-        if !struck {
-            break;
+    for runs_ahead in [false, true] {
+        ahead(&model, runs_ahead);
+        let mut survived = 0;
+        for n in (1..).step_by(3) {
+            inject(n);
+            let given = run(&session(&model), &prompt(), &options);
+            let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
+            inject(0);
+            given.result.unwrap();
+            assert_eq!(given.tokens, wanted, "fault at call {n}");
+            if !struck {
+                break;
+            }
+            survived += 1;
         }
-        survived += 1;
+        assert!(survived > 30, "only {survived} calls were tried");
     }
-    assert!(survived > 30, "only {survived} calls were tried");
+    ahead(&model, false);
+}
+
+#[test]
+fn running_ahead_gives_the_same() {
+    let _lock = engine_lock();
+    for case in ["qwen3-f32", "lfm2-f32", "gemma3-text-f32"] {
+        let model = load(case);
+        let grammar = schema(&model);
+        for options in [following(&grammar), drawn(&grammar, 7), drawn(&grammar, 9)] {
+            let wanted = run(&session(&model), &prompt(), &options);
+            ahead(&model, true);
+            let session = session(&model);
+            let given = run(&session, &prompt(), &options);
+            assert_eq!(given.tokens, wanted.tokens, "{case}");
+            check(&model, &given);
+            // What it left in the caches is right.
+            let more = run(&session, &Input::Tokens(vec![3]), &exactly(4));
+            ahead(&model, false);
+            let all = [vec![52, 106, 110, 78, 83], given.tokens, vec![3]].concat();
+            let fresh = super::session(&model);
+            let anew = run(&fresh, &Input::Tokens(all), &computed_anew(4));
+            assert_eq!(more.tokens, anew.tokens, "{case}");
+        }
+    }
 }
 
 #[test]

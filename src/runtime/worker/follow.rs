@@ -10,7 +10,7 @@ use super::running::{Phase, Running};
 use super::step::{queue, read, Turn};
 use super::Worker;
 use crate::error::{Error, Result};
-use crate::mlx::{memory, Device};
+use crate::mlx::memory;
 use crate::runtime::job::{EndReason, TokenOutput};
 
 /// Steps after which freed buffers go back to the system.
@@ -38,7 +38,7 @@ impl Worker {
         };
         let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
-        let reads_first = self.device == Device::Cpu || running.generated.is_empty();
+        let reads_first = self.reads_first || running.generated.is_empty();
         let goes_on = end.is_none() && refusal.is_none() && !again;
         let ahead = match running.sampler {
             Some(_) if goes_on && !reads_first => {

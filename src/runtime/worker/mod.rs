@@ -71,6 +71,8 @@ pub struct Worker {
     asked: Option<(u64, Instant)>,
     /// The failure that the log was told of last; none once a request has ended well.
     told: Option<String>,
+    /// With a grammar, a token is read before the step behind it is queued.
+    pub(in crate::runtime) reads_first: bool,
     #[cfg(test)]
     pub(in crate::runtime) trace: Trace,
 }
@@ -117,6 +119,7 @@ impl Worker {
             queued_bytes: 0,
             asked: None,
             told: None,
+            reads_first: device == Device::Cpu,
             #[cfg(test)]
             trace: Trace::default(),
         }
