@@ -333,6 +333,27 @@
 /** Gradient checkpointing: less memory, more computing. */
 #define MLXRT_TRAIN_CHECKPOINT 4u
 
+/** mlxrt_embed_options: what the model's folder says; else the last token, of an encoder the mean. */
+#define MLXRT_POOLING_MODEL 0
+/** The mean of all tokens' last hidden states, special ones included. */
+#define MLXRT_POOLING_MEAN 1
+/** The last token's. */
+#define MLXRT_POOLING_LAST 2
+/** The first token's. */
+#define MLXRT_POOLING_CLS 3
+
+/** mlxrt_embed_options: each embedding gets the length 1. */
+#define MLXRT_EMBED_NORMALIZE 1u
+
+/** Any JSON object or list. The source is NULL. */
+#define MLXRT_GRAMMAR_JSON 1
+/** A JSON schema (drafts 4 to 2020-12). */
+#define MLXRT_GRAMMAR_JSON_SCHEMA 2
+/** A regular expression in the syntax of Rust's crate regex, which the whole answer matches. */
+#define MLXRT_GRAMMAR_REGEX 3
+/** A context-free grammar in Lark's syntax, from its rule start on. */
+#define MLXRT_GRAMMAR_LARK 4
+
 /**
  * Low-rank changes beside one model's weights. It is an id in the shape of a pointer: never dereference it. Any
  * thread may use it, several at once.
@@ -348,7 +369,10 @@ typedef struct mlxrt_api mlxrt_api;
  */
 typedef struct mlxrt_error mlxrt_error;
 
-/** A compiled grammar. It is an id in the shape of a pointer: never dereference it. */
+/**
+ * A compiled grammar for answers of one model. It is an id in the shape of a pointer: never dereference it. Any
+ * thread may use it, any number of requests at once.
+ */
 typedef struct mlxrt_grammar mlxrt_grammar;
 
 /**
@@ -477,9 +501,12 @@ typedef struct mlxrt_session_options {
   uint32_t window;
   /** With window: the first tokens that are never dropped; 0 = 4, -1 = none. */
   int32_t keep;
-  /** Bits per cached key and value, 4 or 8; 0 = unquantised. */
+  /** Bits per cached key and value, 4 or 8, with a scale and a bias for each group of them; 0 = unquantised. */
   uint32_t kv_bits;
-  /** With kv_bits: values per quantisation group; 0 = default. */
+  /**
+   * With kv_bits: values per quantisation group, 32, 64 or 128, of which a head must be a multiple; 0 = 64, or 32 where
+   * that does not fit.
+   */
   uint32_t kv_group_size;
   /** 0. */
   uint32_t reserved;
@@ -775,7 +802,7 @@ typedef struct mlxrt_generate_options {
   const float *MLXRT_NULLABLE bias_values;
   /** How many biases, up to 4,194,304. */
   size_t bias_count;
-  /** What the answer must match; NULL = anything. */
+  /** What the answer must match; NULL = anything. A request keeps what it needs of it. */
   mlxrt_grammar *MLXRT_NULLABLE grammar;
   /** An event of progress every so many tokens taken in; 0 = none. */
   uint32_t progress_tokens;
@@ -866,6 +893,22 @@ typedef struct mlxrt_result {
   /** Bytes of the session's keys and values at its end. */
   uint64_t kv_bytes;
 } mlxrt_result;
+
+/** How texts become embeddings. All zero behind struct_size: as the model's folder says. */
+typedef struct mlxrt_embed_options {
+  /** sizeof(mlxrt_embed_options). */
+  uint32_t struct_size;
+  /** MLXRT_EMBED_*. */
+  uint32_t flags;
+  /** MLXRT_POOLING_*. */
+  int32_t pooling;
+  /** Milliseconds until it ends with TIMEOUT; 0 = none. */
+  uint32_t timeout_ms;
+  /** Called with the tokens that are done, and all of them; may be NULL. */
+  mlxrt_progress_fn MLXRT_NULLABLE progress;
+  /** For progress. */
+  void *MLXRT_NULLABLE progress_data;
+} mlxrt_embed_options;
 
 /** Counters since the start, and the last request that ended. */
 typedef struct mlxrt_metrics_data {
@@ -1020,8 +1063,12 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_message)(
       const mlxrt_session *MLXRT_NONNULL session, char *MLXRT_NULLABLE *MLXRT_NONNULL json,
       size_t *MLXRT_NULLABLE len);
-  const void *MLXRT_NULLABLE mlxrt_session_save;
-  const void *MLXRT_NULLABLE mlxrt_session_load;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_save)(
+      mlxrt_session *MLXRT_NONNULL session, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options);
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_session_load)(
+      mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL path,
+      const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
   void (*MLXRT_NONNULL mlxrt_session_cancel)(mlxrt_session *MLXRT_NONNULL session);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_inspect_attention)(
       mlxrt_session *MLXRT_NONNULL session, uint32_t layer, mlxrt_tensor *MLXRT_NONNULL out);
@@ -1039,13 +1086,18 @@ struct mlxrt_api {
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_request_result)(
       mlxrt_request *MLXRT_NONNULL request, uint32_t timeout_ms, mlxrt_result *MLXRT_NULLABLE out);
   void (*MLXRT_NONNULL mlxrt_request_free)(mlxrt_request *MLXRT_NULLABLE request);
-  const void *MLXRT_NULLABLE mlxrt_embed;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_embed)(
+      mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL const *MLXRT_NONNULL texts,
+      const size_t *MLXRT_NULLABLE lens, size_t count, const mlxrt_embed_options *MLXRT_NULLABLE options,
+      mlxrt_tensor *MLXRT_NONNULL out);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_score)(
       mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NULLABLE prefix,
       const mlxrt_input *MLXRT_NONNULL target, const mlxrt_call_options *MLXRT_NULLABLE options,
       float *MLXRT_NULLABLE *MLXRT_NONNULL logprobs, size_t *MLXRT_NONNULL count);
-  const void *MLXRT_NULLABLE mlxrt_grammar_compile;
-  const void *MLXRT_NULLABLE mlxrt_grammar_free;
+  mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_grammar_compile)(
+      const mlxrt_model *MLXRT_NONNULL model, int32_t kind, const char *MLXRT_NULLABLE source, size_t len,
+      const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_grammar *MLXRT_NULLABLE *MLXRT_NONNULL out);
+  void (*MLXRT_NONNULL mlxrt_grammar_free)(mlxrt_grammar *MLXRT_NULLABLE grammar);
   mlxrt_error *MLXRT_NULLABLE (*MLXRT_NONNULL mlxrt_metrics)(
       const mlxrt_model *MLXRT_NULLABLE model, mlxrt_metrics_data *MLXRT_NONNULL out);
 };
@@ -1258,7 +1310,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
  * "parameters", "weight_bytes", "quantization", "repacked" (what became of weights that another program packed),
  * "context", "vocab_size", sizes of the network, "eos_token_ids",
  * "chat_format", "thinking" (whether it has markers of thinking), "tool_calls" (the format of its calls, or null),
- * "session_context", "kv_bytes" (of one full session), "estimated_bytes", and "warnings": sentences about
+ * "session_context", "kv_quantization" (what kv_bits make of it, or null), "kv_bytes" (of one full session), "estimated_bytes", and
+ * "warnings": sentences about
  * what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and
  * fills that session, as mlxrt_memory's peak_bytes counts it. With a memory limit of that much it can; where the CPU
  * computes and the weights have one float type it is at most 15 % and 32 KiB above what is measured, elsewhere it is
@@ -1542,7 +1595,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_train(
  *
  * Threads: any.
  * Blocks: no.
- * Errors: INVALID_ARGUMENT names the option; CANCELLED when the engine was shut down by force.
+ * Errors: INVALID_ARGUMENT names the option; INCOMPATIBLE for a kv_group_size that the model's heads are no multiple of,
+ * UNSUPPORTED for kv_bits where no group fits them; CANCELLED when the engine was shut down by force.
  * Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model alive.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_create(
@@ -1623,6 +1677,42 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_message(
     size_t *MLXRT_NULLABLE len);
 
 /**
+ * Writes a session to a file: its tokens, its last answer, its options, which adapters are applied to it, and what is computed
+ * with these. The file is a safetensors file that mlx-lm 0.32 reads as a prompt cache. What was there is replaced only when all
+ * of it is on the disk; the folder is made where it does not exist. No request of the session begins meanwhile; those of others
+ * go on.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it writes; progress may stop it, and so do mlxrt_session_cancel and mlxrt_session_free (CANCELLED), timeout_ms ends
+ * it (TIMEOUT).
+ * Errors: BUSY while a request of the session runs or waits; IO names the file: also for a folder, a FIFO, a socket or a device in
+ * its place, and for what is larger than the process may write (RLIMIT_FSIZE; of the signal of that mlxrt_adapter_save tells);
+ * OUT_OF_MEMORY; SUSPENDED; DEVICE. The session is as it was.
+ * Owns: nothing.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_save(
+    mlxrt_session *MLXRT_NONNULL session, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options);
+
+/**
+ * Makes a session of a file that mlxrt_session_save wrote, or save_prompt_cache of mlx-lm 0.31 or 0.32 with the tokens in its
+ * metadata: metadata={"tokens": json.dumps(tokens)}. It goes on as the one that was saved would have, and computes nothing again.
+ * Adapters that were applied to that one are found among those of the model whose handles are live, by their weights, and are
+ * applied again.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: while it reads; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Errors: NOT_FOUND; IO; BAD_MODEL for a file that is damaged, was cut short or is no session; INCOMPATIBLE for one of
+ * another model (weights, config.json, tokenizer, chat template or layers are named), for more tokens than the model's context, and for an
+ * adapter that is not loaded; UNSUPPORTED for a newer format, for caches that this version does not have, and for mlx-lm's
+ * files without tokens; OUT_OF_MEMORY; SUSPENDED; DEVICE.
+ * Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model and the adapters alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_session_load(
+    mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL path,
+    const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_session *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
  * Gives the keys that a layer's attention looks at, behind the rotary embedding and as f32, whatever type they are kept in:
  * [kv_heads, tokens, head_dim], where the tokens are the first of mlxrt_session_tokens that are computed, mostly all but the
  * last one. Where a window has turned they are its first tokens that are kept and then the newest, in the order of time. A
@@ -1661,7 +1751,8 @@ void mlxrt_session_cancel(mlxrt_session *MLXRT_NONNULL session);
  *
  * Threads: any; fn runs on this one. A session does one blocking call at a time.
  * Blocks: until the request has ended.
- * Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; CONTEXT_FULL; BUSY, also
+ * Errors: INVALID_ARGUMENT names the field, also when bias_values ban every token that could come; INCOMPATIBLE for a grammar of another model; BAD_GRAMMAR where the
+ * grammar becomes too complex, or the model has no token to go on with; CONTEXT_FULL; BUSY, also
  * while submitted requests run or wait; BAD_MODEL when the model's numbers are not finite; DEVICE; OUT_OF_MEMORY; SUSPENDED; CANCELLED when the engine had been shut down by force before.
  * Owns: nothing; events live until fn returns.
  */
@@ -1753,6 +1844,70 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_score(
     mlxrt_session *MLXRT_NONNULL session, const mlxrt_input *MLXRT_NULLABLE prefix,
     const mlxrt_input *MLXRT_NONNULL target, const mlxrt_call_options *MLXRT_NULLABLE options,
     float *MLXRT_NULLABLE *MLXRT_NONNULL logprobs, size_t *MLXRT_NONNULL count);
+
+/* ---- Grammars ---- */
+
+/**
+ * Compiles what answers must match, for the tokens of a model: kind is MLXRT_GRAMMAR_*, source what that kind says, of at
+ * most 1 MB. A request that names it in options.grammar gets only tokens that the grammar allows; it ends as
+ * MLXRT_STOPPED_GRAMMAR when nothing may follow, or by the model's end of text where the grammar has an end. Only max_tokens,
+ * stop strings and stop tokens, a cancel, a deadline or the end of the context leave it incomplete. Special tokens are made
+ * only where a Lark grammar names them. JSON is written without blanks, properties in the order in which the schema has them;
+ * {"x-guidance": {"whitespace_flexible": true}} at the root of a schema allows blanks.
+ *
+ * What cannot be followed is refused, never left out: an error names the keyword by its JSON pointer, as in
+ * "#/properties/a/not". Left out, with a line of the log (MLXRT_LOG_WARN), are words that are no keywords of JSON Schema, and
+ * formats that say nothing of a text, such as "password". The first grammar of a model takes some tenths of a second longer
+ * than those that follow.
+ *
+ * Threads: any; progress runs on this one. One grammar serves any number of sessions and threads at once.
+ * Blocks: while it compiles, milliseconds as a rule; timeout_ms (TIMEOUT) and progress (CANCELLED) are looked at before and
+ * after the work, which its limits bound to a few seconds.
+ * Errors: BAD_GRAMMAR; INVALID_ARGUMENT for a source that is too long; UNSUPPORTED for another kind, and for a vocabulary too
+ * large for grammars; OUT_OF_MEMORY; RESOURCES when no thread can be started; TIMEOUT; CANCELLED.
+ * Owns: out is yours: mlxrt_grammar_free. It needs nothing of the model but its tokens, and keeps no weights alive.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_grammar_compile(
+    const mlxrt_model *MLXRT_NONNULL model, int32_t kind, const char *MLXRT_NULLABLE source, size_t len,
+    const mlxrt_call_options *MLXRT_NULLABLE options, mlxrt_grammar *MLXRT_NULLABLE *MLXRT_NONNULL out);
+
+/**
+ * Gives a grammar up. Requests that follow it go on. NULL does nothing.
+ *
+ * Threads: any.
+ * Blocks: no.
+ * Errors: none; a handle that is not a live grammar is logged.
+ * Owns: takes the handle.
+ */
+void mlxrt_grammar_free(mlxrt_grammar *MLXRT_NULLABLE grammar);
+
+/* ---- Embeddings ---- */
+
+/**
+ * Turns texts into embeddings: out is F32 [count, dim], a row for each text. lens may be NULL: all texts are NUL-terminated.
+ * Each text gets the special tokens that the tokenizer puts around one; special tokens written in a text are special, as in
+ * mlxrt_tokenize.
+ * With MLXRT_POOLING_MODEL the folder's own modules make the embedding, where it has sentence-transformers' files: its pooling,
+ * the linear layers and the normalisation behind it, and its default prompt in front of each text. Other prompts ("query: ") are
+ * the caller's to put there. Without such files it is the last token of a model that generates text, and the mean of an encoder.
+ * The other poolings are of the model's last hidden states and nothing else. Adapters are not applied.
+ * Short texts are computed together, whatever their order; what a text becomes does not depend on the others, but by the
+ * rounding of sums. Texts are never cut: one that is too long is an error.
+ * mlxrt_model_info tells what the folder says as "embedding", and whether the model generates text, too.
+ *
+ * Threads: any; progress runs on this one.
+ * Blocks: until all texts are done; progress, in tokens, may stop it (CANCELLED), timeout_ms ends it (TIMEOUT). Sessions go on in
+ * between. A suspension in the middle makes it wait.
+ * Errors: INVALID_ARGUMENT for a count of 0, and naming a text that is NULL, not UTF-8 or has no tokens; CONTEXT_FULL names
+ * one that has more tokens than the model's context or positions; UNSUPPORTED for an unknown pooling, and with
+ * MLXRT_POOLING_MODEL for modules that are not known here, by their file and key; BAD_MODEL for such files that are wrong, and for
+ * numbers that are not finite; OUT_OF_MEMORY before a part that does not fit into the limit; SUSPENDED; DEVICE.
+ * Owns: out->data is yours: mlxrt_free.
+ */
+MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_embed(
+    mlxrt_model *MLXRT_NONNULL model, const char *MLXRT_NONNULL const *MLXRT_NONNULL texts,
+    const size_t *MLXRT_NULLABLE lens, size_t count, const mlxrt_embed_options *MLXRT_NULLABLE options,
+    mlxrt_tensor *MLXRT_NONNULL out);
 
 /* ---- Metrics ---- */
 
