@@ -82,6 +82,15 @@ pub const MLXRT_SCHEDULE_LINEAR: i32 = 2;
 pub const MLXRT_TRAIN_PATHS: u32 = 1;
 pub const MLXRT_TRAIN_MASK_PROMPT: u32 = 2;
 pub const MLXRT_TRAIN_CHECKPOINT: u32 = 4;
+pub const MLXRT_POOLING_MODEL: i32 = 0;
+pub const MLXRT_POOLING_MEAN: i32 = 1;
+pub const MLXRT_POOLING_LAST: i32 = 2;
+pub const MLXRT_POOLING_CLS: i32 = 3;
+pub const MLXRT_EMBED_NORMALIZE: u32 = 1;
+pub const MLXRT_GRAMMAR_JSON: i32 = 1;
+pub const MLXRT_GRAMMAR_JSON_SCHEMA: i32 = 2;
+pub const MLXRT_GRAMMAR_REGEX: i32 = 3;
+pub const MLXRT_GRAMMAR_LARK: i32 = 4;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct mlxrt_adapter {
@@ -895,6 +904,42 @@ const _: () = {
         [::std::mem::offset_of!(mlxrt_result, kv_bytes) - 128usize];
 };
 #[repr(C)]
+#[derive(Copy, Clone)]
+pub struct mlxrt_embed_options {
+    pub struct_size: u32,
+    pub flags: u32,
+    pub pooling: i32,
+    pub timeout_ms: u32,
+    pub progress: mlxrt_progress_fn,
+    pub progress_data: *mut ::std::os::raw::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mlxrt_embed_options"][::std::mem::size_of::<mlxrt_embed_options>() - 32usize];
+    ["Alignment of mlxrt_embed_options"][::std::mem::align_of::<mlxrt_embed_options>() - 8usize];
+    ["Offset of field: mlxrt_embed_options::struct_size"]
+        [::std::mem::offset_of!(mlxrt_embed_options, struct_size) - 0usize];
+    ["Offset of field: mlxrt_embed_options::flags"]
+        [::std::mem::offset_of!(mlxrt_embed_options, flags) - 4usize];
+    ["Offset of field: mlxrt_embed_options::pooling"]
+        [::std::mem::offset_of!(mlxrt_embed_options, pooling) - 8usize];
+    ["Offset of field: mlxrt_embed_options::timeout_ms"]
+        [::std::mem::offset_of!(mlxrt_embed_options, timeout_ms) - 12usize];
+    ["Offset of field: mlxrt_embed_options::progress"]
+        [::std::mem::offset_of!(mlxrt_embed_options, progress) - 16usize];
+    ["Offset of field: mlxrt_embed_options::progress_data"]
+        [::std::mem::offset_of!(mlxrt_embed_options, progress_data) - 24usize];
+};
+impl Default for mlxrt_embed_options {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Default, Copy, Clone)]
 pub struct mlxrt_metrics_data {
     pub struct_size: u32,
@@ -1209,6 +1254,21 @@ unsafe extern "C" {
     ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {
+    pub fn mlxrt_session_save(
+        session: *mut mlxrt_session,
+        path: *const ::std::os::raw::c_char,
+        options: *const mlxrt_call_options,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_session_load(
+        model: *mut mlxrt_model,
+        path: *const ::std::os::raw::c_char,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_session,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
     pub fn mlxrt_inspect_attention(
         session: *mut mlxrt_session,
         layer: u32,
@@ -1265,6 +1325,29 @@ unsafe extern "C" {
         options: *const mlxrt_call_options,
         logprobs: *mut *mut f32,
         count: *mut usize,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_grammar_compile(
+        model: *const mlxrt_model,
+        kind: i32,
+        source: *const ::std::os::raw::c_char,
+        len: usize,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_grammar,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_grammar_free(grammar: *mut mlxrt_grammar);
+}
+unsafe extern "C" {
+    pub fn mlxrt_embed(
+        model: *mut mlxrt_model,
+        texts: *const *const ::std::os::raw::c_char,
+        lens: *const usize,
+        count: usize,
+        options: *const mlxrt_embed_options,
+        out: *mut mlxrt_tensor,
     ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {

@@ -9,7 +9,7 @@ use std::process::Command;
 use bindgen::callbacks::{IntKind, ParseCallbacks};
 
 /// Constants that go into fields and results of type int32_t; the others are flags and limits of type uint32_t.
-const SIGNED: [&str; 13] = [
+const SIGNED: [&str; 15] = [
     "OK",
     "E_",
     "DEVICE_",
@@ -23,6 +23,8 @@ const SIGNED: [&str; 13] = [
     "DORA",
     "OPTIMIZER_",
     "SCHEDULE_",
+    "POOLING_",
+    "GRAMMAR_",
 ];
 
 #[derive(Debug)]
