@@ -7,16 +7,20 @@ use super::adapter::tensor;
 use super::boundary::{call, quietly, Use};
 use super::error::mlxrt_error;
 use super::handle::{table, Handle, Kind};
+use super::model::report;
 use super::structs::{read_options, Out};
-use super::text::{ArrayOut, HandleOut, TextOut};
+use super::text::{path_arg, ArrayOut, HandleOut, TextOut};
+use super::time::deadline;
 use super::types::{
     mlxrt_call_options, mlxrt_model, mlxrt_session, mlxrt_session_options, mlxrt_session_state,
     mlxrt_tensor,
 };
 use crate::error::{Error, Result};
 use crate::mail::Mailbox;
+use crate::runtime::adapter::{Adapter, LoadOptions};
 use crate::runtime::model::Model;
 use crate::runtime::session::{Session, SessionOptions};
+use crate::runtime::staging::SaveOptions;
 
 impl Handle for Session {
     type C = mlxrt_session;
@@ -225,6 +229,79 @@ pub unsafe extern "C" fn mlxrt_inspect_attention(
         let out = unsafe { Out::check(out, "out")? };
         let session = table().get::<Session>(session, "session")?;
         out.write(tensor(session.inspect_attention(layer)?)?);
+        Ok(())
+    })
+}
+
+/// Writes a session to a file: its tokens, its last answer, its options, which adapters are applied to it, and what is computed
+/// with these. The file is a safetensors file that mlx-lm 0.32 reads as a prompt cache. What was there is replaced only when all
+/// of it is on the disk; the folder is made where it does not exist. No request of the session begins meanwhile; those of others
+/// go on.
+///
+/// Threads: any; progress runs on this one.
+/// Blocks: while it writes; progress may stop it, and so do mlxrt_session_cancel and mlxrt_session_free (CANCELLED), timeout_ms ends
+/// it (TIMEOUT).
+/// Errors: BUSY while a request of the session runs or waits; IO names the file: also for a folder, a FIFO, a socket or a device in
+/// its place, and for what is larger than the process may write (RLIMIT_FSIZE; of the signal of that mlxrt_adapter_save tells);
+/// OUT_OF_MEMORY; DEVICE. The session is as it was.
+/// Owns: nothing.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_session_save(
+    session: *mut mlxrt_session,
+    path: *const c_char,
+    options: *const mlxrt_call_options,
+) -> *mut mlxrt_error {
+    call("mlxrt_session_save", Use::Blocking, || {
+        let session = table().get::<Session>(session, "session")?;
+        // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
+        let (path, options): (_, mlxrt_call_options) =
+            unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
+        let watch = SaveOptions {
+            deadline: deadline(options.timeout_ms),
+            progress: &mut |done, total| {
+                report(options.progress, options.progress_data, done, total)
+            },
+        };
+        session.save(&path, watch)
+    })
+}
+
+/// Makes a session of a file that mlxrt_session_save wrote, or save_prompt_cache of mlx-lm 0.31 or 0.32 with the tokens in its
+/// metadata: metadata={"tokens": json.dumps(tokens)}. It goes on as the one that was saved would have, and computes nothing again.
+/// Adapters that were applied to that one are found among those of the model whose handles are live, by their weights, and are
+/// applied again.
+///
+/// Threads: any; progress runs on this one.
+/// Blocks: while it reads; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+/// Errors: NOT_FOUND; IO; BAD_MODEL for a file that is damaged, was cut short or is no session; INCOMPATIBLE for one of
+/// another model (weights, config.json, tokenizer, chat template or layers are named), for more tokens than the model's context, and for an
+/// adapter that is not loaded; UNSUPPORTED for a newer format, for caches that this version does not have, and for mlx-lm's
+/// files without tokens; OUT_OF_MEMORY; SUSPENDED; DEVICE.
+/// Owns: out is yours: mlxrt_session_free. The session keeps what it needs of the model and the adapters alive.
+#[no_mangle]
+pub unsafe extern "C" fn mlxrt_session_load(
+    model: *mut mlxrt_model,
+    path: *const c_char,
+    options: *const mlxrt_call_options,
+    out: *mut *mut mlxrt_session,
+) -> *mut mlxrt_error {
+    // SAFETY: the caller's output is NULL or writable.
+    let out = unsafe { HandleOut::clear(out, "out") };
+    call("mlxrt_session_load", Use::Blocking, || {
+        let out = out?;
+        let model = table().get::<Model>(model, "model")?;
+        // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
+        let (path, options): (_, mlxrt_call_options) =
+            unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
+        let watch = LoadOptions {
+            deadline: deadline(options.timeout_ms),
+            progress: &mut |done, total| {
+                report(options.progress, options.progress_data, done, total)
+            },
+        };
+        let adapters = table().all::<Adapter>();
+        let session = Session::load(model, &path, &adapters, watch)?;
+        out.put(table().insert(Arc::new(session))?);
         Ok(())
     })
 }

@@ -8,6 +8,7 @@
 //! - `safetensors`, `weights`: the headers of all weight files as one catalog of tensors;
 //! - `warnings`: what is odd about a folder that loads all the same;
 //! - `generation_config`: the model's own sampling settings and its end-of-sequence tokens;
+//! - `session`: saved sessions, and mlx-lm's prompt caches;
 //! - `adapter`: LoRA, DoRA and full adapters of three formats as one description.
 //!
 //! The rules: a size is compared with its limit before anything of that size is read or allocated, numbers
@@ -32,6 +33,7 @@ mod limits;
 mod quantization;
 mod safetensors;
 mod scan;
+mod session;
 mod slot;
 mod warnings;
 mod weights;
@@ -50,6 +52,10 @@ pub use limits::Limits;
 #[cfg(test)]
 pub use quantization::PackingMode;
 pub use quantization::{Foreign, PackedScheme, Quantization};
+pub use session::{
+    Checksum, SavedLayer, SavedSession, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY,
+    FORMAT, SESSION_KEY, TOKENS_KEY,
+};
 pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;
 pub use weights::{Catalog, Tensor, WeightFile};

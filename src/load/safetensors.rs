@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use safetensors::tensor::{Metadata, SafeTensorError, TensorInfo};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::folder::{cannot_read, lfs_pointer, LFS_POINTER};
 use super::foreign::Float8;
@@ -43,14 +43,63 @@ pub(super) fn read_header(name: &str, file: &File, limits: &Limits) -> Result<Ve
     let size = file.metadata().map_err(|e| cannot_read(name, &e))?.len();
     let header = read_header_text(name, file, size, limits)?;
     let header_end = LENGTH_BYTES.saturating_add(header.len() as u64);
+    let map = parse_header(name, &header, limits)?;
+    drop(header);
+    entries(name, &map, header_end, size, limits, Empty::Refused)
+}
 
+/// A header with what its file says beside the tensors.
+pub(super) struct Header {
+    /// As it is in the file.
+    pub text: Vec<u8>,
+    /// Strings.
+    pub metadata: Map<String, Value>,
+    /// In the order of the data.
+    pub entries: Vec<Entry>,
+}
+
+/// As [`read_header`], with the metadata; tensors may be empty.
+pub(super) fn read_whole_header(name: &str, file: &File, limits: &Limits) -> Result<Header> {
+    let size = file.metadata().map_err(|e| cannot_read(name, &e))?.len();
+    let text = read_header_text(name, file, size, limits)?;
+    let header_end = LENGTH_BYTES.saturating_add(text.len() as u64);
+    let mut map = parse_header(name, &text, limits)?;
+    let entries = entries(name, &map, header_end, size, limits, Empty::Accepted)?;
+    let metadata = match map.remove(METADATA) {
+        Some(Value::Object(metadata)) => metadata,
+        _ => Map::new(),
+    };
+    Ok(Header {
+        text,
+        metadata,
+        entries,
+    })
+}
+
+fn parse_header(name: &str, text: &[u8], limits: &Limits) -> Result<Map<String, Value>> {
     let max_values = limits
         .tensors
         .saturating_mul(VALUES_PER_TENSOR)
         .saturating_add(100_000);
-    let map = parse_strict_object(name, &header, max_values)?;
-    drop(header);
-    let object = Object::new(name, &map);
+    parse_strict_object(name, text, max_values)
+}
+
+/// Tensors without elements.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    Refused,
+    Accepted,
+}
+
+fn entries(
+    name: &str,
+    map: &Map<String, Value>,
+    header_end: u64,
+    size: u64,
+    limits: &Limits,
+    empty: Empty,
+) -> Result<Vec<Entry>> {
+    let object = Object::new(name, map);
     check_metadata(&object)?;
     let mut described = Vec::new();
     for tensor in object.keys().filter(|&key| key != METADATA) {
@@ -60,7 +109,7 @@ pub(super) fn read_header(name: &str, file: &File, limits: &Limits) -> Result<Ve
                 limits.tensors
             )));
         }
-        described.push(read_tensor(&object, tensor, limits)?);
+        described.push(read_tensor(&object, tensor, limits, empty)?);
     }
 
     described.sort_by_key(|tensor| tensor.info.data_offsets);
@@ -170,7 +219,12 @@ impl Described<'_> {
     }
 }
 
-fn read_tensor<'a>(header: &Object<'a>, name: &'a str, limits: &Limits) -> Result<Described<'a>> {
+fn read_tensor<'a>(
+    header: &Object<'a>,
+    name: &'a str,
+    limits: &Limits,
+    empty: Empty,
+) -> Result<Described<'a>> {
     let file = header.file();
     let wrong = |why: &str| wrong_tensor(file, name, why);
     if name.is_empty() {
@@ -215,7 +269,7 @@ fn read_tensor<'a>(header: &Object<'a>, name: &'a str, limits: &Limits) -> Resul
         let small = dim
             .as_u64()
             .and_then(|n| i32::try_from(n).ok())
-            .filter(|&n| n > 0);
+            .filter(|&n| n > 0 || empty == Empty::Accepted);
         let n = small.ok_or_else(|| {
             let shown = quoted(&dim.to_string(), 40);
             wrong(&format!(

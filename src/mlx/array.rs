@@ -1,6 +1,7 @@
 //! A reference-counted MLX array, freed when the last `Array` goes.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::error::check;
 use crate::dtype::Dtype;
@@ -212,6 +213,55 @@ impl Array {
         }
         // SAFETY: row-major, so `nbytes` bytes from there on are its elements.
         Ok(unsafe { std::slice::from_raw_parts(pointer, bytes) }.to_vec())
+    }
+
+    /// Waits for the array, whose elements row-major are blocks of `block` bytes, and copies these bytes of what lies in the
+    /// first `used` of each block, one block behind the other.
+    pub fn used_bytes(&self, block: usize, used: usize, wanted: Range<usize>) -> Result<Vec<u8>> {
+        let mut is_row_major = false;
+        // SAFETY: the array is alive and this is the engine thread.
+        check(unsafe { mlx_sys::mlx_array_eval(self.raw) })?;
+        // SAFETY: it is evaluated, which this needs.
+        check(unsafe { mlx_sys::_mlx_array_is_row_contiguous(&mut is_row_major, self.raw) })?;
+        if !is_row_major {
+            let copy = super::ops::contiguous(self)?;
+            // SAFETY: as above.
+            check(unsafe { mlx_sys::mlx_array_eval(copy.raw) })?;
+            return copy.used_bytes_of_rows(block, used, wanted);
+        }
+        self.used_bytes_of_rows(block, used, wanted)
+    }
+
+    /// As `used_bytes`, once it is evaluated and row-major.
+    fn used_bytes_of_rows(
+        &self,
+        block: usize,
+        used: usize,
+        wanted: Range<usize>,
+    ) -> Result<Vec<u8>> {
+        // SAFETY: evaluated; the pointer is to its first element, whatever its type.
+        let pointer = unsafe { mlx_sys::mlx_array_data_uint8(self.raw) };
+        let bytes = self.nbytes() as usize;
+        // Neither has a status of its own.
+        check(0)?;
+        if pointer.is_null() || used == 0 || used > block {
+            return Err(Error::internal("an array without bytes"));
+        }
+        // SAFETY: row-major, so `nbytes` bytes from there on are its elements; nothing writes to them meanwhile: what would is
+        // queued by this thread.
+        let all = unsafe { std::slice::from_raw_parts(pointer, bytes) };
+        let mut copy = Vec::with_capacity(wanted.len());
+        let mut at = wanted.start;
+        while at < wanted.end {
+            let (number, inside) = (at / used, at % used);
+            let length = (used - inside).min(wanted.end - at);
+            let start = number.saturating_mul(block).saturating_add(inside);
+            let part = all.get(start..start.saturating_add(length));
+            let part = part.ok_or_else(|| Error::internal("bytes beyond an array's end"))?;
+            copy.extend_from_slice(part);
+            at += length;
+        }
+        Ok(copy)
     }
 
     pub fn to_f32(&self) -> Result<Vec<f32>> {

@@ -86,6 +86,8 @@ pub struct Costs {
 
 struct LayerCost {
     window: Option<i32>,
+    /// Of keys and values, or of what of a state is in the block's type.
+    kept: Dtype,
     bytes: CacheBytes,
 }
 
@@ -130,12 +132,14 @@ impl Costs {
                 .map(|(spec, dtype)| match spec {
                     CacheSpec::Tokens(spec) => LayerCost {
                         window: spec.window,
+                        kept: dtype,
                         bytes: CacheBytes::Tokens(spec.head_dims.map(|head_dim| {
                             size(spec.heads) * size(head_dim) * dtype.size() as u64
                         })),
                     },
                     CacheSpec::State(spec) => LayerCost {
                         window: None,
+                        kept: dtype,
                         bytes: CacheBytes::State(spec.bytes(dtype)),
                     },
                 });
@@ -178,6 +182,11 @@ impl Costs {
     /// Cache by cache.
     pub fn caches(&self) -> impl Iterator<Item = CacheBytes> + '_ {
         self.layers.iter().map(|layer| layer.bytes)
+    }
+
+    /// The type that each cache keeps.
+    pub fn kept(&self) -> impl Iterator<Item = Dtype> + '_ {
+        self.layers.iter().map(|layer| layer.kept)
     }
 
     /// Bytes of a token's keys and values in each cache that has some.

@@ -105,6 +105,12 @@ impl Decoder {
         specs.map(|spec| Cache::new(spec, window, keep)).collect()
     }
 
+    /// What each of its caches keeps, and in which type.
+    pub fn kept(&self) -> Vec<(CacheSpec, Dtype)> {
+        let specs = self.caches.iter().cloned();
+        specs.zip(self.costs.kept()).collect()
+    }
+
     pub fn config(&self) -> &DecoderConfig {
         &self.config
     }

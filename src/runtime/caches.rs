@@ -199,6 +199,23 @@ impl Caches {
         Ok(())
     }
 
+    /// What there is under a key, cut back to what it has in common with these tokens; the session notices nothing.
+    pub fn copy(&mut self, key: &CacheKey, tokens: &[i32]) -> Option<SessionCache> {
+        let cache = self.0.get_mut(key)?;
+        let mut copy = cache.fork(cache.ledger.clone());
+        copy.cut_to(tokens);
+        Some(copy)
+    }
+
+    /// Gives a session what was computed for it elsewhere.
+    pub fn put(&mut self, key: CacheKey, cache: SessionCache) {
+        let (session, tokens) = (key.session, cache.tokens.len() as u64);
+        let ledger = cache.ledger.clone();
+        self.0.insert(key, cache);
+        let bytes = self.session_bytes(session);
+        ledger.set_kv(&mut ledger.state(), tokens, bytes);
+    }
+
     /// Lets the cache of `key` go on from that of another session, where that one has more of the first `most` of these tokens.
     pub fn borrow(&mut self, key: &CacheKey, tokens: &[i32], most: usize) -> Result<()> {
         let wanted = tokens.get(..most).unwrap_or(tokens);

@@ -72,15 +72,22 @@ impl Ledger {
         id: u64,
         work: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
-        self.take(id)?;
-        let given = self.have(id).and_then(|()| work(&mut self.state()));
+        self.hold(id)?;
+        let given = work(&mut self.state());
         self.give_up(id);
         given
     }
 
-    /// Behind `take`: no request runs until `give_up`.
-    pub(super) fn have(&self, id: u64) -> Result<()> {
-        self.begin(id).then_some(()).ok_or_else(busy)
+    /// Keeps requests from beginning until `give_up(id)`: `id` is nobody else's.
+    ///
+    /// Errors: as `between`.
+    pub(super) fn hold(&self, id: u64) -> Result<()> {
+        self.take(id)?;
+        if self.begin(id) {
+            return Ok(());
+        }
+        self.give_up(id);
+        Err(busy())
     }
 
     /// For a blocking call, which goes on behind what was cancelled but behind nothing else: its reader may be this very

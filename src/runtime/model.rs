@@ -9,10 +9,11 @@ use serde_json::{json, Map, Value};
 
 use super::engine::{self, Command, Engine, Hold};
 use super::estimate::Estimate;
+use super::identity::{Identity, WeightsHash};
 use super::metrics::{self, Counters};
 use super::model_save::Source;
 use super::session::SessionOptions;
-use crate::dtype::Scheme;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Code, Error, Result};
 use crate::host;
 use crate::load::{
@@ -20,6 +21,7 @@ use crate::load::{
     Piece, Quantization, Recipe, Slot, Tensor, Warnings, WeightFile,
 };
 use crate::mlx::{memory, Array, HostBuffer};
+use crate::model::cache::CacheSpec;
 use crate::model::cost::WeightCost;
 use crate::model::families::{self, Family};
 use crate::model::modules::Module;
@@ -44,6 +46,12 @@ pub struct Model {
     pub(super) modules: Vec<Module>,
     pub(super) names: Names,
     pub(super) source: Source,
+    pub(super) identity: Identity,
+    pub(super) model_type: &'static str,
+    /// As it was given.
+    pub(super) path: String,
+    /// What the caches of its sessions keep, and in which type.
+    pub(super) kept: Vec<(CacheSpec, Dtype)>,
     pub counters: Arc<Counters>,
     info: String,
     weight_bytes: u64,
@@ -475,6 +483,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         names,
         ..
     } = planned;
+    let config_text = json.clone();
     let source = Source::new(folder, json, names, parameters, &weights)?;
     let modules = weights.described();
     let names = config.names.first().copied();
@@ -494,18 +503,26 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         total: weight_bytes,
         beside,
     };
-    let weights = weights.try_map(|slot| reader.read(slot))?;
+    let mut hash = WeightsHash::default();
+    let weights = weights.try_map(|slot| -> Result<_> {
+        let (slot, buffer) = reader.read(slot)?;
+        hash.add(&slot, buffer.bytes());
+        Ok((slot, buffer))
+    })?;
+    let identity = Identity::new(hash, &config_text, &source)?;
     let id = engine.next_id();
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
-    engine.call(move |worker| {
+    let kept = engine.call(move |worker| {
         worker.ready_for(beside)?;
         if !worker.make_room_for(beside) {
             return Err(too_large("the weights", beside));
         }
         let weights: Modules<Array> =
             weights.try_map(|(slot, buffer)| buffer.into_array(&slot.shape, slot.dtype))?;
-        worker.add_model(id, Decoder::new(for_engine, blueprint, weights)?);
-        Ok(())
+        let decoder = Decoder::new(for_engine, blueprint, weights)?;
+        let kept = decoder.kept();
+        worker.add_model(id, decoder);
+        Ok(kept)
     })?;
     let model = Model {
         id,
@@ -518,6 +535,10 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         modules,
         names: names.ok_or_else(|| Error::internal("a family without names"))?,
         source,
+        identity,
+        model_type: family.model_type,
+        path: path.to_owned(),
+        kept,
         counters: Arc::new(Counters::new()),
         info: Value::Object(info).to_string(),
         weight_bytes,
@@ -780,7 +801,6 @@ impl Drop for Model {
 /// A decoder on the calling thread, without an engine, and the size of its vocabulary; `wide`: its floats as f32.
 #[cfg(test)]
 pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usize)> {
-    use crate::dtype::Dtype;
     let description = Description::read(path, false)?;
     let total = description.weight_bytes();
     let Description {

@@ -126,8 +126,13 @@ impl Source {
         })
     }
 
+    /// Files beside the weights and the config.
+    pub(super) fn copied(&self) -> impl Iterator<Item = &str> {
+        self.copied.iter().map(String::as_str)
+    }
+
     /// One of the files that are copied.
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>> {
         let most = Limits::DEFAULT.tokenizer_bytes;
         match name.split_once('/') {
             None => self.folder.read_required(name, most),

@@ -593,9 +593,9 @@ impl<'a> Blocking<'a> {
 
     /// For what looks at the session between two requests.
     pub fn between(session: &'a Session) -> Result<Self> {
-        let held = Blocking::take(session, session.model.engine.next_id())?;
-        session.ledger.have(held.id)?;
-        Ok(held)
+        let id = session.model.engine.next_id();
+        session.ledger.hold(id)?;
+        Ok(Blocking { session, id })
     }
 
     /// Hands events to `on_event` until the last one, or until that returns false; waits for the engine's end.

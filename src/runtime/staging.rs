@@ -49,7 +49,7 @@ pub struct NewFile {
 }
 
 /// Below the temporary folder: what is replaced, until all is in place.
-const REPLACED: &str = "replaced";
+const REPLACED: &str = ".mlxrt-replaced";
 /// Folders in the temporary one: `replaced`, and a subfolder of files in it.
 const DEPTH: u32 = 2;
 /// Names of temporary folders that are tried: a process that was killed leaves one behind, and its number comes again.

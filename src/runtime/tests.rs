@@ -15,6 +15,7 @@ mod recovery;
 mod rows;
 mod saving;
 mod scores;
+mod session_files;
 mod sessions;
 mod shared_keys;
 mod states;

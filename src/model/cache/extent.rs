@@ -70,8 +70,43 @@ impl Extent {
         }
     }
 
+    /// One that was written to a file: with `capacity` tokens, spare room included, the next of which goes to `index`. None: there
+    /// is none like that.
+    pub fn restored(&self, offset: i32, index: i32, capacity: i32) -> Option<Extent> {
+        let as_put_in = index == offset && offset <= capacity;
+        let is_possible = match self.window {
+            None => as_put_in,
+            Some(Window { size, keep }) => {
+                let before = as_put_in && (capacity <= size || capacity == offset);
+                let in_order = index == capacity && capacity < offset && capacity >= size;
+                let turned = capacity == size && keep < index && index < size && size < offset;
+                before || in_order || turned
+            }
+        };
+        let restored = Extent {
+            offset,
+            capacity,
+            index,
+            ..self.clone()
+        };
+        (is_possible && offset > 0).then_some(restored)
+    }
+
     pub fn offset(&self) -> i32 {
         self.offset
+    }
+
+    /// Where the next token is written, in a window that is full modulo its size.
+    pub fn index(&self) -> i32 {
+        self.index
+    }
+
+    /// Tokens from the front on that there is something in.
+    pub fn filled_to(&self) -> i32 {
+        match self.is_rotated() {
+            true => self.capacity,
+            false => self.index,
+        }
     }
 
     pub fn capacity(&self) -> i32 {
@@ -83,7 +118,7 @@ impl Extent {
     }
 
     /// The first that are kept for ever.
-    fn keep(&self) -> i32 {
+    pub fn keep(&self) -> i32 {
         self.window.map_or(0, |window| window.keep)
     }
 
@@ -378,6 +413,11 @@ mod tests {
                         ..(keep + drop).min(wanted.len() as i32) as usize,
                 );
                 wanted.extend(first..first + n);
+                // As from a file, without its spare room.
+                let (index, filled) = (extent.index(), extent.filled_to());
+                let written = Extent::rotating(size, keep).restored(extent.offset, index, filled);
+                let written = written.map(|written| written.in_order());
+                assert_eq!(written, Some(extent.in_order()), "{extent:?}");
                 let mut held = memory[..seen as usize].to_vec();
                 if n > 1 {
                     // In order of time, which the mask is made for.

@@ -13,8 +13,7 @@ use crate::mlx::nn::AttentionMask;
 use crate::mlx::Array;
 
 pub use extent::{room_below, Extent, Room};
-pub use state::State;
-use state::MARKS;
+pub use state::{State, MARKS};
 pub use tokens::{Like, Tokens};
 
 /// What a part keeps.
@@ -38,8 +37,8 @@ pub struct TokensSpec {
 /// Arrays of a fixed size.
 #[derive(Clone, Debug)]
 pub struct StateSpec {
-    /// Numbers of each; those that are kept in f32 whatever the block computes in, or in the block's type.
-    pub arrays: Vec<(u64, StateType)>,
+    /// The shape of each; those that are kept in f32 whatever the block computes in, or in the block's type.
+    pub arrays: Vec<(Vec<i32>, StateType)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +46,16 @@ pub enum StateType {
     F32,
     /// As the part's `PartTypes::kept`.
     Kept,
+}
+
+impl StateType {
+    /// `kept`: the block's type.
+    pub fn dtype(self, kept: Dtype) -> Dtype {
+        match self {
+            StateType::F32 => Dtype::F32,
+            StateType::Kept => kept,
+        }
+    }
 }
 
 impl CacheSpec {
@@ -70,12 +79,10 @@ impl CacheSpec {
 impl StateSpec {
     /// In bytes. `kept`: the block's type.
     pub fn bytes(&self, kept: Dtype) -> u64 {
-        let bytes = |&(numbers, of): &(u64, StateType)| {
-            let dtype = match of {
-                StateType::F32 => Dtype::F32,
-                StateType::Kept => kept,
-            };
-            numbers.saturating_mul(dtype.size() as u64)
+        let bytes = |(shape, of): &(Vec<i32>, StateType)| {
+            let sizes = shape.iter().map(|&n| u64::from(n.unsigned_abs()));
+            let numbers = sizes.fold(1, u64::saturating_mul);
+            numbers.saturating_mul(of.dtype(kept).size() as u64)
         };
         self.arrays.iter().map(bytes).fold(0, u64::saturating_add)
     }

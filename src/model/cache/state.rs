@@ -27,6 +27,23 @@ struct Mark {
 }
 
 impl State {
+    /// From a file; `marks`, the oldest first, lie before `offset`.
+    pub fn restored(offset: i32, arrays: Vec<Array>, marks: Vec<(i32, Vec<Array>)>) -> Self {
+        let marks = marks.into_iter();
+        let marks = marks.map(|(offset, arrays)| Mark { offset, arrays });
+        State {
+            offset,
+            arrays,
+            marks: marks.collect(),
+        }
+    }
+
+    /// Where it was, the oldest first.
+    pub fn marks(&self) -> impl Iterator<Item = (i32, &[Array])> {
+        let marks = self.marks.iter();
+        marks.map(|mark| (mark.offset, mark.arrays.as_slice()))
+    }
+
     pub fn offset(&self) -> i32 {
         self.offset
     }

@@ -31,6 +31,20 @@ impl Tokens {
         }
     }
 
+    /// From a file: keys and values `[1, kv_heads, capacity, head_dim]`, of which the extent says where tokens lie.
+    pub fn restored(extent: Extent, keys: Array, values: Array) -> Self {
+        Tokens {
+            seen: extent.filled_to(),
+            extent,
+            tensors: Some((keys, values)),
+            shared: None,
+        }
+    }
+
+    pub fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
     /// The same tokens in the same tensors. Whichever of the two writes first makes its own.
     pub fn fork(&mut self) -> Tokens {
         let shared = match self.tensors {

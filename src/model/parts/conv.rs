@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::mlx::nn;
 use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, StateSpec, StateType};
-use crate::model::cost::{size, Known, TypesOf};
+use crate::model::cost::{Known, TypesOf};
 use crate::model::decoder::{last_row, Forward, Rows, Seen};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
@@ -54,7 +54,7 @@ impl Conv {
             true => Some(scope.vector("conv.bias", hidden)?),
             false => None,
         };
-        let kept = size(config.taps - 1) * size(hidden);
+        let kept = vec![1, config.taps - 1, hidden];
         Ok(Conv {
             hidden,
             in_proj,

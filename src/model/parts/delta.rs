@@ -144,8 +144,8 @@ impl Delta {
             eps: config.eps,
             plus_one: false,
         };
-        let convolved = size(config.taps - 1) * size(width);
-        let state = size(values) * size(config.key_dim);
+        let convolved = vec![1, config.taps - 1, width];
+        let state = vec![1, heads, config.value_dim, config.key_dim];
         Ok(Delta {
             projections,
             taps: scope.taps("conv1d.weight", [width, config.taps])?,

@@ -98,8 +98,8 @@ impl Kimi {
             eps: config.eps,
             plus_one: false,
         };
-        let convolved = size(config.taps - 1) * size(width);
-        let state = size(width) * size(dim);
+        let convolved = vec![1, config.taps - 1, width];
+        let state = vec![1, heads, dim, dim];
         Ok(Kimi {
             branches,
             decay: [
@@ -117,8 +117,8 @@ impl Kimi {
             o_proj: scope.linear("o_proj", [hidden, width], false)?,
             cache: scope.cache(CacheSpec::State(StateSpec {
                 arrays: vec![
-                    (convolved, StateType::Kept),
-                    (convolved, StateType::Kept),
+                    (convolved.clone(), StateType::Kept),
+                    (convolved.clone(), StateType::Kept),
                     (convolved, StateType::Kept),
                     (state, StateType::F32),
                 ],

@@ -92,8 +92,8 @@ impl Mamba {
             eps: config.eps,
             plus_one: false,
         };
-        let convolved = size(config.taps - 1) * size(channels);
-        let state = size(inner) * size(config.state);
+        let convolved = vec![1, config.taps - 1, channels];
+        let state = vec![1, heads, config.head_dim, config.state];
         let wide = inner + channels + heads;
         Ok(Mamba {
             in_proj: scope.linear("in_proj", [wide, hidden], config.bias)?,

@@ -1,10 +1,11 @@
 //! Adapters as callers see them: read from a folder or made here, told about, read, changed and saved.
 
 mod create;
+mod fingerprint;
 mod save;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::json;
@@ -24,6 +25,7 @@ use crate::watch;
 use crate::words::quoted;
 
 pub use create::AdapterOptions;
+pub use fingerprint::Fingerprint;
 
 pub struct Adapter {
     id: u64,
@@ -35,6 +37,8 @@ pub struct Adapter {
     tensors: BTreeMap<String, TensorInfo>,
     /// Its low-rank parts' own, the one farthest from 0.
     scale: f32,
+    /// The last that was asked for.
+    fingerprint: Mutex<Option<Fingerprint>>,
 }
 
 /// Of one tensor in what is told about an adapter, as a value and as text.
@@ -269,7 +273,14 @@ impl Adapter {
             modules,
             tensors,
             scale,
+            fingerprint: Mutex::default(),
         })
+    }
+
+    fn lock_fingerprint(&self) -> MutexGuard<'_, Option<Fingerprint>> {
+        self.fingerprint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The type of its tensors that holds the least, which a scale has to fit.

@@ -92,6 +92,11 @@ impl Worker {
         Ok(&self.loaded.adapter(id)?.adapter)
     }
 
+    /// How often an adapter's arrays have changed.
+    pub(in crate::runtime) fn adapter_version(&self, id: u64) -> Result<u64> {
+        Ok(self.loaded.adapter(id)?.version)
+    }
+
     /// Changes an adapter's weights. Requests that run go on with the old ones.
     pub(in crate::runtime) fn change_adapter(
         &mut self,

@@ -23,6 +23,7 @@ use crate::model::AdapterSet;
 use crate::train::Trainer;
 
 mod inspect;
+mod kept;
 mod loaded;
 mod room;
 mod running;
@@ -30,6 +31,7 @@ mod score;
 mod step;
 
 pub(super) use inspect::KeysOf;
+pub(in crate::runtime) use kept::{KeptLayer, KeptTensor, Snapshot, Which};
 use loaded::Loaded;
 use running::{Phase, Running};
 use step::Turn;
@@ -44,6 +46,8 @@ pub struct Worker {
     pub(super) trainers: HashMap<u64, Trainer>,
     /// What is fused into models that are being saved.
     pub(super) savings: HashMap<u64, AdapterSet>,
+    /// Sessions' caches as they were when somebody began to write them to a file.
+    snapshots: HashMap<u64, SessionCache>,
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
@@ -95,6 +99,7 @@ impl Worker {
             loaded: Loaded::default(),
             trainers: HashMap::new(),
             savings: HashMap::new(),
+            snapshots: HashMap::new(),
             caches: Caches::default(),
             running: Vec::new(),
             waiting: Vec::new(),

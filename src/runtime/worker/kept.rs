@@ -1,0 +1,262 @@
+//! What sessions have computed, on its way to files and from them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::Worker;
+use crate::dtype::Dtype;
+use crate::error::{Code, Error, Result};
+use crate::mlx::Array;
+use crate::model::cache::{self, Cache};
+use crate::runtime::caches::{AppliedAdapter, CacheKey, CacheKind, SessionCache};
+use crate::runtime::job::CacheSpec;
+use crate::runtime::ledger::Ledger;
+
+/// A session's caches at some moment, without their numbers.
+pub(in crate::runtime) struct Snapshot {
+    /// Tokens of the ledger, from the front on, that they hold.
+    pub cached: usize,
+    /// See `SessionCache::long`.
+    pub long: bool,
+    pub layers: Vec<KeptLayer>,
+}
+
+pub(in crate::runtime) enum KeptLayer {
+    Tokens {
+        /// Keys and values `[1, kv_heads, tokens, head_dim]`, without spare room.
+        tensors: Option<[KeptTensor; 2]>,
+        offset: i32,
+        index: i32,
+        /// The size of a window and the first tokens that it keeps.
+        window: Option<(i32, i32)>,
+    },
+    State {
+        /// What the part keeps, whether there is something or not.
+        arrays: Vec<KeptTensor>,
+        /// In tokens, the oldest first.
+        marks: Vec<i32>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::runtime) struct KeptTensor {
+    pub dtype: Dtype,
+    pub shape: Vec<i32>,
+}
+
+/// Which array of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::runtime) enum Which {
+    Keys,
+    Values,
+    State(usize),
+    /// A mark and an array of it.
+    Mark(usize, usize),
+}
+
+impl Worker {
+    /// Which cache a session uses with these adapters: ids, what their scales are multiplied by, and their versions.
+    ///
+    /// Errors: `Busy` when one has another version.
+    fn key(&self, session: u64, adapters: &[(u64, f32, u64)]) -> Result<CacheKey> {
+        let adapters = adapters.iter().map(|&(id, strength, version)| {
+            if self.loaded.adapter(id)?.version != version {
+                let message = "an adapter of the session was changed meanwhile";
+                return Err(Error::new(Code::Busy, message));
+            }
+            Ok(AppliedAdapter {
+                id,
+                version,
+                strength: strength.to_bits(),
+            })
+        });
+        Ok(CacheKey {
+            session,
+            adapters: adapters.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Keeps what a session without requests has computed of these tokens, under `id`, until `drop_snapshot`.
+    ///
+    /// Errors: `Suspended`, `Busy`.
+    pub(in crate::runtime) fn snapshot(
+        &mut self,
+        id: u64,
+        spec: CacheSpec,
+        adapters: &[(u64, f32, u64)],
+        tokens: &[i32],
+    ) -> Result<Snapshot> {
+        self.ready_for(0)?;
+        let key = self.key(spec.session, adapters)?;
+        // What was queued for it is there then, or has failed and is forgotten.
+        self.twice(Worker::wait_for_device)?;
+        let decoder = self.loaded.model(spec.model)?;
+        let kept = decoder.kept();
+        let fits = |cache: &SessionCache| {
+            let layers = cache.layers.iter().zip(&kept);
+            layers
+                .clone()
+                .all(|(layer, (spec, dtype))| is_of(layer, spec, *dtype))
+        };
+        let copy = self.caches.copy(&key, tokens);
+        let copy = copy.filter(|copy| !copy.tokens.is_empty() && fits(copy));
+        let describe = |layers: &[Cache]| {
+            let layers = layers.iter().zip(&kept);
+            let layers = layers.map(|(layer, (spec, dtype))| describe(layer, spec, *dtype));
+            layers.collect()
+        };
+        let snapshot = match &copy {
+            Some(copy) => Snapshot {
+                cached: copy.tokens.len(),
+                long: copy.long,
+                layers: describe(&copy.layers),
+            },
+            None => Snapshot {
+                cached: 0,
+                long: false,
+                layers: describe(&decoder.make_caches(spec.window, spec.keep)),
+            },
+        };
+        if let Some(copy) = copy {
+            self.snapshots.insert(id, copy);
+        }
+        Ok(snapshot)
+    }
+
+    /// Some bytes of an array of a snapshot, as `KeptTensor` describes it.
+    ///
+    /// Errors: `Suspended`.
+    pub(in crate::runtime) fn snapshot_bytes(
+        &mut self,
+        id: u64,
+        (layer, which): (usize, Which),
+        wanted: Range<usize>,
+    ) -> Result<Vec<u8>> {
+        self.ready_for(wanted.len() as u64)?;
+        let gone = || Error::internal("a session that is being saved is gone");
+        let snapshot = self.snapshots.get(&id).ok_or_else(gone)?;
+        let layer = snapshot.layers.get(layer).ok_or_else(gone)?;
+        let array = array_of(layer, which).ok_or_else(gone)?;
+        match layer {
+            Cache::Tokens(tokens) => {
+                // Of each head the tokens that there are: [1, kv_heads, capacity, head_dim]
+                let token = size(array.dim(3)) * array.dtype().size() as usize;
+                let used = size(tokens.extent().filled_to());
+                array.used_bytes(size(array.dim(2)) * token, used * token, wanted)
+            }
+            Cache::State(_) => {
+                let bytes = array.nbytes() as usize;
+                array.used_bytes(bytes, bytes, wanted)
+            }
+        }
+    }
+
+    pub(in crate::runtime) fn drop_snapshot(&mut self, id: u64) {
+        self.snapshots.remove(&id);
+        self.trim(false);
+    }
+
+    /// Gives a new session what a file has of it.
+    ///
+    /// Errors: `Suspended`, `Busy`.
+    pub(in crate::runtime) fn restore(
+        &mut self,
+        spec: CacheSpec,
+        adapters: &[(u64, f32, u64)],
+        tokens: Vec<i32>,
+        long: Option<bool>,
+        ledger: Arc<Ledger>,
+        layers: impl FnOnce() -> Result<Vec<Cache>>,
+    ) -> Result<()> {
+        self.ready_for(0)?;
+        let key = self.key(spec.session, adapters)?;
+        let kind = CacheKind {
+            model: spec.model,
+            window: spec.window,
+            keep: spec.keep,
+        };
+        // mlx-lm turns keys as those of a long sequence always, where there are such.
+        let long = match long {
+            Some(long) => long,
+            None => self.loaded.model(spec.model)?.is_long(i32::MAX),
+        };
+        let mut cache = SessionCache::new(kind, layers()?, ledger);
+        cache.tokens = tokens;
+        cache.long = long;
+        cache.last_step = self.good_steps;
+        self.caches.put(key, cache);
+        Ok(())
+    }
+}
+
+fn size(n: i32) -> usize {
+    usize::try_from(n).unwrap_or(0)
+}
+
+fn array_of(layer: &Cache, which: Which) -> Option<&Array> {
+    match (layer, which) {
+        (Cache::Tokens(tokens), Which::Keys) => tokens.arrays().next(),
+        (Cache::Tokens(tokens), Which::Values) => tokens.arrays().nth(1),
+        (Cache::State(state), Which::State(index)) => state.get(index),
+        (Cache::State(state), Which::Mark(mark, index)) => state.marks().nth(mark)?.1.get(index),
+        _ => None,
+    }
+}
+
+/// Whether it is what its part keeps. (It is not where an adapter replaces weights by those of another type.)
+fn is_of(layer: &Cache, spec: &cache::CacheSpec, dtype: Dtype) -> bool {
+    match (layer, spec) {
+        (Cache::Tokens(tokens), cache::CacheSpec::Tokens(spec)) => {
+            let dims = tokens.arrays().zip(spec.head_dims);
+            let is_of = |(array, head_dim): (&Array, i32)| {
+                array.dtype() == dtype
+                    && array.shape() == [1, spec.heads, tokens.extent().capacity(), head_dim]
+            };
+            tokens.arrays().count() == 2 && dims.map(is_of).all(|is_of| is_of)
+        }
+        (Cache::State(state), cache::CacheSpec::State(spec)) => {
+            let is_of = |arrays: &[Array]| {
+                let pairs = arrays.iter().zip(&spec.arrays);
+                arrays.len() == spec.arrays.len()
+                    && pairs.clone().all(|(array, (shape, of))| {
+                        array.shape() == shape.as_slice() && array.dtype() == of.dtype(dtype)
+                    })
+            };
+            is_of(state.arrays()) && state.marks().all(|(_, arrays)| is_of(arrays))
+        }
+        _ => false,
+    }
+}
+
+fn describe(layer: &Cache, spec: &cache::CacheSpec, dtype: Dtype) -> KeptLayer {
+    match (layer, spec) {
+        (Cache::Tokens(tokens), cache::CacheSpec::Tokens(spec)) => {
+            let extent = tokens.extent();
+            let tensor = |head_dim| KeptTensor {
+                dtype,
+                shape: vec![1, spec.heads, extent.filled_to(), head_dim],
+            };
+            KeptLayer::Tokens {
+                tensors: (extent.offset() > 0).then(|| spec.head_dims.map(tensor)),
+                offset: extent.offset(),
+                index: extent.index(),
+                window: extent.window().map(|size| (size, extent.keep())),
+            }
+        }
+        (Cache::State(state), cache::CacheSpec::State(spec)) => {
+            let arrays = spec.arrays.iter().map(|(shape, of)| KeptTensor {
+                dtype: of.dtype(dtype),
+                shape: shape.clone(),
+            });
+            KeptLayer::State {
+                arrays: arrays.collect(),
+                marks: state.marks().map(|(offset, _)| offset).collect(),
+            }
+        }
+        // `is_of` refused them.
+        _ => KeptLayer::State {
+            arrays: Vec::new(),
+            marks: Vec::new(),
+        },
+    }
+}
