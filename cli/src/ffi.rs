@@ -1209,6 +1209,21 @@ unsafe extern "C" {
     ) -> *mut mlxrt_error;
 }
 unsafe extern "C" {
+    pub fn mlxrt_session_save(
+        session: *mut mlxrt_session,
+        path: *const ::std::os::raw::c_char,
+        options: *const mlxrt_call_options,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
+    pub fn mlxrt_session_load(
+        model: *mut mlxrt_model,
+        path: *const ::std::os::raw::c_char,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_session,
+    ) -> *mut mlxrt_error;
+}
+unsafe extern "C" {
     pub fn mlxrt_inspect_attention(
         session: *mut mlxrt_session,
         layer: u32,
