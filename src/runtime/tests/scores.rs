@@ -475,16 +475,30 @@ fn logits_are_there_a_few_at_a_time() {
         };
         crate::runtime::engine::set_limits(limits).unwrap();
     };
-    limit(before + took);
-    let fits = of(&session, &[1], &long);
-    limit(before + took / 2);
-    let refused = of(&session, &[1], &long);
-    limit(unlimited);
-    assert_eq!(fits.unwrap().len(), 2000);
-    let error = refused.unwrap_err();
-    assert_eq!(error.code, Code::OutOfMemory);
-    assert!(error.message.contains("bytes are in use"), "{error}");
-    assert!(session.tokens().unwrap().is_empty());
+    let mut fitted = 0;
+    for tenths in 3..=10 {
+        let most = before + took * tenths / 10;
+        limit(most);
+        memory::reset_peak();
+        let given = of(&session, &[1], &long);
+        limit(unlimited);
+        match given {
+            // With smaller chunks, and as told.
+            Ok(logprobs) => {
+                assert_eq!(logprobs.len(), 2000);
+                let peak = memory::peak();
+                assert!(peak <= most, "{tenths}: {peak} of {most}");
+                fitted += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.code, Code::OutOfMemory);
+                assert!(error.message.contains("bytes are in use"), "{error}");
+                assert_eq!(fitted, 0, "{tenths}: less was enough");
+            }
+        }
+        assert!(session.tokens().unwrap().is_empty());
+    }
+    assert!((1..8).contains(&fitted), "{fitted}");
 }
 
 #[test]
