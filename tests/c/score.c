@@ -59,7 +59,8 @@ static void a_score_is_what_was_said(void) {
   mlxrt_free(ledger(session, &after));
   CHECK_INT(before, 9);
   CHECK_INT(after, 9);
-  struct answer *again = ask(session, token_input(NULL, 0), greedy(12));
+  struct answer *again = ask(session, text_input(""), greedy(12));
+  CHECK(same_tokens(again, answer));
   free(again);
   free(answer);
   mlxrt_session_free(session);
