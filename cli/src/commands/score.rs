@@ -173,7 +173,9 @@ impl ScoreCommand {
     /// Of all pieces' tokens.
     fn score(&self, session: &Session, pieces: &[Piece], ui: &Ui) -> Outcome<Vec<f32>> {
         let _work = Work::on_session(session.id());
-        let tokens = |pieces: &[Piece]| pieces.iter().map(|piece| piece.tokens.len() as u64).sum();
+        let tokens = |pieces: &[Piece]| -> u64 {
+            pieces.iter().map(|piece| piece.tokens.len() as u64).sum()
+        };
         let bar = ui.bar(tokens(pieces), "Scoring {bar:30} {pos} of {len} tokens");
         let mut logprobs = Vec::new();
         for (i, piece) in pieces.iter().enumerate() {

@@ -193,7 +193,7 @@ fn links_are_followed_on_wish() {
         ("info", &[][..]),
         ("generate", &["abc", "-n", "1"]),
         ("count", &["abc"]),
-        ("score", &["abc"]),
+        ("score", &["abcabc"]),
     ] {
         let line = [&[command, model], more].concat();
         run(&line).fails(5, "link");

@@ -100,7 +100,7 @@ fn seen() -> BTreeSet<Row> {
         .fine(),
     );
     take("count", &run(["count", &model, "abc", "--json"]).fine());
-    take("score", &run(["score", &model, "abc", "--json"]).fine());
+    take("score", &run(["score", &model, "abcabc", "--json"]).fine());
     take("info", &run(["info", &model, "--json"]).fine());
     take(
         "bench",
