@@ -238,6 +238,22 @@ impl Model {
         Ok(Session(session))
     }
 
+    /// A session of a file that `save` wrote.
+    pub fn load_session(&self, path: &str, progress: OnProgress) -> Outcome<Session> {
+        let path = path_of(path)?;
+        let mut callback = Callback::new(progress);
+        let options = sized!(mlxrt_call_options {
+            progress: Some(on_progress),
+            progress_data: callback.data(),
+        });
+        let mut session = ptr::null_mut();
+        // SAFETY: everything lives during the call.
+        let error = unsafe { mlxrt_session_load(self.0, path.as_ptr(), &options, &mut session) };
+        let done = check(error);
+        callback.finish();
+        done.map(|()| Session(session))
+    }
+
     pub fn tokenize(&self, text: &str) -> Outcome<Vec<i32>> {
         let (mut ids, mut count) = (ptr::null_mut(), 0);
         // SAFETY: text lives during the call; ids and count are places to write to.
@@ -577,6 +593,13 @@ unsafe extern "C" fn on_event(data: *mut c_void, event: *const mlxrt_event) -> i
         }
     };
     callback.run(|function| function(&event))
+}
+
+/// Writes a session, whichever thread has it: its id is checked by the library.
+pub fn save_session(session: *mut mlxrt_session, path: &str) -> Outcome<()> {
+    let path = path_of(path)?;
+    // SAFETY: a session is an id that the library checks; the path lives during the call.
+    check(unsafe { mlxrt_session_save(session, path.as_ptr(), ptr::null()) })
 }
 
 pub struct Session(*mut mlxrt_session);

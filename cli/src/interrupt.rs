@@ -20,6 +20,8 @@ static WORKING: AtomicBool = AtomicBool::new(false);
 static SESSION: AtomicPtr<mlxrt_session> = AtomicPtr::new(ptr::null_mut());
 /// What a signal during the present work is answered with; empty = nothing.
 static NOTICE: Mutex<&str> = Mutex::new("");
+/// What is done before a signal ends the program.
+static LAST: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 /// How the terminal was before a prompt changed it.
 static TERMINAL: Mutex<Option<libc::termios>> = Mutex::new(None);
 
@@ -33,6 +35,10 @@ pub fn listen() -> io::Result<()> {
                 let first = SIGNAL.swap(signal, Ordering::SeqCst) == 0;
                 if !first || !WORKING.load(Ordering::SeqCst) {
                     restore_terminal();
+                    let last = LAST.lock().ok().and_then(|mut last| last.take());
+                    if let Some(last) = last {
+                        last();
+                    }
                     std::process::exit(128 + signal);
                 }
                 if let Ok(notice) = NOTICE.lock() {
@@ -84,6 +90,13 @@ impl Drop for Work {
             *notice = "";
         }
         WORKING.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Does something before a signal ends the program, on the thread of signals; None: no more.
+pub fn before_end(work: Option<Box<dyn FnOnce() + Send>>) {
+    if let Ok(mut last) = LAST.lock() {
+        *last = work;
     }
 }
 

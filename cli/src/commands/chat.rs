@@ -15,13 +15,13 @@ use crate::answer::{self, result_json, stop_words};
 use crate::commands::complete::Completion;
 use crate::failure::{plain, Failure, Outcome};
 use crate::ffi::mlxrt_result;
-use crate::handles::{Adapter, Generate, Input, Model, Session};
+use crate::handles::{save_session, Adapter, Generate, Input, Model, Session};
 use crate::interrupt;
 use crate::options::{
-    cost, load_adapter, load_model, read_text, AdapterArgs, Common, GenerateArgs, ModelArgs,
-    SessionArgs,
+    cost, interrupted_or, load_adapter, load_model, read_text, AdapterArgs, Common, GenerateArgs,
+    ModelArgs, SessionArgs,
 };
-use crate::ui::{Style, Ui};
+use crate::ui::{printable, Style, Ui};
 
 /// The commands of a chat: name, argument, what it does.
 pub const COMMANDS: [(&str, &str, &str); 9] = [
@@ -65,6 +65,15 @@ pub struct ChatCommand {
     /// Go on with a conversation that /save wrote
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
+    /// Go on with the session of a file where there is one, and write it at the end, also when a signal ends the program; the
+    /// conversation goes to FILE.json beside it
+    #[arg(
+        id = "session_file",
+        long = "session",
+        value_name = "FILE",
+        conflicts_with = "load"
+    )]
+    session_file: Option<PathBuf>,
     /// Keep no history of what is typed
     #[arg(long)]
     no_history: bool,
@@ -84,7 +93,20 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let name = command.model.name()?;
     let _library = common.start()?;
     let model = load_model(&name, command.model.load_options(), ui)?;
-    let session = model.session(&command.session.raw(command.model.context))?;
+    let kept = command.session_file.as_deref().map(Kept::at).transpose()?;
+    let before = kept.as_ref().filter(|kept| kept.is_there());
+    let mut loaded = Vec::new();
+    let session = match before {
+        None => model.session(&command.session.raw(command.model.context))?,
+        Some(kept) => {
+            kept.refuse_options(&command.session)?;
+            // The file's adapters are looked for among those that are loaded.
+            for (path, _) in &adapters {
+                loaded.push((path.clone(), load_adapter(&model, path, ui)?));
+            }
+            kept.load(&model, ui)?
+        }
+    };
     let mut options = command.generate.options();
     options.grammar = command.generate.grammar(&model)?;
     let mut chat = Chat {
@@ -99,13 +121,17 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
             0
         },
         messages: Vec::new(),
-        adapters: Vec::new(),
+        adapters: loaded,
         applied: Vec::new(),
         last: None,
     };
     chat.apply(adapters)?;
-    if let Some(path) = &command.load {
-        chat.load(path)?;
+    match before {
+        Some(kept) => chat.load(&kept.messages)?,
+        None => command
+            .load
+            .as_deref()
+            .map_or(Ok(()), |path| chat.load(path))?,
     }
     if let Some(system) = &command.system {
         chat.set_system(system);
@@ -114,34 +140,95 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     if lines.interactive() {
         ui.note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat.");
     }
-    let mut first = command.prompt.clone();
-    while let Some(line) = first
-        .take()
-        .map_or_else(|| lines.next(), |line| Ok(Some(line)))?
-    {
-        let outcome = chat.take(&line);
-        match outcome {
-            Ok(true) => {}
-            Ok(false) => break,
-            // The chat goes on after what people can do otherwise; a pipe has nobody to do so.
-            Err(failure) if lines.interactive() && failure.exit == 128 + SIGINT => {
-                ui.note("[stopped]");
-            }
-            Err(failure) if lines.interactive() && failure.exit < 128 => {
-                ui.error(&failure.message);
-                if failure.code == "CONTEXT_FULL" {
-                    ui.note("/reset starts a new conversation.");
-                }
-            }
-            Err(failure) => return Err(failure),
-        }
-        if let Some(signal) = chat.last.as_ref().and_then(|last| last.signal) {
-            if !lines.interactive() || signal != SIGINT {
-                return Err(Failure::signal(signal));
-            }
+    let Some(kept) = &kept else {
+        return chat.talk(&mut lines, command.prompt.clone(), &|_| Ok(()));
+    };
+    kept.save_before_a_signal_ends(&chat.session);
+    let talked = chat.talk(&mut lines, command.prompt.clone(), &|chat| {
+        kept.save_messages(chat)
+    });
+    interrupt::before_end(None);
+    match (talked, kept.save(&chat)) {
+        (Ok(()), saved) => saved,
+        (Err(failure), Ok(())) => Err(failure),
+        (Err(failure), Err(unsaved)) => {
+            ui.error(&unsaved.message);
+            Err(failure)
         }
     }
-    Ok(())
+}
+
+/// The file of a session, and of its conversation.
+struct Kept {
+    session: String,
+    messages: PathBuf,
+}
+
+impl Kept {
+    fn at(path: &Path) -> Outcome<Kept> {
+        let session = path.to_str().ok_or_else(|| {
+            let name = path.display().to_string();
+            Failure::usage(format!("--session: {name:?} is not UTF-8"))
+        })?;
+        Ok(Kept {
+            session: session.to_owned(),
+            messages: PathBuf::from(format!("{session}.json")),
+        })
+    }
+
+    fn is_there(&self) -> bool {
+        Path::new(&self.session).exists()
+    }
+
+    fn refuse_options(&self, options: &SessionArgs) -> Outcome<()> {
+        let given = [
+            (options.window.is_some(), "--window"),
+            (options.keep.is_some(), "--keep"),
+            (options.kv_bits.is_some(), "--kv-bits"),
+            (options.kv_limit.is_some(), "--kv-limit"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            None => Ok(()),
+            Some((_, option)) => Err(Failure::usage(format!(
+                "{option} is for a new session, and {:?} has its own",
+                self.session
+            ))),
+        }
+    }
+
+    fn load(&self, model: &Model, ui: &Ui) -> Outcome<Session> {
+        let _work = interrupt::Work::begin();
+        let bar = ui.bytes_bar("Loading the session");
+        let loaded = model.load_session(&self.session, &mut |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+            interrupt::signal().is_none()
+        });
+        bar.finish_and_clear();
+        interrupted_or(loaded)
+    }
+
+    /// While nothing runs; what runs is ended first, and then all is saved as at any end.
+    fn save_before_a_signal_ends(&self, session: &Session) {
+        let (id, path) = (session.id() as usize, self.session.clone());
+        interrupt::before_end(Some(Box::new(move || {
+            let id = id as *mut crate::ffi::mlxrt_session;
+            if let Err(failure) = save_session(id, &path) {
+                crate::ui::stderr_line(&format!("mlxrt: {}", printable(&failure.message)));
+            }
+        })));
+    }
+
+    /// After each turn, so that they are those of the session whenever that is saved.
+    fn save_messages(&self, chat: &Chat) -> Outcome<()> {
+        write_messages(&chat.messages, &self.messages)
+    }
+
+    fn save(&self, chat: &Chat) -> Outcome<()> {
+        let _work = interrupt::Work::with_notice("saving the session …");
+        save_session(chat.session.id(), &self.session)?;
+        self.save_messages(chat)
+    }
 }
 
 struct Chat<'a> {
@@ -165,6 +252,43 @@ struct Last {
 }
 
 impl Chat<'_> {
+    /// Line by line, to the end. `after` is called behind each.
+    fn talk(
+        &mut self,
+        lines: &mut Lines,
+        mut first: Option<String>,
+        after: &dyn Fn(&Chat) -> Outcome<()>,
+    ) -> Outcome<()> {
+        while let Some(line) = first
+            .take()
+            .map_or_else(|| lines.next(), |line| Ok(Some(line)))?
+        {
+            let outcome = self.take(&line);
+            after(self)?;
+            match outcome {
+                Ok(true) => {}
+                Ok(false) => break,
+                // The chat goes on after what people can do otherwise; a pipe has nobody to do so.
+                Err(failure) if lines.interactive() && failure.exit == 128 + SIGINT => {
+                    self.ui.note("[stopped]");
+                }
+                Err(failure) if lines.interactive() && failure.exit < 128 => {
+                    self.ui.error(&failure.message);
+                    if failure.code == "CONTEXT_FULL" {
+                        self.ui.note("/reset starts a new conversation.");
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+            if let Some(signal) = self.last.as_ref().and_then(|last| last.signal) {
+                if !lines.interactive() || signal != SIGINT {
+                    return Err(Failure::signal(signal));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Does what a line says; false ends the chat.
     fn take(&mut self, line: &str) -> Outcome<bool> {
         self.last = self.last.take().map(|last| Last {
@@ -324,22 +448,9 @@ impl Chat<'_> {
         Ok(())
     }
 
-    /// Writes the conversation, replacing a file only when everything is on the disk.
+    /// Writes the conversation.
     fn save(&self, path: &Path) -> Outcome<()> {
-        let text = format!("{:#}\n", json!(self.messages));
-        let failed = |error: io::Error| Failure::file(path, "written", &error);
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}", std::process::id()));
-        let aside = path.with_file_name(name);
-        let written = fs::File::create(&aside).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&aside, path)
-        });
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written.map_err(failed)?;
+        write_messages(&self.messages, path)?;
         self.ui
             .note(&format!("{} messages written.", self.messages.len()));
         Ok(())
@@ -387,6 +498,24 @@ impl Chat<'_> {
             crate::ui::bytes(state.kv_bytes)
         ))
     }
+}
+
+/// Replaces a file only when everything is on the disk.
+fn write_messages(messages: &[Value], path: &Path) -> Outcome<()> {
+    let text = format!("{:#}\n", json!(messages));
+    let failed = |error: io::Error| Failure::file(path, "written", &error);
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let aside = path.with_file_name(name);
+    let written = fs::File::create(&aside).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    written.map_err(failed)
 }
 
 fn file_of(argument: &str, command: &str) -> Outcome<String> {

@@ -129,3 +129,56 @@ fn help_lists_every_command() {
         assert!(out.contains(name), "{name} is not in {out}");
     }
 }
+
+/// Answers of a chat, and how much of their prompts was kept.
+fn answers(text: &str) -> Vec<(String, u64)> {
+    let mut answers = vec![(String::new(), 0)];
+    for event in json_lines(text) {
+        let last = answers.last_mut().unwrap();
+        match event["event"].as_str().unwrap() {
+            "text" => last.0 += event["text"].as_str().unwrap(),
+            "end" => {
+                last.1 = event["cached_tokens"].as_u64().unwrap();
+                answers.push(Default::default());
+            }
+            _ => {}
+        }
+    }
+    answers.pop();
+    answers
+}
+
+#[test]
+fn a_session_goes_on_where_it_was() {
+    let folder = scratch("chat-session");
+    let file = folder.join("talk.session");
+    let name = file.to_str().unwrap();
+    let model = demo();
+    let base = ["chat", &model, "--json", "--greedy", "-n", "16"];
+    let with =
+        |more: &[&str], input: &str| run_with_input([&base[..], more].concat(), input.as_bytes());
+    let turns = ["What is the capital of France?\n", "And of Italy?\n"];
+    let at_once = answers(&with(&[], &turns.concat()).fine());
+    let first = answers(&with(&["--session", name], turns[0]).fine());
+    assert!(file.exists() && folder.join("talk.session.json").exists());
+    let second = answers(&with(&["--session", name], turns[1]).fine());
+    let said = |answers: &[(String, u64)]| -> Vec<String> {
+        answers.iter().map(|(text, _)| text.clone()).collect()
+    };
+    assert_eq!([said(&first), said(&second)].concat(), said(&at_once));
+    assert!(second[0].1 > 10, "{second:?}");
+
+    // What does not fit is named, and the file stays as it is.
+    let before = fs::read(&file).unwrap();
+    run_with_input(["chat", &tiny(), "--session", name], b"ab\n").fails(6, "talk.session");
+    with(&["--session", name, "--window", "64"], "ab\n").fails(2, "--window");
+    with(&["--session", name, "--load", name], "ab\n").fails(2, "--load");
+    assert_eq!(fs::read(&file).unwrap(), before);
+    fs::write(&file, &before[..before.len() / 2]).unwrap();
+    with(&["--session", name], "ab\n").fails(5, "talk.session");
+    fs::remove_file(folder.join("talk.session.json")).unwrap();
+    fs::write(&file, &before).unwrap();
+    with(&["--session", name], "ab\n").fails(3, "talk.session.json");
+    let nowhere = folder.join("talk.session/below");
+    with(&["--session", nowhere.to_str().unwrap()], "ab\n").fails(4, "talk.session");
+}

@@ -173,6 +173,7 @@ fn the_help_shows_nothing_that_is_refused() {
         &"{\"prompt\":\"ab\",\"completion\":\"ba\"}\n".repeat(4),
     );
     let adapter = fixture("adapters/mlx-lora-qwen3-4bit");
+    let kept = folder.join("kept").to_str().unwrap().to_owned();
     let plot = folder.join("curve.svg").to_str().unwrap().to_owned();
     let value = |flag: &str| -> Option<Vec<&str>> {
         Some(match flag {
@@ -202,6 +203,7 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--follow-links"
             | "--summary" => vec![],
             "--load" => vec![&messages],
+            "--session" => vec![&kept],
             "--keep" => vec!["2", "--window", "64"],
             "--window" | "--context" | "--max-tokens" | "--penalty-window" | "--batch-size" => {
                 vec!["64"]

@@ -1,7 +1,7 @@
 //! Ctrl-C, SIGTERM, and a reader that goes away.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -143,5 +143,47 @@ fn nobody_reads_at_all() {
         let code = child.wait().unwrap().code();
         assert!(code.is_some(), "ended by a signal: {arguments:?}");
         assert!(!err.contains("panicked"), "{err}");
+    }
+}
+
+#[test]
+fn a_chat_saves_its_session() {
+    let folder = scratch("saved-by-a-signal");
+    let file = folder.join("talk.session");
+    let name = file.to_str().unwrap();
+    let model = tiny();
+    let arguments = [
+        "chat",
+        &model,
+        "--session",
+        name,
+        "--json",
+        "--greedy",
+        "-n",
+        "3",
+        "--ignore-eos",
+    ];
+    for (signal, code) in [(libc::SIGINT, 130), (libc::SIGTERM, 143)] {
+        let _ = fs::remove_file(&file);
+        let mut child = mlxrt(arguments).stdin(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"ab\n").unwrap();
+        let mut line = String::new();
+        while !line.contains("\"end\"") {
+            line.clear();
+            assert!(out.read_line(&mut line).unwrap() > 0);
+        }
+        // It waits for the next line, once the messages are there.
+        let messages = folder.join("talk.session.json");
+        let wanted = |text: String| text.matches("role").count() == 2;
+        while !fs::read_to_string(&messages).is_ok_and(wanted) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        send(&child, signal);
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert!(file.exists());
+        let _ = fs::remove_file(&messages);
     }
 }
