@@ -215,6 +215,11 @@ impl Shared {
         go_on
     }
 
+    /// Whether the answer is in the model's thinking, as far as it has come.
+    pub fn thinks(&self) -> bool {
+        self.state().plan.stream.is_thinking()
+    }
+
     /// Takes the target's log-probabilities.
     pub fn scored(&self, logprobs: Vec<f32>) {
         self.state().logprobs = logprobs;

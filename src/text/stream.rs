@@ -217,7 +217,7 @@ impl TextStream {
     }
 
     /// Whether the model thinks at this place.
-    fn is_thinking(&self) -> bool {
+    pub fn is_thinking(&self) -> bool {
         self.splitter.as_ref().is_some_and(Splitter::is_thinking)
     }
 

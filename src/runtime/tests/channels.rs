@@ -1,6 +1,7 @@
 //! Thinking and calls of tools from end to end, on a model whose answer is known (tests/fixtures/script.py).
 
 use super::*;
+use crate::grammar::Kind;
 use crate::runtime::generate::{Conversation, Stop, Thinking};
 use crate::text::Channel;
 
@@ -361,4 +362,38 @@ fn a_trained_model_calls_a_tool() {
     assert_eq!((report.stop, told.calls.len()), (Stop::Eos, 0), "{told:?}");
     assert!(told.text.contains("21"), "{told:?}");
     assert!(report.cached_tokens > 50, "{report}");
+}
+
+/// What the prompt has opened is thought freely, its end is forced when there was enough of it, and then the answer follows.
+#[test]
+fn a_grammar_begins_behind_thinking() {
+    let _lock = engine_lock();
+    let model = script();
+    let grammar = model.compile_grammar(Kind::Regex, "yes|no", None).unwrap();
+    let grammar = Some(Arc::new(grammar));
+    let history = format!(
+        r#"[{},{{"role":"assistant","content":"<think>\nLet me"}}]"#,
+        &ASK[1..ASK.len() - 1]
+    );
+    let opened = Input::Messages(Conversation {
+        messages: history,
+        continue_last: true,
+        ..Conversation::default()
+    });
+    for logprobs in [None, Some(0)] {
+        let options = GenerateOptions {
+            thinking: Thinking::Budget(3),
+            grammar: grammar.clone(),
+            logprobs,
+            ..GenerateOptions::default()
+        };
+        let (told, report) = tell(&session(&model), &opened, &options);
+        assert_eq!((report.thinking_tokens, report.stop), (3, Stop::Grammar));
+        assert!(["yes", "no"].contains(&told.text.as_str()), "{told:?}");
+        assert!(!told.thinking.is_empty());
+        // The first token already obeys where nothing was opened.
+        let (told, report) = tell(&session(&model), &input(ASK, None), &options);
+        assert_eq!((report.thinking_tokens, report.stop), (0, Stop::Grammar));
+        assert!(["yes", "no"].contains(&told.text.as_str()), "{told:?}");
+    }
 }

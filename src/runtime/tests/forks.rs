@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Code;
+use crate::mlx::fault;
 use crate::runtime::adapter::Adapter;
 use crate::runtime::engine::{set_limits, trim, MemoryLimits, Trim};
 
@@ -68,6 +69,7 @@ fn goes_on_as_a_fresh_one(session: &Session, options: SessionOptions, random: &m
     );
     result.unwrap();
     let fresh = Session::new(session.model.clone(), options).unwrap();
+    fresh.apply(session.adapters().to_vec()).unwrap();
     let whole = [before.as_slice(), &input].concat();
     let wanted = run(&fresh, &Input::Tokens(whole.clone()), &computed_anew(n));
     wanted.result.unwrap();
@@ -87,18 +89,45 @@ fn keeping_lock() -> MutexGuard<'static, ()> {
     lock
 }
 
+/// To a file and back.
+fn through_a_file(session: &Session, adapters: &[Arc<Adapter>]) -> Session {
+    let (_folder, path) = session_files::place("any-order");
+    session_files::save(session, &path).unwrap();
+    session_files::restore_with(&session.model, &path, adapters).unwrap()
+}
+
+/// A request that is cancelled at some place of it, or before it begins.
+fn begin_and_cancel(session: Session, random: &mut Random) -> Session {
+    let session = Arc::new(session);
+    let input = Input::Tokens(random.tokens());
+    let request = submit(session.clone(), &input, &exactly(6), None).unwrap();
+    for _ in 0..random.below(4) {
+        let _ = request.next(None);
+    }
+    request.cancel();
+    request.result(None).unwrap().1.unwrap();
+    drop(request);
+    Arc::into_inner(session).expect("nobody else has it")
+}
+
 #[test]
-fn any_order_of_requests_forks_and_cuts_equals_fresh_sessions() {
+fn any_order_of_what_sessions_do_equals_fresh_sessions() {
     let _lock = keeping_lock();
     for (case, options) in cases() {
         let model = load(case);
+        let adapters: Vec<Arc<Adapter>> = match case.starts_with("qwen3-") {
+            true => (1..3)
+                .map(|seed| adapters::adapter(&model, seed, false))
+                .collect(),
+            false => Vec::new(),
+        };
         let mut cached = 0;
-        for seed in 0..12 {
+        for seed in 0..20 {
             let mut random = Random(seed);
             let mut sessions = vec![Session::new(model.clone(), options).unwrap()];
-            for _ in 0..12 {
+            for _ in 0..16 {
                 let index = random.below(sessions.len());
-                match random.below(6) {
+                match random.below(12) {
                     0 if sessions.len() < 5 => {
                         let fork = sessions[index].fork().unwrap();
                         assert_eq!(fork.tokens(), sessions[index].tokens());
@@ -111,6 +140,25 @@ fn any_order_of_requests_forks_and_cuts_equals_fresh_sessions() {
                         assert_eq!(sessions[index].tokens().unwrap(), held[..keep]);
                     }
                     2 if sessions.len() > 1 => drop(sessions.swap_remove(index)),
+                    3 => sessions[index] = through_a_file(&sessions[index], &adapters),
+                    4 => trim([Trim::Prefixes, Trim::IdleSessions][random.below(2)]).unwrap(),
+                    5 => {
+                        let strength = [0.5, 1.0][random.below(2)];
+                        let applied = adapters.get(random.below(3));
+                        let applied = applied.map(|adapter| (adapter.clone(), strength));
+                        sessions[index]
+                            .apply(applied.into_iter().collect())
+                            .unwrap();
+                    }
+                    6 => {
+                        let session = sessions.swap_remove(index);
+                        sessions.push(begin_and_cancel(session, &mut random));
+                    }
+                    7 => {
+                        recovery::inject(&model, fault::fail_at, 1 + random.below(40) as u64);
+                        goes_on_as_a_fresh_one(&sessions[index], options, &mut random);
+                        recovery::inject(&model, fault::fail_at, 0);
+                    }
                     _ => cached += goes_on_as_a_fresh_one(&sessions[index], options, &mut random),
                 }
             }

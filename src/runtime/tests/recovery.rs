@@ -13,7 +13,7 @@ fn prompt() -> Input {
     Input::Tokens(vec![52, 106, 110, 78, 83, 87, 109, 0, 126])
 }
 
-fn inject(model: &Model, fault: fn(u64), n: u64) {
+pub(super) fn inject(model: &Model, fault: fn(u64), n: u64) {
     model
         .engine
         .call(move |_| {

@@ -17,7 +17,7 @@ use crate::runtime::adapter::{Adapter, LoadOptions as SessionLoad, TensorData};
 use crate::runtime::engine::Trim;
 use crate::runtime::staging::SaveOptions;
 
-fn save(session: &Session, path: &Path) -> Result<()> {
+pub(super) fn save(session: &Session, path: &Path) -> Result<()> {
     let options = SaveOptions {
         deadline: None,
         progress: &mut |_, _| true,
@@ -25,7 +25,11 @@ fn save(session: &Session, path: &Path) -> Result<()> {
     session.save(path, options)
 }
 
-fn restore_with(model: &Arc<Model>, path: &Path, adapters: &[Arc<Adapter>]) -> Result<Session> {
+pub(super) fn restore_with(
+    model: &Arc<Model>,
+    path: &Path,
+    adapters: &[Arc<Adapter>],
+) -> Result<Session> {
     let options = SessionLoad {
         deadline: None,
         progress: &mut |_, _| true,
@@ -38,7 +42,7 @@ fn restore(model: &Arc<Model>, path: &Path) -> Result<Session> {
 }
 
 /// A folder that goes away, and a file in it.
-fn place(name: &str) -> (Folder, PathBuf) {
+pub(super) fn place(name: &str) -> (Folder, PathBuf) {
     let folder = Folder::new(&format!("session-{name}"));
     std::fs::create_dir_all(&folder.0).unwrap();
     let path = folder.0.join("session.safetensors");
@@ -1056,4 +1060,28 @@ fn prompt_caches_that_do_not_fit_are_refused_by_name() {
         Code::NotFound,
         "there is no file",
     );
+}
+
+/// Packed keys and values are not in the file, and are computed again.
+#[test]
+fn a_session_with_packed_keys_is_its_tokens() {
+    let _lock = engine_lock();
+    let (_folder, path) = place("packed");
+    let model = load("qwen3-4bit");
+    for kv_bits in [4, 8] {
+        let options = SessionOptions {
+            kv_bits,
+            kv_group_size: 32,
+            ..SessionOptions::default()
+        };
+        let own = Session::new(model.clone(), options).unwrap();
+        ask(&own, &Input::Tokens(vec![3, 4, 5, 6, 7]), 6);
+        save(&own, &path).unwrap();
+        let restored = restore(&model, &path).unwrap();
+        assert_eq!(restored.cache.scheme, own.cache.scheme);
+        assert_eq!(restored.tokens(), own.tokens());
+        assert_eq!(restored.info().kv_tokens, 0);
+        let more = Input::Tokens(vec![9]);
+        assert_eq!(ask(&restored, &more, 5).0, ask(&own, &more, 5).0);
+    }
 }

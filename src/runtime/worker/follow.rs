@@ -30,12 +30,17 @@ impl Worker {
         let cache = self.caches.of_mut(&running.key)?;
         // Left in this phase when something fails below; `recover` starts it anew.
         let Phase::Decode {
-            next: current,
+            next: mut current,
             step,
         } = std::mem::replace(&mut running.phase, Phase::Match)
         else {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
+        if let Some(&id) = running.forced.front() {
+            current.force(id)?;
+            // It has not heard of the token.
+            running.sampler = None;
+        }
         let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let reads_first = self.reads_first || running.generated.is_empty();
@@ -109,7 +114,9 @@ impl Worker {
 /// Takes a token; the turn that it ends the request with, if it does.
 fn take(running: &mut Running, token: TokenOutput) -> Option<Turn> {
     let id = token.id;
-    if let Some(Err(error)) = running.matcher.as_mut().map(|matcher| matcher.take(id)) {
+    let follows = running.follows();
+    let matcher = running.matcher.as_mut().filter(|_| follows);
+    if let Some(Err(error)) = matcher.map(|matcher| matcher.take(id)) {
         return Some(Turn::Refused(error));
     }
     if !running.take(token) {
@@ -127,8 +134,9 @@ fn take(running: &mut Running, token: TokenOutput) -> Option<Turn> {
 
 /// What comes next in any case; with log-probabilities nothing does, since each token's is wanted.
 fn forced(running: &mut Running) -> Result<Vec<i32>> {
+    let follows = running.follows();
     match &mut running.matcher {
-        Some(matcher) if running.job.sampling.logprobs.is_none() => matcher.forced(),
+        Some(matcher) if follows && running.job.sampling.logprobs.is_none() => matcher.forced(),
         _ => Ok(Vec::new()),
     }
 }

@@ -128,6 +128,12 @@ impl Running {
         self.is_cancelled() || self.is_late() || !self.job.request.ticket.must_wait()
     }
 
+    /// Whether the next token is one that the grammar allows: an answer's are, and not what the model thinks before it, nor the end
+    /// of that where it is forced.
+    pub fn follows(&self) -> bool {
+        self.forced.is_empty() && !self.job.request.thinks()
+    }
+
     /// Why it ends when it has so many tokens.
     pub fn end_at(&self, count: usize) -> Option<EndReason> {
         let most = self.job.max_tokens;

@@ -272,12 +272,12 @@ impl Worker {
     /// Queues the draw from the logits `[vocab]` of the step that was queued last.
     pub(super) fn draw_next(&mut self, index: usize, logits: Array) -> Result<Turn> {
         let running = &mut self.running[index];
+        let follows = running.matcher.is_some() && running.follows();
         let cache = self.caches.of(&running.key)?;
         let sampler = running.sampler.as_mut();
         let sampler = sampler.ok_or_else(|| Error::internal("a draw without a sampler"))?;
         let allowed = match &mut running.matcher {
-            None => None,
-            Some(matcher) => {
+            Some(matcher) if follows => {
                 // The mask is made while the device computes what it is for.
                 queue(vec![&logits], &cache.layers)?;
                 match matcher.mask() {
@@ -286,6 +286,7 @@ impl Worker {
                     Err(error) => return Ok(Turn::Refused(error)),
                 }
             }
+            _ => None,
         };
         let next = queue_draw(logits, sampler, allowed.as_ref(), &cache.layers)?;
         running.phase = Phase::Decode {
