@@ -96,6 +96,12 @@ impl Reader<'_> {
             let value = object.opt_bool(key)?;
             value.ok_or_else(|| object.wrong(key, "true or false"))
         };
+        let kv_bits = object.u32("kv_bits", 0..=8)?;
+        let kv_group_size = object.u32("kv_group_size", 0..=128)?;
+        if !matches!((kv_bits, kv_group_size), (0, 0) | (4 | 8, 32 | 64 | 128)) {
+            let what = "a number of bits that keys are packed in, with its \"kv_group_size\"";
+            return Err(object.wrong("kv_bits", what));
+        }
         let written = Written {
             model_type: model.str("type")?.to_owned(),
             weights: model.str("weights")?.to_owned(),
@@ -106,8 +112,8 @@ impl Reader<'_> {
             context: object.u32("context", 0..=most)?,
             window: object.u32("window", 0..=most)?,
             keep: signed("keep")?,
-            kv_bits: object.u32("kv_bits", 0..=8)?,
-            kv_group_size: object.u32("kv_group_size", 0..=most)?,
+            kv_bits,
+            kv_group_size,
             kv_limit: kv_limit.ok_or_else(|| object.wrong("kv_limit", "a number"))?,
             long: truth("long")?,
             answer: answer(&object)?,

@@ -357,8 +357,16 @@ fn what_a_file_claims_is_compared_with_the_model() {
         ),
         (
             |_, own| own["kv_bits"] = 8.into(),
-            Code::Unsupported,
-            "quantised keys",
+            Code::BadModel,
+            "\"kv_bits\" must be",
+        ),
+        (
+            |_, own| {
+                own["kv_bits"] = 8.into();
+                own["kv_group_size"] = 32.into();
+            },
+            Code::Incompatible,
+            "heads of 10 numbers",
         ),
         (
             |_, own| own["model"]["type"] = "qwen3".into(),
