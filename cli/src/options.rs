@@ -188,7 +188,7 @@ pub struct SessionArgs {
     /// With --window: the first tokens that are never dropped [default: 4]
     #[arg(long, value_name = "TOKENS", requires = "window", value_parser = whole)]
     pub keep: Option<i32>,
-    /// Pack keys and values in so many bits, 4 or 8: less memory, and longer conversations stay fast
+    /// Pack keys and values in so many bits, 4 or 8: they take less memory
     #[arg(long, value_name = "BITS", value_parser = positive)]
     pub kv_bits: Option<u32>,
     /// With --kv-bits: numbers that share a scale, 32, 64 or 128 [default: 64, or 32 where heads are not made of 64]
