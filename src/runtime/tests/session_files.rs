@@ -442,7 +442,7 @@ fn what_a_file_claims_is_compared_with_the_model() {
         (
             |_, own| own["answer"] = 1.into(),
             Code::BadModel,
-            "\"answer\" must be a string",
+            "\"answer\" must be an object",
         ),
         (
             |_, own| own["marks"] = json!([]),
