@@ -157,6 +157,10 @@ impl SessionCache {
         self.tokens.len() > n.saturating_mul(2)
     }
 
+    fn is_within(&self, limit: Option<u64>) -> bool {
+        limit.is_none_or(|limit| self.nbytes() <= limit)
+    }
+
     fn nbytes(&self) -> u64 {
         self.layers.iter().map(Cache::nbytes).sum()
     }
@@ -248,18 +252,27 @@ impl Caches {
     }
 
     /// Keeps of the cache of `key` what it has in common with the first `most` of these tokens. Where another session's cache, or
-    /// one that is kept, has more of them, it is given that beginning instead.
-    pub fn match_prefix(&mut self, key: &CacheKey, tokens: &[i32], most: usize) -> Result<()> {
+    /// one that is kept, has more of them and no more than `limit` bytes, it is given that beginning instead.
+    pub fn match_prefix(
+        &mut self,
+        key: &CacheKey,
+        tokens: &[i32],
+        most: usize,
+        limit: Option<u64>,
+    ) -> Result<()> {
         let wanted = tokens.get(..most).unwrap_or(tokens);
         let own = self.of(key)?;
         let (held, ledger) = (own.common(wanted), own.ledger.clone());
         let others = self.of_sessions.iter().filter(|(other, cache)| {
-            *other != key && other.adapters == key.adapters && cache.fits(own)
+            *other != key
+                && other.adapters == key.adapters
+                && cache.fits(own)
+                && cache.is_within(limit)
         });
         let others = others.map(|(other, cache)| (other, cache.common(wanted)));
         let other = others.max_by_key(|(_, common)| *common);
         let other = other.map(|(other, common)| (other.clone(), common));
-        let kept = self.kept.best(&key.adapters, own, wanted);
+        let kept = self.kept.best(&key.adapters, own, wanted, limit);
         let enough = held.saturating_add(WORTH);
         let better = match (kept, other) {
             // What is kept is often nobody else's, and then it is not copied.

@@ -117,9 +117,6 @@ static void everything_is_refused(void) {
   CHECK(made_grammar == NULL);
   /* Embeddings */
   const char *const texts[] = {"a"};
-  mlxrt_tensor tensor;
-  memset(&tensor, 0, sizeof tensor);
-  tensor.struct_size = sizeof tensor;
   FORKED(mlxrt_embed(model, texts, NULL, 1, NULL, &tensor));
   CHECK(tensor.data == NULL);
   /* Metrics */

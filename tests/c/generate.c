@@ -167,7 +167,7 @@ static void a_callback_ends_a_prefill(void) {
   mlxrt_session *session = session_of(model);
   struct answer *cut = new_answer();
   cut->stop_after = 2;
-  mlxrt_generate_options options = greedy(5);
+  mlxrt_generate_options options = greedy_anew(5);
   options.progress_tokens = 3;
   ask_into(cut, session, text_input("The answer is 1"), options);
   CHECK_INT(cut->result.stop, MLXRT_STOPPED_CALLBACK);

@@ -79,9 +79,18 @@ impl Prefixes {
         adapters: &[AppliedAdapter],
         own: &SessionCache,
         tokens: &[i32],
+        limit: Option<u64>,
     ) -> Option<(usize, usize)> {
         let all = self.0.iter().enumerate();
-        let fit = all.filter(|(_, prefix)| prefix.adapters == adapters && prefix.cache.fits(own));
+        let fit = all.filter(
+            |(
+                _,
+                Prefix {
+                    adapters: of,
+                    cache,
+                },
+            )| { of == adapters && cache.fits(own) && cache.is_within(limit) },
+        );
         let reached = fit.map(|(at, prefix)| (at, prefix.cache.common(tokens)));
         reached.max_by_key(|(_, common)| *common)
     }

@@ -297,7 +297,13 @@ fn what_a_freed_session_computed_is_used_again() {
         assert_eq!(again, tokens, "{case}");
         assert_eq!(cached, if turned { 0 } else { 39 }, "{case}");
         let (cached, _) = ask(&new(), &other);
-        let states = ["lfm2-f32", "qwen3_5-f32", "nemotron_h-f32", "qwen3_next-4bit"].contains(&case);
+        let states = [
+            "lfm2-f32",
+            "qwen3_5-f32",
+            "nemotron_h-f32",
+            "qwen3_next-4bit",
+        ]
+        .contains(&case);
         assert_eq!(cached, if turned || states { 0 } else { 10 }, "{case}");
     }
 }

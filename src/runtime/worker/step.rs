@@ -129,7 +129,9 @@ impl Worker {
         // What logits are wanted of is computed in any case.
         let most = running.without_logits();
         if !running.job.ignore_cache {
-            self.caches.match_prefix(&running.key, &wanted, most)?;
+            let limit = running.job.cache.limit;
+            self.caches
+                .match_prefix(&running.key, &wanted, most, limit)?;
         }
         let cache = self.caches.of_mut(&running.key)?;
         if cache.tokens.len() < held {
