@@ -151,11 +151,7 @@ fn options() {
     ] {
         with(more).fails(2, words);
     }
-    // Other programs have them; here they are refused by name.
-    with(&["--kv-bits", "4"]).fails(
-        7,
-        "--kv-bits: this version has no quantised keys and values",
-    );
+    with(&["--kv-bits", "4"]).fails(7, "--kv-bits: the model has heads of 16 numbers");
     with(&["--draft-model", &model]).fails(7, "--draft-model: this version has no draft models");
     with(&["--thinking-budget=-1"]).fails(2, "--thinking-budget");
     with(&["--thinking-budget", "1", "--no-thinking"]).fails(2, "--no-thinking");

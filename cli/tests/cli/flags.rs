@@ -168,6 +168,8 @@ fn the_help_shows_nothing_that_is_refused() {
         r#"[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]"#,
     );
     let tools = file("tools.json", "[]");
+    let schema = file("schema.json", r#"{"enum":["a","b"]}"#);
+    let grammar = file("grammar.lark", "start: \"a\" | \"b\"\n");
     let data = file(
         "data.jsonl",
         &"{\"prompt\":\"ab\",\"completion\":\"ba\"}\n".repeat(4),
@@ -183,6 +185,9 @@ fn the_help_shows_nothing_that_is_refused() {
             "--messages" => vec![&messages],
             "--continue-last" => vec!["--messages", &messages],
             "--tools" => vec![&tools],
+            "--schema" => vec![&schema],
+            "--grammar" => vec![&grammar],
+            "--regex" => vec!["[ab]+"],
             "--system" => vec!["b"],
             "--no-bos" | "--special-as-text" => vec!["--raw"],
             "--logprobs"
@@ -201,6 +206,8 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--mask-prompt"
             | "--checkpoint"
             | "--follow-links"
+            | "--normalize"
+            | "--no-thinking"
             | "--summary" => vec![],
             "--load" => vec![&messages],
             "--session" => vec![&kept],
