@@ -48,8 +48,8 @@ extension Model {
       options.progress = ProgressBox.function
       options.progress_data = box.pointer
       let given = texts.map { arena.text($0) }
-      let pointers = arena.array(given.map { Optional($0.0) })
-      let lengths = arena.array(given.map { $0.1 })
+      let pointers = arena.array(given.map(\.0))
+      let lengths = arena.array(given.map(\.1))
       var out = mlxrt_tensor()
       out.struct_size = structSize(mlxrt_tensor.self)
       defer { mlxrt_free(out.data) }
