@@ -219,7 +219,9 @@ final class ConcurrencyTests: XCTestCase {
 
   func testManySessionsAtOnce() async throws {
     let model = try await Fixture.model()
-    let wanted = try await Session(model).respond(to: .text("Hello"), options: greedy(30)).tokens
+    let first = try Session(model)
+    let wanted = try await first.respond(to: .text("Hello"), options: greedy(30)).tokens
+    let held = try first.state().kvBytes
     let tasks = 8 * ProcessInfo.processInfo.activeProcessorCount + 8
     let answers = try await withThrowingTaskGroup(of: [Int32].self) { group in
       for _ in 0..<tasks {
@@ -235,7 +237,9 @@ final class ConcurrencyTests: XCTestCase {
     }
     XCTAssertEqual(answers.count, tasks)
     for answer in answers { XCTAssertEqual(answer, wanted) }
-    try await eventually("all sessions are freed") { try Runtime.memory().kvBytes == 0 }
+    // What they have computed this one has, too, so nothing of it is kept.
+    try await eventually("all sessions are freed") { try Runtime.memory().kvBytes <= held }
+    withExtendedLifetime(first) {}
   }
 
   /// While the engine stands still, many more tasks than there are cores wait for events, and loads stand in their
