@@ -61,7 +61,19 @@ fn changed(function: &'static Function, at: usize, change: Change) -> Outcome {
     let param = &function.params[at];
     let name = param.struct_name().expect("a struct");
     let size = size_of_struct(name);
-    let mut call = Call::good(function, &mut World::new());
+    let mut world = World::new();
+    let mut call = Call::good(function, &mut world);
+    if function.name == "mlxrt_inspect_attention" {
+        // There are keys behind an answer only.
+        let generate = crate::surface::function("mlxrt_generate");
+        let mut answer = Call::good(generate, &mut world);
+        let options = generate.params.iter().position(|p| p.name == "options");
+        let most = offset_of("mlxrt_generate_options", "max_tokens").expect("a field");
+        answer.set(options.expect("options"), most, &2_u32.to_ne_bytes());
+        if let Err(failure) = answer.run() {
+            return Err(Wrong(format!("{failure:?}")));
+        }
+    }
     let (codes, word): (&[&str], _) = match change {
         Change::Size(size) => {
             call.set(at, 0, &size.to_ne_bytes());

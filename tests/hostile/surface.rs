@@ -241,6 +241,12 @@ impl Call {
             }
             return at as u64;
         }
+        if param.name == "texts" {
+            let text = self.text("abc");
+            let room = self.memory.last_mut().unwrap();
+            room[0] = text;
+            return room.as_ptr() as u64;
+        }
         if let Some(handle) = param.ty.strip_suffix(" * const *") {
             let made = handle_of(handle, world);
             let room = self.memory.last_mut().unwrap();
@@ -252,12 +258,6 @@ impl Call {
             let own = format!("{}-{}", self.function.name, std::process::id());
             let folder = scratch();
             return self.text(folder.join(own).to_str().unwrap());
-        }
-        if param.name == "texts" {
-            let text = self.text("abc");
-            let room = self.memory.last_mut().unwrap();
-            room[0] = text;
-            return room.as_ptr() as u64;
         }
         let room = self.memory.last_mut().unwrap();
         match (param.ty.as_str(), param.name.as_str()) {

@@ -269,6 +269,7 @@ public final class Session: Sendable {
   /// - Parameters:
   ///   - target: text or tokens, made into tokens by itself and without a BOS.
   ///   - prefix: text and tokens follow the session's, messages stand in their place; nil = nothing.
+  ///   - timeout: after which it ends with ``MlxrtError/Code/timeout``.
   ///   - progress: hears of tokens, where files have bytes.
   /// - Throws: `CancellationError` when the task is cancelled, ``MlxrtError/Code/busy`` while a request of the session runs or
   ///   waits.
