@@ -126,6 +126,7 @@ fn check(case: &Case, arrays: &Arrays, to: Dtype, path: Path, out: &Array) {
             let sees = |key: usize| match case.visible {
                 Visible::All => true,
                 Visible::Causal { window } => key <= own && window.is_none_or(|w| key + w > own),
+                Visible::Near { window } => key.abs_diff(own) < window,
             };
             let (mut scores, mut off) = (Vec::new(), 0.0_f64);
             for key in (0..case.tokens).filter(|&key| sees(key)) {

@@ -1,4 +1,5 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
+use super::texts::erf;
 use crate::dtype::Dtype;
 use crate::{Activation, HeadShape, Heads, HeadsMut, Kernels, Path, Temperature};
 
@@ -36,6 +37,7 @@ fn exact(kind: Activation, x: f64, up: Option<f64>) -> (f64, f64) {
             let inner = root * (x + 0.044715 * x.powi(3));
             of(0.5 * x * (1.0 + inner.tanh()), x.abs() + x.abs().powi(3))
         }
+        Activation::Gelu => of(0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)), x.abs()),
         Activation::SwigluClamped { alpha, limit } => {
             let (alpha, limit) = (f64::from(alpha), f64::from(limit));
             let up = up.expect("it is given").clamp(-limit, limit) + 1.0;
@@ -121,7 +123,7 @@ fn far_out_and_not_finite() {
             // Xielu's is not quite 0 there.
             assert!(y.get(0, 4).abs() < 2e-6);
             match kind {
-                Activation::Silu | Activation::GeluTanh => {
+                Activation::Silu | Activation::GeluTanh | Activation::Gelu => {
                     assert_eq!((y.get(0, 0), y.get(0, 1)), (200.0, 0.0));
                     assert_eq!((y.get(0, 2), y.get(0, 5)), (f64::INFINITY, 0.0));
                 }

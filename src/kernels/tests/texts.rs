@@ -171,7 +171,7 @@ fn layer_norms_are_what_their_formula_says() {
 }
 
 /// erf by its series.
-fn erf(x: f64) -> f64 {
+pub(super) fn erf(x: f64) -> f64 {
     let (mut term, mut sum, mut n) = (x, x, 0.0);
     while term.abs() > 1e-17 {
         n += 1.0;
