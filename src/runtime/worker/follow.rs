@@ -7,14 +7,11 @@
 //! before the pass, and goes into it.
 
 use super::running::{Phase, Running};
-use super::step::{queue, read, Turn};
+use super::step::{queue, read, Turn, CLEAR_CACHE_EVERY};
 use super::Worker;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::mlx::memory;
 use crate::runtime::job::{EndReason, TokenOutput};
-
-/// Steps after which freed buffers go back to the system.
-const CLEAR_CACHE_EVERY: u64 = 256;
 
 impl Worker {
     pub(super) fn follow(&mut self, index: usize) -> Result<Turn> {
@@ -28,19 +25,7 @@ impl Worker {
         let running = &mut self.running[index];
         let decoder = self.loaded.model(running.job.cache.model)?;
         let cache = self.caches.of_mut(&running.key)?;
-        // Left in this phase when something fails below; `recover` starts it anew.
-        let Phase::Decode {
-            next: mut current,
-            step,
-        } = std::mem::replace(&mut running.phase, Phase::Match)
-        else {
-            return Err(Error::internal("a request was decoded before its prompt"));
-        };
-        if let Some(&id) = running.forced.front() {
-            current.force(id)?;
-            // It has not heard of the token.
-            running.sampler = None;
-        }
+        let (current, step) = running.take_draw()?;
         let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let reads_first = self.reads_first || running.generated.is_empty();

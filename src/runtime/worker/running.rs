@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::grammar::Matcher;
 use crate::mlx::memory;
 use crate::model::AdapterSet;
@@ -142,6 +142,21 @@ impl Running {
         }
         let full = self.prompt.len() + count >= self.job.context;
         full.then_some(EndReason::Context)
+    }
+
+    /// The draw that is queued, as what is forced has it, and its step. The request is left in a phase from which `recover` starts it
+    /// anew when something fails behind this.
+    pub fn take_draw(&mut self) -> Result<(Draw, u64)> {
+        let phase = std::mem::replace(&mut self.phase, Phase::Match);
+        let Phase::Decode { mut next, step } = phase else {
+            return Err(Error::internal("a request was decoded before its prompt"));
+        };
+        if let Some(&id) = self.forced.front() {
+            next.force(id)?;
+            // It has not heard of the token.
+            self.sampler = None;
+        }
+        Ok((next, step))
     }
 
     /// A token was read; false: no more are wanted.

@@ -15,7 +15,7 @@ use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
 use crate::sampling::{Draw, Outcome, Sampler};
 
 /// Steps after which freed buffers go back to the system.
-const CLEAR_CACHE_EVERY: u64 = 256;
+pub(super) const CLEAR_CACHE_EVERY: u64 = 256;
 
 pub(super) enum Turn {
     More,
@@ -300,15 +300,7 @@ impl Worker {
 
     fn decode(&mut self, index: usize) -> Result<Turn> {
         let running = &self.running[index];
-        let count = running.generated.len() as u64 + 1;
-        let length = running.prompt.len() + count as usize;
-        let end = if running.job.max_tokens.is_some_and(|most| count >= most) {
-            Some(EndReason::MaxTokens)
-        } else if length >= running.job.context {
-            Some(EndReason::Context)
-        } else {
-            None
-        };
+        let end = running.end_at(running.generated.len() + 1);
         // The token that is there goes out either way.
         let refusal = match end {
             None => self.make_room(index, 1, true)?,
@@ -317,19 +309,7 @@ impl Worker {
         let running = &mut self.running[index];
         let decoder = self.loaded.model(running.job.cache.model)?;
         let cache = self.caches.of_mut(&running.key)?;
-        // Left in this phase when something fails below; `recover` starts it anew.
-        let Phase::Decode {
-            next: mut current,
-            step,
-        } = std::mem::replace(&mut running.phase, Phase::Match)
-        else {
-            return Err(Error::internal("a request was decoded before its prompt"));
-        };
-        if let Some(&id) = running.forced.front() {
-            current.force(id)?;
-            // It has not heard of the token.
-            running.sampler = None;
-        }
+        let (current, step) = running.take_draw()?;
         // The first token goes out before the second step is queued: on the CPU, queueing waits until little is left
         // of what was queued before, so the token would be a step late. So it does where the sampler has to know it.
         let first = running.generated.is_empty() || running.sampler.is_none();
