@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::model::TEMPLATES;
 use super::model_save::Source;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::load::Slot;
 
 /// Of every so many bytes of a tensor these are hashed. What was trained, merged or quantised otherwise differs all over a
@@ -54,8 +54,12 @@ impl Identity {
                 _ if is_template => &mut template,
                 _ => &mut tokenizer,
             };
-            let bytes = source.read(name)?;
             add_text(hash, name);
+            let bytes = match source.read(name) {
+                // Loading ignored it, with a warning, or refused the model.
+                Err(error) if error.code != Code::OutOfMemory => continue,
+                bytes => bytes?,
+            };
             hash.update(&(bytes.len() as u64).to_le_bytes());
             hash.update(&bytes);
         }
