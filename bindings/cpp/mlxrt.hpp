@@ -248,6 +248,8 @@ struct Input {
   std::optional<std::string> messages;
   /* With messages: a JSON array of tools, and a JSON object for the chat template. */
   std::optional<std::string> tools, template_args;
+  /* With tools, as JSON: "auto", "none", "required" or {"name": …}. */
+  std::optional<std::string> tool_choice;
   /* MLXRT_INPUT_*, one each. */
   bool no_bos = false, special_as_text = false, trust_content = false, no_generation_prompt = false, continue_last = false;
 
@@ -265,6 +267,7 @@ struct Input {
     put(messages, view.messages, view.messages_len);
     put(tools, view.tools, view.tools_len);
     put(template_args, view.template_args, view.template_args_len);
+    put(tool_choice, view.tool_choice, view.tool_choice_len);
     if (tokens) {
       /* An empty vector may have no data, and NULL would be no tokens at all. */
       static constexpr std::int32_t none = 0;
@@ -446,6 +449,7 @@ struct GenerateOptions {
   std::optional<std::uint32_t> draft_tokens;
   /* MLXRT_GEN_*, one each. */
   bool ignore_eos = false, tokens_only = false, no_prefix_cache = false, no_model_defaults = false, raw_text = false;
+  bool strict_tools = false, tool_deltas = false;
   /* With submit: called on any thread when events or the end become available. It should only signal something; what it
    * throws comes out of the request's next call. */
   std::function<void()> notify;
@@ -551,6 +555,8 @@ class GenerateView {
     flag(from.no_prefix_cache, MLXRT_GEN_NO_PREFIX_CACHE);
     flag(from.no_model_defaults, MLXRT_GEN_NO_MODEL_DEFAULTS);
     flag(from.raw_text, MLXRT_GEN_RAW_TEXT);
+    flag(from.strict_tools, MLXRT_GEN_STRICT_TOOLS);
+    flag(from.tool_deltas, MLXRT_GEN_TOOL_DELTAS);
     view.max_tokens = from.max_tokens.value_or(0);
     view.timeout_ms = limit_of(from.timeout);
     view.temperature = from.temperature.value_or(0);
@@ -612,6 +618,7 @@ enum class event_kind : std::int32_t {
   text = MLXRT_EVENT_TEXT,
   thinking = MLXRT_EVENT_THINKING,
   tool_call = MLXRT_EVENT_TOOL_CALL,
+  tool_delta = MLXRT_EVENT_TOOL_DELTA,
 };
 
 /* Some elements that lie elsewhere. */

@@ -853,6 +853,30 @@ func TestThinkingAndCalls(t *testing.T) {
 	if none := ask(&mlxrt.Options{ThinkingBudget: mlxrt.Ptr(0)}); none.Thinking != "" || none.Text != "I ask:" {
 		t.Fatalf("%+v", none)
 	}
+	// Calls are chosen, obey their schema, and are told while they come.
+	tools = []byte(`[{"name":"weather","parameters":{"type":"object","required":["city"],"properties":{"city":{"const":"Bergen"}}}}]`)
+	strict := &mlxrt.Options{StrictTools: true, ToolDeltas: true}
+	input := mlxrt.Input{Messages: messages, Tools: tools, ToolChoice: []byte(`{"name":"weather"}`)}
+	var deltas string
+	for event, err := range session.Generate(ctx, input, strict) {
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case event.Kind == mlxrt.EventToolDelta:
+			deltas += event.Text
+		case event.Kind == mlxrt.EventText && event.Text != "":
+			t.Errorf("%q", event.Text)
+		case event.Kind == mlxrt.EventToolCall && !strings.HasSuffix(event.Text, `"arguments":{"city":"Bergen"}}`):
+			t.Errorf("%s", event.Text)
+		}
+	}
+	if !strings.HasPrefix(deltas, `{"index":0,"id":"`) {
+		t.Errorf("%s", deltas)
+	}
+	input.ToolChoice = []byte(`{"name":"clock"}`)
+	_, err := session.Complete(ctx, input, nil)
+	wantErr(t, err, mlxrt.ErrInvalidArgument)
+	tools = []byte(`[{"type":"function","function":{"name":"weather"}}]`)
 	messages = append(messages, message, mlxrt.Message{Role: "tool", Content: "<tool_call> -3"})
 	if last := ask(nil); last.Text != "It is cold." || len(last.ToolCalls) != 0 || last.Result.Stop != mlxrt.StoppedEOS {
 		t.Fatalf("%+v", last)

@@ -45,6 +45,9 @@ type Input struct {
 	Tools json.RawMessage
 	// With messages: a JSON object for the chat template, such as {"enable_thinking":false}.
 	TemplateArgs json.RawMessage
+	// With tools, as JSON: "auto", which is the default; "none"; "required", the answer is a call; {"name":"…"}, a call of that
+	// tool.
+	ToolChoice json.RawMessage
 
 	// Text at token 0 gets no BOS.
 	NoBOS bool
@@ -114,6 +117,7 @@ func (in *Input) c(a *arguments) (C.mlxrt_input, error) {
 	}
 	out.tools, out.tools_len = a.optional(string(in.Tools))
 	out.template_args, out.template_args_len = a.optional(string(in.TemplateArgs))
+	out.tool_choice, out.tool_choice_len = a.optional(string(in.ToolChoice))
 	return out, a.err
 }
 
@@ -177,6 +181,10 @@ type Options struct {
 	NoModelDefaults bool
 	// No channels: everything is an event of text, markers included.
 	RawText bool
+	// With Input.Tools: the arguments of every call obey the schema of its tool.
+	StrictTools bool
+	// Events of calls while their arguments come.
+	ToolDeltas bool
 }
 
 const (
@@ -205,6 +213,8 @@ func (o *Options) c(a *arguments) (C.mlxrt_generate_options, error) {
 		{o.NoModelDefaults, C.MLXRT_GEN_NO_MODEL_DEFAULTS},
 		{o.Logprobs || o.TopLogprobs != 0, C.MLXRT_GEN_LOGPROBS},
 		{o.RawText, C.MLXRT_GEN_RAW_TEXT},
+		{o.StrictTools, C.MLXRT_GEN_STRICT_TOOLS},
+		{o.ToolDeltas, C.MLXRT_GEN_TOOL_DELTAS},
 	} {
 		if flag.set {
 			out.flags |= flag.bit

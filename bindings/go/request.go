@@ -21,7 +21,10 @@ const (
 	EventText     EventKind = C.MLXRT_EVENT_TEXT      // A piece of the answer.
 	EventThinking EventKind = C.MLXRT_EVENT_THINKING  // A piece of the model's thinking.
 	EventToolCall EventKind = C.MLXRT_EVENT_TOOL_CALL // Text is one {"id","name","arguments":{...}}.
-	EventEnd      EventKind = -1                      // The last one: Result says how it ended and what it cost.
+	// With Options.ToolDeltas, a piece of a call that is not complete: Text is {"index","arguments"}, at first with "id" and "name".
+	// All pieces of arguments together are the text of their JSON. EventToolCall follows, or text, if it was no call.
+	EventToolDelta EventKind = C.MLXRT_EVENT_TOOL_DELTA
+	EventEnd       EventKind = -1 // The last one: Result says how it ended and what it cost.
 )
 
 // Event is a piece of what a generation produces.

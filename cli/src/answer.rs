@@ -166,6 +166,7 @@ fn event_json(event: &Event, texts: &mut Texts) -> Outcome<Value> {
         MLXRT_EVENT_TEXT => "text",
         MLXRT_EVENT_THINKING => "thinking",
         MLXRT_EVENT_TOOL_CALL => "tool_call",
+        MLXRT_EVENT_TOOL_DELTA => return Ok(json!({"event": "tool_delta", "text": event.text})),
         other => return Ok(json!({"event": other.to_string(), "text": event.text})),
     };
     let mut json = json!({

@@ -50,10 +50,13 @@ pub const MLXRT_GEN_NO_PREFIX_CACHE: u32 = 16;
 pub const MLXRT_GEN_NO_MODEL_DEFAULTS: u32 = 32;
 pub const MLXRT_GEN_LOGPROBS: u32 = 64;
 pub const MLXRT_GEN_RAW_TEXT: u32 = 128;
+pub const MLXRT_GEN_STRICT_TOOLS: u32 = 256;
+pub const MLXRT_GEN_TOOL_DELTAS: u32 = 512;
 pub const MLXRT_EVENT_PROGRESS: i32 = 1;
 pub const MLXRT_EVENT_TEXT: i32 = 2;
 pub const MLXRT_EVENT_THINKING: i32 = 3;
 pub const MLXRT_EVENT_TOOL_CALL: i32 = 4;
+pub const MLXRT_EVENT_TOOL_DELTA: i32 = 5;
 pub const MLXRT_STOPPED_EOS: i32 = 1;
 pub const MLXRT_STOPPED_STRING: i32 = 2;
 pub const MLXRT_STOPPED_TOKEN: i32 = 3;
@@ -357,10 +360,12 @@ pub struct mlxrt_input {
     pub tools_len: usize,
     pub template_args: *const ::std::os::raw::c_char,
     pub template_args_len: usize,
+    pub tool_choice: *const ::std::os::raw::c_char,
+    pub tool_choice_len: usize,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mlxrt_input"][::std::mem::size_of::<mlxrt_input>() - 88usize];
+    ["Size of mlxrt_input"][::std::mem::size_of::<mlxrt_input>() - 104usize];
     ["Alignment of mlxrt_input"][::std::mem::align_of::<mlxrt_input>() - 8usize];
     ["Offset of field: mlxrt_input::struct_size"]
         [::std::mem::offset_of!(mlxrt_input, struct_size) - 0usize];
@@ -382,6 +387,10 @@ const _: () = {
         [::std::mem::offset_of!(mlxrt_input, template_args) - 72usize];
     ["Offset of field: mlxrt_input::template_args_len"]
         [::std::mem::offset_of!(mlxrt_input, template_args_len) - 80usize];
+    ["Offset of field: mlxrt_input::tool_choice"]
+        [::std::mem::offset_of!(mlxrt_input, tool_choice) - 88usize];
+    ["Offset of field: mlxrt_input::tool_choice_len"]
+        [::std::mem::offset_of!(mlxrt_input, tool_choice_len) - 96usize];
 };
 impl Default for mlxrt_input {
     fn default() -> Self {

@@ -514,6 +514,8 @@ pub struct Input {
     pub messages: Option<String>,
     pub tools: Option<String>,
     pub template_args: Option<String>,
+    /// As JSON.
+    pub tool_choice: Option<String>,
     /// MLXRT_INPUT_*.
     pub flags: u32,
 }
@@ -530,6 +532,7 @@ impl Input {
         (raw.messages, raw.messages_len) = text(&self.messages);
         (raw.tools, raw.tools_len) = text(&self.tools);
         (raw.template_args, raw.template_args_len) = text(&self.template_args);
+        (raw.tool_choice, raw.tool_choice_len) = text(&self.tool_choice);
         if let Some(tokens) = &self.tokens {
             (raw.tokens, raw.token_count) = (tokens.as_ptr(), tokens.len());
         }

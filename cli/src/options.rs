@@ -305,6 +305,9 @@ pub struct GenerateArgs {
     /// The whole answer matches this regular expression
     #[arg(long, value_name = "REGEX")]
     pub regex: Option<String>,
+    /// The arguments of a call obey the schema of its tool
+    #[arg(long, conflicts_with_all = ["schema", "grammar", "regex", "special"])]
+    pub strict_tools: bool,
     /// Show the answer as the model writes it: thinking and calls of tools among the text, with their markers
     #[arg(long)]
     pub special: bool,
@@ -403,6 +406,7 @@ impl GenerateArgs {
             (sampling.no_model_defaults, MLXRT_GEN_NO_MODEL_DEFAULTS),
             (self.ignore_eos, MLXRT_GEN_IGNORE_EOS),
             (self.special, MLXRT_GEN_RAW_TEXT),
+            (self.strict_tools, MLXRT_GEN_STRICT_TOOLS),
         ] {
             if set {
                 raw.flags |= flag;

@@ -38,6 +38,9 @@ pub struct PromptArgs {
     /// A JSON file with an array of tools that the model may call
     #[arg(long, value_name = "FILE", conflicts_with = "raw")]
     tools: Option<PathBuf>,
+    /// Which of the tools the model calls: "auto", "none", "required", or the name of one [default: auto]
+    #[arg(long, value_name = "CHOICE", requires = "tools")]
+    tool_choice: Option<String>,
     /// Continue the prompt as it is: no chat template
     #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "template_args"])]
     raw: bool,
@@ -94,6 +97,11 @@ impl PromptArgs {
             }
         }
         input.tools = self.tools.as_ref().map(read_text).transpose()?;
+        let choice = |choice: &String| match choice.as_str() {
+            "auto" | "none" | "required" => json!(choice).to_string(),
+            name => json!({ "name": name }).to_string(),
+        };
+        input.tool_choice = self.tool_choice.as_ref().map(choice);
         if let Some(path) = &self.messages {
             input.messages = Some(read_text(path)?);
             return Ok(input);

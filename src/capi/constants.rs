@@ -110,6 +110,12 @@ pub const MLXRT_GEN_NO_MODEL_DEFAULTS: u32 = 32u32;
 pub const MLXRT_GEN_LOGPROBS: u32 = 64u32;
 /// No channels: everything is an event of text, markers included, thinking_tokens is 0, and thinking has no end forced.
 pub const MLXRT_GEN_RAW_TEXT: u32 = 128u32;
+/// With tools: a call's arguments obey the schema of its tool, by a grammar that begins at the call's marker. A schema that
+/// cannot be followed in the form in which the model writes its calls is MLXRT_E_BAD_GRAMMAR, and calls of which no grammar is
+/// known are MLXRT_E_UNSUPPORTED. A call of a tool that is not there is text. Not together with a grammar.
+pub const MLXRT_GEN_STRICT_TOOLS: u32 = 256u32;
+/// MLXRT_EVENT_TOOL_DELTA while a call's arguments come.
+pub const MLXRT_GEN_TOOL_DELTAS: u32 = 512u32;
 
 /// The input is being taken in: done of total tokens.
 pub const MLXRT_EVENT_PROGRESS: i32 = 1;
@@ -122,6 +128,12 @@ pub const MLXRT_EVENT_THINKING: i32 = 3;
 /// call. The id is the model's, or else nine letters and digits. What does not parse, is not ended, or is longer than 1 MB
 /// arrives as text, or as thinking where the model was thinking.
 pub const MLXRT_EVENT_TOOL_CALL: i32 = 4;
+/// With MLXRT_GEN_TOOL_DELTAS, a piece of a call that is not complete: the text is {"index","arguments"}, in the first event of a
+/// call {"index","id","name","arguments"}. index counts the answer's calls from 0; arguments is a piece of the text of their JSON,
+/// and all pieces together are that text. It has no tokens: these come with MLXRT_EVENT_TOOL_CALL, which follows with the same
+/// id. Where text follows in its place, it was no call, and what was told of it is void. How large the pieces are is up to the
+/// family: arguments of JSON come as they are generated, tagged ones one by one, all others at once.
+pub const MLXRT_EVENT_TOOL_DELTA: i32 = 5;
 
 /// The model ended its answer.
 pub const MLXRT_STOPPED_EOS: i32 = 1;

@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 
 use super::constants::{
     MLXRT_EVENT_PROGRESS, MLXRT_EVENT_TEXT, MLXRT_EVENT_THINKING, MLXRT_EVENT_TOOL_CALL,
+    MLXRT_EVENT_TOOL_DELTA,
 };
 use super::text::{allocate, release};
 use super::types::mlxrt_event;
@@ -61,6 +62,7 @@ impl EventBlock {
                 Channel::Text => MLXRT_EVENT_TEXT,
                 Channel::Thinking => MLXRT_EVENT_THINKING,
                 Channel::ToolCall => MLXRT_EVENT_TOOL_CALL,
+                Channel::ToolDelta => MLXRT_EVENT_TOOL_DELTA,
             },
             text_len: chunk.text.len(),
             token_count: chunk.tokens.len(),

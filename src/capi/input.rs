@@ -60,6 +60,7 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
             input.template_args_len,
             "template_args",
         ),
+        (input.tool_choice, input.tool_choice_len, "tool_choice"),
     ] {
         if !text.is_null() && length == 0 {
             return Err(Error::invalid(format!(
@@ -75,6 +76,11 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
             input.template_args_len,
             "input.template_args",
         )?;
+        let choice = opt_str_arg(
+            input.tool_choice,
+            input.tool_choice_len,
+            "input.tool_choice",
+        )?;
         if !input.messages.is_null() {
             if has(only_text) {
                 return wrong_flag("messages");
@@ -88,14 +94,15 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
                 messages: str_arg(input.messages, input.messages_len, "input.messages")?,
                 tools,
                 template_args: args,
+                tool_choice: choice,
                 trust_content: has(MLXRT_INPUT_TRUST_CONTENT),
                 no_generation_prompt: has(MLXRT_INPUT_NO_GENERATION_PROMPT),
                 continue_last: has(MLXRT_INPUT_CONTINUE_LAST),
             }));
         }
-        if tools.is_some() || args.is_some() {
+        if tools.is_some() || args.is_some() || choice.is_some() {
             return Err(Error::invalid(
-                "input.tools and input.template_args go with messages only",
+                "input.tools, input.template_args and input.tool_choice go with messages only",
             ));
         }
         if has(only_messages) || (!input.tokens.is_null() && has(only_text)) {
@@ -164,6 +171,18 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         return Err(Error::invalid(
             "options.stop needs text, and MLXRT_GEN_TOKENS_ONLY makes none",
         ));
+    }
+    if has(MLXRT_GEN_TOOL_DELTAS) {
+        for (flag, name) in [
+            (MLXRT_GEN_TOKENS_ONLY, "MLXRT_GEN_TOKENS_ONLY"),
+            (MLXRT_GEN_RAW_TEXT, "MLXRT_GEN_RAW_TEXT"),
+        ] {
+            if has(flag) {
+                return Err(Error::invalid(format!(
+                    "options.flags: MLXRT_GEN_TOOL_DELTAS tells calls, and with {name} there are none"
+                )));
+            }
+        }
     }
     let logprobs = match (has(MLXRT_GEN_LOGPROBS), o.top_logprobs) {
         (false, 0) => None,
@@ -247,6 +266,8 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
             true => None,
             false => Some(table().get::<Grammar>(o.grammar, "options.grammar")?),
         },
+        strict_tools: has(MLXRT_GEN_STRICT_TOOLS),
+        tool_deltas: has(MLXRT_GEN_TOOL_DELTAS),
         progress_tokens: o.progress_tokens,
         thinking,
     })
@@ -364,18 +385,25 @@ mod tests {
     #[test]
     fn a_forgotten_length_is_named_with_the_cure() {
         let json = c"[]";
-        for name in ["messages_len", "tools_len", "template_args_len"] {
+        for name in [
+            "messages_len",
+            "tools_len",
+            "template_args_len",
+            "tool_choice_len",
+        ] {
             // SAFETY: integers and raw pointers may be zero.
             let mut input: mlxrt_input = unsafe { std::mem::zeroed() };
             input.struct_size = size_of::<mlxrt_input>() as u32;
             (input.messages, input.messages_len) = (json.as_ptr(), NTS);
             (input.tools, input.tools_len) = (json.as_ptr(), NTS);
             (input.template_args, input.template_args_len) = (json.as_ptr(), NTS);
+            (input.tool_choice, input.tool_choice_len) = (json.as_ptr(), NTS);
             // SAFETY: every text is there and ends with a NUL.
             assert!(unsafe { read_input(&input) }.is_ok());
             match name {
                 "messages_len" => input.messages_len = 0,
                 "tools_len" => input.tools_len = 0,
+                "tool_choice_len" => input.tool_choice_len = 0,
                 _ => input.template_args_len = 0,
             }
             // SAFETY: as before; nothing is read of a text whose length is 0.

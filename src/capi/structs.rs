@@ -231,7 +231,9 @@ const GENERATE_FLAGS: u32 = MLXRT_GEN_GREEDY
     | MLXRT_GEN_NO_PREFIX_CACHE
     | MLXRT_GEN_NO_MODEL_DEFAULTS
     | MLXRT_GEN_LOGPROBS
-    | MLXRT_GEN_RAW_TEXT;
+    | MLXRT_GEN_RAW_TEXT
+    | MLXRT_GEN_STRICT_TOOLS
+    | MLXRT_GEN_TOOL_DELTAS;
 
 in_struct!(mlxrt_init_options, 48, 0);
 in_struct!(mlxrt_memory_limits, 32, 0);

@@ -202,6 +202,13 @@ pub struct mlxrt_input {
     pub template_args: *const c_char,
     /// Bytes of template_args, up to 64 MB.
     pub template_args_len: usize,
+    /// With messages and tools, as JSON: "auto", the model calls what it likes; "none", nothing, and the chat template is shown
+    /// no tools; "required", the answer is a call, perhaps behind thinking, and then what the model likes; {"name": …}, a call
+    /// of that tool. The forms of OpenAI's API are taken too. Of a required call the arguments obey the schema where it can be
+    /// followed (and with MLXRT_GEN_STRICT_TOOLS in any case). NULL = "auto".
+    pub tool_choice: *const c_char,
+    /// Bytes of tool_choice.
+    pub tool_choice_len: usize,
 }
 
 /// How to generate. All zero behind struct_size: the defaults, which are the model's own where its

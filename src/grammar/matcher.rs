@@ -56,6 +56,19 @@ impl Matcher {
         })
     }
 
+    /// Takes a text that came before anybody asked for a mask.
+    ///
+    /// Errors: as `take`; `BadGrammar` where it does not match.
+    pub fn take_text(&mut self, text: &str) -> Result<()> {
+        let tokens = self.parser.token_env.tok_trie();
+        for id in tokens.greedy_tokenize(text.as_bytes()) {
+            let id =
+                i32::try_from(id).map_err(|_| Error::internal("a token beyond what ids are"))?;
+            self.take(id)?;
+        }
+        Ok(())
+    }
+
     /// What may come next; none where nothing may.
     ///
     /// Errors: `BadGrammar` where no token can go on, or the grammar becomes too complex.

@@ -11,6 +11,7 @@
 )]
 
 mod blame;
+pub mod calls;
 mod keywords;
 mod lark;
 mod matcher;
@@ -80,8 +81,21 @@ impl Grammar {
         for warning in warnings {
             crate::log::warn!("a schema: {warning}");
         }
+        Grammar::beginning(&vocabulary, start)
+    }
+
+    /// Errors: `BadGrammar` where it matches nothing, which shows when a token is asked for.
+    fn beginning(vocabulary: &Arc<Vocabulary>, start: TokenParser) -> Result<Grammar> {
+        let mut first = Matcher::new(start.deep_clone(), vocabulary.rows(), true)?;
+        first.mask().map_err(|error| match error.code {
+            Code::BadGrammar => {
+                let message = format!("{} already at the beginning", error.message);
+                Error::bad_grammar(message)
+            }
+            _ => error,
+        })?;
         Ok(Grammar {
-            vocabulary,
+            vocabulary: vocabulary.clone(),
             start: Mutex::new(start),
         })
     }
@@ -143,15 +157,6 @@ fn start(vocabulary: &Vocabulary, kind: Kind, source: &str) -> Result<(TokenPars
         (Err(error), Some(prepared)) => return Err(blame::of(vocabulary, prepared, error)),
         (parser, _) => parser?,
     };
-    // What matches nothing shows when a token is asked for.
-    let mut first = Matcher::new(parser.deep_clone(), vocabulary.rows(), true)?;
-    first.mask().map_err(|error| match error.code {
-        Code::BadGrammar => {
-            let message = format!("{} already at the beginning", error.message);
-            Error::bad_grammar(message)
-        }
-        _ => error,
-    })?;
     let warnings = prepared.map(|prepared| prepared.warnings);
     Ok((parser, warnings.unwrap_or_default()))
 }
@@ -159,6 +164,12 @@ fn start(vocabulary: &Vocabulary, kind: Kind, source: &str) -> Result<(TokenPars
 impl schema::Prepared {
     /// Of the whole schema or of a part.
     fn grammar(&self, part: &Value) -> TopLevelGrammar {
+        let style = self.style.clone().unwrap_or_else(compact);
+        TopLevelGrammar::from_json_schema(self.whole(part, style))
+    }
+
+    /// The whole schema or a part, with what it refers to and how it is written.
+    fn whole(&self, part: &Value, style: Value) -> Value {
         let mut whole = match part {
             Value::Object(map) => map.clone(),
             other => {
@@ -168,9 +179,8 @@ impl schema::Prepared {
             }
         };
         whole.insert("$defs".into(), Value::Object(self.parts.clone()));
-        let style = self.style.clone().unwrap_or_else(compact);
         whole.insert("x-guidance".into(), style);
-        TopLevelGrammar::from_json_schema(Value::Object(whole))
+        Value::Object(whole)
     }
 }
 

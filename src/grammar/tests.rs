@@ -7,6 +7,7 @@
     clippy::arithmetic_side_effects
 )]
 
+mod calls;
 mod valid;
 
 use std::time::Instant;
@@ -29,7 +30,7 @@ fn vocabulary() -> Arc<Vocabulary> {
     );
     let file = std::fs::read(format!("{folder}/tokenizer.json")).unwrap();
     let tokenizer = Arc::new(Tokenizer::from_bytes(&file, None).unwrap());
-    Arc::new(Vocabulary::new(&tokenizer, 131, &[END]).unwrap())
+    Arc::new(Vocabulary::new(&tokenizer, 131, &[END], &[]).unwrap())
 }
 
 fn compile(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> Result<Grammar> {

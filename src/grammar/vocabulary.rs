@@ -28,10 +28,16 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// `rows`: of the model's logits. `ends`: the tokens that end a text. Takes some tenths of a second.
+    /// `rows`: of the model's logits. `ends`: the tokens that end a text. `markers`: those that mark thinking and calls, which are
+    /// no part of any text. Takes some tenths of a second.
     ///
     /// Errors: `Unsupported` for a vocabulary that the trie cannot hold; `OutOfMemory`; what the watch gives.
-    pub fn new(tokenizer: &Arc<Tokenizer>, rows: usize, ends: &[i32]) -> Result<Vocabulary> {
+    pub fn new(
+        tokenizer: &Arc<Tokenizer>,
+        rows: usize,
+        ends: &[i32],
+        markers: &[i32],
+    ) -> Result<Vocabulary> {
         let ids = || 0..i32::try_from(rows).unwrap_or(i32::MAX);
         let bytes: usize = ids().map(|id| tokenizer.bytes(id).len()).sum();
         room::ask(rows.saturating_add(bytes), COST, "the vocabulary")?;
@@ -40,7 +46,8 @@ impl Vocabulary {
             if id % 4096 == 0 {
                 watch::look()?;
             }
-            words.push(word(tokenizer, id, ends));
+            let special = ends.contains(&id) || markers.contains(&id) || tokenizer.is_control(id);
+            words.push(word(tokenizer.bytes(id), special));
         }
         check_nodes(&words)?;
         let mut ends = ends.iter().filter_map(|&id| TokenId::try_from(id).ok());
@@ -77,12 +84,11 @@ impl Vocabulary {
 }
 
 /// What the trie is given for a token; nothing for one that no grammar can make.
-fn word(tokenizer: &Tokenizer, id: i32, ends: &[i32]) -> Vec<u8> {
-    let bytes = tokenizer.bytes(id);
+fn word(bytes: &[u8], special: bool) -> Vec<u8> {
     if bytes.contains(&MARKER) || bytes.len() > LONGEST_TOKEN {
         return Vec::new();
     }
-    if tokenizer.is_control(id) || ends.contains(&id) {
+    if special {
         return [&[MARKER], bytes].concat();
     }
     bytes.to_vec()
@@ -111,6 +117,20 @@ fn too_large() -> Error {
 struct Tokens {
     trie: TokTrie,
     tokenizer: Arc<Tokenizer>,
+}
+
+impl Tokens {
+    /// The longest token that fits, again and again, up to a byte that no token has.
+    fn greedy(&self, bytes: &[u8]) -> Vec<TokenId> {
+        let mut left = bytes;
+        let ids = self.trie.greedy_tokenize(bytes).into_iter();
+        ids.take_while(|&id| {
+            let behind = left.strip_prefix(self.trie.token(id));
+            left = behind.unwrap_or_default();
+            behind.is_some()
+        })
+        .collect()
+    }
 }
 
 impl TokenizerEnv for Tokens {
@@ -142,9 +162,9 @@ impl TokenizerEnv for Tokens {
             }
         });
         if !same || !left.is_empty() {
-            return self.trie.greedy_tokenize(bytes);
+            return self.greedy(bytes);
         }
-        ids.extend(self.trie.greedy_tokenize(rest));
+        ids.extend(self.greedy(rest));
         ids
     }
 }

@@ -28,6 +28,7 @@ impl Answer {
             Channel::Text => self.text.push_str(&chunk.text),
             Channel::Thinking => self.thinking.push_str(&chunk.text),
             Channel::ToolCall => self.calls.push(chunk.text.clone()),
+            Channel::ToolDelta => {}
         }
     }
 
@@ -85,6 +86,7 @@ impl Extent {
             Channel::Text => self.text += chunk.text.len(),
             Channel::Thinking => self.thinking += chunk.text.len(),
             Channel::ToolCall => self.calls += 1,
+            Channel::ToolDelta => {}
         }
         self.tokens += chunk.tokens.len();
         self.thinking_tokens += chunk.thinking;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::calls::{calls, marked};
 use super::engine;
 use super::job::{End, EndReason, Job, Score, Ticket};
 use super::ledger::Ledger;
 use super::metrics;
-use super::model::Marked;
 use super::options::sampling;
 pub use super::options::{GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
 use super::prompt::Prompt;
@@ -82,7 +82,11 @@ impl<'a> Entry<'a> {
     fn generate(self, input: &Input, options: &GenerateOptions) -> Result<Arc<Shared>> {
         let (model, context) = (&self.session.model, self.session.context);
         let whole_history = matches!(input, Input::Messages(_));
-        let read = || Ok((Prompt::with(model, input, options.thinking, context)?, None));
+        let read = || {
+            let mut prompt = Prompt::with(model, input, options.thinking, context)?;
+            prompt.calls = calls(model, &prompt, options)?;
+            Ok((prompt, None))
+        };
         self.start(read, whole_history, options)
     }
 
@@ -171,16 +175,17 @@ impl<'a> Entry<'a> {
             });
         }
         let detokenizer = model.tokenizer.detokenizer(!options.raw_text, true);
-        let marked = match &prompt.parser {
-            _ if options.raw_text => None,
-            None => model.channels.clone(),
-            Some(parser) => Marked::find(&model.chat, &model.tokenizer, Some(parser))?,
+        let marked = match options.raw_text {
+            true => None,
+            false => marked(model, &prompt)?,
         };
         let marked = marked.as_ref();
         let tools = Arc::new(std::mem::take(&mut prompt.tools));
         let stream_options = StreamOptions {
             tokens_only: options.tokens_only,
-            splitter: marked.map(|marked| Splitter::new(marked.channels.clone(), tools)),
+            splitter: marked.map(|marked| {
+                Splitter::new(marked.channels.clone(), tools).telling(options.tool_deltas)
+            }),
             budget: marked
                 .zip(options.thinking.tokens())
                 .map(|(marked, tokens)| Budget {
@@ -188,6 +193,7 @@ impl<'a> Entry<'a> {
                     end: marked.end_of_thinking.clone(),
                 }),
         };
+        let calls = prompt.calls.take();
         let plan = Plan {
             continued: std::mem::take(&mut prompt.continued),
             prompt,
@@ -221,6 +227,7 @@ impl<'a> Entry<'a> {
                 .collect(),
             sampling,
             grammar: options.grammar.clone(),
+            calls,
             max_tokens: options.max_tokens,
             context: session.context,
             stop_tokens,

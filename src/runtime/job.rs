@@ -8,6 +8,7 @@ use super::ledger::Ledger;
 use super::request::Shared;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
+use crate::grammar::calls::Calls;
 use crate::grammar::Grammar;
 use crate::mail::{Letter, Mailbox};
 use crate::sampling::Sampling;
@@ -23,6 +24,8 @@ pub struct Job {
     pub sampling: Sampling,
     /// What the answer must match.
     pub grammar: Option<Arc<Grammar>>,
+    /// What its calls must match; not together with a grammar.
+    pub calls: Option<Arc<Calls>>,
     /// Tokens to generate at most; `None` = to the end of the context.
     pub max_tokens: Option<u64>,
     /// Tokens that the sequence may have in all.
@@ -134,6 +137,8 @@ pub enum EndReason {
     Context,
     /// The grammar allows nothing more.
     Grammar,
+    /// A call is complete, and nothing comes behind it.
+    Called,
     Cancelled,
     Deadline,
     /// The request wants no more: a stop string, or its reader stopped it.

@@ -7,6 +7,7 @@
 pub mod adapter;
 mod answer;
 mod caches;
+mod calls;
 mod clock;
 pub mod embed;
 pub mod engine;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde_json::{json, Map, Value};
 
+use super::calls::KeptCalls;
 use super::engine::{self, Command, Engine, Hold};
 use super::estimate::Estimate;
 use super::identity::{Identity, WeightsHash};
@@ -69,6 +70,7 @@ pub struct Model {
     pub counters: Arc<Counters>,
     /// What its grammars share, from the first of them on.
     vocabulary: Mutex<Option<Arc<Vocabulary>>>,
+    pub(super) calls: KeptCalls,
     info: String,
     weight_bytes: u64,
 }
@@ -757,6 +759,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         silent,
         counters: Arc::new(Counters::new()),
         vocabulary: Mutex::new(None),
+        calls: KeptCalls::default(),
         info: Value::Object(info).to_string(),
         weight_bytes,
     };
@@ -1015,7 +1018,7 @@ impl Model {
         watch::during(watch, || Grammar::compile(self.vocabulary()?, kind, source))
     }
 
-    fn vocabulary(&self) -> Result<Arc<Vocabulary>> {
+    pub(super) fn vocabulary(&self) -> Result<Arc<Vocabulary>> {
         let mut made = self
             .vocabulary
             .lock()
@@ -1024,7 +1027,11 @@ impl Model {
             return Ok(vocabulary.clone());
         }
         let ends = &self.defaults.eos_token_ids;
-        let vocabulary = Vocabulary::new(&self.tokenizer, self.vocab_size, ends)?;
+        let channels = self.channels.as_ref().map(|marked| &marked.channels);
+        let markers: Vec<i32> = channels.map_or_else(Vec::new, |channels| {
+            channels.token_markers().map(|(id, _)| id).collect()
+        });
+        let vocabulary = Vocabulary::new(&self.tokenizer, self.vocab_size, ends, &markers)?;
         Ok(made.insert(Arc::new(vocabulary)).clone())
     }
 

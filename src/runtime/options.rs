@@ -40,6 +40,10 @@ pub struct GenerateOptions {
     pub no_prefix_cache: bool,
     pub raw_text: bool,
     pub grammar: Option<Arc<Grammar>>,
+    /// Calls obey the schemas of their tools.
+    pub strict_tools: bool,
+    /// Arguments of calls are told as they come.
+    pub tool_deltas: bool,
     pub progress_tokens: u32,
     pub thinking: Thinking,
 }

@@ -6,6 +6,7 @@ use super::clock;
 use super::model::{Chat, Model};
 use super::options::Thinking;
 use crate::error::{Error, Result};
+use crate::grammar::calls::{Calls, Choice};
 use crate::room::{self, Room};
 use crate::template::{Json, Object};
 use crate::text::{
@@ -51,6 +52,8 @@ pub struct Conversation {
     pub tools: Option<String>,
     /// JSON: an object of variables for the template.
     pub template_args: Option<String>,
+    /// JSON: which of the tools the answer may or must call.
+    pub tool_choice: Option<String>,
     pub trust_content: bool,
     pub no_generation_prompt: bool,
     pub continue_last: bool,
@@ -69,8 +72,13 @@ pub struct Prompt {
     /// Of a whole history: its end, behind the last content that is not the model's own.
     opening: Option<Vec<i32>>,
     pub tools: Tools,
+    /// Which of them are called; the tools as JSON, where there are some.
+    pub choice: Choice,
+    pub tools_json: Option<String>,
     /// How calls are written, where the input says it.
     pub parser: Option<String>,
+    /// What binds the answer's calls.
+    pub calls: Option<Arc<Calls>>,
 }
 
 impl Prompt {
@@ -113,7 +121,7 @@ impl Prompt {
             }
             Input::Messages(conversation) => {
                 let messages = Message::parse_list(conversation.messages.as_bytes())?;
-                let tools = parse("tools", &conversation.tools)?;
+                let (choice, tools) = choice_and_tools(conversation)?;
                 let mut args = arguments(conversation)?;
                 let parser = take_parser(&mut args)?;
                 let pieces = pieces(
@@ -140,7 +148,12 @@ impl Prompt {
                         Some(_) => Some(tokenizer.encode_pieces(own, trust, usize::MAX)?),
                         None => None,
                     },
-                    tools: Tools::new(tools.as_ref()),
+                    tools: match choice {
+                        Choice::Nothing => Tools::forbidden(),
+                        _ => Tools::new(tools.as_ref()),
+                    },
+                    tools_json: tools.and_then(|_| conversation.tools.clone()),
+                    choice,
                     parser,
                     continued: match conversation.continue_last {
                         true => continued_text(&messages, &pieces),
@@ -198,7 +211,7 @@ pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
         Input::Messages(conversation) => model.watched(|| {
             let _room = room_for(input)?;
             let messages = Message::parse_list(conversation.messages.as_bytes())?;
-            let tools = parse("tools", &conversation.tools)?;
+            let (_, tools) = choice_and_tools(conversation)?;
             let mut args = arguments(conversation)?;
             take_parser(&mut args)?;
             let thinking = Thinking::Free;
@@ -265,6 +278,20 @@ fn parse(name: &str, json: &Option<String>) -> Result<Option<Json>> {
         .map(|json| Json::parse(json.as_bytes()))
         .transpose();
     parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
+}
+
+/// Which tools are called, and those that the template is shown: none, where none may be called.
+fn choice_and_tools(conversation: &Conversation) -> Result<(Choice, Option<Json>)> {
+    let choice = conversation.tool_choice.as_deref().map(Choice::read);
+    let choice = choice.transpose()?.unwrap_or_default();
+    let tools = parse("tools", &conversation.tools)?.filter(|tools| *tools != Json::Null);
+    match choice {
+        Choice::Nothing => Ok((choice, None)),
+        Choice::Required | Choice::Named(_) if tools.is_none() => Err(Error::invalid(
+            "input.tool_choice asks for a call, and input.tools is missing",
+        )),
+        choice => Ok((choice, tools)),
+    }
 }
 
 /// Tells the template how much the model is to think, by the variables that it knows and the caller did not set.

@@ -220,6 +220,21 @@ impl Shared {
         self.state().plan.stream.is_thinking()
     }
 
+    /// What `look` makes of the call that the answer has open just now, if it has one: see `TextStream::open_call`.
+    pub fn open_call<T>(&self, look: impl FnOnce(Option<&str>, &str) -> T) -> Option<T> {
+        let state = self.state();
+        let (tool, body) = state.plan.stream.open_call()?;
+        Some(look(tool, body))
+    }
+
+    /// The call that is open is text.
+    pub fn refuse_call(&self) {
+        let mut state = self.state();
+        state.plan.stream.refuse_call();
+        let made = state.take_chunks();
+        self.announce(state, made);
+    }
+
     /// Takes the target's log-probabilities.
     pub fn scored(&self, logprobs: Vec<f32>) {
         self.state().logprobs = logprobs;
@@ -429,7 +444,10 @@ impl End {
     /// It came by itself.
     fn is_complete(&self) -> bool {
         use EndReason::*;
-        matches!(self.reason, Ok(StopToken | MaxTokens | Context | Grammar))
+        matches!(
+            self.reason,
+            Ok(StopToken | MaxTokens | Context | Grammar | Called)
+        )
     }
 
     /// Somebody or a clock ended it.
@@ -482,7 +500,8 @@ impl State {
             }
             (None, Ok(EndReason::MaxTokens)) => Stop::Length,
             (None, Ok(EndReason::Context)) => Stop::Context,
-            (None, Ok(EndReason::Grammar)) => Stop::Grammar,
+            (None, Ok(EndReason::Called)) if calls => Stop::ToolCall,
+            (None, Ok(EndReason::Grammar | EndReason::Called)) => Stop::Grammar,
             (None, Ok(EndReason::Cancelled | EndReason::Satisfied)) => Stop::Cancelled,
             (None, Ok(EndReason::Deadline)) => Stop::Timeout,
             (None, Err(_)) => Stop::Error,

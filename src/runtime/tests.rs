@@ -23,6 +23,7 @@ mod session_files;
 mod sessions;
 mod shared_keys;
 mod states;
+mod tools;
 mod training;
 mod types;
 mod watched;

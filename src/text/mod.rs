@@ -38,7 +38,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use channels::{Channel, Channels, Splitter, Tools};
+pub use channels::{shape, Channel, Channels, Splitter, Tools};
 pub use chat::{ChatFormat, RenderOptions};
 pub use chat_template::{ChatTemplate, TemplateOptions};
 pub use continuation::continued_text;

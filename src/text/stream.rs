@@ -209,6 +209,11 @@ impl TextStream {
             None => {}
         }
         self.ending &= self.is_thinking();
+        self.give();
+    }
+
+    /// Makes chunks of what is complete.
+    fn give(&mut self) {
         if self.tokens_only && self.matcher.is_none() {
             self.release_tokens();
         } else {
@@ -219,6 +224,20 @@ impl TextStream {
     /// Whether the model thinks at this place.
     pub fn is_thinking(&self) -> bool {
         self.splitter.as_ref().is_some_and(Splitter::is_thinking)
+    }
+
+    /// The call that is open just now; see the splitter.
+    pub fn open_call(&self) -> Option<(Option<&str>, &str)> {
+        self.splitter.as_ref().and_then(Splitter::open_call)
+    }
+
+    /// The call that is open is none.
+    pub fn refuse_call(&mut self) {
+        if let Some(splitter) = &mut self.splitter {
+            splitter.refuse_call();
+        }
+        self.take_spans();
+        self.give();
     }
 
     fn decodes(&self) -> bool {
@@ -421,13 +440,18 @@ impl TextStream {
                 (span.channel, span.end.min(limit))
             });
             let is_call = channel == Channel::ToolCall;
+            let is_delta = channel == Channel::ToolDelta;
             if is_call && span.is_some_and(|span| span.end > limit) {
                 break;
             }
-            if channel != chunk.channel || is_call {
+            if channel != chunk.channel || is_call || is_delta {
                 self.emit(std::mem::replace(&mut chunk, Chunk::of(channel)));
             }
-            let last = is_call.then(|| self.completed_by(until));
+            let last = match is_delta {
+                // Its tokens come with the call.
+                true => Some(0),
+                false => is_call.then(|| self.completed_by(until)),
+            };
             let mut taken = 0_usize;
             while let Some(next) = self.waiting.front() {
                 let end = match next.end {

@@ -70,10 +70,13 @@
 #define MLXRT_GEN_NO_MODEL_DEFAULTS 32u    /* zeros mean neutral (temperature 1), not generation_config.json */
 #define MLXRT_GEN_LOGPROBS 64u             /* of the model's own distribution, before penalties, bias, temperature and masks */
 #define MLXRT_GEN_RAW_TEXT 128u            /* no channels: everything is TEXT, markers included */
+#define MLXRT_GEN_STRICT_TOOLS 256u        /* with tools: a call's arguments obey its schema, by a grammar that begins at the marker */
+#define MLXRT_GEN_TOOL_DELTAS 512u         /* TOOL_DELTA events while a call's arguments come */
 #define MLXRT_EVENT_PROGRESS 1             /* prefill: done of total tokens */
 #define MLXRT_EVENT_TEXT 2
 #define MLXRT_EVENT_THINKING 3
 #define MLXRT_EVENT_TOOL_CALL 4            /* text is one {"id","name","arguments":{...}}; what does not parse arrives as TEXT */
+#define MLXRT_EVENT_TOOL_DELTA 5           /* text is {"index","id","name","arguments"}: arguments is the piece that came, id and name in the first one of a call */
 #define MLXRT_STOPPED_EOS 1
 #define MLXRT_STOPPED_STRING 2             /* stop_index says which */
 #define MLXRT_STOPPED_TOKEN 3
@@ -177,6 +180,7 @@ typedef struct mlxrt_input {               /* exactly one of text, tokens, messa
   const char *messages; size_t messages_len; /* OpenAI-style JSON array, the WHOLE history; the longest common prefix is reused */
   const char *tools; size_t tools_len;     /* JSON array */
   const char *template_args; size_t template_args_len; /* JSON object, e.g. {"enable_thinking":false} */
+  const char *tool_choice; size_t tool_choice_len; /* JSON: "auto" (also NULL), "none", "required" or {"name":…} */
 } mlxrt_input;
 
 typedef struct mlxrt_generate_options {

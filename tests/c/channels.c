@@ -8,7 +8,7 @@ static const char *const TOOLS =
 
 /* The text of each kind of event, those of calls one behind the other. */
 struct told {
-  char text[1024], thinking[1024], calls[1024];
+  char text[1024], thinking[1024], calls[1024], deltas[1024];
   int call_events;
   size_t tokens;
 };
@@ -18,6 +18,7 @@ static int32_t tell(void *user_data, const mlxrt_event *event) {
   char *to = event->kind == MLXRT_EVENT_TEXT        ? told->text
              : event->kind == MLXRT_EVENT_THINKING  ? told->thinking
              : event->kind == MLXRT_EVENT_TOOL_CALL ? told->calls
+             : event->kind == MLXRT_EVENT_TOOL_DELTA ? told->deltas
                                                     : NULL;
   CHECK(to != NULL);
   if (to && strlen(to) + event->text_len < sizeof told->text) strcat(to, event->text);
@@ -46,6 +47,72 @@ static struct told answer_of(mlxrt_session *session, const char *messages, const
   OK(mlxrt_generate(session, &input, &options, tell, &told, result));
   CHECK_INT(told.tokens, result->generated_tokens);
   return told;
+}
+
+static const char *const BOUND =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"weather\",\"parameters\":{\"type\":\"object\",\"required\":[\"city\"],"
+    "\"properties\":{\"city\":{\"const\":\"Bergen\"}}}}},"
+    "{\"type\":\"function\",\"function\":{\"name\":\"clock\",\"parameters\":{\"type\":\"object\",\"properties\":{}}}}]";
+
+static void calls_are_chosen_bound_and_told(void) {
+  mlxrt_model *model = load("../script");
+  static const struct {
+    const char *choice;
+    uint32_t flags;
+    const char *text, *call;
+  } cases[] = {
+      {NULL, MLXRT_GEN_STRICT_TOOLS | MLXRT_GEN_TOOL_DELTAS, "I ask:", "\"name\":\"weather\",\"arguments\":{\"city\":\"Bergen\"}}"},
+      {"\"required\"", 0, "", "\"name\":\"weather\",\"arguments\":{\"city\":\"Bergen\"}}"},
+      {"{\"name\":\"clock\"}", MLXRT_GEN_TOOL_DELTAS, "", "\"name\":\"clock\",\"arguments\":{}}"},
+      {"\"none\"", MLXRT_GEN_STRICT_TOOLS, NULL, NULL},
+  };
+  for (size_t i = 0; i < COUNT(cases); i++) {
+    mlxrt_session *session = session_of(model);
+    struct told told;
+    memset(&told, 0, sizeof told);
+    mlxrt_input input = message_input(ASK);
+    input.tools = BOUND;
+    input.tools_len = MLXRT_NTS;
+    input.tool_choice = cases[i].choice;
+    input.tool_choice_len = cases[i].choice ? MLXRT_NTS : 0;
+    mlxrt_generate_options options = options_of(0);
+    options.flags |= cases[i].flags;
+    mlxrt_result result = empty_result();
+    OK(mlxrt_generate(session, &input, &options, tell, &told, &result));
+    CHECK_INT(told.tokens, result.generated_tokens);
+    CHECK_INT(told.call_events, cases[i].call ? 1 : 0);
+    if (cases[i].text) CHECK_TEXT(told.text, cases[i].text);
+    if (cases[i].call) {
+      CHECK_HAS(told.calls, cases[i].call);
+      CHECK_INT(result.stop, MLXRT_STOPPED_TOOL_CALL);
+    }
+    if (cases[i].flags & MLXRT_GEN_TOOL_DELTAS) {
+      CHECK_HAS(told.deltas, "{\"index\":0,\"id\":\"");
+      CHECK_HAS(told.deltas, "\"arguments\":\"");
+    } else {
+      CHECK_TEXT(told.deltas, "");
+    }
+    mlxrt_session_free(session);
+  }
+  /* What cannot be is refused by name, and the session is as before. */
+  mlxrt_session *session = session_of(model);
+  mlxrt_input input = message_input(ASK);
+  input.tools = BOUND;
+  input.tools_len = MLXRT_NTS;
+  input.tool_choice = "{\"name\":\"radar\"}";
+  input.tool_choice_len = MLXRT_NTS;
+  mlxrt_generate_options options = options_of(0);
+  FAILS(mlxrt_generate(session, &input, &options, NULL, NULL, NULL), MLXRT_E_INVALID_ARGUMENT, "radar");
+  options.flags |= MLXRT_GEN_TOOL_DELTAS | MLXRT_GEN_RAW_TEXT;
+  FAILS(mlxrt_generate(session, &input, &options, NULL, NULL, NULL), MLXRT_E_INVALID_ARGUMENT, "MLXRT_GEN_TOOL_DELTAS");
+  input.tools = "[{\"name\":\"weather\",\"parameters\":{\"not\":{}}}]";
+  input.tool_choice = NULL;
+  input.tool_choice_len = 0;
+  options = options_of(0);
+  options.flags |= MLXRT_GEN_STRICT_TOOLS;
+  FAILS(mlxrt_generate(session, &input, &options, NULL, NULL, NULL), MLXRT_E_BAD_GRAMMAR, "not");
+  mlxrt_session_free(session);
+  mlxrt_model_free(model);
 }
 
 static void events_have_their_kinds(void) {
@@ -166,6 +233,7 @@ static void pulled_events_have_kinds_too(void) {
 
 static const struct test tests[] = {
     {"events have their kinds", events_have_their_kinds},
+    {"calls are chosen, bound and told", calls_are_chosen_bound_and_told},
     {"a budget ends thinking", a_budget_ends_thinking},
     {"raw text has no channels", raw_text_has_no_channels},
     {"pulled events have kinds too", pulled_events_have_kinds_too},

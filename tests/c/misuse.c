@@ -353,6 +353,10 @@ static void text_that_is_no_text(void) {
     input.template_args = bad[i];
     input.template_args_len = MLXRT_NTS;
     FAILS(mlxrt_render(model, &input, &text, NULL), ARGUMENT, "input.template_args");
+    input.template_args = NULL;
+    input.tool_choice = bad[i];
+    input.tool_choice_len = MLXRT_NTS;
+    FAILS(mlxrt_render(model, &input, &text, NULL), ARGUMENT, "input.tool_choice");
     mlxrt_error *error = mlxrt_model_load(bad[i], NULL, &made);
     int32_t code = mlxrt_error_code(error);
     CHECK(code == ARGUMENT || code == MLXRT_E_NOT_FOUND);

@@ -862,6 +862,31 @@ void thinking_and_calls_are_told_apart() {
   CHECK(session.generate(ask, options).thinking.empty());
 }
 
+void calls_are_chosen_bound_and_told() {
+  mlxrt::Model model(fixture("script", "."));
+  mlxrt::Session session(model);
+  mlxrt::Input ask = mlxrt::messages(
+      R"([{"role":"user","content":"How warm is it in Oslo?"}])",
+      R"([{"name":"weather","parameters":{"type":"object","required":["city"],"properties":{"city":{"const":"Bergen"}}}}])");
+  mlxrt::GenerateOptions options;
+  options.strict_tools = options.tool_deltas = true;
+  std::string deltas;
+  std::string text, call;
+  session.generate(ask, options, [&](const mlxrt::Event &event) {
+    if (event.kind() == mlxrt::event_kind::text) text += event.text();
+    if (event.kind() == mlxrt::event_kind::tool_call) call += event.text();
+    if (event.kind() == mlxrt::event_kind::tool_delta) deltas += event.text();
+    return true;
+  });
+  CHECK(text == "I ask:");
+  CHECK(call.find(R"("arguments":{"city":"Bergen"}})") != std::string::npos);
+  CHECK(deltas.find(R"({"index":0,"id":")") == 0);
+  ask.tool_choice = R"("required")";
+  CHECK(session.generate(ask).text.empty());
+  ask.tool_choice = R"({"name":"clock"})";
+  FAILS(session.generate(ask), code::invalid_argument);
+}
+
 }  // namespace
 
 int main(int argc, char **argv) {
@@ -890,6 +915,7 @@ int main(int argc, char **argv) {
           {"texts_become_rows", texts_become_rows},
           {"sessions_on_threads", sessions_on_threads},
           {"thinking_and_calls_are_told_apart", thinking_and_calls_are_told_apart},
+          {"calls_are_chosen_bound_and_told", calls_are_chosen_bound_and_told},
       },
       argc, argv);
 }

@@ -12,7 +12,7 @@ use crate::{list_class, sized};
 
 list_class!("3", "bad UTF-8, NUL, empty and absurd lengths", "text");
 
-const PLACES: [&str; 11] = [
+const PLACES: [&str; 12] = [
     "path",
     "draft_path",
     "resource_dir",
@@ -21,6 +21,7 @@ const PLACES: [&str; 11] = [
     "input.messages",
     "input.tools",
     "input.template_args",
+    "input.tool_choice",
     "stop",
     "ids",
     "input.tokens",
@@ -173,6 +174,7 @@ fn give(place: &str, bytes: Option<&[u8]>, length: usize) -> Result<(), Failure>
             "input.template_args" => {
                 (input.template_args, input.template_args_len) = (text, length)
             }
+            "input.tool_choice" => (input.tool_choice, input.tool_choice_len) = (text, length),
             _ => {}
         }
         let (stops, lengths) = ([text], [length]);

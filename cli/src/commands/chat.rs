@@ -74,6 +74,9 @@ pub struct ChatCommand {
         conflicts_with = "load"
     )]
     session_file: Option<PathBuf>,
+    /// A JSON file with an array of tools that the model may call; the line behind a call is what the tool gave
+    #[arg(long, value_name = "FILE")]
+    tools: Option<PathBuf>,
     /// Keep no history of what is typed
     #[arg(long)]
     no_history: bool,
@@ -115,6 +118,7 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
         ui,
         options,
         template_args: command.generate.template_args.clone(),
+        tools: command.tools.as_ref().map(read_text).transpose()?,
         input_flags: if command.trust_content {
             crate::ffi::MLXRT_INPUT_TRUST_CONTENT
         } else {
@@ -237,6 +241,7 @@ struct Chat<'a> {
     ui: &'a Ui,
     options: Generate,
     template_args: Option<String>,
+    tools: Option<String>,
     input_flags: u32,
     /// The whole conversation, the system's message first if there is one.
     messages: Vec<Value>,
@@ -349,9 +354,22 @@ impl Chat<'_> {
         Ok(true)
     }
 
-    /// One turn. What was not answered at all is not kept.
+    /// One turn: what the user says, or what a tool gave that the model has called. What was not answered at all is not kept.
     fn say(&mut self, text: &str) -> Outcome<()> {
-        self.messages.push(json!({"role": "user", "content": text}));
+        let message = match self.called(0) {
+            Some(call) => {
+                let name = &call["function"]["name"];
+                json!({"role": "tool", "tool_call_id": call["id"], "name": name, "content": text})
+            }
+            None => json!({"role": "user", "content": text}),
+        };
+        let next = self.called(1).map(|call| call["function"]["name"].clone());
+        self.messages.push(message);
+        if let Some(Value::String(name)) = next {
+            self.ui
+                .note(&format!("And what does {} give?", printable(&name)));
+            return Ok(());
+        }
         let answered = self.answer();
         let keep = matches!(&answered, Ok(last) if last.result.generated_tokens > 0);
         if keep {
@@ -376,6 +394,14 @@ impl Chat<'_> {
         Ok(())
     }
 
+    /// The calls of the last answer that no tool has answered yet: the first, or one behind it.
+    fn called(&self, behind: usize) -> Option<&Value> {
+        let of_a_tool = |message: &&Value| message["role"] == "tool";
+        let answered = self.messages.iter().rev().take_while(of_a_tool).count();
+        let last = self.messages.iter().rev().nth(answered)?;
+        last["tool_calls"].as_array()?.get(answered + behind)
+    }
+
     fn answer(&self) -> Outcome<Last> {
         let answer = answer::run(
             self.model,
@@ -394,6 +420,7 @@ impl Chat<'_> {
         Input {
             messages: Some(json!(self.messages).to_string()),
             template_args: self.template_args.clone(),
+            tools: self.tools.clone(),
             flags: self.input_flags,
             ..Input::default()
         }

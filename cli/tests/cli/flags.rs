@@ -185,6 +185,8 @@ fn the_help_shows_nothing_that_is_refused() {
             "--messages" => vec![&messages],
             "--continue-last" => vec!["--messages", &messages],
             "--tools" => vec![&tools],
+            "--tool-choice" => vec!["auto", "--tools", &tools],
+            "--strict-tools" => vec![],
             "--schema" => vec![&schema],
             "--grammar" => vec![&grammar],
             "--regex" => vec!["[ab]+"],

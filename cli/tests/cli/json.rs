@@ -244,6 +244,47 @@ fn thinking_and_calls_are_told_apart() {
     ] {
         assert_eq!(joined(&of(off), "thinking"), "");
     }
+    let folder = scratch("tools");
+    let tools = folder.join("tools.json");
+    let schema =
+        r#"{"type":"object","required":["city"],"properties":{"city":{"const":"Bergen"}}}"#;
+    std::fs::write(
+        &tools,
+        format!(r#"[{{"name":"weather","parameters":{schema}}}]"#),
+    )
+    .unwrap();
+    let tools = tools.to_str().unwrap();
+    for more in [
+        &["--strict-tools"][..],
+        &["--tool-choice", "required"],
+        &["--tool-choice", "weather"],
+    ] {
+        let text = of(&[&["--json", "--tools", tools], more].concat());
+        let call: Value = serde_json::from_str(&joined(&text, "tool_call")).unwrap();
+        assert_eq!(call["arguments"]["city"], "Bergen", "{more:?}");
+        assert_eq!(joined(&text, "text").is_empty(), more[0] == "--tool-choice");
+    }
+    let script = fixture("script");
+    run([
+        "generate",
+        &script,
+        "a",
+        "--tools",
+        tools,
+        "--tool-choice",
+        "clock",
+    ])
+    .fails(1, "clock");
+    // The line behind a call is what the tool gave.
+    let chat = run_with_input(
+        ["chat", &script, "--tools", tools],
+        b"How warm is it?
+-3
+",
+    )
+    .fine();
+    assert!(chat.contains(""city":"Oslo"") && chat.ends_with("It is cold.
+"), "{chat}");
     // For a pipe: the answer without what was thought, and calls on lines of their own.
     let plain = of(&[]);
     assert!(plain.starts_with("I ask:\n{\"id\":\""), "{plain}");

@@ -24,6 +24,7 @@ struct Told {
     text: String,
     thinking: String,
     calls: Vec<String>,
+    deltas: Vec<String>,
     tokens: Vec<i32>,
 }
 
@@ -36,6 +37,7 @@ fn tell(session: &Session, input: &Input, options: &GenerateOptions) -> (Told, R
                 Channel::Text => told.text.push_str(&chunk.text),
                 Channel::Thinking => told.thinking.push_str(&chunk.text),
                 Channel::ToolCall => told.calls.push(chunk.text),
+                Channel::ToolDelta => told.deltas.push(chunk.text),
             }
         }
         true

@@ -560,10 +560,7 @@ fn rendered(folder: &TempFolder, tools: Option<String>) -> Result<String> {
     let conversation = Conversation {
         messages: r#"[{"role":"user","content":"a"}]"#.to_owned(),
         tools,
-        template_args: None,
-        trust_content: false,
-        no_generation_prompt: false,
-        continue_last: false,
+        ..Conversation::default()
     };
     prompt::render(&model, &Input::Messages(conversation))
 }

@@ -110,11 +110,11 @@ fn take(running: &mut Running, token: TokenOutput) -> Option<Turn> {
     if running.job.stop_tokens.contains(&id) {
         return Some(Turn::Ended(EndReason::StopToken));
     }
-    let over = running
-        .matcher
-        .as_ref()
-        .is_some_and(|matcher| matcher.is_over());
-    over.then_some(Turn::Ended(EndReason::Grammar))
+    match running.look_at_grammar() {
+        Ok(None) => None,
+        Ok(Some(end)) => Some(Turn::Ended(end)),
+        Err(error) => Some(Turn::Refused(error)),
+    }
 }
 
 /// What comes next in any case; with log-probabilities nothing does, since each token's is wanted.

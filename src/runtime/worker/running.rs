@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::grammar::calls::Start;
 use crate::grammar::Matcher;
 use crate::mlx::memory;
 use crate::model::AdapterSet;
@@ -24,8 +25,10 @@ pub(super) struct Running {
     pub prompt: Vec<i32>,
     pub deadline: Option<Instant>,
     pub sampler: Option<Sampler>,
-    /// Where `generated` stands in the grammar; made when it begins.
+    /// Where the answer stands in the grammar that it follows just now: the job's, or that of a call.
     pub matcher: Option<Matcher>,
+    /// What it follows was there from the beginning of the answer on.
+    from_start: bool,
     pub generated: Vec<i32>,
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
@@ -75,6 +78,7 @@ impl Running {
             prompt: Vec::new(),
             sampler: None,
             matcher: None,
+            from_start: false,
             generated: Vec::new(),
             forced: VecDeque::new(),
             logprobs: Vec::new(),
@@ -131,7 +135,68 @@ impl Running {
     /// Whether the next token is one that the grammar allows: an answer's are, and not what the model thinks before it, nor the end
     /// of that where it is forced.
     pub fn follows(&self) -> bool {
-        self.forced.is_empty() && !self.job.request.thinks()
+        let thinking_too = self.start().is_some_and(|start| start.thinks) && self.from_start;
+        self.forced.is_empty() && (thinking_too || !self.job.request.thinks())
+    }
+
+    /// Whether each token is read before the next one is drawn.
+    pub fn reads_each(&self) -> bool {
+        self.matcher.is_some() || self.job.calls.is_some()
+    }
+
+    /// What the answer to tools that it must or may call follows from its beginning on.
+    fn start(&self) -> Option<&Start> {
+        self.job.calls.as_ref()?.start.as_ref()
+    }
+
+    /// The grammar at the beginning of the answer.
+    pub fn begin_grammar(&mut self) -> Result<()> {
+        let start = self.start().map(|start| &start.grammar);
+        if let Some(grammar) = self.job.grammar.as_deref().or(start) {
+            self.matcher = Some(grammar.matcher(!self.job.ignore_eos)?);
+            self.from_start = true;
+        }
+        Ok(())
+    }
+
+    /// Behind a token: a call may have been opened, which has a grammar of its own, or may have come to its end. Gives why the
+    /// request ends here, if it does.
+    pub fn look_at_grammar(&mut self) -> Result<Option<EndReason>> {
+        let over = self.matcher.as_ref().is_some_and(Matcher::is_over);
+        let Some(calls) = &self.job.calls else {
+            return Ok(over.then_some(EndReason::Grammar));
+        };
+        let calls = calls.clone();
+        if over {
+            (self.matcher, self.from_start) = (None, false);
+            return Ok(calls.end_answer.then_some(EndReason::Called));
+        }
+        let request = &self.job.request;
+        let required = calls.start.as_ref().is_some_and(|start| start.required);
+        if self.matcher.is_some() && self.from_start && required {
+            return Ok(None);
+        }
+        // (A copy, since the request is not locked while a grammar is at work.)
+        let open = request.open_call(|tool, body| match self.matcher {
+            Some(_) => None,
+            None => Some((tool.map(str::to_owned), body.to_owned())),
+        });
+        match open {
+            None => (self.matcher, self.from_start) = (None, false),
+            Some(None) => {}
+            Some(Some((tool, body))) => {
+                let grammar = calls.behind(tool.as_deref());
+                let matcher = grammar.map(|grammar| grammar.matcher(!self.job.ignore_eos));
+                let mut matcher = matcher.transpose()?;
+                let begun = matcher.as_mut().map(|matcher| matcher.take_text(&body));
+                match begun {
+                    Some(Ok(())) => self.matcher = matcher,
+                    // Of a tool that there is none of, or begun as no call begins: it will never be one.
+                    _ => request.refuse_call(),
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Why it ends when it has so many tokens.

@@ -38,7 +38,7 @@ impl Worker {
             Phase::Begin => self.begin(index),
             Phase::Match => self.match_cache(index),
             Phase::Prefill { total } => self.prefill(index, total),
-            Phase::Decode { .. } if running.matcher.is_some() => self.follow(index),
+            Phase::Decode { .. } if running.reads_each() => self.follow(index),
             Phase::Decode { .. } => self.decode(index),
         }
     }
@@ -71,13 +71,10 @@ impl Worker {
             }
             Err(error) => return Ok(Turn::Refused(error)),
         }
-        if let Some(grammar) = &running.job.grammar {
-            match grammar.matcher(!running.job.ignore_eos) {
-                Ok(matcher) => running.matcher = Some(matcher),
-                Err(error) => return Ok(Turn::Refused(error)),
-            }
+        match running.begin_grammar() {
+            Ok(()) => Ok(Turn::More),
+            Err(error) => Ok(Turn::Refused(error)),
         }
-        Ok(Turn::More)
     }
 
     /// Cuts the session's cache back to what it has in common with the tokens.

@@ -1,6 +1,8 @@
 //! Calls of tools: what all formats have in common, and how a model's format is found.
 
+use super::deltas::Comes;
 use super::formats::FORMATS;
+use super::shape::Shape;
 use crate::random;
 use crate::template::{Json, Object};
 
@@ -20,8 +22,12 @@ pub(super) struct Format {
     pub is_of: fn(&Signs) -> bool,
     /// The calls in what stands between the markers; None where it is no call.
     pub parse: fn(&str, &Tools) -> Option<Vec<Call>>,
+    /// What can be told of a call before its end.
+    pub comes: Comes,
     /// Whether a call without its last marker can be told from half a call.
     pub ends_itself: bool,
+    /// How a call is written that a grammar binds; none where no grammar can be made of it.
+    pub shape: fn(&Signs) -> Option<Shape>,
     /// For answers that are calls without any marker: whether a beginning looks like one.
     pub bare: Option<fn(&str) -> bool>,
 }
@@ -48,6 +54,8 @@ pub(super) const PLAIN: Format = Format {
     is_of: |_| false,
     parse: |_, _| None,
     ends_itself: true,
+    shape: |_| None,
+    comes: Comes::Whole,
     bare: None,
 };
 
@@ -103,7 +111,7 @@ impl Call {
 }
 
 /// Nine letters and digits: Mistral's templates take no other ids, and the others any.
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut left = random::seed();
     let mut letter = || {
@@ -116,7 +124,11 @@ fn new_id() -> String {
 
 /// The tools that a conversation offers: what their schemas say of arguments.
 #[derive(Debug, Default)]
-pub struct Tools(Vec<(String, Object)>);
+pub struct Tools {
+    all: Vec<(String, Object)>,
+    /// None may be called: what looks like a call is text.
+    forbidden: bool,
+}
 
 impl Tools {
     /// Of a list as OpenAI has it; what is no such tool is passed over.
@@ -143,16 +155,30 @@ impl Tools {
             };
             Some((name, properties))
         };
-        Tools(list.iter().filter_map(tool).collect())
+        Tools {
+            all: list.iter().filter_map(tool).collect(),
+            forbidden: false,
+        }
+    }
+
+    pub fn forbidden() -> Tools {
+        Tools {
+            forbidden: true,
+            ..Tools::default()
+        }
+    }
+
+    pub fn are_forbidden(&self) -> bool {
+        self.forbidden
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     /// The schema of an argument.
     pub(super) fn schema(&self, tool: &str, argument: &str) -> Option<&Object> {
-        let (_, properties) = self.0.iter().find(|(name, _)| name == tool)?;
+        let (_, properties) = self.all.iter().find(|(name, _)| name == tool)?;
         match properties.get(argument)? {
             Json::Object(schema) => Some(schema),
             _ => None,

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::call::Format;
+use super::call::{Format, Signs};
 use super::formats::KIMI_K3;
+use super::shape::Shape;
 use super::thinking::{Thinking, THINKING};
 use super::{harmony, xtml};
 use crate::text::stop::StopStrings;
@@ -52,6 +53,7 @@ pub struct Channels {
     scans: [Scan; 3],
     thinking: Option<&'static Thinking>,
     format: Option<&'static Format>,
+    pub(super) shape: Option<Shape>,
     harmony: bool,
     xtml: bool,
 }
@@ -136,6 +138,11 @@ impl Channels {
                 )
             })?,
         ];
+        let signs = Signs {
+            template,
+            is_token: &is_token,
+        };
+        let shape = format.and_then(|format| (format.shape)(&signs));
         let tokens = markers.iter();
         let tokens = tokens.filter_map(|marker| Some((id_of(&marker.text)?, marker.clone())));
         Some(Arc::new(Channels {
@@ -143,6 +150,7 @@ impl Channels {
             scans,
             thinking,
             format,
+            shape,
             harmony: is_harmony,
             xtml: is_xtml,
         }))
@@ -160,6 +168,12 @@ impl Channels {
 
     pub(super) fn of_token(&self, id: i32) -> Option<&Marker> {
         self.tokens.get(&id)
+    }
+
+    /// Those of the markers that are tokens.
+    pub fn token_markers(&self) -> impl Iterator<Item = (i32, &str)> {
+        let tokens = self.tokens.iter();
+        tokens.map(|(&id, marker)| (id, marker.text.as_str()))
     }
 
     fn scan_of(&self, scanned: Scanned) -> &Scan {
@@ -185,6 +199,18 @@ impl Channels {
 
     pub(super) fn format(&self) -> Option<&'static Format> {
         self.format
+    }
+
+    /// Whether the answer is messages with headers, as gpt-oss writes them.
+    pub fn is_harmony(&self) -> bool {
+        self.harmony
+    }
+
+    /// The token that opens thinking, where one does.
+    pub fn think_token(&self) -> Option<i32> {
+        let mut tokens = self.tokens.iter();
+        let start = tokens.find(|(_, marker)| marker.role == Role::ThinkStart);
+        start.map(|(&id, _)| id)
     }
 
     pub fn thinks(&self) -> bool {

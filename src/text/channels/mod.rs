@@ -6,9 +6,11 @@
 //! parser of its format, one file each; what does not parse is text.
 
 mod call;
+mod deltas;
 mod find;
 mod formats;
 mod harmony;
+pub mod shape;
 mod splitter;
 mod thinking;
 mod xtml;
@@ -27,4 +29,6 @@ pub enum Channel {
     Text,
     Thinking,
     ToolCall,
+    /// A piece of a call that is not complete: for who wants it early, and no part of the answer.
+    ToolDelta,
 }

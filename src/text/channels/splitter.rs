@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::call::{Format, Tools};
+use super::deltas::{Comes, Deltas};
 use super::find::{Channels, Role, Scanned};
 use super::{harmony, xtml, Channel};
 use crate::text::detokenize::Detokenizer;
@@ -62,6 +63,8 @@ struct Open {
     before: String,
     /// The model was thinking when it came: what is no call is thought.
     thought: bool,
+    /// What was told of it.
+    deltas: Deltas,
 }
 
 /// `Clone`: one that has seen the end of a prompt is where answers begin.
@@ -79,6 +82,10 @@ pub struct Splitter {
     /// Bytes that have come, and those that have spans.
     at: usize,
     spanned: usize,
+    /// Calls are told while they come.
+    tells: bool,
+    /// Calls of the answer so far.
+    calls: usize,
     out: VecDeque<Span>,
 }
 
@@ -93,8 +100,15 @@ impl Splitter {
             space_left: 0,
             at: 0,
             spanned: 0,
+            tells: false,
+            calls: 0,
             out: VecDeque::new(),
         }
+    }
+
+    /// Whether it tells of calls that are not complete, too.
+    pub fn telling(self, tells: bool) -> Self {
+        Splitter { tells, ..self }
     }
 
     /// Takes tokens of which nothing is shown.
@@ -119,6 +133,7 @@ impl Splitter {
         self.pending.clear();
         self.out.clear();
         (self.at, self.spanned, self.space_left) = (0, 0, 0);
+        self.calls = 0;
         let state = match std::mem::replace(&mut self.state, State::Text) {
             State::Thinking { .. } => {
                 self.space_left = MOST_SPACE;
@@ -149,6 +164,19 @@ impl Splitter {
 
     pub fn is_thinking(&self) -> bool {
         matches!(self.state, State::Thinking { .. })
+    }
+
+    /// The call that is open: the tool, where a header named it, and what has come of the rest.
+    pub fn open_call(&self) -> Option<(Option<&str>, &str)> {
+        match &self.state {
+            State::Call(open) => Some((open.tool.as_deref(), &open.body)),
+            _ => None,
+        }
+    }
+
+    /// What is open is text after all.
+    pub fn refuse_call(&mut self) {
+        self.give_up();
     }
 
     /// What `take_marker` will take for a token, if the token is a marker.
@@ -481,19 +509,55 @@ impl Splitter {
             _ => false,
         };
         if hopeless {
-            self.give_up();
+            return self.give_up();
+        }
+        if self.tells && !self.tools.are_forbidden() {
+            self.tell();
+        }
+    }
+
+    /// Tells what has come of a call.
+    fn tell(&mut self) {
+        // What may become a marker is no part of it.
+        let held = self.matcher.held();
+        let comes = self
+            .channels
+            .format()
+            .map_or(Comes::Whole, |format| format.comes);
+        let State::Call(open) = &mut self.state else {
+            return;
+        };
+        let body = open.body.get(..open.body.len().saturating_sub(held));
+        let told = open.deltas.take(
+            body.unwrap_or(""),
+            open.tool.as_deref(),
+            comes,
+            &self.tools,
+            self.calls,
+        );
+        self.add_deltas(told);
+    }
+
+    fn add_deltas(&mut self, told: Vec<String>) {
+        for delta in told {
+            self.out.push_back(Span {
+                end: self.spanned,
+                channel: Channel::ToolDelta,
+                show: Show::Call(delta),
+            });
         }
     }
 
     /// A call or a header ends at `end`, with its last marker or, `cut`, without one but for so many bytes of it.
     fn end_open(&mut self, end: usize, cut: Option<usize>) {
-        let open = match &mut self.state {
+        let mut open = match &mut self.state {
             State::Call(open) => std::mem::take(open),
             State::Header(_) => return self.give_up_until(end),
             _ => return,
         };
         let format: Option<&Format> = self.channels.format();
         let calls = match (&open.tool, format) {
+            _ if self.tools.are_forbidden() => None,
             (Some(tool), _) => harmony::parse(tool, &open.body),
             (None, Some(format)) if cut.is_none() || format.ends_itself => {
                 let length = open.body.len().saturating_sub(cut.unwrap_or(0));
@@ -502,12 +566,19 @@ impl Splitter {
             }
             _ => None,
         };
-        let Some(calls) = calls.filter(|calls| !calls.is_empty()) else {
+        let Some(mut calls) = calls.filter(|calls| !calls.is_empty()) else {
             self.state = State::Call(open);
             return self.give_up_until(end);
         };
+        let mut told = match self.tells {
+            true => open.deltas.finish(&mut calls, self.calls),
+            false => Vec::new(),
+        };
         let last = calls.len().saturating_sub(1);
         for (index, call) in calls.into_iter().enumerate() {
+            self.calls = self.calls.saturating_add(1);
+            let deltas = told.get_mut(index).map(std::mem::take);
+            self.add_deltas(deltas.unwrap_or_default());
             // The tokens are those of the last one, which they complete.
             let end = if index == last { end } else { self.spanned };
             self.out.push_back(Span {

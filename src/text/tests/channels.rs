@@ -871,6 +871,7 @@ fn streams_keep_every_token_and_show_no_marker() {
                 }
                 Channel::Thinking => thoughts += usize::from(!chunk.text.is_empty()),
                 Channel::Text => {}
+                Channel::ToolDelta => panic!("nobody asked for it"),
             }
         }
         // Shown are all letters that stand neither in a call nor next to a marker as white space.

@@ -252,6 +252,14 @@
 #define MLXRT_GEN_LOGPROBS 64u
 /** No channels: everything is an event of text, markers included, thinking_tokens is 0, and thinking has no end forced. */
 #define MLXRT_GEN_RAW_TEXT 128u
+/**
+ * With tools: a call's arguments obey the schema of its tool, by a grammar that begins at the call's marker. A schema that
+ * cannot be followed in the form in which the model writes its calls is MLXRT_E_BAD_GRAMMAR, and calls of which no grammar is
+ * known are MLXRT_E_UNSUPPORTED. A call of a tool that is not there is text. Not together with a grammar.
+ */
+#define MLXRT_GEN_STRICT_TOOLS 256u
+/** MLXRT_EVENT_TOOL_DELTA while a call's arguments come. */
+#define MLXRT_GEN_TOOL_DELTAS 512u
 
 /** The input is being taken in: done of total tokens. */
 #define MLXRT_EVENT_PROGRESS 1
@@ -268,6 +276,14 @@
  * arrives as text, or as thinking where the model was thinking.
  */
 #define MLXRT_EVENT_TOOL_CALL 4
+/**
+ * With MLXRT_GEN_TOOL_DELTAS, a piece of a call that is not complete: the text is {"index","arguments"}, in the first event of a
+ * call {"index","id","name","arguments"}. index counts the answer's calls from 0; arguments is a piece of the text of their JSON,
+ * and all pieces together are that text. It has no tokens: these come with MLXRT_EVENT_TOOL_CALL, which follows with the same
+ * id. Where text follows in its place, it was no call, and what was told of it is void. How large the pieces are is up to the
+ * family: arguments of JSON come as they are generated, tagged ones one by one, all others at once.
+ */
+#define MLXRT_EVENT_TOOL_DELTA 5
 
 /** The model ended its answer. */
 #define MLXRT_STOPPED_EOS 1
@@ -559,6 +575,15 @@ typedef struct mlxrt_input {
   const char *MLXRT_NULLABLE template_args;
   /** Bytes of template_args, up to 64 MB. */
   size_t template_args_len;
+  /**
+   * With messages and tools, as JSON: "auto", the model calls what it likes; "none", nothing, and the chat template is shown
+   * no tools; "required", the answer is a call, perhaps behind thinking, and then what the model likes; {"name": …}, a call
+   * of that tool. The forms of OpenAI's API are taken too. Of a required call the arguments obey the schema where it can be
+   * followed (and with MLXRT_GEN_STRICT_TOOLS in any case). NULL = "auto".
+   */
+  const char *MLXRT_NULLABLE tool_choice;
+  /** Bytes of tool_choice. */
+  size_t tool_choice_len;
 } mlxrt_input;
 
 /** How an adapter is made. All zero behind struct_size: the defaults. */

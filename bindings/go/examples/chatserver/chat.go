@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -32,6 +31,22 @@ func callOf(text string) object {
 	json.Unmarshal([]byte(text), &call)
 	return object{"id": call.ID, "type": "function",
 		"function": object{"name": call.Name, "arguments": string(call.Arguments)}}
+}
+
+// deltaOf is a piece of a call in OpenAI's form.
+func deltaOf(text string) object {
+	var delta struct {
+		Index               int
+		ID, Name, Arguments string
+	}
+	json.Unmarshal([]byte(text), &delta)
+	function := object{"arguments": delta.Arguments}
+	out := object{"index": delta.Index, "function": function}
+	if delta.ID != "" {
+		function["name"] = delta.Name
+		out["id"], out["type"] = delta.ID, "function"
+	}
+	return out
 }
 
 func usage(r *mlxrt.Result) object {
@@ -168,14 +183,10 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 			if q.Stream {
 				delta(object{"reasoning_content": event.Text}, nil, nil)
 			}
+		case event.Kind == mlxrt.EventToolDelta:
+			delta(object{"tool_calls": []object{deltaOf(event.Text)}}, nil, nil)
 		case event.Kind == mlxrt.EventToolCall:
-			call := callOf(event.Text)
-			calls = append(calls, call)
-			if q.Stream {
-				streamed := maps.Clone(call)
-				streamed["index"] = len(calls) - 1
-				delta(object{"tool_calls": []object{streamed}}, nil, nil)
-			}
+			calls = append(calls, callOf(event.Text))
 		case event.Kind != mlxrt.EventText || event.Text == "" && len(now) == 0:
 		case q.Stream:
 			delta(object{"content": event.Text}, likely(now), nil)

@@ -104,6 +104,7 @@ try:
         ({"n": 2}, openai.BadRequestError),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}}}, openai.BadRequestError),
         ({"tool_choice": "required"}, openai.BadRequestError),
+        ({"tool_choice": "always"}, openai.BadRequestError),
         ({"logprobs": True, "top_logprobs": 21}, openai.BadRequestError),
     ]:
         for call in (ask, stream):

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	mlxrt "github.com/mlxrt/mlxrt/bindings/go"
 )
@@ -112,8 +113,14 @@ func problemOf(err error) problem {
 		p.status, p.param, p.code = http.StatusBadRequest, "messages", "context_length_exceeded"
 	case errors.Is(err, mlxrt.ErrBadGrammar):
 		p.status, p.param = http.StatusBadRequest, "response_format"
+		if strings.Contains(p.message, "input.tools") {
+			p.param = "tools"
+		}
 	case errors.Is(err, mlxrt.ErrInvalidArgument), errors.Is(err, mlxrt.ErrUnsupported):
 		p.status = http.StatusBadRequest
+		if strings.Contains(p.message, "input.tool_choice") {
+			p.param = "tool_choice"
+		}
 	case errors.Is(err, mlxrt.ErrOutOfMemory), errors.Is(err, mlxrt.ErrBusy), errors.Is(err, mlxrt.ErrSuspended):
 		p.status = http.StatusServiceUnavailable
 	}
@@ -130,9 +137,6 @@ func (q *request) refused() *problem {
 	}
 	if _, ok := q.ResponseFormat.grammar(); !ok {
 		return not("response_format", "unsupported_value", "response_format %q: it must be \"text\", \"json_object\", or \"json_schema\" with a schema", q.ResponseFormat.Type)
-	}
-	if c := q.ToolChoice; given(c) && string(c) != `"auto"` && string(c) != `"none"` {
-		return not("tool_choice", "unsupported_value", "tool_choice %s is not supported, only \"auto\" and \"none\" are", c)
 	}
 	if p := q.ParallelToolCalls; p != nil && !*p {
 		return not("parallel_tool_calls", "unsupported_value", "parallel_tool_calls cannot be turned off")
@@ -161,16 +165,27 @@ func (q *request) refused() *problem {
 func given(value json.RawMessage) bool { return len(value) > 0 && !bytes.Equal(value, []byte("null")) }
 
 func (q *request) input() mlxrt.Input {
-	input := mlxrt.Input{MessagesJSON: q.Messages, Tools: q.Tools}
-	if string(q.ToolChoice) == `"none"` || !given(q.Tools) {
-		input.Tools = nil
+	input := mlxrt.Input{MessagesJSON: q.Messages}
+	if given(q.Tools) {
+		input.Tools = q.Tools
+	}
+	if given(q.ToolChoice) {
+		input.ToolChoice = q.ToolChoice
 	}
 	return input
 }
 
+// strict is whether a tool asks for arguments that obey its schema; all of them do then.
+func (q *request) strict() bool {
+	var tools []struct{ Function struct{ Strict bool } }
+	return json.Unmarshal(q.Tools, &tools) == nil &&
+		slices.ContainsFunc(tools, func(t struct{ Function struct{ Strict bool } }) bool { return t.Function.Strict })
+}
+
 func (q *request) options() (*mlxrt.Options, *problem) {
 	o := &mlxrt.Options{MaxTokens: q.MaxTokens, Temperature: q.Temperature, TopP: q.TopP, Stop: q.Stop,
-		PresencePenalty: q.PresencePenalty, FrequencyPenalty: q.FrequencyPenalty, Logprobs: q.Logprobs}
+		PresencePenalty: q.PresencePenalty, FrequencyPenalty: q.FrequencyPenalty, Logprobs: q.Logprobs,
+		StrictTools: q.strict(), ToolDeltas: q.Stream}
 	if q.MaxCompletionTokens != nil {
 		o.MaxTokens = q.MaxCompletionTokens
 	}

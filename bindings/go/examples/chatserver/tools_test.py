@@ -7,8 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Literal
 
 import openai
+import pydantic
 
 with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
@@ -27,7 +29,8 @@ try:
     city = {"type": "object", "properties": {"city": {"type": "string"}}}
     tools = [{"type": "function", "function": {"name": "weather", "parameters": city}}]
     messages = [{"role": "user", "content": "How warm is it in Oslo?"}]
-    ask = lambda **options: client.chat.completions.create(model=model, messages=messages, tools=tools, temperature=0, **options)
+    common = {"model": model, "messages": messages, "tools": tools, "temperature": 0}
+    ask = lambda **options: client.chat.completions.create(**{**common, **options})
 
     choice = ask().choices[0]
     assert choice.finish_reason == "tool_calls" and choice.message.content == "I ask:", choice
@@ -48,6 +51,34 @@ try:
             finish = choice_.finish_reason or finish
     assert (text, thinking, finish) == ("I ask:", "Let me look it up.", "tool_calls"), (text, thinking, finish)
     assert calls == {0: ["weather", '{"city":"Oslo"}']}, calls
+
+    # A call is required, or one of that tool: thinking may come before it, and no text.
+    clock = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+    for choice_ in ["required", {"type": "function", "function": {"name": "weather"}}]:
+        forced = ask(tool_choice=choice_).choices[0]
+        assert forced.finish_reason == "tool_calls" and not forced.message.content, forced
+        assert forced.message.tool_calls[0].function.name == "weather", forced
+    named = ask(tools=[*tools, clock], tool_choice={"type": "function", "function": {"name": "clock"}}).choices[0]
+    assert named.message.tool_calls[0].function.name == "clock", named
+    assert json.loads(named.message.tool_calls[0].function.arguments) == {}, named
+    assert ask(tool_choice="none").choices[0].message.tool_calls is None
+
+    # The client's own helpers for typed arguments, whole and streamed: the schema leaves the model no other city.
+    class weather(pydantic.BaseModel):
+        city: Literal["Bergen"]
+        days: int
+
+    typed = {"model": model, "messages": messages, "tools": [openai.pydantic_function_tool(weather)], "max_tokens": 200}
+    parsed = client.chat.completions.parse(**typed, temperature=0)
+    (strict,) = parsed.choices[0].message.tool_calls
+    assert strict.function.parsed_arguments.city == "Bergen", strict
+    pieces = ""
+    with client.chat.completions.stream(**typed, temperature=0) as events:
+        for event in events:
+            if event.type == "tool_calls.function.arguments.delta":
+                pieces += event.arguments_delta
+        final = events.get_final_completion().choices[0].message.tool_calls[0]
+    assert final.function.parsed_arguments.city == "Bergen" and json.loads(pieces)["city"] == "Bergen", (pieces, final)
 
     # What the client got goes back as it is, with the tool's answer.
     messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "-3 <tool_call>"}]

@@ -11,6 +11,9 @@ public enum Event: Sendable, Hashable {
   case thinking(Piece)
   /// The model calls a tool.
   case toolCall(ToolCall, Piece)
+  /// A piece of a call that is not complete. Only with ``GenerateOptions/Flags/toolDeltas``; ``toolCall(_:_:)`` follows, or text
+  /// where it was no call.
+  case toolDelta(ToolDelta)
   /// It has ended: the last event of every request that did not fail, unless the task was cancelled.
   case finished(GenerationResult)
 
@@ -24,6 +27,18 @@ public enum Event: Sendable, Hashable {
     public let logprobs: [Float]
     /// With ``GenerateOptions/logprobs`` above 0: the likeliest tokens at the place of each token.
     public let alternatives: [[Alternative]]
+  }
+
+  /// A piece of a call.
+  public struct ToolDelta: Sendable, Hashable, Decodable {
+    /// Which call of the answer, from 0.
+    public let index: Int
+    /// The call's, with its first piece.
+    public let id: String?
+    /// The tool's, with its first piece.
+    public let name: String?
+    /// All pieces together are the text of the arguments' JSON.
+    public let arguments: String
   }
 
   /// A token that might have been there.
@@ -57,6 +72,9 @@ public enum Event: Sendable, Hashable {
         return
       }
       self = .toolCall(call, piece)
+    case MLXRT_EVENT_TOOL_DELTA:
+      guard let delta = try? JSONDecoder().decode(ToolDelta.self, from: Data(piece.text.utf8)) else { return nil }
+      self = .toolDelta(delta)
     default: return nil
     }
   }

@@ -83,6 +83,10 @@ public struct GenerateOptions: Sendable, Hashable {
     public static let noModelDefaults = Flags(rawValue: MLXRT_GEN_NO_MODEL_DEFAULTS)
     /// No channels: everything is an event of text, markers included.
     public static let rawText = Flags(rawValue: MLXRT_GEN_RAW_TEXT)
+    /// With tools: the arguments of every call obey the schema of its tool.
+    public static let strictTools = Flags(rawValue: MLXRT_GEN_STRICT_TOOLS)
+    /// Events of calls while their arguments come.
+    public static let toolDeltas = Flags(rawValue: MLXRT_GEN_TOOL_DELTAS)
   }
 
   /// The C struct, whose memory lives as long as the arena.

@@ -361,7 +361,7 @@ public struct Answer: Sendable, Hashable {
     case .toolCall(let call, let piece):
       toolCalls.append(call)
       count(piece)
-    case .progress, .finished: break
+    case .progress, .toolDelta, .finished: break
     }
   }
 }

@@ -343,6 +343,24 @@ final class GenerationTests: XCTestCase {
       let short = try await session.respond(to: .messages(messages, tools: tools), options: options)
       XCTAssertEqual(short.thinking, thinking)
     }
+    // Calls are chosen, obey their schema, and are told while they come.
+    let bound = [
+      Tool(name: "weather", parameters: ["type": "object", "required": ["city"], "properties": ["city": ["const": "Bergen"]]])
+    ]
+    let ask = Input.messages(messages, tools: bound, toolChoice: .tool("weather"))
+    var pieces = ""
+    for try await event in session.generate(ask, options: GenerateOptions(flags: [.strictTools, .toolDeltas])) {
+      switch event {
+      case .toolDelta(let delta): pieces += delta.arguments
+      case .toolCall(let call, _): XCTAssertEqual(call.arguments, ["city": "Bergen"])
+      case .text(let piece): XCTAssertEqual(piece.text, "")
+      default: break
+      }
+    }
+    XCTAssertEqual(pieces.filter { $0 != " " }, #"{"city":"Bergen"}"#)
+    await assertFails(.invalidArgument, "clock") {
+      try await session.respond(to: .messages(messages, tools: bound, toolChoice: .tool("clock")))
+    }
     let call = try XCTUnwrap(answer.toolCalls.first)
     messages += [answer.message, .tool("<tool_call> -3", for: call)]
     let last = try await session.respond(to: .messages(messages, tools: tools))

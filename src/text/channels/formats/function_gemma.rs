@@ -5,6 +5,7 @@ use super::value;
 use crate::template::Json;
 use crate::template::Object;
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::shape::{Arguments, Part, Shape};
 
 const ESCAPE: &str = "<escape>";
 
@@ -15,6 +16,16 @@ pub(super) const FUNCTION_GEMMA: Format = Format {
     parts: &[ESCAPE],
     is_of: |signs| signs.writes("<start_function_call>"),
     parse,
+    shape: |_| {
+        Some(Shape {
+            call: &[
+                Part::Text("call:"),
+                Part::Name,
+                Part::Arguments(Arguments::Gemma { nested: false }),
+            ],
+            list: None,
+        })
+    },
     ..PLAIN
 };
 

@@ -4,6 +4,7 @@ use super::cursor::{Cursor, MOST_DEPTH};
 use super::value;
 use crate::template::{Json, Object};
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::shape::{Arguments, Part, Shape};
 
 const QUOTE: &str = "<|\"|>";
 
@@ -14,6 +15,16 @@ pub(super) const GEMMA4: Format = Format {
     parts: &[QUOTE],
     is_of: |signs| signs.writes("<|tool_call>") && signs.writes("<tool_call|>"),
     parse,
+    shape: |_| {
+        Some(Shape {
+            call: &[
+                Part::Text("call:"),
+                Part::Name,
+                Part::Arguments(Arguments::Gemma { nested: true }),
+            ],
+            list: None,
+        })
+    },
     ..PLAIN
 };
 

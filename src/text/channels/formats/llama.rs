@@ -4,6 +4,7 @@
 use super::json;
 use crate::template::Json;
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::shape::{Arguments, List, Part, Shape};
 
 pub(super) const LLAMA3: Format = Format {
     name: "llama3_json",
@@ -14,6 +15,23 @@ pub(super) const LLAMA3: Format = Format {
             && signs.writes("tools")
     },
     parse,
+    comes: json::COMES,
+    shape: |_| {
+        Some(Shape {
+            call: &[
+                Part::Text("{\"name\": \""),
+                Part::Name,
+                Part::Text("\", \"parameters\": "),
+                Part::Arguments(Arguments::Json),
+                Part::Text("}"),
+            ],
+            list: Some(List {
+                before: "",
+                between: "; ",
+                behind: "",
+            }),
+        })
+    },
     bare: Some(looks_like_one),
     ..PLAIN
 };

@@ -4,6 +4,7 @@
 use super::value;
 use crate::template::{Json, Object};
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::shape::{Arguments, List, Part, Shape, Values};
 
 pub(super) const MINIMAX: Format = Format {
     name: "minimax_m2",
@@ -11,6 +12,27 @@ pub(super) const MINIMAX: Format = Format {
     close: &["</minimax:tool_call>"],
     is_of: |signs| signs.writes("<minimax:tool_call>"),
     parse,
+    shape: |_| {
+        Some(Shape {
+            call: &[
+                Part::Text("<invoke name=\""),
+                Part::Name,
+                Part::Text("\">\n"),
+                Part::Arguments(Arguments::Tagged {
+                    before: "<parameter name=\"",
+                    between: ("\">", ""),
+                    behind: "</parameter>\n",
+                    values: Values::MiniMax,
+                }),
+                Part::Text("</invoke>"),
+            ],
+            list: Some(List {
+                before: "\n",
+                between: "\n",
+                behind: "\n",
+            }),
+        })
+    },
     ..PLAIN
 };
 

@@ -4,11 +4,19 @@
 use super::json;
 use crate::template::Json;
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::deltas::{Comes, Head};
+use crate::text::channels::shape::{Arguments, Part, Shape, JSON_CALL, JSON_LIST};
 
 const ID: &str = "[CALL_ID]";
 const ARGUMENTS: &str = "[ARGS]";
 /// Calls behind one marker; more are none.
 const MOST_CALLS: usize = 256;
+
+const WITH_ARGS: &[Part] = &[
+    Part::Name,
+    Part::Text(ARGUMENTS),
+    Part::Arguments(Arguments::Json),
+];
 
 pub(super) const MISTRAL: Format = Format {
     name: "mistral",
@@ -16,6 +24,14 @@ pub(super) const MISTRAL: Format = Format {
     parts: &[ID, ARGUMENTS],
     is_of: |signs| signs.writes("[TOOL_CALLS]"),
     parse,
+    comes: Comes::Json { head },
+    shape: |signs| {
+        let (call, list) = match signs.writes(ARGUMENTS) || (signs.is_token)(ARGUMENTS) {
+            true => (WITH_ARGS, None),
+            false => (JSON_CALL, Some(JSON_LIST)),
+        };
+        Some(Shape { call, list })
+    },
     ..PLAIN
 };
 
@@ -49,4 +65,19 @@ fn parse(body: &str, tools: &Tools) -> Option<Vec<Call>> {
         rest = behind.get(length..)?.trim_start();
     }
     Some(calls)
+}
+
+fn head(text: &str) -> Option<Head> {
+    let body = text.trim_start();
+    if body.starts_with(['[', ',', '}']) && !body.starts_with(ID) {
+        return json::head(text);
+    }
+    let (before, _) = body.split_once('{')?;
+    let before = before.trim_end();
+    let before = before.strip_suffix(ARGUMENTS).unwrap_or(before).trim();
+    let (name, id) = match before.split_once(ID) {
+        Some((name, id)) => (name.trim(), Some(id.trim())),
+        None => (before, None),
+    };
+    Head::before_object(text, name, id, text.find('{')?)
 }

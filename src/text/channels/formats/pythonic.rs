@@ -5,6 +5,17 @@ use super::cursor::{Cursor, MOST_DEPTH};
 use super::value;
 use crate::template::{Json, Object};
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::shape::{Arguments, Part, Shape, JSON_LIST};
+
+const SHAPE: Option<Shape> = Some(Shape {
+    call: &[
+        Part::Name,
+        Part::Text("("),
+        Part::Arguments(Arguments::Python),
+        Part::Text(")"),
+    ],
+    list: Some(JSON_LIST),
+});
 
 pub(super) const LFM2: Format = Format {
     name: "pythonic",
@@ -16,6 +27,7 @@ pub(super) const LFM2: Format = Format {
             || ((signs.is_token)("<|tool_call_start|>") && (signs.is_token)("<|tool_call_end|>"))
     },
     parse,
+    shape: |_| SHAPE,
     ..PLAIN
 };
 
@@ -25,6 +37,7 @@ pub(super) const LLAMA4: Format = Format {
     close: &["<|python_end|>"],
     is_of: |signs| (signs.is_token)("<|python_start|>") && (signs.is_token)("<|python_end|>"),
     parse,
+    shape: |_| SHAPE,
     ..PLAIN
 };
 

@@ -4,6 +4,26 @@
 use super::value::{self, Kind};
 use crate::template::{Json, Object};
 use crate::text::channels::call::{Call, Format, Tools, PLAIN};
+use crate::text::channels::deltas::{Comes, Head};
+use crate::text::channels::shape::{Arguments, Part, Shape, Values};
+
+const SHAPE: Option<Shape> = Some(Shape {
+    call: &[
+        Part::Space,
+        Part::Text("<function="),
+        Part::Name,
+        Part::Text(">\n"),
+        Part::Arguments(Arguments::Tagged {
+            before: "<parameter=",
+            between: (">\n", ""),
+            behind: "\n</parameter>\n",
+            values: Values::Coder,
+        }),
+        Part::Text("</function>"),
+        Part::Space,
+    ],
+    list: None,
+});
 
 pub(super) const QWEN3_CODER: Format = Format {
     name: "qwen3_coder",
@@ -13,6 +33,8 @@ pub(super) const QWEN3_CODER: Format = Format {
         signs.writes("<tool_call>\n<function=") || signs.writes("<tool_call>\\n<function=")
     },
     parse,
+    comes: COMES,
+    shape: |_| SHAPE,
     ..PLAIN
 };
 
@@ -22,6 +44,8 @@ pub(super) const SEED: Format = Format {
     close: &["</seed:tool_call>"],
     is_of: |signs| signs.writes("<seed:tool_call>"),
     parse,
+    comes: COMES,
+    shape: |_| SHAPE,
     ..PLAIN
 };
 
@@ -33,11 +57,8 @@ fn parse(body: &str, tools: &Tools) -> Option<Vec<Call>> {
     let mut count = 0;
     while let Some((_, behind)) = rest.split_once("<parameter=") {
         let (inner, behind) = behind.split_once("</parameter>")?;
-        let (argument, text) = name(inner)?;
-        let text = text.strip_prefix('\n').unwrap_or(text);
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        let schema = tools.schema(tool, argument);
-        value::set(&mut arguments, &mut count, argument, typed(text, schema)?)?;
+        let (name, value) = argument(inner, tool, tools)?;
+        value::set(&mut arguments, &mut count, &name, value)?;
         rest = behind;
     }
     Some(vec![Call::new(None, tool, arguments)?])
@@ -67,4 +88,30 @@ fn typed(text: &str, schema: Option<&Object>) -> Option<Json> {
         Kind::Bool => Json::Bool(text.eq_ignore_ascii_case("true")),
         Kind::Any => value::json_or_text(text),
     })
+}
+
+const COMES: Comes = Comes::Tagged {
+    head,
+    close: "</parameter>",
+    read: |text, tool, tools| argument(text.split_once("<parameter=")?.1, tool, tools),
+};
+
+fn head(text: &str) -> Option<Head> {
+    let (before, behind) = text.split_once("<function=")?;
+    let (tool, _) = behind.split_once('>')?;
+    let length = before.len().checked_add("<function=>".len())?;
+    (!tool.is_empty()).then(|| Head {
+        name: tool.trim().to_owned(),
+        id: None,
+        length: length.saturating_add(tool.len()),
+    })
+}
+
+/// `NAME>VALUE`
+fn argument(text: &str, tool: &str, tools: &Tools) -> Option<(String, Json)> {
+    let (argument, text) = name(text)?;
+    let text = text.strip_prefix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let schema = tools.schema(tool, argument);
+    Some((argument.to_owned(), typed(text, schema)?))
 }
