@@ -31,7 +31,7 @@ fn tools() -> Value {
 /// One that is only for families whose arguments may be lists and objects.
 fn nested() -> Value {
     json!({ "type": "function", "function": { "name": "store.items", "parameters": {
-        "$defs": { "item": { "type": "object", "properties": { "id": { "$ref": "#/$defs/id" } }, "required": ["id"] },
+        "$defs": { "item": { "type": "object", "properties": { "id": { "$ref": "#/$defs/id" } }, "required": ["id"], "additionalProperties": false },
                    "id": { "type": "integer", "minimum": 0, "maximum": 99 } },
         "type": "object",
         "properties": {
