@@ -26,6 +26,7 @@ mod states;
 mod training;
 mod types;
 mod watched;
+mod windows;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -57,6 +57,10 @@ fn window(window: u32, keep: i32) -> SessionOptions {
     }
 }
 
+fn bits(kv_bits: u32, of: SessionOptions) -> SessionOptions {
+    SessionOptions { kv_bits, ..of }
+}
+
 /// One of each kind of cache, and of each type.
 fn cases() -> Vec<(&'static str, SessionOptions)> {
     let all = SessionOptions::default();
@@ -82,6 +86,14 @@ fn cases() -> Vec<(&'static str, SessionOptions)> {
         ("deepseek_v3-f32", all),
         ("deepseek_v3-4bit", all),
         ("phi3-f32-longrope", all),
+        ("qwen3-4bit", bits(8, all)),
+        ("qwen3-4bit-bf16", bits(4, all)),
+        ("qwen3-4bit", bits(4, window(16, -1))),
+        ("qwen3-4bit", bits(8, window(16, 4))),
+        ("gemma3n-4bit", bits(8, all)),
+        ("gpt_oss-4bit", bits(4, all)),
+        ("qwen3_next-4bit", bits(4, all)),
+        ("granitemoehybrid-4bit", bits(8, all)),
     ]
 }
 
@@ -143,7 +155,13 @@ fn a_restored_session_goes_on_as_the_original() {
 #[test]
 fn a_chat_goes_on_and_goes_back_to_its_marks() {
     let _lock = engine_lock();
-    for case in ["qwen3-f32", "lfm2-f32", "kimi_linear-f32"] {
+    for case in [
+        "qwen3-f32",
+        "lfm2-f32",
+        "kimi_linear-f32",
+        "gemma3-text-f32",
+        "gpt_oss-f32",
+    ] {
         let (_folder, path) = place(&format!("chat-{case}"));
         let (model, elsewhere) = (load(case), load(case));
         let own = session(&model);
@@ -258,9 +276,14 @@ fn refused(outcome: Result<Session>, code: Code, words: &str) {
 
 /// A short session of a small model with a state, a window or all kinds of keys, in a file.
 fn small(case: &str, path: &Path) -> Arc<Model> {
+    small_with(case, SessionOptions::default(), 3, path)
+}
+
+/// And one of so many tokens.
+fn small_with(case: &str, options: SessionOptions, prompt: i32, path: &Path) -> Arc<Model> {
     let model = load(case);
-    let own = session(&model);
-    ask(&own, &Input::Tokens(vec![3, 4, 5]), 2);
+    let own = Session::new(model.clone(), options).unwrap();
+    ask(&own, &Input::Tokens((3..3 + prompt).collect()), 2);
     save(&own, path).unwrap();
     model
 }
@@ -268,28 +291,41 @@ fn small(case: &str, path: &Path) -> Arc<Model> {
 #[test]
 fn a_file_that_is_cut_short_anywhere_is_refused() {
     let _lock = engine_lock();
-    let (folder, path) = place("cut");
-    let model = small("lfm2-f32", &path);
-    let bytes = std::fs::read(&path).unwrap();
-    let cut = folder.0.join("cut");
-    for length in 0..bytes.len() {
-        std::fs::write(&cut, &bytes[..length]).unwrap();
-        let error = restore(&model, &cut).err().expect("accepted");
-        assert_eq!(error.code, Code::BadModel, "{length}: {error}");
-        assert!(error.message.contains(cut.to_str().unwrap()), "{error}");
+    for (number, (case, options, tokens)) in of_all_kinds().into_iter().enumerate() {
+        let (folder, path) = place(&format!("cut-{number}"));
+        let model = small_with(case, options, tokens, &path);
+        let bytes = std::fs::read(&path).unwrap();
+        let cut = folder.0.join("cut");
+        for length in 0..bytes.len() {
+            std::fs::write(&cut, &bytes[..length]).unwrap();
+            let error = restore(&model, &cut).err().expect("accepted");
+            assert_eq!(error.code, Code::BadModel, "{case}, {length}: {error}");
+            assert!(error.message.contains(cut.to_str().unwrap()), "{error}");
+        }
+        // And what is behind its end.
+        let longer = [bytes.as_slice(), b"x"].concat();
+        std::fs::write(&cut, longer).unwrap();
+        refused(restore(&model, &cut), Code::BadModel, "describes only");
     }
-    // And what is behind its end.
-    let longer = [bytes.as_slice(), b"x"].concat();
-    std::fs::write(&cut, longer).unwrap();
-    refused(restore(&model, &cut), Code::BadModel, "describes only");
+}
+
+/// States, windows that have turned or not, and keys of all kinds; the tokens of a prompt.
+fn of_all_kinds() -> [(&'static str, SessionOptions, i32); 4] {
+    let all = SessionOptions::default();
+    [
+        ("lfm2-f32", all, 3),
+        ("gemma3n-f32", all, 3),
+        ("gpt_oss-f32", all, 12),
+        ("gpt_oss-4bit", bits(4, all), 12),
+    ]
 }
 
 #[test]
 fn a_flipped_bit_anywhere_is_refused() {
     let _lock = engine_lock();
-    for case in ["lfm2-f32", "gemma3n-f32"] {
-        let (folder, path) = place(&format!("flipped-{case}"));
-        let model = small(case, &path);
+    for (number, (case, options, tokens)) in of_all_kinds().into_iter().enumerate() {
+        let (folder, path) = place(&format!("flipped-{number}"));
+        let model = small_with(case, options, tokens, &path);
         let bytes = std::fs::read(&path).unwrap();
         let flipped = folder.0.join("flipped");
         let before = memory::active();
@@ -450,9 +486,9 @@ fn what_a_file_claims_is_compared_with_the_model() {
             "marks of 0 layers",
         ),
         (
-            |_, own| own["marks"][0] = json!([1]),
-            Code::BadModel,
-            "marks and no state",
+            |_, own| own["marks"][1] = json!([1]),
+            Code::Incompatible,
+            "layer 1 has marks and no window",
         ),
         (
             |_, own| own["marks"][0] = json!(["a"]),
@@ -951,7 +987,7 @@ fn prompt_caches_of_mlx_lm_go_on_as_there() {
     let said = std::fs::read(folder.join("said.json")).unwrap();
     let said: Value = serde_json::from_slice(&said).unwrap();
     let said = said.as_array().unwrap();
-    assert_eq!(said.len(), 6);
+    assert_eq!(said.len(), 9);
     for version in ["0.31", "0.32"] {
         for case in said {
             let name = case["file"].as_str().unwrap();
@@ -966,6 +1002,11 @@ fn prompt_caches_of_mlx_lm_go_on_as_there() {
             assert_eq!(session.tokens().unwrap(), tokens, "{file}");
             let window = case["window"].as_i64().map(|n| n as i32);
             assert_eq!(session.cache.window, window, "{file}");
+            let packed = session
+                .cache
+                .scheme
+                .map(|of| json!([of.bits, of.group_size]));
+            assert_eq!(packed.unwrap_or_default(), case["packed"], "{file}");
             let (answer, cached) = ask(&session, &Input::Tokens(numbers("next")), 12);
             assert_eq!(answer, numbers("answer"), "{file}");
             assert_eq!(cached, tokens.len() as u64, "{file}");
@@ -1015,8 +1056,8 @@ fn prompt_caches_that_do_not_fit_are_refused_by_name() {
             (&[(", 59]", "]")], Code::BadModel, "names 8"),
             (
                 &[("\"KVCache\"", "\"QuantizedKVCache\"")],
-                Code::Unsupported,
-                "a \"QuantizedKVCache\"",
+                Code::BadModel,
+                "is one tensor, and its layer says that it is packed",
             ),
             (
                 &[("\"KVCache\"", "\"BatchKVCache\"")],
@@ -1070,26 +1111,162 @@ fn prompt_caches_that_do_not_fit_are_refused_by_name() {
     );
 }
 
-/// Packed keys and values are not in the file, and are computed again.
+/// What a file of packed keys and values can say, with a right checksum.
 #[test]
-fn a_session_with_packed_keys_is_its_tokens() {
+fn packed_keys_are_compared_with_the_model() {
     let _lock = engine_lock();
-    let (_folder, path) = place("packed");
-    let model = load("qwen3-4bit");
-    for kv_bits in [4, 8] {
-        let options = SessionOptions {
-            kv_bits,
-            kv_group_size: 32,
-            ..SessionOptions::default()
+    let (folder, path) = place("packed");
+    let changed = folder.0.join("changed");
+    let model = small_with("qwen3-4bit", bits(8, SessionOptions::default()), 5, &path);
+    let restored = restore(&model, &path).unwrap();
+    assert_eq!(restored.info().kv_tokens, 6);
+    rewrite(&path, &changed, |_, _| {});
+    restore(&model, &changed).unwrap();
+    type Change = fn(&mut Value, &mut Value);
+    fn swap(header: &mut Value, one: &str, other: &str) {
+        let (first, second) = (header[one].clone(), header[other].clone());
+        (header[one], header[other]) = (second, first);
+    }
+    let cases: &[(Change, Code, &str)] = &[
+        (
+            |_, own| own["kv_bits"] = 4.into(),
+            Code::Incompatible,
+            "layer 0 is packed in 8 bits by 32, and the session's are packed in 4 bits by 32",
+        ),
+        (
+            |_, own| (own["kv_bits"], own["kv_group_size"]) = (0.into(), 0.into()),
+            Code::Incompatible,
+            "layer 0 is packed in 8 bits by 32, and the session's are not packed",
+        ),
+        (
+            |header, _| swap(header, "1.3", "1.4"),
+            Code::Unsupported,
+            "layer 1 is packed in 32 bits by 8",
+        ),
+        (
+            |header, _| swap(header, "0.2", "0.3"),
+            Code::Unsupported,
+            "layer 0 is packed in 8 bits by 6",
+        ),
+        (
+            |header, _| header["__metadata__"]["1.1"] = "KVCache".into(),
+            Code::BadModel,
+            "holds no tensor \"1.0\"",
+        ),
+        (
+            |header, _| header["__metadata__"]["1.1"] = "QuantizedRotatingKVCache".into(),
+            Code::BadModel,
+            "holds no tensor \"1.5\"",
+        ),
+        (
+            |header, _| header["__metadata__"]["1.1"] = "QuantizedBatchKVCache".into(),
+            Code::Unsupported,
+            "layer 1 is a \"QuantizedBatchKVCache\"",
+        ),
+        (
+            |header, _| swap(header, "0.0.0", "0.0.1"),
+            Code::Incompatible,
+            "layer 0 has the tensor \"0.0.0\"",
+        ),
+        (
+            |header, _| header["0.1.2"]["dtype"] = "I32".into(),
+            Code::Incompatible,
+            "the tensor \"0.1.2\" of shape",
+        ),
+        (
+            |header, _| {
+                let shape = &mut header["0.1.0"]["shape"];
+                let [heads, tokens] = [1, 2].map(|axis| shape[axis].clone());
+                (shape[1], shape[2]) = (tokens, heads);
+            },
+            Code::Incompatible,
+            "the tensor \"0.1.0\" of shape",
+        ),
+        (
+            |header, _| {
+                let table = header.as_object_mut().unwrap();
+                let tensor = table.remove("0.1.2").unwrap();
+                table.insert("0.1.3".into(), tensor);
+            },
+            Code::BadModel,
+            "holds no tensor \"0.1.2\"",
+        ),
+    ];
+    for (number, (change, code, words)) in cases.iter().enumerate() {
+        rewrite(&path, &changed, change);
+        let error = restore(&model, &changed);
+        let error = error.err().unwrap_or_else(|| panic!("case {number}"));
+        assert_eq!(error.code, *code, "case {number}: {error}");
+        assert!(error.message.contains(words), "case {number}: {error}");
+    }
+    // Of another model.
+    refused(
+        restore(&load("qwen3-4bit-bf16"), &path),
+        Code::Incompatible,
+        "another model",
+    );
+}
+
+/// Marks of a window that has turned, which say where tokens lie in their tensors.
+#[test]
+fn marks_of_a_window_are_compared_with_it() {
+    let _lock = engine_lock();
+    let (folder, path) = place("window-marks");
+    let changed = folder.0.join("changed");
+    let options = SessionOptions {
+        window: 8,
+        keep: -1,
+        ..SessionOptions::default()
+    };
+    let model = small_with("qwen3-f32", options, 12, &path);
+    let restored = restore(&model, &path).unwrap();
+    restored.truncate(0).unwrap();
+    let again = Input::Tokens((3..15).collect());
+    assert_eq!(ask(&restored, &again, 2).1, 11);
+    drop(restored);
+    let cases: [(Value, Code, &str); 9] = [
+        (json!([]), Code::Incompatible, ""),
+        (
+            json!([11]),
+            Code::Incompatible,
+            "a mark at 11, which cannot be",
+        ),
+        (
+            json!([[13, 5]]),
+            Code::Incompatible,
+            "a mark at 13, which cannot be",
+        ),
+        (
+            json!([[14, 5]]),
+            Code::BadModel,
+            "a mark at 14, behind one at 0",
+        ),
+        (json!([[11, 9]]), Code::BadModel, "writes the next to 9"),
+        (
+            json!([[7, 3]]),
+            Code::BadModel,
+            "has seen 7 and writes the next to 3",
+        ),
+        (
+            json!([[11, 8], [11, 8]]),
+            Code::BadModel,
+            "holds no tensor \"2.0.1.0\"",
+        ),
+        (json!([[11]]), Code::BadModel, "\"marks\""),
+        (json!([[11, -1]]), Code::BadModel, "\"marks\""),
+    ];
+    for (marks, code, words) in cases {
+        let outcome = |marks: &Value| {
+            rewrite(&path, &changed, |_, own| own["marks"][0] = marks.clone());
+            restore(&model, &changed)
         };
-        let own = Session::new(model.clone(), options).unwrap();
-        ask(&own, &Input::Tokens(vec![3, 4, 5, 6, 7]), 6);
-        save(&own, &path).unwrap();
-        let restored = restore(&model, &path).unwrap();
-        assert_eq!(restored.cache.scheme, own.cache.scheme);
-        assert_eq!(restored.tokens(), own.tokens());
-        assert_eq!(restored.info().kv_tokens, 0);
-        let more = Input::Tokens(vec![9]);
-        assert_eq!(ask(&restored, &more, 5).0, ask(&own, &more, 5).0);
+        if marks == json!([]) {
+            // Without marks it is as good, and goes back to nothing.
+            let session = outcome(&marks).unwrap();
+            session.truncate(0).unwrap();
+            assert_eq!(ask(&session, &again, 2).1, 0);
+            continue;
+        }
+        refused(outcome(&marks), code, words);
     }
 }

@@ -26,6 +26,7 @@ use crate::train::Trainer;
 mod follow;
 mod inspect;
 mod loaded;
+mod marks;
 mod room;
 mod running;
 mod score;
