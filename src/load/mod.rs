@@ -56,8 +56,8 @@ pub use quantization::PackingMode;
 pub use quantization::{Foreign, PackedScheme, Quantization};
 pub use sentence::{read as read_sentence, DenseModule, Sentence, SentencePooling, SENTENCE_FILES};
 pub use session::{
-    Checksum, SavedAnswer, SavedLayer, SavedSession, SavedState, SavedTokens, Stored, Written,
-    CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY,
+    class_of, Checksum, SavedAnswer, SavedLayer, SavedMark, SavedPair, SavedSession, SavedState,
+    SavedTokens, Stored, Written, CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY,
 };
 pub use slot::{Every, Pick, Piece, Slot};
 pub use warnings::Warnings;

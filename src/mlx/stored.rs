@@ -33,13 +33,26 @@ impl Stored {
         dtype: Dtype,
         scheme: Option<Scheme>,
     ) -> Result<Stored> {
-        let zeros = |last, dtype| ops::zeros(&[1, heads, tokens, last], dtype);
+        let arrays = arrays_of([heads, tokens, dim], dtype, scheme);
+        let arrays = arrays
+            .iter()
+            .map(|(dtype, shape)| ops::zeros(shape, *dtype));
+        Stored::from_arrays(arrays.collect::<Result<_>>()?, scheme)
+    }
+
+    /// Of the arrays that `arrays_of` describes.
+    pub fn from_arrays(arrays: Vec<Array>, scheme: Option<Scheme>) -> Result<Stored> {
+        let mut arrays = arrays.into_iter();
+        let mut next = || {
+            let missing = || Error::internal("tokens without one of their arrays");
+            arrays.next().ok_or_else(missing)
+        };
         Ok(match scheme {
-            None => Stored::Floats(zeros(dim, dtype)?),
+            None => Stored::Floats(next()?),
             Some(scheme) => Stored::Packed(PackedTokens {
-                codes: zeros(dim / 32 * scheme.bits, Dtype::U32)?,
-                scales: zeros(dim / scheme.group_size, dtype)?,
-                biases: zeros(dim / scheme.group_size, dtype)?,
+                codes: next()?,
+                scales: next()?,
+                biases: next()?,
                 scheme,
             }),
         })
@@ -139,6 +152,23 @@ impl Stored {
             let missing = || Error::internal("tokens that are stored in two ways");
             write_tokens(array, updates.next().ok_or_else(missing)?, at)
         })
+    }
+}
+
+/// The types and shapes of the arrays that keep `[1, heads, tokens, dim]`; `dim` in whole groups of the scheme.
+pub fn arrays_of(
+    [heads, tokens, dim]: [i32; 3],
+    dtype: Dtype,
+    scheme: Option<Scheme>,
+) -> Vec<(Dtype, Vec<i32>)> {
+    let array = |last, dtype| (dtype, vec![1, heads, tokens, last]);
+    match scheme {
+        None => vec![array(dim, dtype)],
+        Some(scheme) => {
+            let groups = array(dim / scheme.group_size, dtype);
+            let codes = array(dim / 32 * scheme.bits, Dtype::U32);
+            vec![codes, groups.clone(), groups]
+        }
     }
 }
 

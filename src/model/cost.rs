@@ -312,7 +312,14 @@ impl Costs {
                 extent.expect(0, context);
                 let place = extent.place(n);
                 longest = extent.seen(n, &place).max(longest);
-                rooms.push(extent.room_for(&place, token));
+                let room = extent.room_for(&place, token);
+                let marked = size(extent.most_marked()).saturating_mul(token[0] + token[1]);
+                let held = |turned: bool| if turned { marked } else { 0 };
+                rooms.push(Room {
+                    before: room.before.saturating_add(held(!extent.is_trimmable())),
+                    after: room.after.saturating_add(held(extent.turns(n))),
+                    ..room
+                });
             }
             let now = rooms
                 .iter()

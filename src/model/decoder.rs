@@ -133,11 +133,6 @@ impl Decoder {
         &self.costs
     }
 
-    /// Whether some of its caches are states, which go back to marks only.
-    pub fn keeps_states(&self) -> bool {
-        self.caches.iter().any(CacheSpec::is_state)
-    }
-
     /// Whether the keys of a sequence with so many tokens are turned otherwise than those of a short one.
     pub fn is_long(&self, tokens: i32) -> bool {
         self.live.ropes.iter().any(|rope| rope.is_long(tokens))

@@ -86,10 +86,29 @@ impl SessionCache {
         }
     }
 
-    /// Tokens at the front that it has in common with these and that all layers can go back to.
-    fn common(&self, tokens: &[i32]) -> usize {
+    /// Tokens at the front that it has in common with these.
+    fn alike(&self, tokens: &[i32]) -> usize {
         let pairs = self.tokens.iter().zip(tokens);
-        self.reach(pairs.take_while(|(a, b)| a == b).count())
+        pairs.take_while(|(a, b)| a == b).count()
+    }
+
+    /// Those of them that all layers can go back to.
+    fn common(&self, tokens: &[i32]) -> usize {
+        self.reach(self.alike(tokens))
+    }
+
+    /// And from which others may go on, too.
+    fn shared(&self, tokens: &[i32]) -> usize {
+        self.reach(self.alike(tokens).min(self.exact()))
+    }
+
+    /// Behind so many tokens what it holds depends on how it was filled.
+    fn exact(&self) -> usize {
+        match self.is_path_dependent() {
+            // What such a layer goes back to is of a time when it did not.
+            true => self.tokens.len().saturating_sub(1),
+            false => self.tokens.len(),
+        }
     }
 
     /// How many of the first `n` tokens all layers can go back to.
@@ -108,10 +127,8 @@ impl SessionCache {
 
     /// The layer that the number says, and how many of its tokens are the first of these; none: no keys, or of other tokens.
     pub fn keys(&self, number: usize, tokens: &[i32]) -> Option<(&Tokens, i32)> {
-        let pairs = self.tokens.iter().zip(tokens);
-        let common = pairs.take_while(|(a, b)| a == b).count();
         let layer = self.layers.get(number)?.as_tokens()?;
-        let reached = layer.reach(i32::try_from(common).unwrap_or(i32::MAX));
+        let reached = layer.reach(i32::try_from(self.alike(tokens)).unwrap_or(i32::MAX));
         (reached > 0).then_some((layer, reached))
     }
 
@@ -127,24 +144,38 @@ impl SessionCache {
         self.tokens.truncate(to);
     }
 
-    /// Where it is now is a place that it can go back to.
-    pub fn mark(&mut self) {
-        self.layers.iter_mut().for_each(Cache::mark);
+    /// Keeps what does not depend on how it was filled.
+    pub fn cut_to_exact(&mut self) {
+        self.cut(self.exact());
     }
 
-    /// Only where it is now is kept.
-    pub fn drop_marks(&mut self) {
-        self.layers.iter_mut().for_each(Cache::drop_marks);
+    /// The first `at` tokens are a place that it can go back to from now on, as far as its layers can now.
+    pub fn mark(&mut self, at: usize) {
+        let at = i32::try_from(at).unwrap_or(0);
+        self.layers.iter_mut().for_each(|layer| layer.mark(at));
+    }
+
+    /// Where it is now is a place that its states can go back to.
+    pub fn mark_states(&mut self) {
+        let at = i32::try_from(self.tokens.len()).unwrap_or(0);
+        let states = self.layers.iter_mut().filter(|layer| layer.is_state());
+        states.for_each(|state| state.mark(at));
+    }
+
+    /// Only where it is now is kept; false: so it was before.
+    pub fn drop_marks(&mut self) -> bool {
+        let layers = self.layers.iter_mut().map(Cache::drop_marks);
+        layers.fold(false, |any, dropped| any | dropped)
     }
 
     /// Another one can go on from it.
     fn fits(&self, other: &SessionCache) -> bool {
-        (self.kind, self.long) == (other.kind, other.long) && !self.is_path_dependent()
+        (self.kind, self.long) == (other.kind, other.long)
     }
 
     /// Whatever goes on from the other can go on from this one.
     fn holds(&self, other: &SessionCache) -> bool {
-        self.fits(other) && self.common(&other.tokens) == other.tokens.len()
+        self.fits(other) && self.shared(&other.tokens) == other.tokens.len()
     }
 
     /// Whether what it holds depends on how it was filled.
@@ -163,6 +194,29 @@ impl SessionCache {
 
     fn nbytes(&self) -> u64 {
         self.layers.iter().map(Cache::nbytes).sum()
+    }
+}
+
+/// Tokens that a prompt begins with.
+#[derive(Clone, Copy, Default)]
+pub struct Known {
+    /// The session's own cache did, too.
+    pub own: usize,
+    /// And another one.
+    pub others: usize,
+}
+
+impl Known {
+    /// What is worth to be gone back to beyond what can be; and of another cache, beyond the session's own.
+    pub fn beyond(self, held: usize) -> Known {
+        let worth = |at: usize| at >= held.saturating_add(WORTH);
+        Known {
+            own: if worth(self.own) { self.own } else { 0 },
+            others: match worth(self.others) && self.others > self.own {
+                true => self.others,
+                false => 0,
+            },
+        }
     }
 }
 
@@ -252,24 +306,29 @@ impl Caches {
     }
 
     /// Keeps of the cache of `key` what it has in common with the first `most` of these tokens. Where another session's cache, or
-    /// one that is kept, has more of them and no more than `limit` bytes, it is given that beginning instead.
+    /// one that is kept, has more of them and no more than `limit` bytes, it is given that beginning instead. Gives how many of the
+    /// tokens it and another one begin with, whether or not they can go back to them.
     pub fn match_prefix(
         &mut self,
         key: &CacheKey,
         tokens: &[i32],
         most: usize,
         limit: Option<u64>,
-    ) -> Result<()> {
+    ) -> Result<Known> {
         let wanted = tokens.get(..most).unwrap_or(tokens);
         let own = self.of(key)?;
         let (held, ledger) = (own.common(wanted), own.ledger.clone());
-        let others = self.of_sessions.iter().filter(|(other, cache)| {
-            *other != key
-                && other.adapters == key.adapters
-                && cache.fits(own)
-                && cache.is_within(limit)
+        let fit = self.of_sessions.iter().filter(|(other, cache)| {
+            *other != key && other.adapters == key.adapters && cache.fits(own)
         });
-        let others = others.map(|(other, cache)| (other, cache.common(wanted)));
+        let alike = fit.clone().map(|(_, cache)| cache.alike(wanted)).max();
+        let alike = alike.max(self.kept.alike(&key.adapters, own, wanted));
+        let known = Known {
+            own: own.alike(wanted),
+            others: alike.unwrap_or(0),
+        };
+        let others = fit.filter(|(_, cache)| cache.is_within(limit));
+        let others = others.map(|(other, cache)| (other, cache.shared(wanted)));
         let other = others.max_by_key(|(_, common)| *common);
         let other = other.map(|(other, common)| (other.clone(), common));
         let kept = self.kept.best(&key.adapters, own, wanted, limit);
@@ -299,7 +358,7 @@ impl Caches {
         if let Some(left) = left {
             self.put_away(&key.adapters, left);
         }
-        Ok(())
+        Ok(known)
     }
 
     /// Keeps what a session gives away, unless another one has as much.
@@ -403,10 +462,28 @@ impl Caches {
         }
     }
 
-    /// Lets go what is kept, and then empties the cache that no request uses and that was used longest ago; false: there is none
-    /// that holds anything.
-    pub fn drop_oldest_idle(&mut self, in_use: &dyn Fn(&CacheKey) -> bool) -> bool {
+    /// Lets go what is kept, and then the marks of caches that no request uses; false: there are none.
+    pub fn drop_oldest_spare(&mut self, in_use: &dyn Fn(&CacheKey) -> bool) -> bool {
         if self.drop_oldest_kept() {
+            return true;
+        }
+        let mut idle: Vec<_> = self.of_sessions.iter_mut().collect();
+        idle.retain(|(key, _)| !in_use(key));
+        idle.sort_by_key(|(_, cache)| cache.last_step);
+        let oldest = idle.into_iter().find_map(|(key, cache)| {
+            let dropped = cache.drop_marks();
+            dropped.then(|| (key.session, cache.ledger.clone()))
+        });
+        if let Some((session, ledger)) = &oldest {
+            self.tell(*session, ledger);
+        }
+        oldest.is_some()
+    }
+
+    /// Empties the cache that no request uses and that was used longest ago, once nothing is spare; false: there is none that
+    /// holds anything.
+    pub fn drop_oldest_idle(&mut self, in_use: &dyn Fn(&CacheKey) -> bool) -> bool {
+        if self.drop_oldest_spare(in_use) {
             return true;
         }
         let idle = self.of_sessions.iter();

@@ -27,6 +27,7 @@ mod tools;
 mod training;
 mod types;
 mod watched;
+mod windows;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

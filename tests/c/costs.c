@@ -23,7 +23,7 @@ struct filling {
   uint32_t answer; /* tokens; 0 = to the end */
 };
 
-static const struct filling FILLINGS[] = {{"a prompt", 0, 0}, {"an answer", 3, 0}, {"turns", 40, 30}};
+static const struct filling FILLINGS[] = {{"a prompt", 0, 0}, {"an answer", 3, 0}, {"turns", 40, 30}, {"long turns", 257, 20}};
 
 /* What is asked for, and which of these are tried: bits. */
 struct asked {
@@ -36,9 +36,9 @@ struct asked {
 
 static const struct asked ASKED[] = {
     {"all of the context", 0, 0, 0, 3, 0},  {"700 tokens", 700, 0, 0, 7, 0},
-    {"100 tokens", 100, 0, 0, 3, 0},        {"a window", 1500, 300, -1, 5, 0},
+    {"100 tokens", 100, 0, 0, 3, 0},        {"a window", 1500, 300, -1, 13, 0},
     {"a window and first tokens", 700, 100, 4, 5, 0},
-    {"8 bits", 700, 0, 0, 7, 8},            {"4 bits in a window", 700, 300, -1, 5, 4},
+    {"8 bits", 700, 0, 0, 7, 8},            {"4 bits in a window", 1500, 300, -1, 13, 4},
 };
 
 /* Whether the model's heads are of groups of numbers. */

@@ -13,7 +13,7 @@ use super::folder::cannot_read;
 use super::json::Object;
 use super::limits::Limits;
 use super::safetensors::{read_whole_header, Entry, Header};
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Code, Error, Result};
 use crate::files::{self, Opened};
 use crate::words::cut;
@@ -42,6 +42,16 @@ pub struct SavedSession {
     pub tensors: Vec<Stored>,
     /// Of the file up to its data.
     pub checksum: Checksum,
+}
+
+/// mlx-lm's name of a cache of keys and values; it has none that rotates and is packed.
+pub fn class_of(rotates: bool, is_packed: bool) -> &'static str {
+    match (rotates, is_packed) {
+        (false, false) => "KVCache",
+        (true, false) => "RotatingKVCache",
+        (false, true) => "QuantizedKVCache",
+        (true, true) => "QuantizedRotatingKVCache",
+    }
 }
 
 /// What mlxrt knows of a session beside its tokens and tensors.
@@ -90,16 +100,29 @@ pub enum SavedLayer {
     State(SavedState),
 }
 
-/// Keys and values `[1, kv_heads, capacity, head_dim]`.
+/// Keys and values, `[1, kv_heads, capacity, …]`: one array of floats each, or where they are packed numbers, scales and biases.
+pub type SavedPair = [Vec<Stored>; 2];
+
 #[derive(Debug)]
 pub struct SavedTokens {
     /// None: there are none.
-    pub tensors: Option<[Stored; 2]>,
+    pub tensors: Option<SavedPair>,
     pub offset: i32,
     /// Where the next token goes, in a window that is full modulo its size.
     pub index: i32,
     /// The size of a window and the first tokens that it keeps.
     pub window: Option<(i32, i32)>,
+    /// How they are packed: in 4 or 8 bits by 32, 64 or 128.
+    pub scheme: Option<Scheme>,
+    pub marks: Vec<SavedMark>,
+}
+
+/// Where a window was.
+#[derive(Debug)]
+pub struct SavedMark {
+    pub offset: i32,
+    /// The index and what it had there; none: it is cut to it.
+    pub kept: Option<(i32, SavedPair)>,
 }
 
 #[derive(Debug)]
@@ -280,17 +303,18 @@ fn check_layers(name: &str, layers: &[SavedLayer], cached: i32, tokens: usize) -
                 "layer {layer} holds {held} tokens, and others hold {cached}"
             ));
         }
-        let SavedLayer::State(state) = saved else {
-            continue;
+        let marks: Vec<i32> = match saved {
+            SavedLayer::Tokens(tokens) => tokens.marks.iter().map(|mark| mark.offset).collect(),
+            SavedLayer::State(state) => state.marks.iter().map(|(offset, _)| *offset).collect(),
         };
         let mut before = 0;
-        for (offset, _) in &state.marks {
-            if *offset <= before || *offset > cached {
+        for offset in marks {
+            if offset <= before || offset > cached {
                 return bad(format!(
                     "layer {layer} has a mark at {offset}, behind one at {before}, and {cached} tokens"
                 ));
             }
-            before = *offset;
+            before = offset;
         }
     }
     Ok(())

@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 use serde_json::Value;
 
 use super::{
-    SavedAdapter, SavedAnswer, SavedLayer, SavedState, SavedTokens, Stored, Written, CHECKSUM_KEY,
-    FORMAT, SESSION_KEY, TOKENS_KEY,
+    class_of, SavedAdapter, SavedAnswer, SavedLayer, SavedMark, SavedState, SavedTokens, Stored,
+    Written, CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY,
 };
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::load::folder::cannot_read;
 use crate::load::json::{parse_strict_object, Object};
@@ -40,7 +40,13 @@ pub(super) struct Own {
     pub written: Written,
     pub cached: i32,
     /// Of each layer.
-    pub marks: Vec<Vec<i32>>,
+    pub marks: Vec<Vec<MarkAt>>,
+}
+
+pub(super) struct MarkAt {
+    offset: i32,
+    /// In a window that has turned since.
+    index: Option<i32>,
 }
 
 pub(super) struct Reader<'a> {
@@ -121,11 +127,12 @@ impl Reader<'_> {
         };
         let marks = object.opt_array("marks")?;
         let marks = marks.ok_or_else(|| object.wrong("marks", "an array"))?;
-        let marks = marks.iter().map(numbers).collect::<Option<_>>();
+        let marks = marks.iter().map(marks_of_layer).collect::<Option<_>>();
         Ok(Some(Own {
             written,
             cached: signed("cached")?,
-            marks: marks.ok_or_else(|| object.wrong("marks", "an array of arrays of numbers"))?,
+            marks: marks
+                .ok_or_else(|| object.wrong("marks", "an array of arrays of numbers or pairs"))?,
         }))
     }
 
@@ -185,46 +192,87 @@ impl Reader<'_> {
     }
 
     fn layer(&self, form: Form, layer: usize, class: &str) -> Result<SavedLayer> {
-        let rotates = match class {
-            "KVCache" => false,
-            "RotatingKVCache" => true,
-            // An older name of it.
-            "ArraysCache" | "MambaCache" => return self.state(form, layer),
-            other => {
-                let class = quoted(other, 80);
-                let what = format!("layer {layer} is a {class}, which this version does not have");
-                return Err(self.unsupported(&what));
-            }
+        // An older name of it.
+        if matches!(class, "ArraysCache" | "MambaCache") {
+            return self.state(form, layer);
+        }
+        let kinds = [false, true].map(|rotates| [false, true].map(|packed| (rotates, packed)));
+        let mut kinds = kinds.into_iter().flatten();
+        let kind = kinds.find(|&(rotates, packed)| class_of(rotates, packed) == class);
+        let Some((rotates, is_packed)) = kind else {
+            let class = quoted(class, 80);
+            let what = format!("layer {layer} is a {class}, which this version does not have");
+            return Err(self.unsupported(&what));
         };
-        let [keys, values] = [0, 1].map(|part| self.array(&format!("{layer}.{part}")));
+        let [keys, values] = [0, 1].map(|part| self.pair(&format!("{layer}.{part}"), is_packed));
         let tensors = match (keys?, values?) {
             (Some(keys), Some(values)) => Some([keys, values]),
             (None, None) => None,
             _ => return Err(self.bad(&format!("layer {layer} has keys or values alone"))),
         };
-        // 0.31: keep, size, offset, index. 0.32: offset, keep, size, index, behind keys and values.
-        let number = |at: [usize; 2]| match (form, at) {
-            (Form::Strings, [at, _]) => self.string_number(&format!("0.{layer}.{at}")),
-            (Form::Tensors, [_, at]) => self.number(&format!("{layer}.{at}")),
+        let number = |at: usize| match form {
+            Form::Strings => self.string_number(&format!("0.{layer}.{at}")),
+            Form::Tensors => self.number(&format!("{layer}.{}", 2 + at)),
         };
-        let capacity = tensors.as_ref().map_or(0, |[keys, _]| keys.dim(2));
-        let (offset, index, window) = match (rotates, form) {
-            (true, _) => {
-                let window = (number([1, 4])?, number([0, 3])?);
-                (number([2, 2])?, number([3, 5])?, Some(window))
+        let first = tensors.as_ref().and_then(|[keys, _]| keys.first());
+        let capacity = first.map_or(0, |keys| keys.dim(2));
+        let (offset, window, index) = match (rotates, form) {
+            (true, Form::Strings) => (number(2)?, Some((number(1)?, number(0)?)), number(3)?),
+            (true, Form::Tensors) => (number(0)?, Some((number(2)?, number(1)?)), number(3)?),
+            // There the arrays have no spare room.
+            (false, Form::Strings) if !is_packed => (capacity, None, capacity),
+            (false, _) => {
+                let offset = number(0)?;
+                (offset, None, offset)
             }
-            (false, Form::Tensors) => {
-                let offset = number([0, 2])?;
-                (offset, offset, None)
+        };
+        let scheme = match is_packed {
+            true => {
+                let behind = if rotates { 4 } else { 1 };
+                Some(self.scheme(layer, number(behind)?, number(behind + 1)?)?)
             }
-            (false, Form::Strings) => (capacity, capacity, None),
+            false => None,
         };
         Ok(SavedLayer::Tokens(SavedTokens {
             tensors,
             offset,
             index,
             window,
+            scheme,
+            marks: Vec::new(),
         }))
+    }
+
+    fn scheme(&self, layer: usize, group_size: i32, bits: i32) -> Result<Scheme> {
+        if matches!((bits, group_size), (4 | 8, 32 | 64 | 128)) {
+            return Ok(Scheme {
+                mode: Mode::Affine,
+                bits,
+                group_size,
+            });
+        }
+        let what = format!("layer {layer} is packed in {bits} bits by {group_size}, which this version does not have");
+        Err(self.unsupported(&what))
+    }
+
+    /// Keys or values; none where they are empty.
+    fn pair(&self, name: &str, is_packed: bool) -> Result<Option<Vec<Stored>>> {
+        if !is_packed || self.tensors.contains_key(name) {
+            let array = self.array(name)?;
+            return match array {
+                Some(_) if is_packed => {
+                    let what =
+                        format!("\"{name}\" is one tensor, and its layer says that it is packed");
+                    Err(self.bad(&what))
+                }
+                array => Ok(array.map(|array| vec![array])),
+            };
+        }
+        let arrays = [0, 1, 2].map(|number| {
+            let name = format!("{name}.{number}");
+            self.array(&name)?.ok_or_else(|| self.missing(&name))
+        });
+        arrays.into_iter().collect::<Result<_>>().map(Some)
     }
 
     fn state(&self, form: Form, layer: usize) -> Result<SavedLayer> {
@@ -262,27 +310,40 @@ impl Reader<'_> {
     }
 
     /// The arrays of marks lie behind all layers, where mlx-lm does not look: `LAYERS.LAYER.MARK.ARRAY`.
-    pub fn add_marks(&self, marks: &[Vec<i32>], layers: &mut [SavedLayer]) -> Result<()> {
+    pub fn add_marks(&self, marks: &[Vec<MarkAt>], layers: &mut [SavedLayer]) -> Result<()> {
         let count = layers.len();
         if marks.len() != count {
             let what = format!("has marks of {} layers, and {count} layers", marks.len());
             return Err(self.bad(&what));
         }
         for (layer, (saved, marks)) in layers.iter_mut().zip(marks).enumerate() {
-            let SavedLayer::State(state) = saved else {
-                if !marks.is_empty() {
-                    return Err(self.bad(&format!("layer {layer} has marks and no state")));
+            for (number, at) in marks.iter().enumerate() {
+                let arrays = |count_of: usize| -> Result<Vec<Stored>> {
+                    let names = (0..count_of).map(|of| format!("{count}.{layer}.{number}.{of}"));
+                    let arrays =
+                        names.map(|name| self.array(&name)?.ok_or_else(|| self.missing(&name)));
+                    arrays.collect()
+                };
+                match (&mut *saved, at.index) {
+                    (SavedLayer::State(state), None) => {
+                        let own = arrays(state.arrays.len())?;
+                        state.marks.push((at.offset, own));
+                    }
+                    (SavedLayer::Tokens(tokens), index) => {
+                        let each = if tokens.scheme.is_some() { 3 } else { 1 };
+                        let kept = index.map(|index| -> Result<_> {
+                            let mut keys = arrays(2 * each)?;
+                            let values = keys.split_off(each);
+                            Ok((index, [keys, values]))
+                        });
+                        let (offset, kept) = (at.offset, kept.transpose()?);
+                        tokens.marks.push(SavedMark { offset, kept });
+                    }
+                    (SavedLayer::State(_), Some(_)) => {
+                        let what = format!("layer {layer} has marks of a window and a state");
+                        return Err(self.bad(&what));
+                    }
                 }
-                continue;
-            };
-            for (number, &offset) in marks.iter().enumerate() {
-                let mut arrays = Vec::new();
-                for array in 0..state.arrays.len() {
-                    let name = format!("{count}.{layer}.{number}.{array}");
-                    let array = self.array(&name)?;
-                    arrays.push(array.ok_or_else(|| self.missing(&name))?);
-                }
-                state.marks.push((offset, arrays));
             }
         }
         Ok(())
@@ -350,7 +411,24 @@ fn answer(object: &Object) -> Result<Option<SavedAnswer>> {
     }))
 }
 
-fn numbers(value: &Value) -> Option<Vec<i32>> {
-    let number = |value: &Value| value.as_i64().and_then(|n| i32::try_from(n).ok());
-    value.as_array()?.iter().map(number).collect()
+/// Numbers of tokens, or each with an index.
+fn marks_of_layer(value: &Value) -> Option<Vec<MarkAt>> {
+    let number = |value: &Value| {
+        let number = value.as_i64().and_then(|n| i32::try_from(n).ok());
+        number.filter(|&n| n >= 0)
+    };
+    let mark = |value: &Value| match value {
+        Value::Array(pair) => match pair.as_slice() {
+            [offset, index] => Some(MarkAt {
+                offset: number(offset)?,
+                index: Some(number(index)?),
+            }),
+            _ => None,
+        },
+        value => Some(MarkAt {
+            offset: number(value)?,
+            index: None,
+        }),
+    };
+    value.as_array()?.iter().map(mark).collect()
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use super::tokens::WINDOW_MARKS;
+
 /// The first room, and what others are multiples of: a session of a few tokens holds little, a longer one is seldom copied
 /// (each time costs as much as a token or two), and none has room for more than 256 tokens too many.
 const ROOMS: [i32; 2] = [32, 256];
@@ -146,6 +148,31 @@ impl Extent {
     /// Whether the last tokens can be cut: a window that has dropped tokens cannot get them back.
     pub fn is_trimmable(&self) -> bool {
         self.window.is_none_or(|window| self.offset < window.size)
+    }
+
+    /// Whether `n` more tokens end that: it cannot be cut then.
+    pub fn turns(&self, n: i32) -> bool {
+        (self.window).is_some_and(|window| self.offset.saturating_add(n) >= window.size)
+    }
+
+    /// Tokens that its marks hold at most (`Tokens::mark`). Where first tokens are kept there are none behind the turn, and those
+    /// before it hold the same.
+    pub fn most_marked(&self) -> i32 {
+        let marks = |window: Window| match window.keep {
+            0 => WINDOW_MARKS as i32,
+            _ => 1,
+        };
+        (self.window).map_or(0, |window| window.size.saturating_mul(marks(window)))
+    }
+
+    /// Where the tokens of a window go without those that none sees any more; none: there are no such.
+    pub fn settled(&self) -> Option<Place> {
+        let Window { size, .. } = self.window?;
+        (self.held() > size).then(|| Place {
+            capacity: size,
+            at: size,
+            moved: Some(self.in_order()),
+        })
     }
 
     /// Whether what it holds depends on how it was filled: a prompt's tokens do not see the kept ones beyond the window,

@@ -10,11 +10,12 @@ mod tokens;
 use crate::dtype::{Dtype, Scheme};
 use crate::error::{Error, Result};
 use crate::mlx::nn::AttentionMask;
+use crate::mlx::stored::arrays_of;
 use crate::mlx::Array;
 
 pub use extent::{room_below, Extent, Room};
 pub use state::{State, MARKS};
-pub use tokens::{Like, Tokens};
+pub use tokens::{Like, Tokens, WINDOW_MARKS};
 
 /// What a part keeps.
 #[derive(Clone, Debug)]
@@ -70,9 +71,17 @@ impl CacheSpec {
             (None, None) => Extent::full(),
         })
     }
+}
 
-    pub fn is_state(&self) -> bool {
-        matches!(self, CacheSpec::State(_))
+impl TokensSpec {
+    /// The types and shapes of the arrays of keys, and of values. `kept`: the block's type.
+    pub fn arrays(
+        &self,
+        tokens: i32,
+        kept: Dtype,
+        scheme: Option<Scheme>,
+    ) -> [Vec<(Dtype, Vec<i32>)>; 2] {
+        (self.head_dims).map(|dim| arrays_of([self.heads, tokens, dim], kept, scheme))
     }
 }
 
@@ -235,8 +244,7 @@ impl Cache {
         }
     }
 
-    /// How many of the first `n` tokens it can go back to: a window that has dropped tokens cannot get them back, a state
-    /// goes back to its marks.
+    /// How many of the first `n` tokens it can go back to: a window that has dropped tokens and a state go back to their marks.
     pub fn reach(&self, n: i32) -> i32 {
         match self {
             Cache::Tokens(tokens) => tokens.reach(n),
@@ -252,16 +260,35 @@ impl Cache {
         }
     }
 
-    /// Where it is now is a place that it can go back to.
-    pub fn mark(&mut self) {
-        if let Cache::State(state) = self {
-            state.mark();
+    /// The first `at` tokens are a place that it can go back to from now on, if it can now.
+    pub fn mark(&mut self, at: i32) {
+        match self {
+            Cache::Tokens(tokens) => tokens.mark(at),
+            Cache::State(state) => state.mark(at),
         }
     }
 
-    pub fn drop_marks(&mut self) {
-        if let Cache::State(state) = self {
-            state.drop_marks();
+    /// Only where it is now is kept; false: so it was before.
+    pub fn drop_marks(&mut self) -> bool {
+        match self {
+            Cache::Tokens(tokens) => tokens.drop_marks(),
+            Cache::State(state) => state.drop_marks(),
+        }
+    }
+
+    /// Whether a mark among the next `n` tokens is only made where it is. Before a window turns, it is made at any time.
+    pub fn marks_in_passing(&self, n: i32) -> bool {
+        match self {
+            Cache::Tokens(tokens) => tokens.marks_in_passing(n),
+            Cache::State(_) => true,
+        }
+    }
+
+    /// Whether it is of a kind that goes back to marks.
+    pub fn takes_marks(&self) -> bool {
+        match self {
+            Cache::Tokens(tokens) => tokens.extent().window().is_some(),
+            Cache::State(_) => true,
         }
     }
 

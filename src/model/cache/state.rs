@@ -100,9 +100,10 @@ impl State {
         };
     }
 
-    pub fn mark(&mut self) {
+    /// See `Cache::mark`.
+    pub fn mark(&mut self, at: i32) {
         let known = self.marks.back().map(|mark| mark.offset);
-        if self.arrays.is_empty() || known == Some(self.offset) {
+        if self.arrays.is_empty() || known == Some(self.offset) || at != self.offset {
             return;
         }
         if self.marks.len() >= MARKS {
@@ -114,8 +115,11 @@ impl State {
         });
     }
 
-    pub fn drop_marks(&mut self) {
+    /// False: there were none.
+    pub fn drop_marks(&mut self) -> bool {
+        let any = !self.marks.is_empty();
         self.marks.clear();
+        any
     }
 }
 

@@ -35,7 +35,8 @@ fn tokens_come_back_in_the_order_of_time() {
             .wrapping_add(1442695040888963407);
         (random >> 33) as i32 % below
     };
-    for round in 0..200 {
+    let mut marked = 0;
+    for round in 0..400 {
         let size = 1 + next(12);
         let window = (round % 4 != 0).then_some((size, next(size)));
         let extent = match window {
@@ -44,20 +45,35 @@ fn tokens_come_back_in_the_order_of_time() {
         };
         let mut tokens = Tokens::new(extent);
         assert!(tokens.in_order().unwrap().is_none());
-        for _ in 0..8 {
+        let token = TokenBytes {
+            numbers: [2, 2],
+            dtype: Dtype::F32,
+        };
+        for _ in 0..12 {
+            if next(3) == 0 {
+                tokens.mark(next(tokens.offset() + 1));
+            }
             let n = if next(2) == 0 { 1 } else { 1 + next(7) };
             let first = tokens.offset();
             let (keys, values) = (of_positions(first, n, 1.0), of_positions(first, n, 3.0));
             let other = (next(4) == 0).then(|| tokens.fork());
             let before = other.as_ref().map(|other| other.in_order().unwrap());
+            let (room, bytes) = (tokens.room_for(n, token), tokens.nbytes());
             tokens.update_and_fetch(keys, values).unwrap();
+            assert_eq!(room.after, tokens.nbytes(), "{window:?}");
+            assert!(room.before <= bytes, "{window:?}");
             if let Some((other, (old, _))) = other.zip(before.flatten()) {
                 let again = other.keys_in_order().unwrap().unwrap();
                 assert_eq!(positions(&again, 1.0), positions(&old, 1.0));
             }
             if next(5) == 0 {
-                let to = tokens.reach(next(tokens.offset() + 1));
+                let (at, held) = (tokens.offset(), next(tokens.offset() + 1));
+                let to = tokens.reach(held);
+                let turned = window.is_some_and(|(size, _)| at >= size);
+                marked += u32::from(turned && 0 < to && to < at);
+                assert!(to <= held && (turned || to == held));
                 tokens.cut(to);
+                assert_eq!(tokens.offset(), to);
             }
             let wanted: Vec<i32> = match window {
                 Some((size, keep)) if tokens.offset() > size => (0..keep)
@@ -75,5 +91,57 @@ fn tokens_come_back_in_the_order_of_time() {
             assert_eq!(positions(&keys, 1.0), wanted, "{window:?}");
         }
     }
+    assert!(marked > 40, "{marked} cuts to a mark");
+    mlx::leave();
+}
+
+/// Marks of a window keep nothing before it turns, the same tensors where they were made before that, and no more than the window.
+#[test]
+fn marks_take_a_window_each_and_only_where_they_must() {
+    let _lock = engine_lock();
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    let put = |tokens: &mut Tokens, n: i32| {
+        let first = tokens.offset();
+        let (keys, values) = (of_positions(first, n, 1.0), of_positions(first, n, 3.0));
+        tokens.update_and_fetch(keys, values).unwrap();
+    };
+    // Two heads of a number, of keys and of values, in f32.
+    let bytes = |tokens: i32| 16 * tokens as u64;
+    let mut tokens = Tokens::new(Extent::rotating(40, 0));
+    put(&mut tokens, 20);
+    assert_eq!(tokens.nbytes(), bytes(32));
+    (tokens.mark(7), tokens.mark(20), tokens.mark(12));
+    put(&mut tokens, 12);
+    assert_eq!(tokens.nbytes(), bytes(32));
+    // Two at most, the last ones: it turns, and both are in what there was.
+    put(&mut tokens, 30);
+    assert_eq!(tokens.nbytes(), bytes(32) + bytes(62));
+    assert_eq!(
+        [11, 12, 19, 40, 62].map(|n| tokens.reach(n)),
+        [0, 12, 12, 20, 62]
+    );
+    // What a mark keeps is no more than the window.
+    tokens.mark(62);
+    tokens.mark(50);
+    put(&mut tokens, 10);
+    assert_eq!(tokens.nbytes(), bytes(32) + bytes(40) + bytes(49));
+    let mut fork = tokens.fork();
+    fork.cut(62);
+    assert_eq!(fork.nbytes(), bytes(32) + bytes(40));
+    fork.cut(20);
+    assert_eq!((fork.nbytes(), fork.reach(15)), (bytes(32), 15));
+    assert!(tokens.drop_marks() && !tokens.drop_marks());
+    assert_eq!((tokens.nbytes(), tokens.reach(62)), (bytes(49), 0));
+    // First tokens that are kept: only before it turns.
+    let mut tokens = Tokens::new(Extent::rotating(40, 4));
+    put(&mut tokens, 30);
+    tokens.mark(30);
+    put(&mut tokens, 30);
+    tokens.mark(60);
+    put(&mut tokens, 1);
+    assert_eq!((tokens.reach(60), tokens.is_path_dependent()), (30, true));
+    tokens.cut(30);
+    assert!(!tokens.is_path_dependent());
     mlx::leave();
 }

@@ -13,6 +13,9 @@ use crate::mlx::{self, fast, memory, ops, Array};
 use super::extent::{self, Extent, Room};
 use super::TokenBytes;
 
+/// Places that a window remembers at most. Each may take as much as the window.
+pub const WINDOW_MARKS: usize = 2;
+
 /// One layer's keys and values, `[1, kv_heads, capacity, head_dim]` each.
 pub struct Tokens {
     extent: Extent,
@@ -23,6 +26,15 @@ pub struct Tokens {
     tensors: Option<(Stored, Stored)>,
     /// Held by all whose tensors these are too; none where nobody ever shared them.
     shared: Option<Rc<()>>,
+    /// Of a window, in the order of their offsets.
+    marks: Vec<Mark>,
+}
+
+/// A place that a window can go back to after it has dropped what it saw there.
+struct Mark {
+    offset: i32,
+    /// What there was, without marks. None: the cache can still be cut to it, or is there.
+    kept: Option<Tokens>,
 }
 
 impl Tokens {
@@ -33,18 +45,42 @@ impl Tokens {
             seen: 0,
             tensors: None,
             shared: None,
+            marks: Vec::new(),
         }
     }
 
-    /// From a file: keys and values `[1, kv_heads, capacity, head_dim]`, of which the extent says where tokens lie.
-    pub fn restored(extent: Extent, keys: Array, values: Array) -> Self {
-        Tokens {
+    /// From a file: the arrays of keys and of values, of which the extent says where tokens lie; and the marks in their order, with
+    /// what those have that the cache cannot be cut to.
+    pub fn restored(
+        extent: Extent,
+        scheme: Option<Scheme>,
+        [keys, values]: [Vec<Array>; 2],
+        marks: Vec<(i32, Option<Tokens>)>,
+    ) -> Result<Self> {
+        let tensors = (
+            Stored::from_arrays(keys, scheme)?,
+            Stored::from_arrays(values, scheme)?,
+        );
+        let marks = marks.into_iter();
+        let marks = marks.map(|(offset, kept)| Mark { offset, kept });
+        Ok(Tokens {
             seen: extent.filled_to(),
             extent,
-            scheme: None,
-            tensors: Some((Stored::Floats(keys), Stored::Floats(values))),
+            scheme,
+            tensors: Some(tensors),
             shared: None,
-        }
+            marks: marks.collect(),
+        })
+    }
+
+    pub fn scheme(&self) -> Option<Scheme> {
+        self.scheme
+    }
+
+    /// Places that it can go back to, in their order, and what it has of those that it cannot be cut to.
+    pub fn marks(&self) -> impl Iterator<Item = (i32, Option<&Tokens>)> {
+        let marks = self.marks.iter();
+        marks.map(|mark| (mark.offset, mark.kept.as_ref()))
     }
 
     pub fn extent(&self) -> &Extent {
@@ -62,12 +98,17 @@ impl Tokens {
             Some(_) => Some(self.shared.get_or_insert_default().clone()),
             None => None,
         };
+        let marks = self.marks.iter_mut().map(|mark| Mark {
+            offset: mark.offset,
+            kept: mark.kept.as_mut().map(Tokens::fork),
+        });
         Tokens {
             extent: self.extent.clone(),
             scheme: self.scheme,
             seen: self.seen,
             tensors: self.tensors.clone(),
             shared,
+            marks: marks.collect(),
         }
     }
 
@@ -100,11 +141,30 @@ impl Tokens {
         self.extent.expect(tokens, most);
     }
 
-    /// Bytes that the cache holds, its spare room included.
+    /// Bytes that the cache holds, its spare room and its marks included.
     pub fn nbytes(&self) -> u64 {
-        self.tensors
-            .as_ref()
-            .map_or(0, |(keys, values)| keys.nbytes() + values.nbytes())
+        self.own_bytes().saturating_add(self.marked_bytes())
+    }
+
+    fn own_bytes(&self) -> u64 {
+        let arrays = self.arrays().map(Array::nbytes);
+        arrays.fold(0, u64::saturating_add)
+    }
+
+    /// Of its marks. Those that were made before the window turned have the same tensors.
+    fn marked_bytes(&self) -> u64 {
+        let kept = || self.marks.iter().filter_map(|mark| mark.kept.as_ref());
+        let before = std::iter::once(None).chain(kept().map(Some));
+        let bytes = kept().zip(before).map(|(kept, before)| match before {
+            Some(before) if kept.has_tensors_of(before) => 0,
+            _ => kept.own_bytes(),
+        });
+        bytes.fold(0, u64::saturating_add)
+    }
+
+    fn has_tensors_of(&self, other: &Tokens) -> bool {
+        let pair = self.shared.as_ref().zip(other.shared.as_ref());
+        pair.is_some_and(|(own, other)| Rc::ptr_eq(own, other))
     }
 
     /// What `n` more tokens take. `token`: of a token's keys and of its values, before there are any.
@@ -115,18 +175,36 @@ impl Tokens {
             .tensors
             .as_ref()
             .and_then(|(keys, values)| Some([of(keys)?, of(values)?]));
-        let room = (self.extent).room_for(
-            &self.place_for(n),
-            known.unwrap_or_else(|| token.of(self.scheme)),
-        );
-        match self.is_shared() {
-            // What was there stays, for the others.
-            true => Room {
-                before: 0,
-                copied: 0,
-                ..room
-            },
-            false => room,
+        let token = known.unwrap_or_else(|| token.of(self.scheme));
+        let marked = self.marked_bytes();
+        let room = match (self.loses_marks(n), self.is_shared()) {
+            (true, _) => self.room_beside_a_mark(n, token),
+            (false, is_shared) => {
+                let room = self.extent.room_for(&self.place_for(n), token);
+                unless(is_shared, room)
+            }
+        };
+        Room {
+            before: room.before.saturating_add(marked),
+            after: room.after.saturating_add(marked),
+            ..room
+        }
+    }
+
+    /// What `n` more tokens take where a mark keeps what there is.
+    fn room_beside_a_mark(&self, n: i32, token: [u64; 2]) -> Room {
+        let mut extent = self.extent.clone();
+        let settling = extent.settled().map(|place| {
+            let room = extent.room_for(&place, token);
+            extent.advance(0, &place);
+            unless(self.is_shared(), room)
+        });
+        let room = extent.room_for(&extent.anew(extent.place(n), n), token);
+        let copied = settling.as_ref().map_or(0, |settling| settling.copied);
+        Room {
+            before: settling.map_or(room.before, |settling| settling.before),
+            after: room.before.saturating_add(room.after),
+            copied,
         }
     }
 
@@ -138,6 +216,7 @@ impl Tokens {
     pub fn clear(&mut self) {
         self.extent.clear();
         (self.tensors, self.shared) = (None, None);
+        self.marks.clear();
     }
 
     /// See `Cache::reach`.
@@ -145,7 +224,10 @@ impl Tokens {
         match self.extent.is_trimmable() {
             true => n.min(self.offset()),
             false if n >= self.offset() => self.offset(),
-            false => 0,
+            false => {
+                let marks = self.marks.iter().map(|mark| mark.offset);
+                marks.filter(|&offset| offset <= n).max().unwrap_or(0)
+            }
         }
     }
 
@@ -156,10 +238,92 @@ impl Tokens {
 
     /// See `Cache::cut`.
     pub fn cut(&mut self, n: i32) {
+        let lost = self.offset().saturating_sub(n);
+        self.marks.retain(|mark| mark.offset <= n);
         match n {
+            _ if lost <= 0 => {}
             0 => self.clear(),
-            n => self.extent.trim(self.offset().saturating_sub(n)),
+            _ if self.extent.is_trimmable() => self.extent.trim(lost),
+            _ => self.go_back(),
         }
+    }
+
+    /// To the last mark.
+    fn go_back(&mut self) {
+        let mut marks = std::mem::take(&mut self.marks);
+        let Some(kept) = marks.last_mut().and_then(|mark| mark.kept.take()) else {
+            return self.clear();
+        };
+        *self = kept;
+        if self.extent.is_trimmable() {
+            marks.iter_mut().for_each(|mark| mark.kept = None);
+        }
+        self.marks = marks;
+    }
+
+    /// See `Cache::mark`. Where first tokens are kept, only before the window has turned: behind that, what it holds depends on how
+    /// it was filled.
+    pub fn mark(&mut self, at: i32) {
+        let is_there = at == self.offset() || (at < self.offset() && self.extent.is_trimmable());
+        let rotates = self.extent.window().is_some();
+        if at <= 0 || !rotates || !is_there || self.is_path_dependent() {
+            return;
+        }
+        let place = (self.marks).binary_search_by_key(&at, |mark| mark.offset);
+        let Err(place) = place else {
+            return;
+        };
+        let mark = Mark {
+            offset: at,
+            kept: None,
+        };
+        self.marks.insert(place, mark);
+        if self.marks.len() > WINDOW_MARKS {
+            self.marks.remove(0);
+        }
+    }
+
+    /// False: there were none.
+    pub fn drop_marks(&mut self) -> bool {
+        let any = !self.marks.is_empty();
+        self.marks.clear();
+        any
+    }
+
+    /// Whether a mark among the next `n` tokens is only made where it is.
+    pub fn marks_in_passing(&self, n: i32) -> bool {
+        self.extent.keep() == 0 && self.extent.turns(n)
+    }
+
+    /// With `n` more tokens the cache cannot be cut to some mark any more.
+    fn loses_marks(&self, n: i32) -> bool {
+        self.extent.turns(n) && self.marks.iter().any(|mark| mark.kept.is_none())
+    }
+
+    /// Before `n` more tokens are put in. What marks keep is no more than the window, and nothing is copied for it but by the
+    /// tokens that are put in then.
+    fn keep_marks(&mut self, n: i32) -> Result<()> {
+        if !self.loses_marks(n) {
+            return Ok(());
+        }
+        if let Some(place) = self.extent.settled() {
+            let missing = || Error::internal("a window without tensors");
+            let (keys, values) = self.tensors.take().ok_or_else(missing)?;
+            self.shared = None;
+            let keys = keys.map(|old| moved(old, &place))?;
+            let values = values.map(|old| moved(old, &place))?;
+            self.tensors = Some((keys, values));
+            self.extent.advance(0, &place);
+            self.seen = self.extent.filled_to();
+        }
+        let mut marks = std::mem::take(&mut self.marks);
+        for mark in marks.iter_mut().filter(|mark| mark.kept.is_none()) {
+            let mut kept = self.fork();
+            kept.extent.trim(kept.offset() - mark.offset);
+            mark.kept = Some(kept);
+        }
+        self.marks = marks;
+        Ok(())
     }
 
     /// What has to be evaluated for the cache to be.
@@ -177,6 +341,7 @@ impl Tokens {
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
     pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Stored, Stored)> {
         let n = keys.dim(2);
+        self.keep_marks(n)?;
         let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
         let like = [Like::of(&keys), Like::of(&values)];
@@ -218,6 +383,7 @@ impl Tokens {
 
     /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
     pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
+        self.keep_marks(n)?;
         let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
         let (keys, values) = self.with_room(&place, [like; 2])?;
@@ -255,6 +421,18 @@ impl Tokens {
                 values.room(place.capacity, self.scheme)?,
             )),
         }
+    }
+}
+
+/// What it takes to copy tensors, unless others have them, too: what was there stays, for those.
+fn unless(is_shared: bool, room: Room) -> Room {
+    match is_shared {
+        true => Room {
+            before: 0,
+            copied: 0,
+            ..room
+        },
+        false => room,
     }
 }
 

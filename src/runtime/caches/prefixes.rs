@@ -52,13 +52,10 @@ pub struct Prefixes(Vec<Prefix>);
 impl Prefixes {
     /// Keeps a cache that its session gives away, and lets the oldest go for it.
     pub fn keep(&mut self, adapters: &[AppliedAdapter], mut cache: SessionCache) {
+        cache.cut_to_exact();
         let bytes = cache.nbytes();
         let held = |prefix: &Prefix| prefix.adapters == adapters && prefix.cache.holds(&cache);
-        if cache.tokens.len() < WORTH
-            || cache.is_path_dependent()
-            || bytes > limit()
-            || self.0.iter().any(held)
-        {
+        if cache.tokens.len() < WORTH || bytes > limit() || self.0.iter().any(held) {
             return;
         }
         self.0.retain(|prefix| !prefix.is_in(adapters, &cache));
@@ -73,6 +70,29 @@ impl Prefixes {
         }
     }
 
+    /// Those that a cache can go on from, and where they are.
+    fn fit<'a>(
+        &'a self,
+        adapters: &'a [AppliedAdapter],
+        own: &'a SessionCache,
+    ) -> impl Iterator<Item = (usize, &'a SessionCache)> {
+        let all = self.0.iter().enumerate();
+        let fit =
+            all.filter(move |(_, prefix)| prefix.adapters == adapters && prefix.cache.fits(own));
+        fit.map(|(at, prefix)| (at, &prefix.cache))
+    }
+
+    /// See `SessionCache::alike`; the most of all that a cache can go on from.
+    pub fn alike(
+        &self,
+        adapters: &[AppliedAdapter],
+        own: &SessionCache,
+        tokens: &[i32],
+    ) -> Option<usize> {
+        let fit = self.fit(adapters, own);
+        fit.map(|(_, cache)| cache.alike(tokens)).max()
+    }
+
     /// Of those that a cache can go on from, the one that can go back to most of these tokens: which, and to how many.
     pub fn best(
         &self,
@@ -81,17 +101,9 @@ impl Prefixes {
         tokens: &[i32],
         limit: Option<u64>,
     ) -> Option<(usize, usize)> {
-        let all = self.0.iter().enumerate();
-        let fit = all.filter(
-            |(
-                _,
-                Prefix {
-                    adapters: of,
-                    cache,
-                },
-            )| { of == adapters && cache.fits(own) && cache.is_within(limit) },
-        );
-        let reached = fit.map(|(at, prefix)| (at, prefix.cache.common(tokens)));
+        let fit = self.fit(adapters, own);
+        let fit = fit.filter(|(_, cache)| cache.is_within(limit));
+        let reached = fit.map(|(at, cache)| (at, cache.common(tokens)));
         reached.max_by_key(|(_, common)| *common)
     }
 

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Code, Error, Result};
-use crate::load::{SavedLayer, SavedSession, SavedState, SavedTokens, Stored, Written};
-use crate::model::cache::{CacheSpec, Extent, StateSpec, TokensSpec, MARKS};
+use crate::load::{
+    SavedLayer, SavedMark, SavedPair, SavedSession, SavedState, SavedTokens, Stored, Written,
+};
+use crate::model::cache::{CacheSpec, Extent, StateSpec, TokensSpec, MARKS, WINDOW_MARKS};
 use crate::runtime::adapter::Adapter;
+use crate::runtime::job::CacheSpec as CacheOptions;
 use crate::runtime::model::Model;
 use crate::runtime::session::{Applied, Session, SessionOptions};
 use crate::words::quoted;
@@ -14,8 +17,9 @@ use crate::words::quoted;
 /// What a layer is made of, by the names of its tensors.
 pub(super) enum Plan {
     Tokens {
-        extent: Extent,
-        tensors: [Stored; 2],
+        own: TokensPlan,
+        scheme: Option<Scheme>,
+        marks: Vec<(i32, Option<TokensPlan>)>,
     },
     State {
         offset: i32,
@@ -24,10 +28,19 @@ pub(super) enum Plan {
     },
 }
 
+pub(super) struct TokensPlan {
+    pub extent: Extent,
+    pub tensors: SavedPair,
+}
+
 impl Plan {
     pub fn tensors(&self) -> Box<dyn Iterator<Item = &Stored> + '_> {
         match self {
-            Plan::Tokens { tensors, .. } => Box::new(tensors.iter()),
+            Plan::Tokens { own, marks, .. } => {
+                let marks = marks.iter().filter_map(|(_, kept)| kept.as_ref());
+                let all = std::iter::once(own).chain(marks);
+                Box::new(all.flat_map(|plan| plan.tensors.iter().flatten()))
+            }
             Plan::State { arrays, marks, .. } => {
                 let marks = marks.iter().flat_map(|(_, arrays)| arrays);
                 Box::new(arrays.iter().chain(marks))
@@ -98,6 +111,14 @@ impl Fit<'_> {
                 options.window = size;
                 options.keep = if keep == 0 { -1 } else { keep };
             }
+            let scheme = saved.layers.iter().find_map(|layer| match layer {
+                SavedLayer::Tokens(layer) => layer.scheme,
+                SavedLayer::State(_) => None,
+            });
+            if let Some(scheme) = scheme {
+                options.kv_bits = scheme.bits.unsigned_abs();
+                options.kv_group_size = scheme.group_size.unsigned_abs();
+            }
         }
         Ok(options)
     }
@@ -154,7 +175,12 @@ impl Fit<'_> {
 
     /// Empty: there is nothing computed.
     pub fn layers(&self, session: &Session) -> Result<Vec<Plan>> {
-        let (window, keep) = (session.cache.window, session.cache.keep);
+        let CacheOptions {
+            window,
+            keep,
+            scheme,
+            ..
+        } = session.cache;
         let mut plans = Vec::with_capacity(self.saved.layers.len());
         for (layer, (saved, (spec, dtype))) in
             self.saved.layers.iter().zip(&self.model.kept).enumerate()
@@ -168,7 +194,7 @@ impl Fit<'_> {
                 (SavedLayer::Tokens(saved), CacheSpec::Tokens(own)) => {
                     let empty = spec.extent(window, keep);
                     let empty = empty.ok_or_else(|| Error::internal("keys without an extent"))?;
-                    at.tokens(saved, own, empty)?
+                    at.tokens(saved, own, empty, scheme)?
                 }
                 (SavedLayer::State(saved), CacheSpec::State(own)) => {
                     at.state(saved, own, self.saved.cached)?
@@ -205,6 +231,7 @@ impl At<'_> {
         saved: &SavedTokens,
         spec: &TokensSpec,
         empty: Extent,
+        scheme: Option<Scheme>,
     ) -> Result<Option<Plan>> {
         let own = empty.window().map(|size| (size, empty.keep()));
         if saved.window != own {
@@ -215,24 +242,71 @@ impl At<'_> {
             let (saved, own) = (words(saved.window), words(own));
             return Err(self.wrong(&format!("has {saved}, and the model's has {own}")));
         }
-        let Some([keys, values]) = &saved.tensors else {
+        if saved.scheme != scheme {
+            let words = |scheme: Option<Scheme>| match scheme {
+                Some(Scheme {
+                    bits, group_size, ..
+                }) => format!("packed in {bits} bits by {group_size}"),
+                None => "not packed".to_owned(),
+            };
+            let (saved, own) = (words(saved.scheme), words(scheme));
+            return Err(self.wrong(&format!("is {saved}, and the session's are {own}")));
+        }
+        let Some(tensors) = &saved.tensors else {
             return Ok(None);
         };
-        let capacity = keys.shape.get(2).copied().unwrap_or(0);
-        for (tensor, head_dim) in [(keys, spec.head_dims[0]), (values, spec.head_dims[1])] {
-            self.check(tensor, &[1, spec.heads, capacity, head_dim], self.dtype)?;
+        let plan = |offset, index, tensors: &SavedPair| {
+            self.plan((offset, index), tensors, spec, (&empty, scheme))
+        };
+        let own = plan(saved.offset, saved.index, tensors)?;
+        if empty.window().is_none() && !saved.marks.is_empty() {
+            return Err(self.wrong("has marks and no window"));
         }
-        let extent = empty.restored(saved.offset, saved.index, capacity);
+        if saved.marks.len() > WINDOW_MARKS {
+            return Err(self.wrong(&format!("has more than {WINDOW_MARKS} marks")));
+        }
+        let mut marks = Vec::with_capacity(saved.marks.len());
+        for SavedMark { offset, kept } in &saved.marks {
+            let is_cut_to = *offset == saved.offset || own.extent.is_trimmable();
+            let kept = match kept {
+                Some((index, tensors)) => Some(plan(*offset, *index, tensors)?),
+                None => None,
+            };
+            let depends = |kept: &TokensPlan| kept.extent.is_path_dependent();
+            if kept.is_some() == is_cut_to || kept.as_ref().is_some_and(depends) {
+                return Err(self.wrong(&format!("has a mark at {offset}, which cannot be")));
+            }
+            marks.push((*offset, kept));
+        }
+        Ok(Some(Plan::Tokens { own, scheme, marks }))
+    }
+
+    /// Arrays whose tokens an extent may say where they are.
+    fn plan(
+        &self,
+        (offset, index): (i32, i32),
+        tensors: &SavedPair,
+        spec: &TokensSpec,
+        (empty, scheme): (&Extent, Option<Scheme>),
+    ) -> Result<TokensPlan> {
+        let first = tensors.iter().flatten().next();
+        let capacity = first.and_then(|tensor| tensor.shape.get(2).copied());
+        let capacity = capacity.unwrap_or(0);
+        let arrays = spec.arrays(capacity, self.dtype, scheme);
+        for (tensors, arrays) in tensors.iter().zip(&arrays) {
+            for (tensor, (dtype, shape)) in tensors.iter().zip(arrays) {
+                self.check(tensor, shape, *dtype)?;
+            }
+        }
+        let extent = empty.restored(offset, index, capacity);
         let extent = extent.ok_or_else(|| {
             Error::bad_model(format!(
-                "{}: layer {} has room for {capacity} tokens, has seen {} and writes the next to {}, which cannot be",
-                self.fit.saved.name, self.layer, saved.offset, saved.index
+                "{}: layer {} has room for {capacity} tokens, has seen {offset} and writes the next to {index}, which cannot be",
+                self.fit.saved.name, self.layer
             ))
         })?;
-        Ok(Some(Plan::Tokens {
-            extent,
-            tensors: [keys.clone(), values.clone()],
-        }))
+        let tensors = tensors.clone();
+        Ok(TokensPlan { extent, tensors })
     }
 
     fn state(&self, saved: &SavedState, spec: &StateSpec, offset: i32) -> Result<Option<Plan>> {

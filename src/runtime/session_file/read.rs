@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::fit::{Fit, Plan};
+use super::fit::{Fit, Plan, TokensPlan};
 use super::{fingerprints, Versions};
+use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::load::{check_finite, Checksum, Limits, SavedSession, Stored};
 use crate::mlx::{Array, HostBuffer};
@@ -90,7 +91,7 @@ fn read(
             check_budget(&model.engine, total.saturating_sub(reader.done))
                 .map_err(|error| error.within(&saved.name))?;
             let buffer = reader.tensor(tensor)?;
-            if saved.written.is_none() {
+            if saved.written.is_none() && tensor.dtype != Dtype::U32 {
                 check_finite(&tensor.name, buffer.bytes(), tensor.dtype, 0)
                     .map_err(|error| error.within(&saved.name))?;
             }
@@ -217,10 +218,21 @@ impl Plan {
             buffer.into_array(&tensor.shape, tensor.dtype)
         };
         Ok(match self {
-            Plan::Tokens {
-                extent,
-                tensors: [keys, values],
-            } => Cache::Tokens(Tokens::restored(extent, array(&keys)?, array(&values)?)),
+            Plan::Tokens { own, scheme, marks } => {
+                let mut tokens = |plan: TokensPlan, marks| -> Result<Tokens> {
+                    let [keys, values] = plan.tensors;
+                    let mut all = |of: Vec<Stored>| of.iter().map(&mut array).collect();
+                    let pair = [all(keys), all(values)];
+                    let [keys, values]: [Result<Vec<Array>>; 2] = pair;
+                    Tokens::restored(plan.extent, scheme, [keys?, values?], marks)
+                };
+                let mut kept = Vec::with_capacity(marks.len());
+                for (offset, plan) in marks {
+                    let plan = plan.map(|plan| tokens(plan, Vec::new()));
+                    kept.push((offset, plan.transpose()?));
+                }
+                Cache::Tokens(tokens(own, kept)?)
+            }
             Plan::State {
                 offset,
                 arrays,

@@ -11,7 +11,7 @@ use serde_json::{json, Map, Value};
 use super::{fingerprints, Versions};
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
-use crate::load::{Checksum, Limits, CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY};
+use crate::load::{class_of, Checksum, Limits, CHECKSUM_KEY, FORMAT, SESSION_KEY, TOKENS_KEY};
 use crate::room;
 use crate::runtime::answer::Answer;
 use crate::runtime::engine::Command;
@@ -94,8 +94,15 @@ fn own(
 ) -> String {
     let (model, spec) = (&session.model, session.cache);
     let marks = snapshot.layers.iter().map(|layer| match layer {
-        KeptLayer::State { marks, .. } if snapshot.cached > 0 => marks.as_slice(),
-        _ => &[],
+        _ if snapshot.cached == 0 => json!([]),
+        KeptLayer::State { marks, .. } => json!(marks),
+        KeptLayer::Tokens { marks, .. } => {
+            let marks = marks.iter().map(|(offset, kept)| match kept {
+                Some(kept) => json!([offset, kept.index]),
+                None => json!(offset),
+            });
+            marks.collect()
+        }
     });
     // A session that may be as long as the model's stays so where another one is allowed more or less.
     let context = match session.context == model.context as usize {
@@ -120,7 +127,7 @@ fn own(
         "kv_limit": spec.limit.unwrap_or(0).min(i64::MAX as u64),
         "cached": snapshot.cached,
         "long": snapshot.long,
-        "marks": marks.collect::<Vec<_>>(),
+        "marks": marks.collect::<Value>(),
         "answer": answer.map(|answer| json!({
             "text": answer.text,
             "thinking": answer.thinking,
@@ -204,13 +211,34 @@ fn items(snapshot: &Snapshot) -> Vec<Item> {
     let mut rest = Vec::new();
     for (layer, kept) in snapshot.layers.iter().enumerate() {
         match kept {
-            KeptLayer::Tokens { tensors, .. } => {
-                for (number, which) in [Which::Keys, Which::Values].into_iter().enumerate() {
-                    let name = format!("{layer}.{number}");
-                    match tensors {
-                        Some(tensors) => put(name, &tensors[number], From::Kept(layer, which)),
-                        None => rest.push(Item::absent(name)),
+            KeptLayer::Tokens {
+                kept,
+                window,
+                scheme,
+                ..
+            } => {
+                let mut which = 0;
+                for part in 0..2 {
+                    let Some(tensors) = &kept.tensors else {
+                        rest.push(Item::absent(format!("{layer}.{part}")));
+                        continue;
+                    };
+                    for (number, tensor) in tensors[part].iter().enumerate() {
+                        let name = match scheme {
+                            None => format!("{layer}.{part}"),
+                            Some(_) => format!("{layer}.{part}.{number}"),
+                        };
+                        put(name, tensor, From::Kept(layer, Which::Own(which)));
+                        which += 1;
                     }
+                }
+                let window = window.map(|(size, keep)| [keep, size, kept.index]);
+                let scheme = scheme.map(|scheme| [scheme.group_size, scheme.bits]);
+                let numbers = [kept.offset].into_iter();
+                let numbers = numbers.chain(window.into_iter().flatten());
+                let numbers = numbers.chain(scheme.into_iter().flatten());
+                for (number, value) in numbers.enumerate() {
+                    rest.push(Item::number(format!("{layer}.{}", 2 + number), value));
                 }
             }
             KeptLayer::State { arrays, .. } => {
@@ -218,36 +246,32 @@ fn items(snapshot: &Snapshot) -> Vec<Item> {
                     let name = format!("{layer}.0.{number}");
                     match snapshot.cached {
                         0 => rest.push(Item::absent(name)),
-                        _ => put(name, array, From::Kept(layer, Which::State(number))),
+                        _ => put(name, array, From::Kept(layer, Which::Own(number))),
                     }
                 }
                 // Of batches.
                 rest.extend([1, 2].map(|number| Item::absent(format!("{layer}.{number}"))));
             }
         }
-        if let KeptLayer::Tokens {
-            offset,
-            index,
-            window,
-            ..
-        } = kept
-        {
-            let window = window.map(|(size, keep)| [keep, size, *index]);
-            let numbers = [*offset].into_iter().chain(window.into_iter().flatten());
-            for (number, value) in numbers.enumerate() {
-                rest.push(Item::number(format!("{layer}.{}", 2 + number), value));
-            }
-        }
     }
     let count = snapshot.layers.len();
     for (layer, kept) in snapshot.layers.iter().enumerate() {
-        let KeptLayer::State { arrays, marks } = kept else {
-            continue;
-        };
-        for mark in 0..marks.len() {
+        let mut put_mark = |mark: usize, arrays: &[KeptTensor]| {
             for (number, array) in arrays.iter().enumerate() {
                 let name = format!("{count}.{layer}.{mark}.{number}");
                 put(name, array, From::Kept(layer, Which::Mark(mark, number)));
+            }
+        };
+        match kept {
+            KeptLayer::State { arrays, marks } => {
+                (0..marks.len()).for_each(|mark| put_mark(mark, arrays));
+            }
+            KeptLayer::Tokens { marks, .. } => {
+                for (mark, (_, kept)) in marks.iter().enumerate() {
+                    let tensors = kept.as_ref().and_then(|kept| kept.tensors.as_ref());
+                    let tensors = tensors.map(|tensors| tensors.concat());
+                    put_mark(mark, &tensors.unwrap_or_default());
+                }
             }
         }
     }
@@ -274,10 +298,9 @@ fn header(
     put(TOKENS_KEY.into(), format!("[{}]", list.join(",")));
     for (layer, kept) in snapshot.layers.iter().enumerate() {
         let class = match kept {
-            KeptLayer::Tokens {
-                window: Some(_), ..
-            } => "RotatingKVCache",
-            KeptLayer::Tokens { window: None, .. } => "KVCache",
+            KeptLayer::Tokens { window, scheme, .. } => {
+                class_of(window.is_some(), scheme.is_some())
+            }
             KeptLayer::State { .. } => "ArraysCache",
         };
         put(format!("1.{layer}"), class.into());

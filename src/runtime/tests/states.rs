@@ -46,10 +46,10 @@ fn a_chat_goes_on_from_its_marks_and_equals_a_fresh_session() {
         assert!(cached > 0 && cached < prompt, "{case}: the next turn");
         let (again, prompt) = ask(&history);
         assert_eq!(again, prompt - 1, "{case}: the last answer made again");
-        // Another last turn: from where the answer before ended, or what the user said first.
+        // Another last turn: from where the answer before ended, what the user said first, or where the turns before parted.
         let (edited, _) = ask(&other_question(&history));
         assert!(
-            edited > 0 && edited <= cached.max(first_prompt),
+            edited >= cached.min(first_prompt - 1) && edited < prompt - 1,
             "{case}: {edited} of a last turn that was edited, {cached} before"
         );
     }
@@ -161,7 +161,7 @@ fn prompts_may_be_cut_anywhere() {
                 let mut caches = decoder.make_caches(None, 0);
                 let (before, after) = tokens.split_at(size);
                 feed(&decoder, &mut caches, &[before]);
-                caches.iter_mut().for_each(Cache::mark);
+                caches.iter_mut().for_each(|cache| cache.mark(size as i32));
                 feed(&decoder, &mut caches, &[&[9, 8, 7, 6, 5, 4, 3, 2, 1]]);
                 let reach = caches
                     .iter()

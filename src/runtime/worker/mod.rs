@@ -25,18 +25,19 @@ use crate::train::Trainer;
 
 mod follow;
 mod inspect;
-mod kept;
 mod loaded;
+mod marks;
 mod room;
 mod running;
 mod score;
+mod snapshots;
 mod step;
 
 pub(super) use inspect::KeysOf;
-pub(in crate::runtime) use kept::{KeptLayer, KeptTensor, Snapshot, Which};
 use loaded::Loaded;
 pub use room::Trim;
 use running::{Phase, Running};
+pub(in crate::runtime) use snapshots::{KeptLayer, KeptTensor, Snapshot, Which};
 use step::Turn;
 
 pub struct Worker {

@@ -40,8 +40,9 @@ impl Worker {
         memory::give_back();
     }
 
-    /// Looks whether `n` more tokens of a request fit. What is kept of no session goes for them, and where `idle_may_go` idle
-    /// sessions lose their keys and values, and then the request its marks. Gives OUT_OF_MEMORY, before anything is allocated, when they do not.
+    /// Looks whether `n` more tokens of a request fit. What is kept of no session goes for them, and where `idle_may_go` the marks of
+    /// idle sessions, its own, and the keys and values of idle sessions. Gives OUT_OF_MEMORY, before anything is allocated, when they
+    /// do not.
     pub(super) fn make_room(
         &mut self,
         index: usize,
@@ -69,16 +70,14 @@ impl Worker {
         let scratch = u64::from(config.hidden_size.unsigned_abs()).saturating_mul(SCRATCH);
         let draw = u64::from(config.vocab_size.unsigned_abs()).saturating_mul(DRAW);
         let mut cost = decoder.cost(n, &cache.layers);
-        let mut marks_may_go = decoder.keeps_states();
         let refuse = |what: String| Ok(Some(Error::new(Code::OutOfMemory, what)));
         if let Some(limit) = spec.limit {
             let others = self.caches.other_bytes(&running.key);
             if cost.kv.saturating_add(others) > limit {
                 self.caches.drop_others(&running.key);
             }
-            if cost.kv > limit && decoder.keeps_states() {
-                let cache = self.caches.of_mut(&running.key)?;
-                cache.drop_marks();
+            let cache = self.caches.of_mut(&running.key)?;
+            if cost.kv > limit && cache.drop_marks() {
                 cost = decoder.cost(n, &cache.layers);
             }
             if cost.kv > limit {
@@ -92,18 +91,19 @@ impl Worker {
         let key = running.key.clone();
         while !self.fits(cost.more)? {
             let dropped = match idle_may_go {
-                true => self.drop_oldest_idle(),
+                true => {
+                    let in_use = in_use(&self.running);
+                    self.caches.drop_oldest_spare(&in_use)
+                        || self.caches.of_mut(&key)?.drop_marks()
+                        || self.caches.drop_oldest_idle(&in_use)
+                }
                 false => self.caches.drop_oldest_kept(),
             };
             if dropped {
-                // It may have had the same tensors, which need not be copied any more.
+                // It may have had the same tensors, which need not be copied any more; and a mark may need none.
                 let decoder = self.loaded.model(spec.model)?;
                 cost = decoder.cost(n, &self.caches.of(&key)?.layers);
                 cost.more = cost.more.saturating_add(more);
-                continue;
-            }
-            if idle_may_go && std::mem::take(&mut marks_may_go) {
-                self.caches.of_mut(&key)?.drop_marks();
                 continue;
             }
             return refuse(format!(

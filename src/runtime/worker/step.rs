@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use super::marks::marks;
 use super::running::Phase;
 use super::Worker;
 use crate::error::{Code, Error, Result};
 use crate::mlx::{self, fast, memory, Array};
 use crate::model::cost::KvSpec;
 use crate::model::{AdapterSet, Cache, Rows};
-use crate::runtime::caches::{CacheKind, SessionCache};
+use crate::runtime::caches::{CacheKind, Known, SessionCache};
 use crate::runtime::engine;
 use crate::runtime::estimate::prefill_step;
 use crate::runtime::job::{CacheSpec, EndReason, TokenOutput};
@@ -117,19 +118,24 @@ impl Worker {
         let more = running.job.max_tokens != Some(1);
         let expected = i32::try_from(length + usize::from(more)).unwrap_or(0);
         let long = decoder.is_long(expected);
-        let inexact = running.job.whole_history && cache.is_path_dependent();
-        if running.job.ignore_cache || inexact || cache.long != long {
+        if running.job.ignore_cache || cache.long != long {
             cache.clear();
+        }
+        if running.job.whole_history {
+            cache.cut_to_exact();
         }
         cache.long = long;
         let wanted = [running.prompt.as_slice(), &running.generated].concat();
         // What logits are wanted of is computed in any case.
-        let most = running.without_logits();
-        if !running.job.ignore_cache {
-            let limit = running.job.cache.limit;
-            self.caches
-                .match_prefix(&running.key, &wanted, most, limit)?;
-        }
+        let end = running.without_logits();
+        let known = match running.job.ignore_cache {
+            true => Known::default(),
+            false => {
+                let limit = running.job.cache.limit;
+                self.caches
+                    .match_prefix(&running.key, &wanted, end, limit)?
+            }
+        };
         let cache = self.caches.of_mut(&running.key)?;
         if cache.tokens.len() < held {
             let (left, id) = (cache.tokens.len(), running.job.request.ticket.id());
@@ -149,17 +155,20 @@ impl Worker {
         if running.failures == 0 && running.generated.is_empty() {
             running.cached_tokens = cache.tokens.len() as u64;
         }
-        running.marks.clear();
-        if decoder.keeps_states() {
-            // The end of the answer before, if the session goes on from there.
-            cache.mark();
-            // A score's target is left behind.
-            let last = running.without_logits() + 1;
-            let prompt = match &running.job.score {
-                Some(_) => running.prompt.get(..last).unwrap_or_default(),
-                None => &running.prompt,
-            };
-            running.marks = marks(prompt, &running.job.stop_tokens);
+        // The end of the answer before, if the session goes on from there.
+        cache.mark_states();
+        running.marks = match cache.layers.iter().any(Cache::takes_marks) {
+            true => {
+                // A score's target is left behind.
+                let prompt = running.prompt.get(..=end).unwrap_or(&running.prompt);
+                let states = cache.layers.iter().any(Cache::is_state);
+                let known = known.beyond(cache.tokens.len());
+                marks(prompt, &running.job.stop_tokens, known, states)
+            }
+            false => Vec::new(),
+        };
+        for &at in &running.marks {
+            cache.mark(at);
         }
         running.phase = Phase::Prefill {
             total: length - cache.tokens.len(),
@@ -185,7 +194,13 @@ impl Worker {
             return self.score(index, total);
         }
         let left = &all[done..end];
-        let mark = running.marks.iter().find(|&&mark| mark > done);
+        let layers = &self.caches.of(&running.key)?.layers;
+        let coming = i32::try_from(left.len()).unwrap_or(i32::MAX);
+        let marks = match layers.iter().any(|layer| layer.marks_in_passing(coming)) {
+            true => running.marks.as_slice(),
+            false => &[],
+        };
+        let mark = marks.iter().find(|&&mark| mark > done);
         let ahead = mark.map_or(left.len(), |mark| left.len().min(mark - done));
         let config = self.loaded.model(running.job.cache.model)?.config();
         let step = prefill_step(self.device, config, running.job.cache.keep);
@@ -241,8 +256,8 @@ impl Worker {
             None
         };
         cache.tokens.extend_from_slice(chunk);
-        if running.marks.contains(&cache.tokens.len()) {
-            cache.mark();
+        for &at in running.marks.iter().filter(|&&at| at > done) {
+            cache.mark(at);
         }
         if !answers {
             running.progress(goes_in - done - n, n, total);
@@ -414,16 +429,6 @@ impl Worker {
             "the model's numbers are not finite at token {at}{adapters}"
         )))
     }
-}
-
-/// Where a prompt is likely to be gone on from otherwise: behind the last turn that is ended in it, and at its end, but for
-/// the token that is computed in any case.
-fn marks(prompt: &[i32], stop_tokens: &[i32]) -> Vec<usize> {
-    let turn = prompt.iter().rposition(|id| stop_tokens.contains(id));
-    let turn = turn.map(|at| at + 1);
-    let end = prompt.len().saturating_sub(1);
-    let marks = turn.filter(|&turn| turn < end).into_iter().chain([end]);
-    marks.filter(|&mark| mark > 0).collect()
 }
 
 /// Queues a draw from logits `[vocab]`, which are given away so that their memory can be used again; and what the step leaves in

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::room::Trim;
 use super::Worker;
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Scheme};
 use crate::error::{Code, Error, Result};
 use crate::mlx::Array;
-use crate::model::cache::{self, Cache};
+use crate::model::cache::{self, Cache, Extent, Tokens};
 use crate::runtime::caches::{AppliedAdapter, CacheKey, CacheKind, SessionCache};
 use crate::runtime::job::CacheSpec;
 use crate::runtime::ledger::Ledger;
@@ -24,12 +24,12 @@ pub(in crate::runtime) struct Snapshot {
 
 pub(in crate::runtime) enum KeptLayer {
     Tokens {
-        /// Keys and values `[1, kv_heads, tokens, head_dim]`, without spare room.
-        tensors: Option<[KeptTensor; 2]>,
-        offset: i32,
-        index: i32,
+        kept: KeptTokens,
         /// The size of a window and the first tokens that it keeps.
         window: Option<(i32, i32)>,
+        scheme: Option<Scheme>,
+        /// In tokens, the oldest first, with what it has of those that it cannot be cut to.
+        marks: Vec<(i32, Option<KeptTokens>)>,
     },
     State {
         /// What the part keeps, whether there is something or not.
@@ -39,18 +39,29 @@ pub(in crate::runtime) enum KeptLayer {
     },
 }
 
+pub(in crate::runtime) struct KeptTokens {
+    /// Keys and values, each as `TokensSpec::arrays` has them, without spare room. None: there are no tokens.
+    pub tensors: Option<[Vec<KeptTensor>; 2]>,
+    pub offset: i32,
+    pub index: i32,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::runtime) struct KeptTensor {
     pub dtype: Dtype,
     pub shape: Vec<i32>,
 }
 
-/// Which array of a layer.
+impl From<(Dtype, Vec<i32>)> for KeptTensor {
+    fn from((dtype, shape): (Dtype, Vec<i32>)) -> Self {
+        KeptTensor { dtype, shape }
+    }
+}
+
+/// Which array of a layer; those of values are behind those of keys.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::runtime) enum Which {
-    Keys,
-    Values,
-    State(usize),
+    Own(usize),
     /// A mark and an array of it.
     Mark(usize, usize),
 }
@@ -115,7 +126,13 @@ impl Worker {
             None => Snapshot {
                 cached: 0,
                 long: false,
-                layers: describe(&decoder.make_caches(spec.window, spec.keep)),
+                layers: {
+                    let mut fresh = decoder.make_caches(spec.window, spec.keep);
+                    fresh
+                        .iter_mut()
+                        .for_each(|layer| layer.pack_in(spec.scheme));
+                    describe(&fresh)
+                },
             },
         };
         if let Some(copy) = copy {
@@ -147,19 +164,17 @@ impl Worker {
         let gone = || Error::internal("a session that is being saved is gone");
         let snapshot = self.snapshots.get(&id).ok_or_else(gone)?;
         let layer = snapshot.layers.get(layer).ok_or_else(gone)?;
-        let array = array_of(layer, which).ok_or_else(gone)?;
-        match layer {
-            Cache::Tokens(tokens) => {
-                // Of each head the tokens that there are: [1, kv_heads, capacity, head_dim]
+        let (array, extent) = array_of(layer, which).ok_or_else(gone)?;
+        let (block, used) = match extent {
+            Some(extent) => {
+                // Of each head the tokens that there are: [1, kv_heads, capacity, …]
                 let token = size(array.dim(3)) * array.dtype().size() as usize;
-                let used = size(tokens.extent().filled_to());
-                array.used_bytes(size(array.dim(2)) * token, used * token, wanted)
+                let used = size(extent.filled_to());
+                (size(array.dim(2)) * token, used * token)
             }
-            Cache::State(_) => {
-                let bytes = array.nbytes() as usize;
-                array.used_bytes(bytes, bytes, wanted)
-            }
-        }
+            None => [array.nbytes() as usize; 2].into(),
+        };
+        array.used_bytes(block, used, wanted)
     }
 
     pub(in crate::runtime) fn drop_snapshot(&mut self, id: u64) {
@@ -205,34 +220,47 @@ fn size(n: i32) -> usize {
     usize::try_from(n).unwrap_or(0)
 }
 
-fn array_of(layer: &Cache, which: Which) -> Option<&Array> {
+/// An array, and where tokens lie in it.
+fn array_of(layer: &Cache, which: Which) -> Option<(&Array, Option<&Extent>)> {
     match (layer, which) {
-        (Cache::Tokens(tokens), Which::Keys) => tokens.arrays().next(),
-        (Cache::Tokens(tokens), Which::Values) => tokens.arrays().nth(1),
-        (Cache::State(state), Which::State(index)) => state.get(index),
-        (Cache::State(state), Which::Mark(mark, index)) => state.marks().nth(mark)?.1.get(index),
-        _ => None,
+        (Cache::Tokens(tokens), which) => {
+            let (tokens, index) = match which {
+                Which::Own(index) => (tokens, index),
+                Which::Mark(mark, index) => (tokens.marks().nth(mark)?.1?, index),
+            };
+            let array = tokens.arrays().nth(index)?;
+            Some((array, Some(tokens.extent())))
+        }
+        (Cache::State(state), Which::Own(index)) => Some((state.get(index)?, None)),
+        (Cache::State(state), Which::Mark(mark, index)) => {
+            Some((state.marks().nth(mark)?.1.get(index)?, None))
+        }
     }
 }
 
 /// Whether it is what its part keeps. (It is not where an adapter replaces weights by those of another type.)
 fn is_of(layer: &Cache, spec: &cache::CacheSpec, dtype: Dtype) -> bool {
+    let same = |array: &Array, (of, shape): &(Dtype, Vec<i32>)| {
+        array.dtype() == *of && array.shape() == shape.as_slice()
+    };
     match (layer, spec) {
         (Cache::Tokens(tokens), cache::CacheSpec::Tokens(spec)) => {
-            let mut dims = tokens.arrays().zip(spec.head_dims);
-            let is_of = |(array, head_dim): (&Array, i32)| {
-                array.dtype() == dtype
-                    && array.shape() == [1, spec.heads, tokens.extent().capacity(), head_dim]
+            let is_of = |tokens: &Tokens| {
+                let arrays = spec.arrays(tokens.extent().capacity(), dtype, tokens.scheme());
+                let arrays = arrays.concat();
+                tokens.arrays().count() == arrays.len()
+                    && tokens.arrays().zip(&arrays).all(|(a, of)| same(a, of))
             };
-            tokens.arrays().count() == 2 && dims.all(is_of)
+            is_of(tokens) && tokens.marks().filter_map(|(_, kept)| kept).all(is_of)
         }
         (Cache::State(state), cache::CacheSpec::State(spec)) => {
+            let of: Vec<_> = spec
+                .arrays
+                .iter()
+                .map(|(shape, of)| (of.dtype(dtype), shape.clone()))
+                .collect();
             let is_of = |arrays: &[Array]| {
-                let pairs = arrays.iter().zip(&spec.arrays);
-                arrays.len() == spec.arrays.len()
-                    && pairs.clone().all(|(array, (shape, of))| {
-                        array.shape() == shape.as_slice() && array.dtype() == of.dtype(dtype)
-                    })
+                arrays.len() == of.len() && arrays.iter().zip(&of).all(|(a, of)| same(a, of))
             };
             is_of(state.arrays()) && state.marks().all(|(_, arrays)| is_of(arrays))
         }
@@ -243,23 +271,30 @@ fn is_of(layer: &Cache, spec: &cache::CacheSpec, dtype: Dtype) -> bool {
 fn describe(layer: &Cache, spec: &cache::CacheSpec, dtype: Dtype) -> KeptLayer {
     match (layer, spec) {
         (Cache::Tokens(tokens), cache::CacheSpec::Tokens(spec)) => {
-            let extent = tokens.extent();
-            let tensor = |head_dim| KeptTensor {
-                dtype,
-                shape: vec![1, spec.heads, extent.filled_to(), head_dim],
+            let kept = |tokens: &Tokens| {
+                let extent = tokens.extent();
+                let arrays = spec.arrays(extent.filled_to(), dtype, tokens.scheme());
+                let arrays =
+                    arrays.map(|arrays| arrays.into_iter().map(KeptTensor::from).collect());
+                KeptTokens {
+                    tensors: (extent.offset() > 0).then_some(arrays),
+                    offset: extent.offset(),
+                    index: extent.index(),
+                }
             };
+            let extent = tokens.extent();
+            let marks = tokens.marks();
+            let marks = marks.map(|(offset, mark)| (offset, mark.map(&kept)));
             KeptLayer::Tokens {
-                tensors: (extent.offset() > 0).then(|| spec.head_dims.map(tensor)),
-                offset: extent.offset(),
-                index: extent.index(),
+                kept: kept(tokens),
                 window: extent.window().map(|size| (size, extent.keep())),
+                scheme: tokens.scheme(),
+                marks: marks.collect(),
             }
         }
         (Cache::State(state), cache::CacheSpec::State(spec)) => {
-            let arrays = spec.arrays.iter().map(|(shape, of)| KeptTensor {
-                dtype: of.dtype(dtype),
-                shape: shape.clone(),
-            });
+            let arrays = spec.arrays.iter();
+            let arrays = arrays.map(|(shape, of)| (of.dtype(dtype), shape.clone()).into());
             KeptLayer::State {
                 arrays: arrays.collect(),
                 marks: state.marks().map(|(offset, _)| offset).collect(),
