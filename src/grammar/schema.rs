@@ -346,7 +346,7 @@ fn number(place: &str, value: &Value) -> Result<Value> {
 
 /// Also as `3.0`.
 fn count(place: &str, value: &Value) -> Result<Value> {
-    let whole = |number: f64| number >= 0.0 && number <= LARGEST && number.fract() == 0.0;
+    let whole = |number: f64| (0.0..=LARGEST).contains(&number) && number.fract() == 0.0;
     match value.as_f64() {
         Some(number) if value.is_number() && whole(number) => {
             Ok(Value::Number(Number::from(number as u64)))

@@ -40,7 +40,7 @@ class Options(ctypes.Structure):
         ("xtc_probability", c_float), ("xtc_threshold", c_float), ("repetition_penalty", c_float),
         ("presence_penalty", c_float), ("frequency_penalty", c_float), ("penalty_window", c_uint32), ("seed", c_uint64),
         ("top_logprobs", c_uint32), ("thinking_budget", c_int32), ("lists", c_size_t * 8), ("grammar", c_void_p),
-        ("progress_tokens", c_uint32), ("draft_tokens", c_int32),
+        ("progress_tokens", c_uint32), ("draft_tokens", c_int32), ("notify", c_size_t * 2),
     ]  # fmt: skip
 
 
@@ -49,7 +49,7 @@ class Event(ctypes.Structure):
 
 
 class Result(ctypes.Structure):
-    _fields_ = [("struct_size", c_uint32), ("stop", c_int32), ("rest", c_uint64 * 18)]
+    _fields_ = [("struct_size", c_uint32), ("stop", c_int32), ("rest", c_uint64 * 16)]
 
 
 ON_EVENT = ctypes.CFUNCTYPE(c_int32, c_void_p, POINTER(Event))
@@ -127,6 +127,10 @@ def faults(text, schema, kind):
 def check(library, name, schema, kind, samples, count):
     """What is wrong with the answers of a schema; None where it is refused."""
     grammar, failed = library.compile(schema)
+    if failed and "no token of the model can go on" in failed[1]:
+        # The fixture has no bytes for some characters that a schema may force.
+        count["cannot be written"] += 1
+        return []
     if failed:
         count["refused"][failed[1].split(":")[0].strip('"').rsplit("/", 1)[-1]] += 1
         named = failed[0] == BAD_GRAMMAR and failed[1].startswith('"#')
@@ -136,7 +140,6 @@ def check(library, name, schema, kind, samples, count):
     for seed in range(1, samples + 1):
         text, ended, failed = library.answer(grammar, seed)
         if failed:
-            # The fixture has no bytes for some characters that a schema may force.
             count["cannot be written"] += 1
             if failed[0] != BAD_GRAMMAR:
                 wrong.append(f"{name}, seed {seed}: {failed}")

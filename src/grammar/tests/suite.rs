@@ -44,7 +44,7 @@ fn orders(value: &Value) -> Vec<Value> {
         for part in parts {
             let longer = all.iter().flat_map(|before: &Vec<Value>| {
                 part.iter()
-                    .map(|last| [before.as_slice(), &[last.clone()]].concat())
+                    .map(|last| [before.as_slice(), std::slice::from_ref(last)].concat())
             });
             all = longer.take(MOST_ORDERS).collect();
         }
