@@ -18,7 +18,13 @@ const MOST_NODES: usize = (1 << 22) - 1;
 const COST: usize = 160;
 /// Tokens that can stand anywhere in a JSON string, which most of a vocabulary is: where one may come all of them may,
 /// and the trie is not walked for them.
-const SLICE: &str = r#"[^"\\\x00-\x1F\x7F]+"#;
+///
+/// Where a string has an end, those that fit into what is left of it: short ones, longer ones, all.
+const SLICES: [&str; 3] = [
+    r#"[^"\\\x00-\x1F\x7F]{1,10}"#,
+    r#"[^"\\\x00-\x1F\x7F]{1,30}"#,
+    r#"[^"\\\x00-\x1F\x7F]+"#,
+];
 /// Of 1 to 2 KB each.
 const LEXER_STATES: usize = 50_000;
 /// What may come at one place: four for each property in a row that may be missing.
@@ -68,7 +74,7 @@ impl Vocabulary {
             ff_tokens: true,
             ..InferenceCapabilities::default()
         };
-        let mut factory = ParserFactory::new(&tokens, wanted, &[SLICE.to_owned()])
+        let mut factory = ParserFactory::new(&tokens, wanted, &SLICES.map(str::to_owned))
             .map_err(|error| Error::internal(format!("the slices of a vocabulary: {error}")))?;
         factory.quiet();
         let limits = factory.limits_mut();
