@@ -27,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-embed bench-sharing bench-saving bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-saving bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -171,9 +171,10 @@ check-saved: build
 	$(PYTHON) tests/fixtures/saved_check.py $(CURDIR)/$(LIB)/libmlxrt.so
 
 ## Answers of random weights under schemas, in the Python given, which has jsonschema; with SUITE, a checkout of
-## https://github.com/json-schema-org/JSON-Schema-Test-Suite, its groups as well. Some minutes.
+## https://github.com/json-schema-org/JSON-Schema-Test-Suite, its groups and its documents as well: tests/grammar/RESULTS.md.
 check-grammars: build
 	$(PYTHON) tests/grammar/check.py $(CURDIR)/$(LIB)/libmlxrt.so --samples $(SAMPLES) $(if $(SUITE),--suite "$(SUITE)")
+	$(if $(SUITE),MLXRT_SUITE="$(SUITE)" $(CARGO) test --release --lib -- --nocapture grammar::tests::suite)
 
 ## Type-checks the macOS side on Linux. Nothing of it is run.
 check-apple:
@@ -232,6 +233,10 @@ bench-chat: build
 ## Decoding over quantised keys and values, beside those of the model's type. Writes benches/KV.md.
 bench-kv: build
 	benches/kv.sh
+
+## Answers under grammars beside answers without, and what compiling takes: the rows of benches/GRAMMAR.md.
+bench-grammar: build
+	benches/grammar.sh
 
 ## Sessions to files and back, beside the disk and beside computing them. Writes benches/SAVING.md.
 bench-saving: build

@@ -1,25 +1,31 @@
 //! Which part of a schema cannot be compiled: llguidance says what is wrong, and not where.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use super::schema::{below, Prepared};
 use super::{parser, Vocabulary};
 use crate::error::{Code, Error};
+use crate::watch;
 use crate::words::quoted;
 
-/// Parts that are tried.
+/// Parts that are tried, and how long.
 const MOST_TRIES: usize = 300;
+const LONGEST: Duration = Duration::from_millis(300);
 
 struct Search<'a> {
     vocabulary: &'a Vocabulary,
     prepared: &'a Prepared,
     tries: usize,
+    until: Option<Instant>,
     /// Referred parts that were looked into.
     seen: Vec<&'a str>,
 }
 
-/// The error with the place of what it is about in front: the deepest part that cannot be compiled by itself.
-pub fn of(vocabulary: &Vocabulary, prepared: &Prepared, error: Error) -> Error {
+/// The error with the place of what it is about in front: the deepest part that cannot be compiled by itself. `root` is the schema
+/// as it was given.
+pub fn of(vocabulary: &Vocabulary, prepared: &Prepared, root: &Value, error: Error) -> Error {
     if error.code != Code::BadGrammar {
         return error;
     }
@@ -27,10 +33,48 @@ pub fn of(vocabulary: &Vocabulary, prepared: &Prepared, error: Error) -> Error {
         vocabulary,
         prepared,
         tries: 0,
+        until: Instant::now().checked_add(LONGEST),
         seen: Vec::new(),
     };
     let (place, error) = search.below("#".to_owned(), &prepared.root, error);
+    let place = as_given(root, &place);
     Error::bad_grammar(format!("{}: {}", quoted(&place, 200), error.message))
+}
+
+/// A place of the prepared schema in the one that was given, where some keywords have other names (`super::normal`).
+fn as_given(root: &Value, place: &str) -> String {
+    let (mut at, mut out) = (root, "#".to_owned());
+    for step in place.split('/').skip(1) {
+        let step = step.replace("~1", "/").replace("~0", "~");
+        let list = at.get("items").is_some_and(Value::is_array);
+        let other = match step.as_str() {
+            "prefixItems" => "items",
+            "items" if list => "additionalItems",
+            "pattern" | "allOf" => "format",
+            "minimum" => "exclusiveMinimum",
+            "maximum" => "exclusiveMaximum",
+            "exclusiveMinimum" => "minimum",
+            "exclusiveMaximum" => "maximum",
+            _ => "",
+        };
+        let names = match list {
+            true => [other, &step],
+            false => [&step, other],
+        };
+        let child = |name: &str| match at {
+            Value::Array(list) => list.get(name.parse::<usize>().ok()?),
+            _ => at.get(name),
+        };
+        let found = names
+            .into_iter()
+            .find_map(|name| Some((name, child(name)?)));
+        let Some((name, value)) = found else {
+            break;
+        };
+        out = super::schema::below(&out, name);
+        at = value;
+    }
+    out
 }
 
 impl<'a> Search<'a> {
@@ -94,9 +138,14 @@ impl<'a> Search<'a> {
         parts
     }
 
+    fn is_over(&self) -> bool {
+        let late = self.until.is_some_and(|until| Instant::now() > until);
+        self.tries > MOST_TRIES || late || watch::look().is_err()
+    }
+
     fn fault(&mut self, part: &Value) -> Option<Error> {
         self.tries = self.tries.saturating_add(1);
-        if self.tries > MOST_TRIES {
+        if self.is_over() {
             return None;
         }
         let outcome = parser(self.vocabulary, self.prepared.grammar(part));
@@ -112,9 +161,11 @@ impl<'a> Search<'a> {
             let others = map.iter().filter(|(other, _)| *other != name);
             Value::Object(others.map(|(k, v)| (k.clone(), v.clone())).collect())
         };
-        let (types, others): (Vec<_>, Vec<_>) = map.keys().partition(|name| *name == "type");
-        let mut names = others.into_iter().chain(types);
-        let found = names.find(|name| self.fault(&without(name)).is_none());
+        // What others are about is to blame last.
+        let subject = |name: &&String| matches!(name.as_str(), "type" | "properties");
+        let (subjects, others): (Vec<_>, Vec<_>) = map.keys().partition(subject);
+        let mut names = others.into_iter().chain(subjects);
+        let found = names.find(|name| self.fault(&without(name)).is_none() && !self.is_over());
         found.map(String::as_str)
     }
 }

@@ -15,6 +15,7 @@ pub mod calls;
 mod keywords;
 mod lark;
 mod matcher;
+mod normal;
 mod pattern;
 mod reference;
 mod schema;
@@ -22,13 +23,17 @@ mod schema;
 mod tests;
 mod vocabulary;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::TokenParser;
 use serde_json::{json, Value};
 
 use crate::error::{Code, Error, Result};
+use crate::watch::Watch;
 use crate::{guard, load, room, watch};
 
 pub use matcher::Matcher;
@@ -41,6 +46,7 @@ const COST: usize = 500;
 const BASE_COST: usize = 32 << 20;
 /// llguidance and its parsers of regular expressions go into each other; a host's thread may have no more than 256 KB.
 const STACK: usize = 32 << 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What a grammar is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,16 +119,42 @@ impl Grammar {
     }
 }
 
+/// Looks meanwhile whether the work is still wanted. What llguidance does with one schema cannot be stopped, and ends by its limits.
 fn on_a_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let unwanted = Arc::new(AtomicBool::new(false));
+    let (ended, end) = mpsc::channel::<()>();
+    let watched = {
+        let unwanted = unwanted.clone();
+        move || {
+            // It is dropped when the work ends, however it does.
+            let _ended = ended;
+            let stopped = move || match unwanted.load(Ordering::Relaxed) {
+                true => Err(Error::new(
+                    Code::Cancelled,
+                    "compiling the grammar was stopped",
+                )),
+                false => Ok(()),
+            };
+            let watch = Watch {
+                work: "compiling the grammar",
+                deadline: None,
+                stopped: Some(Box::new(stopped)),
+            };
+            watch::during(watch, || guard::catch(work))
+        }
+    };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("mlxrt grammar".into())
             .stack_size(STACK)
-            .spawn_scoped(scope, || guard::catch(work));
+            .spawn_scoped(scope, watched);
         let thread = thread.map_err(|error| {
             let message = format!("no thread can be started to compile the grammar: {error}");
             Error::new(Code::Resources, message)
         })?;
+        while end.recv_timeout(BETWEEN_LOOKS) == Err(RecvTimeoutError::Timeout) {
+            unwanted.store(watch::look().is_err(), Ordering::Relaxed);
+        }
         let done = thread.join();
         done.unwrap_or_else(|_| Err(Error::internal("compiling a grammar ended its thread")))
     })
@@ -135,13 +167,14 @@ fn start(vocabulary: &Vocabulary, kind: Kind, source: &str) -> Result<(TokenPars
             if !source.is_empty() {
                 return Err(Error::invalid("source: the kind JSON has none"));
             }
-            let any = json!({ "type": ["object", "array"], "x-guidance": compact() });
+            let any = json!({ "type": ["object", "array"], "x-guidance": schema::compact() });
             (TopLevelGrammar::from_json_schema(any), None)
         }
         Kind::JsonSchema => {
             let parsed = load::parse_json("source", source.as_bytes());
-            let prepared = schema::prepare(&parsed.map_err(as_grammar)?)?;
-            (prepared.grammar(&prepared.root), Some(prepared))
+            let parsed = parsed.map_err(as_grammar)?;
+            let prepared = schema::prepare(&parsed)?;
+            (prepared.grammar(&prepared.root), Some((parsed, prepared)))
         }
         Kind::Regex => {
             let checked = pattern::check(source);
@@ -154,22 +187,24 @@ fn start(vocabulary: &Vocabulary, kind: Kind, source: &str) -> Result<(TokenPars
         }
     };
     let parser = match (parser(vocabulary, grammar), &prepared) {
-        (Err(error), Some(prepared)) => return Err(blame::of(vocabulary, prepared, error)),
+        (Err(error), Some((given, prepared))) => {
+            return Err(blame::of(vocabulary, prepared, given, error));
+        }
         (parser, _) => parser?,
     };
-    let warnings = prepared.map(|prepared| prepared.warnings);
+    watch::look()?;
+    let warnings = prepared.map(|(_, prepared)| prepared.warnings);
     Ok((parser, warnings.unwrap_or_default()))
 }
 
 impl schema::Prepared {
     /// Of the whole schema or of a part.
     fn grammar(&self, part: &Value) -> TopLevelGrammar {
-        let style = self.style.clone().unwrap_or_else(compact);
-        TopLevelGrammar::from_json_schema(self.whole(part, style))
+        TopLevelGrammar::from_json_schema(self.whole(part))
     }
 
     /// The whole schema or a part, with what it refers to and how it is written.
-    fn whole(&self, part: &Value, style: Value) -> Value {
+    fn whole(&self, part: &Value) -> Value {
         let mut whole = match part {
             Value::Object(map) => map.clone(),
             other => {
@@ -179,14 +214,9 @@ impl schema::Prepared {
             }
         };
         whole.insert("$defs".into(), Value::Object(self.parts.clone()));
-        whole.insert("x-guidance".into(), style);
+        whole.insert("x-guidance".into(), self.style.clone());
         Value::Object(whole)
     }
-}
-
-/// Nothing but what is needed between the parts of a document: what a schema leaves no choice of is then no step of the model's.
-fn compact() -> Value {
-    json!({ "whitespace_flexible": false })
 }
 
 fn parser(vocabulary: &Vocabulary, grammar: TopLevelGrammar) -> Result<TokenParser> {

@@ -20,6 +20,11 @@ pub fn find<'a>(root: &'a Value, reference: &str) -> Result<(String, &'a Value),
     }
     let value = root.pointer(&fragment);
     let value = value.ok_or("names a place that is not there")?;
+    let steps = fragment.match_indices('/').skip(1);
+    let mut above = steps.filter_map(|(end, _)| root.pointer(fragment.get(..end)?));
+    if above.any(is_resource) {
+        return Err("leads into a schema with a $id of its own, which is not supported");
+    }
     Ok((format!("#{fragment}"), value))
 }
 
@@ -39,16 +44,29 @@ fn decoded(fragment: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Whether references below a value mean another document than the root's.
+fn is_resource(value: &Value) -> bool {
+    let id = value.get("$id").and_then(Value::as_str);
+    id.is_some_and(|id| !id.starts_with('#'))
+}
+
 /// Where a schema calls itself `name`. (The parser bounds the depth.)
 fn anchor<'a>(value: &'a Value, name: &str, place: &str) -> Option<(String, &'a Value)> {
     let below = |name: &str| super::schema::below(place, name);
     match value {
         Value::Object(map) => {
+            if place != "#" && is_resource(value) {
+                return None;
+            }
             if map.get("$anchor").and_then(Value::as_str) == Some(name) {
                 return Some((place.to_owned(), value));
             }
-            map.iter()
-                .find_map(|(key, value)| anchor(value, name, &below(key)))
+            // What is in these is no schema.
+            let values = ["enum", "const", "default", "examples"];
+            let mut schemas = map
+                .iter()
+                .filter(|(key, _)| !values.contains(&key.as_str()));
+            schemas.find_map(|(key, value)| anchor(value, name, &below(key)))
         }
         Value::Array(list) => {
             let mut each = list.iter().enumerate();

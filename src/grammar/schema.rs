@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Number, Value};
 
 use super::keywords::{format as format_of, keyword, Format, Keyword, TYPES};
+use super::normal::{self, Whole};
 use super::pattern;
 use super::reference;
 use crate::error::{Error, Result};
@@ -25,8 +26,8 @@ pub struct Prepared {
     pub parts: Map<String, Value>,
     /// Where these were.
     pub places: Vec<String>,
-    /// How the JSON is written.
-    pub style: Option<Value>,
+    /// How the JSON is written: `x-guidance` of llguidance.
+    pub style: Value,
     /// What was left out that a reader of the schema may have counted on.
     pub warnings: Vec<String>,
 }
@@ -40,6 +41,7 @@ pub fn prepare(root: &Value) -> Result<Prepared> {
         waiting: Vec::new(),
         warnings: Vec::new(),
         schemas: 0,
+        whole: Whole::of(root),
     };
     let style = style(root)?;
     let prepared = work.schema("#", root)?;
@@ -48,6 +50,7 @@ pub fn prepare(root: &Value) -> Result<Prepared> {
         let part = work.schema(&place, schema)?;
         parts.insert(name, part);
     }
+    let style = Value::Object(work.whole.check(style)?);
     Ok(Prepared {
         root: prepared,
         parts,
@@ -66,6 +69,7 @@ struct Work<'a> {
     waiting: Vec<(String, String, &'a Value)>,
     warnings: Vec<String>,
     schemas: usize,
+    whole: Whole,
 }
 
 impl<'a> Work<'a> {
@@ -86,7 +90,7 @@ impl<'a> Work<'a> {
                 out.insert(name.clone(), kept);
             }
         }
-        Ok(Value::Object(out))
+        normal::form(at, out, &mut self.whole).map(Value::Object)
     }
 
     /// What is left of a keyword's value; none where it says nothing.
@@ -103,12 +107,12 @@ impl<'a> Work<'a> {
             Keyword::Enum => {
                 let list = list(place, value, "values")?;
                 for (index, value) in list.iter().enumerate() {
-                    check_value(&below(place, &index.to_string()), value)?;
+                    self.check_value(&below(place, &index.to_string()), value)?;
                 }
                 value.clone()
             }
             Keyword::Const => {
-                check_value(place, value)?;
+                self.check_value(place, value)?;
                 value.clone()
             }
             Keyword::Schema => self.schema(place, value)?,
@@ -118,11 +122,15 @@ impl<'a> Work<'a> {
             Keyword::Named => self.named(place, value)?,
             Keyword::Patterns => {
                 let named = self.named(place, value)?;
-                for name in object(place, value)?.keys() {
-                    let checked = pattern::check(name);
-                    checked.or_else(|what| bad(&below(place, name), what))?;
+                let mut out = Map::new();
+                for (name, schema) in object(place, &named)? {
+                    let pattern = pattern::of_schema(name);
+                    let pattern = pattern.or_else(|what| bad(&below(place, name), what))?;
+                    if out.insert(pattern, schema.clone()).is_some() {
+                        return bad(place, "two expressions mean the same");
+                    }
                 }
-                named
+                Value::Object(out)
             }
             Keyword::Names => {
                 let names = array(place, value)?;
@@ -141,13 +149,15 @@ impl<'a> Work<'a> {
             },
             Keyword::Reference => self.reference(place, value)?,
             Keyword::Pattern => {
-                pattern::check(string(place, value)?).or_else(|what| bad(place, what))?;
-                value.clone()
+                let pattern = pattern::of_schema(string(place, value)?);
+                pattern.or_else(|what| bad(place, what))?.into()
             }
             Keyword::Format => {
                 let name = string(place, value)?;
                 match format_of(name) {
                     Format::Known => value.clone(),
+                    // (`normal::form` makes patterns of them.)
+                    Format::Characters(patterns) => patterns.into(),
                     Format::Hint => {
                         self.warn(
                             place,
@@ -242,6 +252,31 @@ impl<'a> Work<'a> {
         Ok(Value::String(format!("#/$defs/{number}")))
     }
 
+    /// A value that is compared with: what is in it must be what it says.
+    fn check_value(&mut self, place: &str, value: &Value) -> Result<()> {
+        match value {
+            Value::Number(_) => number(place, value).map(drop),
+            Value::String(text) if text.len() > LONGEST => {
+                bad(place, format!("the string is longer than {LONGEST} bytes"))
+            }
+            Value::String(text) => {
+                self.whole.text(place, text);
+                Ok(())
+            }
+            Value::Array(values) => {
+                let mut each = values.iter().enumerate();
+                each.try_for_each(|(index, value)| {
+                    self.check_value(&below(place, &index.to_string()), value)
+                })
+            }
+            Value::Object(map) => {
+                let mut each = map.iter();
+                each.try_for_each(|(name, value)| self.check_value(&below(place, name), value))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn warn(&mut self, place: &str, what: impl AsRef<str>) {
         // A few tell enough.
         if self.warnings.len() < 20 {
@@ -253,10 +288,12 @@ impl<'a> Work<'a> {
 
 /// How the JSON is written: `x-guidance` of the root, as llguidance has it, of which what could make it ignore a part of the
 /// schema is refused.
-fn style(root: &Value) -> Result<Option<Value>> {
+fn style(root: &Value) -> Result<Map<String, Value>> {
+    let mut style = compact();
     let Some(given) = root.get("x-guidance") else {
-        return Ok(None);
+        return Ok(style);
     };
+    style.clear();
     let place = "#/x-guidance";
     for (name, value) in object(place, given)? {
         let place = below(place, name);
@@ -272,8 +309,16 @@ fn style(root: &Value) -> Result<Option<Value>> {
             }
             _ => return bad(&place, "is not supported"),
         }
+        style.insert(name.clone(), value.clone());
     }
-    Ok(Some(given.clone()))
+    Ok(style)
+}
+
+/// Nothing but what is needed between the parts of a document: what a schema leaves no choice of is then no step of the model's.
+pub fn compact() -> Map<String, Value> {
+    [("whitespace_flexible".to_owned(), Value::Bool(false))]
+        .into_iter()
+        .collect()
 }
 
 fn types(place: &str, value: &Value) -> Result<Value> {
@@ -289,27 +334,6 @@ fn types(place: &str, value: &Value) -> Result<Value> {
     Ok(value.clone())
 }
 
-/// A value that is compared with: what is in it must be what it says.
-fn check_value(place: &str, value: &Value) -> Result<()> {
-    match value {
-        Value::Number(_) => number(place, value).map(drop),
-        Value::String(text) if text.len() > LONGEST => {
-            bad(place, format!("the string is longer than {LONGEST} bytes"))
-        }
-        Value::Array(values) => {
-            let each = values.iter().enumerate();
-            each.map(|(index, value)| check_value(&below(place, &index.to_string()), value))
-                .collect()
-        }
-        Value::Object(map) => {
-            let each = map.iter();
-            each.map(|(name, value)| check_value(&below(place, name), value))
-                .collect()
-        }
-        _ => Ok(()),
-    }
-}
-
 fn number(place: &str, value: &Value) -> Result<Value> {
     let Some(number) = value.as_f64().filter(|_| value.is_number()) else {
         return bad(place, "must be a number");
@@ -322,7 +346,7 @@ fn number(place: &str, value: &Value) -> Result<Value> {
 
 /// Also as `3.0`.
 fn count(place: &str, value: &Value) -> Result<Value> {
-    let whole = |number: f64| number >= 0.0 && number <= LARGEST && number.fract() == 0.0;
+    let whole = |number: f64| (0.0..=LARGEST).contains(&number) && number.fract() == 0.0;
     match value.as_f64() {
         Some(number) if value.is_number() && whole(number) => {
             Ok(Value::Number(Number::from(number as u64)))

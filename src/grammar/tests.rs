@@ -8,6 +8,8 @@
 )]
 
 mod calls;
+mod hostile;
+mod suite;
 mod valid;
 
 use std::time::Instant;
@@ -33,6 +35,40 @@ fn vocabulary() -> Arc<Vocabulary> {
     Arc::new(Vocabulary::new(&tokenizer, 131, &[END], &[]).unwrap())
 }
 
+/// The 256 bytes, so that there is no character that cannot be written, some words, and an end of text.
+fn all_bytes() -> Arc<Vocabulary> {
+    let words = [
+        "\":", "\",\"", "},{", "true", "null", "10", "00", "id", "\\u00", "\\n",
+    ];
+    // Bytes that are no letters are written as those from 256 on, as in GPT-2's vocabulary.
+    let plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 256_u32..;
+    let letters: Vec<char> = (0..=255)
+        .map(|byte| match plain(byte) {
+            true => char::from(byte),
+            false => char::from_u32(others.next().unwrap()).unwrap(),
+        })
+        .collect();
+    let letters = letters.iter().map(char::to_string);
+    let all = letters.chain(words.map(str::to_owned));
+    let mut vocab: serde_json::Map<String, Value> = (0..)
+        .zip(all)
+        .map(|(id, word): (u32, _)| (word, id.into()))
+        .collect();
+    let end = vocab.len();
+    vocab.insert("<|end|>".to_owned(), end.into());
+    let file = json!({
+        "added_tokens": [{ "id": end, "content": "<|end|>", "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false }],
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        "model": { "type": "BPE", "vocab": vocab, "merges": [] },
+    });
+    let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes(), None).unwrap();
+    let end = i32::try_from(end).unwrap();
+    Arc::new(Vocabulary::new(&Arc::new(tokenizer), end as usize + 1, &[end], &[]).unwrap())
+}
+
 fn compile(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> Result<Grammar> {
     Grammar::compile(vocabulary.clone(), kind, source)
 }
@@ -51,6 +87,7 @@ fn refusal(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> String {
 fn draw(grammar: &Grammar, seed: u64, most: usize) -> (String, bool) {
     let mut matcher = grammar.matcher(true).unwrap();
     let trie = grammar.vocabulary().factory().tok_env().tok_trie();
+    let end = trie.eos_token() as i32;
     let (mut text, mut count) = (Vec::new(), 0);
     while !matcher.is_over() && count < most {
         let forced = match seed % 2 {
@@ -75,7 +112,7 @@ fn draw(grammar: &Grammar, seed: u64, most: usize) -> (String, bool) {
         for id in ids {
             matcher.take(id).unwrap();
             count += 1;
-            if id != END {
+            if id != end {
                 text.extend_from_slice(trie.token(id as u32));
             }
         }
@@ -115,7 +152,7 @@ fn what_is_drawn_is_json() {
 /// The schemas of tests/grammar/schemas.json that `valid` knows every keyword of; `make check-grammars` has all of them.
 #[test]
 fn what_is_drawn_obeys_its_schema() {
-    let vocabulary = vocabulary();
+    let vocabulary = all_bytes();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/grammar/schemas.json");
     let cases: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
     let (mut schemas, mut complete) = (0, 0);
@@ -138,11 +175,152 @@ fn what_is_drawn_obeys_its_schema() {
             assert!(too_large || valid(schema, schema, &value), "{name}: {text}");
         }
     }
-    assert!(schemas > 25, "only {schemas} schemas were tried");
+    assert!(schemas > 150, "only {schemas} schemas were tried");
     assert!(
         complete > schemas * 3,
         "{complete} texts of {schemas} schemas came to an end"
     );
+}
+
+/// Whether a document can be written, in whatever tokens.
+fn takes(grammar: &Grammar, document: &str) -> bool {
+    let mut matcher = grammar.matcher(true).unwrap();
+    let trie = grammar.vocabulary().factory().tok_env().tok_trie();
+    let mut rest = document.as_bytes();
+    while !rest.is_empty() {
+        // (What nothing goes on from is an error.)
+        let Ok(Some(mask)) = matcher.mask() else {
+            return false;
+        };
+        let next = (0..).zip(&mask).filter(|(_, allowed)| **allowed == 1);
+        let next =
+            next.filter_map(|(id, _)| rest.strip_prefix(trie.token(id)).map(|left| (id, left)));
+        let Some((id, left)) = next
+            .filter(|(id, _)| !trie.token(*id).is_empty())
+            .min_by_key(|(_, left)| left.len())
+        else {
+            return false;
+        };
+        matcher.take(id as i32).unwrap();
+        rest = left;
+    }
+    matcher.is_over()
+        || matcher
+            .mask()
+            .is_ok_and(|mask| mask.is_none_or(|mask| mask[trie.eos_token() as usize] == 1))
+}
+
+/// What llguidance 1.9.1 takes otherwise than the standard, each with what is right: documents that obey, and some that do not.
+#[test]
+fn what_llguidance_has_otherwise_is_right() {
+    let vocabulary = all_bytes();
+    for (schema, right, wrong) in [
+        // A listed name, written otherwise, with a value that its schema does not know.
+        (
+            json!({ "type": "object", "properties": { "a": { "type": "integer" } } }),
+            &["{\"a\":1}", "{\"a\":1,\"b\":\"x\"}", "{\"b\":\"x\"}"][..],
+            &["{\"\\u0061\":\"x\"}", "{\"a\":1,\"\\u0061\":\"x\"}"][..],
+        ),
+        (
+            json!({ "patternProperties": { "^x": { "type": "integer" } }, "type": "object" }),
+            &["{\"x\":1,\"y\":\"s\"}"],
+            &["{\"\\u0078\":\"s\"}", "{\"x\":\"s\"}"],
+        ),
+        // Excluded whole numbers less than 1 from the other bound.
+        (
+            json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5 }),
+            &["0.1", "0.4999"],
+            &["0", "0.0", "0.5", "-0"],
+        ),
+        (
+            json!({ "type": "number", "minimum": -0.5, "exclusiveMaximum": 0 }),
+            &["-0.5", "-0.01"],
+            &["0", "-0", "0.0"],
+        ),
+        (
+            json!({ "allOf": [{ "type": "number", "exclusiveMinimum": 3 }, { "maximum": 3.5 }] }),
+            &["3.1", "3.5"],
+            &["3", "3.0"],
+        ),
+        // Keywords on both sides of an applied schema.
+        (
+            json!({ "type": "integer", "minimum": 5, "allOf": [{}], "exclusiveMinimum": true }),
+            &["6"],
+            &["5"],
+        ),
+        (
+            json!({ "patternProperties": { "^a": { "type": "integer" } }, "anyOf": [{ "required": ["ab"] }],
+                "additionalProperties": false, "type": "object" }),
+            &["{\"ab\":1}"],
+            &["{}", "{\"ab\":1,\"b\":1}"],
+        ),
+        // `additionalItems` says nothing beside `prefixItems`.
+        (
+            json!({ "type": "array", "prefixItems": [{ "type": "boolean" }], "additionalItems": false }),
+            &["[true]", "[true,1]"],
+            &["[1]"],
+        ),
+        // An end of a line to ECMA 262, and white space to others than it.
+        (
+            json!({ "type": "string", "pattern": "^.\\s\\S$" }),
+            &["\"a b\""],
+            &["\"\\r b\"", "\"a\u{85}b\"", "\"a \u{feff}\""],
+        ),
+        (
+            json!({ "type": "string", "format": "date" }),
+            &["\"2024-02-29\"", "\"2000-02-29\""],
+            &["\"2023-02-29\"", "\"1900-02-29\"", "\"0000-01-01\""],
+        ),
+        (
+            json!({ "type": "string", "format": "hostname", "pattern": "m$" }),
+            &["\"a-b.com\""],
+            &["\"xn--x.com\"", "\"a-.com\"", "\"a.org\""],
+        ),
+        (
+            json!({ "type": "object", "properties": { "a": {}, "b": {}, "c": {} }, "required": ["b"],
+                "additionalProperties": false, "minProperties": 2 }),
+            &[
+                "{\"a\":1,\"b\":1}",
+                "{\"b\":1,\"c\":1}",
+                "{\"a\":1,\"b\":1,\"c\":1}",
+            ],
+            &["{\"b\":1}", "{\"a\":1}"],
+        ),
+    ] {
+        let grammar = compile(&vocabulary, Kind::JsonSchema, &schema.to_string()).unwrap();
+        for document in right {
+            assert!(takes(&grammar, document), "{schema}: {document}");
+        }
+        for document in wrong {
+            assert!(!takes(&grammar, document), "{schema}: {document}");
+        }
+    }
+}
+
+#[test]
+fn places_are_those_of_the_schema_that_was_given() {
+    let vocabulary = vocabulary();
+    let none = json!({ "oneOf": [{ "type": "integer" }, { "type": "number" }] });
+    for (schema, place) in [
+        (
+            json!({ "type": "array", "items": [{}, none], "minItems": 2 }),
+            "#/items/1/oneOf",
+        ),
+        (
+            json!({ "type": "array", "items": [{}], "additionalItems": none, "minItems": 2 }),
+            "#/additionalItems/oneOf",
+        ),
+        (
+            json!({ "type": "array", "prefixItems": [none], "minItems": 1 }),
+            "#/prefixItems/0/oneOf",
+        ),
+    ] {
+        let message = refusal(&vocabulary, Kind::JsonSchema, &schema.to_string());
+        assert!(
+            message.starts_with(&format!("\"{place}\": ")),
+            "{schema}: {message}"
+        );
+    }
 }
 
 #[test]

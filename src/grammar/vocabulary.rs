@@ -18,7 +18,21 @@ const MOST_NODES: usize = (1 << 22) - 1;
 const COST: usize = 160;
 /// Tokens that can stand anywhere in a JSON string, which most of a vocabulary is: where one may come all of them may,
 /// and the trie is not walked for them.
-const SLICE: &str = r#"[^"\\\x00-\x1F\x7F]+"#;
+///
+/// Where a string has an end, those that fit into what is left of it: short ones, longer ones, all.
+const SLICES: [&str; 3] = [
+    r#"[^"\\\x00-\x1F\x7F]{1,10}"#,
+    r#"[^"\\\x00-\x1F\x7F]{1,30}"#,
+    r#"[^"\\\x00-\x1F\x7F]+"#,
+];
+/// Of 1 to 2 KB each.
+const LEXER_STATES: usize = 50_000;
+/// What may come at one place: four for each property in a row that may be missing.
+const ROW_ITEMS: usize = 4_000;
+/// Nodes of expressions that are made while a grammar is compiled; some tens of thousands take a millisecond.
+const COMPILE_FUEL: u64 = 500_000;
+/// Of productions.
+const SYMBOLS: usize = 250_000;
 /// Text that ends as this does means a control token to the trie; it is no byte of UTF-8.
 const MARKER: u8 = TokTrie::SPECIAL_TOKEN_MARKER;
 
@@ -67,9 +81,15 @@ impl Vocabulary {
             ff_tokens: true,
             ..InferenceCapabilities::default()
         };
-        let mut factory = ParserFactory::new(&tokens, wanted, &[SLICE.to_owned()])
+        let mut factory = ParserFactory::new(&tokens, wanted, &SLICES.map(str::to_owned))
             .map_err(|error| Error::internal(format!("the slices of a vocabulary: {error}")))?;
         factory.quiet();
+        let limits = factory.limits_mut();
+        limits.max_lexer_states = LEXER_STATES;
+        limits.max_items_in_row = ROW_ITEMS;
+        limits.initial_lexer_fuel = COMPILE_FUEL;
+        limits.max_grammar_size = SYMBOLS;
+        limits.verbose_errors = false;
         Ok(Vocabulary { factory, rows })
     }
 
@@ -120,16 +140,15 @@ struct Tokens {
 }
 
 impl Tokens {
-    /// The longest token that fits, again and again, up to a byte that no token has.
+    /// The longest token and again; nothing where the vocabulary lacks a byte, which the trie would skip.
     fn greedy(&self, bytes: &[u8]) -> Vec<TokenId> {
-        let mut left = bytes;
-        let ids = self.trie.greedy_tokenize(bytes).into_iter();
-        ids.take_while(|&id| {
-            let behind = left.strip_prefix(self.trie.token(id));
-            left = behind.unwrap_or_default();
-            behind.is_some()
-        })
-        .collect()
+        let ids = self.trie.greedy_tokenize(bytes);
+        let length: usize = ids.iter().map(|&id| self.trie.token(id).len()).sum();
+        if length == bytes.len() {
+            ids
+        } else {
+            Vec::new()
+        }
     }
 }
 

@@ -10,8 +10,10 @@ use crate::grammar::schema;
 use crate::text::shape::{Arguments, Part, Written};
 use crate::text::Channels;
 
-/// Written so by most templates, and so learnt.
-const SEPARATORS: [(&str, &str); 2] = [("item_separator", ", "), ("key_separator", ": ")];
+/// How most templates write JSON, and so how a model has learnt to.
+fn as_learnt() -> Value {
+    json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " })
+}
 
 pub(super) struct Writer<'a> {
     pub channels: &'a Channels,
@@ -168,17 +170,15 @@ impl<'a> Writer<'a> {
 
     /// A value of JSON.
     pub fn json(&mut self, schema: &Value) -> Result<String> {
-        let prepared = schema::prepare(schema)?;
+        let mut schema = schema.clone();
+        if let Value::Object(map) = &mut schema {
+            map.entry("x-guidance").or_insert_with(as_learnt);
+        }
+        let prepared = schema::prepare(&schema)?;
         for warning in &prepared.warnings {
             crate::log::warn!("a tool's schema: {warning}");
         }
-        let mut style: Map<String, Value> = SEPARATORS
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), Value::from(value)))
-            .collect();
-        style.insert("whitespace_flexible".into(), Value::Bool(false));
-        let style = prepared.style.clone().unwrap_or(Value::Object(style));
-        let whole = prepared.whole(&prepared.root, style);
+        let whole = prepared.whole(&prepared.root);
         Ok(self.rule(&format!("%json {whole}")))
     }
 

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::grammar::reference;
+
 const KNOWN: &[&str] = &[
     "$schema",
     "$defs",
@@ -94,9 +96,8 @@ pub fn valid(root: &Value, schema: &Value, value: &Value) -> bool {
                 == 1
         }
         "$ref" => {
-            let place = said.as_str().unwrap().trim_start_matches('#');
-            let place = place.replace("%20", " ");
-            valid(root, root.pointer(&place).unwrap(), value)
+            let (_, referred) = reference::find(root, said.as_str().unwrap()).unwrap();
+            valid(root, referred, value)
         }
         _ => match value {
             Value::Object(object) => {

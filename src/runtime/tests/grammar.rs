@@ -272,6 +272,107 @@ fn one_grammar_serves_many_at_once() {
     assert!(session.tokens().unwrap().ends_with(&alone[0]));
 }
 
+/// What a request may have besides a grammar, alone and together.
+fn everything(grammar: &Arc<Grammar>, seed: u64) -> Vec<GenerateOptions> {
+    let plain = drawn(grammar, seed);
+    let penalties = GenerateOptions {
+        repetition_penalty: Some(1.4),
+        presence_penalty: 0.7,
+        frequency_penalty: 0.3,
+        ..plain.clone()
+    };
+    let bias = GenerateOptions {
+        bias: vec![(12, 2.0), (14, f32::NEG_INFINITY), (40, -3.0)],
+        ..plain.clone()
+    };
+    let all = GenerateOptions {
+        bias: bias.bias.clone(),
+        logprobs: Some(2),
+        // (It may only come within the first value.)
+        stop: vec!["zz".into()],
+        ..penalties.clone()
+    };
+    let logprobs = GenerateOptions {
+        logprobs: Some(3),
+        ..plain.clone()
+    };
+    vec![plain, penalties, bias, logprobs, all]
+}
+
+/// Whole, or the beginning of an answer up to a stop string.
+fn check_end(model: &Model, given: &Given) {
+    match given.report.stop {
+        Stop::String => assert!(text(model, given).contains("zz")),
+        _ => drop(check(model, given)),
+    }
+}
+
+#[test]
+fn an_adapter_answers_by_the_grammar() {
+    let _lock = engine_lock();
+    for case in ["qwen3-f32", "llama-4bit-bf16"] {
+        let model = load(case);
+        let grammar = schema(&model);
+        let adapter = super::adapters::adapter(&model, 3, false);
+        let mut differ = 0;
+        for (base, adapted) in everything(&grammar, 11)
+            .iter()
+            .zip(everything(&grammar, 11))
+        {
+            let plain = run(&session(&model), &prompt(), base);
+            let session = session(&model);
+            session.apply(vec![(adapter.clone(), 1.0)]).unwrap();
+            let given = run(&session, &prompt(), &adapted);
+            given.result.as_ref().unwrap();
+            check_end(&model, &given);
+            differ += usize::from(given.tokens != plain.tokens);
+            // What is forced and what has a step of its own leave the same keys and values.
+            let kept = session.tokens().unwrap();
+            let more = run(&session, &Input::Tokens(vec![3]), &exactly(4));
+            let fresh = super::session(&model);
+            fresh.apply(vec![(adapter.clone(), 1.0)]).unwrap();
+            let again = [kept.as_slice(), &[3]].concat();
+            let anew = run(&fresh, &Input::Tokens(again), &computed_anew(4));
+            assert_eq!(more.tokens, anew.tokens, "{case}");
+        }
+        assert!(differ > 0, "{case}: the adapter changes nothing");
+    }
+}
+
+#[test]
+fn four_threads_share_a_grammar_with_options_of_their_own() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let grammar = schema(&model);
+    let adapter = super::adapters::adapter(&model, 5, false);
+    let adapted = |thread: usize| {
+        let session = session(&model);
+        if thread % 2 == 1 {
+            session.apply(vec![(adapter.clone(), 1.0)]).unwrap();
+        }
+        session
+    };
+    let answers = |thread: usize, grammar: &Arc<Grammar>| -> Vec<Vec<i32>> {
+        let options = everything(grammar, 20 + thread as u64);
+        let each = options.iter().map(|options| {
+            let given = run(&adapted(thread), &prompt(), options);
+            given.result.as_ref().unwrap();
+            check_end(&model, &given);
+            given.tokens
+        });
+        each.collect()
+    };
+    let alone: Vec<_> = (0..4).map(|thread| answers(thread, &grammar)).collect();
+    std::thread::scope(|scope| {
+        for (thread, wanted) in alone.iter().enumerate() {
+            // Each thread has its own handle, and the last to end frees the grammar.
+            let (grammar, answers) = (grammar.clone(), &answers);
+            scope.spawn(move || assert_eq!(answers(thread, &grammar), *wanted));
+        }
+        drop(grammar);
+    });
+}
+
 /// As on a GPU, where the step behind a token is queued before the token is read.
 fn ahead(model: &Model, ahead: bool) {
     let set = move |worker: &mut crate::runtime::worker::Worker| {

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Answers under a grammar beside those without, and what compiling takes: the rows of GRAMMAR.md, for the demo model and for a dense
+# model's shape with random weights. MLXRT_BENCH_PYTHON: as in python.sh, for the first time, which makes the model.
+set -eu
+cd "$(dirname "$0")/.."
+
+lib=${MLXRT_LIB:-target/release}
+lib=$(cd "$lib" && pwd)
+shape=build/bench-models/qwen3-0.6b-4bit
+if [ ! -d $shape ]; then
+  . benches/python.sh
+  mkdir -p build/bench-models
+  "$python" benches/make_model.py $shape
+fi
+mkdir -p build
+${CC:-cc} -O2 -std=gnu99 -Wall -Wextra -Werror -Iinclude benches/grammar.c -o build/grammar -L"$lib" -lmlxrt -Wl,-rpath,"$lib"
+
+echo "| model | answer | tokens | tokens/s without | with, or ms | cost of a token |"
+echo "|---|---|---:|---:|---:|---:|"
+build/grammar demo/model demo 200 21 9
+build/grammar $shape 0.6B 48 7 3
