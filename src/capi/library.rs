@@ -58,7 +58,8 @@ pub unsafe extern "C" fn mlxrt_get_api(abi: u32) -> *const mlxrt_api {
 }
 
 /// Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
-/// loading a model starts the engine with the defaults.
+/// loading a model starts the engine with the defaults. On an NVIDIA GPU it sets MLX_ENABLE_CACHE_THRASHING_CHECK=0 in the
+/// process's environment, unless the variable is there: with that check MLX fails for ever after some hundred lengths of prompts.
 ///
 /// Threads: any.
 /// Blocks: while the engine starts.

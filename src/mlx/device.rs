@@ -71,6 +71,9 @@ pub fn device_available(device: Device) -> bool {
 /// Gives the calling thread another stream on `device`. Called once by the engine thread, and again after an error: work
 /// queued on a stream that failed fails later, unrelated work.
 pub fn enter(device: Device) -> Result<()> {
+    if device == Device::Gpu {
+        let_caches_miss();
+    }
     let raw = device.raw();
     // SAFETY: the device is alive.
     check(unsafe { mlx_sys::mlx_set_default_device(raw.0) })?;
@@ -92,6 +95,18 @@ pub fn enter(device: Device) -> Result<()> {
     put_aside();
     STREAM.with(|current| current.replace(Some((device, stream))));
     Ok(())
+}
+
+/// MLX's caches on CUDA, of graphs and of attention's plans, count what they ever missed, and once that is twice what they hold,
+/// after some hundred lengths of prompts, every further miss is an error. Without the check they drop the oldest entry.
+/// Whoever set the variable has decided.
+fn let_caches_miss() {
+    #[cfg(not(target_os = "macos"))]
+    {
+        let (name, value) = (c"MLX_ENABLE_CACHE_THRASHING_CHECK", c"0");
+        // SAFETY: both are C strings that live for ever. mlxrt_init says that it writes to the environment, and when.
+        unsafe { libc::setenv(name.as_ptr(), value.as_ptr(), 0) };
+    }
 }
 
 /// Ends the calling thread's streams: what MLX still holds at process exit dies in a static destructor on CUDA.
