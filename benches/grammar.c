@@ -38,6 +38,8 @@ static double median(double *of, unsigned count) {
 
 /* Every token is the model's own: an open string, where most of a vocabulary may come. */
 static const char OPEN[] = "{\"type\":\"string\",\"minLength\":100000}";
+/* The same with an end: tokens that are longer than what is left may not come. */
+static const char BOUNDED[] = "{\"type\":\"string\",\"minLength\":2000,\"maxLength\":4000}";
 /* Every token is the model's own, and few may come: numbers of many digits. */
 static const char NUMBERS[] = "{\"type\":\"array\",\"minItems\":1000,\"items\":{\"type\":\"integer\",\"minimum\":1000000000,\"maximum\":9999999999}}";
 /* Nearly everything is forced: names, and what stands between them. */
@@ -129,6 +131,7 @@ int main(int argc, char **argv) {
     mlxrt_grammar_free(grammar);
   }
   beside(model, name, "an open string", OPEN, tokens, turns);
+  beside(model, name, "a string of at most 4,000", BOUNDED, tokens, turns);
   beside(model, name, "numbers of ten digits", NUMBERS, tokens, turns);
   beside(model, name, "a rigid object", RIGID, 1000, turns);
   printf("| %s | the vocabulary, once | | | %.1f ms | |\n", name, median(first, loads));
