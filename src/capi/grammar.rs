@@ -34,8 +34,8 @@ impl Handle for Grammar {
 /// than those that follow.
 ///
 /// Threads: any; progress runs on this one. One grammar serves any number of sessions and threads at once.
-/// Blocks: while it compiles, milliseconds as a rule; timeout_ms (TIMEOUT) and progress (CANCELLED) are looked at before and
-/// after the work, which its limits bound to a few seconds.
+/// Blocks: while it compiles, milliseconds as a rule; timeout_ms (TIMEOUT) is looked at between the parts of the work, progress
+/// (CANCELLED) before and after it; limits bound a part to a few seconds.
 /// Errors: BAD_GRAMMAR; INVALID_ARGUMENT for a source that is too long; UNSUPPORTED for another kind, and for a vocabulary too
 /// large for grammars; OUT_OF_MEMORY; RESOURCES when no thread can be started; TIMEOUT; CANCELLED.
 /// Owns: out is yours: mlxrt_grammar_free. It needs nothing of the model but its tokens, and keeps no weights alive.
