@@ -118,24 +118,29 @@ impl Tool {
         let Some(Value::String(name)) = function.get("name") else {
             return Err(Error::invalid(format!("{place} has no name")));
         };
+        let tool = |schema| Tool {
+            name: name.clone(),
+            schema,
+            bytes,
+            place: place.clone(),
+        };
         let is = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
         if name.is_empty() || name.len() > LONGEST_NAME || !name.chars().all(is) {
-            return Err(Error::bad_grammar(format!(
-                "{place}/name: {} is no name that every model can write",
-                quoted(name, 80)
-            )));
+            return Err(tool(Value::Null).unwritable());
         }
         let schema = match function.get("parameters") {
             // A function without parameters.
             None | Some(Value::Null) => json!({ "type": "object", "properties": {} }),
             Some(schema) => schema.clone(),
         };
-        Ok(Tool {
-            name: name.clone(),
-            schema,
-            bytes,
-            place,
-        })
+        Ok(tool(schema))
+    }
+
+    pub fn unwritable(&self) -> Error {
+        let (place, name) = (&self.place, quoted(&self.name, 80));
+        Error::bad_grammar(format!(
+            "{place}/name: {name} is no name that this model's calls can have"
+        ))
     }
 
     /// Names the tool in an error about its schema.

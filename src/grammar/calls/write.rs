@@ -111,6 +111,7 @@ impl<'a> Writer<'a> {
     fn calls(&mut self, written: &Written, tools: &[&Tool]) -> Result<String> {
         let mut each = Vec::new();
         for tool in tools {
+            self.check_name(written, tool)?;
             let call = self.call(written.shape.call, tool)?;
             each.push(self.rule(&call));
         }
@@ -123,6 +124,27 @@ impl<'a> Writer<'a> {
                 self.rule(&format!("{before} {call} ({between} {call})* {behind}"))
             }
         })
+    }
+
+    /// A name must be one that the family's calls can have: it is looked for in a call without arguments.
+    fn check_name(&self, written: &Written, tool: &Tool) -> Result<()> {
+        let mut call = String::new();
+        for part in written.shape.call {
+            call.push_str(match part {
+                Part::Text(text) => text,
+                Part::Name => &tool.name,
+                Part::Index => "0",
+                Part::Space | Part::Arguments(Arguments::Tagged { .. } | Arguments::Python) => "",
+                Part::Arguments(Arguments::Json | Arguments::Gemma { .. }) => "{}",
+            });
+        }
+        if let Some(list) = written.shape.list {
+            call = [list.before, &call, list.behind].concat();
+        }
+        match self.channels.called_by(&call) {
+            Some(name) if name == tool.name => Ok(()),
+            _ => Err(tool.unwritable()),
+        }
     }
 
     fn call(&mut self, parts: &[Part], tool: &Tool) -> Result<String> {

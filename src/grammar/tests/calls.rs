@@ -30,7 +30,7 @@ fn tools() -> Value {
 
 /// One that is only for families whose arguments may be lists and objects.
 fn nested() -> Value {
-    json!({ "type": "function", "function": { "name": "store.items", "parameters": {
+    json!({ "type": "function", "function": { "name": "store_items", "parameters": {
         "$defs": { "item": { "type": "object", "properties": { "id": { "$ref": "#/$defs/id" } }, "required": ["id"], "additionalProperties": false },
                    "id": { "type": "integer", "minimum": 0, "maximum": 99 } },
         "type": "object",
@@ -267,7 +267,7 @@ fn a_required_call_obeys_in_every_format() {
                 &model,
                 &tools,
                 name,
-                &Choice::Named("store.items".into()),
+                &Choice::Named("store_items".into()),
                 20,
             );
         }
@@ -310,5 +310,28 @@ fn behind_a_marker_only_a_call_comes() {
             }
         }
         assert!(complete >= 20, "{format:?}: {complete} of 30");
+    }
+}
+
+#[test]
+fn a_name_that_a_format_cannot_have_is_refused() {
+    let tools = json!([{ "name": "store.items" }]);
+    for (format, can) in [
+        ("json_tools", true),
+        ("glm47", true),
+        ("pythonic", true),
+        ("gemma4", false),
+    ] {
+        let model = Model::new(false, "", Some(format));
+        let calls = model.calls(&tools, &Choice::Required, false);
+        let error = calls.err().map(|error| (error.code, error.message));
+        assert_eq!(error.is_none(), can, "{format}: {error:?}");
+        if let Some((code, message)) = error {
+            assert_eq!(code, Code::BadGrammar);
+            assert!(
+                message.starts_with("input.tools/0/name: \"store.items\""),
+                "{message}"
+            );
+        }
     }
 }

@@ -287,7 +287,7 @@ fn what_cannot_be_called_is_refused_by_name() {
             required,
             plain.clone(),
             Code::BadGrammar,
-            "\"two words\"",
+            "\"two words\" is no name",
         ),
         (
             json!([{ "type": "function" }]),

@@ -1,5 +1,6 @@
 //! How families write a call that obeys: what a grammar is made of where a model is bound to the tools that it has.
 
+use super::call::Tools;
 use super::find::Channels;
 
 /// One call, and how several follow each other between one pair of markers. A marker that is a token stands as its text.
@@ -95,6 +96,12 @@ impl Channels {
             close: first(format.close),
             section: first(format.sections),
         })
+    }
+
+    /// The tool that is called by what stands between two markers.
+    pub fn called_by(&self, body: &str) -> Option<String> {
+        let calls = (self.format()?.parse)(body, &Tools::default())?;
+        calls.into_iter().next().map(|call| call.name)
     }
 
     /// The first marker in a text that is a token: where, how long, and its id.
