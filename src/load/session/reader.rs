@@ -212,7 +212,7 @@ impl Reader<'_> {
         };
         let number = |at: usize| match form {
             Form::Strings => self.string_number(&format!("0.{layer}.{at}")),
-            Form::Tensors => self.number(&format!("{layer}.{}", 2 + at)),
+            Form::Tensors => self.number(&format!("{layer}.{}", at.saturating_add(2))),
         };
         let first = tensors.as_ref().and_then(|[keys, _]| keys.first());
         let capacity = first.map_or(0, |keys| keys.dim(2));
@@ -229,7 +229,7 @@ impl Reader<'_> {
         let scheme = match is_packed {
             true => {
                 let behind = if rotates { 4 } else { 1 };
-                Some(self.scheme(layer, number(behind)?, number(behind + 1)?)?)
+                Some(self.scheme(layer, number(behind)?, number(behind.saturating_add(1))?)?)
             }
             false => None,
         };
@@ -330,9 +330,9 @@ impl Reader<'_> {
                         state.marks.push((at.offset, own));
                     }
                     (SavedLayer::Tokens(tokens), index) => {
-                        let each = if tokens.scheme.is_some() { 3 } else { 1 };
+                        let each: usize = if tokens.scheme.is_some() { 3 } else { 1 };
                         let kept = index.map(|index| -> Result<_> {
-                            let mut keys = arrays(2 * each)?;
+                            let mut keys = arrays(each.saturating_mul(2))?;
                             let values = keys.split_off(each);
                             Ok((index, [keys, values]))
                         });

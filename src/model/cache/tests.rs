@@ -111,7 +111,9 @@ fn marks_take_a_window_each_and_only_where_they_must() {
     let mut tokens = Tokens::new(Extent::rotating(40, 0));
     put(&mut tokens, 20);
     assert_eq!(tokens.nbytes(), bytes(32));
-    (tokens.mark(7), tokens.mark(20), tokens.mark(12));
+    for at in [7, 20, 12] {
+        tokens.mark(at);
+    }
     put(&mut tokens, 12);
     assert_eq!(tokens.nbytes(), bytes(32));
     // Two at most, the last ones: it turns, and both are in what there was.
