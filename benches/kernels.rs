@@ -201,6 +201,7 @@ fn mixture(kernels: &Kernels, limit: f64) {
             }),
             post_norm: None,
             multiplier: 1.0,
+            out_norm: None,
         }],
     };
     let mut seed = 1_u64;

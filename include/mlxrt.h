@@ -1168,7 +1168,8 @@ const mlxrt_api *MLXRT_NULLABLE mlxrt_get_api(uint32_t abi);
 
 /**
  * Starts the engine, or adds one more user of the one that runs: whoever called init owes a shutdown. Optional, as
- * loading a model starts the engine with the defaults.
+ * loading a model starts the engine with the defaults. On an NVIDIA GPU it sets MLX_ENABLE_CACHE_THRASHING_CHECK=0 in the
+ * process's environment, unless the variable is there: with that check MLX fails for ever after some hundred lengths of prompts.
  *
  * Threads: any.
  * Blocks: while the engine starts.
@@ -1886,8 +1887,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_score(
  * than those that follow.
  *
  * Threads: any; progress runs on this one. One grammar serves any number of sessions and threads at once.
- * Blocks: while it compiles, milliseconds as a rule; timeout_ms (TIMEOUT) and progress (CANCELLED) are looked at before and
- * after the work, which its limits bound to a few seconds.
+ * Blocks: while it compiles, milliseconds as a rule; timeout_ms (TIMEOUT) is looked at between the parts of the work, progress
+ * (CANCELLED) before and after it; limits bound a part to a few seconds.
  * Errors: BAD_GRAMMAR; INVALID_ARGUMENT for a source that is too long; UNSUPPORTED for another kind, and for a vocabulary too
  * large for grammars; OUT_OF_MEMORY; RESOURCES when no thread can be started; TIMEOUT; CANCELLED.
  * Owns: out is yours: mlxrt_grammar_free. It needs nothing of the model but its tokens, and keeps no weights alive.

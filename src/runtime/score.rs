@@ -49,8 +49,8 @@ pub fn score(
                 "target has no tokens: there is nothing to score",
             ));
         }
-        // The sequence has them too, and each has a number: here, on the way, and the caller's.
-        room::ask(target.len(), 8 * size_of::<i32>(), "target")?;
+        // Eight numbers for each: the sequence has it too, and each has a log-probability, here, on the way, and the caller's.
+        room::ask(target.len(), size_of::<[i32; 8]>(), "target")?;
         Ok((prefix, Some(target)))
     };
 

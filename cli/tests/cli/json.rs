@@ -276,15 +276,10 @@ fn thinking_and_calls_are_told_apart() {
     ])
     .fails(1, "clock");
     // The line behind a call is what the tool gave.
-    let chat = run_with_input(
-        ["chat", &script, "--tools", tools],
-        b"How warm is it?
--3
-",
-    )
-    .fine();
-    assert!(chat.contains(""city":"Oslo"") && chat.ends_with("It is cold.
-"), "{chat}");
+    let said = b"How warm is it?\n-3\n";
+    let chat = run_with_input(["chat", &script, "--tools", tools], said).fine();
+    let called = chat.contains("\"city\":\"Oslo\"");
+    assert!(called && chat.ends_with("It is cold.\n"), "{chat}");
     // For a pipe: the answer without what was thought, and calls on lines of their own.
     let plain = of(&[]);
     assert!(plain.starts_with("I ask:\n{\"id\":\""), "{plain}");

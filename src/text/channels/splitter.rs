@@ -454,7 +454,7 @@ impl Splitter {
         match (xtml::read(&text), tag.thought) {
             ((true, "tools"), thought) => {
                 self.space_left = 0;
-                return self.enter(State::Call(Open {
+                self.enter(State::Call(Open {
                     start: self.at,
                     thought,
                     ..Open::default()
