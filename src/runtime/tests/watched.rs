@@ -71,7 +71,10 @@ fn a_shutdown_ends_a_slow_template() {
             std::thread::yield_now();
         }
         engine::shutdown(true, None).unwrap();
-        assert_eq!(running.join().unwrap().report.stop, Stop::Cancelled);
+        let given = running.join().unwrap();
+        // It may have ended before the call looked whether it does, which is then refused.
+        let refused = given.result.is_err_and(|error| error.code == Code::Cancelled);
+        assert!(refused || given.report.stop == Stop::Cancelled);
         let rendered = rendering.join().unwrap();
         assert_eq!(rendered.unwrap_err().code, Code::Cancelled);
     });
