@@ -35,8 +35,8 @@ fn vocabulary() -> Arc<Vocabulary> {
     Arc::new(Vocabulary::new(&tokenizer, 131, &[END], &[]).unwrap())
 }
 
-/// The 256 bytes, so that there is no character that cannot be written, some words, and an end of text.
-fn all_bytes() -> Arc<Vocabulary> {
+/// The 256 bytes, so that there is no character that cannot be written, some words, and special tokens; gives the first one's id.
+fn byte_tokenizer(specials: &[&str]) -> (Arc<Tokenizer>, i32) {
     let words = [
         "\":", "\",\"", "},{", "true", "null", "10", "00", "id", "\\u00", "\\n",
     ];
@@ -55,18 +55,28 @@ fn all_bytes() -> Arc<Vocabulary> {
         .zip(all)
         .map(|(id, word): (u32, _)| (word, id.into()))
         .collect();
-    let end = vocab.len();
-    vocab.insert("<|end|>".to_owned(), end.into());
+    let first = vocab.len();
+    let mut added = Vec::new();
+    for (id, special) in (first..).zip(specials) {
+        vocab.insert((*special).to_owned(), id.into());
+        added.push(
+            json!({ "id": id, "content": special, "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false }),
+        );
+    }
     let file = json!({
-        "added_tokens": [{ "id": end, "content": "<|end|>", "special": true, "single_word": false,
-            "lstrip": false, "rstrip": false, "normalized": false }],
+        "added_tokens": added,
         "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
         "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
         "model": { "type": "BPE", "vocab": vocab, "merges": [] },
     });
     let tokenizer = Tokenizer::from_bytes(file.to_string().as_bytes(), None).unwrap();
-    let end = i32::try_from(end).unwrap();
-    Arc::new(Vocabulary::new(&Arc::new(tokenizer), end as usize + 1, &[end], &[]).unwrap())
+    (Arc::new(tokenizer), i32::try_from(first).unwrap())
+}
+
+fn all_bytes() -> Arc<Vocabulary> {
+    let (tokenizer, end) = byte_tokenizer(&["<|end|>"]);
+    Arc::new(Vocabulary::new(&tokenizer, end as usize + 1, &[end], &[]).unwrap())
 }
 
 fn compile(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> Result<Grammar> {
@@ -83,13 +93,13 @@ fn refusal(vocabulary: &Arc<Vocabulary>, kind: Kind, source: &str) -> String {
     }
 }
 
-/// A text of a grammar, and whether it came to its end within `most` tokens.
-fn draw(grammar: &Grammar, seed: u64, most: usize) -> (String, bool) {
+/// Tokens that a grammar allows, drawn with equal chances, or the end of text where it may come and `ends`; and whether they came
+/// to the grammar's end within `most`. What is forced is taken as such for even seeds.
+fn tokens(grammar: &Grammar, seed: u64, most: usize, ends: bool) -> (Vec<i32>, bool) {
     let mut matcher = grammar.matcher(true).unwrap();
-    let trie = grammar.vocabulary().factory().tok_env().tok_trie();
-    let end = trie.eos_token() as i32;
-    let (mut text, mut count) = (Vec::new(), 0);
-    while !matcher.is_over() && count < most {
+    let end = end_of_text(grammar);
+    let mut all = Vec::new();
+    while !matcher.is_over() && all.len() < most {
         let forced = match seed % 2 {
             0 => matcher.forced().unwrap(),
             _ => Vec::new(),
@@ -100,24 +110,33 @@ fn draw(grammar: &Grammar, seed: u64, most: usize) -> (String, bool) {
                 let Some(mask) = matcher.mask().unwrap() else {
                     break;
                 };
-                let allowed: Vec<i32> = (0..)
-                    .zip(&mask)
-                    .filter(|(_, m)| **m == 1)
-                    .map(|(i, _)| i)
-                    .collect();
-                let pick = mix(seed, count as u64) as usize % allowed.len();
-                vec![allowed[pick]]
+                let allowed = (0..).zip(&mask).filter(|(_, m)| **m == 1);
+                let allowed: Vec<i32> = allowed.map(|(id, _)| id).collect();
+                let any = mix(seed, all.len() as u64) as usize % allowed.len();
+                let wanted = allowed.iter().find(|&&id| ends && id == end);
+                vec![*wanted.unwrap_or(&allowed[any])]
             }
         };
         for id in ids {
             matcher.take(id).unwrap();
-            count += 1;
-            if id != end {
-                text.extend_from_slice(trie.token(id as u32));
-            }
+            all.push(id);
         }
     }
     let complete = matcher.is_over();
+    (all, complete)
+}
+
+fn end_of_text(grammar: &Grammar) -> i32 {
+    let trie = grammar.vocabulary().factory().tok_env().tok_trie();
+    trie.eos_token() as i32
+}
+
+/// A text of a grammar, and whether it came to its end within `most` tokens.
+fn draw(grammar: &Grammar, seed: u64, most: usize) -> (String, bool) {
+    let (ids, complete) = tokens(grammar, seed, most, false);
+    let trie = grammar.vocabulary().factory().tok_env().tok_trie();
+    let ids = ids.into_iter().filter(|&id| id != end_of_text(grammar));
+    let text = ids.flat_map(|id| trie.token(id as u32).to_vec()).collect();
     (String::from_utf8(text).unwrap_or_default(), complete)
 }
 

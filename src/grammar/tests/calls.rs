@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::grammar::calls::{Calls, Choice, Tool};
 use crate::text::{
-    Channel, Channels, Finish, Kind as TokenKind, Splitter, StopStrings, StreamOptions, TextStream,
-    Token, Tools,
+    Channel, Channels, Finish, Kind as TokenKind, Specials, Splitter, StopStrings, StreamOptions,
+    TextStream, Token, Tools,
 };
 
 /// Tools whose texts are short, since a text that is drawn ends when it has to.
@@ -50,21 +50,16 @@ struct Model {
 }
 
 impl Model {
-    /// `by_tokens`: the markers `<think>` and `<tool_call>` are tokens, else all markers are text.
-    fn new(by_tokens: bool, template: &str, format: Option<&str>) -> Model {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/fixtures/script/tokenizer.json"
-        );
-        let file = std::fs::read(path).unwrap();
-        let tokenizer = Arc::new(Tokenizer::from_bytes(&file, None).unwrap());
-        let id_of = |text: &str| tokenizer.token_to_id(text).filter(|_| by_tokens);
-        let channels = Channels::find(template, &id_of, format).unwrap();
-        let markers: Vec<i32> = channels.token_markers().map(|(id, _)| id).collect();
-        assert_eq!(markers.len() >= 2, by_tokens);
-        let end = tokenizer.token_to_id("<|im_end|>").unwrap();
+    /// `markers`: those that are tokens; all others are text.
+    fn new(markers: &[&str], template: &str, format: Option<&str>) -> Model {
+        let specials = [&["<|end_of_text|>"], markers].concat();
+        let (tokenizer, end) = byte_tokenizer(&specials);
+        let channels = Channels::find(template, &|text| tokenizer.token_to_id(text), format);
+        let channels = channels.unwrap();
+        let ids: Vec<i32> = channels.token_markers().map(|(id, _)| id).collect();
+        assert_eq!(ids.is_empty(), markers.is_empty());
         let rows = tokenizer.vocab_size();
-        let vocabulary = Vocabulary::new(&tokenizer, rows, &[end], &markers).unwrap();
+        let vocabulary = Vocabulary::new(&tokenizer, rows, &[end], &ids).unwrap();
         Model {
             vocabulary: Arc::new(vocabulary),
             tokenizer,
@@ -88,7 +83,16 @@ impl Model {
         };
         let none = StopStrings::new::<&str>(&[]).unwrap();
         let mut stream = TextStream::new(self.tokenizer.detokenizer(true, true), &none, options);
-        stream.begin(&[], self.tokenizer.detokenizer(true, true));
+        // Where messages have headers, the prompt has the beginning of one.
+        let begun: Vec<i32> = match self.channels.is_harmony() {
+            true => {
+                let prompt = "<|start|>assistant";
+                let ids = self.tokenizer.encode(prompt, Specials::Recognise, false);
+                ids.unwrap()
+            }
+            false => Vec::new(),
+        };
+        stream.begin(&begun, self.tokenizer.detokenizer(true, true));
         stream
     }
 }
@@ -149,38 +153,6 @@ fn tell(model: &Model, tools: &Value, ids: &[i32]) -> Told {
     told
 }
 
-/// Tokens that a grammar allows, drawn with equal chances, and whether they came to its end.
-fn drawn(model: &Model, grammar: &Grammar, seed: u64, most: usize) -> (Vec<i32>, bool) {
-    let mut matcher = grammar.matcher(true).unwrap();
-    let mut all = Vec::new();
-    while !matcher.is_over() && all.len() < most {
-        let forced = match seed % 2 {
-            0 => matcher.forced().unwrap(),
-            _ => Vec::new(),
-        };
-        let ids = match forced.is_empty() {
-            false => forced,
-            true => {
-                let Some(mask) = matcher.mask().unwrap() else {
-                    break;
-                };
-                let allowed = (0..).zip(&mask).filter(|(_, m)| **m == 1);
-                let allowed: Vec<i32> = allowed.map(|(id, _)| id).collect();
-                // A thought may go on for ever.
-                let wanted = allowed.iter().find(|&&id| id == model.end);
-                let any = mix(seed, all.len() as u64) as usize % allowed.len();
-                vec![*wanted.unwrap_or(&allowed[any])]
-            }
-        };
-        for id in ids {
-            matcher.take(id).unwrap();
-            all.push(id);
-        }
-    }
-    let complete = matcher.is_over();
-    (all, complete)
-}
-
 fn check(model: &Model, tools: &Value, name: &str, choice: &Choice, least: usize) {
     let calls = model
         .calls(tools, choice, true)
@@ -189,7 +161,7 @@ fn check(model: &Model, tools: &Value, name: &str, choice: &Choice, least: usize
     assert!(start.required);
     let mut complete = 0;
     for seed in 0..60 {
-        let (ids, ended) = drawn(model, &start.grammar, seed, 600);
+        let (ids, ended) = tokens(&start.grammar, seed, 600, true);
         let told = tell(model, tools, &ids);
         if !ended {
             continue;
@@ -250,10 +222,50 @@ const FORMATS: &[(&str, Option<&str>)] = &[
     ("", Some("function_gemma")),
 ];
 
-#[test]
-fn a_required_call_obeys_in_every_format() {
+/// Of all formats but those of whole messages and sections.
+const MARKERS: &[&str] = &[
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<TOOLCALL>",
+    "</TOOLCALL>",
+    "<|tool_call|>",
+    "<|/tool_call|>",
+    "<|python_tag|>",
+    "[TOOL_CALLS]",
+    "[ARGS]",
+    "<｜tool▁calls▁begin｜>",
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁sep｜>",
+    "<｜tool▁call▁end｜>",
+    "<|tool_calls_section_begin|>",
+    "<|tool_call_begin|>",
+    "<|tool_call_argument_begin|>",
+    "<|tool_call_end|>",
+    "<|tool_calls_section_end|>",
+    "<|tools_prefix|>",
+    "<|tools_suffix|>",
+    "<|tool_call_start|>",
+    "<seed:tool_call>",
+    "</seed:tool_call>",
+    "<arg_key>",
+    "</arg_key>",
+    "<arg_value>",
+    "</arg_value>",
+    "<minimax:tool_call>",
+    "</minimax:tool_call>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|\"|>",
+    "<start_function_call>",
+    "<end_function_call>",
+    "<escape>",
+];
+
+fn each_format(markers: &[&str]) {
     for &(template, format) in FORMATS {
-        let model = Model::new(false, template, format);
+        let model = Model::new(markers, template, format);
         let name = model.channels.calls().unwrap();
         let mut tools = tools();
         check(&model, &tools, name, &Choice::Required, 40);
@@ -263,53 +275,78 @@ fn a_required_call_obeys_in_every_format() {
             "function_gemma" | "qwen3_coder" | "seed_oss" | "minimax_m2" | "pythonic"
         ) {
             tools.as_array_mut().unwrap().push(nested());
-            check(
-                &model,
-                &tools,
-                name,
-                &Choice::Named("store_items".into()),
-                20,
-            );
+            let items = Choice::Named("store_items".into());
+            check(&model, &tools, name, &items, 20);
         }
     }
+}
+
+#[test]
+fn a_required_call_obeys_in_every_format() {
+    each_format(&[]);
 }
 
 /// Markers that are tokens are those tokens, never their letters, and no text holds one.
 #[test]
 fn markers_that_are_tokens_are_forced_as_such() {
-    for format in ["json_tools", "qwen3_coder", "glm47"] {
-        let model = Model::new(true, "", Some(format));
-        check(&model, &tools(), format, &Choice::Required, 30);
-    }
+    each_format(MARKERS);
+}
+
+/// gpt-oss: what it thinks is a message, and so a part of the grammar; a call is one, too, and ends the answer.
+#[test]
+fn a_required_call_may_be_a_message() {
+    let markers = [
+        "<|start|>",
+        "<|channel|>",
+        "<|constrain|>",
+        "<|message|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+    ];
+    let model = Model::new(&markers, "", None);
+    assert!(model.channels.is_harmony());
+    let mut tools = tools();
+    tools.as_array_mut().unwrap().push(nested());
+    check(&model, &tools, "harmony", &Choice::Required, 20);
+    let calls = model.calls(&tools, &Choice::Auto, true).unwrap();
+    assert!(calls.end_answer && calls.start.is_none() && calls.behind(Some("radar")).is_none());
+    let grammar = calls.behind(Some("weather")).unwrap();
+    let (text, _) = draw(grammar, 3, 600);
+    let arguments: Value = serde_json::from_str(&text).unwrap();
+    let schema = &tools[0]["function"]["parameters"];
+    assert!(valid(schema, schema, &arguments), "{text}");
 }
 
 #[test]
 fn behind_a_marker_only_a_call_comes() {
-    for &(template, format) in FORMATS {
-        let model = Model::new(false, template, format);
-        let calls = model.calls(&tools(), &Choice::Auto, true).unwrap();
-        let grammar = calls.behind(None).unwrap();
-        let open = model.channels.written().unwrap().open.unwrap_or("");
-        let mut complete = 0;
-        for seed in 0..30 {
-            let (mut ids, ended) = drawn(&model, grammar, seed, 600);
-            let before = model
-                .vocabulary
-                .factory()
-                .tok_env()
-                .tok_trie()
-                .greedy_tokenize(open.as_bytes());
-            ids.splice(0..0, before.iter().map(|&id| id as i32));
-            let told = tell(&model, &tools(), &ids);
-            if ended {
-                complete += 1;
-                assert!(
-                    !told.calls.is_empty() && told.text.is_empty(),
-                    "{format:?} {told:?}"
-                );
+    for markers in [&[], MARKERS] {
+        for &(template, format) in FORMATS {
+            let model = Model::new(markers, template, format);
+            let calls = model.calls(&tools(), &Choice::Auto, true).unwrap();
+            let grammar = calls.behind(None).unwrap();
+            let open = model.channels.written().unwrap().open.unwrap_or("");
+            let before = match model.tokenizer.token_to_id(open) {
+                Some(id) => vec![id],
+                None => {
+                    let trie = model.vocabulary.factory().tok_env().tok_trie();
+                    let ids = trie.greedy_tokenize(open.as_bytes()).into_iter();
+                    ids.map(|id| id as i32).collect()
+                }
+            };
+            let mut complete = 0;
+            for seed in 0..30 {
+                let (mut ids, ended) = tokens(grammar, seed, 600, true);
+                ids.splice(0..0, before.iter().copied());
+                let told = tell(&model, &tools(), &ids);
+                if ended {
+                    complete += 1;
+                    let called = !told.calls.is_empty() && told.text.is_empty();
+                    assert!(called, "{format:?} {told:?}");
+                }
             }
+            assert!(complete >= 20, "{format:?}: {complete} of 30");
         }
-        assert!(complete >= 20, "{format:?}: {complete} of 30");
     }
 }
 
@@ -322,7 +359,7 @@ fn a_name_that_a_format_cannot_have_is_refused() {
         ("pythonic", true),
         ("gemma4", false),
     ] {
-        let model = Model::new(false, "", Some(format));
+        let model = Model::new(&[], "", Some(format));
         let calls = model.calls(&tools, &Choice::Required, false);
         let error = calls.err().map(|error| (error.code, error.message));
         assert_eq!(error.is_none(), can, "{format}: {error:?}");

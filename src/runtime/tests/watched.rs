@@ -73,7 +73,9 @@ fn a_shutdown_ends_a_slow_template() {
         engine::shutdown(true, None).unwrap();
         let given = running.join().unwrap();
         // It may have ended before the call looked whether it does, which is then refused.
-        let refused = given.result.is_err_and(|error| error.code == Code::Cancelled);
+        let refused = given
+            .result
+            .is_err_and(|error| error.code == Code::Cancelled);
         assert!(refused || given.report.stop == Stop::Cancelled);
         let rendered = rendering.join().unwrap();
         assert_eq!(rendered.unwrap_err().code, Code::Cancelled);
