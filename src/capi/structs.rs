@@ -243,7 +243,7 @@ in_struct!(mlxrt_call_options, 32, 0, reserved reserved);
 in_struct!(mlxrt_adapter_options, 56, 0);
 in_struct!(mlxrt_train_options, 104, TRAIN_FLAGS);
 in_struct!(mlxrt_embed_options, 32, MLXRT_EMBED_NORMALIZE);
-in_struct!(mlxrt_input, 88, INPUT_FLAGS);
+in_struct!(mlxrt_input, 104, INPUT_FLAGS);
 in_struct!(mlxrt_generate_options, 168, GENERATE_FLAGS);
 out_struct!(mlxrt_memory, 56);
 out_struct!(mlxrt_tensor, 96);
