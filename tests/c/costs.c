@@ -21,9 +21,11 @@ struct filling {
   const char *name;
   uint32_t prompt; /* tokens; 0 = all but one */
   uint32_t answer; /* tokens; 0 = to the end */
+  int rest;        /* the second prompt is all that is left */
 };
 
-static const struct filling FILLINGS[] = {{"a prompt", 0, 0}, {"an answer", 3, 0}, {"turns", 40, 30}, {"long turns", 257, 20}};
+static const struct filling FILLINGS[] = {
+    {"a prompt", 0, 0, 0}, {"an answer", 3, 0, 0}, {"turns", 40, 30, 0}, {"long turns", 257, 20, 0}, {"a turn and a prompt", 40, 30, 1}};
 
 /* What is asked for, and which of these are tried: bits. */
 struct asked {
@@ -37,7 +39,7 @@ struct asked {
 static const struct asked ASKED[] = {
     {"all of the context", 0, 0, 0, 3, 0},  {"700 tokens", 700, 0, 0, 7, 0},
     {"100 tokens", 100, 0, 0, 3, 0},        {"a window", 1500, 300, -1, 13, 0},
-    {"a window and first tokens", 700, 100, 4, 5, 0},
+    {"a window and first tokens", 700, 100, 4, 21, 0},
     {"8 bits", 700, 0, 0, 7, 8},            {"4 bits in a window", 1500, 300, -1, 13, 4},
 };
 
@@ -53,7 +55,7 @@ static int can_be_packed(const char *name, const mlxrt_session_options *session)
 }
 
 /* More tokens than a fixture's context has, or what is asked for of one that has more. */
-enum { CONTEXT = 4096, PER_CENT = 15, OF_TINY_ONES = 32768 };
+enum { CONTEXT = 4096, PER_CENT = 15, OF_TINY_ONES = 32768, TRIES = 4 };
 
 /* In a process of its own, whose peak is this filling's alone: fills a context, within the estimate or without a limit. */
 static int fill(const char *name, const struct asked *asked, const struct filling *how, int within, uint64_t *estimate,
@@ -89,7 +91,7 @@ static int fill(const char *name, const struct asked *asked, const struct fillin
     size_t held = 0;
     mlxrt_free(ledger(session, &held));
     if (held + 1 >= context) break;
-    if (held + length >= context) length = context - 1 - (uint32_t)held;
+    if (how->rest || held + length >= context) length = context - 1 - (uint32_t)held;
   }
   size_t held = 0;
   mlxrt_free(ledger(session, &held));
@@ -158,19 +160,24 @@ static void an_estimate_is_the_peak_of_a_full_context(const char *name) {
   for (size_t a = 0; a < COUNT(ASKED); a++) {
     if (ASKED[a].context > most) continue;
     uint64_t estimate = 0, peaks[COUNT(FILLINGS)] = {0}, dearest = 0;
-    for (size_t i = 0; i < COUNT(FILLINGS); i++) {
-      /* The limit changes nothing: looked at once. */
-      for (int within = a > 0; within < 2 && ASKED[a].ways >> i & 1; within++) {
-        filled_apart(name, &ASKED[a], &FILLINGS[i], within, &estimate, &peaks[i]);
-        if (!CHECK(peaks[i] > 0 && peaks[i] <= estimate)) {
-          printf(": %s, %s by %s, peak %d, estimate %d", name, ASKED[a].name, FILLINGS[i].name, (int)peaks[i], (int)estimate);
+    int near = 0;
+    /* How many rows between the blocks there are at a time is a matter of timing, which shows where there is little else: on a busy
+     * machine there are fewer, and the peak is tried again. */
+    for (int tries = 0; tries < TRIES && !near; tries++) {
+      for (size_t i = 0; i < COUNT(FILLINGS); i++) {
+        /* The limit changes nothing: looked at once. */
+        for (int within = a > 0; within < 2 && ASKED[a].ways >> i & 1; within++) {
+          filled_apart(name, &ASKED[a], &FILLINGS[i], within, &estimate, &peaks[i]);
+          if (!CHECK(peaks[i] > 0 && peaks[i] <= estimate)) {
+            printf(": %s, %s by %s, peak %d, estimate %d", name, ASKED[a].name, FILLINGS[i].name, (int)peaks[i], (int)estimate);
+          }
+          if (peaks[i] > dearest) dearest = peaks[i];
         }
-        if (peaks[i] > dearest) dearest = peaks[i];
       }
+      uint64_t spare = dearest * PER_CENT / 100 + (a > 0 ? OF_TINY_ONES : 0);
+      near = is_mixed(name) || estimate <= dearest + spare;
     }
-    /* How many rows between the blocks there are at a time is a matter of timing, which shows where there is little else. */
-    uint64_t spare = dearest * PER_CENT / 100 + (a > 0 ? OF_TINY_ONES : 0);
-    int near = is_mixed(name) || CHECK(estimate <= dearest + spare);
+    CHECK(near);
     if (!near || getenv("MLXRT_SHOW_COSTS")) {
       printf("\n  %s, %s: %d estimated, %.1f %% above the peak;", name, ASKED[a].name, (int)estimate,
              100.0 * (double)estimate / (double)dearest - 100);
@@ -195,13 +202,16 @@ static void every_fixture_fills_its_context_within_the_estimate(void) {
   DIR *folder = opendir(FIXTURES);
   int count = 0;
   struct dirent *entry;
+  const char *only = getenv("MLXRT_COSTS_OF");
   while (folder && (entry = readdir(folder))) {
     if (entry->d_name[0] == '.' || is_again(entry->d_name)) continue;
+    if (only && strcmp(only, entry->d_name) != 0) continue;
     an_estimate_is_the_peak_of_a_full_context(entry->d_name);
     count++;
   }
   if (folder) closedir(folder);
-  CHECK(count >= 100);
+  CHECK(only ? count == 1 : count >= 100);
+  if (only) return;
   an_estimate_is_the_peak_of_a_full_context("../../../demo/model");
 }
 
