@@ -175,7 +175,8 @@ static const struct in_case {
    MLXRT_INPUT_NO_GENERATION_PROMPT | MLXRT_INPUT_CONTINUE_LAST)
 #define FLAGS_OF_GENERATE                                                                                \
   (MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_TOKENS_ONLY | MLXRT_GEN_PREFILL_ONLY |            \
-   MLXRT_GEN_NO_PREFIX_CACHE | MLXRT_GEN_NO_MODEL_DEFAULTS | MLXRT_GEN_LOGPROBS | MLXRT_GEN_RAW_TEXT)
+   MLXRT_GEN_NO_PREFIX_CACHE | MLXRT_GEN_NO_MODEL_DEFAULTS | MLXRT_GEN_LOGPROBS | MLXRT_GEN_RAW_TEXT |   \
+   MLXRT_GEN_STRICT_TOOLS | MLXRT_GEN_TOOL_DELTAS)
     {"init", init_with, sizeof(mlxrt_init_options), 0, 0, offsetof(mlxrt_init_options, device), MLXRT_DEVICE_GPU},
     {"limits", limits_with, sizeof(mlxrt_memory_limits), 0, 0, 0, 0},
     {"load", load_with, sizeof(mlxrt_load_options), MLXRT_LOAD_FOLLOW_LINKS, 0, 0, 0},

@@ -274,7 +274,7 @@ fn thinking_and_calls_are_told_apart() {
         "--tool-choice",
         "clock",
     ])
-    .fails(1, "clock");
+    .fails(2, "clock");
     // The line behind a call is what the tool gave.
     let said = b"How warm is it?\n-3\n";
     let chat = run_with_input(["chat", &script, "--tools", tools], said).fine();
