@@ -12,13 +12,13 @@
 #
 # With MLX_SITE set to a folder that has the packages, none are installed.
 set -eu
-site=${MLX_SITE:-}
-if [ -z "$site" ]; then
-    site=$(mktemp -d)
-    trap 'rm -rf "$site"' EXIT
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+site=${MLX_SITE:-$folder/site}
+if [ -z "${MLX_SITE:-}" ]; then
     python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$site" "mlx[cuda13]==0.32.2"
 fi
-cat >"${TMPDIR:-/tmp}/cache-misses.py" <<'PYTHON'
+cat >"$folder/misses.py" <<'PYTHON'
 import mlx.core as mx
 
 mx.set_default_device(mx.gpu)
@@ -48,7 +48,7 @@ except RuntimeError:
 print(f"{worked} of 39 graphs worked; the last one again: {again}; {failed[0][:60] if failed else 'no error'}")
 raise SystemExit(0 if failed and "Cache thrashing" in failed[0] else 3)
 PYTHON
-run() { PYTHONPATH=$site MLX_CUDA_GRAPH_CACHE_SIZE=8 python3 "${TMPDIR:-/tmp}/cache-misses.py"; }
+run() { PYTHONPATH=$site MLX_CUDA_GRAPH_CACHE_SIZE=8 python3 "$folder/misses.py"; }
 echo "as it is:"
 run || { echo "the cache is no fuse any more"; exit 1; }
 echo "without the check:"
