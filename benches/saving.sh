@@ -4,14 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-lib=${MLXRT_LIB:-target/release}
-lib=$(cd "$lib" && pwd)
-shape=build/bench-models/qwen3-0.6b-4bit
-if [ ! -d $shape ]; then
-  . benches/python.sh
-  mkdir -p build/bench-models
-  "$python" benches/make_model.py $shape
-fi
+. benches/shape.sh
 ${CC:-cc} -O2 -std=gnu99 -Wall -Wextra -Werror -Iinclude benches/saving.c -o build/saving -L"$lib" -lmlxrt -Wl,-rpath,"$lib"
 
 disk=${MLXRT_BENCH_DISK:-build/bench-saving}

@@ -96,7 +96,7 @@ impl Calls {
         bound: Bound,
     ) -> Result<Calls> {
         let compile = |source: &str| compile(vocabulary, source);
-        let required = *choice != Choice::Auto;
+        let required = choice.is_required();
         let all = match (channels.is_harmony(), required) {
             (true, false) => {
                 let behind = |tool: &&Tool| {

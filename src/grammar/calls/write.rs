@@ -1,5 +1,7 @@
 //! The text of a grammar, in Lark's form: one rule a tool, out of the family's shape of a call.
 
+use std::collections::HashMap;
+
 use serde_json::{json, Map, Value};
 
 use super::tool::Tool;
@@ -17,12 +19,12 @@ fn as_learnt() -> Value {
 
 pub(super) struct Writer<'a> {
     pub channels: &'a Channels,
-    pub bound: Bound,
+    bound: Bound,
     /// Finished rules, a line each.
     rules: String,
     count: usize,
     /// The rules for parts of the tool's schema that are there already, by their place.
-    pub known: std::collections::HashMap<String, String>,
+    pub known: HashMap<String, String>,
 }
 
 /// The sources of an answer's grammars.
@@ -39,7 +41,7 @@ impl<'a> Writer<'a> {
             bound,
             rules: "SPACE: /[ \\n]{1,2}/\nTEXT: /(?s:.*)/\n".to_owned(),
             count: 0,
-            known: Default::default(),
+            known: HashMap::new(),
         }
     }
 

@@ -5,9 +5,9 @@ use crate::grammar::Kind;
 use crate::runtime::generate::{Conversation, Stop, Thinking};
 use crate::text::Channel;
 
-const ASK: &str = r#"[{"role":"user","content":"How warm is it in Oslo?"}]"#;
+pub(super) const ASK: &str = r#"[{"role":"user","content":"How warm is it in Oslo?"}]"#;
 
-fn script() -> Arc<Model> {
+pub(super) fn script() -> Arc<Model> {
     load("../script")
 }
 
@@ -20,15 +20,15 @@ fn input(messages: &str, args: Option<&str>) -> Input {
 }
 
 #[derive(Default, Debug)]
-struct Told {
-    text: String,
-    thinking: String,
-    calls: Vec<String>,
-    deltas: Vec<String>,
-    tokens: Vec<i32>,
+pub(super) struct Told {
+    pub text: String,
+    pub thinking: String,
+    pub calls: Vec<String>,
+    pub deltas: Vec<String>,
+    pub tokens: Vec<i32>,
 }
 
-fn tell(session: &Session, input: &Input, options: &GenerateOptions) -> (Told, Report) {
+pub(super) fn tell(session: &Session, input: &Input, options: &GenerateOptions) -> (Told, Report) {
     let mut told = Told::default();
     let (report, result) = generate(session, input, options, &mut |event| {
         if let Event::Text(chunk) = event {

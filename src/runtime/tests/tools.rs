@@ -3,17 +3,11 @@
 
 use serde_json::{json, Value};
 
+use super::channels::{self, script, ASK};
 use super::*;
 use crate::error::Code;
 use crate::grammar::Kind;
 use crate::runtime::generate::{Conversation, Stop, Thinking};
-use crate::text::Channel;
-
-const ASK: &str = r#"[{"role":"user","content":"How warm is it in Oslo?"}]"#;
-
-fn script() -> Arc<Model> {
-    load("../script")
-}
 
 fn tool(name: &str, parameters: Value) -> Value {
     json!({ "type": "function", "function": { "name": name, "parameters": parameters } })
@@ -42,7 +36,7 @@ fn input(tools: &Value, choice: Option<&str>, args: Option<&str>) -> Input {
     })
 }
 
-#[derive(Default, Debug)]
+#[derive(Debug)]
 struct Told {
     text: String,
     thinking: String,
@@ -54,25 +48,20 @@ struct Told {
 
 fn tell(model: &Arc<Model>, input: &Input, options: &GenerateOptions) -> Told {
     let session = session(model);
-    let mut told = Told::default();
-    let parsed = |text: &str| serde_json::from_str(text).unwrap();
-    let (report, result) = generate(&session, input, options, &mut |event| {
-        if let Event::Text(chunk) = event {
-            told.tokens.extend(&chunk.tokens);
-            match chunk.channel {
-                Channel::Text => told.text.push_str(&chunk.text),
-                Channel::Thinking => told.thinking.push_str(&chunk.text),
-                Channel::ToolCall => told.calls.push(parsed(&chunk.text)),
-                Channel::ToolDelta => told.deltas.push(parsed(&chunk.text)),
-            }
-        }
-        true
-    });
-    result.unwrap();
-    assert_eq!(told.tokens.len() as u64, report.generated_tokens);
+    let (told, report) = channels::tell(&session, input, options);
     assert!(session.tokens().unwrap().ends_with(&told.tokens));
-    told.stop = Some(report.stop);
-    told
+    let parsed = |all: &[String]| {
+        let all = all.iter().map(|text| serde_json::from_str(text).unwrap());
+        all.collect()
+    };
+    Told {
+        calls: parsed(&told.calls),
+        deltas: parsed(&told.deltas),
+        text: told.text,
+        thinking: told.thinking,
+        tokens: told.tokens,
+        stop: Some(report.stop),
+    }
 }
 
 fn refusal(model: &Arc<Model>, input: &Input, options: &GenerateOptions) -> (Code, String) {

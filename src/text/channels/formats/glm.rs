@@ -13,28 +13,14 @@ pub(super) const GLM: Format = Format {
     open: &["<tool_call>"],
     close: &["</tool_call>"],
     is_of: |signs| signs.writes("<arg_key>"),
-    parts: &["<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
+    parts: &parts(&GLM_TAGS),
     parse: |body, tools| parse(body, tools, &GLM_TAGS),
     comes: Comes::Tagged {
         head: |text| head(text, &GLM_TAGS),
-        close: "</arg_value>",
+        close: GLM_TAGS.value[1],
         read: |text, tool, tools| argument(text, tool, tools, &GLM_TAGS),
     },
-    shape: |_| {
-        Some(Shape {
-            call: &[
-                Part::Name,
-                Part::Space,
-                Part::Arguments(Arguments::Tagged {
-                    before: "<arg_key>",
-                    between: ("</arg_key>", "<arg_value>"),
-                    behind: "</arg_value>",
-                    values: Values::Glm,
-                }),
-            ],
-            list: None,
-        })
-    },
+    shape: |_| Some(GLM_SHAPE),
     // Half a call has fewer arguments.
     ends_itself: false,
     ..PLAIN
@@ -45,33 +31,14 @@ pub(super) const LONGCAT: Format = Format {
     open: &["<longcat_tool_call>"],
     close: &["</longcat_tool_call>"],
     is_of: |signs| signs.writes("<longcat_tool_call>"),
-    parts: &[
-        "<longcat_arg_key>",
-        "</longcat_arg_key>",
-        "<longcat_arg_value>",
-        "</longcat_arg_value>",
-    ],
+    parts: &parts(&LONGCAT_TAGS),
     parse: |body, tools| parse(body, tools, &LONGCAT_TAGS),
     comes: Comes::Tagged {
         head: |text| head(text, &LONGCAT_TAGS),
-        close: "</longcat_arg_value>",
+        close: LONGCAT_TAGS.value[1],
         read: |text, tool, tools| argument(text, tool, tools, &LONGCAT_TAGS),
     },
-    shape: |_| {
-        Some(Shape {
-            call: &[
-                Part::Name,
-                Part::Space,
-                Part::Arguments(Arguments::Tagged {
-                    before: "<longcat_arg_key>",
-                    between: ("</longcat_arg_key>", "<longcat_arg_value>"),
-                    behind: "</longcat_arg_value>",
-                    values: Values::Glm,
-                }),
-            ],
-            list: None,
-        })
-    },
+    shape: |_| Some(LONGCAT_SHAPE),
     ends_itself: false,
     ..PLAIN
 };
@@ -89,6 +56,30 @@ const GLM_TAGS: Tags = Tags {
 const LONGCAT_TAGS: Tags = Tags {
     key: ["<longcat_arg_key>", "</longcat_arg_key>"],
     value: ["<longcat_arg_value>", "</longcat_arg_value>"],
+};
+
+const fn parts(tags: &Tags) -> [&'static str; 4] {
+    [tags.key[0], tags.key[1], tags.value[0], tags.value[1]]
+}
+
+const fn call(tags: &Tags) -> [Part; 3] {
+    let arguments = Arguments::Tagged {
+        before: tags.key[0],
+        between: (tags.key[1], tags.value[0]),
+        behind: tags.value[1],
+        values: Values::Glm,
+    };
+    [Part::Name, Part::Space, Part::Arguments(arguments)]
+}
+
+const GLM_SHAPE: Shape = Shape {
+    call: &call(&GLM_TAGS),
+    list: None,
+};
+
+const LONGCAT_SHAPE: Shape = Shape {
+    call: &call(&LONGCAT_TAGS),
+    list: None,
 };
 
 fn parse(body: &str, tools: &Tools, tags: &Tags) -> Option<Vec<Call>> {
