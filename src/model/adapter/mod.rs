@@ -311,6 +311,7 @@ impl Patch {
                     a: &low.a,
                     b: &low.b,
                     scale: low.scale,
+                    rows: None,
                 })
                 .collect()
         })
