@@ -837,6 +837,14 @@ typedef struct mlxrt_generate_options {
   mlxrt_notify_fn MLXRT_NULLABLE notify;
   /** Handed to notify. */
   void *MLXRT_NULLABLE notify_data;
+  /**
+   * Higher first, 0 = usual. Where more requests want the device than it takes at once, and between prompts, the higher one
+   * goes first; equals take turns, and a request that has had no turn for a second gets one whatever its priority, so
+   * that nobody starves. A priority neither ends nor shortens what runs. Every value is legal.
+   */
+  int32_t priority;
+  /** 0. */
+  uint32_t reserved;
 } mlxrt_generate_options;
 
 /**
@@ -941,9 +949,9 @@ typedef struct mlxrt_metrics_data {
   uint32_t struct_size;
   /** 0; none are defined. */
   uint32_t flags;
-  /** Requests that began. */
+  /** Requests that were made, those that wait and those that were refused included. */
   uint64_t requests_started;
-  /** Requests that run now. */
+  /** Requests that have not ended: those that run now, and those that wait. */
   uint64_t requests_running;
   /** Requests that ended by themselves, by a limit or by a stop. */
   uint64_t requests_completed;
@@ -987,6 +995,17 @@ typedef struct mlxrt_metrics_data {
   uint64_t last_total_ns;
   /** peak_bytes of the last request. */
   uint64_t last_peak_bytes;
+  /** Of requests_running: those that have not begun. */
+  uint64_t requests_waiting;
+  /** Nanoseconds from the calls of requests that have ended until the engine began them. */
+  uint64_t queue_ns;
+  /**
+   * Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many tokens a
+   * pass gave.
+   */
+  uint64_t passes;
+  /** Rows of these passes: one for each session whose next token was computed. */
+  uint64_t pass_rows;
 } mlxrt_metrics_data;
 
 /**

@@ -447,6 +447,8 @@ struct GenerateOptions {
   const Grammar *grammar = nullptr;
   /* 0 is no speculation. */
   std::optional<std::uint32_t> draft_tokens;
+  /* Higher first where requests wait for the device; equals take turns, and nobody starves. */
+  std::int32_t priority = 0;
   /* MLXRT_GEN_*, one each. */
   bool ignore_eos = false, tokens_only = false, no_prefix_cache = false, no_model_defaults = false, raw_text = false;
   bool strict_tools = false, tool_deltas = false;
@@ -596,6 +598,7 @@ class GenerateView {
     view.grammar = from.grammar ? from.grammar->get() : nullptr;
     view.progress_tokens = from.progress_tokens;
     view.draft_tokens = count_of(from.draft_tokens);
+    view.priority = from.priority;
   }
   GenerateView(const GenerateView &) = delete;
   GenerateView &operator=(const GenerateView &) = delete;

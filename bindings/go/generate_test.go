@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -210,6 +211,11 @@ func TestSampling(t *testing.T) {
 	stopped = run(mlxrt.Options{Temperature: mlxrt.Ptr(0.0), StopTokens: []int32{best.Tokens[2]}})
 	if stopped.Result.Stop != mlxrt.StoppedToken || len(stopped.Tokens) > 3 {
 		t.Errorf("%+v", stopped.Result)
+	}
+	for _, priority := range []int32{math.MinInt32, math.MaxInt32} {
+		if first := run(mlxrt.Options{Temperature: mlxrt.Ptr(0.0), Priority: priority}); first.Text != best.Text {
+			t.Errorf("%d: %q, not %q", priority, first.Text, best.Text)
+		}
 	}
 	prefill := must(newSession(t, nil).Complete(ctx, mlxrt.Tokens(5, 6, 7), &mlxrt.Options{MaxTokens: mlxrt.Ptr(0)}))(t)
 	if len(prefill.Tokens) != 0 || prefill.Result.PromptTokens != 3 {

@@ -159,9 +159,15 @@ func TrimMemory(level int) error {
 // Metrics are counters since the start, and the last request that ended.
 type Metrics struct {
 	RequestsStarted, RequestsRunning, RequestsCompleted, RequestsCancelled, RequestsFailed uint64
+	// Of RequestsRunning: those that have not begun.
+	RequestsWaiting uint64
 	// Tokens of all inputs, of these those that did not have to be computed, and tokens delivered.
 	PromptTokens, CachedTokens, GeneratedTokens uint64
-	Prefill, Decode                             time.Duration
+	// How long requests that have ended waited before they began, took their inputs in, and generated.
+	Queue, Prefill, Decode time.Duration
+	// Passes through the model that computed next tokens, and their rows, one for each session that shared the pass: PassRows
+	// by Passes is how many tokens a pass gave.
+	Passes, PassRows uint64
 	// Of the process.
 	ActiveBytes, CacheBytes, PeakBytes uint64
 	WeightBytes, KVBytes               uint64
@@ -195,10 +201,12 @@ func metrics(model *C.mlxrt_model) (Metrics, error) {
 	return Metrics{
 		RequestsStarted: uint64(d.requests_started), RequestsRunning: uint64(d.requests_running),
 		RequestsCompleted: uint64(d.requests_completed), RequestsCancelled: uint64(d.requests_cancelled),
-		RequestsFailed: uint64(d.requests_failed),
-		PromptTokens:   uint64(d.prompt_tokens), CachedTokens: uint64(d.cached_tokens),
+		RequestsFailed: uint64(d.requests_failed), RequestsWaiting: uint64(d.requests_waiting),
+		PromptTokens: uint64(d.prompt_tokens), CachedTokens: uint64(d.cached_tokens),
 		GeneratedTokens: uint64(d.generated_tokens),
+		Queue:           time.Duration(d.queue_ns),
 		Prefill:         time.Duration(d.prefill_ns), Decode: time.Duration(d.decode_ns),
+		Passes: uint64(d.passes), PassRows: uint64(d.pass_rows),
 		ActiveBytes: uint64(d.active_bytes), CacheBytes: uint64(d.cache_bytes), PeakBytes: uint64(d.peak_bytes),
 		WeightBytes: uint64(d.weight_bytes), KVBytes: uint64(d.kv_bytes),
 		Last: LastRequest{

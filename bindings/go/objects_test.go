@@ -52,6 +52,9 @@ func TestInfo(t *testing.T) {
 	if metrics.RequestsStarted == 0 || metrics.Last.GeneratedTokens != 3 || process.RequestsStarted < metrics.RequestsStarted || process.WeightBytes == 0 {
 		t.Errorf("%+v, %+v", metrics, process)
 	}
+	if metrics.RequestsWaiting != 0 || metrics.Queue <= 0 || process.Queue < metrics.Queue || process.PassRows < process.Passes {
+		t.Errorf("%+v, %+v", metrics, process)
+	}
 	memory := must(mlxrt.Memory())(t)
 	if memory.Active == 0 || memory.Weights == 0 || memory.Peak < memory.Active {
 		t.Errorf("%+v", memory)

@@ -170,6 +170,8 @@ type Options struct {
 	DraftTokens *int
 	// An event of progress every so many tokens taken in; 0 is none.
 	ProgressTokens int
+	// Higher first where requests wait for the device; equals take turns, and nobody starves.
+	Priority int32
 
 	// Do not stop at an end-of-sequence token.
 	IgnoreEOS bool
@@ -277,5 +279,6 @@ func (o *Options) c(a *arguments) (C.mlxrt_generate_options, error) {
 	out.thinking_budget = a.signed("options.ThinkingBudget", o.ThinkingBudget)
 	out.draft_tokens = a.signed("options.DraftTokens", o.DraftTokens)
 	out.progress_tokens = a.count("options.ProgressTokens", o.ProgressTokens)
+	out.priority = C.int32_t(o.Priority)
 	return out, a.err
 }

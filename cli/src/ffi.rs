@@ -720,10 +720,12 @@ pub struct mlxrt_generate_options {
     pub draft_tokens: i32,
     pub notify: mlxrt_notify_fn,
     pub notify_data: *mut ::std::os::raw::c_void,
+    pub priority: i32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mlxrt_generate_options"][::std::mem::size_of::<mlxrt_generate_options>() - 168usize];
+    ["Size of mlxrt_generate_options"][::std::mem::size_of::<mlxrt_generate_options>() - 176usize];
     ["Alignment of mlxrt_generate_options"]
         [::std::mem::align_of::<mlxrt_generate_options>() - 8usize];
     ["Offset of field: mlxrt_generate_options::struct_size"]
@@ -786,6 +788,10 @@ const _: () = {
         [::std::mem::offset_of!(mlxrt_generate_options, notify) - 152usize];
     ["Offset of field: mlxrt_generate_options::notify_data"]
         [::std::mem::offset_of!(mlxrt_generate_options, notify_data) - 160usize];
+    ["Offset of field: mlxrt_generate_options::priority"]
+        [::std::mem::offset_of!(mlxrt_generate_options, priority) - 168usize];
+    ["Offset of field: mlxrt_generate_options::reserved"]
+        [::std::mem::offset_of!(mlxrt_generate_options, reserved) - 172usize];
 };
 impl Default for mlxrt_generate_options {
     fn default() -> Self {
@@ -976,10 +982,14 @@ pub struct mlxrt_metrics_data {
     pub last_decode_ns: u64,
     pub last_total_ns: u64,
     pub last_peak_bytes: u64,
+    pub requests_waiting: u64,
+    pub queue_ns: u64,
+    pub passes: u64,
+    pub pass_rows: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mlxrt_metrics_data"][::std::mem::size_of::<mlxrt_metrics_data>() - 192usize];
+    ["Size of mlxrt_metrics_data"][::std::mem::size_of::<mlxrt_metrics_data>() - 224usize];
     ["Alignment of mlxrt_metrics_data"][::std::mem::align_of::<mlxrt_metrics_data>() - 8usize];
     ["Offset of field: mlxrt_metrics_data::struct_size"]
         [::std::mem::offset_of!(mlxrt_metrics_data, struct_size) - 0usize];
@@ -1031,6 +1041,14 @@ const _: () = {
         [::std::mem::offset_of!(mlxrt_metrics_data, last_total_ns) - 176usize];
     ["Offset of field: mlxrt_metrics_data::last_peak_bytes"]
         [::std::mem::offset_of!(mlxrt_metrics_data, last_peak_bytes) - 184usize];
+    ["Offset of field: mlxrt_metrics_data::requests_waiting"]
+        [::std::mem::offset_of!(mlxrt_metrics_data, requests_waiting) - 192usize];
+    ["Offset of field: mlxrt_metrics_data::queue_ns"]
+        [::std::mem::offset_of!(mlxrt_metrics_data, queue_ns) - 200usize];
+    ["Offset of field: mlxrt_metrics_data::passes"]
+        [::std::mem::offset_of!(mlxrt_metrics_data, passes) - 208usize];
+    ["Offset of field: mlxrt_metrics_data::pass_rows"]
+        [::std::mem::offset_of!(mlxrt_metrics_data, pass_rows) - 216usize];
 };
 unsafe extern "C" {
     pub fn mlxrt_abi_version() -> u32;

@@ -287,6 +287,15 @@ pub struct GenerateArgs {
     /// End the answer after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub timeout: Option<u32>,
+    /// Higher goes first where requests wait for the device
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub priority: i32,
     /// A text that ends the answer and is not part of it; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     pub stop: Vec<String>,
@@ -386,6 +395,7 @@ impl GenerateArgs {
             frequency_penalty: sampling.frequency_penalty.unwrap_or(0.0),
             penalty_window: sampling.penalty_window.unwrap_or(0),
             seed: sampling.seed.unwrap_or(0),
+            priority: self.priority,
         });
         // In the C struct 0 means the default, so that off, none and greedy are said in other ways.
         let off_at_zero =

@@ -270,6 +270,7 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         tool_deltas: has(MLXRT_GEN_TOOL_DELTAS),
         progress_tokens: o.progress_tokens,
         thinking,
+        priority: o.priority,
     })
 }
 

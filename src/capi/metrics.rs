@@ -63,6 +63,10 @@ pub unsafe extern "C" fn mlxrt_metrics(
             last_decode_ns: of_last(|last| last.decode_ns),
             last_total_ns: of_last(|last| last.total_ns),
             last_peak_bytes: of_last(|last| last.peak_bytes),
+            requests_waiting: counters.waiting,
+            queue_ns: counters.queue_ns,
+            passes: counters.passes,
+            pass_rows: counters.pass_rows,
         });
         Ok(())
     })

@@ -244,12 +244,12 @@ in_struct!(mlxrt_adapter_options, 56, 0);
 in_struct!(mlxrt_train_options, 104, TRAIN_FLAGS);
 in_struct!(mlxrt_embed_options, 32, MLXRT_EMBED_NORMALIZE);
 in_struct!(mlxrt_input, 104, INPUT_FLAGS);
-in_struct!(mlxrt_generate_options, 168, GENERATE_FLAGS);
+in_struct!(mlxrt_generate_options, 176, GENERATE_FLAGS, reserved reserved);
 out_struct!(mlxrt_memory, 56);
 out_struct!(mlxrt_tensor, 96);
 out_struct!(mlxrt_session_state, 48);
 out_struct!(mlxrt_result, 136);
-out_struct!(mlxrt_metrics_data, 192);
+out_struct!(mlxrt_metrics_data, 224);
 abi_struct!(mlxrt_tensor_view, 96);
 // SAFETY: as AbiStruct.
 unsafe impl InStruct for mlxrt_tensor_view {

@@ -283,6 +283,12 @@ pub struct mlxrt_generate_options {
     pub notify: mlxrt_notify_fn,
     /// Handed to notify.
     pub notify_data: *mut c_void,
+    /// Higher first, 0 = usual. Where more requests want the device than it takes at once, and between prompts, the higher one
+    /// goes first; equals take turns, and a request that has had no turn for a second gets one whatever its priority, so
+    /// that nobody starves. A priority neither ends nor shortens what runs. Every value is legal.
+    pub priority: i32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// What the memory is used for, in bytes.
@@ -381,9 +387,9 @@ pub struct mlxrt_metrics_data {
     pub struct_size: u32,
     /// 0; none are defined.
     pub flags: u32,
-    /// Requests that began.
+    /// Requests that were made, those that wait and those that were refused included.
     pub requests_started: u64,
-    /// Requests that run now.
+    /// Requests that have not ended: those that run now, and those that wait.
     pub requests_running: u64,
     /// Requests that ended by themselves, by a limit or by a stop.
     pub requests_completed: u64,
@@ -427,6 +433,15 @@ pub struct mlxrt_metrics_data {
     pub last_total_ns: u64,
     /// peak_bytes of the last request.
     pub last_peak_bytes: u64,
+    /// Of requests_running: those that have not begun.
+    pub requests_waiting: u64,
+    /// Nanoseconds from the calls of requests that have ended until the engine began them.
+    pub queue_ns: u64,
+    /// Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many tokens a
+    /// pass gave.
+    pub passes: u64,
+    /// Rows of these passes: one for each session whose next token was computed.
+    pub pass_rows: u64,
 }
 
 /// A piece of what a generation produces. struct_size is the library's: ask MLXRT_HAS for fields that later

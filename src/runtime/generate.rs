@@ -237,6 +237,7 @@ impl<'a> Entry<'a> {
             ignore_cache: options.no_prefix_cache,
             whole_history,
             progress_tokens: options.progress_tokens,
+            priority: options.priority,
             score,
             submitted: called,
             deadline: options.timeout.map(|timeout| called + timeout),

@@ -42,6 +42,8 @@ pub struct Job {
     pub whole_history: bool,
     /// Tokens between two progress reports; 0 = none.
     pub progress_tokens: u32,
+    /// Higher first; equals take turns.
+    pub priority: i32,
     /// The log-probabilities of tokens that there are, in place of new tokens.
     pub score: Option<Score>,
     pub submitted: Instant,

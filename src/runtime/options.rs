@@ -46,6 +46,8 @@ pub struct GenerateOptions {
     pub tool_deltas: bool,
     pub progress_tokens: u32,
     pub thinking: Thinking,
+    /// Higher first.
+    pub priority: i32,
 }
 
 /// How much the model may think.

@@ -90,6 +90,8 @@ struct State {
     logprobs: Vec<f32>,
     stopped: Option<Stop>,
     report: Report,
+    /// The engine began it, or will not any more.
+    begun: bool,
     /// The engine is done with it.
     engine_end: Option<End>,
     /// The session has its answer; what the request gives for ever.
@@ -105,8 +107,10 @@ impl Shared {
         plan: Plan,
         notify: Option<Notify>,
     ) -> Self {
-        counters.request_started();
-        metrics::PROCESS.request_started();
+        for counters in [&metrics::PROCESS, &*counters] {
+            counters.request_started();
+            counters.request_waits();
+        }
         let report = Report::new(plan.seed);
         Shared {
             ticket,
@@ -124,6 +128,7 @@ impl Shared {
                 logprobs: Vec::new(),
                 stopped: None,
                 report,
+                begun: false,
                 engine_end: None,
                 outcome: None,
             }),
@@ -143,10 +148,19 @@ impl Shared {
         self.ticket.ledger.begin(self.ticket.id())
     }
 
+    /// After a failure of MLX it may begin once more.
+    fn waits_no_longer(&self, state: &mut State) {
+        if !std::mem::replace(&mut state.begun, true) {
+            self.counters.request_begins();
+            metrics::PROCESS.request_begins();
+        }
+    }
+
     /// The whole sequence to go on from: the session's tokens are those that the request before left. `forced` gets the
     /// tokens that the answer has to begin with.
     pub fn begin(&self, forced: &mut VecDeque<i32>) -> Result<Vec<i32>> {
         let mut state = self.state();
+        self.waits_no_longer(&mut state);
         let before = &self.ticket.ledger.state().tokens;
         let mut sequence = state.plan.prompt.after(before);
         if state.plan.target.is_some() {
@@ -246,6 +260,7 @@ impl Shared {
         if state.engine_end.is_some() {
             return;
         }
+        self.waits_no_longer(&mut state);
         let mut made = 0;
         if state.stopped.is_none() {
             let finish = if end.is_complete() {

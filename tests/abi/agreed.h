@@ -201,6 +201,7 @@ typedef struct mlxrt_generate_options {
   uint32_t progress_tokens;                /* a PROGRESS event every so many prefilled tokens; 0 = none */
   int32_t draft_tokens;                    /* 0 = default, -1 = no speculation */
   mlxrt_notify_fn notify; void *notify_data; /* submit: called (any thread; only signal something) when events or the end become available */
+  int32_t priority; uint32_t reserved;     /* higher first, 0 = usual; equals take turns, nobody starves */
 } mlxrt_generate_options;
 
 typedef struct mlxrt_adapter_options {
@@ -272,6 +273,7 @@ typedef struct mlxrt_metrics_data {        /* since start; the last_ fields are 
   uint64_t prompt_tokens, cached_tokens, generated_tokens, prefill_ns, decode_ns;
   uint64_t active_bytes, cache_bytes, peak_bytes, weight_bytes, kv_bytes;
   uint64_t last_prompt_tokens, last_cached_tokens, last_generated_tokens, last_prefill_ns, last_first_token_ns, last_decode_ns, last_total_ns, last_peak_bytes;
+  uint64_t requests_waiting, queue_ns, passes, pass_rows; /* waiting now; passes that computed next tokens, and their rows */
 } mlxrt_metrics_data;
 
 /* ---- handed out by the library; struct_size is the library's (MLXRT_HAS) ---- */

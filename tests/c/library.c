@@ -144,11 +144,18 @@ static void metrics_of_a_model_and_of_the_process(void) {
   CHECK_INT(of_model.cached_tokens, first->result.cached_tokens + second->result.cached_tokens);
   CHECK_INT(of_model.prefill_ns, first->result.prefill_ns + second->result.prefill_ns);
   CHECK_INT(of_model.decode_ns, first->result.decode_ns + second->result.decode_ns);
+  CHECK_INT(of_model.queue_ns, first->result.queue_ns + second->result.queue_ns);
+  CHECK_INT(of_model.requests_waiting, 0);
   CHECK_INT(of_model.weight_bytes, 87296);
   CHECK_INT(of_model.kv_bytes, second->result.kv_bytes);
   CHECK_INT(of_other.requests_started, 0);
+  CHECK_INT(of_other.passes, 0);
   CHECK_INT(of_all.requests_started - before.requests_started, 3);
   CHECK_INT(of_all.generated_tokens - before.generated_tokens, of_model.generated_tokens);
+  CHECK_INT(of_all.queue_ns - before.queue_ns, of_model.queue_ns);
+  CHECK_INT(of_all.passes - before.passes, of_model.passes);
+  CHECK_INT(of_all.pass_rows - before.pass_rows, of_model.pass_rows);
+  CHECK(of_model.pass_rows >= of_model.passes);
   free(first), free(second), free(failed);
   mlxrt_session_free(session);
   OK(mlxrt_memory_trim(1));

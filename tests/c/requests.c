@@ -133,6 +133,75 @@ static void a_slow_reader_parks_its_request_only(void) {
   mlxrt_model_free(model);
 }
 
+static mlxrt_metrics_data metrics_of(mlxrt_model *model) {
+  mlxrt_metrics_data data;
+  memset(&data, 0, sizeof data);
+  data.struct_size = sizeof data;
+  OK(mlxrt_metrics(model, &data));
+  return data;
+}
+
+/* The first of a session is parked, since nobody reads it: those behind it wait, and what waits is counted until it begins or
+ * ends. */
+static void requests_that_wait_are_counted(void) {
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_session *session = session_of(model), *other = session_of(model);
+  mlxrt_request *requests[4];
+  for (int i = 0; i < 4; i++) requests[i] = submit(session, text_input("Hello"), greedy(i ? 10 : 300));
+  for (int i = 0; i < 500 && metrics_of(model).requests_waiting != 3; i++) sleep_ms(2);
+  CHECK_INT(metrics_of(model).requests_waiting, 3);
+  CHECK_INT(metrics_of(NULL).requests_waiting, 3);
+  CHECK_INT(metrics_of(model).requests_running, 4);
+  free(ask(other, text_input("Hello"), greedy(40)));
+  CHECK_INT(metrics_of(model).requests_waiting, 3);
+  /* One ends without having begun: all of its time is the queue's. */
+  mlxrt_request_cancel(requests[2]);
+  mlxrt_result cancelled = result_of(requests[2]);
+  CHECK_INT(cancelled.stop, MLXRT_STOPPED_CANCELLED);
+  CHECK(cancelled.queue_ns > 0 && cancelled.queue_ns <= cancelled.total_ns);
+  CHECK_INT(cancelled.prefill_ns + cancelled.decode_ns, 0);
+  CHECK_INT(metrics_of(model).requests_waiting, 2);
+  uint64_t before = metrics_of(model).queue_ns, waited = 0;
+  for (int i = 0; i < 4; i++) {
+    mlxrt_result result = result_of(requests[i]);
+    if (i != 2) waited += result.queue_ns;
+    mlxrt_request_free(requests[i]);
+  }
+  CHECK_INT(metrics_of(model).queue_ns - before, waited);
+  CHECK_INT(metrics_of(model).requests_waiting, 0);
+  CHECK_INT(metrics_of(model).requests_running, 0);
+  mlxrt_session_free(session);
+  mlxrt_session_free(other);
+  mlxrt_model_free(model);
+}
+
+/* Whatever a priority is, it says nothing about the answer. */
+static void every_priority_is_legal(void) {
+  static const int32_t priorities[] = {0, 1, -1, INT32_MAX, INT32_MIN, 1000, -1000};
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_session *sessions[COUNT(priorities)];
+  mlxrt_request *requests[COUNT(priorities)];
+  mlxrt_session *session = session_of(model);
+  struct answer *wanted = ask(session, text_input("Hello"), greedy(50));
+  for (size_t i = 0; i < COUNT(priorities); i++) {
+    mlxrt_generate_options options = greedy_anew(50);
+    options.priority = priorities[i];
+    sessions[i] = session_of(model);
+    requests[i] = submit(sessions[i], text_input("Hello"), options);
+  }
+  for (size_t i = 0; i < COUNT(priorities); i++) {
+    struct answer *given = read_all(requests[i]);
+    CHECK(same_tokens(given, wanted));
+    CHECK_INT(given->result.stop, MLXRT_STOPPED_LENGTH);
+    free(given);
+    mlxrt_request_free(requests[i]);
+    mlxrt_session_free(sessions[i]);
+  }
+  free(wanted);
+  mlxrt_session_free(session);
+  mlxrt_model_free(model);
+}
+
 static void the_result_drops_what_nobody_read(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model);
@@ -663,6 +732,8 @@ static const struct test tests[] = {
     {"pulled is what is pushed", pulled_is_what_is_pushed},
     {"requests of one session run in order", requests_of_one_session_run_in_order},
     {"a slow reader parks its request only", a_slow_reader_parks_its_request_only},
+    {"requests that wait are counted", requests_that_wait_are_counted},
+    {"every priority is legal", every_priority_is_legal},
     {"the result drops what nobody read", the_result_drops_what_nobody_read},
     {"cancels end what they are meant for", cancels_end_what_they_are_meant_for},
     {"session_cancel takes the one that runs", session_cancel_takes_the_one_that_runs},

@@ -208,6 +208,11 @@ void options_mean_what_they_say() {
   const std::string greedily = run(greedy(10)).text;
   auto nothing = greedy(0);
   CHECK(run(nothing).result.generated_tokens == 0);
+  for (const std::int32_t priority : {std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::max()}) {
+    auto first = greedy(10);
+    first.priority = priority;
+    CHECK(run(first).text == greedily);
+  }
 
   // 0 in C++ is off, or the strictest: each of these leaves only the likeliest token, or changes nothing.
   mlxrt::GenerateOptions sampled;
@@ -586,6 +591,7 @@ void the_library() {
   greedy_text(session, 3);
   CHECK(model.metrics().requests_completed == 1);
   CHECK(mlxrt::metrics().requests_completed >= 1);
+  CHECK(model.metrics().requests_waiting == 0 && model.metrics().queue_ns > 0);
   {
     mlxrt::Suspension suspension;
     FAILS(mlxrt::Model(fixture("llama-f32")), code::suspended);

@@ -98,6 +98,7 @@ exports! {
     fn mlxrt_error_free(error: *mut mlxrt_error);
     fn mlxrt_code_name(code: i32) -> *const c_char;
     fn mlxrt_memory_get(out: *mut mlxrt_memory) -> *mut mlxrt_error;
+    fn mlxrt_metrics(model: *const mlxrt_model, out: *mut mlxrt_metrics_data) -> *mut mlxrt_error;
     fn mlxrt_memory_set(limits: *const mlxrt_memory_limits) -> *mut mlxrt_error;
     fn mlxrt_memory_trim(level: i32) -> *mut mlxrt_error;
     fn mlxrt_model_inspect(

@@ -30,6 +30,7 @@ mod places;
 mod plugin;
 mod process;
 mod prompts;
+mod queues;
 mod reentrant;
 mod runner;
 mod said;
@@ -91,6 +92,7 @@ pub static CLASSES: &[Class] = &[
     changed::CLASS,
     places::CLASS,
     budget::CLASS,
+    queues::CLASS,
     cancel::CLASS,
     reentrant::CLASS,
     plugin::CLASS,

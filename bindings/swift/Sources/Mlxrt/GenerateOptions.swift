@@ -46,6 +46,8 @@ public struct GenerateOptions: Sendable, Hashable {
   public var progressTokens: Int = 0
   /// Tokens that the draft model guesses at a time; 0 = no speculation.
   public var draftTokens: Int?
+  /// Higher first where requests wait for the device; equals take turns, and nobody starves.
+  public var priority: Int32 = 0
   /// What is done differently from the default.
   public var flags: Flags = []
 
@@ -134,6 +136,7 @@ public struct GenerateOptions: Sendable, Hashable {
     options.grammar = try grammar?.handle.with { $0 }
     options.progress_tokens = try field(progressTokens, "progressTokens")
     options.draft_tokens = try orOff(draftTokens, "draftTokens")
+    options.priority = priority
     return options
   }
 

@@ -244,10 +244,12 @@ public enum Runtime {
 
 /// Counters since the start, and the last request that ended.
 public struct Metrics: Sendable, Hashable {
-  /// Requests that began.
+  /// Requests that were made, those that wait and those that were refused included.
   public let requestsStarted: UInt64
-  /// Requests that run now.
+  /// Requests that have not ended: those that run now, and those that wait.
   public let requestsRunning: UInt64
+  /// Of ``requestsRunning``: those that have not begun.
+  public let requestsWaiting: UInt64
   /// Requests that ended by themselves, by a limit or by a stop.
   public let requestsCompleted: UInt64
   /// Requests that were cancelled.
@@ -260,10 +262,16 @@ public struct Metrics: Sendable, Hashable {
   public let cachedTokens: UInt64
   /// Tokens delivered.
   public let generatedTokens: UInt64
+  /// From the calls of requests that have ended until they began.
+  public let queueTime: Duration
   /// In which inputs were taken in.
   public let prefillTime: Duration
   /// From first tokens to last ones.
   public let decodeTime: Duration
+  /// Passes through the model that computed next tokens.
+  public let passes: UInt64
+  /// Rows of these passes, one for each session that shared the pass: by ``passes``, how many tokens a pass gave.
+  public let passRows: UInt64
   /// Bytes in use now.
   public let activeBytes: UInt64
   /// Bytes of freed buffers kept for reuse.
@@ -303,10 +311,11 @@ public struct Metrics: Sendable, Hashable {
     try check(mlxrt_metrics(model, &data))
     return Metrics(
       requestsStarted: data.requests_started, requestsRunning: data.requests_running,
-      requestsCompleted: data.requests_completed, requestsCancelled: data.requests_cancelled,
+      requestsWaiting: data.requests_waiting, requestsCompleted: data.requests_completed, requestsCancelled: data.requests_cancelled,
       requestsFailed: data.requests_failed, promptTokens: data.prompt_tokens, cachedTokens: data.cached_tokens,
-      generatedTokens: data.generated_tokens, prefillTime: Duration(data.prefill_ns),
-      decodeTime: Duration(data.decode_ns), activeBytes: data.active_bytes, cacheBytes: data.cache_bytes,
+      generatedTokens: data.generated_tokens, queueTime: Duration(data.queue_ns),
+      prefillTime: Duration(data.prefill_ns), decodeTime: Duration(data.decode_ns), passes: data.passes,
+      passRows: data.pass_rows, activeBytes: data.active_bytes, cacheBytes: data.cache_bytes,
       peakBytes: data.peak_bytes, weightBytes: data.weight_bytes, kvBytes: data.kv_bytes,
       last: Last(
         promptTokens: data.last_prompt_tokens, cachedTokens: data.last_cached_tokens,

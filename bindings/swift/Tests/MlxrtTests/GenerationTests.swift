@@ -9,6 +9,7 @@ final class GenerationTests: XCTestCase {
     var options = greedy(60)
     options.logprobs = 3
     options.progressTokens = 2
+    options.priority = .max
     var text = "", tokens: [Int32] = [], logprobs: [Float] = [], alternatives: [[Event.Alternative]] = []
     var progress = 0
     var ends: [GenerationResult] = []
@@ -476,6 +477,9 @@ final class GenerationTests: XCTestCase {
     XCTAssertEqual(try Runtime.memory().limit, .unlimited)
     let metrics = try Runtime.metrics()
     XCTAssertGreaterThanOrEqual(metrics.requestsStarted, 1)
+    XCTAssertEqual(try model.metrics().requestsWaiting, 0)
+    XCTAssertGreaterThan(metrics.queueTime, .zero)
+    XCTAssertGreaterThanOrEqual(metrics.passRows, metrics.passes)
 
     let lines = Counter()
     try await Runtime.setLog(.warning) { level, line in
