@@ -10,6 +10,7 @@
 // Indices name registers here.
 #![allow(clippy::needless_range_loop)]
 
+mod pass;
 mod texts;
 
 use std::ops::Range;
@@ -17,16 +18,16 @@ use std::ops::Range;
 use super::activations::tiles;
 use super::float::{load, store, with_element, Element, Floats};
 use super::heads::{HeadShape, Heads, HeadsMut};
-use super::kept::{Factors, FloatRows, PackedRows, Rows};
+use super::kept::{Factors, Rows};
 use super::math::exp;
 use super::microkernel::{accumulate, dots, rows_at_once, COLUMNS, VECTORS};
 use super::numbers::Numbers;
 use super::packed_heads::Stored;
 use super::rowwise::Softcap;
-use super::shared::SharedMut;
 use super::simd::{Kernel, Simd};
 use super::Kernels;
 
+pub(super) use pass::Asked;
 pub use texts::Texts;
 
 /// Keys of one block.
@@ -75,7 +76,7 @@ impl Kernels {
         out: &mut HeadsMut,
     ) {
         let (keys, values) = (keys.into(), values.into());
-        self.attend_in(queries, &keys, None, &values, options, out);
+        self.attend_in(queries, keys, None, values, options, out);
     }
 
     /// The same of queries and keys in two parts: the second are `[heads, n, more]` and `[kv_heads, tokens, more]`, the keys
@@ -89,144 +90,28 @@ impl Kernels {
         out: &mut HeadsMut,
     ) {
         let ([first, more], [keys, more_keys]) = (queries, keys);
-        let more = Some((more, &more_keys));
-        self.attend_in(first, &keys, more, &values, options, out);
+        let more = Some((*more, more_keys));
+        self.attend_in(first, keys, more, values, options, out);
     }
 
     fn attend_in(
         &self,
         queries: &Heads,
-        keys: &Stored,
-        more: Option<(&Heads, &Stored)>,
-        values: &Stored,
+        keys: Stored,
+        more: Option<(Heads, Stored)>,
+        values: Stored,
         options: AttentionOptions,
         out: &mut HeadsMut,
     ) {
-        let (q, k, v, o) = (queries.shape(), keys.shape(), values.shape(), out.shape());
-        let fits = q.dim == k.dim
-            && k.heads == v.heads
-            && k.tokens == v.tokens
-            && (o.heads, o.tokens, o.dim) == (q.heads, q.tokens, v.dim)
-            && q.heads.checked_rem(k.heads).unwrap_or(q.heads) == 0
-            && (options.visible == Visible::All || q.tokens <= k.tokens)
-            && options
-                .sinks
-                .is_none_or(|sinks| sinks.rows() == 1 && sinks.width() == q.heads);
-        assert!(fits, "attention: {q:?} by {k:?} and {v:?} to {o:?}");
-        let fits = more.is_none_or(|(queries, keys)| {
-            let (more, own) = (queries.shape(), keys.shape());
-            more.dim == own.dim
-                && (more.heads, more.tokens) == (q.heads, q.tokens)
-                && (own.heads, own.tokens) == (k.heads, k.tokens)
-        });
-        assert!(fits, "attention: a second part that does not fit");
-        if q.heads == 0 || q.tokens == 0 {
-            return;
-        }
-        let group = q.heads / k.heads;
-        let tile = (ROWS / group).max(1);
-        // A head's queries that share one pass over the keys; more heads than rows go in several.
-        let head_parts = group.div_ceil(ROWS);
-        let parts = q.tokens.div_ceil(tile);
-        let pieces = match parts {
-            1 => k.tokens.div_ceil(PIECE).max(1),
-            _ => 1,
-        };
-        let jobs = k.heads * head_parts * parts * pieces;
-        // Each piece's rows: weighted sum, largest score, sum.
-        let row = v.dim + 2;
-        let mut partial = self.scratch.floats();
-        partial.resize(jobs * ROWS * row, 0.0);
-        let memory = SharedMut::new(&mut partial);
-        let out = &*out;
-        let job = |index: usize| {
-            let (rest, piece) = (index / pieces, index % pieces);
-            let (rest, part) = (rest / parts, rest % parts);
-            let (kv_head, head_part) = (rest / head_parts, rest % head_parts);
-            let heads = head_part * ROWS..group.min((head_part + 1) * ROWS);
-            Job {
-                queries,
-                more: more.map(|(queries, _)| queries),
-                keys: k,
-                value_dim: v.dim,
-                options,
-                out,
-                kv_head,
-                heads: kv_head * group + heads.start..kv_head * group + heads.end,
-                tokens: part * tile..q.tokens.min((part + 1) * tile),
-                span: if pieces == 1 {
-                    0..k.tokens
-                } else {
-                    piece * PIECE..k.tokens.min((piece + 1) * PIECE)
-                },
-            }
-        };
-        let work = |index: usize| {
-            // SAFETY: every job has its own part.
-            let partial = unsafe { memory.slice(index * ROWS * row, ROWS * row) };
-            let job = job(index);
-            let more = more.map(|(_, keys)| keys);
-            match (keys, more, values) {
-                (Stored::Floats(keys), None | Some(Stored::Floats(_)), Stored::Floats(values)) => {
-                    let more = more.and_then(Stored::as_floats);
-                    let all = more.into_iter().chain([values]);
-                    let alike = all.into_iter().all(|rows| rows.dtype() == keys.dtype());
-                    assert!(alike, "attention: two types");
-                    with_element!(keys.dtype(), K => self.path.run(Attend {
-                        job: &job,
-                        keys: FloatRows::<K>::new(keys),
-                        more: more.map(FloatRows::<K>::new),
-                        values: FloatRows::<K>::new(values),
-                        partial,
-                    }));
-                }
-                (Stored::Packed(keys), None | Some(Stored::Packed(_)), Stored::Packed(values)) => {
-                    let more = more.and_then(Stored::as_packed);
-                    let all = more.into_iter().chain([values]);
-                    let alike = all.into_iter().all(|rows| rows.bits() == keys.bits());
-                    assert!(alike, "attention: two numbers of bits");
-                    match keys.bits() {
-                        4 => self.path.run(Attend {
-                            job: &job,
-                            keys: PackedRows::<4>::new(keys),
-                            more: more.map(PackedRows::<4>::new),
-                            values: PackedRows::<4>::new(values),
-                            partial,
-                        }),
-                        _ => self.path.run(Attend {
-                            job: &job,
-                            keys: PackedRows::<8>::new(keys),
-                            more: more.map(PackedRows::<8>::new),
-                            values: PackedRows::<8>::new(values),
-                            partial,
-                        }),
-                    }
-                }
-                _ => panic!("attention: keys and values that are not stored alike"),
-            }
-            if pieces == 1 {
-                self.path.run(Finish {
-                    job: &job,
-                    partial,
-                    pieces,
-                });
-            }
-        };
-        if q.heads * q.tokens * k.tokens * q.dim < 1 << 16 {
-            (0..jobs).for_each(work);
-        } else {
-            self.pool.parallel(jobs, work);
-        }
-        if pieces > 1 {
-            for (index, partial) in partial.chunks_exact_mut(pieces * ROWS * row).enumerate() {
-                let job = job(index * pieces);
-                self.path.run(Finish {
-                    job: &job,
-                    partial,
-                    pieces,
-                });
-            }
-        }
+        let tokens = out.shape().tokens;
+        self.attend_all(&[Asked {
+            queries: *queries,
+            keys,
+            more,
+            values,
+            options,
+            out: out.some_tokens(0, tokens),
+        }]);
     }
 }
 
@@ -522,7 +407,7 @@ unsafe fn weigh<S: Simd>(scores: &mut [f32], state: &mut [f32]) -> f32 {
 /// Joins the pieces of each row, adds the sink, divides, and writes.
 struct Finish<'a> {
     job: &'a Job<'a>,
-    /// One after the other, as `Attend` left them; the first takes the result.
+    /// One after the other and equally long, as `Attend` left them; the first takes the result.
     partial: &'a mut [f32],
     pieces: usize,
 }
@@ -533,10 +418,10 @@ impl Kernel for Finish<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (job, dim) = (self.job, self.job.value_dim);
-        let width = dim + 2;
+        let (width, size) = (dim + 2, self.partial.len() / self.pieces);
         for row in 0..job.rows() {
             let (head, token) = job.place(row);
-            let piece = |piece: usize| (piece * ROWS + row) * width;
+            let piece = |piece: usize| piece * size + row * width;
             let sink = job.options.sinks.map(|sinks| {
                 with_element!(sinks.dtype(), E => {
                     sinks.row::<E>(0).add(head).read_unaligned().to_f32()

@@ -5,6 +5,7 @@ mod attend;
 mod compute;
 mod map;
 mod moe;
+mod segments;
 mod texts;
 
 use super::attention::{Texts, Visible};
@@ -179,11 +180,18 @@ pub struct Past<'a> {
     pub visible: Visible,
 }
 
+/// The rows of one session in a pass of several.
+pub struct Segment<'a> {
+    pub rows: usize,
+    pub past: Past<'a>,
+}
+
 /// What a block's attention sees.
 enum Sees<'s, 'a> {
     /// There is none.
     Nothing,
     Past(&'s mut Past<'a>),
+    Segments(&'s mut [Segment<'a>]),
     /// The rows are texts of their own.
     Texts(&'s Texts<'s>),
 }
@@ -193,6 +201,7 @@ impl<'a> Sees<'_, 'a> {
         match self {
             Sees::Nothing => Sees::Nothing,
             Sees::Past(past) => Sees::Past(past),
+            Sees::Segments(segments) => Sees::Segments(segments),
             Sees::Texts(texts) => Sees::Texts(texts),
         }
     }

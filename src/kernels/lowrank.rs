@@ -23,6 +23,8 @@ pub struct LowRank<V> {
     /// `[rank, out]`
     pub b: V,
     pub scale: f32,
+    /// The rows of the product that it is added to, all of them where that is None.
+    pub rows: Option<Range<usize>>,
 }
 
 impl<V> LowRank<V> {
@@ -34,6 +36,7 @@ impl<V> LowRank<V> {
             a: f(&self.a)?,
             b: f(&self.b)?,
             scale: self.scale,
+            rows: self.rows.clone(),
         })
     }
 }
@@ -41,6 +44,7 @@ impl<V> LowRank<V> {
 /// One part with what it belongs to.
 struct Part<'a> {
     low: &'a LowRank<Floats<'a>>,
+    rows: Range<usize>,
     /// Of the y that it is added to.
     output: usize,
     /// Where its sums begin: `[pieces, rows, rank]`.
@@ -64,37 +68,43 @@ impl Kernels {
         for (output, low) in low.iter().enumerate() {
             for low in low.iter() {
                 let rank = low.a.width();
+                let rows = low.rows.clone().unwrap_or(0..n);
                 assert!(
                     low.a.rows() == inputs
                         && low.b.rows() == rank
-                        && low.b.width() == y[output].width(),
-                    "low rank: [{}, {rank}] by [{}, {}] for [{n}, {inputs}] to {}",
+                        && low.b.width() == y[output].width()
+                        && rows.start <= rows.end
+                        && rows.end <= n,
+                    "low rank: [{}, {rank}] by [{}, {}] for rows {rows:?} of [{n}, {inputs}] to {}",
                     low.a.rows(),
                     low.b.rows(),
                     low.b.width(),
                     y[output].width()
                 );
+                let sums = size;
+                size += pieces * rows.len() * rank;
                 parts.push(Part {
                     low,
+                    rows,
                     output,
-                    sums: size,
+                    sums,
                 });
-                size += pieces * n * rank;
             }
         }
-        let wide = self.widened(x, 0..n);
+        let first = parts.iter().map(|part| part.rows.start).min().unwrap_or(0);
+        let end = parts.iter().map(|part| part.rows.end).max().unwrap_or(0);
+        let wide = self.widened(x, first..end.max(first));
         let mut sums = self.scratch.floats();
         sums.resize(size, 0.0);
         let memory = SharedMut::new(&mut sums);
-        let x = &wide;
         self.pool.parallel(parts.len() * pieces, |index| {
             let (part, piece) = (&parts[index / pieces], index % pieces);
-            let rank = part.low.a.width();
+            let size = part.rows.len() * part.low.a.width();
             // SAFETY: every piece of every part has its own sums.
-            let sums = unsafe { memory.slice(part.sums + piece * n * rank, n * rank) };
+            let sums = unsafe { memory.slice(part.sums + piece * size, size) };
             let span = piece * PIECE..inputs.min((piece + 1) * PIECE);
             with_element!(part.low.a.dtype(), E => self.path.run(Down::<E> {
-                x,
+                x: &wide[(part.rows.start - first) * inputs..],
                 inputs,
                 span,
                 a: &part.low.a,
@@ -104,7 +114,7 @@ impl Kernels {
         });
         // The pieces' sums, times the scale, in the first piece's place.
         for part in &parts {
-            let len = n * part.low.a.width();
+            let len = part.rows.len() * part.low.a.width();
             let (first, rest) = sums[part.sums..part.sums + pieces * len].split_at_mut(len);
             for more in rest.chunks_exact(len.max(1)) {
                 first
@@ -126,13 +136,13 @@ impl Kernels {
             let y = &y[output];
             let columns = piece * PIECE..y.width().min((piece + 1) * PIECE);
             for part in parts.iter().filter(|part| part.output == output) {
-                let z = &sums[part.sums..part.sums + n * part.low.a.width()];
-                let columns = columns.clone();
+                let z = &sums[part.sums..part.sums + part.rows.len() * part.low.a.width()];
                 with_element!(part.low.b.dtype(), E => self.path.run(Up::<E> {
                     z,
                     b: &part.low.b,
                     y,
-                    columns,
+                    rows: part.rows.clone(),
+                    columns: columns.clone(),
                     element: std::marker::PhantomData,
                 }));
             }
@@ -142,12 +152,12 @@ impl Kernels {
 
 /// `x A` over some of the inputs.
 struct Down<'a, E> {
-    /// `[n, inputs]`
+    /// `[rows, inputs]`, and perhaps more rows
     x: &'a [f32],
     inputs: usize,
     span: Range<usize>,
     a: &'a Floats<'a>,
-    /// `[n, rank]`
+    /// `[rows, rank]`
     sums: &'a mut [f32],
     element: std::marker::PhantomData<E>,
 }
@@ -179,10 +189,11 @@ impl<E: Element> Kernel for Down<'_, E> {
 
 /// `y += z B` for some of the outputs.
 struct Up<'a, E> {
-    /// `[n, rank]`
+    /// `[rows, rank]`
     z: &'a [f32],
     b: &'a Floats<'a>,
     y: &'a FloatsMut<'a>,
+    rows: Range<usize>,
     /// At most PIECE.
     columns: Range<usize>,
     element: std::marker::PhantomData<E>,
@@ -198,7 +209,7 @@ impl<E: Element> Kernel for Up<'_, E> {
             return;
         }
         let b = self.b.row::<E>(0).add(self.columns.start);
-        for (first, size) in tiles(self.y.rows(), rows_at_once(S::LANES)) {
+        for (first, size) in tiles(self.rows.len(), rows_at_once(S::LANES)) {
             let mut delta = [0.0_f32; 4 * PIECE];
             let to = delta.as_mut_ptr();
             let z = self.z.as_ptr().add(first * rank);
@@ -210,7 +221,7 @@ impl<E: Element> Kernel for Up<'_, E> {
             for row in 0..size {
                 let delta = delta.as_ptr().add(row * PIECE);
                 with_element!(self.y.dtype(), Y => {
-                    let y = self.y.row::<Y>(first + row).add(self.columns.start);
+                    let y = self.y.row::<Y>(self.rows.start + first + row).add(self.columns.start);
                     let mut i = 0;
                     while i < columns {
                         let n = columns - i;

@@ -57,7 +57,7 @@ mod widen;
 pub use attention::{AttentionOptions, Texts, Visible};
 pub use block::{
     Attention, AttentionSizes, Block, ExpertLinear, Experts, GateUp, Half, Linear, Matrix, Mlp,
-    Moe, Norm, Part, Past, Projections, Shared,
+    Moe, Norm, Part, Past, Projections, Segment, Shared,
 };
 pub use conv::ShortConv;
 pub use cores::physical_cores;

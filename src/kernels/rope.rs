@@ -62,20 +62,24 @@ impl Rope {
         self.dims
     }
 
-    /// The turns of `tokens` positions from `offset` on, and perhaps of more. The last ones are kept: the layers of a step ask
-    /// for the same, and texts of one pass for fewer.
-    fn turns(&self, offset: i32, tokens: usize) -> Arc<Turns> {
+    /// The turns of all positions of the runs, and perhaps of more. The last ones are kept: the layers of a step ask for the
+    /// same, and texts of one pass for fewer.
+    fn turns(&self, runs: &[Run]) -> Arc<Turns> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turns) = last.as_ref() {
-            if turns.offset == offset && turns.values.len() >= tokens * self.dims {
-                return turns.clone();
-            }
+        if let Some(turns) = last.as_ref().filter(|turns| turns.begin_with(runs)) {
+            return turns.clone();
         }
+        let tokens: usize = runs.iter().map(|run| run.tokens).sum();
         let mut values = vec![0.0; tokens * self.dims];
         let factor = f64::from(self.factor);
-        for (token, values) in values.chunks_exact_mut(self.dims.max(1)).enumerate() {
+        let positions = runs.iter().flat_map(|run| {
+            let first = f64::from(run.offset);
+            (0..run.tokens).map(move |token| first + token as f64)
+        });
+        let places = values.chunks_exact_mut(self.dims.max(1));
+        for (position, values) in positions.zip(places) {
             // The angle is made in f64: as exact as the scale and the frequencies are.
-            let position = (f64::from(offset) + token as f64) * f64::from(self.scale);
+            let position = position * f64::from(self.scale);
             let (cosines, sines) = values.split_at_mut(self.dims / 2);
             for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(&self.frequencies)
             {
@@ -84,17 +88,40 @@ impl Rope {
                 *sine = (s * factor) as f32;
             }
         }
-        let turns = Arc::new(Turns { offset, values });
+        let turns = Arc::new(Turns {
+            runs: runs.to_vec(),
+            values,
+        });
         *last = Some(turns.clone());
         turns
     }
 }
 
+/// Tokens whose positions follow each other.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// The first one's.
+    pub offset: i32,
+    pub tokens: usize,
+}
+
 /// What some positions turn by.
 struct Turns {
-    offset: i32,
+    runs: Vec<Run>,
     /// For each position `dims / 2` cosines, then as many sines.
     values: Vec<f32>,
+}
+
+impl Turns {
+    /// Whether the runs are the first positions of these.
+    fn begin_with(&self, runs: &[Run]) -> bool {
+        let last = runs.len().saturating_sub(1);
+        let same = |(index, (own, run)): (usize, (&Run, &Run))| {
+            own.offset == run.offset
+                && (own.tokens == run.tokens || index == last && own.tokens > run.tokens)
+        };
+        runs.len() <= self.runs.len() && self.runs.iter().zip(runs).enumerate().all(same)
+    }
 }
 
 impl Kernels {
@@ -103,15 +130,22 @@ impl Kernels {
     /// Error: `|x| * 2^-22` beside the output's rounding. Panics where the sizes differ, or the rope has more dims than a
     /// head.
     pub fn rope(&self, rope: &Rope, x: &Heads, offset: i32, y: &mut HeadsMut) {
+        let tokens = x.shape().tokens;
+        self.rope_runs(rope, x, &[Run { offset, tokens }], y);
+    }
+
+    /// The same of tokens that are several runs, one after the other.
+    pub(super) fn rope_runs(&self, rope: &Rope, x: &Heads, runs: &[Run], y: &mut HeadsMut) {
         let (from, to) = (x.shape(), y.shape());
         assert!(
-            (from.heads, from.tokens, from.dim) == (to.heads, to.tokens, to.dim),
+            (from.heads, from.tokens, from.dim) == (to.heads, to.tokens, to.dim)
+                && runs.iter().map(|run| run.tokens).sum::<usize>() == from.tokens,
             "rope: {from:?} to {to:?}"
         );
         let (dims, tokens) = (rope.dims, from.tokens);
         assert!(dims <= from.dim, "rope: {dims} dims of {}", from.dim);
         let y = &*y;
-        let turns = rope.turns(offset, tokens);
+        let turns = rope.turns(runs);
         self.rows(tokens, from.heads * from.dim, |token| {
             let turns = &turns.values[token * dims..(token + 1) * dims];
             for head in 0..from.heads {

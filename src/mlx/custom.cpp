@@ -57,7 +57,7 @@ class Custom : public mx::Primitive {
   Custom(mx::Stream stream, const mlxrt_custom& op, std::shared_ptr<void> context, std::shared_ptr<void> gradient,
          std::vector<mx::Shape> shapes)
       : Primitive(stream), name_(op.name), run_(op.run), context_(std::move(context)), gradient_(std::move(gradient)),
-        strided_(op.strided), written_(op.written), shapes_(std::move(shapes)) {}
+        strided_(op.strided), written_from_(op.written_from), written_to_(op.written_to), shapes_(std::move(shapes)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
     for (mx::array& out : outputs) out.set_data(memory(out.nbytes()));
@@ -66,7 +66,8 @@ class Custom : public mx::Primitive {
       const mx::array& in = inputs[i];
       const bool rows = in.ndim() > 0 && (in.strides().back() == 1 || in.shape().back() == 1);
       const bool taken = in.flags().row_contiguous || (has(strided_, i) && rows);
-      if (has(written_, i) && !in.flags().row_contiguous) {
+      const bool written = written_from_ <= i && i < written_to_;
+      if (written && !in.flags().row_contiguous) {
         throw std::runtime_error(std::string("[") + name_ + "] writes in place, and an array is not row-major");
       }
       copied.push_back(!taken && in.size() > 0);
@@ -155,7 +156,8 @@ class Custom : public mx::Primitive {
   std::shared_ptr<void> context_;
   std::shared_ptr<void> gradient_;
   uint32_t strided_;
-  uint32_t written_;
+  size_t written_from_;
+  size_t written_to_;
   std::vector<mx::Shape> shapes_;
 };
 } // namespace

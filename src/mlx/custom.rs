@@ -2,6 +2,7 @@
 //! evaluated; what they return as an error is an evaluation's error, and so is a panic.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 
 use super::array::{Array, InMlx};
@@ -75,7 +76,8 @@ struct RawCustom {
     views: *const View,
     outputs: usize,
     strided: u32,
-    written: u32,
+    written_from: usize,
+    written_to: usize,
 }
 
 extern "C" {
@@ -88,12 +90,12 @@ extern "C" {
     ) -> c_int;
 }
 
-/// What is queued: its name in errors, which inputs (bits) may come with strides, and which it also writes.
+/// What is queued: its name in errors, which inputs (bits) may come with strides, and which (a range) it also writes.
 pub(super) struct Custom {
     pub name: &'static CStr,
     pub strided: u32,
     /// In place, in the order in which operations are queued on the stream: only arrays whose memory is no other's.
-    pub written: u32,
+    pub written: Range<usize>,
     pub run: Run,
     /// By the first input: from that by the output, in its place, and from the other inputs, which must not be traced.
     pub gradient: Option<Run>,
@@ -124,7 +126,8 @@ impl Custom {
             views: views.as_ptr(),
             outputs: N,
             strided: self.strided,
-            written: self.written,
+            written_from: self.written.start,
+            written_to: self.written.end,
         };
         let mut made = [mlx_sys::mlx_array {
             ctx: std::ptr::null_mut(),

@@ -24,7 +24,7 @@ use crate::kernels::{
     Layout, Packed, Quantized, QuantizedMut, Temperature, Visible,
 };
 
-pub use block::{block, Matrix, Place, Seen};
+pub use block::{block, Matrix, Place, Seen, SessionRows};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
 pub use kept::pack_tokens;
 pub use latent::attention_in_parts;
@@ -121,7 +121,7 @@ struct Traits {
     /// As in `Custom`.
     strided: u32,
     /// As in `Custom`.
-    written: u32,
+    written: Range<usize>,
     /// As in `Custom`.
     gradient: Option<Work>,
 }

@@ -4,7 +4,7 @@
 use super::*;
 use crate::mlx::{self, grad, ops, Device, HostBuffer};
 
-fn with_kernels(work: impl FnOnce()) {
+pub(super) fn with_kernels(work: impl FnOnce()) {
     mlx::install_error_handler();
     mlx::enter(Device::Cpu).unwrap();
     start(Kernels::new(2));
@@ -111,7 +111,7 @@ fn packed_weights_come_back_bit_by_bit() {
     });
 }
 
-fn numbers(shape: &[i32]) -> Array {
+pub(super) fn numbers(shape: &[i32]) -> Array {
     let count = shape.iter().product::<i32>();
     let values: Vec<f32> = (0..count)
         .map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0)

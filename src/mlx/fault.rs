@@ -16,10 +16,11 @@ thread_local! {
     static STRUCK: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What goes wrong in each turn of one model's requests.
+/// What goes wrong in each turn of one model's requests, or of one session's.
 #[derive(Clone, Copy)]
 pub struct Lasting {
     pub model: u64,
+    pub session: Option<u64>,
     pub kind: Kind,
     /// Which of the turn: 1 = the first.
     pub number: u64,
@@ -40,9 +41,13 @@ pub fn fail_turns(lasting: Option<Lasting>) -> u64 {
     STRUCK.replace(0)
 }
 
-/// A turn of this model's begins.
-pub fn turn_of(model: u64) {
-    let lasting = LASTING.get().filter(|lasting| lasting.model == model);
+/// A turn of this model's begins, with these sessions.
+pub fn turn_of(model: u64, sessions: &[u64]) {
+    let is_of = |lasting: &Lasting| {
+        let own = lasting.session.is_none_or(|own| sessions.contains(&own));
+        lasting.model == model && own
+    };
+    let lasting = LASTING.get().filter(is_of);
     LEFT_OF_TURN.set(lasting.map_or(0, |lasting| lasting.number));
 }
 

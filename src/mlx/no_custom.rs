@@ -1,6 +1,7 @@
 //! Where the GPU computes there are no operations of ours; see custom.rs.
 
 use std::ffi::CStr;
+use std::ops::Range;
 
 use super::array::Array;
 use crate::dtype::Dtype;
@@ -33,7 +34,7 @@ pub(super) type Run = Box<dyn Fn(&[View], &[View]) -> Outcome + Send + Sync>;
 pub(super) struct Custom {
     pub name: &'static CStr,
     pub strided: u32,
-    pub written: u32,
+    pub written: Range<usize>,
     pub run: Run,
     pub gradient: Option<Run>,
 }

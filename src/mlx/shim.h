@@ -53,7 +53,8 @@ typedef struct mlxrt_custom {
   const mlxrt_view* views; // of the outputs; shapes and types count
   size_t outputs;
   uint32_t strided; // bit i: input i may have any strides but 1 in its last dimension; the others come row-major
-  uint32_t written; // bit i: the operation also writes input i, in place; it must be row-major
+  // From the first of these inputs on, before the second: the operation also writes them, in place; they must be row-major.
+  size_t written_from, written_to;
 } mlxrt_custom;
 
 // Queues it: `inputs` and `outputs` are lists of mlx_array, `stream` is a mlx_stream's ctx, on the CPU device.

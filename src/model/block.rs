@@ -1,20 +1,18 @@
 //! A block: halves, one after the other, each added to what went into it.
 
-use std::rc::Rc;
-
-use super::cache::Cache;
 use super::config::{BlockConfig, HalfConfig};
 use super::cost::{Known, TypesOf};
-use super::decoder::{last_row, Forward, Rows, Seen};
+use super::decoder::{last_row, Forward, Rows};
 use super::fused;
 use super::modules::Site;
 use super::parts::{Part, PartTypes};
 use super::plan::Scope;
+use super::segments::{Seen, Session};
 use super::streams::Streams;
 use super::texts::Texts;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::nn::{self, AttentionMask};
+use crate::mlx::nn;
 use crate::mlx::{ops, Array};
 
 #[derive(Clone)]
@@ -39,12 +37,10 @@ pub(super) struct Half {
     pub out_norm: Option<Site>,
 }
 
-/// What a session has of the tokens before, by the number of the cache.
+/// What sessions have of the tokens before, by the number of the cache.
 pub(super) struct Past<'a> {
-    /// For the new tokens.
-    pub masks: &'a [Rc<AttentionMask>],
-    /// Empty: the new tokens are all there are, and there may be a batch of them.
-    pub caches: &'a mut [Cache],
+    /// Whose rows there are, one after the other.
+    pub sessions: Vec<Session<'a>>,
     /// Without caches: keys and values of the blocks before, `[batch, kv_heads, n, head_dim]`.
     pub kept: &'a mut [Kept],
     /// The rows are these texts, which see nothing of each other, and nothing is kept of them.
@@ -206,14 +202,7 @@ impl Half {
             return Ok(made);
         }
         let number = self.part.cache();
-        let mask = number.and_then(|number| past.masks.get(number));
-        let seen = Seen {
-            mask: mask.map_or(&AttentionMask::None, Rc::as_ref),
-            cache: number.and_then(|number| past.caches.get_mut(number)),
-            kept: number.and_then(|number| past.kept.get_mut(number)),
-            texts: past.texts,
-            per_layer: past.per_layer.as_ref(),
-        };
+        let seen = Seen { past, number };
         self.forward(with, x, seen, rows)
     }
 

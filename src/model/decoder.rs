@@ -14,8 +14,9 @@ use super::parts::per_layer::PerLayerInputs;
 use super::parts::Part;
 use super::plan::{Blueprint, Summed};
 use super::rope::RotaryEmbedding;
+use super::segments::{Adapters, Session};
 use super::streams::Spread;
-use super::texts::{Dense, Texts};
+use super::texts::Dense;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::nn::{self, AttentionMask};
@@ -50,21 +51,8 @@ pub(super) struct Live {
 /// The model's arrays and a request's adapters, as parts look at them.
 pub struct Forward<'a> {
     pub(super) live: &'a Live,
-    pub adapters: &'a AdapterSet,
+    pub adapters: Adapters<'a>,
     pub clip_residual: bool,
-}
-
-/// What a part's tokens see of others.
-pub struct Seen<'a> {
-    pub mask: &'a AttentionMask,
-    /// None: the tokens are all there are.
-    pub cache: Option<&'a mut Cache>,
-    /// Without a cache: where keys and values of this pass lie for the blocks behind.
-    pub kept: Option<&'a mut Kept>,
-    /// See `Past`.
-    pub texts: Option<&'a Texts>,
-    /// See `Past`.
-    pub per_layer: Option<&'a Array>,
 }
 
 /// Which rows of the last block's output are wanted. For the last alone, that block computes the keys and values of
@@ -185,22 +173,41 @@ impl Decoder {
         rows: Rows,
         adapters: &AdapterSet,
     ) -> Result<Array> {
-        let n = tokens.dim(0);
-        let with = self.live.with(adapters);
-        let tokens = ops::reshape(tokens, &[1, n])?;
-        let mut h = self.embed(&tokens, adapters)?;
-        let mut per_layer = self.per_layer(&with, &tokens, &h)?.into_iter();
-        h = self.spread(&with, h)?;
+        let session = self.session(tokens.dim(0), caches)?;
+        self.through_blocks(tokens, vec![session], rows, Adapters::One(adapters))
+    }
+
+    /// With the masks of its new rows.
+    pub(super) fn session<'a>(&self, rows: i32, caches: &'a mut [Cache]) -> Result<Session<'a>> {
         let masks = self.masks(|index, _| match caches.get(index) {
-            Some(cache) => cache.mask(n),
+            Some(cache) => cache.mask(rows),
             None => Ok(AttentionMask::None),
         })?;
+        Ok(Session {
+            rows,
+            masks,
+            caches,
+        })
+    }
+
+    /// As `forward`, of the rows of one session after the other; of several all rows are wanted.
+    pub(super) fn through_blocks(
+        &self,
+        tokens: &Array,
+        sessions: Vec<Session>,
+        rows: Rows,
+        adapters: Adapters,
+    ) -> Result<Array> {
+        let with = self.live.with_each(adapters);
+        let tokens = ops::reshape(tokens, &[1, tokens.dim(0)])?;
+        let mut h = self.embed(&tokens, adapters.one(Site::EMBED_TOKENS)?)?;
+        let mut per_layer = self.per_layer(&with, &tokens, &h)?.into_iter();
+        h = self.spread(&with, h)?;
         let last = self.last_of_all_rows();
         // Without caches what blocks keep is put here.
         let mut kept: Vec<Kept> = vec![None; self.caches.len()];
         let mut past = Past {
-            masks: &masks,
-            caches,
+            sessions,
             kept: &mut kept,
             texts: None,
             per_layer: None,
@@ -289,11 +296,19 @@ impl Decoder {
 
     /// hidden `[…, hidden]` as `forward` gave it → logits `[…, vocab]`
     pub fn logits(&self, hidden: &Array, adapters: &AdapterSet) -> Result<Array> {
-        let with = self.live.with(adapters);
+        self.logits_by(hidden, Adapters::One(adapters))
+    }
+
+    /// The same of rows that may have different adapters: `[1, n, hidden]` → `[1, n, vocab]`
+    pub(super) fn logits_by(&self, hidden: &Array, adapters: Adapters) -> Result<Array> {
+        let with = self.live.with_each(adapters);
         let h = self.normed(&with, hidden)?;
         let mut logits = match self.is_tied() {
             false => with.linear(Site::LM_HEAD, &h)?,
-            true => self.live.embedding()?.as_linear(&h, adapters)?,
+            true => {
+                let set = adapters.one(Site::EMBED_TOKENS)?;
+                self.live.embedding()?.as_linear(&h, set)?
+            }
         };
         if let Some(scale) = self.config.logits.scale {
             logits = ops::multiply(&logits, &Array::scalar(scale, logits.dtype())?)?;
@@ -368,6 +383,10 @@ impl Decoder {
 
 impl Live {
     pub fn with<'a>(&'a self, adapters: &'a AdapterSet) -> Forward<'a> {
+        self.with_each(Adapters::One(adapters))
+    }
+
+    pub fn with_each<'a>(&'a self, adapters: Adapters<'a>) -> Forward<'a> {
         Forward {
             live: self,
             adapters,
@@ -378,6 +397,10 @@ impl Live {
     pub(super) fn layer(&self, site: Site) -> Result<&Layer> {
         let layer = self.layers.get(site.index);
         layer.ok_or_else(|| Error::internal("a module that is not there"))
+    }
+
+    pub(super) fn is_linear(&self, index: usize) -> bool {
+        matches!(self.layers.get(index), Some(Layer::Linear(_)))
     }
 
     pub(super) fn embedding(&self) -> Result<&Embedding> {

@@ -38,23 +38,36 @@ impl<'a> Forward<'a> {
 
     /// x `[…, in]` → `[…, out]`
     pub fn linear(&self, site: Site, x: &Array) -> Result<Array> {
-        self.linear_layer(site)?.forward(x, self.adapters)
+        let layer = self.linear_layer(site)?;
+        match self.adapters.of(site) {
+            Some(set) => layer.forward(x, set),
+            None => layer.forward_each(x, self.adapters),
+        }
     }
 
     /// x `[…, in]` → `[…, out]` f32
     pub fn logits(&self, site: Site, x: &Array) -> Result<Array> {
-        self.linear_layer(site)?.logits(x, self.adapters)
+        let layer = self.linear_layer(site)?;
+        match self.adapters.of(site) {
+            Some(set) => layer.logits(x, set),
+            None => self.adapters.each([x], |[x], set| layer.logits(&x, set)),
+        }
     }
 
     /// x `[n, in]`, the experts of each row u32 `[n, k]` → `[n, k, out]`. `sorted`: the experts come in order.
     pub fn experts(&self, site: Site, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
         self.experts_layer(site)?
-            .forward(x, chosen, sorted, self.adapters)
+            .forward(x, chosen, sorted, self.adapters.one(site)?)
     }
 
     /// x `[…, size]` → the same shape
     pub fn norm(&self, site: Site, x: &Array) -> Result<Array> {
-        self.norm_layer(site)?.forward(x, self.adapters)
+        self.norm_layer(site)?.forward(x, self.adapters.one(site)?)
+    }
+
+    /// The weight of a norm, with what adapters have in its place.
+    pub fn norm_weight(&self, site: Site) -> Result<&'a Array> {
+        Ok(self.norm_layer(site)?.adapted(self.adapters.one(site)?))
     }
 
     /// tokens `[batch, n]` → `[batch, n, width]`

@@ -11,9 +11,9 @@ use super::parts::attention::{Projections, QkNormOver};
 use super::parts::mlp::Inner;
 use super::parts::{Attention, Mlp, Moe, Part};
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{self, ExpertLinear, Linear, Norm};
-use crate::mlx::fast::{self, Matrix, Seen};
+use crate::mlx::fast::{self, Matrix, Seen, SessionRows};
 use crate::mlx::Array;
 
 #[cfg(test)]
@@ -71,43 +71,47 @@ pub(super) fn halves(
         let halves = halves.iter().map(|half| gather.half(half));
         halves.collect::<Result<Option<Vec<_>>>>()
     };
-    if let (Some(attention), Some(texts)) = (attention, past.texts) {
-        let halves = known!(known(texts.longest()));
-        let visible = texts.visible(attention.config().window);
+    let queue = |halves, seen, asking| {
         #[cfg(test)]
         COUNT.set(COUNT.get().map(|count| count + 1));
-        let (block, seen) = (
-            kernels::Block { halves },
-            Seen::Texts(texts.lengths(), visible),
-        );
-        return fast::block(x, &block, seen, n).map(Some);
+        fast::block(x, &kernels::Block { halves }, seen, asking).map(Some)
+    };
+    let Some(attention) = attention else {
+        return queue(known!(known(0)), Seen::Nothing, asking);
+    };
+    if let Some(texts) = past.texts {
+        let halves = known!(known(texts.longest()));
+        let visible = texts.visible(attention.config().window);
+        return queue(halves, Seen::Texts(texts.lengths(), visible), n);
     }
-    let (halves, place) = match attention {
-        None => (known!(known(0)), None),
-        Some(attention) => {
-            let number = attention.cache();
-            let (Some(cache), Some(mask)) = (past.caches.get_mut(number), past.masks.get(number))
-            else {
-                return Ok(None);
-            };
-            let halves = known!(known(cache.length(n)));
-            let cache = cache.tokens()?;
-            let like = Like {
-                heads: attention.config().kv_heads,
-                head_dim: attention.config().head_dim,
-                dtype,
-            };
-            (halves, Some((cache.place(n, like)?, mask.visible())))
-        }
+    let number = attention.cache();
+    // Those of a pass turn their keys alike (`Decoder::is_long`).
+    let first = past.sessions.first();
+    let first = first.and_then(|session| session.caches.get(number).zip(Some(session.rows)));
+    let Some((cache, rows)) = first else {
+        return Ok(None);
     };
-    #[cfg(test)]
-    COUNT.set(COUNT.get().map(|count| count + 1));
-    let block = kernels::Block { halves };
-    let seen = match &place {
-        Some((place, visible)) => Seen::Past(place, *visible),
-        None => Seen::Nothing,
+    let halves = known!(known(cache.length(rows)));
+    let like = Like {
+        heads: attention.config().kv_heads,
+        head_dim: attention.config().head_dim,
+        dtype,
     };
-    fast::block(x, &block, seen, asking).map(Some)
+    let places = past.sessions.iter_mut().map(|session| {
+        let missing = || Error::internal("a session without one of its caches");
+        let cache = session.caches.get_mut(number).ok_or_else(missing)?;
+        let mask = session.masks.get(number).ok_or_else(missing)?;
+        Ok(SessionRows {
+            rows: session.rows,
+            place: cache.tokens()?.place(session.rows, like)?,
+            visible: mask.visible(),
+        })
+    });
+    let places = places.collect::<Result<Vec<_>>>()?;
+    match places.as_slice() {
+        [SessionRows { place, visible, .. }] => queue(halves, Seen::Past(place, *visible), asking),
+        places => queue(halves, Seen::Sessions(places), n),
+    }
 }
 
 impl Block {
@@ -287,7 +291,7 @@ impl<'a> Gather<'_, 'a> {
         Ok(self
             .with
             .experts_layer(site)?
-            .parts(self.with.adapters, self.dtype))
+            .parts(self.with.adapters.one(site)?, self.dtype))
     }
 
     /// Outer None: there is one that the kernels do not know.
@@ -296,7 +300,7 @@ impl<'a> Gather<'_, 'a> {
             return Ok(Some(None));
         };
         let norm = self.with.norm_layer(site)?;
-        let weight = norm.adapted(self.with.adapters);
+        let weight = self.with.norm_weight(site)?;
         let eps = norm.eps();
         let bias = norm.bias();
         let same = |array: &Array| array.dtype() == self.dtype;

@@ -6,6 +6,7 @@ use super::adapter::AdapterSet;
 use super::block::Past;
 use super::decoder::{Decoder, Forward, Rows};
 use super::parts::Part;
+use super::segments::Session;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernels::Visible;
@@ -157,8 +158,7 @@ impl Decoder {
         let end = pass.next.saturating_add(blocks).min(self.blocks.len());
         for block in self.blocks.get(pass.next..end).unwrap_or_default() {
             let mut past = Past {
-                masks: &[],
-                caches: &mut [],
+                sessions: vec![Session::default()],
                 kept: &mut [],
                 texts: Some(&pass.texts),
                 per_layer: None,

@@ -6,6 +6,7 @@ use super::adapter::{Adapter, AdapterSet, Dropout, Part, Traced};
 use super::block::{Kept, Past};
 use super::decoder::{Decoder, Rows};
 use super::modules::Site;
+use super::segments::Session;
 use super::streams::Spread;
 use crate::error::{Error, Result};
 use crate::mlx::nn::AttentionMask;
@@ -278,8 +279,10 @@ impl Decoder {
                 }
                 let set = traced_set(&parts, inputs.as_slice(), pass, &|site| live.weight(site))?;
                 let mut past = Past {
-                    masks: &masks,
-                    caches: &mut [],
+                    sessions: vec![Session {
+                        masks: masks.as_ref().clone(),
+                        ..Session::default()
+                    }],
                     kept: &mut kept,
                     texts: None,
                     per_layer,

@@ -243,6 +243,23 @@ impl Caches {
         self.of_sessions.get_mut(key).ok_or_else(cache_is_gone)
     }
 
+    /// Those of several sessions, in the order of these keys, which differ.
+    pub fn of_many(&mut self, keys: &[&CacheKey]) -> Result<Vec<&mut SessionCache>> {
+        if let [key] = keys {
+            return Ok(vec![self.of_mut(key)?]);
+        }
+        let places: HashMap<&CacheKey, usize> = keys.iter().copied().zip(0..).collect();
+        let mut found: Vec<Option<&mut SessionCache>> = Vec::new();
+        found.resize_with(keys.len(), || None);
+        for (key, cache) in &mut self.of_sessions {
+            if let Some(place) = places.get(key).and_then(|&at| found.get_mut(at)) {
+                *place = Some(cache);
+            }
+        }
+        let found = found.into_iter();
+        found.map(|cache| cache.ok_or_else(cache_is_gone)).collect()
+    }
+
     pub fn get_or_insert(
         &mut self,
         key: &CacheKey,
@@ -452,11 +469,11 @@ impl Caches {
         ledger.set_kv(&mut state, tokens, bytes);
     }
 
-    /// Empties caches that a step after `good` wrote to, and that of `failed`; their sessions are told.
-    pub fn forget_after(&mut self, good: u64, failed: Option<&CacheKey>) {
+    /// Empties caches that a step after `good` wrote to, and those of `failed`; their sessions are told.
+    pub fn forget_after(&mut self, good: u64, failed: &[CacheKey]) {
         self.kept.retain(|_, cache| cache.last_step <= good);
         let all = self.of_sessions.iter();
-        let gone = all.filter(|(key, cache)| cache.last_step > good || Some(*key) == failed);
+        let gone = all.filter(|(key, cache)| cache.last_step > good || failed.contains(key));
         for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.empty(&key);
         }

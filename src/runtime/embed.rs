@@ -555,7 +555,7 @@ impl Worker {
         let outcome = work(self);
         if let Err(error) = &outcome {
             if matches!(error.code, Code::Device | Code::OutOfMemory) {
-                self.recover(None, error.clone());
+                self.recover(&[], error.clone());
             }
         }
         outcome

@@ -20,6 +20,19 @@ pub(super) fn prefill_step(device: Device, config: &DecoderConfig, keep: i32) ->
     }
 }
 
+/// The same while others decode, who wait for it. So many at least, since attention of a few queries is cut otherwise, which shows in the
+/// last bits (`kernels/attention.rs`).
+pub(super) fn shared_step(device: Device, config: &DecoderConfig, keep: i32) -> usize {
+    let most = match device {
+        Device::Cpu => 32,
+        Device::Gpu => 512,
+    };
+    match prefill_step(device, config, keep) {
+        step if keep > 0 => step,
+        step => step.min(most),
+    }
+}
+
 /// In bytes.
 pub(super) struct Estimate {
     /// Keys and values of a full session.

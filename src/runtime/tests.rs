@@ -10,6 +10,7 @@ mod fusing;
 mod grammar;
 mod inspect;
 mod latents;
+mod many;
 mod models_page;
 mod odd_folders;
 mod odd_weights;

@@ -2,6 +2,7 @@
 
 use super::super::attention::AttentionOptions;
 use super::super::float::Floats;
+use super::super::heads::Heads;
 use super::super::packed_heads::StoredMut;
 use super::super::scratch::Buffer;
 use super::super::Kernels;
@@ -60,6 +61,9 @@ impl Kernels {
 
         let past = match sees {
             Sees::Past(past) => past,
+            Sees::Segments(segments) => {
+                return self.attend_segments(attention, [queries, keys, values], segments, y);
+            }
             Sees::Texts(texts) => {
                 return self.attend_texts(attention, [queries, keys, values], texts, y);
             }
@@ -89,10 +93,7 @@ impl Kernels {
         }
         drop(normed);
         let values = values.heads(dim);
-        match past.values.some_tokens(past.at, n) {
-            StoredMut::Floats(mut to) => self.copy_heads(&values, &mut to),
-            StoredMut::Packed(mut to) => self.pack_heads(&values, &mut to),
-        }
+        self.keep_heads(&values, &mut past.values.some_tokens(past.at, n));
 
         let offset = past.offset + (n - asking) as i32;
         let normed = self.head_norm(&queries, attention.q_norm.as_ref());
@@ -127,6 +128,14 @@ impl Kernels {
             &mut attended.floats_mut().heads(dim),
         );
         self.linears(&attended.floats(), &[&attention.o_proj], &mut [y]);
+    }
+
+    /// Writes keys or values to their places in a cache.
+    pub(super) fn keep_heads(&self, x: &Heads, to: &mut StoredMut) {
+        match to {
+            StoredMut::Floats(to) => self.copy_heads(x, to),
+            StoredMut::Packed(to) => self.pack_heads(x, to),
+        }
     }
 
     /// Each row normed in parts as wide as the weight, where there is a norm.

@@ -6,7 +6,7 @@ use super::super::layout::Packed;
 use super::super::qmatmul::same_digits;
 use super::super::scratch::Buffer;
 use super::super::Kernels;
-use super::{Block, GateUp, Half, Linear, Matrix, Mlp, Norm, Part, Past, Sees};
+use super::{Block, GateUp, Half, Linear, Matrix, Mlp, Norm, Part, Past, Sees, Segment};
 
 impl Kernels {
     /// x `[n, hidden]` → y, its last rows. All n keys and values are written. What is written between the parts has the
@@ -40,6 +40,27 @@ impl Kernels {
             y.rows()
         );
         self.block_that(block, x, Sees::Texts(texts), y);
+    }
+
+    /// The same of rows that are several sessions', one after the other: x and y `[rows, hidden]`. What a row gives does not
+    /// depend on the other sessions, which share no memory.
+    ///
+    /// Panics where shapes do not fit together.
+    pub fn block_of_segments(
+        &self,
+        block: &Block<Matrix, Floats>,
+        x: &Floats,
+        segments: &mut [Segment],
+        y: &mut FloatsMut,
+    ) {
+        let rows = segments.iter().map(|segment| segment.rows).sum();
+        assert!(
+            [x.rows(), y.rows()] == [rows; 2],
+            "block: {} rows of {rows} of sessions to {}",
+            x.rows(),
+            y.rows()
+        );
+        self.block_that(block, x, Sees::Segments(segments), y);
     }
 
     fn block_that(

@@ -11,20 +11,23 @@ use crate::{
 
 mod parts;
 mod random_block;
+mod segments;
 mod shape;
 
 use parts::Parts;
 use random_block::{Made, HEAD_DIM, HIDDEN, KV_HEADS};
 
-use shape::Shape;
+use shape::{Second, Shape};
 
-/// Keys and values of a cache, `[KV_HEADS, ROOM, HEAD_DIM]`, of which some tokens are there already.
+/// Keys and values of a cache, `[KV_HEADS, room, HEAD_DIM]`, of which some tokens are there already.
 #[derive(Clone)]
 struct Cache {
     keys: Kept,
     values: Kept,
     dtype: Dtype,
+    room: usize,
     before: usize,
+    visible: Visible,
 }
 
 #[derive(Clone, PartialEq)]
@@ -49,9 +52,19 @@ impl Kept {
 impl Cache {
     /// Packed in so many bits where that is some.
     fn random(random: &mut Random, dtype: Dtype, before: usize, bits: Option<i32>) -> Cache {
-        let shape = HeadShape::heads_first(KV_HEADS, ROOM, HEAD_DIM);
+        Cache::with_room(random, dtype, ROOM, before, bits)
+    }
+
+    fn with_room(
+        random: &mut Random,
+        dtype: Dtype,
+        room: usize,
+        before: usize,
+        bits: Option<i32>,
+    ) -> Cache {
+        let shape = HeadShape::heads_first(KV_HEADS, room, HEAD_DIM);
         let mut kept = || {
-            let array = Array::random(random, dtype, KV_HEADS * ROOM, HEAD_DIM);
+            let array = Array::random(random, dtype, KV_HEADS * room, HEAD_DIM);
             let Some(bits) = bits else {
                 return Kept::Floats(array.bytes);
             };
@@ -60,22 +73,24 @@ impl Cache {
                 bits,
                 group_size: 32,
             };
-            let mut packed = PackedTokens::new(scheme, dtype, [KV_HEADS, ROOM, HEAD_DIM]);
+            let mut packed = PackedTokens::new(scheme, dtype, [KV_HEADS, room, HEAD_DIM]);
             let array = Heads::new(&array.bytes, dtype, shape).expect("sizes");
-            Kernels::new(1).pack_heads(&array, &mut packed.view_mut(ROOM));
+            Kernels::new(1).pack_heads(&array, &mut packed.view_mut(room));
             Kept::Packed(packed)
         };
         Cache {
             keys: kept(),
             values: kept(),
             dtype,
+            room,
             before,
+            visible: Visible::Causal { window: Some(9) },
         }
     }
 
     fn shape(&self, tokens: usize) -> HeadShape {
         HeadShape {
-            head_stride: ROOM * HEAD_DIM,
+            head_stride: self.room * HEAD_DIM,
             ..HeadShape::heads_first(KV_HEADS, tokens, HEAD_DIM)
         }
     }
@@ -87,7 +102,7 @@ impl Cache {
             values: self.values.stored(dtype, shape),
             at: self.before,
             offset: 40 + self.before as i32,
-            visible: Visible::Causal { window: Some(9) },
+            visible: self.visible,
         }
     }
 }

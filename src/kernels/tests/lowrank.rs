@@ -1,6 +1,7 @@
 use super::support::{rounding, smallest, Array, Random, FLOATS};
 use crate::dtype::Dtype;
-use crate::{Floats, Kernels, LowRank, Path};
+use crate::{Floats, FloatsMut, Kernels, LowRank, Path};
+use std::ops::Range;
 
 /// Parts of two outputs, two of the first and one of the last; between them an output without any.
 struct Case {
@@ -15,6 +16,7 @@ fn part((a, b, scale): &(Array, Array, f32)) -> LowRank<Floats<'_>> {
         a: a.view(),
         b: b.view(),
         scale: *scale,
+        rows: None,
     }
 }
 
@@ -115,6 +117,79 @@ fn what_is_added_is_within_its_bound() {
             }
         }
     }
+}
+
+fn of_rows(
+    (a, b, _): &(Array, Array, Range<usize>),
+    rows: Option<Range<usize>>,
+) -> LowRank<Floats<'_>> {
+    LowRank {
+        a: a.view(),
+        b: b.view(),
+        scale: 0.5,
+        rows,
+    }
+}
+
+/// Parts of some rows give these what they would alone, and the others nothing.
+#[test]
+fn parts_of_some_rows_are_those_of_these_rows_alone() {
+    let mut random = Random(78);
+    for round in 0..40 {
+        let (inputs, rank, out) = random.pick(&[(64, 16, 64), (1100, 5, 700), (40, 33, 513)]);
+        let n = random.below(20) + 1;
+        let dtype = FLOATS[round % 3];
+        let x = Array::random(&mut random, dtype, n, inputs);
+        let y = Array::random(&mut random, dtype, n, out);
+        let parts: Vec<_> = (0..random.below(5) + 1)
+            .map(|_| {
+                let weights = random.pick(&FLOATS);
+                let start = random.below(n + 1);
+                let a = Array::random(&mut random, weights, inputs, rank);
+                let b = Array::random(&mut random, weights, rank, out);
+                (a, b, start..start + random.below(n - start + 1))
+            })
+            .collect();
+        let bytes = |rows: &Range<usize>, width: usize| {
+            let row = width * dtype.size() as usize;
+            rows.start * row..rows.end * row
+        };
+        for path in Path::available() {
+            let mut wanted = y.bytes.clone();
+            for part in &parts {
+                let rows = part.2.clone();
+                let own = &mut wanted[bytes(&rows, out)];
+                let x = Floats::new(&x.bytes[bytes(&rows, inputs)], dtype, rows.len(), inputs);
+                let own = FloatsMut::new(own, dtype, rows.len(), out).expect("sizes");
+                let low = [of_rows(part, None)];
+                Kernels::with_path(path, 1).add_low_ranks(&x.expect("sizes"), &[&low], &mut [own]);
+            }
+            let low = parts.iter().map(|part| of_rows(part, Some(part.2.clone())));
+            let low: Vec<_> = low.collect();
+            let mut made = Array {
+                bytes: y.bytes.clone(),
+                ..y
+            };
+            let kernels = Kernels::with_path(path, random.pick(&[1, 2, 3]));
+            kernels.add_low_ranks(&x.view(), &[&low], &mut [made.view_mut()]);
+            let rows: Vec<_> = parts.iter().map(|part| &part.2).collect();
+            assert!(made.bytes == wanted, "{path:?} {dtype:?} {n}: {rows:?}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "rows 1..3 of [2, 8]")]
+fn rows_that_there_are_not_are_refused() {
+    let mut random = Random(2);
+    let case = Case::random(&mut random, 2, 8, 2, 4);
+    let low = LowRank {
+        rows: Some(1..3),
+        ..part(&case.parts[0][0])
+    };
+    let [mut y, ..] = case.y;
+    let kernels = Kernels::with_path(Path::Portable, 1);
+    kernels.add_low_ranks(&case.x.view(), &[&[low]], &mut [y.view_mut()]);
 }
 
 #[test]

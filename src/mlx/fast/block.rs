@@ -9,7 +9,7 @@ use super::{
     Traits, View,
 };
 use crate::error::Result;
-use crate::kernels::{self, Kernels, Layout, Texts, Visible};
+use crate::kernels::{self, Kernels, Layout, Past, Segment, Texts, Visible};
 use crate::mlx::stored::Stored;
 
 /// A weight among MLX's arrays.
@@ -39,11 +39,20 @@ pub struct Place {
     pub offset: i32,
 }
 
+/// The rows of one session among those of a pass.
+pub struct SessionRows {
+    pub rows: i32,
+    pub place: Place,
+    pub visible: Visible,
+}
+
 /// What a block's attention sees.
 pub enum Seen<'a> {
     /// There is none.
     Nothing,
     Past(&'a Place, Visible),
+    /// The rows are several sessions', one after the other; no two of them have a cache in common.
+    Sessions(&'a [SessionRows]),
     /// The rows are texts of these lengths, each of which sees itself.
     Texts(&'a Arc<[usize]>, Visible),
 }
@@ -57,6 +66,55 @@ enum Kind {
     Experts(Held),
 }
 
+/// What a block's attention sees, among the operation's inputs.
+enum Attention {
+    None,
+    Past(Kept),
+    /// Each with its rows.
+    Segments(Vec<(usize, Kept)>),
+    Texts(Arc<[usize]>, Visible),
+}
+
+/// The keys and values of a `Place`.
+struct Kept {
+    keys: (Input, KeptKind),
+    values: (Input, KeptKind),
+    at: i32,
+    seen: i32,
+    offset: i32,
+    visible: Visible,
+}
+
+/// Adds the place's arrays to the inputs.
+fn kept<'a>(inputs: &mut Vec<&'a Array>, place: &'a Place, visible: Visible) -> Kept {
+    let mut add = |stored: &'a Stored| {
+        let first = inputs.len();
+        inputs.extend(stored.arrays());
+        (first, KeptKind::of(stored))
+    };
+    Kept {
+        keys: add(&place.keys),
+        values: add(&place.values),
+        at: place.at,
+        seen: place.seen,
+        offset: place.offset,
+        visible,
+    }
+}
+
+impl Kept {
+    fn past<'a>(&self, from: &'a [View]) -> Outcome<Past<'a>> {
+        let stored = |(first, kind)| stored_mut(from, first, kind, self.seen);
+        Ok(Past {
+            keys: stored(self.keys)?,
+            values: stored(self.values)?,
+            at: self.at as usize,
+            offset: self.offset,
+            visible: self.visible,
+        })
+    }
+}
+
 /// x `[1, n, hidden]` → the last `asking` rows of what the block makes of it, `[1, asking, hidden]`, in the type of x; so
 /// are the weights, but for those that a mixture's router and its experts' choice are made with. A block without attention
 /// needs no place.
@@ -68,11 +126,20 @@ pub fn block(
 ) -> Result<Array> {
     const X: Input = 0;
     let mut inputs = vec![x];
-    if let Seen::Past(place, _) = seen {
-        inputs.extend(place.keys.arrays().chain(place.values.arrays()));
-    }
+    let attention = match seen {
+        Seen::Nothing => Attention::None,
+        Seen::Past(place, visible) => Attention::Past(kept(&mut inputs, place, visible)),
+        Seen::Sessions(sessions) => {
+            let segments = sessions.iter().map(|session| {
+                let rows = session.rows.max(0) as usize;
+                (rows, kept(&mut inputs, &session.place, session.visible))
+            });
+            Attention::Segments(segments.collect())
+        }
+        Seen::Texts(lengths, visible) => Attention::Texts(lengths.clone(), visible),
+    };
     // Those behind x are written, too.
-    let written = (1 << inputs.len()) - 2;
+    let written = X + 1..inputs.len();
     let next = std::cell::RefCell::new(&mut inputs);
     let add = |array| {
         let mut inputs = next.borrow_mut();
@@ -90,15 +157,6 @@ pub fn block(
         },
         &mut |vector| Ok(add(*vector)),
     )?;
-    let (place, texts) = match seen {
-        Seen::Nothing => (None, None),
-        Seen::Past(place, visible) => {
-            let kinds = [&place.keys, &place.values].map(KeptKind::of);
-            let at = (place.at, place.seen, place.offset);
-            (Some((kinds, at, visible)), None)
-        }
-        Seen::Texts(lengths, visible) => (None, Some((lengths.clone(), visible))),
-    };
     let run = move |kernels: &Kernels, from: &[View], to: &[View]| {
         let input = |index: Input| from.get(index).ok_or("an array is missing");
         let block = plan.try_map::<_, _, String>(
@@ -106,25 +164,26 @@ pub fn block(
             &mut |vector| floats(input(*vector)?),
         )?;
         let (x, mut y) = (floats(input(X)?)?, floats_mut(&to[0])?);
-        if let Some((lengths, visible)) = &texts {
-            let (lengths, visible) = (lengths, *visible);
-            kernels.block_of_texts(&block, &x, &Texts { lengths, visible }, &mut y);
-            return Ok(());
-        }
-        let mut past = match place {
-            None => None,
-            Some(([keys, values], (at, seen, offset), visible)) => {
-                let first = X + 1;
-                Some(kernels::Past {
-                    keys: stored_mut(from, first, keys, seen)?,
-                    values: stored_mut(from, first + keys.count(), values, seen)?,
-                    at: at as usize,
-                    offset,
-                    visible,
-                })
+        match &attention {
+            Attention::None => kernels.block(&block, &x, None, &mut y),
+            Attention::Past(kept) => {
+                kernels.block(&block, &x, Some(&mut kept.past(from)?), &mut y);
             }
-        };
-        kernels.block(&block, &x, past.as_mut(), &mut y);
+            Attention::Segments(segments) => {
+                let segments = segments.iter().map(|(rows, kept)| {
+                    Ok(Segment {
+                        rows: *rows,
+                        past: kept.past(from)?,
+                    })
+                });
+                let mut segments = segments.collect::<Outcome<Vec<_>>>()?;
+                kernels.block_of_segments(&block, &x, &mut segments, &mut y);
+            }
+            Attention::Texts(lengths, visible) => {
+                let (lengths, visible) = (lengths, *visible);
+                kernels.block_of_texts(&block, &x, &Texts { lengths, visible }, &mut y);
+            }
+        }
         Ok(())
     };
     let traits = Traits {
@@ -143,3 +202,7 @@ fn weight<'a>(view: &'a View, kind: &Kind) -> Outcome<kernels::Matrix<'a>> {
         Kind::Experts(held) => kernels::Matrix::Experts(held.of(view)?),
     })
 }
+
+#[cfg(all(test, not(target_os = "macos")))]
+#[path = "block_tests.rs"]
+mod tests;

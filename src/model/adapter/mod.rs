@@ -8,6 +8,7 @@ pub use fuse::Fused;
 use low_rank::LowRank;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::layers::Matrix;
 use super::modules::Site;
@@ -262,6 +263,12 @@ impl AdapterSet {
         Ok(())
     }
 
+    /// What it changes.
+    pub fn sites(&self) -> impl Iterator<Item = usize> + '_ {
+        let patches = self.patches.iter().enumerate();
+        patches.filter_map(|(index, patch)| patch.is_some().then_some(index))
+    }
+
     fn patch_mut(&mut self, site: Site) -> &mut Patch {
         if self.patches.len() <= site.index {
             self.patches.resize_with(site.index + 1, || None);
@@ -298,8 +305,8 @@ impl Patch {
         Ok(y)
     }
 
-    /// For the CPU's kernels, where low-rank parts are all that there is.
-    pub fn low_ranks(&self) -> Option<Vec<kernels::LowRank<&Array>>> {
+    /// For the CPU's kernels, where low-rank parts are all that there is: of these rows, or of all.
+    pub fn low_ranks(&self, rows: Option<Range<usize>>) -> Option<Vec<kernels::LowRank<&Array>>> {
         if self.full.is_some() || self.bias.is_some() {
             return None;
         }
@@ -311,6 +318,7 @@ impl Patch {
                     a: &low.a,
                     b: &low.b,
                     scale: low.scale,
+                    rows: rows.clone(),
                 })
                 .collect()
         })
@@ -318,8 +326,18 @@ impl Patch {
 
     /// A linear layer: x `[…, in]` → `[…, out]`. `bias`: `[out]`.
     pub fn linear(&self, x: &Array, base: &Matrix, bias: Option<&Array>) -> Result<Array> {
+        self.linear_by(x, || base.product(x), bias)
+    }
+
+    /// The same, where somebody makes the base's product of x.
+    pub fn linear_by(
+        &self,
+        x: &Array,
+        base: impl FnOnce() -> Result<Array>,
+        bias: Option<&Array>,
+    ) -> Result<Array> {
         let y = match self.full() {
-            None => base.product(x)?,
+            None => base()?,
             Some(weight) => Matrix::dense(weight)?.product(x)?,
         };
         let bias = self.bias.as_ref().or(bias);

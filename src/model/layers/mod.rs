@@ -8,6 +8,7 @@ mod matrix;
 
 use super::adapter::AdapterSet;
 use super::modules::{Kind, Module, Site, Tensors, Weight};
+use super::segments::Adapters;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernels;
@@ -59,7 +60,7 @@ impl Linear {
     /// For the CPU's kernels, of x of this type; None where they do not know all of it.
     pub fn parts<'a>(
         &'a self,
-        adapters: &'a AdapterSet,
+        adapters: Adapters<'a>,
         x: Dtype,
     ) -> Option<kernels::Linear<fast::Matrix<'a>, &'a Array>> {
         let weight = match &self.matrix {
@@ -73,10 +74,31 @@ impl Linear {
         Some(kernels::Linear {
             weight,
             bias: self.bias.as_ref(),
-            low: match adapters.patch(self.site) {
-                None => Vec::new(),
-                Some(patch) => patch.low_ranks()?,
-            },
+            low: self.low_ranks(adapters)?,
+        })
+    }
+
+    /// What adapters add, for the CPU's kernels.
+    fn low_ranks<'a>(&self, adapters: Adapters<'a>) -> Option<Vec<kernels::LowRank<&'a Array>>> {
+        let (mut all, mut first) = (Vec::new(), 0);
+        for (rows, set) in adapters.rows() {
+            let rows = rows.map(|rows| usize::try_from(rows).unwrap_or(0));
+            let range = rows.map(|rows| first..first + rows);
+            first += rows.unwrap_or(0);
+            if let Some(patch) = set.patch(self.site) {
+                all.extend(patch.low_ranks(range)?);
+            }
+        }
+        Some(all)
+    }
+
+    /// x `[…, rows, in]` → `[…, rows, out]`, of rows with different adapters: the base's product is made of all at once.
+    pub fn forward_each(&self, x: &Array, adapters: Adapters) -> Result<Array> {
+        let base = self.matrix.product(x)?;
+        let bias = self.bias.as_ref();
+        adapters.each([x, &base], |[x, base], set| match set.patch(self.site) {
+            Some(patch) => patch.linear_by(&x, || Ok(base), bias),
+            None => bias.map_or(Ok(base.clone()), |bias| ops::add(&base, bias)),
         })
     }
 

@@ -11,9 +11,10 @@ use crate::mlx::stored::Stored;
 use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, TokensSpec};
 use crate::model::config::NormConfig;
-use crate::model::decoder::{last_row, Forward, Rows, Seen};
+use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
+use crate::model::segments::{Own, Seen};
 
 pub use config::{AttentionConfig, AttentionNames, OutputGate, QkNorm, QkNormOver};
 
@@ -174,31 +175,56 @@ impl Attention {
         self.cache
     }
 
-    /// x `[1, n, hidden]` → the wanted rows of the same; the cache takes the n keys and values. Without a cache the n tokens
-    /// are all there are, and there may be a batch of them.
+    /// x `[1, n, hidden]` → the wanted rows of the same; the caches take the keys and values. Without a cache the n tokens are all
+    /// there are, and there may be a batch of them.
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
-        if let Some(texts) = seen.texts {
+        if let Some(texts) = seen.texts() {
             return self.forward_texts(with, x, texts);
         }
-        let n = x.dim(1);
-        // Another block's cache has taken them already.
-        let new = if self.config.keys_of.is_some() { 0 } else { n };
-        let (end, length) = match (&seen.cache, seen.kept.as_deref()) {
-            (Some(cache), _) => (cache.offset() + new, cache.length(new)),
-            (None, Some(Some((keys, _)))) if new == 0 => (keys.dim(2), keys.dim(2)),
-            (None, _) => (n, n),
-        };
         let last = match rows {
             Rows::All => x.clone(),
             Rows::Last => last_row(x)?,
         };
         let (queries, own) = self.project(with, x, &last, rows)?;
         let (queries, gate) = self.gate(with, queries, &last)?;
-        let own = match own {
+        let queries = self.heads(with, &queries, self.config.heads, self.q_norm)?;
+        let output = match own {
             Some([keys, values]) => {
                 let keys = self.heads(with, &keys, self.config.kv_heads, self.k_norm)?;
-                let keys = self.turn(with, keys, end - n, length)?;
                 let values = self.values(&values)?;
+                seen.each([&queries, &keys, &values], |[queries, keys, values], own| {
+                    self.attend(with, &queries, Some([keys, values]), own)
+                })?
+            }
+            None => seen.each([&queries], |[queries], own| {
+                self.attend(with, &queries, None, own)
+            })?,
+        };
+        let output = self.gated(output, gate)?;
+        with.linear(self.o_proj, &output)
+    }
+
+    /// Of one session, or of a batch: queries `[1, asking, heads, head_dim]`, keys and values `[1, n, kv_heads, head_dim]` where they
+    /// are not another block's → `[1, asking, heads * head_dim]`
+    fn attend(
+        &self,
+        with: &Forward,
+        queries: &Array,
+        own: Option<[Array; 2]>,
+        seen: Own,
+    ) -> Result<Array> {
+        // Another block's cache has taken them already.
+        let new = own.as_ref().map_or(0, |[keys, _]| keys.dim(1));
+        let (end, length) = match (&seen.cache, seen.kept.as_deref()) {
+            (Some(cache), _) => (cache.offset() + new, cache.length(new)),
+            (None, Some(Some((keys, _)))) if new == 0 => (keys.dim(2), keys.dim(2)),
+            (None, _) => (new, new),
+        };
+        let by_head = |x: &Array| ops::transpose(x, &[0, 2, 1, 3]);
+        let own = match own {
+            Some([keys, values]) => {
+                let keys = self.turn(with, by_head(&keys)?, end - new, length)?;
+                let values = by_head(&values)?;
                 // MLX attends in the widest type of all; the cache holds both in theirs, so that they are widened once.
                 let kv_type = keys.dtype().wider(values.dtype());
                 Some((ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?))
@@ -226,9 +252,8 @@ impl Attention {
         };
 
         // The queries: `[1, heads, asking, head_dim]`.
-        let asking = last.dim(1);
-        let queries = self.heads(with, &queries, self.config.heads, self.q_norm)?;
-        let queries = self.turn(with, queries, end - asking, length)?;
+        let asking = queries.dim(1);
+        let queries = self.turn(with, by_head(queries)?, end - asking, length)?;
         let queries = match self.config.temperature {
             Some(temperature) => nn::temper(&queries, temperature, end - asking)?,
             None => queries,
@@ -238,9 +263,7 @@ impl Attention {
             softcap: self.config.softcap,
             sinks: self.sinks.map(|sinks| with.vector(sinks)).transpose()?,
         };
-        let output = nn::attention(&queries, &keys, &values, seen.mask, scores)?;
-        let output = self.gated(output, gate)?;
-        with.linear(self.o_proj, &output)
+        nn::attention(&queries, &keys, &values, seen.mask, scores)
     }
 
     /// x `[1, n, hidden]` → queries of `last`, its rows that ask, and keys and values of all: `[1, n, heads * head_dim]`.
@@ -287,7 +310,7 @@ impl Attention {
         ops::reshape(x, &[x.dim(0), x.dim(1), heads, self.config.head_dim])
     }
 
-    /// `[1, n, heads * head_dim]` → `[1, heads, n, head_dim]`, normed where there is a norm
+    /// `[1, n, heads * head_dim]` → `[1, n, heads, head_dim]`, normed where there is a norm
     fn heads(&self, with: &Forward, x: &Array, heads: i32, norm: Option<Site>) -> Result<Array> {
         let over = self.config.qk_norm.map(|norm| norm.over);
         let x = match (over, norm) {
@@ -295,21 +318,20 @@ impl Attention {
             _ => x.clone(),
         };
         let x = self.split(&x, heads)?;
-        let x = match (over, norm, self.config.qk_norm) {
-            (Some(QkNormOver::Heads), Some(norm), _) => with.norm(norm, &x)?,
-            (Some(QkNormOver::BareHeads), _, Some(norm)) => ops::rms_norm(&x, None, norm.eps)?,
-            _ => x,
-        };
-        ops::transpose(&x, &[0, 2, 1, 3])
+        match (over, norm, self.config.qk_norm) {
+            (Some(QkNormOver::Heads), Some(norm), _) => with.norm(norm, &x),
+            (Some(QkNormOver::BareHeads), _, Some(norm)) => ops::rms_norm(&x, None, norm.eps),
+            _ => Ok(x),
+        }
     }
 
-    /// `[1, n, kv_heads * head_dim]` → `[1, kv_heads, n, head_dim]`, normed where there is a norm
+    /// `[1, n, kv_heads * head_dim]` → `[1, n, kv_heads, head_dim]`, normed where there is a norm
     fn values(&self, x: &Array) -> Result<Array> {
-        let mut x = self.split(x, self.config.kv_heads)?;
-        if let Some(eps) = self.config.value_norm {
-            x = ops::rms_norm(&x, None, eps)?;
+        let x = self.split(x, self.config.kv_heads)?;
+        match self.config.value_norm {
+            Some(eps) => ops::rms_norm(&x, None, eps),
+            None => Ok(x),
         }
-        ops::transpose(&x, &[0, 2, 1, 3])
     }
 
     /// `[1, heads, n, head_dim]`, its first token at `offset`, of a sequence with `length` tokens

@@ -7,9 +7,10 @@ use crate::mlx::nn;
 use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, StateSpec, StateType};
 use crate::model::cost::{Known, TypesOf};
-use crate::model::decoder::{last_row, Forward, Rows, Seen};
+use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
+use crate::model::segments::Seen;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConvConfig {
@@ -77,14 +78,17 @@ impl Conv {
         let all = with.linear(self.in_proj, x)?;
         let part = |number: i32| ops::columns(&all, number * hidden..(number + 1) * hidden);
         let (b, c, x) = (part(0)?, part(1)?, part(2)?);
-        let state = seen.cache.map(|cache| cache.state()).transpose()?;
-        let past = state.as_ref().and_then(|state| state.get(0));
         let bias = self.bias.map(|bias| with.vector(bias)).transpose()?;
-        let inner = ops::multiply(&b, &x)?;
-        let (y, past) = nn::short_conv(&inner, past, with.vector(self.taps)?, bias, false)?;
-        if let Some(state) = state {
-            state.advance(x.dim(1), vec![past]);
-        }
+        let taps = with.vector(self.taps)?;
+        let y = seen.each([&ops::multiply(&b, &x)?], |[inner], own| {
+            let state = own.cache.map(|cache| cache.state()).transpose()?;
+            let past = state.as_ref().and_then(|state| state.get(0));
+            let (y, past) = nn::short_conv(&inner, past, taps, bias, false)?;
+            if let Some(state) = state {
+                state.advance(inner.dim(1), vec![past]);
+            }
+            Ok(y)
+        })?;
         let (y, c) = match rows {
             Rows::All => (y, c),
             Rows::Last => (last_row(&y)?, last_row(&c)?),

@@ -9,9 +9,10 @@ use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, StateSpec, StateType};
 use crate::model::config::NormConfig;
 use crate::model::cost::{size, Known, TypesOf};
-use crate::model::decoder::{last_row, Forward, Rows, Seen};
+use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
+use crate::model::segments::{Own, Seen};
 
 /// Added to the sum of a query's or key's squares.
 const QK_EPS: f32 = 1e-6;
@@ -173,11 +174,38 @@ impl Delta {
     /// x `[batch, n, hidden]` → the wanted rows of the same
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
         let config = &self.config;
-        let [batch, n] = [x.dim(0), x.dim(1)];
         let Projected { qkv, z, b, a } = self.project(with, x)?;
-        let state = seen.cache.map(|cache| cache.state()).transpose()?;
+        let steps = nn::steps(&a, with.vector(self.dt_bias)?)?;
+        let log_decay = nn::log_decay(&steps, with.vector(self.a_log)?)?;
+        let beta = ops::sigmoid(&ops::astype(&b, Dtype::F32)?)?;
+        let taps = with.vector(self.taps)?;
+        let y = seen.each([&qkv, &log_decay, &beta], |[qkv, log_decay, beta], own| {
+            self.recur(taps, &qkv, [&log_decay, &beta], own)
+        })?;
+        // [batch, n, value_heads, value_dim] → [batch, n, values]
+        let y = with.norm(self.norm, &y)?;
+        let y = ops::reshape(&y, &[y.dim(0), y.dim(1), config.values()])?;
+        let (y, z) = match rows {
+            Rows::All => (y, z),
+            Rows::Last => (last_row(&y)?, last_row(&z)?),
+        };
+        with.linear(self.out_proj, &nn::gated(&z, &y, Activation::Silu)?)
+    }
+
+    /// Of one session, or of a batch: qkv as projected, decays and betas f32 `[batch, n, value_heads]` → `[batch, n, value_heads,
+    /// value_dim]`
+    fn recur(
+        &self,
+        taps: &Array,
+        qkv: &Array,
+        [log_decay, beta]: [&Array; 2],
+        own: Own,
+    ) -> Result<Array> {
+        let config = &self.config;
+        let [batch, n] = [qkv.dim(0), qkv.dim(1)];
+        let state = own.cache.map(|cache| cache.state()).transpose()?;
         let kept = |index| state.as_ref().and_then(|state| state.get(index));
-        let (qkv, past) = nn::short_conv(&qkv, kept(0), with.vector(self.taps)?, None, true)?;
+        let (qkv, past) = nn::short_conv(qkv, kept(0), taps, None, true)?;
         let (keys, values) = (config.keys(), config.values());
         let heads = |columns, heads: i32, dim: i32| {
             let part = ops::columns(&qkv, columns)?;
@@ -191,26 +219,19 @@ impl Delta {
             config.value_heads,
             config.value_dim,
         )?;
-        let steps = nn::steps(&a, with.vector(self.dt_bias)?)?;
         let (y, state_after) = nn::recurrence(Recurrence {
             q: &q,
             k: &k,
             v: &v,
-            log_decay: &nn::log_decay(&steps, with.vector(self.a_log)?)?,
-            beta: Some(&ops::sigmoid(&ops::astype(&b, Dtype::F32)?)?),
+            log_decay,
+            beta: Some(beta),
             normalise: Some(normalise(config.key_dim)),
             state: kept(1),
         })?;
         if let Some(state) = state {
             state.advance(n, vec![past, state_after]);
         }
-        // [batch, n, value_heads, value_dim] → [batch, n, values]
-        let y = ops::reshape(&with.norm(self.norm, &y)?, &[batch, n, values])?;
-        let (y, z) = match rows {
-            Rows::All => (y, z),
-            Rows::Last => (last_row(&y)?, last_row(&z)?),
-        };
-        with.linear(self.out_proj, &nn::gated(&z, &y, Activation::Silu)?)
+        Ok(y)
     }
 
     /// x `[batch, n, hidden]`

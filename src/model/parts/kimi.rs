@@ -9,10 +9,11 @@ use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, StateSpec, StateType};
 use crate::model::config::NormConfig;
 use crate::model::cost::{size, Known, TypesOf};
-use crate::model::decoder::{last_row, Forward, Rows, Seen};
+use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::parts::delta::normalise;
 use crate::model::plan::Scope;
+use crate::model::segments::{Own, Seen};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct KimiConfig {
@@ -143,36 +144,17 @@ impl Kimi {
         let [batch, n] = [x.dim(0), x.dim(1)];
         // [batch, n, width] → [batch, n, heads, head_dim]
         let by_head = |x: &Array| ops::reshape(x, &[batch, x.dim(1), heads, dim]);
-        let state = seen.cache.map(|cache| cache.state()).transpose()?;
-        let kept = |index| state.as_ref().and_then(|state| state.get(index));
-        let (mut convolved, mut after) = (Vec::new(), Vec::new());
-        for (index, branch) in self.branches.iter().enumerate() {
-            let own = with.linear(branch.proj, x)?;
-            let taps = with.vector(branch.taps)?;
-            let (own, past) = nn::short_conv(&own, kept(index), taps, None, true)?;
-            convolved.push(by_head(&own)?);
-            after.push(past);
-        }
-        let [q, k, v] = &convolved[..] else {
-            return Err(crate::error::Error::internal("a branch is missing"));
-        };
         let twice = |[first, second]: [Site; 2], x: &Array| -> Result<Array> {
             with.linear(second, &with.linear(first, x)?)
         };
+        let [q, k, v] = self.branches.map(|branch| with.linear(branch.proj, x));
         let beta = ops::astype(&with.linear(self.b_proj, x)?, Dtype::F32)?;
-        let (y, state_after) = nn::recurrence(Recurrence {
-            q,
-            k,
-            v,
-            log_decay: &self.log_decay(with, &by_head(&twice(self.decay, x)?)?)?,
-            beta: Some(&ops::sigmoid(&beta)?),
-            normalise: Some(normalise(dim)),
-            state: kept(3),
+        let beta = ops::sigmoid(&beta)?;
+        let log_decay = self.log_decay(with, &by_head(&twice(self.decay, x)?)?)?;
+        let arrays = [&q?, &k?, &v?, &log_decay, &beta];
+        let y = seen.each(arrays, |[q, k, v, log_decay, beta], own| {
+            self.recur(with, [&q, &k, &v], [&log_decay, &beta], own)
         })?;
-        if let Some(state) = state {
-            after.push(state_after);
-            state.advance(n, after);
-        }
         let (y, x) = match rows {
             Rows::All => (y, x.clone()),
             Rows::Last => {
@@ -183,6 +165,45 @@ impl Kimi {
         let gate = ops::sigmoid(&by_head(&twice(self.gate, &x)?)?)?;
         let y = ops::multiply(&with.norm(self.norm, &y)?, &gate)?;
         with.linear(self.o_proj, &ops::reshape(&y, &[batch, y.dim(1), width])?)
+    }
+
+    /// Of one session, or of a batch: queries, keys and values as projected, decays f32 `[batch, n, heads, head_dim]` and betas f32
+    /// `[batch, n, heads]` → `[batch, n, heads, head_dim]`
+    fn recur(
+        &self,
+        with: &Forward,
+        projected: [&Array; 3],
+        [log_decay, beta]: [&Array; 2],
+        own: Own,
+    ) -> Result<Array> {
+        let (heads, dim) = (self.config.heads, self.config.head_dim);
+        let state = own.cache.map(|cache| cache.state()).transpose()?;
+        let kept = |index| state.as_ref().and_then(|state| state.get(index));
+        let (mut convolved, mut after) = (Vec::new(), Vec::new());
+        for (index, (branch, own)) in self.branches.iter().zip(projected).enumerate() {
+            let taps = with.vector(branch.taps)?;
+            let (own, past) = nn::short_conv(own, kept(index), taps, None, true)?;
+            // [batch, n, width] → [batch, n, heads, head_dim]
+            convolved.push(ops::reshape(&own, &[own.dim(0), own.dim(1), heads, dim])?);
+            after.push(past);
+        }
+        let [q, k, v] = &convolved[..] else {
+            return Err(crate::error::Error::internal("a branch is missing"));
+        };
+        let (y, state_after) = nn::recurrence(Recurrence {
+            q,
+            k,
+            v,
+            log_decay,
+            beta: Some(beta),
+            normalise: Some(normalise(dim)),
+            state: kept(3),
+        })?;
+        if let Some(state) = state {
+            after.push(state_after);
+            state.advance(y.dim(1), after);
+        }
+        Ok(y)
     }
 
     /// `[batch, n, heads, head_dim]` → `-exp(A_log) * softplus(x + dt_bias)`, f32

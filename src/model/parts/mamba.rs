@@ -8,9 +8,10 @@ use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, StateSpec, StateType};
 use crate::model::config::NormConfig;
 use crate::model::cost::{size, Known, TypesOf};
-use crate::model::decoder::{last_row, Forward, Rows, Seen};
+use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
+use crate::model::segments::{Own, Seen};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct MambaConfig {
@@ -127,17 +128,40 @@ impl Mamba {
     /// x `[batch, n, hidden]` → the wanted rows of the same
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
         let config = &self.config;
-        let [batch, n] = [x.dim(0), x.dim(1)];
-        let (inner, channels, shared) = (config.inner(), config.channels(), config.shared());
+        let (inner, channels) = (config.inner(), config.channels());
         let all = with.linear(self.in_proj, x)?;
         let gate = ops::columns(&all, 0..inner)?;
         let convolved = ops::columns(&all, inner..inner + channels)?;
         let steps = ops::columns(&all, inner + channels..inner + channels + config.heads)?;
-        let state = seen.cache.map(|cache| cache.state()).transpose()?;
+        let steps = self.steps(with, &steps)?;
+        let y = seen.each([&convolved, &steps], |[convolved, steps], own| {
+            self.recur(with, &convolved, &steps, own)
+        })?;
+        let (y, gate) = match rows {
+            Rows::All => (y, gate),
+            Rows::Last => (last_row(&y)?, last_row(&gate)?),
+        };
+        let y = self.normed(with, &nn::gated(&gate, &y, Activation::Silu)?)?;
+        with.linear(self.out_proj, &y)
+    }
+
+    /// Of one session, or of a batch: what is to be convolved `[batch, n, channels]`, and steps f32 `[batch, n, heads]` → `[batch, n,
+    /// inner]`
+    fn recur(
+        &self,
+        with: &Forward,
+        convolved: &Array,
+        steps: &Array,
+        own: Own,
+    ) -> Result<Array> {
+        let config = &self.config;
+        let [batch, n] = [convolved.dim(0), convolved.dim(1)];
+        let (inner, shared) = (config.inner(), config.shared());
+        let state = own.cache.map(|cache| cache.state()).transpose()?;
         let kept = |index| state.as_ref().and_then(|state| state.get(index));
         let bias = self.conv_bias.map(|bias| with.vector(bias)).transpose()?;
         let taps = with.vector(self.taps)?;
-        let (convolved, past) = nn::short_conv(&convolved, kept(0), taps, bias, true)?;
+        let (convolved, past) = nn::short_conv(convolved, kept(0), taps, bias, true)?;
         let heads = |first: i32, heads: i32, dim: i32| {
             let part = ops::columns(&convolved, first..first + heads * dim)?;
             ops::reshape(&part, &[batch, n, heads, dim])
@@ -146,15 +170,14 @@ impl Mamba {
         let x = heads(0, config.heads, config.head_dim)?;
         let inputs = heads(inner, config.groups, config.state)?;
         let outputs = heads(inner + shared, config.groups, config.state)?;
-        let steps = self.steps(with, &steps)?;
         let wide = ops::astype(&x, Dtype::F32)?;
         // [batch, n, heads] → [batch, n, heads, 1]
-        let by_head = |x: &Array| ops::reshape(x, &[x.dim(0), x.dim(1), x.dim(2), 1]);
+        let by_head = ops::reshape(steps, &[batch, n, config.heads, 1])?;
         let (y, state_after) = nn::recurrence(Recurrence {
             q: &outputs,
             k: &inputs,
-            v: &ops::multiply(&wide, &by_head(&steps)?)?,
-            log_decay: &nn::log_decay(&steps, with.vector(self.a_log)?)?,
+            v: &ops::multiply(&wide, &by_head)?,
+            log_decay: &nn::log_decay(steps, with.vector(self.a_log)?)?,
             beta: None,
             normalise: None,
             state: kept(1),
@@ -166,13 +189,7 @@ impl Mamba {
         let d = ops::astype(with.vector(self.d)?, Dtype::F32)?;
         let d = ops::reshape(&d, &[config.heads, 1])?;
         let y = ops::add(&y, &ops::multiply(&wide, &d)?)?;
-        let y = ops::astype(&ops::reshape(&y, &[batch, n, inner])?, x.dtype())?;
-        let (y, gate) = match rows {
-            Rows::All => (y, gate),
-            Rows::Last => (last_row(&y)?, last_row(&gate)?),
-        };
-        let y = self.normed(with, &nn::gated(&gate, &y, Activation::Silu)?)?;
-        with.linear(self.out_proj, &y)
+        ops::astype(&ops::reshape(&y, &[batch, n, inner])?, x.dtype())
     }
 
     /// `[batch, n, inner]` → the same
@@ -187,7 +204,7 @@ impl Mamba {
         let normed = ops::rms_norm(&ops::reshape(y, &by_group)?, None, norm.eps())?;
         ops::multiply(
             &ops::reshape(&normed, y.shape())?,
-            norm.adapted(with.adapters),
+            with.norm_weight(self.norm)?,
         )
     }
 

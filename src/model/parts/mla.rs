@@ -10,9 +10,10 @@ use crate::mlx::{ops, Array};
 use crate::model::cache::{CacheSpec, TokensSpec};
 use crate::model::config::NormConfig;
 use crate::model::cost::{size, Known, TypesOf};
-use crate::model::decoder::{last_row, Forward, Rows, Seen};
+use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
+use crate::model::segments::{Own, Seen};
 use crate::model::rope::Rope;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -175,6 +176,33 @@ impl Mla {
     /// As `Attention::forward`.
     pub fn forward(&self, with: &Forward, x: &Array, seen: Seen, rows: Rows) -> Result<Array> {
         let MlaConfig {
+            rank, turned_dim, ..
+        } = self.config;
+        let last = match rows {
+            Rows::All => x.clone(),
+            Rows::Last => last_row(x)?,
+        };
+        // [batch, n, rank + turned_dim]
+        let kept = with.linear(self.kv_a_proj, x)?;
+        let latents = with.norm(self.kv_a_norm, &ops::columns(&kept, 0..rank)?)?;
+        let keys = ops::columns(&kept, rank..rank + turned_dim)?;
+        let queries = self.queries(with, &last)?;
+        let output = seen.each([&queries, &latents, &keys], |[queries, latents, keys], own| {
+            self.attend(with, &queries, [&latents, &keys], own)
+        })?;
+        with.linear(self.o_proj, &output)
+    }
+
+    /// Of one session, or of a batch: queries `[batch, asking, heads, plain_dim + turned_dim]`, latents `[batch, n, rank]` and keys
+    /// that are not turned yet `[batch, n, turned_dim]` → `[batch, asking, heads * value_dim]`
+    fn attend(
+        &self,
+        with: &Forward,
+        queries: &Array,
+        [latents, keys]: [&Array; 2],
+        seen: Own,
+    ) -> Result<Array> {
+        let MlaConfig {
             heads,
             rank,
             plain_dim,
@@ -182,27 +210,18 @@ impl Mla {
             value_dim,
             ..
         } = self.config;
-        let [batch, n] = [x.dim(0), x.dim(1)];
+        let [batch, n] = [keys.dim(0), keys.dim(1)];
         let offset = seen.cache.as_ref().map_or(0, |cache| cache.offset());
         let end = offset + n;
         let length = seen.cache.as_ref().map_or(end, |cache| cache.length(n));
-        let last = match rows {
-            Rows::All => x.clone(),
-            Rows::Last => last_row(x)?,
-        };
         let rope = self.rope.map(|rope| with.rope(rope)).transpose()?;
         let turn = |x: Array, offset: i32| match rope {
             Some(rope) => rope.forward(&x, offset, length),
             None => Ok(x),
         };
-
-        // [batch, n, rank + turned_dim] → [batch, 1, n, …]
-        let kept = with.linear(self.kv_a_proj, x)?;
-        let latents = with.norm(self.kv_a_norm, &ops::columns(&kept, 0..rank)?)?;
-        let latents = ops::reshape(&latents, &[batch, 1, n, rank])?;
-        let keys = ops::columns(&kept, rank..rank + turned_dim)?;
-        let keys = ops::reshape(&keys, &[batch, 1, n, turned_dim])?;
-        let keys = turn(keys, offset)?;
+        // [batch, n, …] → [batch, 1, n, …]
+        let latents = ops::reshape(latents, &[batch, 1, n, rank])?;
+        let keys = turn(ops::reshape(keys, &[batch, 1, n, turned_dim])?, offset)?;
         // Of one type, as with `Attention`.
         let dtype = latents.dtype().wider(keys.dtype());
         let (latents, keys) = (ops::astype(&latents, dtype)?, ops::astype(&keys, dtype)?);
@@ -216,13 +235,12 @@ impl Mla {
             None => (Stored::Floats(latents), Stored::Floats(keys)),
         };
 
-        let asking = last.dim(1);
+        let asking = queries.dim(1);
         // [batch, asking, heads, plain_dim] and [batch, heads, asking, turned_dim]
-        let queries = self.queries(with, &last)?;
-        let turned = ops::columns(&queries, plain_dim..plain_dim + turned_dim)?;
+        let turned = ops::columns(queries, plain_dim..plain_dim + turned_dim)?;
         let turned = ops::transpose(&turned, &[0, 2, 1, 3])?;
         let turned = turn(turned, end - asking)?;
-        let plain = ops::columns(&queries, 0..plain_dim)?;
+        let plain = ops::columns(queries, 0..plain_dim)?;
 
         let (embed_q, unembed_out) = (
             with.experts_layer(self.embed_q)?,
@@ -254,8 +272,7 @@ impl Mla {
                 attend(&plain, &own, &values)?
             }
         };
-        let output = ops::reshape(&output, &[batch, asking, heads * value_dim])?;
-        with.linear(self.o_proj, &output)
+        ops::reshape(&output, &[batch, asking, heads * value_dim])
     }
 
     /// x `[batch, n, hidden]` → `[batch, n, heads, plain_dim + turned_dim]`

@@ -14,8 +14,9 @@ pub mod per_layer;
 use self::conv::ConvConfig;
 use super::config::PartConfig;
 use super::cost::{Known, TypesOf};
-use super::decoder::{Forward, Rows, Seen};
+use super::decoder::{Forward, Rows};
 use super::plan::Scope;
+use super::segments::Seen;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::Array;
@@ -86,7 +87,7 @@ impl Part {
             Part::Mlp(mlp) => mlp.forward(with, x),
             Part::Moe(moe) => moe.forward(with, x),
             Part::Beside(beside) => beside.forward(with, x),
-            Part::PerLayer(part) => part.forward(with, x, seen.per_layer),
+            Part::PerLayer(part) => part.forward(with, x, seen.per_layer()),
         }
     }
 

@@ -244,7 +244,7 @@ fn a_bug_in_a_step_is_an_error_of_that_request() {
     );
 }
 
-fn fail_turns(model: &Model, lasting: Option<Lasting>) -> u64 {
+pub(super) fn fail_turns(model: &Model, lasting: Option<Lasting>) -> u64 {
     let set = move |_: &mut Worker| Ok(fault::fail_turns(lasting));
     model.engine.call(set).unwrap()
 }
@@ -262,6 +262,7 @@ fn an_operation_that_always_fails_ends_its_request_and_lets_others_go_on() {
         for number in 1.. {
             let lasting = Lasting {
                 model: bad,
+                session: None,
                 kind,
                 number,
             };
@@ -276,7 +277,9 @@ fn an_operation_that_always_fails_ends_its_request_and_lets_others_go_on() {
             let given = run(&session(&broken), &prompt(), &exactly(4));
             let (_, outcome) = steady.result(None).unwrap();
             let times = fail_turns(&broken, None);
-            let Trace { turns, failures } = trace();
+            let Trace {
+                turns, failures, ..
+            } = trace();
 
             outcome.unwrap();
             assert!(
@@ -332,6 +335,7 @@ fn cancels_and_deadlines_are_looked_at_between_two_tries() {
     let model = load("qwen3-f32");
     let lasting = Lasting {
         model: model.id,
+        session: None,
         kind: Kind::Evaluation,
         number: 2,
     };
@@ -376,6 +380,7 @@ fn a_failure_that_repeats_is_told_once() {
     let lines = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let lasting = Lasting {
         model: model.id,
+        session: None,
         kind: Kind::Evaluation,
         number: 2,
     };
@@ -404,6 +409,7 @@ fn failures_without_number_are_survived() {
     for number in (1..=6).cycle().take(300) {
         let lasting = Lasting {
             model: model.id,
+            session: None,
             kind: Kind::Evaluation,
             number,
         };

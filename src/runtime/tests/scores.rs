@@ -566,6 +566,7 @@ fn an_operation_that_always_fails_ends_the_score_and_harms_nobody() {
         for number in 1.. {
             let lasting = Lasting {
                 model: broken.id,
+                session: None,
                 kind,
                 number,
             };

@@ -1,13 +1,12 @@
-//! The engine thread's side: models, caches, and the requests that run, one step of one request after the other.
+//! The engine thread's side: models, caches, and the requests that run, turn by turn (`plan.rs`).
 //!
-//! Decoding runs one step ahead: step n+1 is queued from the lazy token of step n, and only then is token n read, so
-//! the device never waits for the host. After an MLX error nothing that was queued can be trusted (an error surfaces
+//! After an MLX error nothing that was queued can be trusted (an error surfaces
 //! at a later, unrelated evaluation), so the worker takes a new stream, forgets every cache with work in flight and
 //! computes it again from the tokens. The requests that had such work are suspects: each turn of theirs has the device
 //! for itself and is computed to its end, so that one that fails again ends with its error, and those beside it only
 //! wait for a turn.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::sync::Arc;
@@ -23,22 +22,33 @@ use crate::mlx::{self, memory, Device};
 use crate::model::AdapterSet;
 use crate::train::Trainer;
 
-mod follow;
+mod admit;
 mod inspect;
 mod loaded;
 mod marks;
+mod pass;
+mod plan;
+mod prefill;
+mod read;
 mod room;
 mod running;
 mod score;
 mod snapshots;
-mod step;
 
 pub(super) use inspect::KeysOf;
 use loaded::Loaded;
+use plan::Turns;
 pub use room::Trim;
 use running::{Phase, Running};
 pub(in crate::runtime) use snapshots::{KeptLayer, KeptTensor, Snapshot, Which};
-use step::Turn;
+
+/// What became of a request in its turn.
+pub(super) enum Turn {
+    More,
+    Ended(EndReason),
+    /// An error of this request alone; nothing was queued.
+    Refused(Error),
+}
 
 pub struct Worker {
     /// The first to be dropped.
@@ -61,8 +71,7 @@ pub struct Worker {
     /// A waiting request may have become able to begin.
     look_at_waiting: bool,
     paused: Option<Pause>,
-    /// Whose turn is next.
-    turn: usize,
+    turns: Turns,
     /// Counts queued steps; a step is known to be good once a token of it or of a later one was read.
     steps: u64,
     good_steps: u64,
@@ -72,7 +81,7 @@ pub struct Worker {
     asked: Option<(u64, Instant)>,
     /// The failure that the log was told of last; none once a request has ended well.
     told: Option<String>,
-    /// With a grammar, a token is read before the step behind it is queued.
+    /// Tokens are read before the pass behind them is queued.
     pub(in crate::runtime) reads_first: bool,
     #[cfg(test)]
     pub(in crate::runtime) trace: Trace,
@@ -84,6 +93,8 @@ pub struct Worker {
 pub(in crate::runtime) struct Trace {
     /// The model of each turn.
     pub turns: Vec<u64>,
+    /// How many requests shared a turn.
+    pub largest: usize,
     /// Of each failure the model whose turn it was.
     pub failures: Vec<Option<u64>>,
 }
@@ -114,7 +125,7 @@ impl Worker {
             waiting: Vec::new(),
             look_at_waiting: false,
             paused: None,
-            turn: 0,
+            turns: Turns::default(),
             steps: 0,
             good_steps: 0,
             queued_bytes: 0,
@@ -128,8 +139,8 @@ impl Worker {
 
     pub(super) fn run(mut self) {
         while self.take_commands() {
-            if let Some(index) = self.next_turn() {
-                self.run_turn(index);
+            if let Some(members) = self.next_turn() {
+                self.run_turn(&members);
             }
         }
         let running = std::mem::take(&mut self.running).into_iter();
@@ -218,24 +229,6 @@ impl Worker {
         }
     }
 
-    /// Lets waiting requests begin whose session is free, in order, and ends those that wait no longer.
-    fn admit(&mut self) {
-        let paused = self.paused.is_some();
-        let mut taken: HashSet<u64> = self.running.iter().map(Running::session).collect();
-        for running in std::mem::take(&mut self.waiting) {
-            let ticket = &running.job.request.ticket;
-            if ticket.is_cancelled() {
-                running.end(Ok(EndReason::Cancelled), None);
-            } else if running.is_late() && !paused {
-                running.end(Ok(EndReason::Deadline), None);
-            } else if taken.insert(running.session()) && running.job.request.may_begin() {
-                self.running.push(running);
-            } else {
-                self.waiting.push(running);
-            }
-        }
-    }
-
     /// Waits until the device has done what was queued.
     fn pause(&mut self) {
         let since = self
@@ -244,7 +237,7 @@ impl Worker {
             .map_or_else(Instant::now, |pause| pause.since);
         self.paused = Some(Pause { since, until: None });
         if let Err(error) = self.wait_for_device() {
-            self.recover(None, error);
+            self.recover(&[], error);
         }
     }
 
@@ -298,52 +291,87 @@ impl Worker {
         }
     }
 
-    /// The next request that can do something, in turn.
-    fn next_turn(&self) -> Option<usize> {
-        let n = self.running.len();
-        if self.paused.is_some() {
-            return self.running.iter().position(Running::is_cancelled);
-        }
-        (0..n)
-            .map(|i| (self.turn + i) % n)
-            .find(|&i| self.running[i].can_go_on())
-    }
-
-    fn run_turn(&mut self, index: usize) {
-        self.turn = index + 1;
-        let running = &self.running[index];
+    fn run_turn(&mut self, members: &[usize]) {
+        let Some(&first) = members.first() else {
+            return;
+        };
+        self.begin_turn(members);
+        let running = &self.running[first];
         #[cfg(test)]
         let model = running.job.cache.model;
-        let suspect = running.suspect;
-        let decodes = matches!(running.phase, Phase::Decode { .. });
+        // A suspect is alone.
+        let (suspect, decoded) = (running.suspect, running.decodes());
         if suspect && self.good_steps < self.steps && self.paused.is_none() {
             // What others queued must fail before its turn, or it would be blamed.
             if let Err(error) = self.wait_for_device() {
-                return self.recover(None, error);
+                return self.recover(&[], error);
             }
         }
         #[cfg(test)]
         {
             self.trace.turns.push(model);
-            mlx::fault::turn_of(model);
+            self.trace.largest = self.trace.largest.max(members.len());
+            let session = |&index: &usize| self.running[index].session();
+            let sessions: Vec<u64> = members.iter().map(session).collect();
+            mlx::fault::turn_of(model, &sessions);
         }
-        let outcome = crate::guard::catch(|| {
-            let turn = self.step(index)?;
-            if suspect && matches!(turn, Turn::More) {
+        let mut turns = Vec::with_capacity(members.len());
+        let outcome = crate::guard::catch(AssertUnwindSafe(|| {
+            self.take_turn(members, &mut turns)?;
+            if suspect && turns.iter().any(|(_, turn)| matches!(turn, Turn::More)) {
                 self.wait_for_device()?;
             }
-            Ok(turn)
+            Ok(())
+        }));
+        let failed = members.iter().filter(|index| match outcome {
+            Ok(()) => false,
+            // What it waited for was this one's.
+            Err(_) if suspect => true,
+            Err(_) => !turns.iter().any(|(done, _)| done == *index),
         });
-        match outcome {
-            Ok(Turn::More) if decodes => self.running[index].clear(),
-            Ok(Turn::More) => {}
-            Ok(Turn::Ended(reason)) => {
-                self.told = None;
-                self.end(index, Ok(reason));
+        let mut failed: Vec<usize> = failed.copied().collect();
+        // From the last on, since those that end go.
+        turns.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, turn) in turns {
+            match turn {
+                Turn::More if failed.contains(&index) => continue,
+                Turn::More => {
+                    if decoded {
+                        self.running[index].clear();
+                    }
+                    continue;
+                }
+                Turn::Ended(reason) => {
+                    self.told = None;
+                    self.end(index, Ok(reason));
+                }
+                Turn::Refused(error) => self.end(index, Err(error)),
             }
-            Ok(Turn::Refused(error)) => self.end(index, Err(error)),
-            Err(error) => self.recover(Some(index), error),
+            failed.retain(|&other| other != index);
+            let behind = failed.iter_mut().filter(|other| **other > index);
+            behind.for_each(|other| *other -= 1);
         }
+        if let Err(error) = outcome {
+            self.recover(&failed, error);
+        }
+    }
+
+    /// What becomes of each goes into `turns`: of one a chunk of its prompt or the like, of those that decode a token.
+    fn take_turn(&mut self, members: &[usize], turns: &mut Vec<(usize, Turn)>) -> Result<()> {
+        if let [index] = *members {
+            let running = &self.running[index];
+            let turn = match running.phase {
+                _ if running.is_cancelled() => Turn::Ended(EndReason::Cancelled),
+                _ if running.is_late() => Turn::Ended(EndReason::Deadline),
+                Phase::Begin => self.begin(index)?,
+                Phase::Match => self.match_cache(index)?,
+                Phase::Prefill { total } => self.prefill(index, total)?,
+                Phase::Decode { .. } => return self.pass(members, turns),
+            };
+            turns.push((index, turn));
+            return Ok(());
+        }
+        self.pass(members, turns)
     }
 
     fn end(&mut self, index: usize, reason: Result<EndReason>) {
@@ -363,14 +391,18 @@ impl Worker {
         Some(self.caches.kv(&running.key))
     }
 
-    /// After an MLX error, in the turn of the request `index` or outside of any. A suspect that fails in its own turn, and
-    /// one that a bug of ours fails, ends with the error.
-    pub(super) fn recover(&mut self, index: Option<usize>, error: Error) {
+    /// After an MLX error, in the turn of these requests or outside of any. A suspect that fails in its own turn, and one alone that a
+    /// bug of ours fails, ends with the error.
+    pub(super) fn recover(&mut self, failed: &[usize], error: Error) {
+        let alone = match *failed {
+            [index] => Some(index),
+            _ => None,
+        };
         let hopeless =
-            index.filter(|&index| self.running[index].suspect || error.code == Code::Internal);
+            alone.filter(|&index| self.running[index].suspect || error.code == Code::Internal);
         #[cfg(test)]
         {
-            let model = index.map(|index| self.running[index].job.cache.model);
+            let model = failed.first().map(|&index| self.running[index].job.cache.model);
             self.trace.failures.push(model);
         }
         self.tell(&error, hopeless.is_some());
@@ -380,7 +412,7 @@ impl Worker {
         for (i, running) in self.running.iter_mut().enumerate() {
             // Its state on the device may have been queued and never asked for; it is made anew from the tokens.
             running.sampler = None;
-            if Some(i) == index || self.caches.of(&running.key).is_ok_and(in_flight) {
+            if failed.contains(&i) || self.caches.of(&running.key).is_ok_and(in_flight) {
                 if hopeless != Some(i) {
                     let id = running.job.request.ticket.id();
                     crate::log::debug!("request {id} is tried again");
@@ -388,8 +420,9 @@ impl Worker {
                 running.strike();
             }
         }
-        let failed = index.map(|index| self.running[index].key.clone());
-        self.caches.forget_after(good, failed.as_ref());
+        let keys = failed.iter().map(|&index| self.running[index].key.clone());
+        let keys: Vec<_> = keys.collect();
+        self.caches.forget_after(good, &keys);
         self.device_is_idle();
         mlx::forget_error();
         let stream = mlx::enter(self.device);
@@ -422,12 +455,12 @@ impl Worker {
     pub(super) fn twice<T>(&mut self, mut work: impl FnMut(&mut Worker) -> Result<T>) -> Result<T> {
         let of_mlx = |error: &Error| matches!(error.code, Code::Device | Code::OutOfMemory);
         match work(self) {
-            Err(error) if of_mlx(&error) => self.recover(None, error),
+            Err(error) if of_mlx(&error) => self.recover(&[], error),
             outcome => return outcome,
         }
         match work(self) {
             Err(error) if of_mlx(&error) => {
-                self.recover(None, error.clone());
+                self.recover(&[], error.clone());
                 Err(error)
             }
             outcome => outcome,

@@ -21,6 +21,8 @@ pub(super) struct Running {
     /// Which cache it uses; known with its adapters, when it begins.
     pub key: CacheKey,
     pub adapters: AdapterSet,
+    /// It shares passes with requests that have other adapters.
+    pub mixes: bool,
     /// What the request goes on from.
     pub prompt: Vec<i32>,
     pub deadline: Option<Instant>,
@@ -38,6 +40,9 @@ pub(super) struct Running {
     pub marks: Vec<usize>,
     pub cached_tokens: u64,
     pub started: Option<Instant>,
+    /// Its last turn, and when that was.
+    pub turned: u64,
+    pub last_turn: Instant,
     pub first_token: Option<Instant>,
     /// Something failed while it had work in flight. Each of its turns is computed to its end with nothing else in flight,
     /// so that what fails there is its own, until a token has come out of one.
@@ -73,6 +78,7 @@ impl Running {
                 adapters: Vec::new(),
             },
             adapters: AdapterSet::default(),
+            mixes: false,
             job,
             phase: Phase::Begin,
             prompt: Vec::new(),
@@ -85,6 +91,8 @@ impl Running {
             marks: Vec::new(),
             cached_tokens: 0,
             started: None,
+            turned: 0,
+            last_turn: Instant::now(),
             first_token: None,
             suspect: false,
             failures: 0,
@@ -137,6 +145,11 @@ impl Running {
     pub fn follows(&self) -> bool {
         let thinking_too = self.start().is_some_and(|start| start.thinks) && self.from_start;
         self.forced.is_empty() && (thinking_too || !self.job.request.thinks())
+    }
+
+    /// Whether the next draw is from what the grammar allows.
+    pub fn needs_mask(&self) -> bool {
+        self.matcher.is_some() && self.follows()
     }
 
     /// Whether each token is read before the next one is drawn.
@@ -222,6 +235,24 @@ impl Running {
             self.sampler = None;
         }
         Ok((next, step))
+    }
+
+    /// The sampler, which knows all tokens that came.
+    pub fn sampler(&mut self) -> Result<&mut Sampler> {
+        let drawn = self.generated.len() as u64;
+        let sampler = match self.sampler.take() {
+            Some(mut sampler) => {
+                // One that drew what is not read yet knows more.
+                let known = sampler.drawn().min(drawn) as usize;
+                sampler.skip(&self.generated[known..])?;
+                sampler
+            }
+            None => {
+                let all = [self.prompt.as_slice(), &self.generated].concat();
+                Sampler::new(self.job.sampling.clone(), &all, drawn)?
+            }
+        };
+        Ok(self.sampler.insert(sampler))
     }
 
     /// A token was read; false: no more are wanted.

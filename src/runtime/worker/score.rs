@@ -1,7 +1,6 @@
 //! A step of a score: some tokens of the target go in, and what the model said of each that follows is read.
 
-use super::step::Turn;
-use super::Worker;
+use super::{Turn, Worker};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::mlx::{self, memory, ops, Array};

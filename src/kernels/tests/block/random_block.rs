@@ -5,6 +5,7 @@ use super::shape::{HeadNorm, Kind, Second, Shape, SharedKind};
 use super::*;
 use crate::dtype::{Mode, Scheme};
 use crate::{ExpertLinear, Layout, LowRank, Rope};
+use std::ops::Range;
 use std::sync::Arc;
 
 pub const HIDDEN: usize = 96;
@@ -27,6 +28,8 @@ struct Layer {
     outputs: usize,
     bias: Option<Array>,
     low: Option<(Array, Array)>,
+    /// Of the low-rank part.
+    rows: Option<Range<usize>>,
 }
 
 /// The weights of a block.
@@ -81,6 +84,7 @@ impl Made {
                 outputs,
                 bias,
                 low,
+                rows: None,
             }
         };
         let (q, kv) = (HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM);
@@ -123,6 +127,13 @@ impl Made {
             sinks: vector(HEADS),
             selection_bias: vector(EXPERTS),
         }
+    }
+
+    /// Low-rank parts are added to these rows alone.
+    pub fn set_low_rows(&mut self, rows: Option<Range<usize>>) {
+        let apart = [&mut self.router, &mut self.shared_gate];
+        let layers = self.attention.iter_mut().chain(&mut self.mlp).chain(apart);
+        layers.for_each(|layer| layer.rows = rows.clone());
     }
 
     pub fn block(&self, shape: &Shape) -> Block<Matrix<'_>, Floats<'_>> {
@@ -272,6 +283,7 @@ fn linear(layer: &Layer) -> Linear<Matrix<'_>, Floats<'_>> {
                 a: a.view(),
                 b: b.view(),
                 scale: 0.5,
+                rows: layer.rows.clone(),
             })
             .collect(),
     }

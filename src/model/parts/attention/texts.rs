@@ -34,13 +34,14 @@ impl Attention {
                 let rows = ops::slice(x, &[0, first, 0], &[1, first + count * length, width])?;
                 ops::reshape(&rows, &[count, length, width])
             };
+            let by_head = |x: Array| ops::transpose(&x, &[0, 2, 1, 3]);
             let keys = self.heads(with, &batch(&keys)?, self.config.kv_heads, self.k_norm)?;
-            let keys = self.turn(with, keys, 0, length)?;
-            let values = self.values(&batch(&values)?)?;
+            let keys = self.turn(with, by_head(keys)?, 0, length)?;
+            let values = by_head(self.values(&batch(&values)?)?)?;
             let kv_type = keys.dtype().wider(values.dtype());
             let (keys, values) = (ops::astype(&keys, kv_type)?, ops::astype(&values, kv_type)?);
             let queries = self.heads(with, &batch(&queries)?, self.config.heads, self.q_norm)?;
-            let mut queries = self.turn(with, queries, 0, length)?;
+            let mut queries = self.turn(with, by_head(queries)?, 0, length)?;
             if let Some(temperature) = self.config.temperature {
                 queries = nn::temper(&queries, temperature, 0)?;
             }

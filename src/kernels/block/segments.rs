@@ -1,0 +1,97 @@
+//! The attention of a block whose rows are several sessions': each has keys and values of its own.
+
+use super::super::attention::{Asked, AttentionOptions};
+use super::super::float::Floats;
+use super::super::rope::Run;
+use super::super::scratch::Buffer;
+use super::super::Kernels;
+use super::{Attention, Matrix, Segment};
+
+impl Kernels {
+    /// What was projected of the segments' rows, `[rows, heads * head_dim]` and twice `[rows, kv_heads * head_dim]` → y
+    /// `[rows, hidden]`. All keys and values are written.
+    pub(super) fn attend_segments(
+        &self,
+        attention: &Attention<Matrix, Floats>,
+        [queries, keys, values]: [Floats; 3],
+        segments: &mut [Segment],
+        y: &mut Buffer,
+    ) {
+        let sizes = &attention.sizes;
+        let dim = sizes.head_dim;
+        let new = |x: &Floats| Buffer::new(&self.scratch, x.dtype(), x.rows(), x.width());
+        let runs = segments.iter().map(|segment| Run {
+            offset: segment.past.offset,
+            tokens: segment.rows,
+        });
+        let runs: Vec<Run> = runs.collect();
+        let turned = |x: Floats| {
+            let rope = sizes.rope.as_ref()?;
+            let mut made = new(&x);
+            let to = &mut made.floats_mut().heads(dim);
+            self.rope_runs(rope, &x.heads(dim), &runs, to);
+            Some(made)
+        };
+        let tempered = |x: Floats| {
+            let temperature = sizes.temperature.as_ref()?;
+            let mut made = new(&x);
+            let (from, mut to) = (x.heads(dim), made.floats_mut().heads(dim));
+            for (first, run) in places(&runs) {
+                let from = from.some_tokens(first, run.tokens);
+                let to = &mut to.some_tokens(first, run.tokens);
+                self.temper(temperature, &from, run.offset, to);
+            }
+            Some(made)
+        };
+        let normed_keys = self.head_norm(&keys, attention.k_norm.as_ref());
+        let keys = normed_keys.as_ref().map_or(keys, Buffer::floats);
+        let turned_keys = turned(keys);
+        let keys = turned_keys.as_ref().map_or(keys, Buffer::floats).heads(dim);
+        let values = values.heads(dim);
+        for (segment, (first, run)) in segments.iter_mut().zip(places(&runs)) {
+            let past = &mut segment.past;
+            for (from, to) in [(&keys, &mut past.keys), (&values, &mut past.values)] {
+                let from = from.some_tokens(first, run.tokens);
+                self.keep_heads(&from, &mut to.some_tokens(past.at, run.tokens));
+            }
+        }
+
+        let normed_queries = self.head_norm(&queries, attention.q_norm.as_ref());
+        let queries = normed_queries.as_ref().map_or(queries, Buffer::floats);
+        let turned_queries = turned(queries);
+        let queries = turned_queries.as_ref().map_or(queries, Buffer::floats);
+        let tempered_queries = tempered(queries);
+        let queries = tempered_queries.as_ref().map_or(queries, Buffer::floats);
+
+        let mut attended = new(&queries);
+        let out = attended.floats_mut().heads(dim);
+        let queries = queries.heads(dim);
+        let segments = segments.iter().zip(places(&runs));
+        let asked = segments.map(|(segment, (first, run))| Asked {
+            queries: queries.some_tokens(first, run.tokens),
+            keys: segment.past.keys.read(),
+            more: None,
+            values: segment.past.values.read(),
+            options: AttentionOptions {
+                scale: sizes.scale,
+                visible: segment.past.visible,
+                softcap: sizes.softcap,
+                sinks: attention.sinks,
+            },
+            // SAFETY: the tokens are part of `out`, which is nobody else's; no two segments share one.
+            out: unsafe { out.shared_tokens(first, run.tokens) },
+        });
+        self.attend_all(&asked.collect::<Vec<_>>());
+        drop(out);
+        self.linears(&attended.floats(), &[&attention.o_proj], &mut [y]);
+    }
+}
+
+/// Each run with the row that it begins at.
+fn places(runs: &[Run]) -> impl Iterator<Item = (usize, &Run)> {
+    let mut end = 0;
+    runs.iter().map(move |run| {
+        end += run.tokens;
+        (end - run.tokens, run)
+    })
+}

@@ -1,0 +1,217 @@
+//! A pass over the rows of several sessions: they lie one after the other, what looks at other tokens goes session by session, and
+//! everything else sees rows.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::adapter::AdapterSet;
+use super::block::{Kept, Past};
+use super::cache::Cache;
+use super::decoder::{Decoder, Rows};
+use super::modules::Site;
+use super::texts::Texts;
+use crate::error::{Error, Result};
+use crate::mlx::nn::AttentionMask;
+use crate::mlx::{ops, Array};
+
+/// Rows of one session.
+pub struct Segment<'a> {
+    pub rows: i32,
+    /// Those of `Decoder::make_caches`.
+    pub caches: &'a mut [Cache],
+    /// Sessions with equal ones have them by the same reference.
+    pub adapters: &'a AdapterSet,
+}
+
+/// Whose adapters the rows of a pass have.
+#[derive(Clone, Copy)]
+pub enum Adapters<'a> {
+    One(&'a AdapterSet),
+    Each(&'a Mixed<'a>),
+}
+
+/// Different adapters in one pass: sets that `Decoder::shares_pass` knows.
+#[derive(Default)]
+pub struct Mixed<'a> {
+    /// So many rows of each, one after the other.
+    sets: Vec<(i32, &'a AdapterSet)>,
+    /// For what none of them changes.
+    none: AdapterSet,
+}
+
+/// Rows of one session, as blocks look at them.
+#[derive(Default)]
+pub(super) struct Session<'a> {
+    pub rows: i32,
+    /// For the new tokens, by the number of the cache.
+    pub masks: Vec<Rc<AttentionMask>>,
+    /// Empty: the new tokens are all there are, and there may be a batch of them.
+    pub caches: &'a mut [Cache],
+}
+
+/// What a part's rows see of others.
+pub struct Seen<'s, 'a> {
+    pub(super) past: &'s mut Past<'a>,
+    /// Of its cache.
+    pub(super) number: Option<usize>,
+}
+
+/// What the rows of one session see of others.
+pub struct Own<'a> {
+    pub mask: &'a AttentionMask,
+    /// None: the tokens are all there are.
+    pub cache: Option<&'a mut Cache>,
+    /// Without a cache: where keys and values of this pass lie for the blocks behind.
+    pub kept: Option<&'a mut Kept>,
+}
+
+impl<'a> Seen<'_, 'a> {
+    /// See `Past`.
+    pub fn texts(&self) -> Option<&'a Texts> {
+        self.past.texts
+    }
+
+    /// See `Past`.
+    pub fn per_layer(&self) -> Option<&Array> {
+        self.past.per_layer.as_ref()
+    }
+
+    /// Of arrays `[batch, n, …]` what `mix` makes of each session's rows, `[batch, n, …]` as well. Of one session alone it may make
+    /// fewer rows, and be given arrays with fewer.
+    pub fn each<const N: usize>(
+        self,
+        arrays: [&Array; N],
+        mut mix: impl FnMut([Array; N], Own) -> Result<Array>,
+    ) -> Result<Array> {
+        let Seen { past, number } = self;
+        let (mut outputs, mut first) = (Vec::new(), 0);
+        let alone = past.sessions.len() == 1;
+        for session in &mut past.sessions {
+            let own = Own {
+                mask: number
+                    .and_then(|number| session.masks.get(number))
+                    .map_or(&AttentionMask::None, Rc::as_ref),
+                cache: number.and_then(|number| session.caches.get_mut(number)),
+                kept: number.and_then(|number| past.kept.get_mut(number)),
+            };
+            if alone {
+                return mix(arrays.map(Array::clone), own);
+            }
+            outputs.push(mix(some_rows(arrays, 1, first..first + session.rows)?, own)?);
+            first += session.rows;
+        }
+        ops::concatenate(&outputs.iter().collect::<Vec<_>>(), 1)
+    }
+}
+
+/// These rows of each array, along an axis.
+fn some_rows<const N: usize>(arrays: [&Array; N], axis: i32, rows: Range<i32>) -> Result<[Array; N]> {
+    let some = arrays.map(|array| {
+        let (mut start, mut stop) = (vec![0; array.shape().len()], array.shape().to_vec());
+        let axis = match axis {
+            0.. => usize::try_from(axis).ok(),
+            _ => start.len().checked_sub(axis.unsigned_abs() as usize),
+        };
+        let place = axis.and_then(|axis| start.get_mut(axis).zip(stop.get_mut(axis)));
+        let (start_at, stop_at) = place.ok_or_else(|| Error::internal("rows of an array without"))?;
+        (*start_at, *stop_at) = (rows.start, rows.end);
+        ops::slice(array, &start, &stop)
+    });
+    // (`try_map` of arrays is not stable.)
+    let some = some.into_iter().collect::<Result<Vec<_>>>()?;
+    <[Array; N]>::try_from(some).map_err(|_| Error::internal("another number of arrays"))
+}
+
+impl<'a> Adapters<'a> {
+    /// The set that all rows go by at a module; None: they differ there.
+    pub fn of(self, site: Site) -> Option<&'a AdapterSet> {
+        match self {
+            Adapters::One(set) => Some(set),
+            Adapters::Each(Mixed { sets, none }) => {
+                let changed = sets.iter().any(|(_, set)| set.patch(site).is_some());
+                (!changed).then_some(none)
+            }
+        }
+    }
+
+    /// The same where they must not differ.
+    pub fn one(self, site: Site) -> Result<&'a AdapterSet> {
+        let differ = || Error::internal("adapters that cannot share a pass");
+        self.of(site).ok_or_else(differ)
+    }
+
+    /// So many rows of each set, one after the other; of one alone all.
+    pub fn rows(self) -> impl Iterator<Item = (Option<i32>, &'a AdapterSet)> {
+        let (one, sets) = match self {
+            Adapters::One(set) => (Some((None, set)), &[][..]),
+            Adapters::Each(mixed) => (None, mixed.sets.as_slice()),
+        };
+        let sets = sets.iter().map(|&(rows, set)| (Some(rows), set));
+        one.into_iter().chain(sets)
+    }
+
+    /// Of arrays `[…, rows, width]` what `make` makes of each set's rows, joined.
+    pub fn each<const N: usize>(
+        self,
+        arrays: [&Array; N],
+        make: impl Fn([Array; N], &AdapterSet) -> Result<Array>,
+    ) -> Result<Array> {
+        let (mut outputs, mut first) = (Vec::new(), 0);
+        for (rows, set) in self.rows() {
+            let Some(rows) = rows else {
+                return make(arrays.map(Array::clone), set);
+            };
+            outputs.push(make(some_rows(arrays, -2, first..first + rows)?, set)?);
+            first += rows;
+        }
+        if arrays.iter().any(|array| array.dim(-2) != first) {
+            return Err(Error::internal("adapters of other rows"));
+        }
+        ops::concatenate(&outputs.iter().collect::<Vec<_>>(), -2)
+    }
+}
+
+impl Decoder {
+    /// Whether sessions with these adapters share a pass with such as have others: all that they change is linear layers.
+    pub fn shares_pass(&self, set: &AdapterSet) -> bool {
+        let is_linear = |index: usize| self.live.is_linear(index);
+        set.sites().all(is_linear)
+    }
+
+    /// The logits after the last token of each session → `[sessions, vocab]`. Tokens i32 or u32 `[rows]`, of one session after the
+    /// other, whose caches take them.
+    pub fn next_logits_of(&self, tokens: &Array, segments: &mut [Segment]) -> Result<Array> {
+        let count = i32::try_from(segments.len()).unwrap_or(i32::MAX);
+        let sets: Vec<_> = segments.iter().map(|of| (of.rows, of.adapters)).collect();
+        let first = sets.first().ok_or_else(|| Error::internal("a pass of nobody"))?;
+        let alike = sets.iter().all(|(_, set)| std::ptr::eq(*set, first.1));
+        let mixed = |one_each: bool| Mixed {
+            sets: sets.iter().map(|&(rows, set)| (if one_each { 1 } else { rows }, set)).collect(),
+            none: AdapterSet::default(),
+        };
+        let (all, ends) = (mixed(false), mixed(true));
+        let by = |mixed| match alike {
+            true => Adapters::One(first.1),
+            false => Adapters::Each(mixed),
+        };
+        let sessions = segments.iter_mut();
+        let sessions = sessions.map(|segment| self.session(segment.rows, segment.caches));
+        let sessions = sessions.collect::<Result<Vec<_>>>()?;
+        // [1, rows, hidden]
+        let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by(&all))?;
+        if tokens.dim(0) != count {
+            let mut end = 0;
+            let last = sets.iter().map(|(rows, _)| {
+                end += rows;
+                end - 1
+            });
+            let last = Array::from_i32(&last.collect::<Vec<_>>())?;
+            let width = hidden.dim(2);
+            // [rows, hidden]
+            let rows = ops::reshape(&hidden, &[tokens.dim(0), width])?;
+            hidden = ops::reshape(&ops::take(&rows, &last)?, &[1, count, width])?;
+        }
+        let logits = self.logits_by(&hidden, by(&ends))?;
+        ops::reshape(&logits, &[count, self.config.vocab_size])
+    }
+}

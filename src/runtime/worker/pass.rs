@@ -1,0 +1,297 @@
+//! A pass: requests that decode get their next token in one forward pass, whose rows are theirs.
+//!
+//! On a GPU a pass is queued from tokens that nobody knows yet, and they are read while the device computes it. On the CPU queueing
+//! waits until little is left of what was queued before, so nothing is lost when they are read first; and then it is known who goes
+//! on, and what a grammar forces behind a token goes into the same pass. What may come behind a token is known when the token is:
+//! with a grammar the draw waits for that, and the pass does not.
+
+use super::running::{Phase, Running};
+use super::{Turn, Worker};
+use crate::error::{Error, Result};
+use crate::mlx::{self, memory, ops, Array};
+use crate::model::{AdapterSet, Cache, Segment};
+use crate::runtime::job::EndReason;
+use crate::sampling::Draw;
+
+/// Passes after which freed buffers go back to the system.
+const CLEAR_CACHE_EVERY: u64 = 256;
+/// Tokens that go into a pass behind one that was drawn; more are a chunk of their own.
+const ROWS_OF_ONE: usize = 16;
+
+/// A request in a pass.
+pub(super) struct Member {
+    pub index: usize,
+    /// Queued, and not read yet.
+    pub current: Draw,
+    /// In which step it was.
+    pub step: u64,
+    /// Why it ends behind that token.
+    pub end: Option<EndReason>,
+    pub refusal: Option<Error>,
+    /// Behind it all keys are turned otherwise: they are computed again.
+    pub again: bool,
+    /// The pass waits for it.
+    reads_first: bool,
+    /// Tokens that go in.
+    rows: usize,
+}
+
+impl Worker {
+    /// What becomes of each of them goes into `turns`. Where this fails, those that are not there have lost what was queued.
+    pub(super) fn pass(
+        &mut self,
+        indices: &[usize],
+        turns: &mut Vec<(usize, Turn)>,
+    ) -> Result<()> {
+        let mut members = Vec::with_capacity(indices.len());
+        for &index in indices {
+            members.push(self.member(index)?);
+        }
+        let mut going = Vec::with_capacity(members.len());
+        for mut member in members {
+            let turn = match member.reads_first {
+                true => self.read_first(&mut member)?,
+                false => None,
+            };
+            match turn {
+                Some(turn) => turns.push((member.index, turn)),
+                None => going.push(member),
+            }
+        }
+        if going.is_empty() {
+            return Ok(());
+        }
+        let logits = self.queue_pass(&going)?;
+        let mut drawn = self.draw_ahead(&going, &logits)?;
+        for (row, (member, next)) in going.iter_mut().zip(&mut drawn).enumerate() {
+            let (index, ahead) = (member.index, !member.reads_first);
+            let turn = match ahead {
+                true => self.read(member, true)?,
+                false => None,
+            };
+            let turn = match (turn, next.take()) {
+                (Some(turn), _) => turn,
+                (None, Some(next)) => self.goes_on(index, next),
+                (None, None) if self.left(index)? > 0 => self.has_left(index)?,
+                (None, None) => self.draw_allowed(index, row_of(&logits, row)?)?,
+            };
+            turns.push((index, turn));
+        }
+        if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
+            memory::clear_cache();
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, index: usize) -> Result<Member> {
+        let running = &self.running[index];
+        let end = running.end_at(running.generated.len() + 1);
+        // The token that is there goes out either way.
+        let refusal = match end {
+            None => self.make_room(index, 1, true)?,
+            Some(_) => None,
+        };
+        let running = &mut self.running[index];
+        let cache = self.caches.of(&running.key)?;
+        let decoder = self.loaded.model(running.job.cache.model)?;
+        let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
+        let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
+        let goes_on = end.is_none() && refusal.is_none() && !again;
+        let (current, step) = running.take_draw()?;
+        // A first token goes out before anything else is queued; and a sampler that is made anew has to know it.
+        let first = running.generated.is_empty() || running.sampler.is_none();
+        Ok(Member {
+            index,
+            current,
+            step,
+            end,
+            refusal,
+            again,
+            reads_first: self.reads_first || first || !goes_on,
+            rows: 1,
+        })
+    }
+
+    /// Reads a token before the pass; what becomes of the request where it does not go into that.
+    fn read_first(&mut self, member: &mut Member) -> Result<Option<Turn>> {
+        if let Some(turn) = self.read(member, false)? {
+            return Ok(Some(turn));
+        }
+        let index = member.index;
+        member.rows = self.left(index)?;
+        if member.rows > ROWS_OF_ONE {
+            return self.has_left(index).map(Some);
+        }
+        if member.rows > 1 {
+            let refusal = self.make_room(index, member.rows, true)?;
+            return Ok(refusal.map(Turn::Refused));
+        }
+        Ok(None)
+    }
+
+    /// Tokens of a request that are not in its cache.
+    fn left(&self, index: usize) -> Result<usize> {
+        let running = &self.running[index];
+        let held = self.caches.of(&running.key)?.tokens.len();
+        Ok(running.length().saturating_sub(held))
+    }
+
+    /// They are computed in a turn of their own.
+    fn has_left(&mut self, index: usize) -> Result<Turn> {
+        let total = self.left(index)?;
+        self.running[index].phase = Phase::Prefill { total };
+        Ok(Turn::More)
+    }
+
+    /// Queues the forward pass → `[members, vocab]`
+    fn queue_pass(&mut self, members: &[Member]) -> Result<Array> {
+        self.steps += 1;
+        let step = self.steps;
+        let running = |member: &Member| &self.running[member.index];
+        let Some(first) = members.first() else {
+            return Err(Error::internal("a pass of nobody"));
+        };
+        let decoder = self.loaded.model(running(first).job.cache.model)?;
+        let keys: Vec<_> = members.iter().map(|member| &running(member).key).collect();
+        let mut caches = self.caches.of_many(&keys)?;
+        let mut tokens = Vec::with_capacity(members.len());
+        let mut known = Vec::new();
+        for (member, cache) in members.iter().zip(&mut caches) {
+            cache.last_step = step;
+            if !member.reads_first {
+                tokens.extend(flushed(&mut known)?);
+                tokens.push(ops::astype(&member.current.token, crate::dtype::Dtype::I32)?);
+                continue;
+            }
+            let all = &running(member).generated;
+            let new = all.get(all.len().saturating_sub(member.rows)..);
+            let new = new.unwrap_or_default();
+            known.extend_from_slice(new);
+            cache.tokens.extend_from_slice(new);
+        }
+        tokens.extend(flushed(&mut known)?);
+        let tokens = match tokens.as_slice() {
+            [one] => one.clone(),
+            all => ops::concatenate(&all.iter().collect::<Vec<_>>(), 0)?,
+        };
+        let mut segments = Vec::with_capacity(members.len());
+        for (at, (member, cache)) in members.iter().zip(caches).enumerate() {
+            segments.push(Segment {
+                rows: i32::try_from(member.rows).unwrap_or(i32::MAX),
+                caches: &mut cache.layers,
+                adapters: same_adapters(members.iter().take(at).map(running), running(member)),
+            });
+        }
+        let logits = decoder.next_logits_of(&tokens, &mut segments)?;
+
+        Ok(logits)
+    }
+
+    /// Queues the draws that need not wait for a token, and all that the pass leaves behind: of each member the draw, if there is
+    /// one.
+    fn draw_ahead(&mut self, members: &[Member], logits: &Array) -> Result<Vec<Option<Draw>>> {
+        let mut drawn = Vec::with_capacity(members.len());
+        for (row, member) in members.iter().enumerate() {
+            let running = &mut self.running[member.index];
+            let waits = match member.reads_first {
+                true => running.needs_mask(),
+                false => running.reads_each(),
+            };
+            drawn.push(match waits {
+                true => None,
+                false => {
+                    let logits = row_of(logits, row)?;
+                    Some(running.sampler()?.draw(&logits, None)?)
+                }
+            });
+        }
+        let mut wanted: Vec<&Array> = drawn.iter().flatten().flat_map(Draw::arrays).collect();
+        if drawn.iter().any(Option::is_none) {
+            wanted.push(logits);
+        }
+        for member in members {
+            let layers = &self.caches.of(&self.running[member.index].key)?.layers;
+            wanted.extend(states(layers));
+        }
+        mlx::async_eval(&wanted)?;
+        Ok(drawn)
+    }
+
+    /// Queues the draw from the logits `[vocab]` of the step that was queued last.
+    pub(super) fn draw_next(&mut self, index: usize, logits: Array) -> Result<Turn> {
+        let running = &mut self.running[index];
+        let layers = &self.caches.of(&running.key)?.layers;
+        if running.needs_mask() {
+            // The mask is made while the device computes what it is for.
+            queue(vec![&logits], layers)?;
+            return self.draw_allowed(index, logits);
+        }
+        let draw = running.sampler()?.draw(&logits, None)?;
+        drop(logits);
+        queue(draw.arrays(), layers)?;
+        Ok(self.goes_on(index, draw))
+    }
+
+    /// The same, of what the grammar allows, from logits that are queued.
+    fn draw_allowed(&mut self, index: usize, logits: Array) -> Result<Turn> {
+        let running = &mut self.running[index];
+        let needs_mask = running.needs_mask();
+        let mask = match running.matcher.as_mut().filter(|_| needs_mask) {
+            Some(matcher) => match matcher.mask() {
+                Ok(Some(mask)) => Some(Array::from_bools(&mask)?),
+                Ok(None) => return Ok(Turn::Ended(EndReason::Grammar)),
+                Err(error) => return Ok(Turn::Refused(error)),
+            },
+            None => None,
+        };
+        let draw = running.sampler()?.draw(&logits, mask.as_ref())?;
+        drop(logits);
+        mlx::async_eval(&draw.arrays())?;
+        Ok(self.goes_on(index, draw))
+    }
+
+    fn goes_on(&mut self, index: usize, next: Draw) -> Turn {
+        let step = self.steps;
+        self.running[index].phase = Phase::Decode { next, step };
+        Turn::More
+    }
+}
+
+/// The tokens that were gathered, as an array i32 `[n]`, if there are any.
+fn flushed(known: &mut Vec<i32>) -> Result<Option<Array>> {
+    let tokens = std::mem::take(known);
+    (!tokens.is_empty())
+        .then(|| Array::from_i32(&tokens))
+        .transpose()
+}
+
+/// The adapters of a request; where one before it has the same, by that one's reference.
+fn same_adapters<'a>(
+    mut before: impl Iterator<Item = &'a Running>,
+    running: &'a Running,
+) -> &'a AdapterSet {
+    let same = before.find(|other| other.key.adapters == running.key.adapters);
+    &same.unwrap_or(running).adapters
+}
+
+/// One row of logits `[members, vocab]` → `[vocab]`
+fn row_of(logits: &Array, row: usize) -> Result<Array> {
+    let vocab = logits.dim(1);
+    let row = i32::try_from(row).unwrap_or(i32::MAX);
+    let one = match logits.dim(0) {
+        1 => logits.clone(),
+        _ => ops::slice(logits, &[row, 0], &[row + 1, vocab])?,
+    };
+    ops::reshape(&one, &[vocab])
+}
+
+/// What a step leaves in states, which its logits need not have been made of.
+fn states(layers: &[Cache]) -> impl Iterator<Item = &Array> {
+    let states = layers.iter().filter(|layer| layer.is_state());
+    states.flat_map(Cache::arrays)
+}
+
+pub(super) fn queue<'a>(mut wanted: Vec<&'a Array>, layers: &'a [Cache]) -> Result<()> {
+    wanted.extend(states(layers));
+    mlx::async_eval(&wanted)
+}

@@ -1,0 +1,110 @@
+//! Tokens of a request that are not in its cache, a chunk at a time.
+
+use super::{Turn, Worker};
+use crate::error::Result;
+use crate::mlx::{self, fast, memory, Array};
+use crate::model::{Cache, Rows};
+use crate::runtime::estimate::{prefill_step, shared_step};
+use crate::runtime::job::EndReason;
+
+impl Worker {
+    /// Computes tokens that are not in the cache: of the prompt, of an answer that is taken up again, or of one whose
+    /// grammar forced them.
+    pub(super) fn prefill(&mut self, index: usize, total: usize) -> Result<Turn> {
+        let running = &self.running[index];
+        let all: Vec<i32> = [running.prompt.as_slice(), &running.generated].concat();
+        let done = self.caches.of(&running.key)?.tokens.len();
+        // A score's rows with logits are not of the prompt.
+        let scores = running.job.score.is_some();
+        let goes_in = running.length();
+        let end = match scores {
+            true => running.without_logits(),
+            false => goes_in,
+        };
+        // With kept tokens what a chunk sees depends on how it was cut, so prefix and target are one.
+        if scores && (done >= end || running.job.cache.keep > 0) {
+            return self.score(index, total);
+        }
+        let left = &all[done..end];
+        let layers = &self.caches.of(&running.key)?.layers;
+        let coming = i32::try_from(left.len()).unwrap_or(i32::MAX);
+        let marks = match layers.iter().any(|layer| layer.marks_in_passing(coming)) {
+            true => running.marks.as_slice(),
+            false => &[],
+        };
+        let mark = marks.iter().find(|&&mark| mark > done);
+        let ahead = mark.map_or(left.len(), |mark| left.len().min(mark - done));
+        let config = self.loaded.model(running.job.cache.model)?.config();
+        let keep = running.job.cache.keep;
+        let step = match self.others_wait(index) {
+            true => shared_step(self.device, config, keep),
+            false => prefill_step(self.device, config, keep),
+        };
+        let most = match (running.job.cache.keep, running.job.progress_tokens as usize) {
+            (1.., _) | (_, 0) => step,
+            (_, progress) => step.min(progress),
+        };
+        // Balanced chunks, so that no small rest is left.
+        let mut n = ahead.div_ceil(ahead.div_ceil(most));
+        let as_cut = running.job.cache.keep > 0;
+        loop {
+            // A smaller chunk needs less beside its keys and values.
+            let smallest = n == 1 || as_cut;
+            match self.make_room(index, n, smallest)? {
+                None => break,
+                Some(refusal) if smallest => return Ok(Turn::Refused(refusal)),
+                Some(_) => n = n.div_ceil(2),
+            }
+        }
+        // (In an answer nobody waits for progress, and the log has enough to tell.)
+        let answers = !self.running[index].generated.is_empty();
+        if goes_in - done == total && !answers {
+            let id = self.running[index].job.request.ticket.id();
+            crate::log::debug!("request {id}: {total} tokens to compute, {n} at a time");
+        }
+        let chunk = &left[..n];
+        let last = done + n == goes_in;
+
+        let running = &mut self.running[index];
+        let decoder = self.loaded.model(running.job.cache.model)?;
+        let cache = self.caches.of_mut(&running.key)?;
+        self.steps += 1;
+        cache.last_step = self.steps;
+        let chunk_tokens = Array::from_i32(chunk)?;
+        let logits = if last && !running.job.prefill_only {
+            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
+        } else {
+            let hidden = decoder.forward(
+                &chunk_tokens,
+                &mut cache.layers,
+                Rows::Last,
+                &running.adapters,
+            )?;
+            // What it leaves in the caches is wanted. The kernels write there as they compute the row.
+            let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
+            if fast::active() {
+                wanted.push(&hidden);
+            }
+            mlx::eval(&wanted)?;
+            self.good_steps = self.steps;
+            self.queued_bytes = 0;
+            memory::clear_cache();
+            None
+        };
+        cache.tokens.extend_from_slice(chunk);
+        for &at in running.marks.iter().filter(|&&at| at > done) {
+            cache.mark(at);
+        }
+        if !answers {
+            running.progress(goes_in - done - n, n, total);
+        }
+        let Some(logits) = logits else {
+            return Ok(if last {
+                Turn::Ended(EndReason::MaxTokens)
+            } else {
+                Turn::More
+            });
+        };
+        self.draw_next(index, logits)
+    }
+}

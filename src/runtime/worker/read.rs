@@ -1,0 +1,160 @@
+//! Tokens that were drawn, as they come out.
+
+use super::pass::Member;
+use super::running::{Phase, Running};
+use super::{Turn, Worker};
+use crate::error::{Error, Result};
+use crate::runtime::job::{EndReason, TokenOutput};
+use crate::sampling::{Draw, Outcome};
+
+impl Worker {
+    /// Waits for the token of a request and takes it, and what a grammar forces behind it; what becomes of the request where it does
+    /// not go on. `ahead`: the pass behind the token is queued.
+    pub(super) fn read(&mut self, member: &mut Member, ahead: bool) -> Result<Option<Turn>> {
+        let index = member.index;
+        let token = match read(&member.current)? {
+            Ok(token) => token,
+            Err(outcome) => return self.undrawn(index, outcome).map(Some),
+        };
+        self.good_steps = self.good_steps.max(member.step);
+        let running = &mut self.running[index];
+        if ahead {
+            self.caches.of_mut(&running.key)?.tokens.push(token.id);
+        }
+        if let Some(turn) = take(running, token) {
+            return Ok(Some(turn));
+        }
+        if let Some(refusal) = member.refusal.take() {
+            return Ok(Some(Turn::Refused(refusal)));
+        }
+        let mut end = member.end;
+        let forced = match forced(running) {
+            Ok(forced) => forced,
+            Err(error) => return Ok(Some(Turn::Refused(error))),
+        };
+        for id in forced {
+            if end.is_some() {
+                break;
+            }
+            let token = TokenOutput {
+                id,
+                logprob: 0.0,
+                top: Vec::new(),
+            };
+            if let Some(turn) = take(running, token) {
+                return Ok(Some(turn));
+            }
+            end = running.end_at(running.generated.len());
+        }
+        if let Some(end) = end {
+            return Ok(Some(Turn::Ended(end)));
+        }
+        if member.again {
+            running.phase = Phase::Match;
+            return Ok(Some(Turn::More));
+        }
+        Ok(None)
+    }
+
+    /// The end of a request whose next token could not be drawn.
+    pub(super) fn undrawn(&mut self, index: usize, outcome: Outcome) -> Result<Turn> {
+        // The step behind it may be queued, and writes to the caches.
+        self.wait_for_device()?;
+        let running = &self.running[index];
+        let at = running.prompt.len() + running.generated.len();
+        let could = match running.matcher {
+            Some(_) => "the grammar allows",
+            None => "could come next",
+        };
+        Ok(Turn::Refused(match outcome {
+            Outcome::Banned => Error::invalid(format!(
+                "options.bias bans every token that {could}, at token {at}"
+            )),
+            Outcome::Overflow => Error::invalid(format!(
+                "options.bias_values and the penalties take a logit beyond what f32 holds, at token {at}"
+            )),
+            Outcome::Drawn | Outcome::NotFinite => self.not_finite(index, at)?,
+        }))
+    }
+
+    /// What ends a request whose logits are not finite.
+    pub(super) fn not_finite(&mut self, index: usize, at: usize) -> Result<Error> {
+        let running = &self.running[index];
+        // What it left in keys and values must not reach another request.
+        self.caches.of_mut(&running.key)?.clear();
+        let adapters = match running.job.adapters.is_empty() {
+            true => "",
+            false => ", with the adapters that are applied",
+        };
+        Ok(Error::bad_model(format!(
+            "the model's numbers are not finite at token {at}{adapters}"
+        )))
+    }
+}
+
+/// Takes a token; the turn that it ends the request with, if it does.
+fn take(running: &mut Running, token: TokenOutput) -> Option<Turn> {
+    let id = token.id;
+    let follows = running.follows();
+    let matcher = running.matcher.as_mut().filter(|_| follows);
+    if let Some(Err(error)) = matcher.map(|matcher| matcher.take(id)) {
+        return Some(Turn::Refused(error));
+    }
+    if !running.take(token) {
+        return Some(Turn::Ended(EndReason::Satisfied));
+    }
+    if running.job.stop_tokens.contains(&id) {
+        return Some(Turn::Ended(EndReason::StopToken));
+    }
+    match running.look_at_grammar() {
+        Ok(None) => None,
+        Ok(Some(end)) => Some(Turn::Ended(end)),
+        Err(error) => Some(Turn::Refused(error)),
+    }
+}
+
+/// What comes next in any case; with log-probabilities nothing does, since each token's is wanted.
+fn forced(running: &mut Running) -> Result<Vec<i32>> {
+    let follows = running.follows();
+    match &mut running.matcher {
+        Some(matcher) if follows && running.job.sampling.logprobs.is_none() => matcher.forced(),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Waits for a queued draw, or tells why nothing could be drawn.
+fn read(draw: &Draw) -> Result<std::result::Result<TokenOutput, Outcome>> {
+    let outcome = draw.outcome()?;
+    if outcome != Outcome::Drawn {
+        return Ok(Err(outcome));
+    }
+    read_token(draw).map(Ok)
+}
+
+fn read_token(draw: &Draw) -> Result<TokenOutput> {
+    let id = draw.token.item_u32()? as i32;
+    let Some(logprobs) = &draw.logprobs else {
+        return Ok(TokenOutput {
+            id,
+            logprob: 0.0,
+            top: Vec::new(),
+        });
+    };
+    let logprob = logprobs
+        .token
+        .to_f32()?
+        .first()
+        .copied()
+        .unwrap_or(f32::NAN);
+    let mut top = Vec::new();
+    if let Some((ids, values)) = &logprobs.top {
+        top = ids
+            .to_u32()?
+            .into_iter()
+            .map(|id| id as i32)
+            .zip(values.to_f32()?)
+            .collect();
+        top.sort_by(|a: &(i32, f32), b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    }
+    Ok(TokenOutput { id, logprob, top })
+}
