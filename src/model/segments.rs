@@ -97,7 +97,10 @@ impl<'a> Seen<'_, 'a> {
             if alone {
                 return mix(arrays.map(Array::clone), own);
             }
-            outputs.push(mix(some_rows(arrays, 1, first..first + session.rows)?, own)?);
+            outputs.push(mix(
+                some_rows(arrays, 1, first..first + session.rows)?,
+                own,
+            )?);
             first += session.rows;
         }
         ops::concatenate(&outputs.iter().collect::<Vec<_>>(), 1)
@@ -105,7 +108,11 @@ impl<'a> Seen<'_, 'a> {
 }
 
 /// These rows of each array, along an axis.
-fn some_rows<const N: usize>(arrays: [&Array; N], axis: i32, rows: Range<i32>) -> Result<[Array; N]> {
+fn some_rows<const N: usize>(
+    arrays: [&Array; N],
+    axis: i32,
+    rows: Range<i32>,
+) -> Result<[Array; N]> {
     let some = arrays.map(|array| {
         let (mut start, mut stop) = (vec![0; array.shape().len()], array.shape().to_vec());
         let axis = match axis {
@@ -113,7 +120,8 @@ fn some_rows<const N: usize>(arrays: [&Array; N], axis: i32, rows: Range<i32>) -
             _ => start.len().checked_sub(axis.unsigned_abs() as usize),
         };
         let place = axis.and_then(|axis| start.get_mut(axis).zip(stop.get_mut(axis)));
-        let (start_at, stop_at) = place.ok_or_else(|| Error::internal("rows of an array without"))?;
+        let (start_at, stop_at) =
+            place.ok_or_else(|| Error::internal("rows of an array without"))?;
         (*start_at, *stop_at) = (rows.start, rows.end);
         ops::slice(array, &start, &stop)
     });
@@ -183,10 +191,15 @@ impl Decoder {
     pub fn next_logits_of(&self, tokens: &Array, segments: &mut [Segment]) -> Result<Array> {
         let count = i32::try_from(segments.len()).unwrap_or(i32::MAX);
         let sets: Vec<_> = segments.iter().map(|of| (of.rows, of.adapters)).collect();
-        let first = sets.first().ok_or_else(|| Error::internal("a pass of nobody"))?;
+        let first = sets
+            .first()
+            .ok_or_else(|| Error::internal("a pass of nobody"))?;
         let alike = sets.iter().all(|(_, set)| std::ptr::eq(*set, first.1));
         let mixed = |one_each: bool| Mixed {
-            sets: sets.iter().map(|&(rows, set)| (if one_each { 1 } else { rows }, set)).collect(),
+            sets: sets
+                .iter()
+                .map(|&(rows, set)| (if one_each { 1 } else { rows }, set))
+                .collect(),
             none: AdapterSet::default(),
         };
         let (all, ends) = (mixed(false), mixed(true));

@@ -233,7 +233,6 @@ impl<'a> Entry<'a> {
             stop_tokens,
             ignore_eos: options.ignore_eos,
             prefill_only: options.prefill_only,
-            priority: 0,
             ignore_cache: options.no_prefix_cache,
             whole_history,
             progress_tokens: options.progress_tokens,

@@ -35,8 +35,6 @@ pub struct Job {
     /// The end-of-sequence tokens are none of these.
     pub ignore_eos: bool,
     pub prefill_only: bool,
-    /// Higher first.
-    pub priority: i32,
     pub ignore_cache: bool,
     /// The tokens replace the session's: the answer must be that of a fresh session. (Else they continue it.)
     pub whole_history: bool,

@@ -148,6 +148,13 @@ impl Shared {
         self.ticket.ledger.begin(self.ticket.id())
     }
 
+    /// A pass was queued, of so many rows, this request's among them. Told by one of those that shared it.
+    pub(super) fn passed(&self, rows: u64) {
+        for counters in [&metrics::PROCESS, &*self.counters] {
+            counters.pass(rows);
+        }
+    }
+
     /// After a failure of MLX it may begin once more.
     fn waits_no_longer(&self, state: &mut State) {
         if !std::mem::replace(&mut state.begun, true) {

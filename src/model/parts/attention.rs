@@ -192,9 +192,12 @@ impl Attention {
             Some([keys, values]) => {
                 let keys = self.heads(with, &keys, self.config.kv_heads, self.k_norm)?;
                 let values = self.values(&values)?;
-                seen.each([&queries, &keys, &values], |[queries, keys, values], own| {
-                    self.attend(with, &queries, Some([keys, values]), own)
-                })?
+                seen.each(
+                    [&queries, &keys, &values],
+                    |[queries, keys, values], own| {
+                        self.attend(with, &queries, Some([keys, values]), own)
+                    },
+                )?
             }
             None => seen.each([&queries], |[queries], own| {
                 self.attend(with, &queries, None, own)

@@ -147,13 +147,7 @@ impl Mamba {
 
     /// Of one session, or of a batch: what is to be convolved `[batch, n, channels]`, and steps f32 `[batch, n, heads]` → `[batch, n,
     /// inner]`
-    fn recur(
-        &self,
-        with: &Forward,
-        convolved: &Array,
-        steps: &Array,
-        own: Own,
-    ) -> Result<Array> {
+    fn recur(&self, with: &Forward, convolved: &Array, steps: &Array, own: Own) -> Result<Array> {
         let config = &self.config;
         let [batch, n] = [convolved.dim(0), convolved.dim(1)];
         let (inner, shared) = (config.inner(), config.shared());

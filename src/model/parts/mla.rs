@@ -13,8 +13,8 @@ use crate::model::cost::{size, Known, TypesOf};
 use crate::model::decoder::{last_row, Forward, Rows};
 use crate::model::modules::Site;
 use crate::model::plan::Scope;
-use crate::model::segments::{Own, Seen};
 use crate::model::rope::Rope;
+use crate::model::segments::{Own, Seen};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlaConfig {
@@ -187,9 +187,10 @@ impl Mla {
         let latents = with.norm(self.kv_a_norm, &ops::columns(&kept, 0..rank)?)?;
         let keys = ops::columns(&kept, rank..rank + turned_dim)?;
         let queries = self.queries(with, &last)?;
-        let output = seen.each([&queries, &latents, &keys], |[queries, latents, keys], own| {
-            self.attend(with, &queries, [&latents, &keys], own)
-        })?;
+        let output = seen.each(
+            [&queries, &latents, &keys],
+            |[queries, latents, keys], own| self.attend(with, &queries, [&latents, &keys], own),
+        )?;
         with.linear(self.o_proj, &output)
     }
 

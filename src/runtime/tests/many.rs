@@ -5,6 +5,7 @@ use super::recovery::fail_turns;
 use super::*;
 use crate::error::Code;
 use crate::mlx::fault::{Kind, Lasting};
+use crate::runtime::engine::{set_limits, trim, MemoryLimits, Trim};
 use crate::runtime::options::Setting;
 use crate::runtime::request::Request;
 use crate::runtime::worker::Worker;
@@ -203,7 +204,11 @@ fn sessions_with_different_adapters_share_a_pass() {
             let base = asked[0].alone(&model);
             let mut other = Asked::new(0, 5, asked[0].options.clone());
             other.adapters = sets[1].clone();
-            assert_ne!(other.alone(&model), base, "{name}: an adapter that says nothing");
+            assert_ne!(
+                other.alone(&model),
+                base,
+                "{name}: an adapter that says nothing"
+            );
             let pass = same_as_alone(&model, &asked, name);
             assert!(pass >= sets.len() - 1, "{name}: {pass} shared a pass");
         }
@@ -288,4 +293,123 @@ fn who_leaves_a_pass_does_not_disturb_it() {
             }
         }
     }
+}
+
+/// Where memory is there for some of them only, the others wait, and nobody fails.
+#[test]
+fn who_has_no_memory_waits_for_who_has() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let asked = several(&[60, 50, 70, 40, 55, 65], 60);
+    let alone: Vec<_> = asked.iter().map(|asked| asked.alone(&model)).collect();
+    let old = crate::mlx::memory::limit();
+    let limit = |memory| {
+        let limits = MemoryLimits {
+            memory: Some(memory),
+            ..MemoryLimits::default()
+        };
+        set_limits(limits).unwrap();
+    };
+    trim(Trim::Buffers).unwrap();
+    let used = crate::mlx::memory::active();
+    // The least that each of them can do with, alone.
+    let enough = |more: u64| {
+        limit(used + more);
+        let longest = &asked[2];
+        let given = run(&longest.session(&model), &longest.input, &longest.options);
+        given.result.is_ok()
+    };
+    let least = (1..).map(|step| step * 20_000).find(|&more| enough(more));
+    for (share, fits) in [(1.0, 1), (1.6, 2), (2.5, 3)] {
+        limit(used + (least.unwrap() as f64 * share) as u64);
+        largest(&model);
+        let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
+        for (number, (together, alone)) in together.into_iter().zip(&alone).enumerate() {
+            let (tokens, _, outcome) = together.end();
+            outcome.unwrap();
+            assert_eq!(&tokens, alone, "{share}: request {number}");
+        }
+        let largest = largest(&model);
+        assert!(
+            largest >= fits && largest < asked.len(),
+            "{share}: {largest}"
+        );
+    }
+    // What fits nobody is an error still, of each.
+    limit(used + least.unwrap() / 3);
+    let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
+    for together in together {
+        let (_, report, outcome) = together.end();
+        assert_eq!(outcome.unwrap_err().code, Code::OutOfMemory);
+        assert_eq!(report.generated_tokens, 0);
+    }
+    limit(old);
+}
+
+/// Priorities say who goes first, and change no token.
+#[test]
+fn the_higher_goes_first_and_nobody_starves() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let mut asked = several(&[60, 60, 60], 60);
+    for (asked, priority) in asked.iter_mut().zip([i32::MIN, 0, i32::MAX]) {
+        asked.options.priority = priority;
+    }
+    let alone: Vec<_> = asked.iter().map(|asked| asked.alone(&model)).collect();
+    // (Held back, so that all three are there when the first turn comes.)
+    let (go, held) = std::sync::mpsc::channel::<()>();
+    let holding = model.clone();
+    let hold = move || holding.engine.call(move |_| Ok(held.recv().is_ok()));
+    let holder = std::thread::spawn(hold);
+    let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
+    go.send(()).unwrap();
+    holder.join().unwrap().unwrap();
+    let mut ends = Vec::new();
+    for (together, alone) in together.into_iter().zip(&alone) {
+        let (tokens, report, outcome) = together.end();
+        outcome.unwrap();
+        assert_eq!(&tokens, alone);
+        ends.push(report);
+    }
+    // Each began when the one above it had ended, unless the machine was so slow that it had waited too long.
+    for pair in ends.windows(2) {
+        let [low, high] = pair else { unreachable!() };
+        let waited = low.queue_ns;
+        let second = 1_000_000_000;
+        assert!(
+            waited + 5_000_000 >= high.total_ns || waited >= second,
+            "the lower one waited {waited} ns, and the higher one took {}",
+            high.total_ns
+        );
+    }
+}
+
+/// Beside others that never pause it gets a turn a second.
+#[test]
+fn the_lowest_comes_to_an_end() {
+    let _lock = engine_lock();
+    let model = load("qwen3-f32");
+    let busy = |number: usize| {
+        let mut asked = Asked::new(number, 4, computed_anew(60));
+        asked.options.priority = i32::MAX;
+        asked.submit(&model)
+    };
+    let mut low = Asked::new(6, 40, computed_anew(2));
+    low.options.priority = i32::MIN;
+    let alone = low.alone(&model);
+    let mut running = std::collections::VecDeque::from([busy(0), busy(1), busy(2)]);
+    let low = low.submit(&model);
+    let begun = std::time::Instant::now();
+    let mut rounds = 3;
+    while low.request.result(Some(std::time::Duration::ZERO)).is_err() {
+        assert!(begun.elapsed().as_secs() < 60, "it starved");
+        // Two are always there.
+        running.pop_front().unwrap().end().2.unwrap();
+        running.push_back(busy(rounds));
+        rounds += 1;
+    }
+    let (tokens, _, outcome) = low.end();
+    outcome.unwrap();
+    assert_eq!(tokens, alone);
+    assert!(begun.elapsed().as_millis() >= 900, "it did not wait");
 }

@@ -72,6 +72,8 @@ pub struct Worker {
     look_at_waiting: bool,
     paused: Option<Pause>,
     turns: Turns,
+    /// Requests that have.
+    ended: u64,
     /// Counts queued steps; a step is known to be good once a token of it or of a later one was read.
     steps: u64,
     good_steps: u64,
@@ -126,6 +128,7 @@ impl Worker {
             look_at_waiting: false,
             paused: None,
             turns: Turns::default(),
+            ended: 0,
             steps: 0,
             good_steps: 0,
             queued_bytes: 0,
@@ -376,6 +379,7 @@ impl Worker {
 
     fn end(&mut self, index: usize, reason: Result<EndReason>) {
         let running = self.running.remove(index);
+        self.ended += 1;
         let kv = self.let_go(&running);
         running.end(reason, kv);
         // Its session may be free.
@@ -402,7 +406,9 @@ impl Worker {
             alone.filter(|&index| self.running[index].suspect || error.code == Code::Internal);
         #[cfg(test)]
         {
-            let model = failed.first().map(|&index| self.running[index].job.cache.model);
+            let model = failed
+                .first()
+                .map(|&index| self.running[index].job.cache.model);
             self.trace.failures.push(model);
         }
         self.tell(&error, hopeless.is_some());

@@ -27,7 +27,8 @@ pub(super) struct Member {
     pub step: u64,
     /// Why it ends behind that token.
     pub end: Option<EndReason>,
-    pub refusal: Option<Error>,
+    /// And where there is no room for it.
+    pub refusal: Option<Turn>,
     /// Behind it all keys are turned otherwise: they are computed again.
     pub again: bool,
     /// The pass waits for it.
@@ -38,14 +39,13 @@ pub(super) struct Member {
 
 impl Worker {
     /// What becomes of each of them goes into `turns`. Where this fails, those that are not there have lost what was queued.
-    pub(super) fn pass(
-        &mut self,
-        indices: &[usize],
-        turns: &mut Vec<(usize, Turn)>,
-    ) -> Result<()> {
+    pub(super) fn pass(&mut self, indices: &[usize], turns: &mut Vec<(usize, Turn)>) -> Result<()> {
         let mut members = Vec::with_capacity(indices.len());
         for &index in indices {
-            members.push(self.member(index)?);
+            // Somebody before it may have needed its memory.
+            if self.running[index].decodes() {
+                members.push(self.member(index)?);
+            }
         }
         let mut going = Vec::with_capacity(members.len());
         for mut member in members {
@@ -87,8 +87,9 @@ impl Worker {
         let running = &self.running[index];
         let end = running.end_at(running.generated.len() + 1);
         // The token that is there goes out either way.
+        let (current, step) = self.running[index].take_draw()?;
         let refusal = match end {
-            None => self.make_room(index, 1, true)?,
+            None => self.room_for(index, 1)?,
             Some(_) => None,
         };
         let running = &mut self.running[index];
@@ -97,7 +98,6 @@ impl Worker {
         let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let goes_on = end.is_none() && refusal.is_none() && !again;
-        let (current, step) = running.take_draw()?;
         // A first token goes out before anything else is queued; and a sampler that is made anew has to know it.
         let first = running.generated.is_empty() || running.sampler.is_none();
         Ok(Member {
@@ -123,8 +123,18 @@ impl Worker {
             return self.has_left(index).map(Some);
         }
         if member.rows > 1 {
-            let refusal = self.make_room(index, member.rows, true)?;
-            return Ok(refusal.map(Turn::Refused));
+            return self.room_for(index, member.rows);
+        }
+        Ok(None)
+    }
+
+    /// Makes room for `n` more tokens; else what becomes of the request.
+    fn room_for(&mut self, index: usize, n: usize) -> Result<Option<Turn>> {
+        while let Some(why) = self.make_room(index, n, true)? {
+            let turn = self.without_room(index, why)?;
+            if turn.is_some() {
+                return Ok(turn);
+            }
         }
         Ok(None)
     }
@@ -160,7 +170,10 @@ impl Worker {
             cache.last_step = step;
             if !member.reads_first {
                 tokens.extend(flushed(&mut known)?);
-                tokens.push(ops::astype(&member.current.token, crate::dtype::Dtype::I32)?);
+                tokens.push(ops::astype(
+                    &member.current.token,
+                    crate::dtype::Dtype::I32,
+                )?);
                 continue;
             }
             let all = &running(member).generated;
@@ -183,6 +196,8 @@ impl Worker {
             });
         }
         let logits = decoder.next_logits_of(&tokens, &mut segments)?;
+        let request = &running(first).job.request;
+        request.passed(u64::from(tokens.dim(0).unsigned_abs()));
 
         Ok(logits)
     }

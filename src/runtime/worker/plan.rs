@@ -34,11 +34,12 @@ impl Worker {
             let cancelled = self.running.iter().position(Running::is_cancelled);
             return cancelled.map(|index| vec![index]);
         }
-        let ready: Vec<_> = all.filter(|(_, running)| running.can_go_on()).collect();
+        let mut ready: Vec<_> = all.filter(|(_, running)| running.can_go_on()).collect();
         let ends = |(_, running): &&(usize, &Running)| running.is_cancelled() || running.is_late();
         if let Some((index, _)) = ready.iter().find(ends) {
             return Some(vec![*index]);
         }
+        ready.retain(|(_, running)| self.may_have_room(running));
         let (first, running) = self.first_of(&ready)?;
         if !running.joins() {
             return Some(vec![first]);
@@ -54,7 +55,10 @@ impl Worker {
     }
 
     fn first_of<'a>(&self, ready: &[(usize, &'a Running)]) -> Option<(usize, &'a Running)> {
-        let highest = ready.iter().map(|(_, running)| running.job.priority).max()?;
+        let highest = ready
+            .iter()
+            .map(|(_, running)| running.job.priority)
+            .max()?;
         let oldest = |(_, running): &&(usize, &Running)| running.turned;
         let starved = |(_, running): &&(usize, &Running)| {
             running.job.priority < highest && running.last_turn.elapsed() >= STARVED
@@ -67,7 +71,9 @@ impl Worker {
         let high = ready.iter();
         let high = high.filter(|(_, running)| running.job.priority == highest);
         let of = |decodes: bool| {
-            let of = high.clone().filter(|(_, running)| running.decodes() == decodes);
+            let of = high
+                .clone()
+                .filter(|(_, running)| running.decodes() == decodes);
             of.min_by_key(oldest)
         };
         of(self.turns.chunk)
@@ -89,6 +95,16 @@ impl Worker {
         same_model && other.joins() && adapters && alike(one, other)
     }
 
+    /// One that gave way looks again when somebody has ended, when nobody else is left, and from time to time, since what others free
+    /// is not told.
+    fn may_have_room(&self, running: &Running) -> bool {
+        let gave_way = running.gave_way;
+        let waits = gave_way.is_some_and(|ended| ended == self.ended);
+        !waits
+            || running.last_turn.elapsed() >= STARVED
+            || self.running.iter().all(|other| other.gave_way.is_some())
+    }
+
     /// Whether somebody who decodes waits for this request's chunk, and is not to.
     pub(super) fn others_wait(&self, index: usize) -> bool {
         let priority = self.running[index].job.priority;
@@ -99,12 +115,23 @@ impl Worker {
 
     /// These have their turn now.
     pub(super) fn begin_turn(&mut self, members: &[usize]) {
-        let highest = self.running.iter().map(|running| running.job.priority).max();
+        let highest = self
+            .running
+            .iter()
+            .map(|running| running.job.priority)
+            .max();
+        // What comes before the first chunk is no turn.
+        let begins =
+            |&index: &usize| matches!(self.running[index].phase, Phase::Begin | Phase::Match);
+        if members.iter().all(begins) {
+            return;
+        }
         self.turns.count += 1;
         let (count, now) = (self.turns.count, Instant::now());
         let mut first = true;
         for &index in members {
             let running = &mut self.running[index];
+            running.gave_way = None;
             if std::mem::take(&mut first) {
                 let waited = now.saturating_duration_since(running.last_turn) >= STARVED;
                 self.turns.fed = waited && Some(running.job.priority) < highest;

@@ -52,7 +52,11 @@ impl Worker {
             let smallest = n == 1 || as_cut;
             match self.make_room(index, n, smallest)? {
                 None => break,
-                Some(refusal) if smallest => return Ok(Turn::Refused(refusal)),
+                Some(why) if smallest => {
+                    if let Some(turn) = self.without_room(index, why)? {
+                        return Ok(turn);
+                    }
+                }
                 Some(_) => n = n.div_ceil(2),
             }
         }

@@ -25,7 +25,7 @@ impl Worker {
             return Ok(Some(turn));
         }
         if let Some(refusal) = member.refusal.take() {
-            return Ok(Some(Turn::Refused(refusal)));
+            return Ok(Some(refusal));
         }
         let mut end = member.end;
         let forced = match forced(running) {

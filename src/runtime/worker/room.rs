@@ -1,9 +1,10 @@
 //! The memory budget: whether what comes next fits, and what goes when it does not.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-use super::running::in_use;
-use super::Worker;
+use super::running::{in_use, Phase};
+use super::{Turn, Worker};
 use crate::error::{Code, Error, Result};
 use crate::mlx::{memory, Device};
 use crate::room;
@@ -29,6 +30,13 @@ pub enum Trim {
     IdleSessions,
 }
 
+/// Why tokens do not fit.
+pub(super) struct NoRoom {
+    error: Error,
+    /// By the session's own limit: nobody who goes makes room.
+    own: bool,
+}
+
 impl Worker {
     /// Gives back what can be made again, as much as is asked for.
     pub(in crate::runtime) fn trim(&mut self, what: Trim) {
@@ -48,7 +56,7 @@ impl Worker {
         index: usize,
         n: usize,
         idle_may_go: bool,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<NoRoom>> {
         self.make_room_with(index, n, 0, idle_may_go)
     }
 
@@ -59,7 +67,7 @@ impl Worker {
         n: usize,
         more: u64,
         idle_may_go: bool,
-    ) -> Result<Option<Error>> {
+    ) -> Result<Option<NoRoom>> {
         let running = &self.running[index];
         let spec = running.job.cache;
         let decoder = self.loaded.model(spec.model)?;
@@ -70,7 +78,10 @@ impl Worker {
         let scratch = u64::from(config.hidden_size.unsigned_abs()).saturating_mul(SCRATCH);
         let draw = u64::from(config.vocab_size.unsigned_abs()).saturating_mul(DRAW);
         let mut cost = decoder.cost(n, &cache.layers);
-        let refuse = |what: String| Ok(Some(Error::new(Code::OutOfMemory, what)));
+        let refuse = |what: String, own: bool| {
+            let error = Error::new(Code::OutOfMemory, what);
+            Ok(Some(NoRoom { error, own }))
+        };
         if let Some(limit) = spec.limit {
             let others = self.caches.other_bytes(&running.key);
             if cost.kv.saturating_add(others) > limit {
@@ -81,10 +92,11 @@ impl Worker {
                 cost = decoder.cost(n, &cache.layers);
             }
             if cost.kv > limit {
-                return refuse(format!(
+                let what = format!(
                     "the keys and values would have {} bytes, and the session's kv_limit is {limit}",
                     cost.kv
-                ));
+                );
+                return refuse(what, true);
             }
         }
         cost.more = cost.more.saturating_add(more);
@@ -106,21 +118,62 @@ impl Worker {
                 cost.more = cost.more.saturating_add(more);
                 continue;
             }
-            return refuse(format!(
+            let what = format!(
                 "{} bytes are in use, the next {n} tokens take up to {} more, and the limit is {}",
                 memory::active(),
                 cost.more,
                 memory::limit()
-            ));
+            );
+            return refuse(what, false);
         }
         let tokens = (running_tokens as u64).saturating_mul(4 * size_of::<i32>() as u64);
         let scratch = scratch.saturating_mul(u64::from(n.unsigned_abs()));
         let beside = tokens.saturating_add(scratch).saturating_add(draw);
-        if let Err(refusal) = self.ask_system(cost.more.saturating_add(beside)) {
-            return Ok(Some(refusal));
+        if let Err(error) = self.ask_system(cost.more.saturating_add(beside)) {
+            return Ok(Some(NoRoom { error, own: false }));
         }
         self.queued_bytes = self.queued_bytes.saturating_add(cost.more);
         Ok(None)
+    }
+
+    /// What becomes of a request whose next tokens do not fit. Beside one that goes before it, it waits until somebody has ended, and
+    /// loses its keys and values for that, which are computed again; where it goes first, the last of the others does. None: so there
+    /// is more room now.
+    pub(super) fn without_room(&mut self, index: usize, why: NoRoom) -> Result<Option<Turn>> {
+        // The first one goes on until it ends, so that all do: by priority, and of equals who began before.
+        let rank = |at: usize| (Reverse(self.running[at].job.priority), at);
+        let others = (0..self.running.len()).filter(|&at| at != index);
+        let holds = |&at: &usize| {
+            let cache = self.caches.of(&self.running[at].key);
+            cache.is_ok_and(|cache| !cache.tokens.is_empty())
+        };
+        let first = others
+            .clone()
+            .filter(|&at| self.running[at].gave_way.is_none());
+        let goes_before = first
+            .map(rank)
+            .min()
+            .is_some_and(|first| first < rank(index));
+        let last = others.filter(holds).max_by_key(|&at| rank(at));
+        let gives_way = match (why.own, goes_before, last) {
+            (true, ..) | (false, false, None) => return Ok(Some(Turn::Refused(why.error))),
+            (false, true, _) => index,
+            (false, false, Some(last)) => last,
+        };
+        self.give_way(gives_way)?;
+        Ok((gives_way == index).then_some(Turn::More))
+    }
+
+    fn give_way(&mut self, index: usize) -> Result<()> {
+        let running = &mut self.running[index];
+        let id = running.job.request.ticket.id();
+        crate::log::debug!("request {id} waits for memory, until another one has ended");
+        running.gave_way = Some(self.ended);
+        running.phase = Phase::Match;
+        // What is queued for it may be in its sampler.
+        running.sampler = None;
+        self.caches.of_mut(&running.key)?.clear();
+        Ok(())
     }
 
     /// Whether the system has so many bytes, beside what MLX takes in any case.

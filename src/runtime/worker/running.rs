@@ -43,6 +43,8 @@ pub(super) struct Running {
     /// Its last turn, and when that was.
     pub turned: u64,
     pub last_turn: Instant,
+    /// Memory was short when so many requests had ended: it waits until it may be otherwise.
+    pub gave_way: Option<u64>,
     pub first_token: Option<Instant>,
     /// Something failed while it had work in flight. Each of its turns is computed to its end with nothing else in flight,
     /// so that what fails there is its own, until a token has come out of one.
@@ -93,6 +95,7 @@ impl Running {
             started: None,
             turned: 0,
             last_turn: Instant::now(),
+            gave_way: None,
             first_token: None,
             suspect: false,
             failures: 0,

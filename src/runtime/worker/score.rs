@@ -31,7 +31,11 @@ impl Worker {
             let smallest = whole && rows == 1;
             match self.make_room_with(index, n, more, smallest)? {
                 None => break,
-                Some(refusal) if smallest => return Ok(Turn::Refused(refusal)),
+                Some(why) if smallest => {
+                    if let Some(turn) = self.without_room(index, why)? {
+                        return Ok(turn);
+                    }
+                }
                 Some(_) if whole => rows = rows.div_ceil(2),
                 Some(_) => {
                     n = n.div_ceil(2);
