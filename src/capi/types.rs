@@ -440,7 +440,7 @@ pub struct mlxrt_metrics_data {
     /// Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many tokens a
     /// pass gave.
     pub passes: u64,
-    /// Rows of these passes: one for each session whose next token was computed.
+    /// Rows of these passes: the tokens that went in, one of each session that shares a pass; more where a grammar forces some.
     pub pass_rows: u64,
 }
 
