@@ -442,7 +442,7 @@ pub struct mlxrt_metrics_data {
     /// Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many shared
     /// one.
     pub passes: u64,
-    /// Rows of these passes: one for each session whose next token was computed, without guesses.
+    /// Rows of these passes: one for each session whose next token was computed, without guesses and what a grammar forced.
     pub pass_rows: u64,
 }
 

@@ -155,7 +155,7 @@ static void metrics_of_a_model_and_of_the_process(void) {
   CHECK_INT(of_all.queue_ns - before.queue_ns, of_model.queue_ns);
   CHECK_INT(of_all.passes - before.passes, of_model.passes);
   CHECK_INT(of_all.pass_rows - before.pass_rows, of_model.pass_rows);
-  CHECK(of_model.pass_rows >= of_model.passes);
+  CHECK(of_model.passes > 0 && of_model.pass_rows >= of_model.passes);
   free(first), free(second), free(failed);
   mlxrt_session_free(session);
   OK(mlxrt_memory_trim(1));

@@ -418,10 +418,12 @@ int main(int argc, char **argv) {
   /* One of each kind of model, where nobody asked for a certain load, and then as many as there is time for. */
   do load_of(seed + loads++);
   while (now_ms() < end || (argc < 2 && loads < COUNT(kinds)));
+  mlxrt_metrics_data data = metrics();
+  /* Sessions shared passes, or nothing of this was tried. (A load that was asked for may have none that meet.) */
+  CHECK(argc >= 2 || data.pass_rows > data.passes + data.passes / 10);
   CHECK_INT(memory().kv_bytes, 0);
   CHECK_INT(memory().weight_bytes, 0);
   if (getenv("MANY_TELLS")) {
-    mlxrt_metrics_data data = metrics();
     printf("%zu loads, %zu requests, %zu of them cut short, %zu tokens, %" PRIu64 " rows in %" PRIu64 " passes ... ", loads, all_asked,
            all_cut, all_tokens, data.pass_rows, data.passes);
   }

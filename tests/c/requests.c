@@ -202,6 +202,60 @@ static void every_priority_is_legal(void) {
   mlxrt_model_free(model);
 }
 
+/* Sessions that generate at once get their tokens out of the same passes. */
+static void sessions_share_passes(void) {
+  enum { SESSIONS = 4, EACH = 60 };
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_session *sessions[SESSIONS];
+  mlxrt_request *requests[SESSIONS];
+  for (int i = 0; i < SESSIONS; i++) sessions[i] = session_of(model);
+  for (int i = 0; i < SESSIONS; i++) requests[i] = submit(sessions[i], text_input("Hello"), greedy(EACH));
+  for (int i = 0; i < SESSIONS; i++) CHECK_INT(result_of(requests[i]).generated_tokens, EACH);
+  mlxrt_metrics_data data = metrics_of(model);
+  /* The first of each came out of its prompt. */
+  CHECK_INT(data.pass_rows, SESSIONS * (EACH - 1));
+  CHECK(data.passes >= EACH - 1 && data.passes * 3 < data.pass_rows * 2);
+  for (int i = 0; i < SESSIONS; i++) {
+    mlxrt_request_free(requests[i]);
+    mlxrt_session_free(sessions[i]);
+  }
+  mlxrt_model_free(model);
+}
+
+/* Of prompts that wait, the one that came last is taken in first, if that is what its priority says. */
+static void the_higher_priority_goes_first(void) {
+  enum { SESSIONS = 5 };
+  static int32_t prompt[1900];
+  for (size_t i = 0; i < COUNT(prompt); i++) prompt[i] = 5 + (int32_t)(i % 50);
+  mlxrt_model *model = load("qwen3-f32");
+  mlxrt_session *sessions[SESSIONS];
+  mlxrt_request *requests[SESSIONS];
+  for (int i = 0; i < SESSIONS; i++) {
+    sessions[i] = session_of(model);
+    mlxrt_generate_options options = greedy_anew(1);
+    options.priority = i == SESSIONS - 1 ? 7 : -i;
+    requests[i] = submit(sessions[i], token_input(prompt, COUNT(prompt)), options);
+  }
+  result_of(requests[SESSIONS - 1]);
+  int ended = 0;
+  for (int i = 0; i < SESSIONS - 1; i++) {
+    mlxrt_error *error = mlxrt_request_result(requests[i], 0, NULL);
+    ended += error == NULL;
+    mlxrt_error_free(error);
+  }
+  CHECK_INT(ended, 0);
+  /* And then the others, as theirs say. */
+  for (int i = 0; i < SESSIONS - 1; i++) {
+    CHECK_INT(result_of(requests[i]).stop, MLXRT_STOPPED_LENGTH);
+    if (i + 2 < SESSIONS) FAILS(mlxrt_request_result(requests[SESSIONS - 2], 0, NULL), MLXRT_E_TIMEOUT, "not ended");
+  }
+  for (int i = 0; i < SESSIONS; i++) {
+    mlxrt_request_free(requests[i]);
+    mlxrt_session_free(sessions[i]);
+  }
+  mlxrt_model_free(model);
+}
+
 static void the_result_drops_what_nobody_read(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model);
@@ -734,6 +788,8 @@ static const struct test tests[] = {
     {"a slow reader parks its request only", a_slow_reader_parks_its_request_only},
     {"requests that wait are counted", requests_that_wait_are_counted},
     {"every priority is legal", every_priority_is_legal},
+    {"sessions share passes", sessions_share_passes},
+    {"the higher priority goes first", the_higher_priority_goes_first},
     {"the result drops what nobody read", the_result_drops_what_nobody_read},
     {"cancels end what they are meant for", cancels_end_what_they_are_meant_for},
     {"session_cancel takes the one that runs", session_cancel_takes_the_one_that_runs},

@@ -592,6 +592,7 @@ void the_library() {
   CHECK(model.metrics().requests_completed == 1);
   CHECK(mlxrt::metrics().requests_completed >= 1);
   CHECK(model.metrics().requests_waiting == 0 && model.metrics().queue_ns > 0);
+  CHECK(model.metrics().passes > 0 && model.metrics().pass_rows >= model.metrics().passes);
   {
     mlxrt::Suspension suspension;
     FAILS(mlxrt::Model(fixture("llama-f32")), code::suspended);

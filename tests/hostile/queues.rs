@@ -1,5 +1,7 @@
 //! Row 37: more requests than anybody serves at once, and priorities of any value.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::abi::*;
 use crate::child::{ask, exactly, ledger, qwen, PROMPT, RIGHT};
 use crate::common::{load, outcome, Failure, Model, Prompt, Session};
@@ -139,31 +141,31 @@ fn in_one_queue() -> Outcome {
     fine()
 }
 
-/// Those of the highest priority have no end, and nobody starves.
+/// There are always some of the highest priority, and nobody starves.
 fn lowest_beside_highest() -> Outcome {
+    static OVER: AtomicBool = AtomicBool::new(false);
     let model = load(&qwen()).unwrap();
-    let others = sessions(&model, 4);
     let low = model.session(0);
-    let mut running: Vec<Queued> = vec![];
-    let mut submit_all = || {
-        for session in &others {
-            let highest = submit(session, &Prompt::Tokens(&[5]), 40, i32::MAX);
-            running.push(highest.unwrap());
+    let always_one = || {
+        let mut options = exactly(100);
+        options.priority = i32::MAX;
+        while !OVER.load(Ordering::SeqCst) {
+            let told = ask(model.session(0).0, &Prompt::Text(PROMPT), &options, |_| {
+                true
+            });
+            assert!(told.failure.is_none(), "{:?}", told.failure);
         }
     };
-    submit_all();
-    let lowest = submit(&low, &Prompt::Text(PROMPT), 8, i32::MIN).unwrap();
     let mut result = sized!(mlxrt_result);
-    // SAFETY: a live request, a complete output struct.
-    let mut ended = || outcome(unsafe { mlxrt_request_result(lowest.0, 1, &mut result) });
-    // The context of a session has room for so many.
-    for _ in 0..40 {
-        if ended().is_ok() {
-            break;
-        }
-        submit_all();
-    }
-    if let Err(failure) = ended() {
+    let ended = std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(always_one)));
+        let lowest = submit(&low, &Prompt::Text(PROMPT), 8, i32::MIN).unwrap();
+        // SAFETY: a live request, a complete output struct.
+        let ended = outcome(unsafe { mlxrt_request_result(lowest.0, 8000, &mut result) });
+        OVER.store(true, Ordering::SeqCst);
+        ended
+    });
+    if let Err(failure) = ended {
         return Err(Wrong(format!("it starves: {failure:?}")));
     }
     ensure!(right(&low), "{:?}", ledger(low.0));

@@ -561,7 +561,7 @@ static void what_it_cost(mlxrt_model *model) {
   CHECK(of_process.requests_started >= of_model.requests_started);
   CHECK(of_process.weight_bytes == memory.weight_bytes);
   CHECK(of_model.requests_waiting == 0 && of_model.queue_ns > 0);
-  CHECK(of_model.pass_rows >= of_model.passes && of_process.passes >= of_model.passes);
+  CHECK(of_model.passes > 0 && of_model.pass_rows >= of_model.passes && of_process.passes >= of_model.passes);
 }
 
 /* An answer that nothing but a grammar makes of random weights. */

@@ -1004,7 +1004,7 @@ typedef struct mlxrt_metrics_data {
    * pass gave.
    */
   uint64_t passes;
-  /** Rows of these passes: one for each session whose next token was computed. */
+  /** Rows of these passes: the tokens that went in, one of each session that shares a pass; more where a grammar forces some. */
   uint64_t pass_rows;
 } mlxrt_metrics_data;
 

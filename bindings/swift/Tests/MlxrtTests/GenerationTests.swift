@@ -479,6 +479,7 @@ final class GenerationTests: XCTestCase {
     XCTAssertGreaterThanOrEqual(metrics.requestsStarted, 1)
     XCTAssertEqual(try model.metrics().requestsWaiting, 0)
     XCTAssertGreaterThan(metrics.queueTime, .zero)
+    XCTAssertGreaterThan(metrics.passes, 0)
     XCTAssertGreaterThanOrEqual(metrics.passRows, metrics.passes)
 
     let lines = Counter()
