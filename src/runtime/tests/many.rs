@@ -144,6 +144,41 @@ fn every_model_gives_together_what_it_gives_alone() {
     assert!(tried > 200, "only {tried} models were tried");
 }
 
+/// As on a GPU: passes are queued before the tokens are read that go into them.
+#[test]
+fn running_ahead_gives_the_same() {
+    let _lock = engine_lock();
+    let ahead = |model: &Model, ahead: bool| {
+        let set = move |worker: &mut Worker| {
+            worker.reads_first = !ahead;
+            Ok(())
+        };
+        model.engine.call(set).unwrap();
+    };
+    for name in [
+        "qwen3-4bit",
+        "llama-f32",
+        "gemma3-text-f32",
+        "qwen3_5-f32",
+        "deepseek_v3-f32",
+        "phi3-f32-longrope",
+    ] {
+        let model = load(name);
+        let mut asked = several(&[5, 1, 40, 17, 30], 30);
+        asked[1].options.max_tokens = Some(9);
+        asked[2].options.repetition_penalty = Some(1.3);
+        asked[3].options.logprobs = Some(2);
+        asked[4].options.drafts = crate::runtime::options::Drafts::Most(4);
+        let alone: Vec<_> = asked.iter().map(|asked| asked.alone(&model)).collect();
+        ahead(&model, true);
+        let pass = same_as_alone(&model, &asked, name);
+        let again: Vec<_> = asked.iter().map(|asked| asked.alone(&model)).collect();
+        ahead(&model, false);
+        assert_eq!(again, alone, "{name}");
+        assert!(pass > 2, "{name}: {pass} shared a pass");
+    }
+}
+
 /// Sessions that keep what others do not: windows of their own, packed keys.
 #[test]
 fn sessions_of_all_kinds_share_a_pass() {

@@ -381,6 +381,12 @@ impl Worker {
     fn end(&mut self, index: usize, reason: Result<EndReason>) {
         let running = self.running.remove(index);
         self.ended += 1;
+        if let Phase::Decode { guessed, .. } = &running.phase {
+            // Nobody knows whether they are right.
+            if let (false, Ok(cache)) = (guessed.is_empty(), self.caches.of_mut(&running.key)) {
+                cache.cut(cache.tokens.len().saturating_sub(guessed.len()));
+            }
+        }
         let kv = self.let_go(&running);
         running.end(reason, kv);
         // Its session may be free.

@@ -114,6 +114,8 @@ impl Worker {
         let longer = cache.layers.iter().map(|layer| layer.length(1)).max();
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let goes_on = end.is_none() && refusal.is_none() && !again;
+        // What is guessed goes in behind what is known.
+        let guesses = matches!(running.job.drafts, Drafts::Most(_));
         // A first token goes out before anything else is queued; and a sampler that is made anew has to know it.
         let first = running.generated.is_empty() || running.sampler.is_none();
         Ok(Member {
@@ -123,7 +125,7 @@ impl Worker {
             step,
             refusal,
             again,
-            reads_first: self.reads_first || first || !goes_on,
+            reads_first: self.reads_first || guesses || first || !goes_on,
             rows: 1,
             guesses: Vec::new(),
         })
