@@ -234,6 +234,13 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
         let job = self.job;
         let layout = job.weights.layout();
         let passes = tiles(job.rows, job.most).count() * (ROWS / S::LANES);
+        // Where the first panel begins, which no other fetches.
+        if !job.panels.is_empty() {
+            let data = job.weights.panel(job.panels.start);
+            for line in (0..AHEAD.min(data.len())).step_by(64) {
+                S::prefetch(data.as_ptr().add(line));
+            }
+        }
         for panel in job.panels.clone() {
             let data = job.weights.panel(panel);
             let columns = ROWS.min(layout.rows() - panel * ROWS);
@@ -327,6 +334,8 @@ impl Tile<'_> {
         let mut block = self.data;
         let mut x = self.x;
         let mut steps = self.steps;
+        // Sums begin in 16 bits.
+        let in_pairs = S::PAIRS && C::QUADS > 1;
 
         // Quad Q of the run by all rows. One row sums odd quads apart, so that a sum waits less for itself; sums of 16 bits
         // are joined before they overflow.
@@ -338,13 +347,13 @@ impl Tile<'_> {
                     for d in 0..D {
                         let digits = S::broadcast(x.add((m * D + d) * RUN + 4 * $Q));
                         let sum = &mut $sums[chain][m][d];
-                        *sum = match S::PAIRS {
+                        *sum = match in_pairs {
                             true => S::pairs(*sum, w, digits),
                             false => S::dot(*sum, w, digits),
                         };
                     }
                 }
-                if S::PAIRS && ($Q + 1) % C::QUADS == 0 {
+                if in_pairs && ($Q + 1) % C::QUADS == 0 {
                     for m in 0..M {
                         for d in 0..D {
                             for chain in 0..if M == 1 { 2 } else { 1 } {
@@ -362,11 +371,11 @@ impl Tile<'_> {
                 let (scale, bias) = scales::<S>(kind, $scales, lane);
                 for m in 0..M {
                     let [step, sum] = *steps.add(m);
-                    let mut digit = match S::PAIRS {
+                    let mut digit = match in_pairs {
                         true => $joined[m],
                         false => $sums[0][m],
                     };
-                    if M == 1 && !S::PAIRS {
+                    if M == 1 && !in_pairs {
                         for d in 0..D {
                             digit[d] = S::iadd(digit[d], $sums[1][m][d]);
                         }

@@ -82,7 +82,6 @@ impl Kernels {
             out: unsafe { out.shared_tokens(first, run.tokens) },
         });
         self.attend_all(&asked.collect::<Vec<_>>());
-        drop(out);
         self.linears(&attended.floats(), &[&attention.o_proj], &mut [y]);
     }
 }
