@@ -62,6 +62,8 @@ impl Worker {
         let mut going = Vec::with_capacity(members.len());
         for mut member in members {
             let turn = match member.reads_first {
+                // Its token is drawn once more.
+                _ if member.refusal.is_none() && self.gave_way(&member) => Some(Turn::More),
                 true => self.read_first(&mut member)?,
                 false => None,
             };
@@ -70,6 +72,13 @@ impl Worker {
                 None => going.push(member),
             }
         }
+        going.retain(|member| {
+            let gave_way = self.gave_way(member);
+            if gave_way {
+                turns.push((member.index, Turn::More));
+            }
+            !gave_way
+        });
         if going.is_empty() {
             return Ok(());
         }
@@ -97,6 +106,11 @@ impl Worker {
             memory::clear_cache();
         }
         Ok(())
+    }
+
+    /// Whether one that goes before it took its memory, in this pass.
+    fn gave_way(&self, member: &Member) -> bool {
+        self.running[member.index].gave_way.is_some()
     }
 
     fn member(&mut self, index: usize) -> Result<Member> {
