@@ -445,7 +445,7 @@ struct GenerateOptions {
   std::uint32_t progress_tokens = 0;
   /* What the answer must match; NULL is anything. It must live until the call returns. */
   const Grammar *grammar = nullptr;
-  /* 0 is no speculation. */
+  /* Tokens that are guessed at a time from what came before, which changes no answer; 0 is none. */
   std::optional<std::uint32_t> draft_tokens;
   /* Higher first where requests wait for the device; equals take turns, and nobody starves. */
   std::int32_t priority = 0;

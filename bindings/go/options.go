@@ -166,7 +166,7 @@ type Options struct {
 	TopLogprobs int
 	// The most tokens of thinking; nil is no limit, 0 no thinking.
 	ThinkingBudget *int
-	// Tokens that the draft model guesses at a time; 0 is no speculation.
+	// Tokens that are guessed at a time from what came before, which changes no answer; 0 is none, nil as many as pay.
 	DraftTokens *int
 	// An event of progress every so many tokens taken in; 0 is none.
 	ProgressTokens int

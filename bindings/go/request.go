@@ -80,7 +80,7 @@ type Result struct {
 	// Tokens delivered, thinking included.
 	GeneratedTokens uint64
 	ThinkingTokens  uint64
-	// Tokens that the draft model guessed, and those that were right.
+	// Tokens that were guessed, and those of them that were right.
 	Drafted, Accepted uint64
 	// From the call until the engine began; taking the input in; from the call until the first token (0: there was none);
 	// from the first token to the last one; from the call to the end.

@@ -296,6 +296,9 @@ pub struct GenerateArgs {
         hide_default_value = true
     )]
     pub priority: i32,
+    /// Guess so many tokens at a time; 0 = none (default: as many as pay)
+    #[arg(long, alias = "num-draft-tokens", value_name = "TOKENS", value_parser = clap::value_parser!(i32).range(0..))]
+    pub draft_tokens: Option<i32>,
     /// A text that ends the answer and is not part of it; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     pub stop: Vec<String>,
@@ -396,6 +399,11 @@ impl GenerateArgs {
             penalty_window: sampling.penalty_window.unwrap_or(0),
             seed: sampling.seed.unwrap_or(0),
             priority: self.priority,
+            draft_tokens: match self.draft_tokens {
+                None => 0,
+                Some(0) => -1,
+                Some(most) => most,
+            },
         });
         // In the C struct 0 means the default, so that off, none and greedy are said in other ways.
         let off_at_zero =

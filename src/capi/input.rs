@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::grammar::Grammar;
 use crate::room;
 use crate::runtime::generate::{
-    Conversation, GenerateOptions, Input, Setting, Thinking, REPETITION_PENALTY,
+    Conversation, Drafts, GenerateOptions, Input, Setting, Thinking, REPETITION_PENALTY,
 };
 use crate::text::MOST_STOP_STRINGS;
 
@@ -150,7 +150,6 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
             slice_arg(o.bias_values, o.bias_count, "options.bias_values")?,
         )
     };
-    refuse_what_is_missing(o)?;
     if let Some(index) = bias_values
         .iter()
         .position(|bias| bias.is_nan() || *bias == f32::INFINITY)
@@ -271,6 +270,7 @@ pub(super) unsafe fn read_generate_options(o: &mlxrt_generate_options) -> Result
         progress_tokens: o.progress_tokens,
         thinking,
         priority: o.priority,
+        drafts: drafts(o.draft_tokens)?,
     })
 }
 
@@ -301,17 +301,16 @@ fn biases(tokens: Vec<i32>, values: Vec<f32>) -> Result<Vec<(i32, f32)>> {
     pairs.into_iter().map(bias).collect()
 }
 
-/// Fields of the surface that this version does not have: an error, never ignored.
-fn refuse_what_is_missing(o: &mlxrt_generate_options) -> Result<()> {
-    match o.draft_tokens {
-        0 | -1 => {}
-        _ => {
-            return Err(Error::unsupported(
-                "options.draft_tokens: this version has no speculation",
+fn drafts(tokens: i32) -> Result<Drafts> {
+    Ok(match tokens {
+        0 => Drafts::Usual,
+        -1 => Drafts::Off,
+        _ => Drafts::Most(usize::try_from(tokens).map_err(|_| {
+            Error::invalid(format!(
+                "options.draft_tokens must be a number of tokens, 0 or -1, is {tokens}"
             ))
-        }
-    }
-    Ok(())
+        })?),
+    })
 }
 
 /// 0 is "not set"; anything else must be legal, which NaN and infinities never are.

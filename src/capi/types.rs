@@ -277,7 +277,9 @@ pub struct mlxrt_generate_options {
     pub grammar: *mut mlxrt_grammar,
     /// An event of progress every so many tokens taken in; 0 = none.
     pub progress_tokens: u32,
-    /// Tokens that the draft model guesses at a time; 0 = default, -1 = no speculation.
+    /// Tokens that are guessed at a time, where what came before may come again: they are computed together, and those that the
+    /// model would have drawn itself are kept, so the answer is the same. At most 15 are. 0 = as many as pay, which is found
+    /// out while it runs, and none on a GPU; -1 = none.
     pub draft_tokens: i32,
     /// For requests that are submitted: called when events or the end become available; NULL = nobody is.
     pub notify: mlxrt_notify_fn,
@@ -357,7 +359,7 @@ pub struct mlxrt_result {
     pub generated_tokens: u64,
     /// Of generated_tokens: those of thinking, its markers not counted.
     pub thinking_tokens: u64,
-    /// Tokens that the draft model guessed.
+    /// Tokens that were guessed (options.draft_tokens).
     pub drafted: u64,
     /// Of drafted: those that were right.
     pub accepted: u64,
@@ -437,10 +439,10 @@ pub struct mlxrt_metrics_data {
     pub requests_waiting: u64,
     /// Nanoseconds from the calls of requests that have ended until the engine began them.
     pub queue_ns: u64,
-    /// Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many tokens a
-    /// pass gave.
+    /// Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many shared
+    /// one.
     pub passes: u64,
-    /// Rows of these passes: the tokens that went in, one of each session that shares a pass; more where a grammar forces some.
+    /// Rows of these passes: one for each session whose next token was computed, without guesses and what a grammar forced.
     pub pass_rows: u64,
 }
 

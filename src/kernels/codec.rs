@@ -10,6 +10,8 @@ pub(super) trait Codec: Copy {
     const RUN_BYTES: usize;
     /// Whether a run holds two groups of 16 inputs.
     const HALVES: bool;
+    /// Quads, 1 to 8, whose products with digits (at most 127 in size) fit in 16 bits when they are summed by `Simd::pairs`.
+    const QUADS: usize;
 
     /// Quad Q of the run at `run`, which is already moved to the first wanted lane.
     ///
@@ -25,6 +27,13 @@ pub(super) struct Bits<const B: usize>;
 impl<const B: usize> Codec for Bits<B> {
     const RUN_BYTES: usize = 64 * B;
     const HALVES: bool = false;
+    // The largest codes of 4 bits: 8 quads of two products of at most 15 * 127.
+    const QUADS: usize = match B {
+        2..=4 => 8,
+        5 => 4,
+        6 => 2,
+        _ => 1,
+    };
 
     #[inline(always)]
     unsafe fn quad<S: Simd, const Q: usize>(run: *const u8) -> S::I {
@@ -50,6 +59,7 @@ const FP4_OFFSET: f32 = 12.0;
 impl<const HALVES: bool> Codec for Fp4<HALVES> {
     const RUN_BYTES: usize = 256;
     const HALVES: bool = HALVES;
+    const QUADS: usize = 4;
 
     #[inline(always)]
     unsafe fn quad<S: Simd, const Q: usize>(run: *const u8) -> S::I {

@@ -5,6 +5,7 @@ use super::activations::{digits_for, tiles, Digits};
 use super::experts::{ByExpert, ExpertMatrix, One, Route};
 use super::float::{Floats, FloatsMut};
 use super::layout::RUN;
+use super::qmatmul::{ROWS_OF_A_READING, TILE};
 use super::rows_of::To;
 #[cfg(target_arch = "x86_64")]
 use super::scratch::Buffer;
@@ -32,8 +33,6 @@ struct Piece {
 const READY: usize = 8 << 20;
 /// Bytes of the rows of one piece: they stay in a core's second cache.
 const CACHED: usize = 256 << 10;
-/// Most rows that the kernels take in one tile.
-const TILE: usize = 4;
 
 impl Kernels {
     /// `y[i] = x[routes[i].row] Wᵀ` with the weights of `routes[i].expert`: x `[rows, inputs]`, y `[routes, outputs]`.
@@ -220,7 +219,8 @@ impl Kernels {
         for (index, piece) in pieces.iter().enumerate() {
             for (matrix, weights) in matrices.iter().enumerate() {
                 let (panels, bytes) = weights.panels();
-                let mut chunks = self.chunks(panels, bytes * piece.rows.len().div_ceil(TILE));
+                let mut chunks =
+                    self.chunks(panels, bytes * piece.rows.len().div_ceil(ROWS_OF_A_READING));
                 chunks.count = chunks.count.min(each);
                 jobs.extend((0..chunks.count).map(|chunk| (index, matrix, chunks.range(chunk))));
             }

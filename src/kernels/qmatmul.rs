@@ -20,7 +20,13 @@ use super::Kernels;
 use crate::dtype::Mode;
 
 /// Most rows of one pass over the weights: with more, registers run out.
-const TILE: usize = 4;
+pub(super) const TILE: usize = 8;
+/// Rows whose products take about as long as the reading of the weights.
+pub(super) const ROWS_OF_A_READING: usize = 4;
+/// Bytes of a panel up to which the next one fits beside it in a core's second cache.
+const FETCHED: usize = 128 << 10;
+/// How far ahead weights are fetched that are used once.
+const AHEAD: usize = 8 * 576;
 /// Bytes of digits that stay in a core's second cache while weights pass by.
 const CACHED: usize = 256 << 10;
 /// Bytes of weights under which a chunk is not worth handing out.
@@ -97,7 +103,7 @@ impl Kernels {
                 .enumerate()
                 .flat_map(|(index, weights)| {
                     let layout = weights.layout();
-                    let bytes = layout.panel_bytes() * rows.div_ceil(TILE);
+                    let bytes = layout.panel_bytes() * rows.div_ceil(ROWS_OF_A_READING);
                     let chunks = self.chunks(layout.panels(), bytes);
                     (0..chunks.count).map(move |chunk| (index, chunks.range(chunk)))
                 })
@@ -150,7 +156,7 @@ impl Kernels {
 
 /// Rows of one pass over the weights; sums of three digits need more registers.
 const fn tile_rows<S: Simd>(digits: usize) -> usize {
-    if digits == 3 && S::LANES < 16 && S::ROWS > 1 {
+    if digits == 3 && S::ROWS > 1 {
         S::ROWS / 2
     } else {
         S::ROWS
@@ -226,27 +232,31 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let job = self.job;
-        let rows = job.weights.layout().rows();
+        let layout = job.weights.layout();
+        let passes = tiles(job.rows, job.most).count() * (ROWS / S::LANES);
         for panel in job.panels.clone() {
             let data = job.weights.panel(panel);
-            let columns = ROWS.min(rows - panel * ROWS);
+            let columns = ROWS.min(layout.rows() - panel * ROWS);
+            let mut pass = 0;
             for (first, size) in tiles(job.rows, job.most) {
                 let mut out = [[0.0_f32; ROWS]; TILE];
                 let (x, steps) = job.digits.tile(job.first + first);
-                let tile = Tile {
-                    job,
-                    data: data.as_ptr(),
-                    x,
-                    steps,
-                };
-                let mut lane = 0;
-                while lane < ROWS {
+                for lane in (0..ROWS).step_by(S::LANES) {
+                    let begins = panel == job.panels.start && pass == 0;
+                    let tile = Tile {
+                        job,
+                        data: data.as_ptr(),
+                        x,
+                        steps,
+                        fetch: Fetch::new(data, layout.block_bytes(), (pass, passes), begins),
+                    };
+                    pass += 1;
                     match size {
+                        8 if tile_rows::<S>(D) >= 8 => tile.go::<S, C, 8, D>(lane, &mut out),
                         4 if tile_rows::<S>(D) >= 4 => tile.go::<S, C, 4, D>(lane, &mut out),
                         2 if tile_rows::<S>(D) >= 2 => tile.go::<S, C, 2, D>(lane, &mut out),
                         _ => tile.go::<S, C, 1, D>(lane, &mut out),
                     }
-                    lane += S::LANES;
                 }
                 for (row, out) in out.iter().enumerate().take(size) {
                     let row = job.to.row(first + row);
@@ -257,12 +267,48 @@ impl<C: Codec, const D: usize> Kernel for Panels<'_, C, D> {
     }
 }
 
+/// What is fetched from memory while a panel passes by: each pass fetches its share of the next panel, so that memory has work
+/// all the time.
+#[derive(Clone, Copy)]
+struct Fetch {
+    from: *const u8,
+    /// Bytes for each block that passes by.
+    step: usize,
+    far: bool,
+}
+
+impl Fetch {
+    /// In one of the passes over a panel, perhaps the first one of all.
+    fn new(
+        panel: &[u8],
+        block_bytes: usize,
+        (pass, passes): (usize, usize),
+        begins: bool,
+    ) -> Fetch {
+        let near = passes == 1 || panel.len() > FETCHED || begins;
+        let (ahead, step) = match near {
+            true if pass == 0 => (AHEAD, block_bytes),
+            true => (0, 0),
+            false => (
+                panel.len() + panel.len() * pass / passes,
+                block_bytes.div_ceil(passes),
+            ),
+        };
+        Fetch {
+            from: panel.as_ptr().wrapping_add(ahead),
+            step,
+            far: !near,
+        }
+    }
+}
+
 /// One panel by one tile of rows.
 struct Tile<'a> {
     job: &'a Job<'a>,
     data: *const u8,
     x: *const u8,
     steps: *const [f32; 2],
+    fetch: Fetch,
 }
 
 impl Tile<'_> {
@@ -282,27 +328,45 @@ impl Tile<'_> {
         let mut x = self.x;
         let mut steps = self.steps;
 
-        // Quad Q of the run by all rows. One row sums odd quads apart, so that a sum waits less for itself.
+        // Quad Q of the run by all rows. One row sums odd quads apart, so that a sum waits less for itself; sums of 16 bits
+        // are joined before they overflow.
         macro_rules! quad {
-            ($sums:ident, $run:ident, $Q:literal) => {
+            ($sums:ident, $joined:ident, $run:ident, $Q:literal) => {
                 let w = C::quad::<S, $Q>($run);
+                let chain = if M == 1 { $Q % 2 } else { 0 };
                 for m in 0..M {
                     for d in 0..D {
                         let digits = S::broadcast(x.add((m * D + d) * RUN + 4 * $Q));
-                        let chain = if M == 1 { $Q % 2 } else { 0 };
-                        $sums[chain][m][d] = S::dot($sums[chain][m][d], w, digits);
+                        let sum = &mut $sums[chain][m][d];
+                        *sum = match S::PAIRS {
+                            true => S::pairs(*sum, w, digits),
+                            false => S::dot(*sum, w, digits),
+                        };
+                    }
+                }
+                if S::PAIRS && ($Q + 1) % C::QUADS == 0 {
+                    for m in 0..M {
+                        for d in 0..D {
+                            for chain in 0..if M == 1 { 2 } else { 1 } {
+                                $joined[m][d] = S::join($joined[m][d], $sums[chain][m][d]);
+                                $sums[chain][m][d] = S::izero();
+                            }
+                        }
                     }
                 }
             };
         }
         // A whole group is summed: times its scale and step.
         macro_rules! finish {
-            ($sums:ident, $scales:expr) => {
+            ($sums:ident, $joined:ident, $scales:expr) => {
                 let (scale, bias) = scales::<S>(kind, $scales, lane);
                 for m in 0..M {
                     let [step, sum] = *steps.add(m);
-                    let mut digit = $sums[0][m];
-                    if M == 1 {
+                    let mut digit = match S::PAIRS {
+                        true => $joined[m],
+                        false => $sums[0][m],
+                    };
+                    if M == 1 && !S::PAIRS {
                         for d in 0..D {
                             digit[d] = S::iadd(digit[d], $sums[1][m][d]);
                         }
@@ -321,45 +385,53 @@ impl Tile<'_> {
             };
         }
 
+        let Fetch {
+            from: fetch,
+            step: fetch_step,
+            far,
+        } = self.fetch;
+        let (mut fetched, mut due) = (0, 0);
         for _ in 0..layout.blocks() {
             let scale = block.add(code_bytes);
             let mut run = block.add(4 * lane);
-            if lane == 0 {
-                let mut ahead = 0;
-                while ahead < block_bytes {
-                    S::prefetch(block.wrapping_add(8 * 576 + ahead));
-                    ahead += 64;
+            due += fetch_step;
+            while fetched < due {
+                let p = fetch.wrapping_add(fetched);
+                match far {
+                    true => S::prefetch_far(p),
+                    false => S::prefetch(p),
                 }
+                fetched += 64;
             }
             if C::HALVES {
-                let mut sums = [[[S::izero(); D]; M]; 2];
-                quad!(sums, run, 0);
-                quad!(sums, run, 1);
-                quad!(sums, run, 2);
-                quad!(sums, run, 3);
-                finish!(sums, scale);
-                let mut sums = [[[S::izero(); D]; M]; 2];
-                quad!(sums, run, 4);
-                quad!(sums, run, 5);
-                quad!(sums, run, 6);
-                quad!(sums, run, 7);
-                finish!(sums, scale.add(scale_bytes));
+                let (mut sums, mut joined) = ([[[S::izero(); D]; M]; 2], [[S::izero(); D]; M]);
+                quad!(sums, joined, run, 0);
+                quad!(sums, joined, run, 1);
+                quad!(sums, joined, run, 2);
+                quad!(sums, joined, run, 3);
+                finish!(sums, joined, scale);
+                let (mut sums, mut joined) = ([[[S::izero(); D]; M]; 2], [[S::izero(); D]; M]);
+                quad!(sums, joined, run, 4);
+                quad!(sums, joined, run, 5);
+                quad!(sums, joined, run, 6);
+                quad!(sums, joined, run, 7);
+                finish!(sums, joined, scale.add(scale_bytes));
                 x = x.add(M * D * RUN);
             } else {
-                let mut sums = [[[S::izero(); D]; M]; 2];
+                let (mut sums, mut joined) = ([[[S::izero(); D]; M]; 2], [[S::izero(); D]; M]);
                 for _ in 0..runs {
-                    quad!(sums, run, 0);
-                    quad!(sums, run, 1);
-                    quad!(sums, run, 2);
-                    quad!(sums, run, 3);
-                    quad!(sums, run, 4);
-                    quad!(sums, run, 5);
-                    quad!(sums, run, 6);
-                    quad!(sums, run, 7);
+                    quad!(sums, joined, run, 0);
+                    quad!(sums, joined, run, 1);
+                    quad!(sums, joined, run, 2);
+                    quad!(sums, joined, run, 3);
+                    quad!(sums, joined, run, 4);
+                    quad!(sums, joined, run, 5);
+                    quad!(sums, joined, run, 6);
+                    quad!(sums, joined, run, 7);
                     run = run.add(C::RUN_BYTES);
                     x = x.add(M * D * RUN);
                 }
-                finish!(sums, scale);
+                finish!(sums, joined, scale);
             }
             block = block.add(block_bytes);
         }

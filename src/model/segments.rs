@@ -17,6 +17,8 @@ use crate::mlx::{ops, Array};
 /// Rows of one session.
 pub struct Segment<'a> {
     pub rows: i32,
+    /// The last ones, whose logits are wanted.
+    pub wanted: i32,
     /// Those of `Decoder::make_caches`.
     pub caches: &'a mut [Cache],
     /// Sessions with equal ones have them by the same reference.
@@ -31,12 +33,20 @@ pub enum Adapters<'a> {
 }
 
 /// Different adapters in one pass: sets that `Decoder::shares_pass` knows.
-#[derive(Default)]
 pub struct Mixed<'a> {
     /// So many rows of each, one after the other.
     sets: Vec<(i32, &'a AdapterSet)>,
     /// For what none of them changes.
     none: AdapterSet,
+}
+
+impl<'a> Mixed<'a> {
+    fn new(sets: impl Iterator<Item = (i32, &'a AdapterSet)>) -> Self {
+        Mixed {
+            sets: sets.collect(),
+            none: AdapterSet::default(),
+        }
+    }
 }
 
 /// Rows of one session, as blocks look at them.
@@ -186,45 +196,41 @@ impl Decoder {
         set.sites().all(is_linear)
     }
 
-    /// The logits after the last token of each session → `[sessions, vocab]`. Tokens i32 or u32 `[rows]`, of one session after the
-    /// other, whose caches take them.
+    /// The logits after the wanted tokens of each session → `[wanted, vocab]`, of one session after the other. Tokens i32 or u32 `[rows]`,
+    /// in the same order; the caches take them.
     pub fn next_logits_of(&self, tokens: &Array, segments: &mut [Segment]) -> Result<Array> {
-        let count = i32::try_from(segments.len()).unwrap_or(i32::MAX);
-        let sets: Vec<_> = segments.iter().map(|of| (of.rows, of.adapters)).collect();
-        let first = sets
-            .first()
-            .ok_or_else(|| Error::internal("a pass of nobody"))?;
-        let alike = sets.iter().all(|(_, set)| std::ptr::eq(*set, first.1));
-        let mixed = |one_each: bool| Mixed {
-            sets: sets
-                .iter()
-                .map(|&(rows, set)| (if one_each { 1 } else { rows }, set))
-                .collect(),
-            none: AdapterSet::default(),
+        let first = segments.first().map(|first| first.adapters);
+        let first = first.ok_or_else(|| Error::internal("a pass of nobody"))?;
+        let alike = |segment: &Segment| std::ptr::eq(segment.adapters, first);
+        let (all, asked);
+        let [by_all, by_asked] = match segments.iter().all(alike) {
+            true => [Adapters::One(first); 2],
+            false => {
+                all = Mixed::new(segments.iter().map(|of| (of.rows, of.adapters)));
+                asked = Mixed::new(segments.iter().map(|of| (of.wanted, of.adapters)));
+                [Adapters::Each(&all), Adapters::Each(&asked)]
+            }
         };
-        let (all, ends) = (mixed(false), mixed(true));
-        let by = |mixed| match alike {
-            true => Adapters::One(first.1),
-            false => Adapters::Each(mixed),
-        };
+        // Of the wanted rows the places.
+        let (mut places, mut end) = (Vec::new(), 0);
+        for Segment { rows, wanted, .. } in segments.iter() {
+            end += rows;
+            places.extend(end - wanted..end);
+        }
         let sessions = segments.iter_mut();
         let sessions = sessions.map(|segment| self.session(segment.rows, segment.caches));
         let sessions = sessions.collect::<Result<Vec<_>>>()?;
         // [1, rows, hidden]
-        let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by(&all))?;
-        if tokens.dim(0) != count {
-            let mut end = 0;
-            let last = sets.iter().map(|(rows, _)| {
-                end += rows;
-                end - 1
-            });
-            let last = Array::from_i32(&last.collect::<Vec<_>>())?;
+        let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by_all)?;
+        let count = i32::try_from(places.len()).unwrap_or(i32::MAX);
+        if count != end {
             let width = hidden.dim(2);
-            // [rows, hidden]
-            let rows = ops::reshape(&hidden, &[tokens.dim(0), width])?;
-            hidden = ops::reshape(&ops::take(&rows, &last)?, &[1, count, width])?;
+            // [rows, hidden] → [1, wanted, hidden]
+            let rows = ops::reshape(&hidden, &[end, width])?;
+            let rows = ops::take(&rows, &Array::from_i32(&places)?)?;
+            hidden = ops::reshape(&rows, &[1, count, width])?;
         }
-        let logits = self.logits_by(&hidden, by(&ends))?;
+        let logits = self.logits_by(&hidden, by_asked)?;
         ops::reshape(&logits, &[count, self.config.vocab_size])
     }
 }

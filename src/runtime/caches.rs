@@ -132,8 +132,14 @@ impl SessionCache {
         (reached > 0).then_some((layer, reached))
     }
 
+    /// Whether it can be cut back behind any of `n` more tokens.
+    pub fn can_take_back(&self, n: usize) -> bool {
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        self.layers.iter().all(|layer| layer.can_take_back(n))
+    }
+
     /// Keeps of the first `n` tokens as many as all layers can go back to.
-    fn cut(&mut self, n: usize) {
+    pub fn cut(&mut self, n: usize) {
         let to = self.reach(n);
         if to == self.tokens.len() {
             return;

@@ -9,7 +9,7 @@ use super::job::{End, EndReason, Job, Score, Ticket};
 use super::ledger::Ledger;
 use super::metrics;
 use super::options::sampling;
-pub use super::options::{GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
+pub use super::options::{Drafts, GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
 use super::prompt::Prompt;
 pub use super::prompt::{render, tokens, Conversation, Input};
 pub use super::report::{Report, Stop};
@@ -237,6 +237,7 @@ impl<'a> Entry<'a> {
             whole_history,
             progress_tokens: options.progress_tokens,
             priority: options.priority,
+            drafts: options.drafts,
             score,
             submitted: called,
             deadline: options.timeout.map(|timeout| called + timeout),

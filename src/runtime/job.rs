@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
+use super::options::Drafts;
 use super::request::Shared;
 use crate::dtype::Scheme;
 use crate::error::{Code, Error, Result};
@@ -42,6 +43,7 @@ pub struct Job {
     pub progress_tokens: u32,
     /// Higher first; equals take turns.
     pub priority: i32,
+    pub drafts: Drafts,
     /// The log-probabilities of tokens that there are, in place of new tokens.
     pub score: Option<Score>,
     pub submitted: Instant,
@@ -92,6 +94,9 @@ pub struct End {
     pub reason: Result<EndReason>,
     /// Prompt tokens that were not computed, because the cache had them.
     pub cached_tokens: u64,
+    /// Tokens that were guessed, and those of them that were right.
+    pub drafted: u64,
+    pub accepted: u64,
     /// From the submission to the first work.
     pub queue: Duration,
     /// From the first work to the first token, or to the end if none came.
@@ -121,6 +126,8 @@ impl End {
         End {
             reason: Ok(reason),
             cached_tokens: 0,
+            drafted: 0,
+            accepted: 0,
             queue: Duration::ZERO,
             prefill: Duration::ZERO,
             decode: Duration::ZERO,

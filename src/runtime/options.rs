@@ -48,6 +48,17 @@ pub struct GenerateOptions {
     pub thinking: Thinking,
     /// Higher first.
     pub priority: i32,
+    pub drafts: Drafts,
+}
+
+/// How many tokens are guessed at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Drafts {
+    /// What pays on this device.
+    #[default]
+    Usual,
+    Off,
+    Most(usize),
 }
 
 /// How much the model may think.

@@ -501,6 +501,7 @@ impl State {
         let calls = !self.answer.calls.is_empty();
         let report = &mut self.report;
         report.cached_tokens = end.cached_tokens;
+        (report.drafted, report.accepted) = (end.drafted, end.accepted);
         report.queue_ns = nanos(end.queue);
         report.prefill_ns = nanos(end.prefill);
         report.decode_ns = nanos(end.decode);

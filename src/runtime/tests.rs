@@ -8,6 +8,7 @@ mod foreign;
 mod forks;
 mod fusing;
 mod grammar;
+mod guesses;
 mod inspect;
 mod latents;
 mod many;

@@ -221,7 +221,7 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--stop-token" | "--timeout" | "--rank" | "--layers" | "--steps" | "--accumulate"
             | "--warmup" | "--report-every" | "--validate-every" | "--save-every" | "--repeat"
             | "--prompt-tokens" | "--generate-tokens" => vec!["1"],
-            "--thinking-budget" => vec!["0"],
+            "--thinking-budget" | "--draft-tokens" => vec!["0"],
             "--priority" => vec!["-2"],
             "--kv-limit" | "--memory-limit" => vec!["1G"],
             "--kv-bits" => vec!["8"],
@@ -344,5 +344,5 @@ fn what_is_refused_is_nowhere() {
         text += &run(["completions", shell]).fine();
     }
     assert!(text.contains("kv-limit") && text.contains("threads"));
-    assert!(!text.contains("draft"), "{text}");
+    assert!(!text.contains("draft-model"), "{text}");
 }

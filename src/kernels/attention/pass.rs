@@ -76,8 +76,9 @@ impl Cut {
         let tile = (ROWS / group.max(1)).max(1);
         let head_parts = group.div_ceil(ROWS);
         let parts = q.tokens.div_ceil(tile);
-        let pieces = match parts {
-            1 => k.tokens.div_ceil(PIECE).max(1),
+        // By the number of queries and not by how they are cut: so many at once have the bits of one at a time.
+        let pieces = match q.tokens {
+            0..=ROWS => k.tokens.div_ceil(PIECE).max(1),
             _ => 1,
         };
         let rows = group.min(ROWS) * tile.min(q.tokens);

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_op_in_unsafe_fn)]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
@@ -28,8 +29,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = __m256;
     type I = __m256i;
     const LANES: usize = 8;
-    // Products in two steps need longer for themselves, and hide more of the loads.
-    const ROWS: usize = if VNNI { 2 } else { 4 };
+    const ROWS: usize = 4;
+    const PAIRS: bool = !VNNI;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -198,9 +199,24 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     unsafe fn dot(sum: Self::I, w: Self::I, x: Self::I) -> Self::I {
         if VNNI {
-            _mm256_dpbusd_avx_epi32(sum, w, x)
+            in_order(_mm256_dpbusd_avx_epi32(sum, w, x))
         } else {
-            let pairs = _mm256_maddubs_epi16(w, x);
+            Self::join(sum, _mm256_maddubs_epi16(w, x))
+        }
+    }
+    #[inline(always)]
+    unsafe fn pairs(sum: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        if VNNI {
+            Self::dot(sum, w, x)
+        } else {
+            in_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn join(sum: Self::I, pairs: Self::I) -> Self::I {
+        if VNNI {
+            Self::iadd(sum, pairs)
+        } else {
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
@@ -250,4 +266,20 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     unsafe fn prefetch(p: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast())
     }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast())
+    }
+}
+
+/// The same. Sums through here are made one after the other: in the order that the compiler finds better they need more registers
+/// than there are.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn in_order(mut sum: __m256i) -> __m256i {
+    asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags));
+    sum
 }

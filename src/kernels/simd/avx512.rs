@@ -20,7 +20,7 @@ impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
     const LANES: usize = 16;
-    const ROWS: usize = 4;
+    const ROWS: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -232,5 +232,9 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(p.cast())
     }
 }

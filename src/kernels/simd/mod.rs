@@ -25,8 +25,10 @@ pub trait Simd: Copy + 'static {
     type F: Copy;
     type I: Copy;
     const LANES: usize;
-    /// Rows of activations that one pass over packed weights has registers for: 1, 2 or 4.
+    /// Rows of activations, each in two digits, that one pass over packed weights has registers for: 1, 2, 4 or 8.
     const ROWS: usize;
+    /// Whether `pairs` and `join` are quicker than `dot`.
+    const PAIRS: bool = false;
 
     unsafe fn splat(x: f32) -> Self::F;
     unsafe fn load(p: *const f32) -> Self::F;
@@ -87,6 +89,17 @@ pub trait Simd: Copy + 'static {
     /// Adds to every 32-bit lane the products of its four bytes: `w` without sign, `x` with. A pair's sum of products
     /// must fit in 16 bits.
     unsafe fn dot(sum: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    /// The first half of `dot`, for sums of several products: adds to every 16-bit lane the products of its two bytes, and must
+    /// not overflow it.
+    #[inline(always)]
+    unsafe fn pairs(sum: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        Self::dot(sum, w, x)
+    }
+    /// The second: adds to every 32-bit lane what `pairs` summed in its halves.
+    #[inline(always)]
+    unsafe fn join(sum: Self::I, pairs: Self::I) -> Self::I {
+        Self::iadd(sum, pairs)
+    }
     unsafe fn iadd(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn isub(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn isplat(x: i32) -> Self::I;
@@ -101,6 +114,8 @@ pub trait Simd: Copy + 'static {
 
     /// A hint that the line at `p`, which need not exist, is wanted soon.
     unsafe fn prefetch(p: *const u8);
+    /// The same for what is wanted later: it need not come nearer than the second cache.
+    unsafe fn prefetch_far(p: *const u8);
 }
 
 /// Work that can be done with any instruction set.

@@ -262,6 +262,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     unsafe fn prefetch(p: *const u8) {
         asm!("prfm pldl1keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags));
     }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        asm!("prfm pldl2keep, [{}]", in(reg) p, options(readonly, nostack, preserves_flags));
+    }
 }
 
 /// Half precision to f32.

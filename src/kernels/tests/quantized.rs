@@ -1,7 +1,7 @@
 use super::support::{rounding, schemes, smallest, Array, Matrix, Random, FLOATS};
 use crate::activations::{digits_for, most_steps};
 use crate::dtype::{Dtype, Mode, Scheme};
-use crate::{Kernels, Packed, Path};
+use crate::{Floats, Kernels, Packed, Path};
 
 /// x Wᵀ in f64, and how far a kernel may be from it.
 fn reference(x: &Array, matrix: &Matrix, y: Dtype) -> Vec<(f64, f64)> {
@@ -96,7 +96,8 @@ fn mixed_types_of_activations_scales_and_outputs() {
         let inputs = (1 + random.below(4)) * scheme.group_size as usize;
         let outputs = 1 + random.below(50);
         let matrix = Matrix::random(&mut random, scheme, a, outputs, inputs);
-        let rows = 1 + random.below(20);
+        // Fewer than take tiles of bf16, whose bound is another.
+        let rows = 1 + random.below(15);
         let x = Array::random(&mut random, b, rows, inputs);
         check(&x, &matrix, c, "mixed");
     }
@@ -210,24 +211,29 @@ fn a_row_does_not_depend_on_the_rows_beside_it_or_on_the_threads() {
         let matrix = Matrix::random(&mut random, scheme, Dtype::BF16, 48, inputs);
         let packed = matrix.pack();
         let packed = Packed::new(matrix.layout, &packed).expect("its size");
-        let x = Array::random(&mut random, Dtype::BF16, 15, inputs);
-        // Many rows may take tiles of bf16, which round otherwise: see `amx`.
-        for path in Path::available().filter(|&path| path != Path::Amx) {
-            let mut together = Array::zeros(Dtype::F32, 15, 48);
-            Kernels::with_path(path, 3).quantized_matmul(
-                &x.view(),
-                &packed,
-                &mut together.view_mut(),
-            );
+        // Where rows are more, they may take tiles of bf16, which round otherwise: see `amx`.
+        for (dtype, path) in FLOATS
+            .into_iter()
+            .flat_map(|dtype| Path::available().map(move |path| (dtype, path)))
+        {
+            let x = Array::random(&mut random, dtype, 15, inputs);
+            let mut alone = Vec::new();
             let kernels = Kernels::with_path(path, 1);
-            for row in 0..15 {
-                let one = Array::new(Dtype::BF16, 1, inputs, |_, k| x.get(row, k) as f32);
-                let mut y = Array::zeros(Dtype::F32, 1, 48);
-                kernels.quantized_matmul(&one.view(), &packed, &mut y.view_mut());
-                assert_eq!(
-                    y.bytes,
-                    together.bytes[row * 48 * 4..(row + 1) * 48 * 4],
-                    "{path:?}"
+            let bytes = inputs * dtype.size() as usize;
+            let product = |kernels: &Kernels, first: usize, rows: usize| {
+                let x = &x.bytes[first * bytes..(first + rows) * bytes];
+                let x = Floats::new(x, dtype, rows, inputs).expect("its size");
+                let mut y = Array::zeros(Dtype::F32, rows, 48);
+                kernels.quantized_matmul(&x, &packed, &mut y.view_mut());
+                y.bytes
+            };
+            (0..15).for_each(|row| alone.extend(product(&kernels, row, 1)));
+            let threads = Kernels::with_path(path, 3);
+            for rows in [2, 3, 5, 8, 11, 15] {
+                let together = product(&threads, 0, rows);
+                assert!(
+                    together == alone[..rows * 48 * 4],
+                    "{path:?} {dtype:?} {rows} rows"
                 );
             }
         }

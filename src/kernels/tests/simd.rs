@@ -255,3 +255,72 @@ fn eight_bit_floats_are_read_alike() {
         }
     }
 }
+
+/// Eight quads of 16 outputs by four digits each, summed one after the other.
+struct Products<'a> {
+    w: &'a [[u8; 64]; 8],
+    x: &'a [[i8; 4]; 8],
+    /// By `dot`, and by `pairs` and `join`.
+    sums: &'a mut [[f32; 16]; 2],
+}
+
+impl Kernel for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for lane in (0..16).step_by(S::LANES) {
+            // SAFETY: a quad has four bytes for each of 16 lanes, and the caller has the instructions.
+            unsafe {
+                let (mut dots, mut pairs) = (S::izero(), S::izero());
+                for (w, x) in self.w.iter().zip(self.x) {
+                    let w = S::load_bytes(w.as_ptr().add(4 * lane));
+                    let x = S::broadcast(x.as_ptr().cast());
+                    dots = S::dot(dots, w, x);
+                    pairs = S::pairs(pairs, w, x);
+                }
+                let joined = S::join(S::izero(), pairs);
+                for (to, sums) in self.sums.iter_mut().zip([dots, joined]) {
+                    S::store(to.as_mut_ptr().add(lane), S::to_float(sums));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_bytes_are_exact_in_both_ways() {
+    let mut random = Random(60);
+    for round in 0..50 {
+        // The largest codes of 4 bits by the largest digits fill 16 bits.
+        let extreme = round < 2;
+        let digit = |random: &mut Random| match (extreme, round) {
+            (true, 0) => 127,
+            (true, _) => -127,
+            _ => random.below(255) as i8,
+        };
+        let w = std::array::from_fn(|_| {
+            std::array::from_fn(|_| if extreme { 15 } else { random.below(16) as u8 })
+        });
+        let x = std::array::from_fn(|_| std::array::from_fn(|_| digit(&mut random).max(-127)));
+        for path in Path::available() {
+            let mut sums = [[0.0; 16]; 2];
+            path.run(Products {
+                w: &w,
+                x: &x,
+                sums: &mut sums,
+            });
+            for lane in 0..16 {
+                let wanted: i32 = (0..8)
+                    .flat_map(|quad| (0..4).map(move |k| (quad, k)))
+                    .map(|(quad, k)| i32::from(w[quad][4 * lane + k]) * i32::from(x[quad][k]))
+                    .sum();
+                assert_eq!(
+                    [sums[0][lane], sums[1][lane]],
+                    [wanted as f32; 2],
+                    "{path:?} {lane}"
+                );
+            }
+        }
+    }
+}

@@ -284,6 +284,14 @@ impl Cache {
         }
     }
 
+    /// Whether it can be cut back behind any of `n` more tokens: not a state, nor a window that they turn.
+    pub fn can_take_back(&self, n: i32) -> bool {
+        match self {
+            Cache::Tokens(tokens) => !tokens.extent().turns(n),
+            Cache::State(_) => false,
+        }
+    }
+
     /// Whether it is of a kind that goes back to marks.
     pub fn takes_marks(&self) -> bool {
         match self {

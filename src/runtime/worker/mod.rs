@@ -25,6 +25,7 @@ use crate::train::Trainer;
 mod admit;
 mod inspect;
 mod loaded;
+mod lookup;
 mod marks;
 mod pass;
 mod plan;

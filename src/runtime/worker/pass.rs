@@ -5,29 +5,33 @@
 //! on, and what a grammar forces behind a token goes into the same pass. What may come behind a token is known when the token is:
 //! with a grammar the draw waits for that, and the pass does not.
 
-use super::running::{Phase, Running};
+use super::lookup::{self, Sequence};
+use super::running::{Guessed, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::mlx::{self, memory, ops, Array};
 use crate::model::{AdapterSet, Cache, Segment};
 use crate::runtime::job::EndReason;
+use crate::runtime::options::Drafts;
 use crate::sampling::Draw;
 
 /// Passes after which freed buffers go back to the system.
 const CLEAR_CACHE_EVERY: u64 = 256;
 /// Tokens that go into a pass behind one that was drawn; more are a chunk of their own.
 const ROWS_OF_ONE: usize = 16;
+/// Rows of a pass up to which guesses are added.
+const ROWS_OF_ALL: usize = 16;
 
 /// A request in a pass.
 pub(super) struct Member {
     pub index: usize,
     /// Queued, and not read yet.
     pub current: Draw,
+    /// And behind it.
+    pub guessed: Guessed,
     /// In which step it was.
     pub step: u64,
-    /// Why it ends behind that token.
-    pub end: Option<EndReason>,
-    /// And where there is no room for it.
+    /// What becomes of it behind that token, where there is no room for another one.
     pub refusal: Option<Turn>,
     /// Behind it all keys are turned otherwise: they are computed again.
     pub again: bool,
@@ -35,6 +39,14 @@ pub(super) struct Member {
     reads_first: bool,
     /// Tokens that go in.
     rows: usize,
+    /// And guesses behind them.
+    guesses: Vec<i32>,
+}
+
+impl Member {
+    fn all_rows(&self) -> usize {
+        self.rows.saturating_add(self.guesses.len())
+    }
 }
 
 impl Worker {
@@ -61,19 +73,23 @@ impl Worker {
         if going.is_empty() {
             return Ok(());
         }
+        self.guess(&mut going)?;
         let logits = self.queue_pass(&going)?;
         let mut drawn = self.draw_ahead(&going, &logits)?;
-        for (row, (member, next)) in going.iter_mut().zip(&mut drawn).enumerate() {
+        let mut row = 0;
+        for (member, (next, guessed)) in going.iter_mut().zip(&mut drawn) {
             let (index, ahead) = (member.index, !member.reads_first);
+            let own = row;
+            row += 1 + member.guesses.len();
             let turn = match ahead {
                 true => self.read(member, true)?,
                 false => None,
             };
             let turn = match (turn, next.take()) {
                 (Some(turn), _) => turn,
-                (None, Some(next)) => self.goes_on(index, next),
+                (None, Some(next)) => self.goes_on(index, next, std::mem::take(guessed)),
                 (None, None) if self.left(index)? > 0 => self.has_left(index)?,
-                (None, None) => self.draw_allowed(index, row_of(&logits, row)?)?,
+                (None, None) => self.draw_allowed(index, row_of(&logits, own)?)?,
             };
             turns.push((index, turn));
         }
@@ -87,7 +103,7 @@ impl Worker {
         let running = &self.running[index];
         let end = running.end_at(running.generated.len() + 1);
         // The token that is there goes out either way.
-        let (current, step) = self.running[index].take_draw()?;
+        let (current, guessed, step) = self.running[index].take_draw()?;
         let refusal = match end {
             None => self.room_for(index, 1)?,
             Some(_) => None,
@@ -103,12 +119,13 @@ impl Worker {
         Ok(Member {
             index,
             current,
+            guessed,
             step,
-            end,
             refusal,
             again,
             reads_first: self.reads_first || first || !goes_on,
             rows: 1,
+            guesses: Vec::new(),
         })
     }
 
@@ -178,9 +195,10 @@ impl Worker {
             }
             let all = &running(member).generated;
             let new = all.get(all.len().saturating_sub(member.rows)..);
-            let new = new.unwrap_or_default();
-            known.extend_from_slice(new);
-            cache.tokens.extend_from_slice(new);
+            for new in [new.unwrap_or_default(), &member.guesses] {
+                known.extend_from_slice(new);
+                cache.tokens.extend_from_slice(new);
+            }
         }
         tokens.extend(flushed(&mut known)?);
         let tokens = match tokens.as_slice() {
@@ -190,38 +208,55 @@ impl Worker {
         let mut segments = Vec::with_capacity(members.len());
         for (at, (member, cache)) in members.iter().zip(caches).enumerate() {
             segments.push(Segment {
-                rows: i32::try_from(member.rows).unwrap_or(i32::MAX),
+                rows: i32::try_from(member.all_rows()).unwrap_or(i32::MAX),
+                wanted: i32::try_from(1 + member.guesses.len()).unwrap_or(i32::MAX),
                 caches: &mut cache.layers,
                 adapters: same_adapters(members.iter().take(at).map(running), running(member)),
             });
         }
         let logits = decoder.next_logits_of(&tokens, &mut segments)?;
         let request = &running(first).job.request;
-        request.passed(u64::from(tokens.dim(0).unsigned_abs()));
+        request.passed(members.len() as u64);
 
         Ok(logits)
     }
 
     /// Queues the draws that need not wait for a token, and all that the pass leaves behind: of each member the draw, if there is
-    /// one.
-    fn draw_ahead(&mut self, members: &[Member], logits: &Array) -> Result<Vec<Option<Draw>>> {
+    /// one, and those behind its guesses, as if all of them were right.
+    fn draw_ahead(
+        &mut self,
+        members: &[Member],
+        logits: &Array,
+    ) -> Result<Vec<(Option<Draw>, Guessed)>> {
         let mut drawn = Vec::with_capacity(members.len());
-        for (row, member) in members.iter().enumerate() {
+        let mut row = 0;
+        for member in members {
             let running = &mut self.running[member.index];
             let waits = match member.reads_first {
                 true => running.needs_mask(),
                 false => running.reads_each(),
             };
-            drawn.push(match waits {
+            let first = match waits {
                 true => None,
                 false => {
                     let logits = row_of(logits, row)?;
                     Some(running.sampler()?.draw(&logits, None)?)
                 }
-            });
+            };
+            let mut guessed = Vec::with_capacity(member.guesses.len());
+            for (behind, &guess) in (row + 1..).zip(&member.guesses) {
+                let logits = row_of(logits, behind)?;
+                guessed.push((guess, running.drawing()?.draw(&logits, None)?));
+            }
+            row += 1 + guessed.len();
+            drawn.push((first, guessed));
         }
-        let mut wanted: Vec<&Array> = drawn.iter().flatten().flat_map(Draw::arrays).collect();
-        if drawn.iter().any(Option::is_none) {
+        let mut wanted = Vec::new();
+        for (first, guessed) in &drawn {
+            let draws = first.iter().chain(guessed.iter().map(|(_, draw)| draw));
+            wanted.extend(draws.flat_map(Draw::arrays));
+        }
+        if drawn.iter().any(|(first, _)| first.is_none()) {
             wanted.push(logits);
         }
         for member in members {
@@ -244,7 +279,7 @@ impl Worker {
         let draw = running.sampler()?.draw(&logits, None)?;
         drop(logits);
         queue(draw.arrays(), layers)?;
-        Ok(self.goes_on(index, draw))
+        Ok(self.goes_on(index, draw, Vec::new()))
     }
 
     /// The same, of what the grammar allows, from logits that are queued.
@@ -262,13 +297,59 @@ impl Worker {
         let draw = running.sampler()?.draw(&logits, mask.as_ref())?;
         drop(logits);
         mlx::async_eval(&draw.arrays())?;
-        Ok(self.goes_on(index, draw))
+        Ok(self.goes_on(index, draw, Vec::new()))
     }
 
-    fn goes_on(&mut self, index: usize, next: Draw) -> Turn {
-        let step = self.steps;
-        self.running[index].phase = Phase::Decode { next, step };
+    fn goes_on(&mut self, index: usize, next: Draw, guessed: Guessed) -> Turn {
+        self.running[index].phase = Phase::Decode {
+            next,
+            guessed,
+            step: self.steps,
+        };
         Turn::More
+    }
+
+    /// Adds guesses to those who may have some: rows that cost little beside those that are there.
+    fn guess(&mut self, members: &mut [Member]) -> Result<()> {
+        let rows: usize = members.iter().map(|member| member.rows).sum();
+        let mut left = ROWS_OF_ALL.saturating_sub(rows);
+        for member in members {
+            let running = &mut self.running[member.index];
+            let most = match running.job.drafts {
+                Drafts::Off => 0,
+                Drafts::Usual if !self.reads_first => 0,
+                Drafts::Usual => 2 * lookup::MOST,
+                Drafts::Most(most) => most,
+            };
+            let plain = member.reads_first && member.rows == 1 && !running.reads_each();
+            let count = running.generated.len();
+            let most = most.min(left).min(ROWS_OF_ONE - 1);
+            // The last token that may come needs no guess behind it.
+            let most = most.min(running.most_left(count).saturating_sub(1));
+            if !plain || most == 0 || !running.forced.is_empty() || running.suspect {
+                continue;
+            }
+            let cache = self.caches.of(&running.key)?;
+            let decoder = self.loaded.model(running.job.cache.model)?;
+            let rows = i32::try_from(1 + most).unwrap_or(i32::MAX);
+            let longer = cache.layers.iter().map(|layer| layer.length(rows)).max();
+            let turns = !cache.long && decoder.is_long(longer.unwrap_or(0));
+            if turns || !cache.can_take_back(1 + most) {
+                continue;
+            }
+            let tokens = Sequence(&running.prompt, &running.generated);
+            let guesses = running.lookup.guess(&tokens, most);
+            if guesses.is_empty()
+                || self
+                    .make_room(member.index, 1 + guesses.len(), false)?
+                    .is_some()
+            {
+                continue;
+            }
+            left -= guesses.len();
+            member.guesses = guesses;
+        }
+        Ok(())
     }
 }
 

@@ -17,17 +17,18 @@ impl Worker {
             Err(outcome) => return self.undrawn(index, outcome).map(Some),
         };
         self.good_steps = self.good_steps.max(member.step);
-        let running = &mut self.running[index];
         if ahead {
-            self.caches.of_mut(&running.key)?.tokens.push(token.id);
+            let key = &self.running[index].key;
+            self.caches.of_mut(key)?.tokens.push(token.id);
         }
-        if let Some(turn) = take(running, token) {
+        if let Some(turn) = self.take_guessed(member, token)? {
             return Ok(Some(turn));
         }
+        let running = &mut self.running[index];
         if let Some(refusal) = member.refusal.take() {
             return Ok(Some(refusal));
         }
-        let mut end = member.end;
+        let mut end = running.end_at(running.generated.len());
         let forced = match forced(running) {
             Ok(forced) => forced,
             Err(error) => return Ok(Some(Turn::Refused(error))),
@@ -54,6 +55,42 @@ impl Worker {
             return Ok(Some(Turn::More));
         }
         Ok(None)
+    }
+
+    /// Takes a token, and those behind it that were guessed right; what is left of the guesses goes out of the cache.
+    fn take_guessed(&mut self, member: &mut Member, token: TokenOutput) -> Result<Option<Turn>> {
+        let running = &mut self.running[member.index];
+        let guesses = std::mem::take(&mut member.guessed);
+        let (count, mut right) = (guesses.len(), 0);
+        let mut id = token.id;
+        let mut turn = take(running, token);
+        for (guess, draw) in guesses {
+            let over = turn.is_some() || member.refusal.is_some() || !running.forced.is_empty();
+            if over || guess != id || running.end_at(running.generated.len()).is_some() {
+                break;
+            }
+            // What could not be drawn is drawn once more, and is an error then.
+            let Ok(token) = read(&draw)? else {
+                break;
+            };
+            id = token.id;
+            turn = take(running, token);
+            right += 1;
+        }
+        if count == 0 {
+            return Ok(turn);
+        }
+        running.drafted += count as u64;
+        running.accepted += right as u64;
+        let length = running.prompt.len() + running.generated.len();
+        running.lookup.learn_from(count, right, length);
+        if right < count {
+            running.sampler = None;
+            let cache = self.caches.of_mut(&running.key)?;
+            let held = cache.tokens.len();
+            cache.cut(held.saturating_sub(count - right));
+        }
+        Ok(turn)
     }
 
     /// The end of a request whose next token could not be drawn.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::lookup::Lookup;
 use crate::error::{Error, Result};
 use crate::grammar::calls::Start;
 use crate::grammar::Matcher;
@@ -34,6 +35,10 @@ pub(super) struct Running {
     pub generated: Vec<i32>,
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
+    pub lookup: Lookup,
+    /// Tokens that were guessed, and those that were right.
+    pub drafted: u64,
+    pub accepted: u64,
     /// Of a score the target's log-probabilities, as far as they are read.
     pub logprobs: Vec<f32>,
     /// Where states are remembered, in tokens from the front on; empty where there are none.
@@ -64,12 +69,17 @@ pub(super) enum Phase {
     Prefill {
         total: usize,
     },
-    /// A token is queued and not read.
+    /// A token is queued and not read, and perhaps more behind it.
     Decode {
         next: Draw,
+        guessed: Guessed,
         step: u64,
     },
 }
+
+/// Tokens that went into a pass before anybody knew whether they would be drawn, and of each the draw behind it: it is worth something
+/// where the one before has drawn that token.
+pub(super) type Guessed = Vec<(i32, Draw)>;
 
 impl Running {
     pub fn new(job: Job) -> Self {
@@ -89,6 +99,9 @@ impl Running {
             from_start: false,
             generated: Vec::new(),
             forced: VecDeque::new(),
+            lookup: Lookup::default(),
+            drafted: 0,
+            accepted: 0,
             logprobs: Vec::new(),
             marks: Vec::new(),
             cached_tokens: 0,
@@ -215,6 +228,15 @@ impl Running {
         Ok(None)
     }
 
+    /// Tokens that may still come when it has so many.
+    pub fn most_left(&self, count: usize) -> usize {
+        let most = self.job.max_tokens.map_or(usize::MAX, |most| {
+            usize::try_from(most).unwrap_or(usize::MAX)
+        });
+        let room = self.job.context.saturating_sub(self.prompt.len());
+        most.min(room).saturating_sub(count)
+    }
+
     /// Why it ends when it has so many tokens.
     pub fn end_at(&self, count: usize) -> Option<EndReason> {
         let most = self.job.max_tokens;
@@ -227,9 +249,14 @@ impl Running {
 
     /// The draw that is queued, as what is forced has it, and its step. The request is left in a phase from which `recover` starts it
     /// anew when something fails behind this.
-    pub fn take_draw(&mut self) -> Result<(Draw, u64)> {
+    pub fn take_draw(&mut self) -> Result<(Draw, Guessed, u64)> {
         let phase = std::mem::replace(&mut self.phase, Phase::Match);
-        let Phase::Decode { mut next, step } = phase else {
+        let Phase::Decode {
+            mut next,
+            guessed,
+            step,
+        } = phase
+        else {
             return Err(Error::internal("a request was decoded before its prompt"));
         };
         if let Some(&id) = self.forced.front() {
@@ -237,7 +264,7 @@ impl Running {
             // It has not heard of the token.
             self.sampler = None;
         }
-        Ok((next, step))
+        Ok((next, guessed, step))
     }
 
     /// The sampler, which knows all tokens that came.
@@ -256,6 +283,12 @@ impl Running {
             }
         };
         Ok(self.sampler.insert(sampler))
+    }
+
+    /// The sampler for another draw before those that it made are read.
+    pub fn drawing(&mut self) -> Result<&mut Sampler> {
+        let missing = || Error::internal("a draw behind none");
+        self.sampler.as_mut().ok_or_else(missing)
     }
 
     /// A token was read; false: no more are wanted.
@@ -302,6 +335,8 @@ impl Running {
         self.job.request.end(End {
             reason,
             cached_tokens: self.cached_tokens,
+            drafted: self.drafted,
+            accepted: self.accepted,
             queue: started.saturating_duration_since(self.job.submitted),
             prefill: first - started,
             decode: now - first,

@@ -44,7 +44,7 @@ public struct GenerateOptions: Sendable, Hashable {
   public var grammar: Grammar?
   /// An ``Event/progress(done:total:)`` every so many tokens taken in; 0 = none.
   public var progressTokens: Int = 0
-  /// Tokens that the draft model guesses at a time; 0 = no speculation.
+  /// Tokens that are guessed at a time from what came before, which changes no answer; 0 = none, nil = as many as pay.
   public var draftTokens: Int?
   /// Higher first where requests wait for the device; equals take turns, and nobody starves.
   public var priority: Int32 = 0

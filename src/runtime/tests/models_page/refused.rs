@@ -277,7 +277,7 @@ pub fn section(out: &mut String, reference: &Value) {
         );
         block(out, &texts);
     }
-    *out += "\n### Options that this version does not have\n\nA quantised KV cache (`kv_bits`), draft models and budgets of thinking are in the header and refused by name; see\n\
+    *out += "\n### Options that this version does not have\n\nDraft models (`draft_path`) are in the header and refused by name; see\n\
              [the README](../README.md#what-is-not-there-yet).\n";
 }
 
