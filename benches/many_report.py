@@ -11,7 +11,7 @@ from pathlib import Path
 from cpu_report import best_of, ratio
 from report import number
 
-TITLES = {"mlxrt": "mlxrt", "before": "mlxrt, one session a pass", "llama.cpp": "llama.cpp", "mlx-lm": "mlx-lm"}
+TITLES = {"mlxrt": "mlxrt", "before": "mlxrt, before", "llama.cpp": "llama.cpp", "mlx-lm": "mlx-lm"}
 COUNTS = (1, 2, 4, 8, 16)
 
 
@@ -57,7 +57,7 @@ def rates(results):
     sides = results.sides()
     heads = [f"{TITLES[side]}, tok/s" for side in sides]
     against = [side for side in sides if side not in ("mlxrt", "mlx-lm")]
-    heads += [f"by {TITLES[side]}" for side in against] + ["by one session", "tokens a pass"]
+    heads += [f"mlxrt by {TITLES[side].removeprefix('mlxrt, ')}" for side in against] + ["mlxrt by one session of it", "tokens a pass"]
     lines = ["| sessions | " + " | ".join(heads) + " |", "|---:|" + "---:|" * len(heads)]
     alone = results.value("rate", "mlxrt", 1)
     for sessions in COUNTS:
@@ -117,6 +117,25 @@ def adapters(results):
     return lines
 
 
+def of_before(results):
+    runs = results.runs("before", 8)
+    if not runs:
+        return ""
+    shares = any(r["passes"] for r in runs)
+    return " *Before* is an older library" + ("." if shares else ", in which sessions took turns and shared no pass.")
+
+
+def busy(loads, threads):
+    """What to make of figures that were measured beside other work."""
+    if statistics.median(loads) <= 1.5 * threads:
+        return []
+    return [
+        "**The machine had other work all the time**: each side had about the part of it that the load says, so rates are below what a"
+        " quiet machine gives, and one row's sides, measured in turns, say more than its numbers.",
+        "",
+    ]
+
+
 def markdown(results):
     data, machine = results.data, results.data["machine"]
     loads = [run["load_average"] for part in data["parts"].values() for run in part["runs"] if run]
@@ -134,8 +153,9 @@ def markdown(results):
         f" {statistics.median(loads):.3g}. N: {min(counts)} to {max(counts)} processes.",
         "",
         f"Qwen3-0.6B's shape, 4 bits in groups of 64 beside Q4_0; prompts of {sizes['prompt']} tokens that differ,"
-        f" {sizes['decode']} tokens of answer.",
+        f" {sizes['decode']} tokens of answer." + of_before(results),
         "",
+        *busy(loads, data["threads"]),
         "![rates and gaps](results/many.png)",
         "",
         "## All sessions together",

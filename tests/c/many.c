@@ -1,9 +1,9 @@
 /* Many sessions at once under random loads: what each request gets is what it gets alone. many [seconds] [seed]
  *
  * A load is a few threads, each with a session of its own: it generates, queues requests, cancels some, reads slowly, forks, cuts the
- * session and changes its adapters; prompts begin alike or do not, and are short or long; seeds, temperatures, grammars and
- * priorities differ. When all is done, each request is made again, alone, on a fresh session that holds nothing, of the tokens that
- * its session had then. A load is made of its seed alone, so `many 0 SEED` makes that one again (but not its timing).
+ * session and changes its adapters; prompts begin alike or do not, and are short or long; seeds, temperatures, grammars,
+ * guesses and priorities differ. When all is done, each request is made again, alone, on a fresh session that holds nothing, without guesses, of
+ * the tokens that its session had then. A load is made of its seed alone, so `many 0 SEED` makes that one again (but not its timing).
  */
 #include "use.h"
 
@@ -148,6 +148,7 @@ static mlxrt_generate_options some_options(struct talker *talker) {
   if (once_in(talker, 12)) options.flags |= MLXRT_GEN_PREFILL_ONLY;
   if (once_in(talker, 12)) options.timeout_ms = (uint32_t)(1 + below(talker, 30));
   if (once_in(talker, 6)) options.progress_tokens = 16;
+  if (once_in(talker, 3)) options.draft_tokens = once_in(talker, 3) ? -1 : 1 + below(talker, 12);
   options.priority = priorities[below(talker, COUNT(priorities))];
   return options;
 }
@@ -344,6 +345,7 @@ static void check_alone(const struct talker *talker, const struct ask *ask) {
   alone.options = ask->options;
   alone.options.flags |= MLXRT_GEN_NO_PREFIX_CACHE;
   alone.options.timeout_ms = 0;
+  alone.options.draft_tokens = -1;
   /* Of one that was cut short only what came is compared. */
   if (was_cut(ask) && ask->count == 0) return;
   if (was_cut(ask)) alone.options.max_tokens = (uint32_t)ask->count;
