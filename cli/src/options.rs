@@ -287,15 +287,6 @@ pub struct GenerateArgs {
     /// End the answer after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = timeout)]
     pub timeout: Option<u32>,
-    /// Higher goes first where requests wait for the device
-    #[arg(
-        long,
-        value_name = "N",
-        allow_negative_numbers = true,
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub priority: i32,
     /// Guess so many tokens at a time; 0 = none (default: as many as pay)
     #[arg(long, alias = "num-draft-tokens", value_name = "TOKENS", value_parser = clap::value_parser!(i32).range(0..))]
     pub draft_tokens: Option<i32>,
@@ -398,7 +389,6 @@ impl GenerateArgs {
             frequency_penalty: sampling.frequency_penalty.unwrap_or(0.0),
             penalty_window: sampling.penalty_window.unwrap_or(0),
             seed: sampling.seed.unwrap_or(0),
-            priority: self.priority,
             draft_tokens: match self.draft_tokens {
                 None => 0,
                 Some(0) => -1,

@@ -20,7 +20,7 @@ const PRIORITIES: [i32; 7] = [0, 1, -1, 1000, -1000, i32::MAX, i32::MIN];
 const MOST_OF_SESSION: usize = 1024;
 const MOST_OF_PROCESS: usize = 16_384;
 /// Requests of a long queue, over so many sessions: the context of each has room for 1,000 of the smallest.
-const QUEUED: usize = 2_000;
+const QUEUED: usize = 10_000;
 const SESSIONS: usize = 10;
 /// Bytes that a request which waits may take.
 const BYTES_OF_ONE: u64 = 16 << 10;

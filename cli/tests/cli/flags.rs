@@ -222,7 +222,6 @@ fn the_help_shows_nothing_that_is_refused() {
             | "--warmup" | "--report-every" | "--validate-every" | "--save-every" | "--repeat"
             | "--prompt-tokens" | "--generate-tokens" => vec!["1"],
             "--thinking-budget" | "--draft-tokens" => vec!["0"],
-            "--priority" => vec!["-2"],
             "--kv-limit" | "--memory-limit" => vec!["1G"],
             "--kv-bits" => vec!["8"],
             "--kv-group-size" => vec!["32", "--kv-bits", "4"],

@@ -335,7 +335,11 @@ struct Restore(u64);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        crate::mlx::memory::set_limit(self.0).unwrap();
+        let limits = MemoryLimits {
+            memory: Some(self.0),
+            ..MemoryLimits::default()
+        };
+        set_limits(limits).unwrap();
     }
 }
 

@@ -25,7 +25,7 @@ impl Worker {
             } else if running.is_late() && !paused {
                 running.end(Ok(EndReason::Deadline), None);
             } else if taken.insert(running.session()) && running.job.request.may_begin() {
-                self.running.push(running);
+                self.running.push(*running);
             } else {
                 self.waiting.push(running);
             }

@@ -68,9 +68,10 @@ pub struct Worker {
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
-    waiting: Vec<Running>,
+    waiting: Vec<Box<Running>>,
     /// A waiting request may have become able to begin.
     look_at_waiting: bool,
+    looked_at_waiting: Instant,
     paused: Option<Pause>,
     turns: Turns,
     /// Requests that have.
@@ -127,6 +128,7 @@ impl Worker {
             running: Vec::new(),
             waiting: Vec::new(),
             look_at_waiting: false,
+            looked_at_waiting: Instant::now(),
             paused: None,
             turns: Turns::default(),
             ended: 0,
@@ -149,6 +151,7 @@ impl Worker {
         }
         let running = std::mem::take(&mut self.running).into_iter();
         let waiting = std::mem::take(&mut self.waiting);
+        let waiting = waiting.into_iter().map(|running| *running);
         for running in running.chain(waiting).rev() {
             let kv = self.let_go(&running);
             running.end(Ok(EndReason::Cancelled), kv);
@@ -158,49 +161,57 @@ impl Worker {
     /// Takes what was sent; waits for something where no request can go on. False: stop.
     fn take_commands(&mut self) -> bool {
         loop {
-            let command = if self.can_do_something() {
-                match self.commands.try_recv() {
-                    Ok(command) => command,
-                    Err(TryRecvError::Empty) => return true,
-                    Err(TryRecvError::Disconnected) => return false,
-                }
-            } else {
-                let outcome = match self.time_to_wait() {
-                    None => self.commands.recv().map_err(RecvTimeoutError::from),
-                    Some(time) => self.commands.recv_timeout(time),
-                };
-                match outcome {
-                    Ok(command) => command,
-                    Err(RecvTimeoutError::Timeout) => {
-                        self.look_at_waiting = true;
-                        continue;
+            // All of it, before anybody looks what may begin.
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) if self.can_do_something() => return true,
+                Err(TryRecvError::Empty) => {
+                    let outcome = match self.time_to_wait() {
+                        None => self.commands.recv().map_err(RecvTimeoutError::from),
+                        Some(time) => self.commands.recv_timeout(time),
+                    };
+                    match outcome {
+                        Ok(command) => command,
+                        Err(RecvTimeoutError::Timeout) => {
+                            self.look_at_waiting = true;
+                            continue;
+                        }
+                        Err(RecvTimeoutError::Disconnected) => return false,
                     }
-                    Err(RecvTimeoutError::Disconnected) => return false,
                 }
             };
-            match command {
-                Command::Stop => return false,
-                Command::Wake => self.look_at_waiting = true,
-                Command::Start(job) => {
-                    self.waiting.push(Running::new(*job));
-                    self.look_at_waiting = true;
-                }
-                Command::Pause(quiet) => {
-                    self.pause();
-                    let _ = quiet.send(());
-                }
-                Command::Resume(after) => self.resume(after),
-                Command::Do(work) => {
-                    // A panic in there drops the reply, which its caller notices.
-                    let _ = crate::guard::catch(AssertUnwindSafe(|| {
-                        work(self);
-                        Ok(())
-                    }));
-                    // What it may have queued must not be blamed on a suspect.
-                    self.steps += 1;
-                }
+            if !self.obey(command) {
+                return false;
             }
         }
+    }
+
+    /// False: stop.
+    fn obey(&mut self, command: Command) -> bool {
+        match command {
+            Command::Stop => return false,
+            Command::Wake => self.look_at_waiting = true,
+            Command::Start(job) => {
+                self.waiting.push(Box::new(Running::new(*job)));
+                self.look_at_waiting = true;
+            }
+            Command::Pause(quiet) => {
+                self.pause();
+                let _ = quiet.send(());
+            }
+            Command::Resume(after) => self.resume(after),
+            Command::Do(work) => {
+                // A panic in there drops the reply, which its caller notices.
+                let _ = crate::guard::catch(AssertUnwindSafe(|| {
+                    work(self);
+                    Ok(())
+                }));
+                // What it may have queued must not be blamed on a suspect.
+                self.steps += 1;
+            }
+        }
+        true
     }
 
     fn can_do_something(&mut self) -> bool {
@@ -208,8 +219,10 @@ impl Worker {
         if self.paused.as_ref().is_some_and(due) {
             self.go_on();
         }
-        let ends = |waiting: &Running| waiting.is_late() || waiting.is_cancelled();
-        if std::mem::take(&mut self.look_at_waiting) || self.waiting.iter().any(ends) {
+        // Who waits no longer is looked at from time to time: queues may be long, and tokens quick.
+        let look = std::mem::take(&mut self.look_at_waiting);
+        if look || self.looked_at_waiting.elapsed() >= LOOK {
+            self.looked_at_waiting = Instant::now();
             self.admit();
         }
         self.next_turn().is_some()
@@ -222,7 +235,8 @@ impl Worker {
         let next = match &self.paused {
             Some(pause) => pause.until,
             None => {
-                let requests = self.running.iter().chain(&self.waiting);
+                let waiting = self.waiting.iter().map(Box::as_ref);
+                let requests = self.running.iter().chain(waiting);
                 requests.filter_map(|running| running.deadline).min()
             }
         };
@@ -269,7 +283,8 @@ impl Worker {
             return;
         };
         let paused = pause.since.elapsed();
-        for running in self.running.iter_mut().chain(&mut self.waiting) {
+        let waiting = self.waiting.iter_mut().map(Box::as_mut);
+        for running in self.running.iter_mut().chain(waiting) {
             // One that was submitted meanwhile has lost less.
             let lost = paused.min(running.job.submitted.elapsed());
             running.deadline = running.deadline.map(|deadline| deadline + lost);

@@ -9,7 +9,7 @@ use super::lookup::{self, Sequence};
 use super::running::{Guessed, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
-use crate::mlx::{self, memory, ops, Array};
+use crate::mlx::{self, memory, ops, Array, Device};
 use crate::model::{AdapterSet, Cache, Segment};
 use crate::runtime::job::EndReason;
 use crate::runtime::options::Drafts;
@@ -17,10 +17,10 @@ use crate::sampling::Draw;
 
 /// Passes after which freed buffers go back to the system.
 const CLEAR_CACHE_EVERY: u64 = 256;
-/// Tokens that go into a pass behind one that was drawn; more are a chunk of their own.
-const ROWS_OF_ONE: usize = 16;
-/// Rows of a pass up to which guesses are added.
-const ROWS_OF_ALL: usize = 16;
+/// Rows of a pass at most. On the CPU fewer than matrix units (AMX) are given, which round otherwise.
+const ROWS: [(Device, usize); 2] = [(Device::Cpu, 15), (Device::Gpu, 64)];
+/// Tokens of one request that go into a pass; more are a chunk of their own.
+const ROWS_OF_ONE: usize = 15;
 
 /// A request in a pass.
 pub(super) struct Member {
@@ -79,10 +79,22 @@ impl Worker {
             }
             !gave_way
         });
+        let mut left = self.rows_of_pass().saturating_sub(going.len());
+        for at in (0..going.len()).rev() {
+            let more = going[at].rows - 1;
+            if more <= left {
+                left -= more;
+                continue;
+            }
+            // So many forced tokens do not fit beside the others.
+            let index = going.remove(at).index;
+            let turn = self.has_left(index)?;
+            turns.push((index, turn));
+        }
         if going.is_empty() {
             return Ok(());
         }
-        self.guess(&mut going)?;
+        self.guess(&mut going, left)?;
         let logits = self.queue_pass(&going)?;
         let mut drawn = self.draw_ahead(&going, &logits)?;
         let mut row = 0;
@@ -106,6 +118,11 @@ impl Worker {
             memory::clear_cache();
         }
         Ok(())
+    }
+
+    pub(super) fn rows_of_pass(&self) -> usize {
+        let own = ROWS.iter().find(|(device, _)| *device == self.device);
+        own.map_or(1, |(_, rows)| *rows)
     }
 
     /// Whether one that goes before it took its memory, in this pass.
@@ -325,10 +342,9 @@ impl Worker {
         Turn::More
     }
 
-    /// Adds guesses to those who may have some: rows that cost little beside those that are there.
-    fn guess(&mut self, members: &mut [Member]) -> Result<()> {
-        let rows: usize = members.iter().map(|member| member.rows).sum();
-        let mut left = ROWS_OF_ALL.saturating_sub(rows);
+    /// Adds guesses to those who may have some, at most so many: rows that cost little beside those that are there.
+    fn guess(&mut self, members: &mut [Member], mut left: usize) -> Result<()> {
+        left = left.min(ROWS_OF_ONE.saturating_sub(members.len()));
         for member in members {
             let running = &mut self.running[member.index];
             let most = match running.job.drafts {

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 use super::running::{Phase, Running};
 use super::Worker;
 
-/// Rows of a pass at most.
-pub(super) const PASS: usize = 64;
 /// Who has had no turn for so long gets the next but one, at the latest.
 const STARVED: Duration = Duration::from_secs(1);
 
@@ -50,7 +48,7 @@ impl Worker {
             let rank = (Reverse(running.job.priority), running.turned);
             (*index != first, rank)
         });
-        pass.truncate(PASS);
+        pass.truncate(self.rows_of_pass());
         Some(pass.into_iter().map(|(index, _)| index).collect())
     }
 
