@@ -831,7 +831,11 @@ typedef struct mlxrt_generate_options {
   mlxrt_grammar *MLXRT_NULLABLE grammar;
   /** An event of progress every so many tokens taken in; 0 = none. */
   uint32_t progress_tokens;
-  /** Tokens that the draft model guesses at a time; 0 = default, -1 = no speculation. */
+  /**
+   * Tokens that are guessed at a time, where what came before may come again: they are computed together, and those that the
+   * model would have drawn itself are kept, so the answer is the same. At most 15 are. 0 = as many as pay, which is found
+   * out while it runs, and none on a GPU; -1 = none.
+   */
   int32_t draft_tokens;
   /** For requests that are submitted: called when events or the end become available; NULL = nobody is. */
   mlxrt_notify_fn MLXRT_NULLABLE notify;
@@ -905,7 +909,7 @@ typedef struct mlxrt_result {
   uint64_t generated_tokens;
   /** Of generated_tokens: those of thinking, its markers not counted. */
   uint64_t thinking_tokens;
-  /** Tokens that the draft model guessed. */
+  /** Tokens that were guessed (options.draft_tokens). */
   uint64_t drafted;
   /** Of drafted: those that were right. */
   uint64_t accepted;
@@ -1000,11 +1004,11 @@ typedef struct mlxrt_metrics_data {
   /** Nanoseconds from the calls of requests that have ended until the engine began them. */
   uint64_t queue_ns;
   /**
-   * Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many tokens a
-   * pass gave.
+   * Passes through the model that computed next tokens. Sessions share them, so pass_rows / passes is how many shared
+   * one.
    */
   uint64_t passes;
-  /** Rows of these passes: the tokens that went in, one of each session that shares a pass; more where a grammar forces some. */
+  /** Rows of these passes: one for each session whose next token was computed, without guesses and what a grammar forced. */
   uint64_t pass_rows;
 } mlxrt_metrics_data;
 
