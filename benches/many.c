@@ -2,9 +2,10 @@
  * own. Prints "first" when the first token of a short cold request arrives, and at its end one line of JSON, with the keys of
  * many_llama_cpp.py and many_mlx_lm.py.
  *
- *     many MODEL SESSIONS [--prompt N] [--decode N] [--repeats N] [--adapters N] [--arrivals N] [--threads N]
+ *     many MODEL SESSIONS [--prompt N] [--decode N] [--repeats N] [--adapters N] [--arrivals N] [--threads N] [--guesses 1] [--drawn 1]
  *
  * --adapters: so many LoRAs of rank 16 on all projections, one session has the first, the next one the second, and so on.
+ * --guesses: with tokens that are guessed; without it rows are sessions. --drawn: answers that repeat nothing, of temperature 1.
  * --arrivals: so many more sessions take in one prompt of ARRIVING tokens after the other, as long as the others generate.
  */
 #include <mlxrt.h>
@@ -36,8 +37,8 @@ static int by_size(const void *a, const void *b) {
 }
 
 static struct {
-  long prompt, decode, repeats, adapters, arrivals, threads;
-} asked = {64, 96, 1, 0, 0, 0};
+  long prompt, decode, repeats, adapters, arrivals, threads, guesses, drawn;
+} asked = {64, 96, 1, 0, 0, 0, 0, 0};
 static mlxrt_model *model;
 static mlxrt_adapter *adapters[MOST_SESSIONS];
 static pthread_barrier_t start;
@@ -66,8 +67,8 @@ static int32_t take(void *user_data, const mlxrt_event *event) {
 }
 
 static void generate(int adapter, size_t prompt, uint32_t decode, uint64_t seed, struct talker *talker) {
-  static const uint32_t flags =
-      MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_TOKENS_ONLY | MLXRT_GEN_NO_PREFIX_CACHE;
+  uint32_t flags = MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_TOKENS_ONLY | MLXRT_GEN_NO_PREFIX_CACHE;
+  if (!asked.drawn) flags |= MLXRT_GEN_GREEDY;
   int32_t *tokens = malloc(prompt * sizeof *tokens);
   if (!tokens) exit(1);
   prompt_of(tokens, prompt, seed);
@@ -76,6 +77,8 @@ static void generate(int adapter, size_t prompt, uint32_t decode, uint64_t seed,
   if (asked.adapters) check(mlxrt_apply_adapter(session, &adapters[adapter % asked.adapters], NULL, 1));
   mlxrt_input input = {.struct_size = sizeof input, .tokens = tokens, .token_count = prompt};
   mlxrt_generate_options options = {.struct_size = sizeof options, .flags = flags, .max_tokens = decode};
+  options.draft_tokens = asked.guesses ? 0 : -1;
+  if (asked.drawn) options.temperature = 1, options.seed = seed + 1;
   check(mlxrt_generate(session, &input, &options, take, talker, NULL));
   mlxrt_session_free(session);
   free(tokens);
@@ -173,7 +176,8 @@ static void read_options(int argc, char **argv) {
     const char *name;
     long *value;
   } options[] = {{"--prompt", &asked.prompt},     {"--decode", &asked.decode},     {"--repeats", &asked.repeats},
-                 {"--adapters", &asked.adapters}, {"--arrivals", &asked.arrivals}, {"--threads", &asked.threads}};
+                 {"--adapters", &asked.adapters}, {"--arrivals", &asked.arrivals}, {"--threads", &asked.threads},
+                 {"--guesses", &asked.guesses},   {"--drawn", &asked.drawn}};
   for (int i = 3; i + 1 < argc; i += 2) {
     size_t k = 0, count = sizeof options / sizeof *options;
     while (k < count && strcmp(argv[i], options[k].name)) k++;

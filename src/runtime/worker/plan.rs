@@ -48,7 +48,9 @@ impl Worker {
             let rank = (Reverse(running.job.priority), running.turned);
             (*index != first, rank)
         });
-        pass.truncate(self.rows_of_pass());
+        // Where not all fit into one, passes of like size.
+        let passes = pass.len().div_ceil(self.rows_of_pass().max(1));
+        pass.truncate(pass.len().div_ceil(passes.max(1)));
         Some(pass.into_iter().map(|(index, _)| index).collect())
     }
 
