@@ -95,7 +95,7 @@ pub struct Worker {
 #[cfg(test)]
 #[derive(Clone, Default)]
 pub(in crate::runtime) struct Trace {
-    /// The model of each turn.
+    /// The model of each turn that counts (`Worker::begin_turn`).
     pub turns: Vec<u64>,
     /// How many requests shared a turn.
     pub largest: usize,
@@ -314,7 +314,7 @@ impl Worker {
         let Some(&first) = members.first() else {
             return;
         };
-        self.begin_turn(members);
+        let _counts = self.begin_turn(members);
         let running = &self.running[first];
         #[cfg(test)]
         let model = running.job.cache.model;
@@ -328,7 +328,9 @@ impl Worker {
         }
         #[cfg(test)]
         {
-            self.trace.turns.push(model);
+            if _counts {
+                self.trace.turns.push(model);
+            }
             self.trace.largest = self.trace.largest.max(members.len());
             let session = |&index: &usize| self.running[index].session();
             let sessions: Vec<u64> = members.iter().map(session).collect();

@@ -17,8 +17,9 @@ use crate::sampling::Draw;
 
 /// Passes after which freed buffers go back to the system.
 const CLEAR_CACHE_EVERY: u64 = 256;
-/// Rows of a pass at most. On the CPU fewer than matrix units (AMX) are given, which round otherwise.
-const ROWS: [(Device, usize); 2] = [(Device::Cpu, 15), (Device::Gpu, 64)];
+/// Rows of a pass at most. On the CPU fewer than matrix units (AMX) are given, which round otherwise. On a GPU as many as MLX takes at
+/// the price of one: what is queued for each session's attention costs more than larger products save (benches/MANY.md).
+const ROWS: [(Device, usize); 2] = [(Device::Cpu, 15), (Device::Gpu, 8)];
 /// Tokens of one request that go into a pass; more are a chunk of their own.
 const ROWS_OF_ONE: usize = 15;
 

@@ -113,18 +113,17 @@ impl Worker {
         others.any(|(_, other)| other.decodes() && other.job.priority >= priority)
     }
 
-    /// These have their turn now.
-    pub(super) fn begin_turn(&mut self, members: &[usize]) {
+    /// These have their turn now. False: what comes before the first chunk is none.
+    pub(super) fn begin_turn(&mut self, members: &[usize]) -> bool {
         let highest = self
             .running
             .iter()
             .map(|running| running.job.priority)
             .max();
-        // What comes before the first chunk is no turn.
         let begins =
             |&index: &usize| matches!(self.running[index].phase, Phase::Begin | Phase::Match);
         if members.iter().all(begins) {
-            return;
+            return false;
         }
         self.turns.count += 1;
         let (count, now) = (self.turns.count, Instant::now());
@@ -139,6 +138,7 @@ impl Worker {
             }
             (running.turned, running.last_turn) = (count, now);
         }
+        true
     }
 }
 
