@@ -31,17 +31,13 @@ fn cases() -> Cases {
         let run = move || alone(priority);
         cases.push((format!("priority {priority}"), Box::new(run)));
     }
-    let more: [(&str, fn() -> Outcome); 6] = [
-        ("all priorities at once", all_at_once),
-        ("priorities within one session's queue", in_one_queue),
-        ("the lowest beside the highest", lowest_beside_highest),
-        ("a long queue that waits", long_queue_waits),
-        ("a long queue, to its end", long_queue_ends),
-        ("more than the process takes", more_than_the_process_takes),
-    ];
-    for (what, run) in more {
-        cases.push((what.into(), Box::new(run)));
-    }
+    let mut add = |what: &str, run: fn() -> Outcome| cases.push((what.to_owned(), Box::new(run)));
+    add("all priorities at once", all_at_once);
+    add("priorities within one session's queue", in_one_queue);
+    add("the lowest beside the highest", lowest_beside_highest);
+    add("a long queue that waits", long_queue_waits);
+    add("a long queue, to its end", long_queue_ends);
+    add("more than the process takes", more_than_the_process_takes);
     cases
 }
 

@@ -68,6 +68,8 @@ pub struct Worker {
     caches: Caches,
     running: Vec<Running>,
     /// Requests whose session another one has, in the order in which they came.
+    // Boxed, since all of them are moved when somebody is looked for who may begin.
+    #[allow(clippy::vec_box)]
     waiting: Vec<Box<Running>>,
     /// A waiting request may have become able to begin.
     look_at_waiting: bool,
