@@ -299,13 +299,13 @@ static void a_load_looks_again_as_it_goes_on(void) {
   set_limit(before);
 }
 
-/* Several requests at once share the room: each looks at what the others queued. */
+/* Several requests at once share the room: each looks at what the others queued, and where there is none left for it, it waits. */
 static void the_peak_of_many_stays_below_the_limit(void) {
   mlxrt_model *model = load("qwen3-f32");
   uint64_t before = memory().limit_bytes;
-  int refused = 0, done = 0;
+  int refused = 0;
+  enum { MANY = 6 };
   for (int round = 0; round < 5; round++) {
-    enum { MANY = 6 };
     mlxrt_session *sessions[MANY];
     mlxrt_request *requests[MANY];
     mlxrt_session *alone = session_of(model);
@@ -325,7 +325,7 @@ static void the_peak_of_many_stays_below_the_limit(void) {
       mlxrt_result result = empty_result();
       mlxrt_error *error = mlxrt_request_result(requests[i], MLXRT_FOREVER, &result);
       if (error) CHECK_INT(mlxrt_error_code(error), MLXRT_E_OUT_OF_MEMORY);
-      error ? refused++ : done++;
+      refused += error != NULL;
       mlxrt_error_free(error);
       if (!CHECK(result.peak_bytes <= limit)) printf(": %d over", (int)(result.peak_bytes - limit));
       mlxrt_request_free(requests[i]);
@@ -333,7 +333,8 @@ static void the_peak_of_many_stays_below_the_limit(void) {
     }
     set_limit(before);
   }
-  CHECK(refused > 0 && done > 0);
+  /* Each fits alone. */
+  CHECK_INT(refused, 0);
   mlxrt_model_free(model);
 }
 
