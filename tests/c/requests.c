@@ -204,7 +204,7 @@ static void every_priority_is_legal(void) {
 
 /* Sessions that generate at once get their tokens out of the same passes. */
 static void sessions_share_passes(void) {
-  enum { SESSIONS = 4, EACH = 60 };
+  enum { SESSIONS = 4, EACH = 600 };
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *sessions[SESSIONS];
   mlxrt_request *requests[SESSIONS];

@@ -46,7 +46,10 @@ impl Asked {
     }
 
     fn submit(&self, model: &Arc<Model>) -> Together {
-        let session = Arc::new(self.session(model));
+        self.submit_on(Arc::new(self.session(model)))
+    }
+
+    fn submit_on(&self, session: Arc<Session>) -> Together {
         let request = submit(session.clone(), &self.input, &self.options, None).unwrap();
         Together { session, request }
     }
@@ -72,11 +75,23 @@ fn largest(model: &Model) -> usize {
     model.engine.call(take).unwrap()
 }
 
+/// Submits all of them while the engine is held back, so that they are there together.
+fn submit_all(model: &Arc<Model>, asked: &[Asked]) -> Vec<Together> {
+    let (go, held) = std::sync::mpsc::channel::<()>();
+    let holding = model.clone();
+    let hold = move || holding.engine.call(move |_| Ok(held.recv().is_ok()));
+    let holder = std::thread::spawn(hold);
+    let together = asked.iter().map(|asked| asked.submit(model)).collect();
+    go.send(()).unwrap();
+    holder.join().unwrap().unwrap();
+    together
+}
+
 /// All at once give what each gives alone; how large the largest pass was.
 pub(super) fn same_as_alone(model: &Arc<Model>, asked: &[Asked], what: &str) -> usize {
     let alone: Vec<_> = asked.iter().map(|asked| asked.alone(model)).collect();
     largest(model);
-    let together: Vec<_> = asked.iter().map(|asked| asked.submit(model)).collect();
+    let together = submit_all(model, asked);
     for (number, (together, alone)) in together.into_iter().zip(alone).enumerate() {
         let (tokens, _, outcome) = together.end();
         outcome.unwrap();
@@ -277,14 +292,19 @@ fn an_error_in_a_pass_stays_with_whose_it_is() {
     for kind in [Kind::Call, Kind::Evaluation] {
         for number in [1, 2, 5, 9] {
             largest(&model);
-            let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
+            let sessions = asked.iter().map(|asked| Arc::new(asked.session(&model)));
+            let sessions: Vec<_> = sessions.collect();
             let lasting = Lasting {
                 model: model.id,
-                session: Some(together[1].session.cache.session),
+                session: Some(sessions[1].cache.session),
                 kind,
                 number,
             };
             fail_turns(&model, Some(lasting));
+            let asked = asked.iter().zip(sessions);
+            let together: Vec<_> = asked
+                .map(|(asked, session)| asked.submit_on(session))
+                .collect();
             for (at, (together, alone)) in together.into_iter().zip(&alone).enumerate() {
                 let (tokens, report, outcome) = together.end();
                 match outcome {
@@ -371,7 +391,7 @@ fn who_has_no_memory_waits_for_who_has() {
     for (share, fits) in [(1.0, 1), (3.0, 2)] {
         limit(used + (least.unwrap() as f64 * share) as u64);
         largest(&model);
-        let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
+        let together = submit_all(&model, &asked);
         for (number, (together, alone)) in together.into_iter().zip(&alone).enumerate() {
             let (tokens, _, outcome) = together.end();
             outcome.unwrap();
@@ -385,7 +405,7 @@ fn who_has_no_memory_waits_for_who_has() {
     }
     // What fits nobody is an error still, of each.
     limit(used + least.unwrap() / 3);
-    let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
+    let together = submit_all(&model, &asked);
     for together in together {
         let (_, report, outcome) = together.end();
         assert_eq!(outcome.unwrap_err().code, Code::OutOfMemory);
@@ -403,14 +423,7 @@ fn the_higher_goes_first_and_nobody_starves() {
         asked.options.priority = priority;
     }
     let alone: Vec<_> = asked.iter().map(|asked| asked.alone(&model)).collect();
-    // (Held back, so that all three are there when the first turn comes.)
-    let (go, held) = std::sync::mpsc::channel::<()>();
-    let holding = model.clone();
-    let hold = move || holding.engine.call(move |_| Ok(held.recv().is_ok()));
-    let holder = std::thread::spawn(hold);
-    let together: Vec<_> = asked.iter().map(|asked| asked.submit(&model)).collect();
-    go.send(()).unwrap();
-    holder.join().unwrap().unwrap();
+    let together = submit_all(&model, &asked);
     let mut ends = Vec::new();
     for (together, alone) in together.into_iter().zip(&alone) {
         let (tokens, report, outcome) = together.end();
