@@ -271,14 +271,6 @@ static int32_t cancel_at_once(void *data, const mlxrt_event *event) {
   return MLXRT_RETURN_STOP;
 }
 
-static mlxrt_metrics_data metrics_of(mlxrt_model *model) {
-  mlxrt_metrics_data metrics;
-  memset(&metrics, 0, sizeof metrics);
-  metrics.struct_size = sizeof metrics;
-  OK(mlxrt_metrics(model, &metrics));
-  return metrics;
-}
-
 /* Without a token there is no time of the first one. */
 static void there_is_no_time_of_a_token_that_never_came(void) {
   mlxrt_model *model = load("qwen3-f32");

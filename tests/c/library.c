@@ -89,15 +89,6 @@ static mlxrt_memory checked_memory(void) {
   return out;
 }
 
-static mlxrt_metrics_data metrics_of(mlxrt_model *model) {
-  mlxrt_metrics_data out;
-  memset(&out, 0xff, sizeof out);
-  out.struct_size = sizeof out;
-  OK(mlxrt_metrics(model, &out));
-  CHECK_INT(out.struct_size, sizeof out);
-  return out;
-}
-
 static void memory_follows_models_and_sessions(void) {
   mlxrt_memory before = checked_memory();
   mlxrt_model *model = load("qwen3-f32");

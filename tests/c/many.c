@@ -361,14 +361,6 @@ static void check_alone(const struct talker *talker, const struct ask *ask) {
   mlxrt_session_free(session);
 }
 
-static mlxrt_metrics_data metrics(void) {
-  mlxrt_metrics_data data;
-  memset(&data, 0, sizeof data);
-  data.struct_size = sizeof data;
-  OK(mlxrt_metrics(NULL, &data));
-  return data;
-}
-
 static void load_of(uint64_t seed) {
   static struct talker talkers[TALKERS];
   uint64_t random = seed * 0x9e3779b97f4a7c15u + 1;
@@ -391,7 +383,7 @@ static void load_of(uint64_t seed) {
   }
   for (int i = 0; i < count; i++) pthread_create(&threads[i], NULL, talk, &talkers[i]);
   for (int i = 0; i < count; i++) pthread_join(threads[i], NULL);
-  mlxrt_metrics_data after = metrics();
+  mlxrt_metrics_data after = metrics_of(NULL);
   CHECK_INT(after.requests_running, 0);
   CHECK_INT(after.requests_waiting, 0);
   CHECK(after.pass_rows >= after.passes);
@@ -420,7 +412,7 @@ int main(int argc, char **argv) {
   /* One of each kind of model, where nobody asked for a certain load, and then as many as there is time for. */
   do load_of(seed + loads++);
   while (now_ms() < end || (argc < 2 && loads < COUNT(kinds)));
-  mlxrt_metrics_data data = metrics();
+  mlxrt_metrics_data data = metrics_of(NULL);
   /* Sessions shared passes, or nothing of this was tried. (A load that was asked for may have none that meet.) */
   CHECK(argc >= 2 || data.pass_rows > data.passes + data.passes / 10);
   CHECK_INT(memory().kv_bytes, 0);

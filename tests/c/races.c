@@ -15,14 +15,6 @@ static mlxrt_result result_of(mlxrt_request *request) {
   return result;
 }
 
-static mlxrt_metrics_data metrics(void) {
-  mlxrt_metrics_data data;
-  memset(&data, 0, sizeof data);
-  data.struct_size = sizeof data;
-  OK(mlxrt_metrics(NULL, &data));
-  return data;
-}
-
 static void *drop_events(void *request) {
   result_of(request);
   return NULL;
@@ -84,17 +76,17 @@ static void what_is_refused_leaves_no_trace(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model);
   OK(mlxrt_shutdown(MLXRT_SHUTDOWN_FORCE, MLXRT_FOREVER));
-  uint64_t running = metrics().requests_running;
+  uint64_t running = metrics_of(NULL).requests_running;
   mlxrt_input input = text_input("x");
   FAILS(mlxrt_generate(session, &input, NULL, NULL, NULL, NULL), MLXRT_E_CANCELLED, "shut down");
-  CHECK_INT(metrics().requests_running, running);
+  CHECK_INT(metrics_of(NULL).requests_running, running);
   int calls = 0;
   mlxrt_generate_options options = greedy(4);
   options.notify = count_call;
   options.notify_data = &calls;
   mlxrt_request *request = NULL;
   FAILS(mlxrt_submit(session, &input, &options, &request), MLXRT_E_CANCELLED, "shut down");
-  CHECK_INT(metrics().requests_running, running);
+  CHECK_INT(metrics_of(NULL).requests_running, running);
   /* There is no request that could have something to say. */
   CHECK_INT(calls, 0);
   mlxrt_session_free(session);

@@ -133,14 +133,6 @@ static void a_slow_reader_parks_its_request_only(void) {
   mlxrt_model_free(model);
 }
 
-static mlxrt_metrics_data metrics_of(mlxrt_model *model) {
-  mlxrt_metrics_data data;
-  memset(&data, 0, sizeof data);
-  data.struct_size = sizeof data;
-  OK(mlxrt_metrics(model, &data));
-  return data;
-}
-
 /* The first of a session is parked, since nobody reads it: those behind it wait, and what waits is counted until it begins or
  * ends. */
 static void requests_that_wait_are_counted(void) {

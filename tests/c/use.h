@@ -115,6 +115,17 @@ static inline mlxrt_result empty_result(void) {
   return result;
 }
 
+/* Of a model; NULL: of the process. */
+static inline mlxrt_metrics_data metrics_of(mlxrt_model *model) {
+  mlxrt_metrics_data metrics;
+  /* All of it is filled. */
+  memset(&metrics, 0xff, sizeof metrics);
+  metrics.struct_size = sizeof metrics;
+  OK(mlxrt_metrics(model, &metrics));
+  CHECK_INT(metrics.struct_size, sizeof metrics);
+  return metrics;
+}
+
 enum { MOST_TOKENS = 4096, MOST_TEXT = 32768, MOST_TOPS = 8 };
 
 /* All that one request gave. */

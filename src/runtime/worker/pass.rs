@@ -17,9 +17,6 @@ use crate::sampling::Draw;
 
 /// Passes after which freed buffers go back to the system.
 const CLEAR_CACHE_EVERY: u64 = 256;
-/// Rows of a pass at most. On the CPU fewer than matrix units (AMX) are given, which round otherwise. On a GPU as many as MLX takes at
-/// the price of one: what is queued for each session's attention costs more than larger products save (benches/MANY.md).
-const ROWS: [(Device, usize); 2] = [(Device::Cpu, 15), (Device::Gpu, 8)];
 /// Tokens of one request that go into a pass; more are a chunk of their own.
 const ROWS_OF_ONE: usize = 15;
 
@@ -121,9 +118,15 @@ impl Worker {
         Ok(())
     }
 
+    /// Rows of a pass at most.
     pub(super) fn rows_of_pass(&self) -> usize {
-        let own = ROWS.iter().find(|(device, _)| *device == self.device);
-        own.map_or(1, |(_, rows)| *rows)
+        match self.device {
+            // Fewer than matrix units (AMX) are given, which round otherwise.
+            Device::Cpu => 15,
+            // As many as MLX takes at the price of one: what is queued for each session's attention costs more than larger products
+            // save (benches/README.md).
+            Device::Gpu => 8,
+        }
     }
 
     /// Whether one that goes before it took its memory, in this pass.
