@@ -2,6 +2,7 @@
 
     python3 train.py --out build            # a GPU, some minutes
     python3 train.py --out build --steps 20 --documents 2000 --batch-tokens 4096 --no-compile   # a try on a CPU
+    python3 train.py --out build/draft --draft-of model       # a draft model, a tenth of the size
 
 The text comes from make_text.py. In the last part of the training the weights go through the 4-bit affine rounding that the
 model will have in the end, so that the quantised model answers as well as the float one.
@@ -46,6 +47,8 @@ CONFIG = {
     "initializer_range": 0.02,
     "torch_dtype": "bfloat16",
 }
+# What a draft model has less of.
+DRAFT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1}
 GROUP, BITS = 64, 4
 ROWS = [64, 128, 256, 512, 1024, 2048]
 
@@ -278,6 +281,7 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--workers", type=int, default=mp.cpu_count())
     p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--draft-of", metavar="FOLDER", help="make a draft model for the model in this folder, with its tokenizer")
     args = p.parse_args()
     out = Path(args.out)
     began = time.time()
@@ -287,8 +291,12 @@ def main():
     torch.set_float32_matmul_precision("high")
 
     to_text = tk.chat_renderer()
+    config = CONFIG | (DRAFT if args.draft_of else {})
     sample = min(args.documents, 40_000)
-    tok = tk.train(render(d, to_text) for d in documents(args.seed, 0, sample))
+    if args.draft_of:
+        tok = Tokenizer.from_file(str(Path(args.draft_of) / "tokenizer.json"))
+    else:
+        tok = tk.train(render(d, to_text) for d in documents(args.seed, 0, sample))
     tk.save(tok, out, CONFIG["max_position_embeddings"])
     print(f"tokenizer: {tok.get_vocab_size()} entries, {time.time() - began:.0f} s", flush=True)
     step = 2000
@@ -298,7 +306,7 @@ def main():
         held_out, _ = build_rows(pool.map(encode_part, [(str(out / "tokenizer.json"), args.seed + 1000, 0, min(2000, args.documents // 50 + 1))]))
     print(f"text: {args.documents} documents, {total / 1e6:.1f} M tokens, rows {({t: len(r[0]) for t, r in rows.items()})}, {time.time() - began:.0f} s", flush=True)
 
-    model = Model(CONFIG).to(device)
+    model = Model(config).to(device)
     if not args.no_compile:
         model.compile_parts()
     count = sum(v.numel() for v in model.parameters())
@@ -337,7 +345,7 @@ def main():
         index.update({k: file for k in part})
     tk.write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": 2 * count}, "weight_map": index})
     ends = {"eos_token_id": tok.token_to_id("<|im_end|>"), "pad_token_id": tok.token_to_id("<|endoftext|>"), "bos_token_id": None}
-    tk.write_json(out / "config.json", CONFIG | ends)
+    tk.write_json(out / "config.json", config | ends)
     for q in PROMPTS:
         print(json.dumps([q, answer(model, tok, to_text, [{"role": "user", "content": q}], device, dtype)], ensure_ascii=False), flush=True)
     print(f"done in {time.time() - began:.0f} s", flush=True)

@@ -17,7 +17,7 @@ use super::types::{
     mlxrt_adapter, mlxrt_call_options, mlxrt_input, mlxrt_load_options, mlxrt_model,
     mlxrt_progress_fn, mlxrt_session_options,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::runtime::generate::{render, tokens};
 use crate::runtime::model::{self, LoadOptions, Model};
 use crate::runtime::model_save;
@@ -29,15 +29,10 @@ impl Handle for Model {
     const KIND: Kind = Kind::Model;
 }
 
-/// What is not there yet is refused, never ignored.
-fn check_load_options(options: &mlxrt_load_options) -> Result<()> {
+fn draft_path(options: &mlxrt_load_options) -> Result<Option<String>> {
     // SAFETY: the field is NULL or NUL-terminated.
-    match unsafe { opt_path_arg(options.draft_path, "options.draft_path")? } {
-        None => Ok(()),
-        Some(_) => Err(Error::unsupported(
-            "options.draft_path: this version has no speculation with a draft model",
-        )),
-    }
+    let path = unsafe { opt_path_arg(options.draft_path, "options.draft_path")? };
+    Ok(path.map(|path| path.to_string_lossy().into_owned()))
 }
 
 /// Calls the host's progress function, if there is one; false stops.
@@ -96,11 +91,12 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
                 read_options(session, "session")?,
             )
         };
-        check_load_options(&load)?;
+        let draft = draft_path(&load)?;
         out.put(&model::inspect(
             &path.to_string_lossy(),
             load.context,
             load.flags & MLXRT_LOAD_FOLLOW_LINKS != 0,
+            draft.as_deref(),
             &read_session_options(&session),
         )?)
     })
@@ -131,12 +127,13 @@ pub unsafe extern "C" fn mlxrt_model_load(
         // SAFETY: a path is NUL-terminated; options are NULL or as large as their struct_size says.
         let (path, options) =
             unsafe { (path_arg(path, "path")?, read_options(options, "options")?) };
-        check_load_options(&options)?;
+        let draft = draft_path(&options)?;
         let loaded = model::load(
             &path.to_string_lossy(),
             LoadOptions {
                 context: options.context,
                 follow_links: options.flags & MLXRT_LOAD_FOLLOW_LINKS != 0,
+                draft: draft.as_deref(),
                 deadline: deadline(options.timeout_ms),
                 progress: &mut |done, total| {
                     report(options.progress, options.progress_data, done, total)

@@ -21,6 +21,8 @@ use prefixes::Prefixes;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey {
     pub session: u64,
+    /// Of the draft model; adapters are the model's.
+    pub draft: bool,
     pub adapters: Vec<AppliedAdapter>,
 }
 
@@ -148,6 +150,11 @@ impl SessionCache {
             layer.cut(i32::try_from(to).unwrap_or(0));
         }
         self.tokens.truncate(to);
+    }
+
+    /// Keeps what it has in common with these tokens.
+    pub fn cut_to_common(&mut self, tokens: &[i32]) {
+        self.cut(self.common(tokens));
     }
 
     /// Keeps what does not depend on how it was filled.
@@ -281,15 +288,15 @@ impl Caches {
             .iter_mut()
             .filter(|(key, _)| key.session == from);
         let forks = own.map(|(key, cache)| {
-            let adapters = key.adapters.clone();
             let key = CacheKey {
                 session: to,
-                adapters,
+                ..key.clone()
             };
             (key, cache.fork(ledger.clone()))
         });
         let forks: Vec<(CacheKey, SessionCache)> = forks.collect();
-        let last = forks.iter().max_by_key(|(_, cache)| cache.last_step);
+        let own = forks.iter().filter(|(key, _)| !key.draft);
+        let last = own.max_by_key(|(_, cache)| cache.last_step);
         let tokens = last.map_or(0, |(_, cache)| cache.tokens.len() as u64);
         self.of_sessions.extend(forks);
         let bytes = self.session_bytes(to);
@@ -300,7 +307,7 @@ impl Caches {
     pub fn copy(&mut self, key: &CacheKey, tokens: &[i32]) -> Option<SessionCache> {
         let cache = self.of_sessions.get_mut(key)?;
         let mut copy = cache.fork(cache.ledger.clone());
-        copy.cut(copy.common(tokens));
+        copy.cut_to_common(tokens);
         Some(copy)
     }
 
@@ -319,7 +326,7 @@ impl Caches {
         let ledger = own.ledger.clone();
         let from = CacheKey {
             session,
-            adapters: key.adapters.clone(),
+            ..key.clone()
         };
         if let (true, Some(other)) = (own.tokens.is_empty(), self.of_sessions.get_mut(&from)) {
             let fork = other.fork(ledger);

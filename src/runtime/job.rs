@@ -44,6 +44,8 @@ pub struct Job {
     /// Higher first; equals take turns.
     pub priority: i32,
     pub drafts: Drafts,
+    /// The model that guesses.
+    pub draft: Option<u64>,
     /// The log-probabilities of tokens that there are, in place of new tokens.
     pub score: Option<Score>,
     pub submitted: Instant,

@@ -9,6 +9,7 @@ mod answer;
 mod caches;
 mod calls;
 mod clock;
+mod draft;
 pub mod embed;
 pub mod engine;
 mod estimate;

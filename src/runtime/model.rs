@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::{json, Map, Value};
 
 use super::calls::KeptCalls;
+use super::draft;
 use super::engine::{self, Command, Engine, Hold};
 use super::estimate::Estimate;
 use super::identity::{Identity, WeightsHash};
@@ -67,6 +68,8 @@ pub struct Model {
     pub(super) both_ways: bool,
     /// Why it generates nothing.
     silent: Option<String>,
+    /// Guesses for it.
+    pub(super) draft: Option<Arc<Model>>,
     pub counters: Arc<Counters>,
     /// What its grammars share, from the first of them on.
     vocabulary: Mutex<Option<Arc<Vocabulary>>>,
@@ -123,6 +126,8 @@ pub struct LoadOptions<'a> {
     pub context: u32,
     /// The folder's files may be links to anywhere.
     pub follow_links: bool,
+    /// The folder of a draft model, or its id in the cache.
+    pub draft: Option<&'a str>,
     pub deadline: Option<Instant>,
     /// Bytes done, of how many; false stops.
     pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
@@ -559,8 +564,52 @@ impl Plan {
         })
     }
 
+    /// Of the draft model that guesses for another one, and its path.
+    ///
+    /// Errors: as `make`; `Incompatible` for one with other tokens.
+    fn of_draft<'a>(
+        path: Option<&'a str>,
+        follow_links: bool,
+        model: &Plan,
+    ) -> Result<Option<(&'a str, Plan)>> {
+        let Some(path) = path else {
+            return Ok(None);
+        };
+        let plan = || {
+            let plan = Plan::make(path, 0, follow_links)?;
+            if let Some(why) = model.description.silent().or(plan.description.silent()) {
+                return Err(Error::unsupported(why));
+            }
+            draft::check_tokens(&model.tokenizer, &plan.tokenizer)?;
+            Ok((path, plan))
+        };
+        let plan = plan().map_err(|error| error.within(draft::OPTION))?;
+        Ok(Some(plan))
+    }
+
+    fn estimate(&self, session: &SessionOptions, context: u32) -> Result<Estimate> {
+        Estimate::new(
+            &self.description.config,
+            &self.description.planned,
+            session,
+            context.min(self.context),
+            engine::device()?,
+        )
+    }
+
+    fn as_draft(&self, path: &str) -> Value {
+        let Plan { description, .. } = self;
+        json!({
+            "path": path,
+            "model_type": description.family.model_type,
+            "parameters": description.parameters(),
+            "weight_bytes": description.weight_bytes(),
+        })
+    }
+
     fn to_json(&self) -> Map<String, Value> {
         let mut json = self.description.to_json(self.context);
+        json.insert("draft".into(), Value::Null);
         let format = match &self.chat {
             Chat::Template(_) => "template".to_owned(),
             Chat::BuiltIn(format) => format!("{format:?}").to_lowercase(),
@@ -581,29 +630,27 @@ pub fn inspect(
     path: &str,
     context: u32,
     follow_links: bool,
+    draft: Option<&str>,
     session: &SessionOptions,
 ) -> Result<String> {
     let plan = Plan::make(path, context, follow_links)?;
-    let Plan {
-        description,
-        context,
-        ..
-    } = &plan;
-    let context = *context;
+    let draft = Plan::of_draft(draft, follow_links, &plan)?;
     let session_context = match session.context {
-        0 => context,
-        wanted => wanted.min(context),
+        0 => plan.context,
+        wanted => wanted.min(plan.context),
     };
-    let estimate = Estimate::new(
-        &description.config,
-        &description.planned,
-        session,
-        session_context,
-        engine::device()?,
-    )?;
+    let mut estimate = plan.estimate(session, session_context)?;
     let mut json = plan.to_json();
+    if let Some((path, draft)) = &draft {
+        // Its keys and values are never packed, and it keeps those of the whole session.
+        let own = draft.estimate(&SessionOptions::default(), session_context)?;
+        estimate.kv = estimate.kv.saturating_add(own.kv);
+        estimate.peak = estimate.peak.saturating_add(own.peak);
+        json.insert("draft".into(), draft.as_draft(path));
+    }
     json.insert("session_context".into(), session_context.into());
-    let scheme = session.kv_scheme(&description.planned.blueprint.token_dims())?;
+    let token_dims = plan.description.planned.blueprint.token_dims();
+    let scheme = session.kv_scheme(&token_dims)?;
     json.insert("kv_quantization".into(), scheme.map(scheme_json).into());
     json.insert("kv_bytes".into(), estimate.kv.into());
     json.insert("estimated_bytes".into(), estimate.peak.into());
@@ -627,12 +674,42 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
     let LoadOptions {
         context,
         follow_links,
+        draft,
         progress,
         ..
     } = options;
-    let begun = Instant::now();
     let plan = Plan::make(path, context, follow_links)?;
-    let info = plan.to_json();
+    let Some((draft_path, draft)) = Plan::of_draft(draft, follow_links, &plan)? else {
+        return read_weights(path, plan, None, progress);
+    };
+    let of_draft = draft.description.weight_bytes();
+    let total = of_draft.saturating_add(plan.description.weight_bytes());
+    let engine = engine::acquire()?;
+    check_budget(&engine, total)?;
+    let shown = draft.as_draft(draft_path);
+    let draft = read_weights(draft_path, draft, None, &mut |done, _| {
+        progress(done, total)
+    });
+    let draft = draft.map_err(|error| error.within(draft::OPTION))?;
+    let draft = Some((Arc::new(draft), shown));
+    read_weights(path, plan, draft, &mut |done, _| {
+        progress(of_draft.saturating_add(done), total)
+    })
+}
+
+/// `draft`: what guesses for it, and that as JSON.
+fn read_weights(
+    path: &str,
+    plan: Plan,
+    draft: Option<(Arc<Model>, Value)>,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Model> {
+    let begun = Instant::now();
+    let mut info = plan.to_json();
+    let draft = draft.map(|(draft, shown)| {
+        info.insert("draft".into(), shown);
+        draft
+    });
     let Plan {
         description,
         context,
@@ -757,6 +834,7 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         sentence,
         both_ways,
         silent,
+        draft,
         counters: Arc::new(Counters::new()),
         vocabulary: Mutex::new(None),
         calls: KeptCalls::default(),

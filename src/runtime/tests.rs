@@ -2,6 +2,7 @@
 
 mod adapters;
 mod channels;
+mod drafts;
 mod embeddings;
 mod engine;
 mod foreign;
@@ -49,14 +50,20 @@ pub(crate) fn engine_lock() -> MutexGuard<'static, ()> {
 }
 
 fn load(case: &str) -> Arc<Model> {
-    let folder = parity::fixtures().join("models").join(case);
+    load_with_draft(case, None)
+}
+
+fn load_with_draft(case: &str, draft: Option<&str>) -> Arc<Model> {
+    let folder = |case| parity::fixtures().join("models").join(case);
+    let draft = draft.map(folder);
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: draft.as_ref().map(|folder| folder.to_str().unwrap()),
         deadline: None,
         progress: &mut |_, _| true,
     };
-    Arc::new(model::load(folder.to_str().unwrap(), options).unwrap())
+    Arc::new(model::load(folder(case).to_str().unwrap(), options).unwrap())
 }
 
 fn session(model: &Arc<Model>) -> Session {

@@ -41,6 +41,7 @@ fn load_folder(path: &std::path::Path) -> Result<Arc<Model>> {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -330,6 +331,7 @@ fn models_without_a_head_generate_nothing() {
             folder_of(name).to_str().unwrap(),
             0,
             false,
+            None,
             &SessionOptions::default(),
         );
         let inspected: Value = serde_json::from_str(&inspected.unwrap()).unwrap();

@@ -12,6 +12,7 @@ fn load_with(progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Model> {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress,
     };

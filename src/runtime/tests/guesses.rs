@@ -5,12 +5,12 @@ use super::*;
 use crate::runtime::options::Drafts;
 
 /// A text in which much comes twice.
-fn repetitive(number: usize) -> Input {
+pub(super) fn repetitive(number: usize) -> Input {
     let part = tokens(number, 12);
     Input::Tokens([&part[..], &part, &tokens(number + 50, 5), &part].concat())
 }
 
-fn with(drafts: Drafts, options: &GenerateOptions) -> GenerateOptions {
+pub(super) fn with(drafts: Drafts, options: &GenerateOptions) -> GenerateOptions {
     GenerateOptions {
         drafts,
         ..options.clone()
@@ -18,7 +18,7 @@ fn with(drafts: Drafts, options: &GenerateOptions) -> GenerateOptions {
 }
 
 /// With guesses and without: the same tokens and log-probabilities. How many were guessed and right.
-fn same(
+pub(super) fn same(
     model: &Arc<Model>,
     session: SessionOptions,
     input: &Input,

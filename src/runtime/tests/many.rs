@@ -128,6 +128,7 @@ fn every_model_gives_together_what_it_gives_alone() {
         let options = LoadOptions {
             context: 0,
             follow_links: false,
+            draft: None,
             deadline: None,
             progress: &mut |_, _| true,
         };

@@ -571,6 +571,7 @@ fn load_path(path: &str, context: u32) -> Result<Model> {
         LoadOptions {
             context,
             follow_links: false,
+            draft: None,
             deadline: None,
             progress: &mut |_, _| true,
         },

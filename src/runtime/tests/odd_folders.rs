@@ -27,6 +27,7 @@ pub(super) fn load_from(folder: &TempFolder) -> Arc<Model> {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -319,6 +320,7 @@ fn a_save_carries_every_file_of_tokens_and_templates() {
         let options = LoadOptions {
             context: 0,
             follow_links: false,
+            draft: None,
             deadline: None,
             progress: &mut |_, _| true,
         };

@@ -110,6 +110,7 @@ pub(super) fn load_with(folder: &TempFolder, follow_links: bool) -> Result<Arc<M
     let options = LoadOptions {
         context: 0,
         follow_links,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -118,7 +119,13 @@ pub(super) fn load_with(folder: &TempFolder, follow_links: bool) -> Result<Arc<M
 
 pub(super) fn inspect(folder: &TempFolder, follow_links: bool) -> Result<String> {
     let session = SessionOptions::default();
-    model::inspect(folder.path().to_str().unwrap(), 0, follow_links, &session)
+    model::inspect(
+        folder.path().to_str().unwrap(),
+        0,
+        follow_links,
+        None,
+        &session,
+    )
 }
 
 pub(super) fn warnings(json: &str) -> Vec<String> {
@@ -712,7 +719,13 @@ fn a_gguf_gets_the_cure() {
         ],
     );
     let file = folder.path().join("model-Q4_K_M.gguf");
-    let error = model::inspect(file.to_str().unwrap(), 0, false, &SessionOptions::default());
+    let error = model::inspect(
+        file.to_str().unwrap(),
+        0,
+        false,
+        None,
+        &SessionOptions::default(),
+    );
     let error = error.unwrap_err();
     assert_eq!(error.code, Code::InvalidArgument);
     assert!(error.message.contains("mlx_lm.convert"), "{error}");

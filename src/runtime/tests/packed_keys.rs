@@ -223,6 +223,7 @@ fn packed_keys_change_words_only_where_two_are_as_likely() {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -275,7 +276,7 @@ fn what_cannot_be_packed_so_is_refused_by_name() {
         let error = Session::new(load(case), options).err().unwrap();
         let folder = fixtures().join("models").join(case);
         let folder = folder.to_str().unwrap();
-        let inspected = model::inspect(folder, 0, false, &options).unwrap_err();
+        let inspected = model::inspect(folder, 0, false, None, &options).unwrap_err();
         assert_eq!(
             (&inspected.message, inspected.code),
             (&error.message, error.code)
@@ -335,7 +336,7 @@ fn what_they_take_is_counted_as_packed() {
                 context: 256,
                 ..packed(kv_bits)
             };
-            let json = model::inspect(folder.to_str().unwrap(), 0, false, &options).unwrap();
+            let json = model::inspect(folder.to_str().unwrap(), 0, false, None, &options).unwrap();
             let json: serde_json::Value = serde_json::from_str(&json).unwrap();
             // Room for 256 tokens in both.
             assert_eq!(json["kv_bytes"].as_u64(), Some(session.info().kv_bytes));

@@ -46,6 +46,7 @@ pub(super) fn load_from(folder: &Path) -> Arc<Model> {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };

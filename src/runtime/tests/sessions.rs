@@ -410,6 +410,7 @@ fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };
@@ -446,6 +447,7 @@ fn a_template_without_output_leaves_nothing_to_go_on_from() {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
+        draft: None,
         deadline: None,
         progress: &mut |_, _| true,
     };

@@ -26,6 +26,7 @@ impl Worker {
         let applied = |&(id, strength): &(u64, f32)| self.loaded.applied(id, strength);
         let key = CacheKey {
             session: of.session,
+            draft: false,
             adapters: of.adapters.iter().map(applied).collect::<Result<_>>()?,
         };
         // After a cut: keys that are turned as those of a longer sequence are not what the next request goes on from.

@@ -70,6 +70,7 @@ impl Worker {
 
     pub(in crate::runtime) fn drop_model(&mut self, id: u64) {
         self.loaded.models.remove(&id);
+        self.times.remove(&id);
         self.caches.drop_model(id);
         memory::give_back();
     }

@@ -23,6 +23,7 @@ use crate::model::AdapterSet;
 use crate::train::Trainer;
 
 mod admit;
+mod draft;
 mod inspect;
 mod loaded;
 mod lookup;
@@ -36,6 +37,7 @@ mod running;
 mod score;
 mod snapshots;
 
+use draft::{Timed, Times};
 pub(super) use inspect::KeysOf;
 use loaded::Loaded;
 use plan::Turns;
@@ -87,6 +89,10 @@ pub struct Worker {
     asked: Option<(u64, Instant)>,
     /// The failure that the log was told of last; none once a request has ended well.
     told: Option<String>,
+    /// Of models that have a draft, what tells how many guesses pay.
+    times: HashMap<u64, Times>,
+    /// The pass that was queued last, if its time is wanted.
+    timed: Option<Timed>,
     /// Tokens are read before the pass behind them is queued.
     pub(in crate::runtime) reads_first: bool,
     #[cfg(test)]
@@ -139,6 +145,8 @@ impl Worker {
             queued_bytes: 0,
             asked: None,
             told: None,
+            times: HashMap::new(),
+            timed: None,
             reads_first: device == Device::Cpu,
             #[cfg(test)]
             trace: Trace::default(),

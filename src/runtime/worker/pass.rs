@@ -5,8 +5,11 @@
 //! on, and what a grammar forces behind a token goes into the same pass. What may come behind a token is known when the token is:
 //! with a grammar the draw waits for that, and the pass does not.
 
+use std::time::Instant;
+
+use super::draft::{Drafting, Timed};
 use super::lookup::{self, Sequence};
-use super::running::{Guessed, Phase, Running};
+use super::running::{Guessed, Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::mlx::{self, memory, ops, Array, Device};
@@ -38,7 +41,7 @@ pub(super) struct Member {
     /// Tokens that go in.
     rows: usize,
     /// And guesses behind them.
-    guesses: Vec<i32>,
+    pub guesses: Vec<i32>,
 }
 
 impl Member {
@@ -57,6 +60,9 @@ impl Worker {
                 members.push(self.member(index)?);
             }
         }
+        let timed = self.timed.take();
+        let timed = timed.filter(|timed| timed.step == self.steps);
+        let all_read = members.iter().all(|member| member.reads_first);
         let mut going = Vec::with_capacity(members.len());
         for mut member in members {
             let turn = match member.reads_first {
@@ -69,6 +75,9 @@ impl Worker {
                 Some(turn) => turns.push((member.index, turn)),
                 None => going.push(member),
             }
+        }
+        if let Some(timed) = timed.filter(|_| all_read) {
+            self.time_of_pass(timed);
         }
         going.retain(|member| {
             let gave_way = self.gave_way(member);
@@ -112,7 +121,7 @@ impl Worker {
             };
             turns.push((index, turn));
         }
-        if self.steps.is_multiple_of(CLEAR_CACHE_EVERY) {
+        if self.turns.count.is_multiple_of(CLEAR_CACHE_EVERY) {
             memory::clear_cache();
         }
         Ok(())
@@ -150,7 +159,11 @@ impl Worker {
         let again = !cache.long && decoder.is_long(longer.unwrap_or(0));
         let goes_on = end.is_none() && refusal.is_none() && !again;
         // What is guessed goes in behind what is known.
-        let guesses = matches!(running.job.drafts, Drafts::Most(_));
+        let guesses = match running.job.drafts {
+            Drafts::Off => false,
+            Drafts::Usual => running.job.draft.is_some(),
+            Drafts::Most(_) => true,
+        };
         // A first token goes out before anything else is queued; and a sampler that is made anew has to know it.
         let first = running.generated.is_empty() || running.sampler.is_none();
         Ok(Member {
@@ -215,7 +228,14 @@ impl Worker {
         let Some(first) = members.first() else {
             return Err(Error::internal("a pass of nobody"));
         };
-        let decoder = self.loaded.model(running(first).job.cache.model)?;
+        let model = running(first).job.cache.model;
+        self.timed = running(first).job.draft.map(|_| Timed {
+            step,
+            model,
+            rows: members.iter().map(Member::all_rows).sum(),
+            began: Instant::now(),
+        });
+        let decoder = self.loaded.model(model)?;
         let keys: Vec<_> = members.iter().map(|member| &running(member).key).collect();
         let mut caches = self.caches.of_many(&keys)?;
         let mut tokens = Vec::with_capacity(members.len());
@@ -349,11 +369,12 @@ impl Worker {
     /// Adds guesses to those who may have some, at most so many: rows that cost little beside those that are there.
     fn guess(&mut self, members: &mut [Member], mut left: usize) -> Result<()> {
         left = left.min(ROWS_OF_ONE.saturating_sub(members.len()));
-        for member in members {
+        let mut drafting = Vec::new();
+        for (at, member) in members.iter_mut().enumerate() {
             let running = &mut self.running[member.index];
             let most = match running.job.drafts {
                 Drafts::Off => 0,
-                Drafts::Usual if !self.reads_first => 0,
+                Drafts::Usual if !self.reads_first && running.job.draft.is_none() => 0,
                 Drafts::Usual => 2 * lookup::MOST,
                 Drafts::Most(most) => most,
             };
@@ -375,17 +396,25 @@ impl Worker {
             }
             let tokens = Sequence(&running.prompt, &running.generated);
             let guesses = running.lookup.guess(&tokens, most);
-            if guesses.is_empty()
-                || self
-                    .make_room(member.index, 1 + guesses.len(), false)?
-                    .is_some()
-            {
+            if guesses.is_empty() {
+                if running.job.draft.is_some() {
+                    let asked_for = matches!(running.job.drafts, Drafts::Most(_));
+                    drafting.push(Drafting {
+                        at,
+                        most,
+                        asked_for,
+                    });
+                }
                 continue;
             }
-            left -= guesses.len();
-            member.guesses = guesses;
+            running.guessing = Guessing::Lookup;
+            let room = self.make_room(member.index, 1 + guesses.len(), false)?;
+            if room.is_none() {
+                left -= guesses.len();
+                member.guesses = guesses;
+            }
         }
-        Ok(())
+        self.draft(members, drafting, left)
     }
 }
 
@@ -407,7 +436,7 @@ fn same_adapters<'a>(
 }
 
 /// One row of logits `[members, vocab]` → `[vocab]`
-fn row_of(logits: &Array, row: usize) -> Result<Array> {
+pub(super) fn row_of(logits: &Array, row: usize) -> Result<Array> {
     let vocab = logits.dim(1);
     let row = i32::try_from(row).unwrap_or(i32::MAX);
     let one = match logits.dim(0) {
@@ -418,7 +447,7 @@ fn row_of(logits: &Array, row: usize) -> Result<Array> {
 }
 
 /// What a step leaves in states, which its logits need not have been made of.
-fn states(layers: &[Cache]) -> impl Iterator<Item = &Array> {
+pub(super) fn states(layers: &[Cache]) -> impl Iterator<Item = &Array> {
     let states = layers.iter().filter(|layer| layer.is_state());
     states.flat_map(Cache::arrays)
 }

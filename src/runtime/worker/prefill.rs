@@ -3,7 +3,8 @@
 use super::{Turn, Worker};
 use crate::error::Result;
 use crate::mlx::{self, fast, memory, Array};
-use crate::model::{Cache, Rows};
+use crate::model::{AdapterSet, Cache, Decoder, Rows};
+use crate::runtime::caches::SessionCache;
 use crate::runtime::estimate::{prefill_step, shared_step};
 use crate::runtime::job::EndReason;
 
@@ -78,21 +79,9 @@ impl Worker {
         let logits = if last && !running.job.prefill_only {
             Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
         } else {
-            let hidden = decoder.forward(
-                &chunk_tokens,
-                &mut cache.layers,
-                Rows::Last,
-                &running.adapters,
-            )?;
-            // What it leaves in the caches is wanted. The kernels write there as they compute the row.
-            let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
-            if fast::active() {
-                wanted.push(&hidden);
-            }
-            mlx::eval(&wanted)?;
+            take_in(decoder, &chunk_tokens, cache, &running.adapters)?;
             self.good_steps = self.steps;
             self.queued_bytes = 0;
-            memory::clear_cache();
             None
         };
         cache.tokens.extend_from_slice(chunk);
@@ -111,4 +100,22 @@ impl Worker {
         };
         self.draw_next(index, logits)
     }
+}
+
+/// Computes the keys, values and states of tokens i32 `[n]`, and waits for them.
+pub(super) fn take_in(
+    decoder: &Decoder,
+    tokens: &Array,
+    cache: &mut SessionCache,
+    adapters: &AdapterSet,
+) -> Result<()> {
+    let hidden = decoder.forward(tokens, &mut cache.layers, Rows::Last, adapters)?;
+    // What it leaves in the caches is wanted. The kernels write there as they compute the row.
+    let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
+    if fast::active() {
+        wanted.push(&hidden);
+    }
+    mlx::eval(&wanted)?;
+    memory::clear_cache();
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Tokens that were drawn, as they come out.
 
 use super::pass::Member;
-use super::running::{Phase, Running};
+use super::running::{Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::runtime::job::{EndReason, TokenOutput};
@@ -83,7 +83,10 @@ impl Worker {
         running.drafted += count as u64;
         running.accepted += right as u64;
         let length = running.prompt.len() + running.generated.len();
-        running.lookup.learn_from(count, right, length);
+        match running.guessing {
+            Guessing::Lookup => running.lookup.learn_from(count, right, length),
+            Guessing::Draft => running.pace.learn_from(count, right),
+        }
         if right < count {
             running.sampler = None;
             let cache = self.caches.of_mut(&running.key)?;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::draft::Pace;
 use super::lookup::Lookup;
 use crate::error::{Error, Result};
 use crate::grammar::calls::Start;
@@ -36,6 +37,9 @@ pub(super) struct Running {
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
     pub lookup: Lookup,
+    pub pace: Pace,
+    /// What guessed last.
+    pub guessing: Guessing,
     /// Tokens that were guessed, and those that were right.
     pub drafted: u64,
     pub accepted: u64,
@@ -81,12 +85,21 @@ pub(super) enum Phase {
 /// where the one before has drawn that token.
 pub(super) type Guessed = Vec<(i32, Draw)>;
 
+/// What knows best how often its guesses are right.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Guessing {
+    #[default]
+    Lookup,
+    Draft,
+}
+
 impl Running {
     pub fn new(job: Job) -> Self {
         Running {
             deadline: job.deadline,
             key: CacheKey {
                 session: job.cache.session,
+                draft: false,
                 adapters: Vec::new(),
             },
             adapters: AdapterSet::default(),
@@ -100,6 +113,8 @@ impl Running {
             generated: Vec::new(),
             forced: VecDeque::new(),
             lookup: Lookup::default(),
+            pace: Pace::default(),
+            guessing: Guessing::default(),
             drafted: 0,
             accepted: 0,
             logprobs: Vec::new(),
@@ -112,6 +127,15 @@ impl Running {
             first_token: None,
             suspect: false,
             failures: 0,
+        }
+    }
+
+    /// Of the cache of the draft model, which knows no adapters.
+    pub fn draft_key(&self) -> CacheKey {
+        CacheKey {
+            session: self.key.session,
+            draft: true,
+            adapters: Vec::new(),
         }
     }
 

@@ -84,6 +84,7 @@ impl Worker {
         });
         Ok(CacheKey {
             session,
+            draft: false,
             adapters: adapters.collect::<Result<_>>()?,
         })
     }

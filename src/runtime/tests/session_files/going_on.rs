@@ -145,6 +145,7 @@ fn options_are_those_of_the_session() {
             let options = LoadOptions {
                 context,
                 follow_links: false,
+                draft: None,
                 deadline: None,
                 progress: &mut |_, _| true,
             };

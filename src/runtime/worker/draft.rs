@@ -1,0 +1,466 @@
+//! Guesses of a draft model: a smaller model with the same tokens goes on from a request's tokens by itself, and the model looks at
+//! what it said in one pass.
+//!
+//! It draws as the request does, with the same settings and the same random numbers: where both models think alike they then draw
+//! the same token also at a high temperature. It has keys and values of its own in the session's caches. They follow the answer
+//! a chunk at a time, while tokens come out without guesses, so no first token waits for them. Nothing of a draft is ever needed:
+//! what does not fit into memory or cannot be cut back is not guessed.
+
+use std::time::{Duration, Instant};
+
+use super::pass::{row_of, states, Member};
+use super::prefill::take_in;
+use super::running::Guessing;
+use super::Worker;
+use crate::error::Result;
+use crate::mlx::{self, ops, Array};
+use crate::model::{AdapterSet, Cache, Decoder, Segment};
+use crate::runtime::caches::{CacheKey, CacheKind, SessionCache};
+use crate::runtime::estimate::{prefill_step, shared_step};
+use crate::sampling::{Draw, Outcome, Sampler, Sampling};
+
+/// Tokens of one request that go into the first step of a draft; more are a chunk of their own.
+const FIRST_ROWS: usize = 16;
+/// A draw's biases that are looked up for each guess; those of a request that has more do not count for its draft.
+const BIASES: usize = 4096;
+/// Tokens without a guess where none pays.
+const LONGEST_REST: usize = 256;
+
+/// How often a draft is right about a request.
+pub(super) struct Pace {
+    /// Of `tried` guesses whose forerunners were right; what is long ago counts less.
+    right: f32,
+    tried: f32,
+    /// How often in a row none paid.
+    idle: u32,
+    /// The sequence has to be so long for the next guess.
+    from: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            right: 1.4,
+            tried: 2.0,
+            idle: 0,
+            from: 0,
+        }
+    }
+}
+
+impl Pace {
+    /// That a guess is right where all before it were.
+    fn chance(&self) -> f32 {
+        self.right / self.tried
+    }
+
+    /// What became of guesses.
+    pub fn learn_from(&mut self, guessed: usize, right: usize) {
+        const KEPT: f32 = 0.9;
+        let tried = right + usize::from(right < guessed);
+        self.right = KEPT * self.right + right as f32;
+        self.tried = KEPT * self.tried + tried as f32;
+    }
+
+    /// None pays in a sequence of so many tokens: it is asked again later.
+    fn rest(&mut self, length: usize) {
+        let rest = 16_usize.checked_shl(self.idle).unwrap_or(LONGEST_REST);
+        self.from = length.saturating_add(rest.min(LONGEST_REST));
+        self.idle = self.idle.saturating_add(1);
+    }
+}
+
+/// What passes of a model and steps of its draft take, by their rows, in seconds; 0 = not known.
+#[derive(Default)]
+pub(super) struct Times {
+    passes: [f32; 16],
+    steps: [f32; 16],
+}
+
+impl Times {
+    fn learn(times: &mut [f32], rows: usize, time: Duration) {
+        if let Some(known) = times.get_mut(rows) {
+            let time = time.as_secs_f32();
+            *known = match *known {
+                // One that something else held up says little.
+                known if known > 0.0 => known + 0.2 * (time.min(2.0 * known) - known),
+                _ => time,
+            };
+        }
+    }
+
+    /// Where it is not known, from the nearest that is.
+    fn of(times: &[f32], rows: usize) -> Option<f32> {
+        /// What a row adds to a pass of one row. It decides until a time is known.
+        const ROW: f32 = 0.08;
+        let known = times.iter().enumerate().filter(|(_, time)| **time > 0.0);
+        let (at, time) = known.min_by_key(|(at, _)| at.abs_diff(rows))?;
+        let of = |rows: usize| 1.0 + ROW * (rows as f32 - 1.0);
+        Some(time * of(rows) / of(at))
+    }
+
+    /// How many guesses for each of `drafting` requests give the most tokens a second, in a pass of `rows` without guesses.
+    fn best(&self, rows: usize, drafting: usize, chance: f32, most: usize) -> usize {
+        let alone = Times::of(&self.passes, rows);
+        let step = Times::of(&self.steps, drafting);
+        let (Some(alone), Some(step)) = (alone, step) else {
+            // To be found out.
+            return most.min(2);
+        };
+        let others = rows.saturating_sub(drafting) as f32;
+        let (mut best, mut rate) = (0, rows as f32 / alone);
+        // Of one of them, so many tokens come out of a pass.
+        let (mut tokens, mut all_right) = (1.0, 1.0);
+        for guesses in 1..=most {
+            all_right *= chance;
+            tokens += all_right;
+            let pass = Times::of(&self.passes, rows + drafting * guesses).unwrap_or(alone);
+            let now = (others + drafting as f32 * tokens) / (pass + guesses as f32 * step);
+            if now > rate {
+                (best, rate) = (guesses, now);
+            }
+        }
+        best
+    }
+}
+
+/// A pass that was queued, to be timed.
+pub(super) struct Timed {
+    pub step: u64,
+    pub model: u64,
+    pub rows: usize,
+    pub began: Instant,
+}
+
+/// A member of a pass that a draft guesses for.
+pub(super) struct Drafting {
+    /// Which.
+    pub at: usize,
+    /// Guesses at most.
+    pub most: usize,
+    /// So many are wanted, whether they pay or not.
+    pub asked_for: bool,
+}
+
+/// One that is drafted for.
+struct Drafted {
+    key: CacheKey,
+    at: usize,
+    /// What the draft has not seen.
+    tokens: Vec<i32>,
+    guesses: Vec<i32>,
+    sampler: Sampler,
+    goes_on: bool,
+}
+
+impl Worker {
+    /// Adds what the draft model guesses: in all at most `left` tokens, as many for each as pay.
+    pub(super) fn draft(
+        &mut self,
+        members: &mut [Member],
+        drafting: Vec<Drafting>,
+        left: usize,
+    ) -> Result<()> {
+        let rows = members.len();
+        let index = |of: &Drafting| members.get(of.at).map(|member| member.index);
+        let Some(first) = drafting.first().and_then(index) else {
+            return Ok(());
+        };
+        // Those that share a pass have one model, and so one draft.
+        let job = &self.running[first].job;
+        let (model, Some(draft)) = (job.cache.model, job.draft) else {
+            return Ok(());
+        };
+        let mut able = Vec::with_capacity(drafting.len());
+        let mut took_chunk = false;
+        for one in drafting {
+            let Some(index) = index(&one) else {
+                continue;
+            };
+            if self.catch_up(index, draft, one.most, rows > 1, &mut took_chunk)? {
+                able.push((one, index));
+            }
+        }
+        let each = left / able.len().max(1);
+        let usual = able.iter().filter(|(one, _)| !one.asked_for);
+        let usual: Vec<usize> = usual.map(|(_, index)| *index).collect();
+        let pay = self.as_pay(model, rows, &usual, each);
+        let mut drafted = Vec::with_capacity(able.len());
+        for (one, index) in able {
+            let most = if one.asked_for { each } else { pay };
+            let most = most.min(one.most);
+            if most > 0 && self.make_room(index, 1 + most, false)?.is_none() {
+                drafted.push((self.drafted(index, one.at)?, most));
+            }
+        }
+        self.guess_in_steps(draft, model, drafted, members)
+    }
+
+    /// As many guesses for each of these requests as pay in a pass of so many rows. Where none do, one now and then, so that it shows
+    /// when they do again.
+    fn as_pay(&mut self, model: u64, rows: usize, requests: &[usize], most: usize) -> usize {
+        let drafting = requests.len();
+        let chances = requests
+            .iter()
+            .map(|&index| self.running[index].pace.chance());
+        let chance = chances.sum::<f32>() / drafting.max(1) as f32;
+        let times = self.times.entry(model).or_default();
+        let best = times.best(rows, drafting, chance, most);
+        for &index in requests {
+            let running = &mut self.running[index];
+            match best {
+                0 => running
+                    .pace
+                    .rest(running.prompt.len() + running.generated.len()),
+                _ => running.pace.idle = 0,
+            }
+        }
+        best.max(1).min(most)
+    }
+
+    /// Whether the draft's keys and values are near enough to the end of a request's tokens, to guess so many behind them. Else they
+    /// come nearer by a chunk.
+    fn catch_up(
+        &mut self,
+        index: usize,
+        draft: u64,
+        most: usize,
+        shared: bool,
+        took_chunk: &mut bool,
+    ) -> Result<bool> {
+        let running = &self.running[index];
+        let length = running.length();
+        if length < running.pace.from {
+            return Ok(false);
+        }
+        let decoder = self.loaded.model(draft)?;
+        let most_tokens = decoder.config().context as usize;
+        let longest = length.saturating_add(most);
+        if longest > most_tokens || !knows(decoder, &running.prompt, &running.generated) {
+            return Ok(false);
+        }
+        let key = running.draft_key();
+        let kind = CacheKind {
+            model: draft,
+            window: None,
+            keep: 0,
+            scheme: None,
+        };
+        let (ledger, limit) = (running.ledger().clone(), running.job.cache.limit);
+        let cache = self.caches.get_or_insert(&key, || {
+            SessionCache::new(kind, decoder.make_caches(None, 0), ledger)
+        });
+        let long = decoder.is_long(i32::try_from(longest).unwrap_or(i32::MAX));
+        if cache.long != long {
+            cache.clear();
+        }
+        cache.long = long;
+        let all = [running.prompt.as_slice(), &running.generated].concat();
+        let end = length.saturating_sub(1);
+        match cache.tokens.is_empty() {
+            true => drop(self.caches.match_prefix(&key, &all, end, limit)?),
+            false => cache.cut_to_common(all.get(..end).unwrap_or(&[])),
+        }
+        let cache = self.caches.of_mut(&key)?;
+        let held = cache.tokens.len();
+        let missing = all.get(held..).unwrap_or(&[]);
+        let near = missing.len() <= FIRST_ROWS;
+        let rows = i32::try_from(missing.len() + most).unwrap_or(i32::MAX);
+        let takes_back = |layer: &Cache| layer.is_state() || layer.can_take_back(rows);
+        let able = match near {
+            true => cache.layers.iter().all(takes_back),
+            false => !*took_chunk,
+        };
+        if !able {
+            return Ok(false);
+        }
+        let step = match shared {
+            true => shared_step(self.device, decoder.config(), 0),
+            false => prefill_step(self.device, decoder.config(), 0),
+        };
+        let n = match near {
+            true => missing.len() + most,
+            false => step.min(missing.len() - 1),
+        };
+        let context = i32::try_from(running.job.context.min(most_tokens)).unwrap_or(i32::MAX);
+        let expected = i32::try_from(longest).unwrap_or(i32::MAX).min(context);
+        for layer in &mut cache.layers {
+            layer.expect(expected, context);
+        }
+        let chunk = missing.get(..n).map(<[i32]>::to_vec);
+        if !self.has_room(&key, draft, n, limit)? {
+            return Ok(false);
+        }
+        if let (false, Some(chunk)) = (near, chunk) {
+            *took_chunk = true;
+            self.steps += 1;
+            let cache = self.caches.of_mut(&key)?;
+            cache.last_step = self.steps;
+            let decoder = self.loaded.model(draft)?;
+            let tokens = Array::from_i32(&chunk)?;
+            take_in(decoder, &tokens, cache, &AdapterSet::default())?;
+            self.caches.of_mut(&key)?.tokens.extend_from_slice(&chunk);
+            self.device_is_idle();
+        }
+        Ok(near)
+    }
+
+    /// Whether `n` more tokens of a draft fit. Nothing of a session goes for them.
+    fn has_room(
+        &mut self,
+        key: &CacheKey,
+        draft: u64,
+        n: usize,
+        limit: Option<u64>,
+    ) -> Result<bool> {
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        let cost = self
+            .loaded
+            .model(draft)?
+            .cost(n, &self.caches.of(key)?.layers);
+        let others = self.caches.other_bytes(key);
+        if limit.is_some_and(|limit| cost.kv.saturating_add(others) > limit) {
+            return Ok(false);
+        }
+        while !self.fits(cost.more)? {
+            if !self.caches.drop_oldest_kept() {
+                return Ok(false);
+            }
+        }
+        self.queued_bytes = self.queued_bytes.saturating_add(cost.more);
+        Ok(self.ask_system(cost.more).is_ok())
+    }
+
+    fn drafted(&self, index: usize, at: usize) -> Result<Drafted> {
+        let running = &self.running[index];
+        let all = [running.prompt.as_slice(), &running.generated].concat();
+        let key = running.draft_key();
+        let held = self.caches.of(&key)?.tokens.len();
+        let sampling = &running.job.sampling;
+        let sampling = Sampling {
+            // What it says of its guesses nobody reads.
+            logprobs: None,
+            bias: match sampling.bias.len() <= BIASES {
+                true => sampling.bias.clone(),
+                false => Vec::new(),
+            },
+            ..sampling.clone()
+        };
+        Ok(Drafted {
+            at,
+            sampler: Sampler::new(sampling, &all, running.generated.len() as u64)?,
+            tokens: all.get(held..).unwrap_or(&[]).to_vec(),
+            guesses: Vec::new(),
+            key,
+            goes_on: true,
+        })
+    }
+
+    /// Step by step: of all that still guess the next token.
+    fn guess_in_steps(
+        &mut self,
+        draft: u64,
+        model: u64,
+        mut drafted: Vec<(Drafted, usize)>,
+        members: &mut [Member],
+    ) -> Result<()> {
+        let vocab = self.loaded.model(model)?.config().vocab_size;
+        let none = AdapterSet::default();
+        loop {
+            let mut going: Vec<&mut Drafted> = drafted
+                .iter_mut()
+                .filter(|(one, most)| one.goes_on && one.guesses.len() < *most)
+                .map(|(one, _)| one)
+                .collect();
+            if going.is_empty() {
+                break;
+            }
+            let began = Instant::now();
+            self.steps += 1;
+            let step = self.steps;
+            let decoder = self.loaded.model(draft)?;
+            let keys: Vec<_> = going.iter().map(|one| &one.key).collect();
+            let caches = self.caches.of_many(&keys)?;
+            let mut tokens = Vec::new();
+            let mut segments = Vec::with_capacity(caches.len());
+            for (one, cache) in going.iter().zip(caches) {
+                cache.last_step = step;
+                tokens.extend_from_slice(&one.tokens);
+                cache.tokens.extend_from_slice(&one.tokens);
+                segments.push(Segment {
+                    rows: i32::try_from(one.tokens.len()).unwrap_or(i32::MAX),
+                    wanted: 1,
+                    caches: &mut cache.layers,
+                    adapters: &none,
+                });
+            }
+            let rows = tokens.len();
+            let tokens = Array::from_i32(&tokens)?;
+            let logits = decoder.next_logits_of(&tokens, &mut segments)?;
+            let logits = as_wide_as(&logits, vocab)?;
+            let mut draws: Vec<Draw> = Vec::with_capacity(going.len());
+            for (row, one) in going.iter_mut().enumerate() {
+                draws.push(one.sampler.draw(&row_of(&logits, row)?, None)?);
+            }
+            let mut wanted: Vec<&Array> = draws.iter().flat_map(Draw::arrays).collect();
+            for one in &going {
+                wanted.extend(states(&self.caches.of(&one.key)?.layers));
+            }
+            mlx::eval(&wanted)?;
+            // All that was queued before is done, too.
+            self.device_is_idle();
+            let members_of_step = going.len();
+            for (one, draw) in going.into_iter().zip(draws) {
+                // What goes wrong here says nothing of the request.
+                one.goes_on = draw.outcome()? == Outcome::Drawn;
+                if !one.goes_on {
+                    continue;
+                }
+                let id = draw.token.item_u32()? as i32;
+                if one.guesses.is_empty() {
+                    // A state cannot be cut, and where it is now it will have been in any case.
+                    self.caches.of_mut(&one.key)?.mark_states();
+                }
+                one.guesses.push(id);
+                one.tokens = vec![id];
+            }
+            if rows == members_of_step {
+                let times = self.times.entry(model).or_default();
+                Times::learn(&mut times.steps, rows, began.elapsed());
+            }
+        }
+        for (one, _) in drafted {
+            if let Some(member) = members.get_mut(one.at) {
+                self.running[member.index].guessing = Guessing::Draft;
+                member.guesses = one.guesses;
+            }
+        }
+        Ok(())
+    }
+
+    /// A pass has come to its end, and all of it was read.
+    pub(super) fn time_of_pass(&mut self, timed: Timed) {
+        let times = self.times.entry(timed.model).or_default();
+        Times::learn(&mut times.passes, timed.rows, timed.began.elapsed());
+    }
+}
+
+/// Whether it has a row for each of the tokens.
+fn knows(decoder: &Decoder, prompt: &[i32], answer: &[i32]) -> bool {
+    let vocab = decoder.config().vocab_size;
+    prompt.iter().chain(answer).all(|&id| id < vocab)
+}
+
+/// Logits `[rows, …]` → `[rows, vocab]`: a model's rows may be padded beyond its tokens, each model's in its own way.
+fn as_wide_as(logits: &Array, vocab: i32) -> Result<Array> {
+    let [rows, own] = [logits.dim(0), logits.dim(1)];
+    if own >= vocab {
+        return match own == vocab {
+            true => Ok(logits.clone()),
+            false => ops::slice(logits, &[0, 0], &[rows, vocab]),
+        };
+    }
+    let never = Array::scalar(f32::NEG_INFINITY, logits.dtype())?;
+    let rest = ops::broadcast_to(&never, &[rows, vocab - own])?;
+    ops::concatenate(&[logits, &rest], 1)
+}
