@@ -47,10 +47,9 @@ Exit codes:
   143  ended by SIGTERM";
 
 /// Options of other programs for what this version does not have.
-const NOT_YET: [(&str, &str); 3] = [
+const NOT_YET: [(&str, &str); 2] = [
     ("--kv-bits", "quantised keys and values"),
     ("--kv-group-size", "quantised keys and values"),
-    ("--draft-model", "draft models"),
 ];
 
 /// The exit code for one of the library's MLXRT_E_*.

@@ -1,6 +1,8 @@
 //! Options that several commands share, and how they become the library's.
 
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
+use std::ptr;
 use std::rc::Rc;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -68,6 +70,29 @@ pub struct ModelArgs {
     /// The most tokens of a prompt and its answer [default: the model's]
     #[arg(short, long, visible_alias = "ctx-size", value_name = "TOKENS", value_parser = positive)]
     pub context: Option<u32>,
+}
+
+/// For commands that generate.
+#[derive(Args)]
+pub struct DraftArgs {
+    /// A smaller model with the same tokens, which guesses for MODEL: a folder or an id. The answer is the same
+    #[arg(long, visible_alias = "model-draft", value_name = "MODEL", value_parser = path)]
+    draft_model: Option<CString>,
+}
+
+impl DraftArgs {
+    /// What loads a model with it; as long as this lives.
+    pub fn load_options(&self, model: &ModelArgs) -> mlxrt_load_options {
+        let path = self.draft_model.as_deref();
+        mlxrt_load_options {
+            draft_path: path.map_or(ptr::null(), CStr::as_ptr),
+            ..model.load_options()
+        }
+    }
+}
+
+fn path(text: &str) -> Result<CString, String> {
+    CString::new(text).map_err(|_| "a path has a NUL character in it".to_owned())
 }
 
 /// As the first argument, or behind `--model` as other programs have it.

@@ -10,13 +10,17 @@ use crate::failure::{Failure, Outcome};
 use crate::ffi::*;
 use crate::handles::{device_info, sized, version, Generate, Input, Model, Session};
 use crate::interrupt::{self, Work};
-use crate::options::{load_model, positive, AdapterArgs, Common, ModelArgs, SessionArgs};
+use crate::options::{
+    load_model, positive, AdapterArgs, Common, DraftArgs, ModelArgs, SessionArgs,
+};
 use crate::ui::{self, Style, Ui};
 
 #[derive(Args)]
 pub struct BenchCommand {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// Tokens of the prompt
     #[arg(short, long, value_name = "TOKENS", default_value_t = 512, value_parser = positive)]
     prompt_tokens: u32,
@@ -37,7 +41,7 @@ pub fn run(command: &BenchCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let name = command.model.name()?;
     let _library = common.start()?;
     let start = Instant::now();
-    let model = load_model(&name, command.model.load_options(), ui)?;
+    let model = load_model(&name, command.draft.load_options(&command.model), ui)?;
     let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let prompt = prompt(&model, command.prompt_tokens as usize)?;
     let rounds = command.repeat.saturating_add(1);

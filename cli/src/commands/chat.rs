@@ -18,8 +18,8 @@ use crate::ffi::mlxrt_result;
 use crate::handles::{save_session, Adapter, Generate, Input, Model, Session};
 use crate::interrupt;
 use crate::options::{
-    cost, interrupted_or, load_adapter, load_model, read_text, AdapterArgs, Common, GenerateArgs,
-    ModelArgs, SessionArgs,
+    cost, interrupted_or, load_adapter, load_model, read_text, AdapterArgs, Common, DraftArgs,
+    GenerateArgs, ModelArgs, SessionArgs,
 };
 use crate::ui::{printable, Style, Ui};
 
@@ -56,6 +56,8 @@ pub const COMMANDS: [(&str, &str, &str); 9] = [
 pub struct ChatCommand {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     /// The first message; the conversation goes on from there
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -95,7 +97,7 @@ pub fn run(command: &ChatCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     let adapters = command.adapters.list()?;
     let name = command.model.name()?;
     let _library = common.start()?;
-    let model = load_model(&name, command.model.load_options(), ui)?;
+    let model = load_model(&name, command.draft.load_options(&command.model), ui)?;
     let kept = command.session_file.as_deref().map(Kept::at).transpose()?;
     let before = kept.as_ref().filter(|kept| kept.is_there());
     let mut loaded = Vec::new();

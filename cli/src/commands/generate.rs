@@ -7,7 +7,9 @@ use clap::Args;
 use crate::answer::{self, stop_words};
 use crate::failure::Outcome;
 use crate::ffi::*;
-use crate::options::{cost, load_model, AdapterArgs, Common, GenerateArgs, ModelArgs, SessionArgs};
+use crate::options::{
+    cost, load_model, AdapterArgs, Common, DraftArgs, GenerateArgs, ModelArgs, SessionArgs,
+};
 use crate::prompt::PromptArgs;
 use crate::ui::Ui;
 
@@ -15,6 +17,8 @@ use crate::ui::Ui;
 pub struct GenerateCommand {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     #[command(flatten)]
     prompt: PromptArgs,
     /// With --json: the log-probability of each token
@@ -50,7 +54,7 @@ pub fn run(command: &GenerateCommand, common: &Common, ui: &Ui) -> Outcome<()> {
     options.raw.progress_tokens = command.progress.unwrap_or(0);
 
     let _library = common.start()?;
-    let model = load_model(&name, command.model.load_options(), ui)?;
+    let model = load_model(&name, command.draft.load_options(&command.model), ui)?;
     options.grammar = command.generate.grammar(&model)?;
     let session = model.session(&command.session.raw(command.model.context))?;
     command.adapters.apply(&model, &session, ui)?;

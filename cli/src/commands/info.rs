@@ -5,7 +5,7 @@ use serde_json::{json, Value};
 
 use crate::failure::Outcome;
 use crate::handles;
-use crate::options::{with_a_way_to_get, Common, ModelArgs, SessionArgs};
+use crate::options::{with_a_way_to_get, Common, DraftArgs, ModelArgs, SessionArgs};
 use crate::ui::{self, Style, Ui};
 
 #[derive(Args)]
@@ -13,11 +13,13 @@ pub struct InfoCommand {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    draft: DraftArgs,
+    #[command(flatten)]
     session: SessionArgs,
 }
 
 pub fn run(command: &InfoCommand, common: &Common, ui: &Ui) -> Outcome<()> {
-    let load = command.model.load_options();
+    let load = command.draft.load_options(&command.model);
     let session = command.session.raw(command.model.context);
     let name = command.model.name()?;
     let model = handles::inspect(&name, &load, &session)
