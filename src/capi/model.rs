@@ -65,11 +65,12 @@ pub(super) fn report(
 /// penalties take comes on top.
 /// What mlxrt_model_load refuses is refused here, in the same words: the headers of all files are checked, and the
 /// tokenizer and the chat template are read.
-/// path is a folder, or the id of a model that is in the local Hugging Face cache.
+/// path is a folder, or the id of a model that is in the local Hugging Face cache. With a draft model "draft" tells of it (else
+/// null), and "kv_bytes" and "estimated_bytes" are of both.
 ///
 /// Threads: any.
 /// Blocks: while it reads headers and the tokenizer.
-/// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
+/// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; INCOMPATIBLE for a draft with other tokens.
 /// Owns: json is yours: mlxrt_free.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_model_inspect(
@@ -111,8 +112,8 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
 ///
 /// Threads: any; progress runs on this one.
 /// Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
-/// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
-/// SUSPENDED, DEVICE.
+/// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; INCOMPATIBLE for a draft with other tokens;
+/// OUT_OF_MEMORY, CANCELLED, TIMEOUT, SUSPENDED, DEVICE.
 /// Owns: out is yours: mlxrt_model_free.
 #[no_mangle]
 pub unsafe extern "C" fn mlxrt_model_load(

@@ -144,7 +144,8 @@ pub struct mlxrt_load_options {
     pub progress: mlxrt_progress_fn,
     /// Handed to progress.
     pub progress_data: *mut c_void,
-    /// The folder of a draft model for speculation; NULL = none.
+    /// The folder or id of a draft model: a smaller one with the same tokens, which guesses for this one
+    /// (options.draft_tokens) and is loaded and freed with it. NULL = none.
     pub draft_path: *const c_char,
 }
 
@@ -277,9 +278,9 @@ pub struct mlxrt_generate_options {
     pub grammar: *mut mlxrt_grammar,
     /// An event of progress every so many tokens taken in; 0 = none.
     pub progress_tokens: u32,
-    /// Tokens that are guessed at a time, where what came before may come again: they are computed together, and those that the
-    /// model would have drawn itself are kept, so the answer is the same. At most 15 are. 0 = as many as pay, which is found
-    /// out while it runs, and none on a GPU; -1 = none.
+    /// Tokens that are guessed at a time, by the draft model or where what came before may come again: they are computed
+    /// together, and those that the model would have drawn itself are kept, so the answer is the same. At most 14 are. 0 = as
+    /// many as pay, which is found out while it runs, and on a GPU none without a draft model; -1 = none.
     pub draft_tokens: i32,
     /// For requests that are submitted: called when events or the end become available; NULL = nobody is.
     pub notify: mlxrt_notify_fn,

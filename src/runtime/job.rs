@@ -92,6 +92,17 @@ pub struct TokenOutput {
     pub top: Vec<(i32, f32)>,
 }
 
+impl TokenOutput {
+    /// One that nobody drew.
+    pub fn forced(id: i32) -> Self {
+        TokenOutput {
+            id,
+            logprob: 0.0,
+            top: Vec::new(),
+        }
+    }
+}
+
 pub struct End {
     pub reason: Result<EndReason>,
     /// Prompt tokens that were not computed, because the cache had them.

@@ -17,14 +17,15 @@ enum { MOST_INPUT = 170, MOST_ANSWER = 127, MOST_OF_STEP = QUEUED * (MOST_INPUT 
 static const struct kind {
   const char *model;
   const char *adapters[ADAPTERS];
+  const char *draft;
 } kinds[] = {
-    {"qwen3-f32", {"mlx-dora-qwen3", "peft-rslora-qwen3"}},
-    {"qwen3-4bit", {"mlx-lora-qwen3-4bit", "mlx-dora-qwen3-4bit"}},
-    {"gemma3-text-f32", {"mlx-lora-gemma3-text", NULL}},
-    {"qwen3_moe-f32", {"mlx-lora-qwen3_moe-experts", "mlx-lora-qwen3_moe-router"}},
-    {"qwen3_5-f32", {NULL, NULL}},
-    {"deepseek_v3-f32", {NULL, NULL}},
-    {"lfm2-f32", {NULL, NULL}},
+    {"qwen3-f32", {"mlx-dora-qwen3", "peft-rslora-qwen3"}, "qwen3-4bit"},
+    {"qwen3-4bit", {"mlx-lora-qwen3-4bit", "mlx-dora-qwen3-4bit"}, NULL},
+    {"gemma3-text-f32", {"mlx-lora-gemma3-text", NULL}, NULL},
+    {"qwen3_moe-f32", {"mlx-lora-qwen3_moe-experts", "mlx-lora-qwen3_moe-router"}, NULL},
+    {"qwen3_5-f32", {NULL, NULL}, NULL},
+    {"deepseek_v3-f32", {NULL, NULL}, "lfm2-f32"},
+    {"lfm2-f32", {NULL, NULL}, NULL},
 };
 
 /* A model that is there, and what its requests may name. */
@@ -321,7 +322,10 @@ static void *talk(void *data) {
 static struct world open_world(const struct kind *kind) {
   static const char schema[] = "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"kind\",\"count\"],"
                                "\"properties\":{\"kind\":{\"enum\":[\"a\",\"the b\"]},\"count\":{\"type\":\"integer\"}}}";
-  struct world world = {kind, load(kind->model), {NULL, NULL}, {NULL, NULL}};
+  struct world world = {kind, NULL, {NULL, NULL}, {NULL, NULL}};
+  mlxrt_load_options options = {sizeof options};
+  options.draft_path = kind->draft ? fixture(kind->draft) : NULL;
+  OK(mlxrt_model_load(fixture(kind->model), &options, &world.model));
   for (int i = 0; i < ADAPTERS; i++) {
     char name[128];
     snprintf(name, sizeof name, "../adapters/%s", kind->adapters[i] ? kind->adapters[i] : "");

@@ -219,11 +219,13 @@ static void a_load_has_a_timeout(void) {
   load_with(&progress, 60000, MLXRT_OK);
 }
 
-static void what_is_not_there_yet_is_refused(void) {
+static void a_draft_has_the_tokens_of_its_model(void) {
   mlxrt_load_options options = load_options();
-  options.draft_path = fixture("qwen3-f32");
+  options.draft_path = fixture("none");
   mlxrt_model *model = NULL;
-  FAILS(mlxrt_model_load(fixture("qwen3-f32"), &options, &model), MLXRT_E_UNSUPPORTED, "draft_path");
+  FAILS(mlxrt_model_load(fixture("qwen3-f32"), &options, &model), MLXRT_E_NOT_FOUND, "draft_path");
+  options.draft_path = fixture("qwen3-f32");
+  FAILS(mlxrt_model_load(fixture("llama-f32"), &options, &model), MLXRT_E_INCOMPATIBLE, "draft_path");
 }
 
 static void round_trip(mlxrt_model *model, const char *text, size_t len, uint32_t flags) {
@@ -411,7 +413,7 @@ int main(int argc, char **argv) {
       {"progress_is_heard", progress_is_heard},
       {"progress_stops_a_load", progress_stops_a_load},
       {"a_load_has_a_timeout", a_load_has_a_timeout},
-      {"what_is_not_there_yet_is_refused", what_is_not_there_yet_is_refused},
+      {"a_draft_has_the_tokens_of_its_model", a_draft_has_the_tokens_of_its_model},
       {"text_survives_tokens", text_survives_tokens},
       {"special_tokens", special_tokens},
       {"broken_characters_come_out_as_replacements", broken_characters_come_out_as_replacements},

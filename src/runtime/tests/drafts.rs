@@ -4,6 +4,7 @@ use super::guesses::{repetitive, same, with};
 use super::many::{same_as_alone, several, tokens};
 use super::*;
 use crate::error::Code;
+use crate::mlx::fault;
 use crate::runtime::options::Drafts;
 
 /// How many of its guesses were right, and how many there were.
@@ -163,4 +164,63 @@ fn other_tokens_are_refused() {
     let (code, text) = load("llama-f32", &folder("none"));
     assert_eq!(code, Code::NotFound, "{text}");
     assert!(text.starts_with("options.draft_path: "), "{text}");
+}
+
+/// What fails in a step of the draft is tried again, and the answer is the same.
+#[test]
+fn a_fault_at_any_call_is_survived_with_the_same_answer() {
+    let _lock = engine_lock();
+    let model = load_with_draft("qwen3-f32", Some("qwen3-4bit"));
+    let options = with(Drafts::Most(3), &computed_anew(12));
+    let input = Input::Tokens(tokens(3, 9));
+    let wanted = run(&session(&model), &input, &options).tokens;
+    let inject = |n: u64| {
+        let inject = move |_: &mut crate::runtime::worker::Worker| {
+            fault::fail_at(n);
+            Ok(())
+        };
+        model.engine.call(inject).unwrap();
+    };
+    let mut survived = 0;
+    for n in (1..).step_by(7) {
+        inject(n);
+        let given = run(&session(&model), &input, &options);
+        let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
+        inject(0);
+        given.result.unwrap();
+        assert_eq!(given.tokens, wanted, "fault at call {n}");
+        if !struck {
+            break;
+        }
+        survived += 1;
+    }
+    assert!(survived > 100, "only {survived} calls were tried");
+}
+
+/// Nothing of a draft is needed: its keys and values are within the session's limit, or it says nothing.
+#[test]
+fn a_draft_keeps_to_the_limit_of_its_session() {
+    let _lock = engine_lock();
+    let model = load_with_draft("qwen3-f32", Some("qwen3-4bit"));
+    let input = Input::Tokens(tokens(3, 90));
+    let options = with(Drafts::Most(3), &computed_anew(60));
+    let free = session(&model);
+    let wanted = run(&free, &input, &options);
+    let both = free.info().kv_bytes;
+    let mut drafted = Vec::new();
+    // (A draft as large as its model has half of what both take.)
+    for limit in [both * 2, both * 3 / 4, both * 5 / 8] {
+        let kind = SessionOptions {
+            kv_limit: limit,
+            ..SessionOptions::default()
+        };
+        let tight = Session::new(model.clone(), kind).unwrap();
+        let given = run(&tight, &input, &options);
+        given.result.unwrap();
+        assert_eq!(given.tokens, wanted.tokens, "{limit} of {both} bytes");
+        let held = tight.info().kv_bytes;
+        assert!(held <= limit, "{held} bytes are held, of {limit}");
+        drafted.push(given.report.drafted);
+    }
+    assert!(drafted[0] > 0 && drafted[0] >= drafted[2], "{drafted:?}");
 }

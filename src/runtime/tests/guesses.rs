@@ -2,6 +2,7 @@
 
 use super::many::{same_as_alone, several, tokens};
 use super::*;
+use crate::grammar::Kind;
 use crate::runtime::options::Drafts;
 
 /// A text in which much comes twice.
@@ -162,4 +163,44 @@ fn guesses_share_passes() {
         asked.options.temperature = Some(0.05);
     }
     assert!(same_as_alone(&model, &asked, "guesses") >= 3);
+}
+
+/// What is drawn is what the grammar allows there, also behind guesses, and what it forces comes as it does without.
+#[test]
+fn grammars_hold_behind_guesses() {
+    let _lock = engine_lock();
+    let mut all = [0; 2];
+    for (model, logprobs) in [
+        (load("qwen3-4bit"), None),
+        (load_with_draft("qwen3-4bit", Some("qwen3-f32")), Some(1)),
+    ] {
+        let schema = r#"{"type": "array", "minItems": 6, "maxItems": 9, "items": {"enum": ["abcab", "abc", 12, 121212, true]}}"#;
+        let lark = "start: (\"abcabc\" | \"ab\" | /[a-c]{3}/)+";
+        for (kind, source) in [(Kind::JsonSchema, schema), (Kind::Lark, lark)] {
+            let grammar = Arc::new(model.compile_grammar(kind, source, None).unwrap());
+            for number in 0..4 {
+                let options = GenerateOptions {
+                    greedy: number % 2 == 0,
+                    temperature: Some(0.4),
+                    seed: number as u64 + 1,
+                    grammar: Some(grammar.clone()),
+                    ignore_eos: false,
+                    presence_penalty: if number == 3 { 0.4 } else { 0.0 },
+                    logprobs,
+                    ..computed_anew(60)
+                };
+                let text = Input::Text {
+                    text: "[\"abcab\", \"abcab\", 121212, \"abc\", \"abcab\", ".into(),
+                    no_bos: false,
+                    special_as_text: false,
+                };
+                for input in [text, repetitive(number)] {
+                    let counts = same(&model, SessionOptions::default(), &input, &options);
+                    all[0] += counts[0];
+                    all[1] += counts[1];
+                }
+            }
+        }
+    }
+    assert!(all[1] > 100, "{} of {} guesses were right", all[1], all[0]);
 }

@@ -9,12 +9,11 @@ use std::time::Instant;
 
 use super::draft::{Drafting, Timed};
 use super::lookup::{self, Sequence};
-use super::running::{Guessed, Guessing, Phase, Running};
+use super::running::{Behind, Guessed, Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::mlx::{self, memory, ops, Array, Device};
 use crate::model::{AdapterSet, Cache, Segment};
-use crate::runtime::job::EndReason;
 use crate::runtime::options::Drafts;
 use crate::sampling::Draw;
 
@@ -117,7 +116,10 @@ impl Worker {
                 (Some(turn), _) => turn,
                 (None, Some(next)) => self.goes_on(index, next, std::mem::take(guessed)),
                 (None, None) if self.left(index)? > 0 => self.has_left(index)?,
-                (None, None) => self.draw_allowed(index, row_of(&logits, own)?)?,
+                (None, None) => {
+                    let logits = row_of(&logits, own)?;
+                    self.draw_allowed(index, logits, std::mem::take(guessed))?
+                }
             };
             turns.push((index, turn));
         }
@@ -303,17 +305,28 @@ impl Worker {
             let mut guessed = Vec::with_capacity(member.guesses.len());
             for (behind, &guess) in (row + 1..).zip(&member.guesses) {
                 let logits = row_of(logits, behind)?;
-                guessed.push((guess, running.drawing()?.draw(&logits, None)?));
+                let next = match waits || running.reads_each() {
+                    true => Behind::Logits(logits),
+                    false => Behind::Drawn(running.drawing()?.draw(&logits, None)?),
+                };
+                guessed.push((guess, next));
             }
             row += 1 + guessed.len();
             drawn.push((first, guessed));
         }
         let mut wanted = Vec::new();
+        let mut as_logits = false;
         for (first, guessed) in &drawn {
-            let draws = first.iter().chain(guessed.iter().map(|(_, draw)| draw));
-            wanted.extend(draws.flat_map(Draw::arrays));
+            as_logits |= first.is_none();
+            wanted.extend(first.iter().flat_map(Draw::arrays));
+            for (_, behind) in guessed {
+                match behind {
+                    Behind::Drawn(draw) => wanted.extend(draw.arrays()),
+                    Behind::Logits(_) => as_logits = true,
+                }
+            }
         }
-        if drawn.iter().any(|(first, _)| first.is_none()) {
+        if as_logits {
             wanted.push(logits);
         }
         for member in members {
@@ -331,7 +344,7 @@ impl Worker {
         if running.needs_mask() {
             // The mask is made while the device computes what it is for.
             queue(vec![&logits], layers)?;
-            return self.draw_allowed(index, logits);
+            return self.draw_allowed(index, logits, Vec::new());
         }
         let draw = running.sampler()?.draw(&logits, None)?;
         drop(logits);
@@ -339,22 +352,21 @@ impl Worker {
         Ok(self.goes_on(index, draw, Vec::new()))
     }
 
-    /// The same, of what the grammar allows, from logits that are queued.
-    fn draw_allowed(&mut self, index: usize, logits: Array) -> Result<Turn> {
+    /// The same, of what the grammar allows, from logits that are queued; and what is known behind it.
+    fn draw_allowed(&mut self, index: usize, logits: Array, guessed: Guessed) -> Result<Turn> {
         let running = &mut self.running[index];
-        let needs_mask = running.needs_mask();
-        let mask = match running.matcher.as_mut().filter(|_| needs_mask) {
-            Some(matcher) => match matcher.mask() {
-                Ok(Some(mask)) => Some(Array::from_bools(&mask)?),
-                Ok(None) => return Ok(Turn::Ended(EndReason::Grammar)),
-                Err(error) => return Ok(Turn::Refused(error)),
-            },
-            None => None,
-        };
-        let draw = running.sampler()?.draw(&logits, mask.as_ref())?;
-        drop(logits);
-        mlx::async_eval(&draw.arrays())?;
-        Ok(self.goes_on(index, draw, Vec::new()))
+        match running.allowed_draw(&logits)? {
+            Ok(draw) => {
+                drop(logits);
+                mlx::async_eval(&draw.arrays())?;
+                Ok(self.goes_on(index, draw, guessed))
+            }
+            Err(turn) => {
+                let cache = self.caches.of_mut(&running.key)?;
+                cache.cut(cache.tokens.len().saturating_sub(guessed.len()));
+                Ok(turn)
+            }
+        }
     }
 
     fn goes_on(&mut self, index: usize, next: Draw, guessed: Guessed) -> Turn {
@@ -378,7 +390,7 @@ impl Worker {
                 Drafts::Usual => 2 * lookup::MOST,
                 Drafts::Most(most) => most,
             };
-            let plain = member.reads_first && member.rows == 1 && !running.reads_each();
+            let plain = member.reads_first && member.rows == 1;
             let count = running.generated.len();
             let most = most.min(left).min(ROWS_OF_ONE - 1);
             // The last token that may come needs no guess behind it.

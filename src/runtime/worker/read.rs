@@ -1,7 +1,7 @@
 //! Tokens that were drawn, as they come out.
 
 use super::pass::Member;
-use super::running::{Guessing, Phase, Running};
+use super::running::{Behind, Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::runtime::job::{EndReason, TokenOutput};
@@ -37,12 +37,7 @@ impl Worker {
             if end.is_some() {
                 break;
             }
-            let token = TokenOutput {
-                id,
-                logprob: 0.0,
-                top: Vec::new(),
-            };
-            if let Some(turn) = take(running, token) {
+            if let Some(turn) = take(running, TokenOutput::forced(id)) {
                 return Ok(Some(turn));
             }
             end = running.end_at(running.generated.len());
@@ -64,17 +59,23 @@ impl Worker {
         let (count, mut right) = (guesses.len(), 0);
         let mut id = token.id;
         let mut turn = take(running, token);
-        for (guess, draw) in guesses {
+        // It has heard of guesses that nobody may draw.
+        let mut ahead = false;
+        for (guess, behind) in guesses {
+            ahead |= matches!(behind, Behind::Drawn(_));
             let over = turn.is_some() || member.refusal.is_some() || !running.forced.is_empty();
             if over || guess != id || running.end_at(running.generated.len()).is_some() {
                 break;
             }
-            // What could not be drawn is drawn once more, and is an error then.
-            let Ok(token) = read(&draw)? else {
-                break;
-            };
-            id = token.id;
-            turn = take(running, token);
+            match next(running, behind)? {
+                Ok(token) => {
+                    id = token.id;
+                    turn = take(running, token);
+                }
+                // What could not be drawn is drawn once more, and is an error then.
+                Err(None) => break,
+                Err(ends) => turn = ends,
+            }
             right += 1;
         }
         if count == 0 {
@@ -88,7 +89,9 @@ impl Worker {
             Guessing::Draft => running.pace.learn_from(count, right),
         }
         if right < count {
-            running.sampler = None;
+            if ahead {
+                running.sampler = None;
+            }
             let cache = self.caches.of_mut(&running.key)?;
             let held = cache.tokens.len();
             cache.cut(held.saturating_sub(count - right));
@@ -151,6 +154,31 @@ fn take(running: &mut Running, token: TokenOutput) -> Option<Turn> {
         Ok(Some(end)) => Some(Turn::Ended(end)),
         Err(error) => Some(Turn::Refused(error)),
     }
+}
+
+/// The token behind a guess that was right; else how the request ends, or nothing where it could not be drawn.
+fn next(
+    running: &mut Running,
+    behind: Behind,
+) -> Result<std::result::Result<TokenOutput, Option<Turn>>> {
+    let draw = match behind {
+        Behind::Drawn(draw) => draw,
+        Behind::Logits(logits) => {
+            match forced(running) {
+                Ok(forced) => {
+                    if let Some(&id) = forced.first() {
+                        return Ok(Ok(TokenOutput::forced(id)));
+                    }
+                }
+                Err(error) => return Ok(Err(Some(Turn::Refused(error)))),
+            }
+            match running.allowed_draw(&logits)? {
+                Ok(draw) => draw,
+                Err(turn) => return Ok(Err(Some(turn))),
+            }
+        }
+    };
+    Ok(read(&draw)?.map_err(|_| None))
 }
 
 /// What comes next in any case; with log-probabilities nothing does, since each token's is wanted.

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use super::draft::Pace;
 use super::lookup::Lookup;
+use super::Turn;
 use crate::error::{Error, Result};
 use crate::grammar::calls::Start;
 use crate::grammar::Matcher;
-use crate::mlx::memory;
+use crate::mlx::{memory, Array};
 use crate::model::AdapterSet;
 use crate::runtime::caches::CacheKey;
 use crate::runtime::exit;
@@ -81,9 +82,16 @@ pub(super) enum Phase {
     },
 }
 
-/// Tokens that went into a pass before anybody knew whether they would be drawn, and of each the draw behind it: it is worth something
-/// where the one before has drawn that token.
-pub(super) type Guessed = Vec<(i32, Draw)>;
+/// Tokens that went into a pass before anybody knew whether they would be drawn, and of each what comes behind it: it is worth
+/// something where the one before has drawn that token.
+pub(super) type Guessed = Vec<(i32, Behind)>;
+
+/// The next token, as far as it can be known before the one before it is.
+pub(super) enum Behind {
+    Drawn(Draw),
+    /// What is allowed there depends on what came before: logits `[vocab]`.
+    Logits(Array),
+}
 
 /// What knows best how often its guesses are right.
 #[derive(Clone, Copy, Default)]
@@ -307,6 +315,20 @@ impl Running {
             }
         };
         Ok(self.sampler.insert(sampler))
+    }
+
+    /// A draw of what the grammar allows, where one is followed, from logits `[vocab]`; or how the request ends for it.
+    pub fn allowed_draw(&mut self, logits: &Array) -> Result<std::result::Result<Draw, Turn>> {
+        let needs_mask = self.needs_mask();
+        let mask = match self.matcher.as_mut().filter(|_| needs_mask) {
+            Some(matcher) => match matcher.mask() {
+                Ok(Some(mask)) => Some(Array::from_bools(&mask)?),
+                Ok(None) => return Ok(Err(Turn::Ended(EndReason::Grammar))),
+                Err(error) => return Ok(Err(Turn::Refused(error))),
+            },
+            None => None,
+        };
+        self.sampler()?.draw(logits, mask.as_ref()).map(Ok)
     }
 
     /// The sampler for another draw before those that it made are read.

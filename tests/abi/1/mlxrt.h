@@ -501,7 +501,10 @@ typedef struct mlxrt_load_options {
   mlxrt_progress_fn MLXRT_NULLABLE progress;
   /** Handed to progress. */
   void *MLXRT_NULLABLE progress_data;
-  /** The folder of a draft model for speculation; NULL = none. */
+  /**
+   * The folder or id of a draft model: a smaller one with the same tokens, which guesses for this one
+   * (options.draft_tokens) and is loaded and freed with it. NULL = none.
+   */
   const char *MLXRT_NULLABLE draft_path;
 } mlxrt_load_options;
 
@@ -832,9 +835,9 @@ typedef struct mlxrt_generate_options {
   /** An event of progress every so many tokens taken in; 0 = none. */
   uint32_t progress_tokens;
   /**
-   * Tokens that are guessed at a time, where what came before may come again: they are computed together, and those that the
-   * model would have drawn itself are kept, so the answer is the same. At most 15 are. 0 = as many as pay, which is found
-   * out while it runs, and none on a GPU; -1 = none.
+   * Tokens that are guessed at a time, by the draft model or where what came before may come again: they are computed
+   * together, and those that the model would have drawn itself are kept, so the answer is the same. At most 14 are. 0 = as
+   * many as pay, which is found out while it runs, and on a GPU none without a draft model; -1 = none.
    */
   int32_t draft_tokens;
   /** For requests that are submitted: called when events or the end become available; NULL = nobody is. */
@@ -1368,11 +1371,12 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
  * penalties take comes on top.
  * What mlxrt_model_load refuses is refused here, in the same words: the headers of all files are checked, and the
  * tokenizer and the chat template are read.
- * path is a folder, or the id of a model that is in the local Hugging Face cache.
+ * path is a folder, or the id of a model that is in the local Hugging Face cache. With a draft model "draft" tells of it (else
+ * null), and "kv_bytes" and "estimated_bytes" are of both.
  *
  * Threads: any.
  * Blocks: while it reads headers and the tokenizer.
- * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key.
+ * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; INCOMPATIBLE for a draft with other tokens.
  * Owns: json is yours: mlxrt_free.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
@@ -1390,8 +1394,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
- * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; OUT_OF_MEMORY, CANCELLED, TIMEOUT,
- * SUSPENDED, DEVICE.
+ * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; INCOMPATIBLE for a draft with other tokens;
+ * OUT_OF_MEMORY, CANCELLED, TIMEOUT, SUSPENDED, DEVICE.
  * Owns: out is yours: mlxrt_model_free.
  */
 MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_load(

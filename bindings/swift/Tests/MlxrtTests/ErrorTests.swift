@@ -54,7 +54,9 @@ final class ErrorTests: XCTestCase {
     }
     await assertFails(.invalidArgument, "suspend") { try Runtime.resume() }
     await assertFails(.invalidArgument, "kv") { try Session(model, options: .init(kvLimit: 0)) }
-    await assertFails(.unsupported) { try await Model.load(Fixture.path("models/qwen3-f32"), options: .init(draftPath: "x")) }
+    await assertFails(.notFound, "draft_path") {
+      try await Model.load(Fixture.path("models/qwen3-f32"), options: .init(draftPath: "/nowhere"))
+    }
     try FileManager.default.removeItem(atPath: folder)
   }
 

@@ -277,8 +277,6 @@ pub fn section(out: &mut String, reference: &Value) {
         );
         block(out, &texts);
     }
-    *out += "\n### Options that this version does not have\n\nDraft models (`draft_path`) are in the header and refused by name; see\n\
-             [the README](../README.md#what-is-not-there-yet).\n";
 }
 
 fn block(out: &mut String, texts: &[String]) {
