@@ -27,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-saving bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -233,6 +233,10 @@ bench-many: build
 ## Guesses of a draft model beside those from the text and none. Writes benches/DRAFTS.md.
 bench-drafts: cli
 	benches/drafts.sh --write benches/DRAFTS.md
+
+## The Go chat server under 1 to 20 clients. Writes benches/SERVER.md.
+bench-server: install-for-tests
+	PKG_CONFIG_PATH=$(INSTALLED)/lib/pkgconfig benches/server.sh --write benches/SERVER.md
 
 ## A chat of ten turns beside mlx-lm with its prompt cache. Writes benches/CHAT.md.
 bench-chat: build

@@ -2,7 +2,8 @@
 //
 //	go run ./examples/chatserver -model path/to/model -listen 127.0.0.1:8080
 //
-// It has /v1/chat/completions, /v1/models, /v1/models/{id} and /health.
+// It has /v1/chat/completions, /v1/models, /v1/models/{id}, /health and, in Prometheus' form, /metrics. With -draft a smaller
+// model guesses for it; the answers stay the same.
 package main
 
 import (
@@ -63,6 +64,7 @@ func (s *server) handler(origins []string) http.Handler {
 		}
 		reply(w, http.StatusOK, object{"status": "ok"})
 	})
+	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		problem{status: http.StatusNotFound, message: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)}.reply(w)
 	})
@@ -82,6 +84,36 @@ func (s *server) handler(origins []string) http.Handler {
 	})
 }
 
+// metrics tells how the model is used: rows by passes is how many requests shared a step.
+func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
+	m, err := s.model.Metrics()
+	if err != nil {
+		problem{status: http.StatusServiceUnavailable, message: err.Error()}.reply(w)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	for _, row := range []struct {
+		name, kind, help string
+		value            any
+	}{
+		{"requests_total", "counter", "Requests that came.", m.RequestsStarted},
+		{"requests_failed_total", "counter", "Requests that ended with an error.", m.RequestsFailed},
+		{"requests_running", "gauge", "Requests that have not ended.", m.RequestsRunning},
+		{"requests_waiting", "gauge", "Of those running, such as have not begun.", m.RequestsWaiting},
+		{"queue_seconds_total", "counter", "What ended requests waited before they began.", m.Queue.Seconds()},
+		{"prompt_tokens_total", "counter", "Tokens of prompts.", m.PromptTokens},
+		{"cached_tokens_total", "counter", "Tokens of prompts that did not have to be computed.", m.CachedTokens},
+		{"generated_tokens_total", "counter", "Tokens of answers.", m.GeneratedTokens},
+		{"passes_total", "counter", "Steps that gave answers their next tokens.", m.Passes},
+		{"pass_rows_total", "counter", "Requests that had a part in these steps.", m.PassRows},
+		{"active_bytes", "gauge", "Memory in use.", m.ActiveBytes},
+		{"kv_bytes", "gauge", "Of that, keys and values of chats.", m.KVBytes},
+	} {
+		name := "mlxrt_" + row.name
+		fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n%s %v\n", name, row.help, name, row.kind, name, row.value)
+	}
+}
+
 func (s *server) card() object {
 	return object{"id": s.name, "object": "model", "created": s.created, "owned_by": "local"}
 }
@@ -97,9 +129,10 @@ func reply(w http.ResponseWriter, status int, body object) {
 func main() {
 	path := flag.String("model", "", "folder of the model, or its id in the local Hugging Face cache")
 	listen := flag.String("listen", "127.0.0.1:8080", "address to listen on")
+	draft := flag.String("draft", "", "folder or id of a draft model: a smaller one with the same tokens")
 	cors := flag.String("cors", "", "origins whose pages may use the server, with commas between them, or *; none by default")
 	flag.Parse()
-	model, err := mlxrt.Load(context.Background(), *path, nil)
+	model, err := mlxrt.Load(context.Background(), *path, &mlxrt.LoadOptions{DraftPath: *draft})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -247,6 +248,47 @@ func TestSessions(t *testing.T) {
 	}
 	if n := len(s.sessions.idle); n != keptSessions {
 		t.Errorf("%d sessions are kept", n)
+	}
+}
+
+func TestMetricsTellWhatWasDone(t *testing.T) {
+	_, web := serve(t)
+	var messages []map[string]string
+	messages = append(messages, map[string]string{"role": "user", "content": "What is the capital of France?"})
+	body, _ := json.Marshal(map[string]any{"model": "demo", "messages": messages})
+	answer, err := http.Post(web.URL+"/v1/chat/completions", "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	response, err := http.Get(web.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	values := map[string]float64{}
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		var name string
+		var value float64
+		if n, err := fmt.Sscan(line, &name, &value); n != 2 || err != nil {
+			t.Errorf("a line that Prometheus cannot read: %q", line)
+		}
+		values[name] = value
+	}
+	if kind := response.Header.Get("Content-Type"); !strings.HasPrefix(kind, "text/plain") {
+		t.Errorf("Content-Type is %s", kind)
+	}
+	for _, name := range []string{"mlxrt_requests_total", "mlxrt_generated_tokens_total", "mlxrt_passes_total", "mlxrt_pass_rows_total"} {
+		if values[name] < 1 {
+			t.Errorf("%s is %v", name, values[name])
+		}
+	}
+	if values["mlxrt_requests_failed_total"] != 0 || values["mlxrt_requests_running"] != 0 {
+		t.Errorf("%v", values)
 	}
 }
 
