@@ -43,10 +43,10 @@ async def talk(client, model, number, until, seen):
 
 
 async def load(address, model, clients, seconds):
-    client = openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=600)
     seen = {"tokens": [], "first": [], "gaps": []}
-    begun = time.perf_counter()
-    await asyncio.gather(*(talk(client, model, number, begun + seconds, seen) for number in range(clients)))
+    async with openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=600) as client:
+        begun = time.perf_counter()
+        await asyncio.gather(*(talk(client, model, number, begun + seconds, seen) for number in range(clients)))
     # Until the last has ended fewer talk: each answer's tokens count as far as they came before that.
     end = begun + seconds
     tokens = sum(count * max(0.0, min(1.0, (end - asked) / (done - asked))) for asked, done, count in seen["tokens"])
