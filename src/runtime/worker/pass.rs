@@ -222,6 +222,9 @@ impl Worker {
         let mut known = Vec::new();
         for (member, cache) in members.iter().zip(&mut caches) {
             cache.last_step = step;
+            if !member.guesses.is_empty() {
+                cache.hold(member.all_rows())?;
+            }
             if !member.reads_first {
                 tokens.extend(flushed(&mut known)?);
                 tokens.push(ops::astype(
@@ -357,9 +360,9 @@ impl Worker {
                 Drafts::Usual => 2 * lookup::MOST,
                 Drafts::Most(most) => most,
             };
-            let plain = member.reads_first && member.rows == 1 && !running.reads_each();
+            let plain = member.reads_first && !running.reads_each();
             let count = running.generated.len();
-            let most = most.min(left).min(ROWS_OF_ONE - 1);
+            let most = most.min(left).min(ROWS_OF_ONE.saturating_sub(member.rows));
             // The last token that may come needs no guess behind it.
             let most = most.min(running.most_left(count).saturating_sub(1));
             if !plain || most == 0 || !running.forced.is_empty() || running.suspect {
@@ -367,25 +370,45 @@ impl Worker {
             }
             let cache = self.caches.of(&running.key)?;
             let decoder = self.loaded.model(running.job.cache.model)?;
-            let rows = i32::try_from(1 + most).unwrap_or(i32::MAX);
+            let rows = i32::try_from(member.rows + most).unwrap_or(i32::MAX);
             let longer = cache.layers.iter().map(|layer| layer.length(rows)).max();
             let turns = !cache.long && decoder.is_long(longer.unwrap_or(0));
-            if turns || !cache.can_take_back(1 + most) {
+            let rows = decoder.most_taken_back(rows, &cache.layers);
+            let rows = usize::try_from(rows).unwrap_or(0);
+            let most = most.min(rows.saturating_sub(member.rows));
+            if turns || most == 0 {
                 continue;
             }
             let tokens = Sequence(&running.prompt, &running.generated);
             let guesses = running.lookup.guess(&tokens, most);
-            if guesses.is_empty()
-                || self
-                    .make_room(member.index, 1 + guesses.len(), false)?
-                    .is_some()
-            {
+            let rows = member.rows + guesses.len();
+            if guesses.is_empty() || !self.has_room_to_guess(member.index, rows)? {
                 continue;
             }
             left -= guesses.len();
             member.guesses = guesses;
         }
         Ok(())
+    }
+
+    /// Whether so many rows fit that may be taken back. No mark goes for them, and nobody's keys and values.
+    fn has_room_to_guess(&mut self, index: usize, rows: usize) -> Result<bool> {
+        let running = &self.running[index];
+        let spec = running.job.cache;
+        let cache = self.caches.of(&running.key)?;
+        let (more_rows, bytes) = cache.held_by(rows);
+        let rows = rows.saturating_add(more_rows);
+        if let Some(limit) = spec.limit {
+            let n = i32::try_from(rows).unwrap_or(i32::MAX);
+            let cost = self.loaded.model(spec.model)?.cost(n, &cache.layers);
+            let others = self.caches.other_bytes(&running.key);
+            let all = cost.kv.saturating_add(bytes).saturating_add(others);
+            if all > limit {
+                return Ok(false);
+            }
+        }
+        let room = self.make_room_with(index, rows, bytes, false)?;
+        Ok(room.is_none())
     }
 }
 

@@ -34,6 +34,12 @@ impl Worker {
         };
         let mark = marks.iter().find(|&&mark| mark > done);
         let ahead = mark.map_or(left.len(), |mark| left.len().min(mark - done));
+        // What was guessed behind the end of an answer has cost its last tokens.
+        let again = self.caches.of(&running.key)?.again(left);
+        let ahead = match again {
+            0 => ahead,
+            again => ahead.min(again),
+        };
         let config = self.loaded.model(running.job.cache.model)?.config();
         let keep = running.job.cache.keep;
         let step = match self.others_wait(index) {
@@ -75,15 +81,14 @@ impl Worker {
         self.steps += 1;
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
+        let adapters = &running.adapters;
+        let hidden = match again {
+            0 => decoder.forward(&chunk_tokens, &mut cache.layers, Rows::Last, adapters)?,
+            _ => decoder.forward_singly(&chunk_tokens, &mut cache.layers, adapters)?,
+        };
         let logits = if last && !running.job.prefill_only {
-            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
+            Some(decoder.logits_of_last(&hidden, adapters)?)
         } else {
-            let hidden = decoder.forward(
-                &chunk_tokens,
-                &mut cache.layers,
-                Rows::Last,
-                &running.adapters,
-            )?;
             // What it leaves in the caches is wanted. The kernels write there as they compute the row.
             let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
             if fast::active() {
@@ -96,6 +101,9 @@ impl Worker {
             None
         };
         cache.tokens.extend_from_slice(chunk);
+        if again == n {
+            cache.mark_states();
+        }
         for &at in running.marks.iter().filter(|&&at| at > done) {
             cache.mark(at);
         }

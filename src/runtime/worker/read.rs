@@ -84,12 +84,11 @@ impl Worker {
         running.accepted += right as u64;
         let length = running.prompt.len() + running.generated.len();
         running.lookup.learn_from(count, right, length);
+        let cache = self.caches.of_mut(&running.key)?;
         if right < count {
             running.sampler = None;
-            let cache = self.caches.of_mut(&running.key)?;
-            let held = cache.tokens.len();
-            cache.cut(held.saturating_sub(count - right));
         }
+        cache.take_back(count - right);
         Ok(turn)
     }
 
