@@ -18,6 +18,7 @@ use super::packed_heads::StoredMut;
 use super::rope::Rope;
 use super::routing::Routing;
 use super::temperature::Temperature;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Halves one after the other, at most one of them with attention. `M` is what a matrix is, `V` what other weights are.
@@ -177,7 +178,28 @@ pub struct Past<'a> {
     pub at: usize,
     /// The first new token's position.
     pub offset: i32,
+    /// The new tokens go in one at a time, each of which sees what was there when it came: behind the end of this the next one goes to
+    /// its start. Of `Segment`s.
+    pub ring: Option<Range<usize>>,
     pub visible: Visible,
+}
+
+impl Past<'_> {
+    /// Where the token goes that comes so many behind the first new one; in a ring that is full, in the place of another.
+    fn place(&self, token: usize) -> usize {
+        let at = self.at + token;
+        match &self.ring {
+            Some(ring) if at >= ring.end => ring.start + (at - ring.end) % ring.len().max(1),
+            _ => at,
+        }
+    }
+
+    /// Tokens from the front on that the one sees that comes so many behind the first new one and goes in alone.
+    fn seen(&self, token: usize) -> usize {
+        let all = self.keys.tokens();
+        let position = usize::try_from(self.offset).unwrap_or(0) + token;
+        all.min(position + 1)
+    }
 }
 
 /// The rows of one session in a pass of several.

@@ -124,6 +124,18 @@ impl<'a> PackedHeads<'a> {
         self.codes.wrapping_add(at * WORD)
     }
 
+    fn first_tokens(self, tokens: usize) -> PackedHeads<'a> {
+        PackedHeads {
+            scales: self.scales.some_tokens(0, tokens),
+            biases: self.biases.some_tokens(0, tokens),
+            words: HeadShape {
+                tokens,
+                ..self.words
+            },
+            ..self
+        }
+    }
+
     /// Scales and biases.
     pub(super) fn factors(&self) -> [&Heads<'a>; 2] {
         [&self.scales, &self.biases]
@@ -219,9 +231,21 @@ impl<'a> Stored<'a> {
             Stored::Packed(packed) => packed.shape(),
         }
     }
+
+    /// Panics where there are fewer.
+    pub(super) fn first_tokens(self, tokens: usize) -> Stored<'a> {
+        match self {
+            Stored::Floats(heads) => Stored::Floats(heads.some_tokens(0, tokens)),
+            Stored::Packed(packed) => Stored::Packed(packed.first_tokens(tokens)),
+        }
+    }
 }
 
 impl StoredMut<'_> {
+    pub(super) fn tokens(&self) -> usize {
+        self.read().shape().tokens
+    }
+
     /// What has been written.
     pub(super) fn read(&self) -> Stored<'_> {
         match self {

@@ -198,8 +198,13 @@ pub fn select(condition: &Array, yes: &Array, no: &Array) -> Result<Array> {
 
 /// Rows of `a` by index: `[indices…, a's other dimensions…]`.
 pub fn take(a: &Array, indices: &Array) -> Result<Array> {
+    take_along(a, indices, 0)
+}
+
+/// The same along an axis. What comes out has memory of its own.
+pub fn take_along(a: &Array, indices: &Array, axis: i32) -> Result<Array> {
     // SAFETY: the arrays are alive.
-    make(|out, s| unsafe { mlx_sys::mlx_take_axis(out, a.raw(), indices.raw(), 0, s) })
+    make(|out, s| unsafe { mlx_sys::mlx_take_axis(out, a.raw(), indices.raw(), axis, s) })
 }
 
 pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Result<Array> {

@@ -185,9 +185,26 @@ impl Decoder {
         })?;
         Ok(Session {
             rows,
+            singly: false,
             masks,
             caches,
         })
+    }
+
+    /// Whether a block looks at another one's keys and values: it sees those that are there when all rows are.
+    pub(super) fn borrows(&self) -> bool {
+        self.blocks
+            .iter()
+            .any(|block| block.borrows().next().is_some())
+    }
+
+    /// Of `n` tokens that are to go into these caches together, so many may go, so that any can be taken back.
+    pub fn most_taken_back(&self, n: i32, caches: &[Cache]) -> i32 {
+        if self.borrows() && caches.iter().any(|cache| cache.is_turned_by(n)) {
+            return 0;
+        }
+        let most = caches.iter().map(|cache| cache.most_taken_back(n));
+        most.min().unwrap_or(n)
     }
 
     /// As `forward`, of the rows of one session after the other; of several all rows are wanted.
@@ -328,6 +345,7 @@ impl Decoder {
     }
 
     /// The logits after the last of `tokens` `[n]` → `[vocab]`; the caches take the n tokens.
+    #[cfg(test)]
     pub fn next_logits(
         &self,
         tokens: &Array,
@@ -335,7 +353,24 @@ impl Decoder {
         adapters: &AdapterSet,
     ) -> Result<Array> {
         let hidden = self.forward(tokens, caches, Rows::Last, adapters)?;
-        ops::reshape(&self.logits(&hidden, adapters)?, &[self.config.vocab_size])
+        self.logits_of_last(&hidden, adapters)
+    }
+
+    /// hidden `[1, 1, hidden]` as `forward` gave it → `[vocab]`
+    pub fn logits_of_last(&self, hidden: &Array, adapters: &AdapterSet) -> Result<Array> {
+        ops::reshape(&self.logits(hidden, adapters)?, &[self.config.vocab_size])
+    }
+
+    /// As `forward` of each of the tokens alone, one after the other → what comes out of the last one, `[1, 1, hidden]`
+    pub fn forward_singly(
+        &self,
+        tokens: &Array,
+        caches: &mut [Cache],
+        adapters: &AdapterSet,
+    ) -> Result<Array> {
+        let mut session = self.session(tokens.dim(0), caches)?;
+        session.singly = !self.borrows();
+        last_row(&self.through_blocks(tokens, vec![session], Rows::All, Adapters::One(adapters))?)
     }
 
     /// Adds an adapter to a set, at `strength` times its own scale.

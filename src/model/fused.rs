@@ -103,13 +103,15 @@ pub(super) fn halves(
         let mask = session.masks.get(number).ok_or_else(missing)?;
         Ok(SessionRows {
             rows: session.rows,
-            place: cache.tokens()?.place(session.rows, like)?,
+            place: cache.tokens()?.place(session.rows, session.singly, like)?,
             visible: mask.visible(),
         })
     });
     let places = places.collect::<Result<Vec<_>>>()?;
     match places.as_slice() {
-        [SessionRows { place, visible, .. }] => queue(halves, Seen::Past(place, *visible), asking),
+        [SessionRows { place, visible, .. }] if place.ring.is_none() => {
+            queue(halves, Seen::Past(place, *visible), asking)
+        }
         places => queue(halves, Seen::Sessions(places), n),
     }
 }

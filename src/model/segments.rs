@@ -53,6 +53,9 @@ impl<'a> Mixed<'a> {
 #[derive(Default)]
 pub(super) struct Session<'a> {
     pub rows: i32,
+    /// Its rows have the bits that they have one at a time in windows too: where they write over tokens, each sees what was there when
+    /// it came. Else they are a prompt's, each of which sees a full window.
+    pub singly: bool,
     /// For the new tokens, by the number of the cache.
     pub masks: Vec<Rc<AttentionMask>>,
     /// Empty: the new tokens are all there are, and there may be a batch of them.
@@ -104,16 +107,32 @@ impl<'a> Seen<'_, 'a> {
                 cache: number.and_then(|number| session.caches.get_mut(number)),
                 kept: number.and_then(|number| past.kept.get_mut(number)),
             };
-            if alone {
-                return mix(arrays.map(Array::clone), own);
+            let rows = first..first + session.rows;
+            first = rows.end;
+            match own.cache {
+                Some(cache) if session.singly && cache.is_turned_by(session.rows) => {
+                    for row in rows {
+                        let own = Own {
+                            mask: &AttentionMask::None,
+                            cache: Some(&mut *cache),
+                            kept: None,
+                        };
+                        outputs.push(mix(some_rows(arrays, 1, row..row + 1)?, own)?);
+                    }
+                }
+                cache => {
+                    let own = Own { cache, ..own };
+                    if alone {
+                        return mix(arrays.map(Array::clone), own);
+                    }
+                    outputs.push(mix(some_rows(arrays, 1, rows)?, own)?);
+                }
             }
-            outputs.push(mix(
-                some_rows(arrays, 1, first..first + session.rows)?,
-                own,
-            )?);
-            first += session.rows;
         }
-        ops::concatenate(&outputs.iter().collect::<Vec<_>>(), 1)
+        match outputs.as_slice() {
+            [one] => Ok(one.clone()),
+            all => ops::concatenate(&all.iter().collect::<Vec<_>>(), 1),
+        }
     }
 }
 
@@ -218,7 +237,12 @@ impl Decoder {
             places.extend(end - wanted..end);
         }
         let sessions = segments.iter_mut();
-        let sessions = sessions.map(|segment| self.session(segment.rows, segment.caches));
+        let singly = !self.borrows();
+        let sessions = sessions.map(|segment| {
+            let mut session = self.session(segment.rows, segment.caches)?;
+            session.singly = singly;
+            Ok(session)
+        });
         let sessions = sessions.collect::<Result<Vec<_>>>()?;
         // [1, rows, hidden]
         let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by_all)?;

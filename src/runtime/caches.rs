@@ -8,6 +8,7 @@ use super::job::Kv;
 use super::ledger::Ledger;
 use crate::dtype::Scheme;
 use crate::error::{Error, Result};
+use crate::mlx::{self, Array};
 use crate::model::cache::Tokens;
 use crate::model::Cache;
 
@@ -55,6 +56,8 @@ pub struct SessionCache {
     pub last_step: u64,
     /// Its keys are turned as those of a long sequence (`Decoder::is_long`).
     pub long: bool,
+    /// Behind so many tokens what was taken back and has come nevertheless.
+    again: (usize, Vec<i32>),
     /// The session's, which is told when they go.
     ledger: Arc<Ledger>,
 }
@@ -67,6 +70,7 @@ impl SessionCache {
             tokens: Vec::new(),
             last_step: 0,
             long: false,
+            again: (0, Vec::new()),
             ledger,
         }
     }
@@ -84,6 +88,7 @@ impl SessionCache {
             tokens: self.tokens.clone(),
             last_step: self.last_step,
             long: self.long,
+            again: self.again.clone(),
             ledger,
         }
     }
@@ -134,22 +139,77 @@ impl SessionCache {
         (reached > 0).then_some((layer, reached))
     }
 
-    /// Whether it can be cut back behind any of `n` more tokens.
-    pub fn can_take_back(&self, n: usize) -> bool {
+    /// Of the next `n` tokens any can be taken back until others come: those that layers cannot be cut back to are computed again.
+    pub fn hold(&mut self, n: usize) -> Result<()> {
         let n = i32::try_from(n).unwrap_or(i32::MAX);
-        self.layers.iter().all(|layer| layer.can_take_back(n))
+        self.layers.iter_mut().try_for_each(|layer| layer.hold(n))?;
+        let held: Vec<&Array> = self.layers.iter().flat_map(Cache::held).collect();
+        match held.is_empty() {
+            true => Ok(()),
+            false => mlx::async_eval(&held),
+        }
     }
 
-    /// Keeps of the first `n` tokens as many as all layers can go back to.
+    /// Nothing is taken back any more.
+    pub fn settle(&mut self) {
+        self.layers.iter_mut().for_each(Cache::settle);
+    }
+
+    /// What `hold` of `n` tokens takes beside them: so many tokens more, and bytes.
+    pub fn held_by(&self, n: usize) -> (usize, u64) {
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        // A window has as much as for a prompt's tokens, of which the first one sees itself, too.
+        let turns = self.layers.iter().any(|layer| layer.is_turned_by(n));
+        let states = self.layers.iter().map(Cache::state_bytes);
+        (usize::from(turns), states.fold(0, u64::saturating_add))
+    }
+
+    /// Keeps of the first `n` tokens as many as all layers can go back to. Where that fails nothing is kept.
     pub fn cut(&mut self, n: usize) {
         let to = self.reach(n);
         if to == self.tokens.len() {
             return;
         }
-        for layer in &mut self.layers {
-            layer.cut(i32::try_from(to).unwrap_or(0));
-        }
         self.tokens.truncate(to);
+        if let Err(error) = self.cut_layers(i32::try_from(to).unwrap_or(0)) {
+            crate::log::debug!("keys and values are computed again: {error}");
+            self.clear();
+        }
+    }
+
+    fn cut_layers(&mut self, to: i32) -> Result<()> {
+        let mut written: Vec<&Array> = Vec::new();
+        for layer in &mut self.layers {
+            let held = layer.held().next().is_some();
+            layer.cut(to)?;
+            if held {
+                written.extend(layer.arrays());
+            }
+        }
+        match written.is_empty() {
+            true => Ok(()),
+            false => mlx::async_eval(&written),
+        }
+    }
+
+    /// Without the last `n` tokens, which did not come. Those before them that had to go, too, are known (`again`).
+    pub fn take_back(&mut self, n: usize) {
+        let end = self.tokens.len().saturating_sub(n);
+        let reached = self.reach(end);
+        let again = self.tokens.get(reached..end).unwrap_or_default();
+        self.again = (reached, again.to_vec());
+        self.cut(end);
+        self.settle();
+    }
+
+    /// How many of the next tokens, where these are to come, were computed in passes and taken back. They are computed once more as
+    /// there, so that nobody finds in the last bits that somebody guessed.
+    pub fn again(&self, next: &[i32]) -> usize {
+        let (at, tokens) = &self.again;
+        match *at == self.tokens.len() && next.starts_with(tokens) {
+            true => tokens.len(),
+            false => 0,
+        }
     }
 
     /// Keeps what it has in common with these tokens.
@@ -308,6 +368,7 @@ impl Caches {
         let cache = self.of_sessions.get_mut(key)?;
         let mut copy = cache.fork(cache.ledger.clone());
         copy.cut_to_common(tokens);
+        copy.settle();
         Some(copy)
     }
 
@@ -392,7 +453,8 @@ impl Caches {
     }
 
     /// Keeps what a session gives away, unless another one has as much.
-    fn put_away(&mut self, adapters: &[AppliedAdapter], cache: SessionCache) {
+    fn put_away(&mut self, adapters: &[AppliedAdapter], mut cache: SessionCache) {
+        cache.settle();
         let mut others = self.of_sessions.iter();
         if !others.any(|(key, other)| key.adapters == adapters && other.holds(&cache)) {
             self.kept.keep(adapters, cache);

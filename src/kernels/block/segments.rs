@@ -1,6 +1,8 @@
 //! The attention of a block whose rows are several sessions': each has keys and values of its own.
 
-use super::super::attention::{Asked, AttentionOptions};
+use std::ops::Range;
+
+use super::super::attention::{Asked, AttentionOptions, Visible};
 use super::super::float::Floats;
 use super::super::rope::Run;
 use super::super::scratch::Buffer;
@@ -48,13 +50,6 @@ impl Kernels {
         let turned_keys = turned(keys);
         let keys = turned_keys.as_ref().map_or(keys, Buffer::floats).heads(dim);
         let values = values.heads(dim);
-        for (segment, (first, run)) in segments.iter_mut().zip(places(&runs)) {
-            let past = &mut segment.past;
-            for (from, to) in [(&keys, &mut past.keys), (&values, &mut past.values)] {
-                let from = from.some_tokens(first, run.tokens);
-                self.keep_heads(&from, &mut to.some_tokens(past.at, run.tokens));
-            }
-        }
 
         let normed_queries = self.head_norm(&queries, attention.q_norm.as_ref());
         let queries = normed_queries.as_ref().map_or(queries, Buffer::floats);
@@ -66,23 +61,66 @@ impl Kernels {
         let mut attended = new(&queries);
         let out = attended.floats_mut().heads(dim);
         let queries = queries.heads(dim);
-        let segments = segments.iter().zip(places(&runs));
-        let asked = segments.map(|(segment, (first, run))| Asked {
-            queries: queries.some_tokens(first, run.tokens),
-            keys: segment.past.keys.read(),
-            more: None,
-            values: segment.past.values.read(),
-            options: AttentionOptions {
-                scale: sizes.scale,
-                visible: segment.past.visible,
-                softcap: sizes.softcap,
-                sinks: attention.sinks,
-            },
-            // SAFETY: the tokens are part of `out`, which is nobody else's; no two segments share one.
-            out: unsafe { out.shared_tokens(first, run.tokens) },
-        });
-        self.attend_all(&asked.collect::<Vec<_>>());
+        // In the first round all tokens that go in together, and of others the first one; then the next one of each.
+        let rounds = segments.iter().map(Segment::rounds).max().unwrap_or(0);
+        for round in 0..rounds {
+            for (segment, (first, _)) in segments.iter_mut().zip(places(&runs)) {
+                let Some(tokens) = segment.tokens_of(round) else {
+                    continue;
+                };
+                let (first, at) = (first + tokens.start, segment.past.place(tokens.start));
+                let past = &mut segment.past;
+                for (from, to) in [(&keys, &mut past.keys), (&values, &mut past.values)] {
+                    let from = from.some_tokens(first, tokens.len());
+                    self.keep_heads(&from, &mut to.some_tokens(at, tokens.len()));
+                }
+            }
+            let mut asked = Vec::with_capacity(segments.len());
+            for (segment, (first, _)) in segments.iter().zip(places(&runs)) {
+                let Some(tokens) = segment.tokens_of(round) else {
+                    continue;
+                };
+                let (past, first) = (&segment.past, first + tokens.start);
+                let (seen, visible) = match past.ring {
+                    Some(_) => (past.seen(round), Visible::All),
+                    None => (past.keys.tokens(), past.visible),
+                };
+                asked.push(Asked {
+                    queries: queries.some_tokens(first, tokens.len()),
+                    keys: past.keys.read().first_tokens(seen),
+                    more: None,
+                    values: past.values.read().first_tokens(seen),
+                    options: AttentionOptions {
+                        scale: sizes.scale,
+                        visible,
+                        softcap: sizes.softcap,
+                        sinks: attention.sinks,
+                    },
+                    // SAFETY: the tokens are part of `out`, which is nobody else's; no two segments or rounds share one.
+                    out: unsafe { out.shared_tokens(first, tokens.len()) },
+                });
+            }
+            self.attend_all(&asked);
+        }
         self.linears(&attended.floats(), &[&attention.o_proj], &mut [y]);
+    }
+}
+
+impl Segment<'_> {
+    fn rounds(&self) -> usize {
+        match self.past.ring {
+            Some(_) => self.rows,
+            None => 1,
+        }
+    }
+
+    /// Those of its tokens that go in together.
+    fn tokens_of(&self, round: usize) -> Option<Range<usize>> {
+        let tokens = match self.past.ring {
+            Some(_) => round..round + 1,
+            None => 0..self.rows,
+        };
+        (round < self.rounds()).then_some(tokens)
     }
 }
 

@@ -102,6 +102,7 @@ impl Cache {
             values: self.values.stored(dtype, shape),
             at: self.before,
             offset: 40 + self.before as i32,
+            ring: None,
             visible: self.visible,
         }
     }

@@ -1,5 +1,6 @@
 //! A block of a decoder, or one half of it, as one operation.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::experts::Held;
@@ -37,6 +38,9 @@ pub struct Place {
     pub seen: i32,
     /// The position of the first new token.
     pub offset: i32,
+    /// The new tokens go in one at a time: behind the end of this the next one is written to its start, and each sees what was there
+    /// when it came.
+    pub ring: Option<Range<i32>>,
 }
 
 /// The rows of one session among those of a pass.
@@ -82,6 +86,7 @@ struct Kept {
     at: i32,
     seen: i32,
     offset: i32,
+    ring: Option<Range<i32>>,
     visible: Visible,
 }
 
@@ -98,6 +103,7 @@ fn kept<'a>(inputs: &mut Vec<&'a Array>, place: &'a Place, visible: Visible) -> 
         at: place.at,
         seen: place.seen,
         offset: place.offset,
+        ring: place.ring.clone(),
         visible,
     }
 }
@@ -110,6 +116,10 @@ impl Kept {
             values: stored(self.values)?,
             at: self.at as usize,
             offset: self.offset,
+            ring: self
+                .ring
+                .as_ref()
+                .map(|ring| ring.start as usize..ring.end as usize),
             visible: self.visible,
         })
     }

@@ -65,6 +65,7 @@ impl Session {
                 at: self.at - self.rows,
                 seen: self.at,
                 offset: 100 + self.at - self.rows,
+                ring: None,
             },
             visible: Visible::Causal { window: None },
         }

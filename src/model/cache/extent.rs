@@ -219,6 +219,50 @@ impl Extent {
         }
     }
 
+    /// The room that is made before `n` tokens come one at a time; none: each has its place as it is.
+    pub fn room_for_each(&self, n: i32) -> Option<Place> {
+        let Window { size, .. } = self.window?;
+        let length = self.held();
+        let more = n.min(size.saturating_sub(length));
+        match more {
+            ..0 => self.settled(),
+            _ if length + more > self.capacity => {
+                Some(self.grow([0..length, 0..0, 0..0], more, size))
+            }
+            _ => None,
+        }
+    }
+
+    /// Where each of `n` tokens goes that come one at a time, where there is room for them; and what is written over there.
+    pub fn each_place(&self, n: i32) -> Vec<(Place, bool)> {
+        let mut extent = self.clone();
+        let places = (0..n).map(|_| {
+            let (place, over) = (extent.place(1), extent.is_full());
+            extent.advance(1, &place);
+            (place, over)
+        });
+        places.collect()
+    }
+
+    /// All that there is, in room of its own.
+    pub fn as_it_is(&self) -> Place {
+        Place {
+            capacity: self.capacity,
+            at: self.index,
+            moved: Some([0..self.capacity, 0..0, 0..0]),
+        }
+    }
+
+    /// Between which places a window turns: behind the last one the next token goes to the first.
+    pub fn ring(&self) -> Option<Range<i32>> {
+        self.window.map(|window| window.keep..window.size)
+    }
+
+    /// A window whose next token takes the place of another.
+    fn is_full(&self) -> bool {
+        self.window.is_some_and(|window| self.offset >= window.size)
+    }
+
     /// The newest token is not the last in its room.
     fn is_rotated(&self) -> bool {
         self.index < self.offset && self.index != self.capacity

@@ -253,10 +253,38 @@ impl Cache {
     }
 
     /// Goes back to the first `n` tokens, which `reach` gave.
-    pub fn cut(&mut self, n: i32) {
+    pub fn cut(&mut self, n: i32) -> Result<()> {
         match self {
             Cache::Tokens(tokens) => tokens.cut(n),
-            Cache::State(state) => state.cut(n),
+            Cache::State(state) => {
+                state.cut(n);
+                Ok(())
+            }
+        }
+    }
+
+    /// The next `n` tokens, which go in singly, can be taken back until others come: a state goes back to what it is now, a window
+    /// that they turn keeps what they write over. What `held` gives is evaluated before they are queued.
+    pub fn hold(&mut self, n: i32) -> Result<()> {
+        match self {
+            Cache::Tokens(tokens) => tokens.hold(n),
+            Cache::State(state) => {
+                state.hold();
+                Ok(())
+            }
+        }
+    }
+
+    /// What a window keeps of what is written over.
+    pub fn held(&self) -> impl Iterator<Item = &Array> {
+        self.as_tokens().into_iter().flat_map(Tokens::held)
+    }
+
+    /// Nothing is taken back any more.
+    pub fn settle(&mut self) {
+        match self {
+            Cache::Tokens(tokens) => tokens.settle(),
+            Cache::State(state) => state.settle(),
         }
     }
 
@@ -284,11 +312,22 @@ impl Cache {
         }
     }
 
-    /// Whether it can be cut back behind any of `n` more tokens: not a state, nor a window that they turn.
-    pub fn can_take_back(&self, n: i32) -> bool {
+    /// Whether it is a window that `n` more tokens turn: they write over others.
+    pub fn is_turned_by(&self, n: i32) -> bool {
+        self.as_tokens()
+            .is_some_and(|tokens| tokens.is_turned_by(n))
+    }
+
+    /// How many of `n` more tokens can be taken back together.
+    pub fn most_taken_back(&self, n: i32) -> i32 {
+        (self.as_tokens()).map_or(n, |tokens| tokens.most_taken_back(n))
+    }
+
+    /// Bytes of a state, which is there twice while `hold` holds it.
+    pub fn state_bytes(&self) -> u64 {
         match self {
-            Cache::Tokens(tokens) => !tokens.extent().turns(n),
-            Cache::State(_) => false,
+            Cache::Tokens(_) => 0,
+            Cache::State(state) => state.bytes(),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct State {
     arrays: Vec<Array>,
     /// The oldest first.
     marks: VecDeque<Mark>,
+    /// What it was before tokens that may be taken back: no mark, since it is for the next moment and not for the next turn.
+    before: Option<Mark>,
 }
 
 #[derive(Clone)]
@@ -35,6 +37,7 @@ impl State {
             offset,
             arrays,
             marks: marks.collect(),
+            before: None,
         }
     }
 
@@ -59,6 +62,8 @@ impl State {
 
     /// After `n` more tokens.
     pub fn advance(&mut self, n: i32, arrays: Vec<Array>) {
+        // Nobody asked for it until now, and what it was made for is over.
+        self.before.take_if(|before| before.offset != self.offset);
         self.offset = self.offset.saturating_add(n);
         self.arrays = arrays;
     }
@@ -66,7 +71,23 @@ impl State {
     pub fn nbytes(&self) -> u64 {
         // A mark of where it is now is the state itself.
         let marks = self.marks.iter().filter(|mark| mark.offset != self.offset);
-        marks.map(|mark| bytes(&mark.arrays)).sum::<u64>() + bytes(&self.arrays)
+        let before = self.before.iter();
+        let before =
+            before.filter(|before| before.offset != self.offset && !self.is_marked(before));
+        marks
+            .chain(before)
+            .map(|mark| bytes(&mark.arrays))
+            .fold(bytes(&self.arrays), u64::saturating_add)
+    }
+
+    /// Without marks.
+    pub fn bytes(&self) -> u64 {
+        bytes(&self.arrays)
+    }
+
+    /// Whether a mark is there, too, which has the same arrays.
+    fn is_marked(&self, before: &Mark) -> bool {
+        self.marks.iter().any(|mark| mark.offset == before.offset)
     }
 
     /// While tokens come. `state`: bytes of a state.
@@ -83,8 +104,9 @@ impl State {
         if n >= self.offset {
             return self.offset;
         }
-        let marks = self.marks.iter().map(|mark| mark.offset);
-        marks.filter(|&offset| offset <= n).max().unwrap_or(0)
+        let places = self.marks.iter().chain(&self.before);
+        let places = places.map(|mark| mark.offset);
+        places.filter(|&offset| offset <= n).max().unwrap_or(0)
     }
 
     /// Only to what `reach` gave.
@@ -93,8 +115,10 @@ impl State {
             return;
         }
         self.marks.retain(|mark| mark.offset <= n);
-        let mark = self.marks.back().filter(|mark| mark.offset == n);
-        (self.offset, self.arrays) = match mark {
+        let before = self.before.take();
+        let places = self.marks.back().into_iter().chain(&before);
+        let place = places.into_iter().find(|mark| mark.offset == n);
+        (self.offset, self.arrays) = match place {
             Some(mark) => (n, mark.arrays.clone()),
             None => (0, Vec::new()),
         };
@@ -113,6 +137,19 @@ impl State {
             offset: self.offset,
             arrays: self.arrays.clone(),
         });
+    }
+
+    /// Remembers what it is until tokens that come next are known to stay.
+    pub fn hold(&mut self) {
+        self.before = Some(Mark {
+            offset: self.offset,
+            arrays: self.arrays.clone(),
+        });
+    }
+
+    /// Nothing is taken back any more.
+    pub fn settle(&mut self) {
+        self.before = None;
     }
 
     /// False: there were none.

@@ -72,7 +72,7 @@ fn tokens_come_back_in_the_order_of_time() {
                 let turned = window.is_some_and(|(size, _)| at >= size);
                 marked += u32::from(turned && 0 < to && to < at);
                 assert!(to <= held && (turned || to == held));
-                tokens.cut(to);
+                tokens.cut(to).unwrap();
                 assert_eq!(tokens.offset(), to);
             }
             let wanted: Vec<i32> = match window {
@@ -129,9 +129,9 @@ fn marks_take_a_window_each_and_only_where_they_must() {
     put(&mut tokens, 10);
     assert_eq!(tokens.nbytes(), bytes(32) + bytes(40) + bytes(49));
     let mut fork = tokens.fork();
-    fork.cut(62);
+    fork.cut(62).unwrap();
     assert_eq!(fork.nbytes(), bytes(32) + bytes(40));
-    fork.cut(20);
+    fork.cut(20).unwrap();
     assert_eq!((fork.nbytes(), fork.reach(15)), (bytes(32), 15));
     assert!(tokens.drop_marks() && !tokens.drop_marks());
     assert_eq!((tokens.nbytes(), tokens.reach(62)), (bytes(49), 0));
@@ -143,7 +143,98 @@ fn marks_take_a_window_each_and_only_where_they_must() {
     tokens.mark(60);
     put(&mut tokens, 1);
     assert_eq!((tokens.reach(60), tokens.is_path_dependent()), (30, true));
-    tokens.cut(30);
+    tokens.cut(30).unwrap();
     assert!(!tokens.is_path_dependent());
+    mlx::leave();
+}
+
+/// Tokens that were taken back have left no trace, in a window that has turned or turns with them, and a fork has them still.
+#[test]
+fn what_is_taken_back_leaves_nothing() {
+    let _lock = engine_lock();
+    mlx::install_error_handler();
+    mlx::enter(Device::Cpu).unwrap();
+    let mut random = 11u64;
+    let mut next = |below: i32| {
+        random = random
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (random >> 33) as i32 % below
+    };
+    let put = |tokens: &mut Tokens, first: i32, n: i32| {
+        let (keys, values) = (of_positions(first, n, 1.0), of_positions(first, n, 3.0));
+        tokens.update_and_fetch(keys, values).unwrap();
+    };
+    let held = |tokens: &Tokens| {
+        let (keys, values) = tokens.in_order().unwrap().unwrap();
+        (positions(&keys, 1.0), positions(&values, 3.0))
+    };
+    // As it lies in memory: attention adds in that order.
+    let lies = |tokens: &Tokens| {
+        let extent = tokens.extent();
+        let (keys, _) = tokens.fetch().unwrap();
+        let keys = positions(&keys.floats().unwrap(), 1.0);
+        (extent.offset(), extent.index(), keys)
+    };
+    let (mut turned, mut forked) = (0, 0);
+    for _ in 0..400 {
+        let size = 1 + next(12);
+        let keep = next(size);
+        let mut tokens = Tokens::new(Extent::rotating(size, keep));
+        let mut twin = Tokens::new(Extent::rotating(size, keep));
+        for _ in 0..1 + next(6) {
+            let n = if next(2) == 0 { 1 } else { 1 + next(7) };
+            let first = tokens.offset();
+            put(&mut tokens, first, n);
+            put(&mut twin, first, n);
+        }
+        for _ in 0..4 {
+            let (first, n) = (tokens.offset(), 1 + next(size - keep));
+            let shared = (next(4) == 0).then(|| tokens.fork());
+            if next(4) == 0 {
+                tokens.mark(first);
+                twin.mark(first);
+            }
+            tokens.hold(n).unwrap();
+            // Of other positions, which show.
+            (0..n).for_each(|at| put(&mut tokens, 500 + first + at, 1));
+            let mut fork = (next(3) == 0).then(|| tokens.fork());
+            let kept = next(n + 1);
+            turned += i32::from(first + n > size && kept < n);
+            assert_eq!(tokens.reach(first + kept), first + kept);
+            let all = held(&tokens);
+            tokens.cut(first).unwrap();
+            assert_eq!(held(&tokens), held(&twin), "{size} {keep} {first} {n}");
+            if let Some(shared) = shared {
+                assert_eq!(held(&shared), held(&twin));
+            }
+            if let Some(fork) = &mut fork {
+                forked += 1;
+                assert_eq!(held(fork), all);
+                fork.cut(first).unwrap();
+                assert_eq!(held(fork), held(&twin));
+            }
+            // Those that stay are right.
+            tokens.hold(n).unwrap();
+            for at in 0..n {
+                let of = if at < kept { first + at } else { 700 + at };
+                put(&mut tokens, of, 1);
+            }
+            (0..kept).for_each(|at| put(&mut twin, first + at, 1));
+            tokens.cut(first + kept).unwrap();
+            tokens.settle();
+            assert_eq!(
+                held(&tokens),
+                held(&twin),
+                "{size} {keep} {first} {n} {kept}"
+            );
+            assert!(tokens.held().next().is_none());
+            assert_eq!(tokens.reach(first), twin.reach(first));
+            put(&mut tokens, first + kept, 1);
+            put(&mut twin, first + kept, 1);
+            assert_eq!(lies(&tokens), lies(&twin), "{size} {keep} {first} {n}");
+        }
+    }
+    assert!(turned > 300 && forked > 300, "{turned} {forked}");
     mlx::leave();
 }

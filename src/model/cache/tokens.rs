@@ -28,6 +28,8 @@ pub struct Tokens {
     shared: Option<Rc<()>>,
     /// Of a window, in the order of their offsets.
     marks: Vec<Mark>,
+    /// Of a window that has turned, while nobody knows whether its last tokens stay.
+    held: Option<Held>,
 }
 
 /// A place that a window can go back to after it has dropped what it saw there.
@@ -35,6 +37,24 @@ struct Mark {
     offset: i32,
     /// What there was, without marks. None: the cache can still be cut to it, or is there.
     kept: Option<Tokens>,
+}
+
+/// What tokens that came one at a time have written over.
+#[derive(Clone)]
+struct Held {
+    /// As it was before them, with room for each.
+    before: Extent,
+    /// How many they are.
+    tokens: i32,
+    /// Of the last of them, which have written over something: `[1, kv_heads, tokens, …]`.
+    lost: Option<(Stored, Stored)>,
+}
+
+impl Held {
+    fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let lost = self.lost.iter();
+        lost.flat_map(|(keys, values)| keys.arrays().chain(values.arrays()))
+    }
 }
 
 impl Tokens {
@@ -46,6 +66,7 @@ impl Tokens {
             tensors: None,
             shared: None,
             marks: Vec::new(),
+            held: None,
         }
     }
 
@@ -70,6 +91,7 @@ impl Tokens {
             tensors: Some(tensors),
             shared: None,
             marks: marks.collect(),
+            held: None,
         })
     }
 
@@ -109,6 +131,7 @@ impl Tokens {
             tensors: self.tensors.clone(),
             shared,
             marks: marks.collect(),
+            held: self.held.clone(),
         }
     }
 
@@ -143,7 +166,10 @@ impl Tokens {
 
     /// Bytes that the cache holds, its spare room and its marks included.
     pub fn nbytes(&self) -> u64 {
-        self.own_bytes().saturating_add(self.marked_bytes())
+        let held = self.held.iter().flat_map(Held::arrays);
+        let held = held.map(Array::nbytes).fold(0, u64::saturating_add);
+        let own = self.own_bytes().saturating_add(held);
+        own.saturating_add(self.marked_bytes())
     }
 
     fn own_bytes(&self) -> u64 {
@@ -217,6 +243,7 @@ impl Tokens {
         self.extent.clear();
         (self.tensors, self.shared) = (None, None);
         self.marks.clear();
+        self.held = None;
     }
 
     /// See `Cache::reach`.
@@ -224,6 +251,7 @@ impl Tokens {
         match self.extent.is_trimmable() {
             true => n.min(self.offset()),
             false if n >= self.offset() => self.offset(),
+            false if self.holds(n) => n,
             false => {
                 let marks = self.marks.iter().map(|mark| mark.offset);
                 marks.filter(|&offset| offset <= n).max().unwrap_or(0)
@@ -237,15 +265,140 @@ impl Tokens {
     }
 
     /// See `Cache::cut`.
-    pub fn cut(&mut self, n: i32) {
+    pub fn cut(&mut self, n: i32) -> Result<()> {
         let lost = self.offset().saturating_sub(n);
         self.marks.retain(|mark| mark.offset <= n);
         match n {
             _ if lost <= 0 => {}
             0 => self.clear(),
             _ if self.extent.is_trimmable() => self.extent.trim(lost),
+            _ if self.holds(n) => self.take_back(n)?,
             _ => self.go_back(),
         }
+        if lost > 0 {
+            self.held = None;
+        }
+        Ok(())
+    }
+
+    /// Whether the tokens behind the first `n` can be taken back.
+    fn holds(&self, n: i32) -> bool {
+        let before = self.held.as_ref().map(|held| held.before.offset());
+        before.is_some_and(|before| before <= n)
+    }
+
+    /// Without the tokens behind the first `n`: what they have written over is there again.
+    fn take_back(&mut self, n: i32) -> Result<()> {
+        let missing = || Error::internal("a window without tensors");
+        let held = self.held.take().ok_or_else(missing)?;
+        let kept = usize::try_from(n - held.before.offset()).unwrap_or(0);
+        let places = held.before.each_place(held.tokens);
+        let mut extent = held.before;
+        for (place, _) in places.iter().take(kept) {
+            extent.advance(1, place);
+        }
+        let first_over = places.iter().position(|(_, over)| *over);
+        let first_over = first_over.unwrap_or(places.len());
+        if let Some((lost_keys, lost_values)) = held.lost {
+            let (mut keys, mut values) = self.tensors.take().ok_or_else(missing)?;
+            let mut row = first_over.max(kept);
+            let mut written = false;
+            while let Some((place, _)) = places.get(row) {
+                let behind = places.iter().skip(row);
+                let run = behind
+                    .zip(place.at..)
+                    .take_while(|((place, _), at)| place.at == *at);
+                let run = run.count();
+                let of = |row: usize| i32::try_from(row - first_over).unwrap_or(0);
+                let rows = of(row)..of(row + run);
+                keys = keys.write(&lost_keys.take(rows.clone())?, place.at)?;
+                values = values.write(&lost_values.take(rows)?, place.at)?;
+                (row, written) = (row + run, true);
+            }
+            if written {
+                // What others have is theirs: it was not written in place.
+                self.shared = None;
+            }
+            self.tensors = Some((keys, values));
+        }
+        self.extent = extent;
+        self.seen = self.extent.filled_to();
+        if self.extent.is_trimmable() {
+            // It can be cut to them again.
+            self.marks.iter_mut().for_each(|mark| mark.kept = None);
+        }
+        Ok(())
+    }
+
+    /// See `Cache::hold`.
+    pub fn hold(&mut self, n: i32) -> Result<()> {
+        let ring = self.extent.ring().filter(|_| self.is_turned_by(n));
+        if ring.is_none_or(|ring| n > ring.end - ring.start) {
+            return Ok(());
+        }
+        self.room_for_each(n)?;
+        let places = self.extent.each_place(n);
+        let over = places.iter().filter(|(_, over)| *over);
+        let over: Vec<i32> = over.map(|(place, _)| place.at).collect();
+        let lost = match (&self.tensors, over.is_empty()) {
+            (Some((keys, values)), false) => {
+                // A gather has memory of its own, and a slice may not.
+                let over = Array::from_i32(&over)?;
+                let taken = |of: &Stored| of.clone().map(|x| ops::take_along(&x, &over, 2));
+                Some((taken(keys)?, taken(values)?))
+            }
+            _ => None,
+        };
+        self.held = Some(Held {
+            before: self.extent.clone(),
+            tokens: n,
+            lost,
+        });
+        Ok(())
+    }
+
+    /// What has to be evaluated before anybody writes behind `hold`.
+    pub fn held(&self) -> impl Iterator<Item = &Array> {
+        self.held.iter().flat_map(Held::arrays)
+    }
+
+    /// Nothing is taken back any more.
+    pub fn settle(&mut self) {
+        self.held = None;
+    }
+
+    /// What was held for tokens that are all there is not asked for any more when others come.
+    fn settle_before(&mut self) {
+        let offset = self.offset();
+        let all = |held: &mut Held| held.before.offset().saturating_add(held.tokens) <= offset;
+        self.held.take_if(all);
+    }
+
+    /// Makes room for `n` tokens that come one at a time and turn the window, where there are some before them.
+    fn room_for_each(&mut self, n: i32) -> Result<()> {
+        self.keep_marks(n)?;
+        let place = match self.extent.room_for_each(n) {
+            None if self.is_shared() => Some(self.extent.as_it_is()),
+            place => place,
+        };
+        if let Some(place) = place {
+            self.move_to(&place)?;
+        }
+        Ok(())
+    }
+
+    /// What there is goes to other room.
+    fn move_to(&mut self, place: &extent::Place) -> Result<()> {
+        let Some((keys, values)) = self.tensors.take() else {
+            return Ok(());
+        };
+        self.shared = None;
+        let keys = keys.map(|old| moved(old, place))?;
+        let values = values.map(|old| moved(old, place))?;
+        self.tensors = Some((keys, values));
+        self.extent.advance(0, place);
+        self.seen = self.extent.filled_to();
+        Ok(())
     }
 
     /// To the last mark.
@@ -290,6 +443,17 @@ impl Tokens {
         any
     }
 
+    /// How many of `n` more tokens can be taken back together: in a window that they turn no two take the same place.
+    pub fn most_taken_back(&self, n: i32) -> i32 {
+        let ring = self.extent.ring().filter(|_| self.is_turned_by(n));
+        ring.map_or(n, |ring| n.min(ring.end - ring.start))
+    }
+
+    /// Whether there is something that `n` more tokens turn.
+    pub fn is_turned_by(&self, n: i32) -> bool {
+        self.tensors.is_some() && self.extent.turns(n)
+    }
+
     /// Whether a mark among the next `n` tokens is only made where it is.
     pub fn marks_in_passing(&self, n: i32) -> bool {
         self.extent.keep() == 0 && self.extent.turns(n)
@@ -307,18 +471,12 @@ impl Tokens {
             return Ok(());
         }
         if let Some(place) = self.extent.settled() {
-            let missing = || Error::internal("a window without tensors");
-            let (keys, values) = self.tensors.take().ok_or_else(missing)?;
-            self.shared = None;
-            let keys = keys.map(|old| moved(old, &place))?;
-            let values = values.map(|old| moved(old, &place))?;
-            self.tensors = Some((keys, values));
-            self.extent.advance(0, &place);
-            self.seen = self.extent.filled_to();
+            self.move_to(&place)?;
         }
         let mut marks = std::mem::take(&mut self.marks);
         for mark in marks.iter_mut().filter(|mark| mark.kept.is_none()) {
             let mut kept = self.fork();
+            kept.held = None;
             kept.extent.trim(kept.offset() - mark.offset);
             mark.kept = Some(kept);
         }
@@ -341,6 +499,7 @@ impl Tokens {
     /// Appends keys and values `[1, kv_heads, n, head_dim]` and gives all that the queries see.
     pub fn update_and_fetch(&mut self, keys: Array, values: Array) -> Result<(Stored, Stored)> {
         let n = keys.dim(2);
+        self.settle_before();
         self.keep_marks(n)?;
         let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
@@ -381,8 +540,30 @@ impl Tokens {
         Ok(self.in_order()?.map(|(keys, _)| keys))
     }
 
-    /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache.
-    pub fn place(&mut self, n: i32, like: Like) -> Result<Place> {
+    /// Room for `n` more tokens, which whoever asks writes: at once, before anything else is queued for this cache. `singly`: they
+    /// come as tokens come that are drawn, each of which sees what was there when it came.
+    pub fn place(&mut self, n: i32, singly: bool, like: Like) -> Result<Place> {
+        self.settle_before();
+        let ring = (self.extent.ring()).filter(|_| singly && n > 1 && self.extent.turns(n));
+        if let (Some(ring), Some(_)) = (ring, &self.tensors) {
+            self.room_for_each(n)?;
+            let places = self.extent.each_place(n);
+            let offset = self.extent.offset();
+            for (place, _) in &places {
+                self.extent.advance(1, place);
+            }
+            self.seen = self.extent.filled_to();
+            let missing = || Error::internal("a window without tensors");
+            let (keys, values) = self.tensors.clone().ok_or_else(missing)?;
+            return Ok(Place {
+                at: places.first().map_or(0, |(place, _)| place.at),
+                seen: self.seen,
+                offset,
+                ring: Some(ring),
+                keys,
+                values,
+            });
+        }
         self.keep_marks(n)?;
         let place = self.place_for(n);
         let seen = self.extent.seen(n, &place);
@@ -395,6 +576,7 @@ impl Tokens {
             at: place.at,
             seen,
             offset,
+            ring: None,
             keys,
             values,
         })

@@ -20,7 +20,7 @@ pub(super) struct Asked {
     pub input: Input,
     pub options: GenerateOptions,
     adapters: Vec<(Arc<crate::runtime::adapter::Adapter>, f32)>,
-    session: SessionOptions,
+    pub session: SessionOptions,
 }
 
 impl Asked {
@@ -33,7 +33,7 @@ impl Asked {
         }
     }
 
-    fn session(&self, model: &Arc<Model>) -> Session {
+    pub(super) fn session(&self, model: &Arc<Model>) -> Session {
         let session = Session::new(model.clone(), self.session).unwrap();
         session.apply(self.adapters.clone()).unwrap();
         session

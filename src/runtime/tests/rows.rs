@@ -39,7 +39,9 @@ fn what_rows_cost() {
         for _ in 0..ROUNDS {
             for (&n, best) in sizes.iter().zip(&mut best) {
                 *best = best.min(step(&decoder, &mut caches, n));
-                caches.iter_mut().for_each(|cache| cache.cut(CACHED));
+                caches
+                    .iter_mut()
+                    .for_each(|cache| cache.cut(CACHED).unwrap());
             }
         }
         let shares: Vec<f64> = best.iter().map(|time| time / best[0]).collect();

@@ -168,7 +168,9 @@ fn prompts_may_be_cut_anywhere() {
                     .map(|cache| cache.reach(size as i32 + 3))
                     .min();
                 assert_eq!(reach, Some(size as i32), "{case}");
-                caches.iter_mut().for_each(|cache| cache.cut(size as i32));
+                caches
+                    .iter_mut()
+                    .for_each(|cache| cache.cut(size as i32).unwrap());
                 let again = feed(&decoder, &mut caches, &[after]);
                 assert_near(case, &again, &whole, &format!("back at {size}"));
             }

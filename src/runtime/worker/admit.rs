@@ -146,7 +146,10 @@ impl Worker {
             running.cached_tokens = cache.tokens.len() as u64;
         }
         // The end of the answer before, if the session goes on from there.
-        cache.mark_states();
+        let next = wanted.get(cache.tokens.len()..).unwrap_or_default();
+        if cache.again(next) == 0 {
+            cache.mark_states();
+        }
         running.marks = match cache.layers.iter().any(Cache::takes_marks) {
             true => {
                 // A score's target is left behind.

@@ -14,7 +14,7 @@ use super::running::Guessing;
 use super::Worker;
 use crate::error::Result;
 use crate::mlx::{self, ops, Array};
-use crate::model::{AdapterSet, Cache, Decoder, Segment};
+use crate::model::{AdapterSet, Decoder, Rows, Segment};
 use crate::runtime::caches::{CacheKey, CacheKind, SessionCache};
 use crate::runtime::estimate::{prefill_step, shared_step};
 use crate::sampling::{Draw, Outcome, Sampler, Sampling};
@@ -149,6 +149,8 @@ struct Drafted {
     /// What the draft has not seen.
     tokens: Vec<i32>,
     guesses: Vec<i32>,
+    /// Guesses at most.
+    most: usize,
     sampler: Sampler,
     goes_on: bool,
 }
@@ -189,8 +191,9 @@ impl Worker {
         for (one, index) in able {
             let most = if one.asked_for { each } else { pay };
             let most = most.min(one.most);
-            if most > 0 && self.make_room(index, 1 + most, false)?.is_none() {
-                drafted.push((self.drafted(index, one.at)?, most));
+            let known = members.get(one.at).map_or(1, |member| member.rows);
+            if most > 0 && self.has_room_to_guess(index, known + most)? {
+                drafted.push(self.drafted(index, one.at, most)?);
             }
         }
         self.guess_in_steps(draft, model, drafted, members)
@@ -262,13 +265,13 @@ impl Worker {
             false => cache.cut_to_common(all.get(..end).unwrap_or(&[])),
         }
         let cache = self.caches.of_mut(&key)?;
+        cache.settle();
         let held = cache.tokens.len();
         let missing = all.get(held..).unwrap_or(&[]);
         let near = missing.len() <= FIRST_ROWS;
         let rows = i32::try_from(missing.len() + most).unwrap_or(i32::MAX);
-        let takes_back = |layer: &Cache| layer.is_state() || layer.can_take_back(rows);
         let able = match near {
-            true => cache.layers.iter().all(takes_back),
+            true => decoder.most_taken_back(rows, &cache.layers) == rows,
             false => !*took_chunk,
         };
         if !able {
@@ -298,7 +301,9 @@ impl Worker {
             cache.last_step = self.steps;
             let decoder = self.loaded.model(draft)?;
             let tokens = Array::from_i32(&chunk)?;
-            take_in(decoder, &tokens, cache, &AdapterSet::default())?;
+            let none = AdapterSet::default();
+            let hidden = decoder.forward(&tokens, &mut cache.layers, Rows::Last, &none)?;
+            take_in(&hidden, cache)?;
             self.caches.of_mut(&key)?.tokens.extend_from_slice(&chunk);
             self.device_is_idle();
         }
@@ -313,11 +318,12 @@ impl Worker {
         n: usize,
         limit: Option<u64>,
     ) -> Result<bool> {
-        let n = i32::try_from(n).unwrap_or(i32::MAX);
-        let cost = self
-            .loaded
-            .model(draft)?
-            .cost(n, &self.caches.of(key)?.layers);
+        let cache = self.caches.of(key)?;
+        let (more, held) = cache.held_by(n);
+        let n = i32::try_from(n.saturating_add(more)).unwrap_or(i32::MAX);
+        let mut cost = self.loaded.model(draft)?.cost(n, &cache.layers);
+        cost.kv = cost.kv.saturating_add(held);
+        cost.more = cost.more.saturating_add(held);
         let others = self.caches.other_bytes(key);
         if limit.is_some_and(|limit| cost.kv.saturating_add(others) > limit) {
             return Ok(false);
@@ -331,7 +337,7 @@ impl Worker {
         Ok(self.ask_system(cost.more).is_ok())
     }
 
-    fn drafted(&self, index: usize, at: usize) -> Result<Drafted> {
+    fn drafted(&self, index: usize, at: usize, most: usize) -> Result<Drafted> {
         let running = &self.running[index];
         let all = [running.prompt.as_slice(), &running.generated].concat();
         let key = running.draft_key();
@@ -351,6 +357,7 @@ impl Worker {
             sampler: Sampler::new(sampling, &all, running.generated.len() as u64)?,
             tokens: all.get(held..).unwrap_or(&[]).to_vec(),
             guesses: Vec::new(),
+            most,
             key,
             goes_on: true,
         })
@@ -361,7 +368,7 @@ impl Worker {
         &mut self,
         draft: u64,
         model: u64,
-        mut drafted: Vec<(Drafted, usize)>,
+        mut drafted: Vec<Drafted>,
         members: &mut [Member],
     ) -> Result<()> {
         let vocab = self.loaded.model(model)?.config().vocab_size;
@@ -369,8 +376,7 @@ impl Worker {
         loop {
             let mut going: Vec<&mut Drafted> = drafted
                 .iter_mut()
-                .filter(|(one, most)| one.goes_on && one.guesses.len() < *most)
-                .map(|(one, _)| one)
+                .filter(|one| one.goes_on && one.guesses.len() < one.most)
                 .collect();
             if going.is_empty() {
                 break;
@@ -385,6 +391,10 @@ impl Worker {
             let mut segments = Vec::with_capacity(caches.len());
             for (one, cache) in going.iter().zip(caches) {
                 cache.last_step = step;
+                if one.guesses.is_empty() {
+                    // What nobody draws is taken back.
+                    cache.hold(one.tokens.len() + one.most)?;
+                }
                 tokens.extend_from_slice(&one.tokens);
                 cache.tokens.extend_from_slice(&one.tokens);
                 segments.push(Segment {
@@ -417,10 +427,6 @@ impl Worker {
                     continue;
                 }
                 let id = draw.token.item_u32()? as i32;
-                if one.guesses.is_empty() {
-                    // A state cannot be cut, and where it is now it will have been in any case.
-                    self.caches.of_mut(&one.key)?.mark_states();
-                }
                 one.guesses.push(id);
                 one.tokens = vec![id];
             }
@@ -429,7 +435,7 @@ impl Worker {
                 Times::learn(&mut times.steps, rows, began.elapsed());
             }
         }
-        for (one, _) in drafted {
+        for one in drafted {
             if let Some(member) = members.get_mut(one.at) {
                 self.running[member.index].guessing = Guessing::Draft;
                 member.guesses = one.guesses;

@@ -55,8 +55,18 @@ impl Lookup {
     /// At most `most` tokens that may come behind these.
     pub fn guess(&mut self, tokens: &Sequence, most: usize) -> Vec<i32> {
         let end = tokens.len();
+        #[cfg(test)]
+        let told = tests::told(tokens, most);
+        #[cfg(test)]
+        if let Some((guesses, true)) = told {
+            return guesses;
+        }
         if end < self.from || most == 0 || !self.learn(tokens) {
             return Vec::new();
+        }
+        #[cfg(test)]
+        if let Some((guesses, _)) = told {
+            return guesses.into_iter().take(self.eager.max(1)).collect();
         }
         let Some(last) = tokens.alike(end) else {
             return Vec::new();
@@ -128,8 +138,51 @@ impl Lookup {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::runtime) mod tests {
+    use std::cell::RefCell;
+
     use super::*;
+
+    thread_local! {
+        /// On the engine's thread.
+        pub static TELL: RefCell<Option<Tell>> = const { RefCell::new(None) };
+    }
+
+    /// What is guessed instead of what stood before.
+    pub struct Tell {
+        /// Prompts and what is answered to them.
+        pub answers: Vec<(Vec<i32>, Vec<i32>)>,
+        /// Every so many tokens of an answer another one.
+        pub wrong: usize,
+        /// As many as can be, however it went before.
+        pub always: bool,
+    }
+
+    /// And whether nobody asks how it went before.
+    pub(in crate::runtime::worker) fn told(
+        tokens: &Sequence,
+        most: usize,
+    ) -> Option<(Vec<i32>, bool)> {
+        TELL.with_borrow(|tell| {
+            let Tell {
+                answers,
+                wrong,
+                always,
+            } = tell.as_ref()?;
+            let (_, answer) = answers.iter().find(|(prompt, _)| prompt == tokens.0)?;
+            let done = tokens.1.len();
+            // More and fewer.
+            let most = if *always {
+                most.min(1 + done * 5 % 14)
+            } else {
+                most
+            };
+            let next = answer.iter().zip(1..).skip(done).take(most);
+            let other = |id: i32| if id > 2 { id - 1 } else { id + 1 };
+            let next = next.map(|(&id, at)| if at % wrong == 0 { other(id) } else { id });
+            Some((next.collect(), *always))
+        })
+    }
 
     #[test]
     fn what_stood_before_comes_again() {

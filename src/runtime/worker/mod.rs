@@ -26,7 +26,7 @@ mod admit;
 mod draft;
 mod inspect;
 mod loaded;
-mod lookup;
+pub(in crate::runtime) mod lookup;
 mod marks;
 mod pass;
 mod plan;
@@ -411,7 +411,7 @@ impl Worker {
         if let Phase::Decode { guessed, .. } = &running.phase {
             // Nobody knows whether they are right.
             if let (false, Ok(cache)) = (guessed.is_empty(), self.caches.of_mut(&running.key)) {
-                cache.cut(cache.tokens.len().saturating_sub(guessed.len()));
+                cache.take_back(guessed.len());
             }
         }
         let kv = self.let_go(&running);

@@ -38,7 +38,7 @@ pub(super) struct Member {
     /// The pass waits for it.
     reads_first: bool,
     /// Tokens that go in.
-    rows: usize,
+    pub rows: usize,
     /// And guesses behind them.
     pub guesses: Vec<i32>,
 }
@@ -244,6 +244,9 @@ impl Worker {
         let mut known = Vec::new();
         for (member, cache) in members.iter().zip(&mut caches) {
             cache.last_step = step;
+            if !member.guesses.is_empty() {
+                cache.hold(member.all_rows())?;
+            }
             if !member.reads_first {
                 tokens.extend(flushed(&mut known)?);
                 tokens.push(ops::astype(
@@ -362,8 +365,7 @@ impl Worker {
                 Ok(self.goes_on(index, draw, guessed))
             }
             Err(turn) => {
-                let cache = self.caches.of_mut(&running.key)?;
-                cache.cut(cache.tokens.len().saturating_sub(guessed.len()));
+                self.caches.of_mut(&running.key)?.take_back(guessed.len());
                 Ok(turn)
             }
         }
@@ -390,9 +392,9 @@ impl Worker {
                 Drafts::Usual => 2 * lookup::MOST,
                 Drafts::Most(most) => most,
             };
-            let plain = member.reads_first && member.rows == 1;
+            let plain = member.reads_first;
             let count = running.generated.len();
-            let most = most.min(left).min(ROWS_OF_ONE - 1);
+            let most = most.min(left).min(ROWS_OF_ONE.saturating_sub(member.rows));
             // The last token that may come needs no guess behind it.
             let most = most.min(running.most_left(count).saturating_sub(1));
             if !plain || most == 0 || !running.forced.is_empty() || running.suspect {
@@ -400,10 +402,13 @@ impl Worker {
             }
             let cache = self.caches.of(&running.key)?;
             let decoder = self.loaded.model(running.job.cache.model)?;
-            let rows = i32::try_from(1 + most).unwrap_or(i32::MAX);
+            let rows = i32::try_from(member.rows + most).unwrap_or(i32::MAX);
             let longer = cache.layers.iter().map(|layer| layer.length(rows)).max();
             let turns = !cache.long && decoder.is_long(longer.unwrap_or(0));
-            if turns || !cache.can_take_back(1 + most) {
+            let rows = decoder.most_taken_back(rows, &cache.layers);
+            let rows = usize::try_from(rows).unwrap_or(0);
+            let most = most.min(rows.saturating_sub(member.rows));
+            if turns || most == 0 {
                 continue;
             }
             let tokens = Sequence(&running.prompt, &running.generated);
@@ -420,13 +425,32 @@ impl Worker {
                 continue;
             }
             running.guessing = Guessing::Lookup;
-            let room = self.make_room(member.index, 1 + guesses.len(), false)?;
-            if room.is_none() {
+            if self.has_room_to_guess(member.index, member.rows + guesses.len())? {
                 left -= guesses.len();
                 member.guesses = guesses;
             }
         }
         self.draft(members, drafting, left)
+    }
+
+    /// Whether so many rows fit that may be taken back. No mark goes for them, and nobody's keys and values.
+    pub(super) fn has_room_to_guess(&mut self, index: usize, rows: usize) -> Result<bool> {
+        let running = &self.running[index];
+        let spec = running.job.cache;
+        let cache = self.caches.of(&running.key)?;
+        let (more_rows, bytes) = cache.held_by(rows);
+        let rows = rows.saturating_add(more_rows);
+        if let Some(limit) = spec.limit {
+            let n = i32::try_from(rows).unwrap_or(i32::MAX);
+            let cost = self.loaded.model(spec.model)?.cost(n, &cache.layers);
+            let others = self.caches.other_bytes(&running.key);
+            let all = cost.kv.saturating_add(bytes).saturating_add(others);
+            if all > limit {
+                return Ok(false);
+            }
+        }
+        let room = self.make_room_with(index, rows, bytes, false)?;
+        Ok(room.is_none())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Turn, Worker};
 use crate::error::Result;
 use crate::mlx::{self, fast, memory, Array};
-use crate::model::{AdapterSet, Cache, Decoder, Rows};
+use crate::model::{Cache, Rows};
 use crate::runtime::caches::SessionCache;
 use crate::runtime::estimate::{prefill_step, shared_step};
 use crate::runtime::job::EndReason;
@@ -35,6 +35,12 @@ impl Worker {
         };
         let mark = marks.iter().find(|&&mark| mark > done);
         let ahead = mark.map_or(left.len(), |mark| left.len().min(mark - done));
+        // What was guessed behind the end of an answer has cost its last tokens.
+        let again = self.caches.of(&running.key)?.again(left);
+        let ahead = match again {
+            0 => ahead,
+            again => ahead.min(again),
+        };
         let config = self.loaded.model(running.job.cache.model)?.config();
         let keep = running.job.cache.keep;
         let step = match self.others_wait(index) {
@@ -76,15 +82,23 @@ impl Worker {
         self.steps += 1;
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
+        let adapters = &running.adapters;
+        let hidden = match again {
+            0 => decoder.forward(&chunk_tokens, &mut cache.layers, Rows::Last, adapters)?,
+            _ => decoder.forward_singly(&chunk_tokens, &mut cache.layers, adapters)?,
+        };
         let logits = if last && !running.job.prefill_only {
-            Some(decoder.next_logits(&chunk_tokens, &mut cache.layers, &running.adapters)?)
+            Some(decoder.logits_of_last(&hidden, adapters)?)
         } else {
-            take_in(decoder, &chunk_tokens, cache, &running.adapters)?;
+            take_in(&hidden, cache)?;
             self.good_steps = self.steps;
             self.queued_bytes = 0;
             None
         };
         cache.tokens.extend_from_slice(chunk);
+        if again == n {
+            cache.mark_states();
+        }
         for &at in running.marks.iter().filter(|&&at| at > done) {
             cache.mark(at);
         }
@@ -102,18 +116,12 @@ impl Worker {
     }
 }
 
-/// Computes the keys, values and states of tokens i32 `[n]`, and waits for them.
-pub(super) fn take_in(
-    decoder: &Decoder,
-    tokens: &Array,
-    cache: &mut SessionCache,
-    adapters: &AdapterSet,
-) -> Result<()> {
-    let hidden = decoder.forward(tokens, &mut cache.layers, Rows::Last, adapters)?;
-    // What it leaves in the caches is wanted. The kernels write there as they compute the row.
+/// Waits for what tokens leave in a cache. `hidden`: what came of them, `[1, 1, hidden]`.
+pub(super) fn take_in(hidden: &Array, cache: &SessionCache) -> Result<()> {
+    // The kernels write there as they compute the row.
     let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
     if fast::active() {
-        wanted.push(&hidden);
+        wanted.push(hidden);
     }
     mlx::eval(&wanted)?;
     memory::clear_cache();

@@ -88,14 +88,11 @@ impl Worker {
             Guessing::Lookup => running.lookup.learn_from(count, right, length),
             Guessing::Draft => running.pace.learn_from(count, right),
         }
-        if right < count {
-            if ahead {
-                running.sampler = None;
-            }
-            let cache = self.caches.of_mut(&running.key)?;
-            let held = cache.tokens.len();
-            cache.cut(held.saturating_sub(count - right));
+        if right < count && ahead {
+            running.sampler = None;
         }
+        let cache = self.caches.of_mut(&running.key)?;
+        cache.take_back(count - right);
         Ok(turn)
     }
 
