@@ -89,23 +89,34 @@ impl Times {
         }
     }
 
-    /// Where it is not known, from the nearest that is.
+    /// Where it is not known, from those that are: between two, or from the nearest.
     fn of(times: &[f32], rows: usize) -> Option<f32> {
-        /// What a row adds to a pass of one row. It decides until a time is known.
+        /// What a row adds to a pass of one row. It decides until two times are known.
         const ROW: f32 = 0.08;
-        let known = times.iter().enumerate().filter(|(_, time)| **time > 0.0);
-        let (at, time) = known.min_by_key(|(at, _)| at.abs_diff(rows))?;
-        let of = |rows: usize| 1.0 + ROW * (rows as f32 - 1.0);
-        Some(time * of(rows) / of(at))
+        let known = || times.iter().enumerate().filter(|(_, time)| **time > 0.0);
+        let below = known().filter(|(at, _)| *at <= rows).last();
+        let above = known().find(|(at, _)| *at >= rows);
+        match (below, above) {
+            (Some((low, &less)), Some((high, &more))) => {
+                let part = (rows - low) as f32 / (high - low).max(1) as f32;
+                Some(less + part * (more - less))
+            }
+            (below, above) => {
+                let (at, time) = below.or(above)?;
+                let of = |rows: usize| 1.0 + ROW * (rows as f32 - 1.0);
+                Some(time * of(rows) / of(at))
+            }
+        }
     }
 
-    /// How many guesses for each of `drafting` requests give the most tokens a second, in a pass of `rows` without guesses.
-    fn best(&self, rows: usize, drafting: usize, chance: f32, most: usize) -> usize {
-        let alone = Times::of(&self.passes, rows);
-        let step = Times::of(&self.steps, drafting);
-        let (Some(alone), Some(step)) = (alone, step) else {
+    /// How many guesses for each of `drafting` requests give the most tokens a second, in a pass of `rows` without guesses. None
+    /// before one without any was timed.
+    fn best(&self, rows: usize, drafting: usize, chance: f32, most: usize) -> Option<usize> {
+        let alone = self.passes.get(rows).copied();
+        let alone = alone.filter(|&time| time > 0.0)?;
+        let Some(step) = Times::of(&self.steps, drafting) else {
             // To be found out.
-            return most.min(2);
+            return Some(most.min(2));
         };
         let others = rows.saturating_sub(drafting) as f32;
         let (mut best, mut rate) = (0, rows as f32 / alone);
@@ -120,7 +131,7 @@ impl Times {
                 (best, rate) = (guesses, now);
             }
         }
-        best
+        Some(best)
     }
 }
 
@@ -208,7 +219,9 @@ impl Worker {
             .map(|&index| self.running[index].pace.chance());
         let chance = chances.sum::<f32>() / drafting.max(1) as f32;
         let times = self.times.entry(model).or_default();
-        let best = times.best(rows, drafting, chance, most);
+        let Some(best) = times.best(rows, drafting, chance, most) else {
+            return 0;
+        };
         for &index in requests {
             let running = &mut self.running[index];
             match best {
@@ -469,4 +482,55 @@ fn as_wide_as(logits: &Array, vocab: i32) -> Result<Array> {
     let never = Array::scalar(f32::NEG_INFINITY, logits.dtype())?;
     let rest = ops::broadcast_to(&never, &[rows, vocab - own])?;
     ops::concatenate(&[logits, &rest], 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(passes: &[(usize, f32)], step: f32) -> Times {
+        let mut times = Times::default();
+        for &(rows, time) in passes {
+            times.passes[rows] = time;
+        }
+        times.steps[1] = step;
+        times
+    }
+
+    #[test]
+    fn as_many_are_guessed_as_pay() {
+        // Nothing is known: one pass without shows what it costs.
+        assert_eq!(Times::default().best(1, 1, 0.9, 8), None);
+        assert_eq!(times(&[(1, 0.03)], 0.0).best(1, 1, 0.9, 8), Some(2));
+        let cheap = times(&[(1, 0.03), (8, 0.04)], 0.003);
+        assert_eq!(cheap.best(1, 1, 0.0, 8), Some(0));
+        let [seldom, often] = [0.3, 0.95].map(|chance| cheap.best(1, 1, chance, 8).unwrap());
+        assert!(0 < seldom && seldom < often, "{seldom} and {often}");
+        // Rows that cost as much as passes pay for nobody, nor does a draft as slow as its model.
+        let rows = times(&[(1, 0.03), (2, 0.06), (3, 0.09), (8, 0.24)], 0.003);
+        assert_eq!(rows.best(1, 1, 0.95, 8), Some(0));
+        let slow = times(&[(1, 0.03), (8, 0.04)], 0.03);
+        assert_eq!(slow.best(1, 1, 0.8, 8), Some(0));
+    }
+
+    #[test]
+    fn one_that_is_never_right_is_asked_seldom() {
+        let mut pace = Pace::default();
+        for _ in 0..20 {
+            pace.learn_from(2, 0);
+        }
+        assert!(pace.chance() < 0.05);
+        let mut asked = 0;
+        for length in 0..2000 {
+            if length >= pace.from {
+                asked += 1;
+                pace.rest(length);
+            }
+        }
+        assert!((5..20).contains(&asked), "{asked} times");
+        for _ in 0..20 {
+            pace.learn_from(1, 1);
+        }
+        assert!(pace.chance() > 0.8);
+    }
 }
