@@ -323,7 +323,9 @@ static struct world open_world(const struct kind *kind) {
   static const char schema[] = "{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"kind\",\"count\"],"
                                "\"properties\":{\"kind\":{\"enum\":[\"a\",\"the b\"]},\"count\":{\"type\":\"integer\"}}}";
   struct world world = {kind, NULL, {NULL, NULL}, {NULL, NULL}};
-  mlxrt_load_options options = {sizeof options};
+  mlxrt_load_options options;
+  memset(&options, 0, sizeof options);
+  options.struct_size = sizeof options;
   options.draft_path = kind->draft ? fixture(kind->draft) : NULL;
   OK(mlxrt_model_load(fixture(kind->model), &options, &world.model));
   for (int i = 0; i < ADAPTERS; i++) {
