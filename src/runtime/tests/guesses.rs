@@ -387,9 +387,7 @@ fn what_guesses_cost() {
     };
     let model = Arc::new(model::load(&folder, options).unwrap());
     let prompt: Vec<i32> = (0..length).map(|at| (at * 7919 % 50_000) as i32).collect();
-    let input = Input::Tokens(prompt.clone());
     let options = with(Drafts::Off, &exactly(count as u64));
-    let answer = run(&session(&model), &input, &options).tokens;
     // The prompt is taken in once, but for its last token.
     let (begun, last) = (
         session(&model),
@@ -401,6 +399,7 @@ fn what_guesses_cost() {
         ..exactly(1)
     };
     run(&begun, &most, &prefill).result.unwrap();
+    let answer = run(&begun.fork().unwrap(), &last, &options).tokens;
     let names = ["off", "wrong", "one of four wrong", "right"];
     let kinds = names
         .into_iter()
