@@ -154,11 +154,12 @@ impl Decoder {
         })
     }
 
-    /// What `n` more tokens in these caches take.
-    pub fn cost(&self, n: i32, caches: &[Cache]) -> StepCost {
+    /// What `n` more tokens in these caches take; `singly`: as rows of a pass.
+    pub fn cost(&self, n: i32, singly: bool, caches: &[Cache]) -> StepCost {
+        let singly = singly && !self.borrows();
         let rooms = caches.iter().zip(self.costs.caches());
         let rooms: Vec<_> = rooms
-            .map(|(cache, bytes)| cache.room_for(n, bytes))
+            .map(|(cache, bytes)| cache.room_for(n, singly, bytes))
             .collect();
         let longest = caches.iter().map(|cache| cache.length_after(n)).max();
         self.costs.step(n, longest.unwrap_or(0), &rooms)
@@ -186,6 +187,7 @@ impl Decoder {
         Ok(Session {
             rows,
             singly: false,
+            unsure: 0,
             masks,
             caches,
         })
@@ -196,6 +198,13 @@ impl Decoder {
         self.blocks
             .iter()
             .any(|block| block.borrows().next().is_some())
+    }
+
+    /// Bytes of what is held until it is known which of `n` tokens stay.
+    pub fn held_by(&self, n: i32, caches: &[Cache]) -> u64 {
+        let caches = caches.iter().zip(self.costs.caches());
+        let held = caches.map(|(cache, bytes)| cache.held_by(n, bytes));
+        held.fold(0, u64::saturating_add)
     }
 
     /// Of `n` tokens that are to go into these caches together, so many may go, so that any can be taken back.

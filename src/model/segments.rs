@@ -40,6 +40,20 @@ pub struct Mixed<'a> {
     none: AdapterSet,
 }
 
+impl Session<'_> {
+    /// How many rows a cache takes at a time.
+    fn pieces(&self, cache: &Cache) -> Vec<i32> {
+        let sure = self.rows - self.unsure;
+        match cache {
+            Cache::State(_) if self.unsure > 0 && sure > 0 => vec![sure, self.unsure],
+            Cache::Tokens(tokens) if self.singly && tokens.is_turned_by(self.rows) => {
+                (0..self.rows).map(|_| 1).collect()
+            }
+            _ => vec![self.rows],
+        }
+    }
+}
+
 impl<'a> Mixed<'a> {
     fn new(sets: impl Iterator<Item = (i32, &'a AdapterSet)>) -> Self {
         Mixed {
@@ -56,6 +70,8 @@ pub(super) struct Session<'a> {
     /// Its rows have the bits that they have one at a time in windows too: where they write over tokens, each sees what was there when
     /// it came. Else they are a prompt's, each of which sees a full window.
     pub singly: bool,
+    /// Those at the end that may be taken back: states are asked for before them.
+    pub unsure: i32,
     /// For the new tokens, by the number of the cache.
     pub masks: Vec<Rc<AttentionMask>>,
     /// Empty: the new tokens are all there are, and there may be a batch of them.
@@ -100,6 +116,10 @@ impl<'a> Seen<'_, 'a> {
         let (mut outputs, mut first) = (Vec::new(), 0);
         let alone = past.sessions.len() == 1;
         for session in &mut past.sessions {
+            let rows = first..first + session.rows;
+            first = rows.end;
+            let cache = number.and_then(|number| session.caches.get(number));
+            let pieces = cache.map_or(vec![session.rows], |cache| session.pieces(cache));
             let own = Own {
                 mask: number
                     .and_then(|number| session.masks.get(number))
@@ -107,26 +127,23 @@ impl<'a> Seen<'_, 'a> {
                 cache: number.and_then(|number| session.caches.get_mut(number)),
                 kept: number.and_then(|number| past.kept.get_mut(number)),
             };
-            let rows = first..first + session.rows;
-            first = rows.end;
-            match own.cache {
-                Some(cache) if session.singly && cache.is_turned_by(session.rows) => {
-                    for row in rows {
-                        let own = Own {
-                            mask: &AttentionMask::None,
-                            cache: Some(&mut *cache),
-                            kept: None,
-                        };
-                        outputs.push(mix(some_rows(arrays, 1, row..row + 1)?, own)?);
-                    }
-                }
-                cache => {
-                    let own = Own { cache, ..own };
-                    if alone {
-                        return mix(arrays.map(Array::clone), own);
-                    }
-                    outputs.push(mix(some_rows(arrays, 1, rows)?, own)?);
-                }
+            if alone && pieces.len() == 1 {
+                return mix(arrays.map(Array::clone), own);
+            }
+            let (mask, mut cache, mut kept) = (own.mask, own.cache, own.kept);
+            let mut start = rows.start;
+            for piece in pieces {
+                let own = Own {
+                    // What goes in alone sees all.
+                    mask: match piece == session.rows {
+                        true => mask,
+                        false => &AttentionMask::None,
+                    },
+                    cache: cache.as_deref_mut(),
+                    kept: kept.as_deref_mut(),
+                };
+                outputs.push(mix(some_rows(arrays, 1, start..start + piece)?, own)?);
+                start += piece;
             }
         }
         match outputs.as_slice() {
@@ -241,6 +258,8 @@ impl Decoder {
         let sessions = sessions.map(|segment| {
             let mut session = self.session(segment.rows, segment.caches)?;
             session.singly = singly;
+            // The logits behind the last row that is sure are wanted, too.
+            session.unsure = segment.wanted - 1;
             Ok(session)
         });
         let sessions = sessions.collect::<Result<Vec<_>>>()?;

@@ -139,10 +139,12 @@ impl SessionCache {
         (reached > 0).then_some((layer, reached))
     }
 
-    /// Of the next `n` tokens any can be taken back until others come: those that layers cannot be cut back to are computed again.
-    pub fn hold(&mut self, n: usize) -> Result<()> {
-        let n = i32::try_from(n).unwrap_or(i32::MAX);
-        self.layers.iter_mut().try_for_each(|layer| layer.hold(n))?;
+    /// Of the next `n` tokens all but the first `sure` can be taken back until others come; those of them that stay nevertheless are
+    /// computed again where there are states.
+    pub fn hold(&mut self, n: usize, sure: usize) -> Result<()> {
+        let [n, sure] = [n, sure].map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+        let mut layers = self.layers.iter_mut();
+        layers.try_for_each(|layer| layer.hold(n, sure))?;
         let held: Vec<&Array> = self.layers.iter().flat_map(Cache::held).collect();
         match held.is_empty() {
             true => Ok(()),
@@ -153,15 +155,6 @@ impl SessionCache {
     /// Nothing is taken back any more.
     pub fn settle(&mut self) {
         self.layers.iter_mut().for_each(Cache::settle);
-    }
-
-    /// What `hold` of `n` tokens takes beside them: so many tokens more, and bytes.
-    pub fn held_by(&self, n: usize) -> (usize, u64) {
-        let n = i32::try_from(n).unwrap_or(i32::MAX);
-        // A window has as much as for a prompt's tokens, of which the first one sees itself, too.
-        let turns = self.layers.iter().any(|layer| layer.is_turned_by(n));
-        let states = self.layers.iter().map(Cache::state_bytes);
-        (usize::from(turns), states.fold(0, u64::saturating_add))
     }
 
     /// Keeps of the first `n` tokens as many as all layers can go back to. Where that fails nothing is kept.

@@ -426,7 +426,7 @@ impl Pass<'_> {
                         &fresh
                     }
                 };
-                let bytes = decoder.cost(signed(part.len()), caches).more;
+                let bytes = decoder.cost(signed(part.len()), false, caches).more;
                 let hidden = u64::from(decoder.config().hidden_size.unsigned_abs());
                 let beside = hidden.saturating_mul(SCRATCH);
                 let beside = beside.saturating_mul(part.len() as u64);

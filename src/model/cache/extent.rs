@@ -219,18 +219,22 @@ impl Extent {
         }
     }
 
-    /// The room that is made before `n` tokens come one at a time; none: each has its place as it is.
-    pub fn room_for_each(&self, n: i32) -> Option<Place> {
-        let Window { size, .. } = self.window?;
+    /// In a window the room that `n` tokens need that come one at a time, with all that is there; `anew`: in any case another one.
+    pub fn each_in(&self, n: i32, anew: bool) -> Place {
         let length = self.held();
+        let size = self.window.map_or(i32::MAX, |window| window.size);
         let more = n.min(size.saturating_sub(length));
-        match more {
+        let place = match more {
             ..0 => self.settled(),
             _ if length + more > self.capacity => {
                 Some(self.grow([0..length, 0..0, 0..0], more, size))
             }
             _ => None,
-        }
+        };
+        place.unwrap_or_else(|| Place {
+            moved: anew.then_some([0..self.capacity, 0..0, 0..0]),
+            ..self.stay(self.index)
+        })
     }
 
     /// Where each of `n` tokens goes that come one at a time, where there is room for them; and what is written over there.
@@ -242,15 +246,6 @@ impl Extent {
             (place, over)
         });
         places.collect()
-    }
-
-    /// All that there is, in room of its own.
-    pub fn as_it_is(&self) -> Place {
-        Place {
-            capacity: self.capacity,
-            at: self.index,
-            moved: Some([0..self.capacity, 0..0, 0..0]),
-        }
     }
 
     /// Between which places a window turns: behind the last one the next token goes to the first.

@@ -220,10 +220,10 @@ impl Cache {
         }
     }
 
-    /// What `n` more tokens take. `bytes`: before there are any.
-    pub fn room_for(&self, n: i32, bytes: CacheBytes) -> Room {
+    /// What `n` more tokens take; `singly`: in a window they come one at a time, as those that are drawn. `bytes`: before there are any.
+    pub fn room_for(&self, n: i32, singly: bool, bytes: CacheBytes) -> Room {
         match (self, bytes) {
-            (Cache::Tokens(tokens), CacheBytes::Tokens(token)) => tokens.room_for(n, token),
+            (Cache::Tokens(tokens), CacheBytes::Tokens(token)) => tokens.room_for(n, singly, token),
             (Cache::State(state), CacheBytes::State(bytes)) => state.room(bytes),
             _ => Room::default(),
         }
@@ -263,13 +263,14 @@ impl Cache {
         }
     }
 
-    /// The next `n` tokens, which go in singly, can be taken back until others come: a state goes back to what it is now, a window
-    /// that they turn keeps what they write over. What `held` gives is evaluated before they are queued.
-    pub fn hold(&mut self, n: i32) -> Result<()> {
+    /// Of the next `n` tokens, which go in singly, all but the first `sure` can be taken back until others come: a state remembers
+    /// what it is behind those, a window that they turn keeps what they write over. What `held` gives is evaluated before they are
+    /// queued.
+    pub fn hold(&mut self, n: i32, sure: i32) -> Result<()> {
         match self {
             Cache::Tokens(tokens) => tokens.hold(n),
             Cache::State(state) => {
-                state.hold();
+                state.hold(sure);
                 Ok(())
             }
         }
@@ -323,11 +324,12 @@ impl Cache {
         (self.as_tokens()).map_or(n, |tokens| tokens.most_taken_back(n))
     }
 
-    /// Bytes of a state, which is there twice while `hold` holds it.
-    pub fn state_bytes(&self) -> u64 {
-        match self {
-            Cache::Tokens(_) => 0,
-            Cache::State(state) => state.bytes(),
+    /// Bytes that `hold` of `n` tokens keeps.
+    pub fn held_by(&self, n: i32, bytes: CacheBytes) -> u64 {
+        match (self, bytes) {
+            (Cache::Tokens(tokens), CacheBytes::Tokens(token)) => tokens.held_by(n, token),
+            (Cache::State(state), _) => state.bytes(),
+            (Cache::Tokens(_), CacheBytes::State(_)) => 0,
         }
     }
 

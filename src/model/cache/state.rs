@@ -20,6 +20,8 @@ pub struct State {
     marks: VecDeque<Mark>,
     /// What it was before tokens that may be taken back: no mark, since it is for the next moment and not for the next turn.
     before: Option<Mark>,
+    /// Behind so many tokens there come such.
+    hold_at: Option<i32>,
 }
 
 #[derive(Clone)]
@@ -38,6 +40,7 @@ impl State {
             arrays,
             marks: marks.collect(),
             before: None,
+            hold_at: None,
         }
     }
 
@@ -66,6 +69,12 @@ impl State {
         self.before.take_if(|before| before.offset != self.offset);
         self.offset = self.offset.saturating_add(n);
         self.arrays = arrays;
+        if self.hold_at == Some(self.offset) {
+            self.before = Some(Mark {
+                offset: self.offset,
+                arrays: self.arrays.clone(),
+            });
+        }
     }
 
     pub fn nbytes(&self) -> u64 {
@@ -116,6 +125,7 @@ impl State {
         }
         self.marks.retain(|mark| mark.offset <= n);
         let before = self.before.take();
+        self.hold_at = None;
         let places = self.marks.back().into_iter().chain(&before);
         let place = places.into_iter().find(|mark| mark.offset == n);
         (self.offset, self.arrays) = match place {
@@ -139,17 +149,14 @@ impl State {
         });
     }
 
-    /// Remembers what it is until tokens that come next are known to stay.
-    pub fn hold(&mut self) {
-        self.before = Some(Mark {
-            offset: self.offset,
-            arrays: self.arrays.clone(),
-        });
+    /// Behind `sure` more tokens it remembers what it is, until those that come then are known to stay.
+    pub fn hold(&mut self, sure: i32) {
+        self.hold_at = Some(self.offset.saturating_add(sure));
     }
 
     /// Nothing is taken back any more.
     pub fn settle(&mut self) {
-        self.before = None;
+        (self.before, self.hold_at) = (None, None);
     }
 
     /// False: there were none.

@@ -58,7 +58,7 @@ fn tokens_come_back_in_the_order_of_time() {
             let (keys, values) = (of_positions(first, n, 1.0), of_positions(first, n, 3.0));
             let other = (next(4) == 0).then(|| tokens.fork());
             let before = other.as_ref().map(|other| other.in_order().unwrap());
-            let (room, bytes) = (tokens.room_for(n, token), tokens.nbytes());
+            let (room, bytes) = (tokens.room_for(n, false, token), tokens.nbytes());
             tokens.update_and_fetch(keys, values).unwrap();
             assert_eq!(room.after, tokens.nbytes(), "{window:?}");
             assert!(room.before <= bytes, "{window:?}");
@@ -176,6 +176,10 @@ fn what_is_taken_back_leaves_nothing() {
         let keys = positions(&keys.floats().unwrap(), 1.0);
         (extent.offset(), extent.index(), keys)
     };
+    let token = TokenBytes {
+        numbers: [2, 2],
+        dtype: Dtype::F32,
+    };
     let (mut turned, mut forked) = (0, 0);
     for _ in 0..400 {
         let size = 1 + next(12);
@@ -195,9 +199,18 @@ fn what_is_taken_back_leaves_nothing() {
                 tokens.mark(first);
                 twin.mark(first);
             }
+            let (room, over) = (tokens.room_for(n, true, token), tokens.held_by(n, token));
             tokens.hold(n).unwrap();
             // Of other positions, which show.
             (0..n).for_each(|at| put(&mut tokens, 500 + first + at, 1));
+            if first + n >= size {
+                let bytes = tokens.nbytes();
+                assert!(
+                    room.after <= bytes && bytes <= room.after + over,
+                    "{bytes} {}",
+                    room.after
+                );
+            }
             let mut fork = (next(3) == 0).then(|| tokens.fork());
             let kept = next(n + 1);
             turned += i32::from(first + n > size && kept < n);

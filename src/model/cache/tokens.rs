@@ -193,22 +193,30 @@ impl Tokens {
         pair.is_some_and(|(own, other)| Rc::ptr_eq(own, other))
     }
 
-    /// What `n` more tokens take. `token`: of a token's keys and of its values, before there are any.
-    pub fn room_for(&self, n: i32, token: TokenBytes) -> Room {
+    /// Bytes of a token's keys and of its values. `token`: before there are any.
+    fn token_bytes(&self, token: TokenBytes) -> [u64; 2] {
         let capacity = u64::try_from(self.extent.capacity()).unwrap_or(0);
         let of = |stored: &Stored| stored.nbytes().checked_div(capacity);
         let known = self
             .tensors
             .as_ref()
             .and_then(|(keys, values)| Some([of(keys)?, of(values)?]));
-        let token = known.unwrap_or_else(|| token.of(self.scheme));
+        known.unwrap_or_else(|| token.of(self.scheme))
+    }
+
+    /// What `n` more tokens take; `singly` as for `place`. `token`: before there are any.
+    pub fn room_for(&self, n: i32, singly: bool, token: TokenBytes) -> Room {
+        let token = self.token_bytes(token);
         let marked = self.marked_bytes();
-        let room = match (self.loses_marks(n), self.is_shared()) {
-            (true, _) => self.room_beside_a_mark(n, token),
-            (false, is_shared) => {
-                let room = self.extent.room_for(&self.place_for(n), token);
-                unless(is_shared, room)
-            }
+        let singly = singly && n > 1 && self.is_turned_by(n);
+        let (extent, is_shared) = (&self.extent, self.is_shared());
+        let room = match (self.loses_marks(n), singly) {
+            (true, _) => self.room_beside_a_mark(n, singly, token),
+            (false, false) => unless(is_shared, extent.room_for(&self.place_for(n), token)),
+            (false, true) => unless(
+                is_shared,
+                extent.room_for(&extent.each_in(n, is_shared), token),
+            ),
         };
         Room {
             before: room.before.saturating_add(marked),
@@ -218,14 +226,18 @@ impl Tokens {
     }
 
     /// What `n` more tokens take where a mark keeps what there is.
-    fn room_beside_a_mark(&self, n: i32, token: [u64; 2]) -> Room {
+    fn room_beside_a_mark(&self, n: i32, singly: bool, token: [u64; 2]) -> Room {
         let mut extent = self.extent.clone();
         let settling = extent.settled().map(|place| {
             let room = extent.room_for(&place, token);
             extent.advance(0, &place);
             unless(self.is_shared(), room)
         });
-        let room = extent.room_for(&extent.anew(extent.place(n), n), token);
+        let place = match singly {
+            true => extent.each_in(n, true),
+            false => extent.anew(extent.place(n), n),
+        };
+        let room = extent.room_for(&place, token);
         let copied = settling.as_ref().map_or(0, |settling| settling.copied);
         Room {
             before: settling.map_or(room.before, |settling| settling.before),
@@ -357,6 +369,16 @@ impl Tokens {
         Ok(())
     }
 
+    /// Bytes of what `hold` of `n` tokens keeps.
+    pub fn held_by(&self, n: i32, token: TokenBytes) -> u64 {
+        let [keys, values] = self.token_bytes(token);
+        let tokens = match self.is_turned_by(n) {
+            true => u64::try_from(n).unwrap_or(0),
+            false => 0,
+        };
+        keys.saturating_add(values).saturating_mul(tokens)
+    }
+
     /// What has to be evaluated before anybody writes behind `hold`.
     pub fn held(&self) -> impl Iterator<Item = &Array> {
         self.held.iter().flat_map(Held::arrays)
@@ -377,14 +399,11 @@ impl Tokens {
     /// Makes room for `n` tokens that come one at a time and turn the window, where there are some before them.
     fn room_for_each(&mut self, n: i32) -> Result<()> {
         self.keep_marks(n)?;
-        let place = match self.extent.room_for_each(n) {
-            None if self.is_shared() => Some(self.extent.as_it_is()),
-            place => place,
-        };
-        if let Some(place) = place {
-            self.move_to(&place)?;
+        let place = self.extent.each_in(n, self.is_shared());
+        match place.moved {
+            Some(_) => self.move_to(&place),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What there is goes to other room.

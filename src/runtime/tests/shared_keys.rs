@@ -103,7 +103,7 @@ fn what_tokens_take_is_told_before() {
             let ids: Vec<i32> = (0..n).map(|i| (i * 31 + 7) % 100).collect();
             let ids = Array::from_i32(&ids).unwrap();
             mlx::memory::clear_cache();
-            let told = decoder.cost(n, &caches).more;
+            let told = decoder.cost(n, false, &caches).more;
             let before = mlx::memory::active();
             mlx::memory::reset_peak();
             let logits = decoder.next_logits(&ids, &mut caches, &AdapterSet::default());

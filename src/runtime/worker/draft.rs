@@ -332,9 +332,10 @@ impl Worker {
         limit: Option<u64>,
     ) -> Result<bool> {
         let cache = self.caches.of(key)?;
-        let (more, held) = cache.held_by(n);
-        let n = i32::try_from(n.saturating_add(more)).unwrap_or(i32::MAX);
-        let mut cost = self.loaded.model(draft)?.cost(n, &cache.layers);
+        let n = i32::try_from(n).unwrap_or(i32::MAX);
+        let decoder = self.loaded.model(draft)?;
+        let held = decoder.held_by(n, &cache.layers);
+        let mut cost = decoder.cost(n, true, &cache.layers);
         cost.kv = cost.kv.saturating_add(held);
         cost.more = cost.more.saturating_add(held);
         let others = self.caches.other_bytes(key);
@@ -406,7 +407,8 @@ impl Worker {
                 cache.last_step = step;
                 if one.guesses.is_empty() {
                     // What nobody draws is taken back.
-                    cache.hold(one.tokens.len() + one.most)?;
+                    let sure = one.tokens.len();
+                    cache.hold(sure + one.most, sure)?;
                 }
                 tokens.extend_from_slice(&one.tokens);
                 cache.tokens.extend_from_slice(&one.tokens);

@@ -199,7 +199,7 @@ impl Worker {
 
     /// Makes room for `n` more tokens; else what becomes of the request.
     fn room_for(&mut self, index: usize, n: usize) -> Result<Option<Turn>> {
-        while let Some(why) = self.make_room(index, n, true)? {
+        while let Some(why) = self.make_room_for_rows(index, n, 0, true)? {
             let turn = self.without_room(index, why)?;
             if turn.is_some() {
                 return Ok(turn);
@@ -245,7 +245,7 @@ impl Worker {
         for (member, cache) in members.iter().zip(&mut caches) {
             cache.last_step = step;
             if !member.guesses.is_empty() {
-                cache.hold(member.all_rows())?;
+                cache.hold(member.all_rows(), member.rows)?;
             }
             if !member.reads_first {
                 tokens.extend(flushed(&mut known)?);
@@ -438,18 +438,17 @@ impl Worker {
         let running = &self.running[index];
         let spec = running.job.cache;
         let cache = self.caches.of(&running.key)?;
-        let (more_rows, bytes) = cache.held_by(rows);
-        let rows = rows.saturating_add(more_rows);
+        let decoder = self.loaded.model(spec.model)?;
+        let n = i32::try_from(rows).unwrap_or(i32::MAX);
+        let held = decoder.held_by(n, &cache.layers);
         if let Some(limit) = spec.limit {
-            let n = i32::try_from(rows).unwrap_or(i32::MAX);
-            let cost = self.loaded.model(spec.model)?.cost(n, &cache.layers);
             let others = self.caches.other_bytes(&running.key);
-            let all = cost.kv.saturating_add(bytes).saturating_add(others);
-            if all > limit {
+            let kv = decoder.cost(n, true, &cache.layers).kv;
+            if kv.saturating_add(held).saturating_add(others) > limit {
                 return Ok(false);
             }
         }
-        let room = self.make_room_with(index, rows, bytes, false)?;
+        let room = self.make_room_for_rows(index, rows, held, false)?;
         Ok(room.is_none())
     }
 }

@@ -68,6 +68,28 @@ impl Worker {
         more: u64,
         idle_may_go: bool,
     ) -> Result<Option<NoRoom>> {
+        self.make_room_of(index, (n, false), more, idle_may_go)
+    }
+
+    /// As `make_room`, for rows of a pass and so many bytes more.
+    pub(super) fn make_room_for_rows(
+        &mut self,
+        index: usize,
+        rows: usize,
+        more: u64,
+        idle_may_go: bool,
+    ) -> Result<Option<NoRoom>> {
+        self.make_room_of(index, (rows, true), more, idle_may_go)
+    }
+
+    /// Of so many tokens, which come `singly` or not.
+    fn make_room_of(
+        &mut self,
+        index: usize,
+        (n, singly): (usize, bool),
+        more: u64,
+        idle_may_go: bool,
+    ) -> Result<Option<NoRoom>> {
         let running = &self.running[index];
         let spec = running.job.cache;
         let decoder = self.loaded.model(spec.model)?;
@@ -77,7 +99,7 @@ impl Worker {
         let config = decoder.config();
         let scratch = u64::from(config.hidden_size.unsigned_abs()).saturating_mul(SCRATCH);
         let draw = u64::from(config.vocab_size.unsigned_abs()).saturating_mul(DRAW);
-        let mut cost = decoder.cost(n, &cache.layers);
+        let mut cost = decoder.cost(n, singly, &cache.layers);
         let refuse = |what: String, own: bool| {
             let error = Error::new(Code::OutOfMemory, what);
             Ok(Some(NoRoom { error, own }))
@@ -89,7 +111,7 @@ impl Worker {
             }
             let cache = self.caches.of_mut(&running.key)?;
             if cost.kv > limit && cache.drop_marks() {
-                cost = decoder.cost(n, &cache.layers);
+                cost = decoder.cost(n, singly, &cache.layers);
             }
             if cost.kv > limit {
                 let what = format!(
@@ -114,7 +136,7 @@ impl Worker {
             if dropped {
                 // It may have had the same tensors, which need not be copied any more; and a mark may need none.
                 let decoder = self.loaded.model(spec.model)?;
-                cost = decoder.cost(n, &self.caches.of(&key)?.layers);
+                cost = decoder.cost(n, singly, &self.caches.of(&key)?.layers);
                 cost.more = cost.more.saturating_add(more);
                 continue;
             }
