@@ -416,7 +416,7 @@ static void crowd_life(mlxrt_model *model, mlxrt_adapter *const *adapters, const
   if (is_short) {
     crowds_short_of_memory++;
     WORKS(mlxrt_log_set(MLXRT_LOG_DEBUG, count_who_waits, NULL));
-    set_limit(memory().active_bytes + of_one + of_one / 4 + below(of_one));
+    set_limit(memory().active_bytes + of_one + of_one / 2 + below(of_one));
   }
   for (int i = 0; i < crowd.count; i++) {
     for (int left = i && !is_short ? 1 + (int)below(QUEUED) : 1; left > 0; left--) submit_one(&crowd, &crowd.members[i], most, i == 0);
