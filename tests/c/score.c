@@ -233,7 +233,7 @@ static void a_score_can_be_ended(void) {
       {{NULL, 0, 0, 0, 0, 0, 0}, 0, MLXRT_OK},
       {{NULL, 0, 2, 0, 0, 0, 0}, 0, MLXRT_E_CANCELLED},
       {{NULL, 0, 0, 2, 0, 0, 0}, 0, MLXRT_E_CANCELLED},
-      {{NULL, 0, 0, 0, 300, 0, 0}, 150, MLXRT_E_TIMEOUT},
+      {{NULL, 0, 0, 0, 30, 0, 0}, 15, MLXRT_E_TIMEOUT},
   };
   for (size_t i = 0; i < COUNT(cases); i++) {
     struct watch watch = cases[i].watch;
@@ -247,7 +247,8 @@ static void a_score_can_be_ended(void) {
     FAILS(mlxrt_score(session, &one, &long_one, &options, &logprobs, &count), cases[i].code, "");
     CHECK_INT(count, cases[i].code ? 0 : COUNT(many));
     if (!cases[i].code) CHECK_INT(watch.done, COUNT(many));
-    CHECK(watch.calls > 0);
+    /* A deadline may come before the first chunk is done, where the machine is slow. */
+    if (!cases[i].timeout_ms) CHECK(watch.calls > 0);
     if (watch.stop_at) CHECK_INT(watch.calls, watch.stop_at);
     mlxrt_free(logprobs);
     CHECK(mlxrt_memory_trim(2) == NULL);
