@@ -101,11 +101,11 @@ static void a_failed_next_writes_no_state(void) {
   CHECK_INT(state, 77);
 }
 
-static volatile int stop_threads;
+static int stop_threads;
 
 static void *resume_always(void *unused) {
   (void)unused;
-  while (!stop_threads) mlxrt_error_free(mlxrt_resume());
+  while (!__atomic_load_n(&stop_threads, __ATOMIC_SEQ_CST)) mlxrt_error_free(mlxrt_resume());
   return NULL;
 }
 
@@ -113,7 +113,7 @@ static void *resume_always(void *unused) {
 static void a_stray_resume_wedges_nothing(void) {
   mlxrt_model *model = load("qwen3-f32");
   mlxrt_session *session = session_of(model);
-  stop_threads = 0;
+  __atomic_store_n(&stop_threads, 0, __ATOMIC_SEQ_CST);
   pthread_t strays, reader;
   pthread_create(&strays, NULL, resume_always, NULL);
   mlxrt_request *request = submit(session, text_input("Hello"), greedy(1900));
@@ -123,7 +123,7 @@ static void a_stray_resume_wedges_nothing(void) {
     mlxrt_error_free(mlxrt_suspend(0));
     mlxrt_error_free(mlxrt_resume());
   }
-  stop_threads = 1;
+  __atomic_store_n(&stop_threads, 1, __ATOMIC_SEQ_CST);
   pthread_join(strays, NULL);
   mlxrt_request_cancel(request);
   pthread_join(reader, NULL);

@@ -247,7 +247,8 @@ static void a_score_can_be_ended(void) {
     FAILS(mlxrt_score(session, &one, &long_one, &options, &logprobs, &count), cases[i].code, "");
     CHECK_INT(count, cases[i].code ? 0 : COUNT(many));
     if (!cases[i].code) CHECK_INT(watch.done, COUNT(many));
-    CHECK(watch.calls > 0);
+    /* A deadline may come before the first chunk is done, where the machine is slow. */
+    if (!cases[i].timeout_ms) CHECK(watch.calls > 0);
     if (watch.stop_at) CHECK_INT(watch.calls, watch.stop_at);
     mlxrt_free(logprobs);
     CHECK(mlxrt_memory_trim(2) == NULL);
@@ -260,12 +261,12 @@ static void a_score_can_be_ended(void) {
 struct call {
   mlxrt_session *session;
   int32_t code;
-  volatile int begun;
+  int begun;
 };
 
 static int32_t begun(void *user_data, uint64_t done, uint64_t total) {
   (void)done, (void)total;
-  ((struct call *)user_data)->begun = 1;
+  __atomic_store_n(&((struct call *)user_data)->begun, 1, __ATOMIC_SEQ_CST);
   return MLXRT_RETURN_CONTINUE;
 }
 
@@ -283,7 +284,7 @@ static void *score_long(void *data) {
   call->code = mlxrt_error_code(error);
   mlxrt_error_free(error);
   mlxrt_free(logprobs);
-  call->begun = 1;
+  __atomic_store_n(&call->begun, 1, __ATOMIC_SEQ_CST);
   return NULL;
 }
 
@@ -293,7 +294,7 @@ static void others_meanwhile(void) {
   struct call call = {session_of(model), -1, 0};
   pthread_t thread;
   CHECK_INT(pthread_create(&thread, NULL, score_long, &call), 0);
-  while (!call.begun) sleep_ms(1);
+  while (!__atomic_load_n(&call.begun, __ATOMIC_SEQ_CST)) sleep_ms(1);
   mlxrt_input one = token_input(TEXT, 1);
   float *logprobs = NULL;
   size_t count = 0;

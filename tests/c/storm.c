@@ -12,9 +12,12 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static mlxrt_model *models[MODELS];
 static mlxrt_session *sessions[SESSIONS];
 static mlxrt_request *requests[REQUESTS];
-static volatile int stop;
-static volatile int64_t alive[THREADS];
-static volatile const char *doing[THREADS];
+/* Read and written by several threads at once. */
+#define SEE(place) __atomic_load_n(&(place), __ATOMIC_SEQ_CST)
+#define TELL(place, value) __atomic_store_n(&(place), (value), __ATOMIC_SEQ_CST)
+static int stop;
+static int64_t alive[THREADS];
+static const char *doing[THREADS];
 static int codes[32];
 static long notified, calls;
 
@@ -152,17 +155,17 @@ static void some_queries(uint64_t *random) {
   mlxrt_free(json);
 }
 
-#define DO(what) (doing[me] = #what, what)
+#define DO(what) (TELL(doing[me], #what), what)
 
 static void *act(void *data) {
   int me = (int)(intptr_t)data;
-  uint64_t seed = (uint64_t)me * 7919 + (uint64_t)alive[me], *random = &seed;
+  uint64_t seed = (uint64_t)me * 7919 + (uint64_t)SEE(alive[me]), *random = &seed;
   for (int i = 0; i < 10; i++) draw(random);
-  while (!stop) {
+  while (!SEE(stop)) {
     mlxrt_input input = text_input("Go on");
     mlxrt_generate_options options = some_options(random);
     mlxrt_result result = empty_result();
-    alive[me] = now_ms();
+    TELL(alive[me], now_ms());
     uint64_t dice = draw(random) % 1000;
     /* What is gone is made anew, more often than not. */
     if (dice % 4 && !PEEK(models)) DO(new_model(random));
@@ -198,7 +201,7 @@ static void *act(void *data) {
       for (int i = 0; i < SESSIONS; i++) new_session(random);
     }
   }
-  doing[me] = "nothing";
+  TELL(doing[me], "nothing");
   return NULL;
 }
 
@@ -212,10 +215,11 @@ static int entries(const char *folder) {
 
 static void blow(double seconds, uint64_t seed) {
   pthread_t threads[THREADS];
-  stop = 0;
+  const int64_t unstarted = (int64_t)seed;
+  TELL(stop, 0);
   for (int i = 0; i < THREADS; i++) {
-    alive[i] = (int64_t)seed;
-    doing[i] = "starting";
+    TELL(alive[i], unstarted);
+    TELL(doing[i], "starting");
   }
   uint64_t *random = &seed;
   for (int i = 0; i < 2 * MODELS; i++) new_model(random);
@@ -225,15 +229,16 @@ static void blow(double seconds, uint64_t seed) {
   while (now_ms() < end) {
     sleep_ms(100);
     for (int i = 0; i < THREADS; i++) {
-      if (alive[i] == (int64_t)seed || now_ms() - alive[i] < 30000) continue;
-      for (int k = 0; k < THREADS; k++) printf("\n  thread %d: %s", k, (const char *)doing[k]);
+      int64_t seen = SEE(alive[i]);
+      if (seen == unstarted || now_ms() - seen < 30000) continue;
+      for (int k = 0; k < THREADS; k++) printf("\n  thread %d: %s", k, SEE(doing[k]));
       printf("\n  a thread has not moved for 30 s\n");
       fflush(stdout);
       if (getenv("STORM_WAITS")) pause();
       _exit(2);
     }
   }
-  stop = 1;
+  TELL(stop, 1);
   for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
   for (size_t i = 0; i < REQUESTS; i++) mlxrt_request_free(requests[i]);
   for (size_t i = 0; i < SESSIONS; i++) mlxrt_session_free(sessions[i]);

@@ -125,6 +125,11 @@ pub fn loads(what: &str, path: &Path) {
     folder_case("loads", what, path, &[], &[]);
 }
 
+/// Loading succeeds, and a request ends with one of these codes and all of these words.
+pub fn gives_no_token(what: &str, path: &Path, codes: &[&str], words: &[&str]) {
+    folder_case("gives-no-token", what, path, codes, words);
+}
+
 /// As `loads`, and one of the warnings that looking at the folder gives has all of these words.
 pub fn loads_with_a_warning(what: &str, path: &Path, words: &[&str]) {
     folder_case("warns", what, path, &[], words);
@@ -143,11 +148,17 @@ pub fn child(args: &[&str]) -> Outcome {
     };
     let (path, codes): (_, Vec<&str>) = (Path::new(path), codes.split(',').collect());
     let verdict = leaks_nothing(2, || {
-        let loaded =
-            load(path).and_then(|model| model.session(0).generate(Prompt::Text("Hello"), 3, false));
-        match loaded {
+        let model = load(path);
+        ensure!(
+            *wish != "gives-no-token" || model.is_ok(),
+            "it does not load"
+        );
+        let answered =
+            model.and_then(|model| model.session(0).generate(Prompt::Text("Hello"), 3, false));
+        match answered {
             Ok(answer) => {
                 ensure!(*wish != "refused-at-sight", "it loads");
+                ensure!(*wish != "gives-no-token", "it generates: {answer:?}");
                 ensure!(answer.tokens.len() == 3, "{answer:?}");
                 if *wish == "warns" {
                     warned(path, words)?;

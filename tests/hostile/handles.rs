@@ -1,6 +1,8 @@
 //! Row 2: handles that are no handles, for each function that takes one. Generated from the header.
 
-use crate::abi::mlxrt_free;
+use crate::abi::*;
+use crate::child::{ask, exactly, PROMPT};
+use crate::common::{outcome, Prompt};
 use crate::list::Cases;
 use crate::surface::{
     free, function as function_named, handle_types, make, surface, Call, Function, World,
@@ -128,7 +130,23 @@ fn left_alone(handle: &str) -> Outcome {
             .position(|p| p.handle() == Some(handle) && f.ret == "mlxrt_error *")?;
         Some((f, at))
     });
-    let (user, at) = user.expect("a function that takes it");
+    let Some((user, at)) = user else {
+        // A grammar is what a request's options name.
+        ensure!(handle == "mlxrt_grammar", "who takes a {handle}?");
+        let model = world["mlxrt_model"] as *mut mlxrt_model;
+        let mut session = std::ptr::null_mut();
+        let mut options = exactly(1);
+        options.grammar = bits as *mut _;
+        // SAFETY: a live model, no options, a writable output.
+        outcome(unsafe { mlxrt_session_create(model, std::ptr::null(), &mut session) }).unwrap();
+        let told = ask(session, &Prompt::Text(PROMPT), &options, |_| true);
+        // SAFETY: a live session.
+        unsafe { mlxrt_session_free(session) };
+        return match told.failure {
+            None => fine(),
+            Some(failure) => Err(Wrong(format!("{failure:?}"))),
+        };
+    };
     let mut call = Call::good(user, &mut world);
     call.args[at] = bits;
     match call.run() {

@@ -12,6 +12,9 @@ use crate::{ensure, list_class};
 
 list_class!("21", "every function inside each callback", "reentrant");
 
+/// What does not wait, and is refused on a session that runs.
+const WANT_IT_IDLE: [&str; 2] = ["mlxrt_session_fork", "mlxrt_session_truncate"];
+
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Event,
@@ -85,9 +88,11 @@ fn inside(function: &'static Function, place: Place) -> Outcome {
         return Err(Wrong("the callback did not run".into()));
     };
     let fails = function.ret == "mlxrt_error *";
+    let runs = matches!(place, Place::Event) && WANT_IT_IDLE.contains(&function.name.as_str());
     match result {
         Ok(_) => {
             ensure!(!(fails && blocks(function)), "a blocking call worked");
+            ensure!(!runs, "it worked on a session that runs");
             ensure!(
                 !(fails && matches!(place, Place::Log)),
                 "it worked inside a log function"
@@ -103,7 +108,11 @@ fn inside(function: &'static Function, place: Place) -> Outcome {
         }
         Err(failure) => {
             ensure!(!blocks(function), "{failure:?} and not REENTRANT");
-            named(&failure, &["NOT_FOUND", "INVALID_ARGUMENT"], &[])
+            let codes: &[&str] = match runs {
+                true => &["BUSY"],
+                false => &["NOT_FOUND", "INVALID_ARGUMENT"],
+            };
+            named(&failure, codes, &[])
         }
     }
 }

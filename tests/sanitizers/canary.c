@@ -1,10 +1,13 @@
 /* Faults made on purpose, one for each argument, to show that the sanitizer sees what it is there for:
  * run.sh fails when one of them is not reported. */
+#define _POSIX_C_SOURCE 200809L
+
 #include <mlxrt.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static int shared;
 
@@ -45,11 +48,14 @@ static void leak_beside_the_engine(void) {
 static void count_line(void *user_data, int32_t level, const char *message, size_t len) {
   (void)user_data, (void)level, (void)message, (void)len;
   shared++;
+  /* So that the other thread calls in meanwhile, on a busy machine too. */
+  struct timespec time = {0, 2000000};
+  nanosleep(&time, NULL);
 }
 
 static void *free_nothing(void *data) {
   (void)data;
-  for (int i = 0; i < 1000; i++) mlxrt_model_free((mlxrt_model *)(size_t)0x1234);
+  for (int i = 0; i < 50; i++) mlxrt_model_free((mlxrt_model *)(size_t)0x1234);
   return NULL;
 }
 
@@ -66,7 +72,13 @@ static mlxrt_memory together;
 
 static void *get_memory(void *data) {
   (void)data;
-  for (int i = 0; i < 1000; i++) mlxrt_error_free(mlxrt_memory_get(&together));
+  struct timespec now, began;
+  clock_gettime(CLOCK_MONOTONIC, &began);
+  /* Long enough for both to run at once some time. */
+  do {
+    for (int i = 0; i < 1000; i++) mlxrt_error_free(mlxrt_memory_get(&together));
+    clock_gettime(CLOCK_MONOTONIC, &now);
+  } while (now.tv_sec - began.tv_sec < 2);
   return NULL;
 }
 

@@ -3,9 +3,9 @@
  *
  *   soak CYCLES TOKENS SEED
  *
- * Each cycle loads a model, gives its share of the tokens through sessions that are created and freed, makes some
- * mistakes, frees everything and looks at the process. Prints a report in Markdown; exits with 1 when a bound is broken
- * or a call gave what it should not.
+ * Each cycle loads a model, gives its share of the tokens through sessions that are created and freed, alone or several
+ * at once, makes some mistakes, frees everything and looks at the process. Prints a report in Markdown; exits with 1
+ * when a bound is broken or a call gave what it should not.
  */
 #include "use.h"
 
@@ -82,6 +82,10 @@ static const char *const PULLED_NAMES[ENDINGS] = {
     "deadline of 1 to 4 ms",
 };
 
+/* How they ended. */
+static const char *const stop_names[STOPS] = {NULL,        "EOS",      "STRING",  "TOKEN",     "LENGTH",  "CONTEXT",
+                                              "CALLBACK", "CANCELLED", "TIMEOUT", "TOOL_CALL", "GRAMMAR", "ERROR"};
+
 static unsigned long requests[ENDINGS], pulled[ENDINGS], stops[STOPS], pauses;
 static uint64_t tokens_delivered;
 
@@ -97,13 +101,18 @@ struct request {
   long delay_us;
 };
 
-static int32_t take(void *user_data, const mlxrt_event *event) {
-  struct request *request = user_data;
+static void note(struct request *request, const mlxrt_event *event) {
   for (size_t i = 0; i < event->token_count; i++) {
     if (request->tokens < CONTROL_TOKENS) request->first[request->tokens] = event->tokens[i];
     request->tokens++;
   }
-  if (++request->events != request->at) return MLXRT_RETURN_CONTINUE;
+  request->events++;
+}
+
+static int32_t take(void *user_data, const mlxrt_event *event) {
+  struct request *request = user_data;
+  note(request, event);
+  if (request->events != request->at) return MLXRT_RETURN_CONTINUE;
   if (request->ending == CANCEL_INSIDE) mlxrt_session_cancel(request->session);
   /* No call that blocks is allowed here. */
   if (request->ending == CANCEL_INSIDE) GIVES(mlxrt_init(NULL), MLXRT_E_REENTRANT);
@@ -187,8 +196,7 @@ static size_t pull(mlxrt_session *session, mlxrt_input input, mlxrt_generate_opt
     int32_t state = -1;
     WORKS(mlxrt_request_next(request.submitted, below(2) ? MLXRT_FOREVER : below(3), &event, &state));
     if (event) {
-      request.events++;
-      request.tokens += event->token_count;
+      note(&request, event);
       mlxrt_free(event);
     }
     if (request.events == request.at && ending == CANCEL_INSIDE) mlxrt_request_cancel(request.submitted);
@@ -266,6 +274,183 @@ static void session_life(mlxrt_model *model, uint64_t until) {
     mlxrt_free(tokens);
   }
   mlxrt_session_free(session);
+}
+
+/* ---- Several at once ---- */
+
+enum { CROWD = 6, QUEUED = 3, ADAPTERS = 2 };
+
+/* A request of a crowd. */
+struct queued {
+  struct request request;
+  struct member *member;
+  mlxrt_generate_options options;
+  int over, is_control;
+};
+
+/* A session of a crowd, with the requests that are queued on it. */
+struct member {
+  mlxrt_session *session;
+  struct queued queued[QUEUED];
+  int count, freed;
+};
+
+struct crowd {
+  struct member members[CROWD];
+  int count;
+  /* Those of all members that another thread disturbs. */
+  struct queued *disturbed[CROWD * QUEUED];
+  int disturbances;
+};
+
+static unsigned long crowds, crowded[ENDINGS], crowds_short_of_memory, gave_way;
+static uint64_t crowd_passes, crowd_rows, crowd_drafted, crowd_accepted;
+
+static void count_who_waits(void *user_data, int32_t level, const char *message, size_t len) {
+  (void)user_data, (void)level, (void)len;
+  if (strstr(message, "waits for memory")) __atomic_fetch_add(&gave_way, 1, __ATOMIC_RELAXED);
+}
+
+static void *disturb_all(void *data) {
+  struct crowd *crowd = data;
+  for (int i = 0; i < crowd->disturbances; i++) disturb(&crowd->disturbed[i]->request);
+  return NULL;
+}
+
+/* Behind what has the same beginning, and texts in which what came before comes again: guesses are right, or wrong later. */
+static mlxrt_input crowd_input(void) {
+  static const int32_t again[] = {5, 6, 7, 8, 5, 6, 7, 8, 5, 6, 7, 8, 5, 6, 7};
+  switch (below(3)) {
+    case 0: return token_input(again, COUNT(again) - below(8));
+    case 1: return text_input("Once upon a time there was a fox. Once upon a time there was a");
+    default: return message_input(MESSAGES[below(COUNT(MESSAGES))]);
+  }
+}
+
+static void submit_one(struct crowd *crowd, struct member *member, uint32_t most, int is_control) {
+  static const int32_t priorities[] = {0, 0, 0, 1, -1, INT32_MAX, INT32_MIN};
+  struct queued *queued = &member->queued[member->count++];
+  struct request *request = &queued->request;
+  uint32_t count = is_control ? CONTROL_TOKENS : most / 2 + below(most / 2);
+  queued->member = member;
+  queued->is_control = is_control;
+  queued->options = is_control || below(2) ? greedy(count) : sampled(count, 1 + below(1000));
+  queued->options.priority = priorities[below(COUNT(priorities))];
+  queued->options.draft_tokens = below(3) ? (int32_t)below(16) : -1;
+  if (below(4) == 0 && !is_control) queued->options.flags |= MLXRT_GEN_LOGPROBS, queued->options.top_logprobs = 3;
+  request->session = member->session;
+  request->ending = is_control || below(2) ? BY_ITSELF : (enum ending)below(ENDINGS);
+  /* Once a session is given up it takes no more. */
+  if (request->ending == FREE_OUTSIDE && member->freed) request->ending = CANCEL_OUTSIDE;
+  if (request->ending == FREE_OUTSIDE) member->freed = 1;
+  request->at = 1 + (int)below(40);
+  request->delay_us = (long)below(1500);
+  if (request->ending == DEADLINE) queued->options.timeout_ms = 1 + below(4);
+  mlxrt_input input = is_control ? text_input("Hello") : crowd_input();
+  WORKS(mlxrt_submit(member->session, &input, &queued->options, &request->submitted));
+  if (request->ending == CANCEL_OUTSIDE || request->ending == FREE_OUTSIDE) crowd->disturbed[crowd->disturbances++] = queued;
+}
+
+/* Takes what there is of a request, and brings it to its end where it is time. */
+static void look_after(struct queued *queued, const int32_t *right) {
+  struct request *request = &queued->request;
+  mlxrt_event *event = NULL;
+  int32_t state = -1;
+  WORKS(mlxrt_request_next(request->submitted, below(2), &event, &state));
+  if (event) {
+    note(request, event);
+    mlxrt_free(event);
+  }
+  if (request->events == request->at && request->ending == CANCEL_INSIDE) mlxrt_request_cancel(request->submitted);
+  if (request->ending == STOP && request->events >= request->at) {
+    mlxrt_request_free(request->submitted);
+    queued->over = 1;
+  } else if (state != MLXRT_NEXT_EVENT && state != MLXRT_NEXT_PENDING) {
+    mlxrt_result result = empty_result();
+    WORKS(mlxrt_request_result(request->submitted, MLXRT_FOREVER, &result));
+    if (result.generated_tokens != request->tokens) complain("tokens of a crowd pulled and reported differ");
+    if (result.accepted > result.drafted) complain("more guesses were right than there were");
+    if (result.stop >= 0 && result.stop < STOPS) stops[result.stop]++;
+    int alone = request->ending == BY_ITSELF && !queued->member->freed;
+    if (alone && request->tokens != queued->options.max_tokens) complain("a request in a crowd ends %s", stop_names[result.stop]);
+    if (queued->is_control && memcmp(right, request->first, sizeof request->first)) complain("the control gave other tokens in a crowd");
+    crowd_drafted += result.drafted;
+    crowd_accepted += result.accepted;
+    mlxrt_request_free(request->submitted);
+    queued->over = 1;
+  }
+  if (queued->over) {
+    crowded[request->ending]++;
+    tokens_delivered += request->tokens;
+  }
+}
+
+/* Some sessions with requests that run at once, of different adapters, priorities and guesses, in some crowds with memory for a
+ * few of them only: `of_one` is what a session keeps. One of all requests is the control, which gives what it gives
+ * alone. */
+static void crowd_life(mlxrt_model *model, mlxrt_adapter *const *adapters, const int32_t *right, uint32_t most, uint32_t of_one) {
+  static struct crowd crowd;
+  pthread_t thread;
+  memset(&crowd, 0, sizeof crowd);
+    mlxrt_metrics_data before = metrics_of(NULL);
+  uint64_t limit = memory().limit_bytes;
+  int is_short = below(3) == 0;
+  crowd.count = is_short ? CROWD : 2 + (int)below(CROWD - 1);
+  for (int i = 0; i < crowd.count; i++) {
+    mlxrt_session **session = &crowd.members[i].session;
+    if (i > 1 && below(3) == 0) {
+      WORKS(mlxrt_session_fork(crowd.members[i - 1].session, NULL, session));
+    } else {
+      mlxrt_session_options with = session_options();
+      if (i > 0 && below(4) == 0) with.window = 16;
+      WORKS(mlxrt_session_create(model, &with, session));
+    }
+    mlxrt_adapter *chosen[ADAPTERS];
+    size_t count = 0;
+    for (int k = 0; k < ADAPTERS; k++) {
+      if (i > 0 && adapters[k] && below(2)) chosen[count++] = adapters[k];
+    }
+    WORKS(mlxrt_apply_adapter(*session, chosen, NULL, count));
+  }
+  WORKS(mlxrt_memory_trim(2));
+  if (is_short) {
+    crowds_short_of_memory++;
+    WORKS(mlxrt_log_set(MLXRT_LOG_DEBUG, count_who_waits, NULL));
+    set_limit(memory().active_bytes + of_one + of_one / 2 + below(of_one));
+  }
+  for (int i = 0; i < crowd.count; i++) {
+    for (int left = i && !is_short ? 1 + (int)below(QUEUED) : 1; left > 0; left--) submit_one(&crowd, &crowd.members[i], most, i == 0);
+  }
+  if (pthread_create(&thread, NULL, disturb_all, &crowd)) complain("no thread");
+  for (int left = 1; left;) {
+    left = 0;
+    for (int i = 0; i < crowd.count; i++) {
+      for (int k = 0; k < crowd.members[i].count; k++) {
+        struct queued *queued = &crowd.members[i].queued[k];
+        /* A reader that is not looked after parks its request. */
+        if (!queued->over && below(4)) look_after(queued, right);
+        left += !queued->over;
+      }
+    }
+    if (below(64) == 0) WORKS(mlxrt_memory_trim((int32_t)below(3)));
+    if (below(64) == 0) {
+      WORKS(mlxrt_suspend(MLXRT_FOREVER));
+      WORKS(mlxrt_resume());
+      pauses++;
+    }
+  }
+  pthread_join(thread, NULL);
+  for (int i = 0; i < crowd.count; i++) {
+    if (!crowd.members[i].freed) mlxrt_session_free(crowd.members[i].session);
+  }
+  if (is_short) {
+    set_limit(limit);
+    WORKS(mlxrt_log_set(0, NULL, NULL));
+  }
+  mlxrt_metrics_data after = metrics_of(NULL);
+  crowd_passes += after.passes - before.passes;
+  crowd_rows += after.pass_rows - before.pass_rows;
+  crowds++;
 }
 
 /* ---- Mistakes ---- */
@@ -403,6 +588,14 @@ static double slope(const struct sample *samples, unsigned from, unsigned to, do
 /* ---- One cycle ---- */
 
 static const char *const MODELS[] = {"llama-f32", "qwen3-4bit", "gemma3-text-f32", "qwen3-f32"};
+static const char *const ADAPTERS_OF[COUNT(MODELS)][ADAPTERS] = {
+    {"mlx-lora-llama", "peft-lora-llama"},
+    {"mlx-lora-qwen3-4bit", "mlx-dora-qwen3-4bit"},
+    {"mlx-lora-gemma3-text", NULL},
+    {"mlx-dora-qwen3", "peft-rslora-qwen3"},
+};
+/* Bytes of keys and values of 256 tokens, which no request of a crowd that is short of memory goes beyond. */
+static const uint32_t KEPT[COUNT(MODELS)] = {1 << 16, 1 << 18, 3 << 16, 1 << 16};
 static int32_t control[COUNT(MODELS)][CONTROL_TOKENS];
 
 static void one_cycle(uint64_t until) {
@@ -427,8 +620,18 @@ static void one_cycle(uint64_t until) {
   if (memcmp(control[which], request.first, sizeof request.first)) complain("the control gave other tokens than before");
   tokens_delivered += request.tokens;
 
-  do session_life(model, until);
-  while (tokens_delivered < until);
+  mlxrt_adapter *adapters[ADAPTERS] = {NULL, NULL};
+  for (int i = 0; i < ADAPTERS; i++) {
+    char path[128];
+    if (!ADAPTERS_OF[which][i]) continue;
+    snprintf(path, sizeof path, "../adapters/%s", ADAPTERS_OF[which][i]);
+    WORKS(mlxrt_adapter_load(model, fixture(path), NULL, &adapters[i]));
+  }
+  do {
+    if (below(4)) session_life(model, until);
+    else crowd_life(model, adapters, control[which], 120, KEPT[which]);
+  } while (tokens_delivered < until);
+  for (int i = 0; i < ADAPTERS; i++) mlxrt_adapter_free(adapters[i]);
 
   /* In any order. */
   if (below(2)) {
@@ -487,6 +690,10 @@ static int report(const struct sample *samples, unsigned cycles, uint64_t seed) 
   kept &= bound(threads_high - threads_low <= 1, "threads after a cycle", words("%d to %d", threads_low, threads_high),
                 "at most one more");
   kept &= bound(files_low == files_high, "files open after a cycle", words("%d to %d", files_low, files_high), "constant");
+  double rows = crowd_passes ? (double)crowd_rows / (double)crowd_passes : 0;
+  kept &= bound(rows > 1.1, "rows of a pass in crowds", words("%.2f", rows), "> 1.1");
+  kept &= bound(gave_way > 0, "requests that waited for memory", words("%lu", gave_way), "some");
+  kept &= bound(crowd_accepted > 0, "guesses that were right", words("%" PRIu64, crowd_accepted), "some");
   kept &= bound(wrong == 0, "calls that gave what they should not", words("%lu", wrong), "0");
   printf("\n%u cycles, the slope over the last %u. Resident after the first cycle %.1f MB, after warm-up %.1f MB, at the end "
          "%.1f MB.\nMLX's buffer cache after a cycle: %" PRIu64 " bytes at most. Tokens delivered: %" PRIu64 ".\n",
@@ -496,9 +703,12 @@ static int report(const struct sample *samples, unsigned cycles, uint64_t seed) 
   for (int i = 0; i < ENDINGS; i++) printf("| %s | %lu |\n", ENDING_NAMES[i], requests[i]);
   printf("\n| submitted requests made to end (%lu of them across a suspend and resume) | |\n|---|---:|\n", pauses);
   for (int i = 0; i < ENDINGS; i++) printf("| %s | %lu |\n", PULLED_NAMES[i], pulled[i]);
+  printf("\n| requests of %lu crowds made to end (of several sessions, all at once) | |\n|---|---:|\n", crowds);
+  for (int i = 0; i < ENDINGS; i++) printf("| %s | %lu |\n", PULLED_NAMES[i], crowded[i]);
+  printf("\nIn crowds %" PRIu64 " passes had %" PRIu64 " rows; of %" PRIu64 " guessed tokens %" PRIu64 " were right. Of %lu crowds with memory for some "
+         "only, requests gave way %lu times.\n",
+         crowd_passes, crowd_rows, crowd_drafted, crowd_accepted, crowds_short_of_memory, gave_way);
   printf("\n| how they ended | |\n|---|---:|\n");
-  static const char *const stop_names[STOPS] = {NULL,        "EOS",      "STRING",  "TOKEN",     "LENGTH",  "CONTEXT",
-                                                "CALLBACK", "CANCELLED", "TIMEOUT", "TOOL_CALL", "GRAMMAR", "ERROR"};
   for (int i = 1; i < STOPS; i++) {
     if (stops[i]) printf("| %s | %lu |\n", stop_names[i], stops[i]);
   }
