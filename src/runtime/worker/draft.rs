@@ -94,7 +94,7 @@ impl Times {
         /// What a row adds to a pass of one row. It decides until two times are known.
         const ROW: f32 = 0.08;
         let known = || times.iter().enumerate().filter(|(_, time)| **time > 0.0);
-        let below = known().filter(|(at, _)| *at <= rows).last();
+        let below = known().rfind(|(at, _)| *at <= rows);
         let above = known().find(|(at, _)| *at >= rows);
         match (below, above) {
             (Some((low, &less)), Some((high, &more))) => {
