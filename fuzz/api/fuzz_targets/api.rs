@@ -37,6 +37,22 @@ const OPS: &[Op] = &[
     calls::generate,
     calls::metrics,
     calls::count_tokens,
+    calls::session_fork,
+    calls::session_truncate,
+    calls::submit,
+    calls::crowd,
+    calls::request_next,
+    calls::request_result,
+    calls::request_cancel,
+    calls::request_free,
+    calls::adapter_load,
+    calls::apply_adapter,
+    calls::adapter_free,
+    calls::grammar_compile,
+    calls::grammar_free,
+    calls::memory_set,
+    calls::memory_trim,
+    calls::suspend,
 ];
 
 /// Runs what the bytes say, one operation after the other.

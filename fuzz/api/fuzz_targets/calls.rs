@@ -7,11 +7,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use mlxrt::capi::adapter::*;
 use mlxrt::capi::constants::*;
 use mlxrt::capi::error::*;
-use mlxrt::capi::generate::mlxrt_generate;
+use mlxrt::capi::generate::*;
+use mlxrt::capi::grammar::*;
 use mlxrt::capi::library::*;
-use mlxrt::capi::memory::mlxrt_memory_get;
+use mlxrt::capi::memory::*;
 use mlxrt::capi::metrics::mlxrt_metrics;
 use mlxrt::capi::model::*;
 use mlxrt::capi::session::*;
@@ -30,6 +32,23 @@ const FIXTURE: &CStr = match CStr::from_bytes_with_nul(
     Err(_) => panic!("one NUL, at the end"),
 };
 const NTS: usize = usize::MAX;
+
+macro_rules! adapter_path {
+    ($name:literal) => {
+        match CStr::from_bytes_with_nul(
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../tests/fixtures/adapters/",
+                $name,
+                "\0"
+            )
+            .as_bytes(),
+        ) {
+            Ok(path) => path,
+            Err(_) => panic!("one NUL, at the end"),
+        }
+    };
+}
 
 fn zeroed<T>() -> T {
     // SAFETY: the structs of the ABI are integers, floats, raw pointers and optional functions.
@@ -495,6 +514,9 @@ impl Arrays {
     }
 }
 
+const DRAFTS: &[i32] = &[0, -1, 5, 1, 15, 16, i32::MAX, i32::MIN];
+const PRIORITIES: &[i32] = &[0, 0, 1, -1, i32::MAX, i32::MIN];
+
 /// At most three tokens, so that a run is short.
 fn generate_options(world: &World, arrays: &Arrays, bytes: &mut Bytes) -> mlxrt_generate_options {
     let mut options: mlxrt_generate_options = zeroed();
@@ -522,7 +544,8 @@ fn generate_options(world: &World, arrays: &Arrays, bytes: &mut Bytes) -> mlxrt_
     options.top_logprobs = bytes.pick(&[0, 0, 2, 131, 1024, u32::MAX]);
     if bytes.below(8) == 7 {
         options.thinking_budget = bytes.pick(&[0, -1, 5]);
-        options.draft_tokens = bytes.pick(&[0, -1, 5]);
+        options.draft_tokens = bytes.pick(DRAFTS);
+        options.priority = bytes.pick(PRIORITIES);
         options.grammar = world.handle(bytes);
         options.notify = Some(notify);
     }
@@ -573,6 +596,236 @@ pub fn generate(world: &World, bytes: &mut Bytes) {
             result.pointer(bytes),
         )
     });
+}
+
+// ---- requests that are submitted ----
+
+pub fn submit(world: &World, bytes: &mut Bytes) {
+    let (ids, arrays) = (ids(bytes), Arrays::new(bytes));
+    let mut input = Sized::new(input(&ids, bytes), bytes);
+    let mut options = Sized::new(generate_options(world, &arrays, bytes), bytes);
+    let options = match options.pointer(bytes) {
+        pointer if pointer.is_null() => options.pointer(&mut Bytes::new(&[])),
+        pointer => pointer,
+    };
+    let mut request = null_mut();
+    // SAFETY: structs are as large as they say, arrays and texts as long; the output is NULL or writable.
+    let code = outcome(unsafe {
+        mlxrt_submit(
+            world.handle(bytes),
+            input.pointer(bytes),
+            options,
+            out(&mut request, bytes),
+        )
+    });
+    assert_eq!(code != MLXRT_OK, request.is_null());
+    world.keep(request);
+}
+
+/// Sessions that run at once, each with a request or two: what comes next in the bytes meets them while they decode.
+pub fn crowd(world: &World, bytes: &mut Bytes) {
+    const AGAIN: [i32; 12] = [5, 6, 7, 5, 6, 7, 5, 6, 7, 5, 6, 7];
+    if world.crowds.fetch_add(1, Ordering::Relaxed) >= 2 {
+        return;
+    }
+    let model = world.handle(bytes);
+    for _ in 0..2 + bytes.below(4) {
+        let mut session = null_mut();
+        // SAFETY: handles may be anything, the output is writable.
+        if outcome(unsafe { mlxrt_session_create(model, null(), &mut session) }) != MLXRT_OK {
+            return;
+        }
+        world.keep(session);
+        let mut input: mlxrt_input = zeroed();
+        input.struct_size = size_of::<mlxrt_input>() as u32;
+        input.tokens = AGAIN.as_ptr();
+        input.token_count = 1 + usize::from(bytes.below(AGAIN.len() as u8));
+        let mut options: mlxrt_generate_options = zeroed();
+        options.struct_size = size_of::<mlxrt_generate_options>() as u32;
+        options.flags = MLXRT_GEN_IGNORE_EOS | bytes.pick(&[0, MLXRT_GEN_GREEDY]);
+        options.max_tokens = 1 + u32::from(bytes.below(24));
+        options.draft_tokens = bytes.pick(&[0, -1, 1, 5, 15]);
+        options.priority = bytes.pick(PRIORITIES);
+        options.timeout_ms = bytes.pick(&[0, 0, 0, 1, 5]);
+        options.seed = 1;
+        for _ in 0..1 + bytes.below(2) {
+            let mut request = null_mut();
+            // SAFETY: the structs are whole, the array is as long as its count, the output is writable.
+            outcome(unsafe { mlxrt_submit(session, &input, &options, &mut request) });
+            world.keep(request);
+        }
+    }
+}
+
+pub fn request_next(world: &World, bytes: &mut Bytes) {
+    let (mut event, mut state) = (null_mut(), -1);
+    let timeout = bytes.pick(&[0, 0, 1, 20]);
+    // SAFETY: handles may be anything, the outputs are NULL or writable.
+    let code = outcome(unsafe {
+        mlxrt_request_next(
+            world.handle(bytes),
+            timeout,
+            out(&mut event, bytes),
+            out(&mut state, bytes),
+        )
+    });
+    assert!(code == MLXRT_OK || event.is_null());
+    if !event.is_null() {
+        // SAFETY: the event is whole, and is freed here only; nothing is called back with these bytes.
+        unsafe {
+            let callback = Callback {
+                world,
+                bytes: RefCell::new(Bytes::new(&[])),
+            };
+            hear_event(ptr::from_ref(&callback).cast_mut().cast(), event);
+            mlxrt_free(event.cast());
+        }
+    }
+}
+
+pub fn request_result(world: &World, bytes: &mut Bytes) {
+    let timeout = bytes.pick(&[0, 1, 20]);
+    let mut result = Sized::new(zeroed::<mlxrt_result>(), bytes);
+    // SAFETY: handles may be anything, the struct is as large as it says.
+    outcome(unsafe { mlxrt_request_result(world.handle(bytes), timeout, result.pointer(bytes)) });
+}
+
+pub fn request_cancel(world: &World, bytes: &mut Bytes) {
+    // SAFETY: handles may be anything.
+    unsafe { mlxrt_request_cancel(world.handle(bytes)) };
+}
+
+pub fn request_free(world: &World, bytes: &mut Bytes) {
+    // SAFETY: handles may be anything.
+    unsafe { mlxrt_request_free(world.handle(bytes)) };
+}
+
+pub fn session_fork(world: &World, bytes: &mut Bytes) {
+    let mut fork = null_mut();
+    // SAFETY: handles may be anything, the output is NULL or writable.
+    let code =
+        outcome(unsafe { mlxrt_session_fork(world.handle(bytes), null(), out(&mut fork, bytes)) });
+    assert_eq!(code != MLXRT_OK, fork.is_null());
+    world.keep(fork);
+}
+
+pub fn session_truncate(world: &World, bytes: &mut Bytes) {
+    let tokens = bytes.pick(&[0, 1, 3, 8, usize::MAX]);
+    // SAFETY: handles may be anything.
+    outcome(unsafe { mlxrt_session_truncate(world.handle(bytes), tokens) });
+}
+
+// ---- adapters and grammars ----
+
+pub fn adapter_load(world: &World, bytes: &mut Bytes) {
+    const ADAPTERS: &[&CStr] = &[
+        adapter_path!("mlx-dora-qwen3"),
+        adapter_path!("peft-rslora-qwen3"),
+        adapter_path!("mlx-lora-gemma2"),
+    ];
+    if world.loads.fetch_add(1, Ordering::Relaxed) >= 3 {
+        return;
+    }
+    let path = bytes.pick(ADAPTERS).as_ptr();
+    let mut adapter = null_mut();
+    // SAFETY: handles may be anything, the path is NUL-terminated, the output NULL or writable.
+    let code = outcome(unsafe {
+        mlxrt_adapter_load(world.handle(bytes), path, null(), out(&mut adapter, bytes))
+    });
+    assert_eq!(code != MLXRT_OK, adapter.is_null());
+    world.keep(adapter);
+}
+
+pub fn apply_adapter(world: &World, bytes: &mut Bytes) {
+    let count = bytes.below(3);
+    let adapters: Vec<_> = (0..count).map(|_| world.handle(bytes)).collect();
+    let scales: Vec<f32> = (0..count).map(|_| bytes.float()).collect();
+    let (adapters, count) = array(&adapters, bytes);
+    let scales = bytes.pick(&[null(), scales.as_ptr()]);
+    // SAFETY: handles may be anything. The arrays have as many elements as count says, which no session takes if it is MLXRT_NTS.
+    outcome(unsafe { mlxrt_apply_adapter(world.handle(bytes), adapters, scales, count) });
+}
+
+pub fn adapter_free(world: &World, bytes: &mut Bytes) {
+    // SAFETY: handles may be anything.
+    unsafe { mlxrt_adapter_free(world.handle(bytes)) };
+}
+
+pub fn grammar_compile(world: &World, bytes: &mut Bytes) {
+    const SOURCES: &[(i32, &CStr)] = &[
+        (MLXRT_GRAMMAR_JSON, c""),
+        (MLXRT_GRAMMAR_JSON_SCHEMA, c"{\"enum\":[\"a\",\"the b\"]}"),
+        (MLXRT_GRAMMAR_JSON_SCHEMA, c"{"),
+        (99, c""),
+    ];
+    if world.loads.fetch_add(1, Ordering::Relaxed) >= 3 {
+        return;
+    }
+    let (kind, source) = bytes.pick(SOURCES);
+    let mut grammar = null_mut();
+    // SAFETY: handles may be anything, the source is NUL-terminated, the output NULL or writable.
+    let code = outcome(unsafe {
+        mlxrt_grammar_compile(
+            world.handle(bytes),
+            kind,
+            source.as_ptr(),
+            source.count_bytes(),
+            null(),
+            out(&mut grammar, bytes),
+        )
+    });
+    assert_eq!(code != MLXRT_OK, grammar.is_null());
+    world.keep(grammar);
+}
+
+pub fn grammar_free(world: &World, bytes: &mut Bytes) {
+    // SAFETY: handles may be anything.
+    unsafe { mlxrt_grammar_free(world.handle(bytes)) };
+}
+
+// ---- memory and pauses ----
+
+/// What is in use now and a little: some of those that run at once have to wait.
+pub fn memory_set(world: &World, bytes: &mut Bytes) {
+    let mut now: mlxrt_memory = zeroed();
+    now.struct_size = size_of::<mlxrt_memory>() as u32;
+    // SAFETY: the struct is whole.
+    assert_eq!(outcome(unsafe { mlxrt_memory_get(&mut now) }), MLXRT_OK);
+    let room = bytes.pick(&[0, 100_000, 200_000, 400_000, 800_000]);
+    let mut limits: mlxrt_memory_limits = zeroed();
+    limits.memory_limit = bytes.pick(&[now.active_bytes + room, now.active_bytes + room, 0, 1]);
+    limits.cache_limit = bytes.pick(&[0, 0, 1, 100_000]);
+    let mut limits = Sized::new(limits, bytes);
+    // SAFETY: the struct is as large as it says.
+    outcome(unsafe { mlxrt_memory_set(limits.pointer(bytes)) });
+    world.limited.store(true, Ordering::Relaxed);
+}
+
+/// The limits of an engine that was told none.
+pub fn forget_limits() {
+    let mut limits: mlxrt_memory_limits = zeroed();
+    limits.struct_size = size_of::<mlxrt_memory_limits>() as u32;
+    (limits.memory_limit, limits.cache_limit) = (u64::MAX, 256 << 20);
+    // SAFETY: the struct is whole.
+    assert_eq!(outcome(unsafe { mlxrt_memory_set(&limits) }), MLXRT_OK);
+}
+
+pub fn memory_trim(_: &World, bytes: &mut Bytes) {
+    let level = bytes.pick(&[0, 1, 2, 3, -1]);
+    // SAFETY: no pointers.
+    outcome(unsafe { mlxrt_memory_trim(level) });
+}
+
+/// And a resume, since others may wait for what runs.
+pub fn suspend(_: &World, bytes: &mut Bytes) {
+    let timeout = bytes.pick(&[20, 20, 1, 20]);
+    // SAFETY: no pointers.
+    if outcome(unsafe { mlxrt_suspend(timeout) }) == MLXRT_OK {
+        let microseconds = bytes.pick(&[0, 100, 3000]);
+        std::thread::sleep(Duration::from_micros(microseconds));
+        // SAFETY: no pointers.
+        outcome(unsafe { mlxrt_resume() });
+    }
 }
 
 // ---- the model that all runs share ----

@@ -1,11 +1,14 @@
 //! What the calls of one run share, and what they are made of.
 
 use std::ffi::{c_void, CStr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use mlxrt::capi::adapter::mlxrt_adapter_free;
 use mlxrt::capi::constants::{MLXRT_E_INTERNAL, MLXRT_OK};
 use mlxrt::capi::error::{mlxrt_error, mlxrt_error_code, mlxrt_error_free, mlxrt_error_message};
+use mlxrt::capi::generate::mlxrt_request_free;
+use mlxrt::capi::grammar::mlxrt_grammar_free;
 use mlxrt::capi::library::mlxrt_shutdown;
 use mlxrt::capi::model::mlxrt_model_free;
 use mlxrt::capi::session::mlxrt_session_free;
@@ -140,6 +143,10 @@ pub struct World {
     pub inits: AtomicUsize,
     /// Loads are slow beside all else.
     pub loads: AtomicUsize,
+    /// So are crowds.
+    pub crowds: AtomicUsize,
+    /// Memory limits were set.
+    pub limited: AtomicBool,
 }
 
 impl World {
@@ -148,6 +155,8 @@ impl World {
             handles: Mutex::new(vec![calls::model().addr()]),
             inits: AtomicUsize::new(0),
             loads: AtomicUsize::new(0),
+            crowds: AtomicUsize::new(0),
+            limited: AtomicBool::new(false),
         }
     }
 
@@ -181,6 +190,9 @@ impl World {
             }
             // SAFETY: anything may be freed as a handle of any kind.
             unsafe {
+                mlxrt_request_free(std::ptr::without_provenance_mut(bits));
+                mlxrt_adapter_free(std::ptr::without_provenance_mut(bits));
+                mlxrt_grammar_free(std::ptr::without_provenance_mut(bits));
                 mlxrt_session_free(std::ptr::without_provenance_mut(bits));
                 mlxrt_model_free(std::ptr::without_provenance_mut(bits));
             }
@@ -189,6 +201,9 @@ impl World {
             // A forced shutdown may have taken it.
             // SAFETY: no pointers.
             outcome(unsafe { mlxrt_shutdown(0, 0) });
+        }
+        if self.limited.into_inner() {
+            calls::forget_limits();
         }
         calls::silence();
     }
