@@ -85,6 +85,7 @@ fn in_our_words(message: String) -> String {
         "timeout_ms" => "timeout",
         "stop_tokens" => "stop-token",
         "bias_tokens" | "bias_values" => "logit-bias",
+        "draft_path" => "draft-model",
         other => &other.replace('_', "-"),
     };
     // Which one of a list: its place is clear enough from the rest of the sentence.
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(said("options.top_k: 3"), "--top-k: 3");
         assert_eq!(said("options.stop_tokens[0] is 99"), "--stop-token is 99");
         assert_eq!(said("options.cpu_threads"), "--threads");
+        assert_eq!(said("options.draft_path: x"), "--draft-model: x");
         assert_eq!(
             said("there is no folder \"options.x\""),
             "there is no folder \"options.x\""

@@ -152,7 +152,7 @@ fn options() {
         with(more).fails(2, words);
     }
     with(&["--kv-bits", "4"]).fails(7, "--kv-bits: the model has heads of 16 numbers");
-    with(&["--draft-model", "/nowhere"]).fails(7, "options.draft_path: ");
+    with(&["--draft-model", "/nowhere"]).fails(3, "--draft-model: there is no folder");
     with(&["--thinking-budget=-1"]).fails(2, "--thinking-budget");
     with(&["--thinking-budget", "1", "--no-thinking"]).fails(2, "--no-thinking");
     // Not the temperature.
