@@ -71,6 +71,7 @@ def main():
         drafted, accepted = counts[way]
         right = f"{accepted / drafted:.0%} of {drafted}" if drafted else "none"
         lines.append(f"| {way} | {statistics.median(rates[way]):.1f} | {times:.2f} | {right} |")
+    lines += ["", "On a machine that others share, a row's own rate may vary by a fifth: where few guesses were right, the ratio says no more than that."]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.write:
