@@ -25,6 +25,8 @@ const FIRST_ROWS: usize = 16;
 const BIASES: usize = 4096;
 /// Tokens without a guess where none pays.
 const LONGEST_REST: usize = 256;
+/// How often a rest is doubled until it is as long.
+const LENGTHENED: u32 = 4;
 
 /// How often a draft is right about a request.
 pub(super) struct Pace {
@@ -64,8 +66,8 @@ impl Pace {
 
     /// None pays in a sequence of so many tokens: it is asked again later.
     fn rest(&mut self, length: usize) {
-        let rest = 16_usize.checked_shl(self.idle).unwrap_or(LONGEST_REST);
-        self.from = length.saturating_add(rest.min(LONGEST_REST));
+        let rest = LONGEST_REST >> LENGTHENED.saturating_sub(self.idle);
+        self.from = length.saturating_add(rest);
         self.idle = self.idle.saturating_add(1);
     }
 }
@@ -530,6 +532,14 @@ mod tests {
             }
         }
         assert!((5..20).contains(&asked), "{asked} times");
+        // And it stays so, however long that goes on.
+        for length in 2000..50_000 {
+            if length >= pace.from {
+                asked += 1;
+                pace.rest(length);
+            }
+        }
+        assert!(asked < 220, "{asked} times");
         for _ in 0..20 {
             pace.learn_from(1, 1);
         }
