@@ -32,6 +32,7 @@ mod types;
 mod watched;
 mod windows;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::caches::prefixes_for_tests;
@@ -56,14 +57,18 @@ fn load(case: &str) -> Arc<Model> {
 fn load_with_draft(case: &str, draft: Option<&str>) -> Arc<Model> {
     let folder = |case| parity::fixtures().join("models").join(case);
     let draft = draft.map(folder);
+    Arc::new(load_folder(&folder(case), draft.as_deref()).unwrap())
+}
+
+fn load_folder(path: &Path, draft: Option<&Path>) -> Result<Model> {
     let options = LoadOptions {
         context: 0,
         follow_links: false,
-        draft: draft.as_ref().map(|folder| folder.to_str().unwrap()),
+        draft: draft.map(|folder| folder.to_str().unwrap()),
         deadline: None,
         progress: &mut |_, _| true,
     };
-    Arc::new(model::load(folder(case).to_str().unwrap(), options).unwrap())
+    model::load(path.to_str().unwrap(), options)
 }
 
 fn session(model: &Arc<Model>) -> Session {

@@ -4,7 +4,6 @@ use super::guesses::{repetitive, same, with};
 use super::many::{same_as_alone, several, tokens};
 use super::*;
 use crate::error::Code;
-use crate::mlx::fault;
 use crate::runtime::options::Drafts;
 
 /// How many of its guesses were right, and how many there were.
@@ -174,26 +173,9 @@ fn a_fault_at_any_call_is_survived_with_the_same_answer() {
     let options = with(Drafts::Most(3), &computed_anew(12));
     let input = Input::Tokens(tokens(3, 9));
     let wanted = run(&session(&model), &input, &options).tokens;
-    let inject = |n: u64| {
-        let inject = move |_: &mut crate::runtime::worker::Worker| {
-            fault::fail_at(n);
-            Ok(())
-        };
-        model.engine.call(inject).unwrap();
-    };
-    let mut survived = 0;
-    for n in (1..).step_by(7) {
-        inject(n);
-        let given = run(&session(&model), &input, &options);
-        let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
-        inject(0);
-        given.result.unwrap();
-        assert_eq!(given.tokens, wanted, "fault at call {n}");
-        if !struck {
-            break;
-        }
-        survived += 1;
-    }
+    let survived = recovery::survived(&model, 7, &wanted, || {
+        run(&session(&model), &input, &options)
+    });
     assert!(survived > 100, "only {survived} calls were tried");
 }
 

@@ -37,19 +37,12 @@ fn folder_of(name: &str) -> std::path::PathBuf {
     parity::fixtures().join("embeddings").join(name)
 }
 
-fn load_folder(path: &std::path::Path) -> Result<Arc<Model>> {
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    model::load(path.to_str().unwrap(), options).map(Arc::new)
+fn load_sentence(path: &std::path::Path) -> Result<Arc<Model>> {
+    load_folder(path, None).map(Arc::new)
 }
 
 fn load_encoder(name: &str) -> Arc<Model> {
-    load_folder(&folder_of(name)).unwrap()
+    load_sentence(&folder_of(name)).unwrap()
 }
 
 fn with(
@@ -356,7 +349,7 @@ fn without_such_files_it_is_the_last_token_or_the_mean() {
     assert_eq!(own.values, last.values);
     let folder = copy("bert");
     std::fs::remove_file(folder.path().join("modules.json")).unwrap();
-    let model = load_folder(folder.path()).unwrap();
+    let model = load_sentence(folder.path()).unwrap();
     let (own, mean) = (
         made(&model, &texts, None).unwrap(),
         made(&model, &texts, Some(Pooling::Mean)).unwrap(),
@@ -453,7 +446,7 @@ fn files_that_are_wrong_or_unknown_are_named_and_the_model_still_loads() {
         ),
     ] {
         let folder = changed(file, from, to);
-        let model = load_folder(folder.path()).unwrap();
+        let model = load_sentence(folder.path()).unwrap();
         let error = error_of(made(&model, &texts, None));
         assert_eq!(error.code, code, "{error}");
         assert!(error.message.contains(words), "{error}");
@@ -466,7 +459,7 @@ fn files_that_are_wrong_or_unknown_are_named_and_the_model_still_loads() {
     }
     let folder = copy("gemma3");
     std::fs::remove_file(folder.path().join("2_Dense/model.safetensors")).unwrap();
-    let model = load_folder(folder.path()).unwrap();
+    let model = load_sentence(folder.path()).unwrap();
     assert!(error_of(made(&model, &texts, None))
         .message
         .contains("2_Dense"));
@@ -484,7 +477,7 @@ fn a_saved_model_makes_the_same_embeddings() {
         };
         let path = folder.path().join("saved");
         crate::runtime::model_save::save(&model, &Vec::new(), &path, watch).unwrap();
-        let again = load_folder(&path).unwrap();
+        let again = load_sentence(&path).unwrap();
         let (own, saved) = (
             made(&model, &texts, None).unwrap(),
             made(&again, &texts, None).unwrap(),

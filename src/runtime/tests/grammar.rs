@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::*;
 use crate::error::Code;
 use crate::grammar::{Grammar, Kind};
-use crate::mlx::fault;
 use crate::runtime::generate::{Stop, REPETITION_PENALTY};
 
 const SCHEMA: &str = r#"{
@@ -389,28 +388,11 @@ fn a_fault_at_any_call_is_survived_with_the_same_answer() {
     let grammar = schema(&model);
     let options = drawn(&grammar, 5);
     let wanted = run(&session(&model), &prompt(), &options).tokens;
-    let inject = |n: u64| {
-        let inject = move |_: &mut crate::runtime::worker::Worker| {
-            fault::fail_at(n);
-            Ok(())
-        };
-        model.engine.call(inject).unwrap();
-    };
     for runs_ahead in [false, true] {
         ahead(&model, runs_ahead);
-        let mut survived = 0;
-        for n in (1..).step_by(3) {
-            inject(n);
-            let given = run(&session(&model), &prompt(), &options);
-            let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
-            inject(0);
-            given.result.unwrap();
-            assert_eq!(given.tokens, wanted, "fault at call {n}");
-            if !struck {
-                break;
-            }
-            survived += 1;
-        }
+        let survived = recovery::survived(&model, 3, &wanted, || {
+            run(&session(&model), &prompt(), &options)
+        });
         assert!(survived > 30, "only {survived} calls were tried");
     }
     ahead(&model, false);

@@ -420,14 +420,7 @@ fn what_guesses_cost() {
     );
     let rounds = number("MLXRT_BENCH_ROUNDS", 3);
     let folder = std::env::var("MLXRT_BENCH_MODEL").unwrap();
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    let model = Arc::new(model::load(&folder, options).unwrap());
+    let model = Arc::new(load_folder(folder.as_ref(), None).unwrap());
     let prompt: Vec<i32> = (0..length).map(|at| (at * 7919 % 50_000) as i32).collect();
     let options = with(Drafts::Off, &exactly(count as u64));
     // The prompt is taken in once, but for its last token.

@@ -125,14 +125,7 @@ fn every_model_gives_together_what_it_gives_alone() {
     names.sort();
     for name in names {
         let path = folder.join(&name);
-        let options = LoadOptions {
-            context: 0,
-            follow_links: false,
-            draft: None,
-            deadline: None,
-            progress: &mut |_, _| true,
-        };
-        let model = Arc::new(match model::load(path.to_str().unwrap(), options) {
+        let model = Arc::new(match load_folder(&path, None) {
             Ok(model) => model,
             Err(error) => panic!("{name}: {error}"),
         });

@@ -24,14 +24,7 @@ pub(super) fn changed(case: &str, name: &str, change: impl FnOnce(String) -> Str
 }
 
 pub(super) fn load_from(folder: &TempFolder) -> Arc<Model> {
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    Arc::new(model::load(folder.path().to_str().unwrap(), options).unwrap())
+    Arc::new(load_folder(folder.path(), None).unwrap())
 }
 
 #[test]

@@ -220,14 +220,7 @@ fn said(model: &Arc<Model>, kv_bits: u32, question: &str) -> (Vec<i32>, Vec<Vec<
 fn packed_keys_change_words_only_where_two_are_as_likely() {
     let _lock = engine_lock();
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    let model = Arc::new(model::load(path.to_str().unwrap(), options).unwrap());
+    let model = Arc::new(load_folder(&path, None).unwrap());
     // Of demo/check.py.
     let questions = [
         "Hello!",

@@ -23,6 +23,35 @@ pub(super) fn inject(model: &Model, fault: fn(u64), n: u64) {
         .unwrap();
 }
 
+/// Lets every `step`th call of MLX fail that `run` makes, one in each run, until it makes no more: it gives what is wanted all the same.
+/// How many failed.
+pub(super) fn survived(
+    model: &Model,
+    step: usize,
+    wanted: &[i32],
+    run: impl Fn() -> Given,
+) -> usize {
+    let inject = |n: u64| {
+        let inject = move |_: &mut crate::runtime::worker::Worker| {
+            fault::fail_at(n);
+            Ok(())
+        };
+        model.engine.call(inject).unwrap();
+    };
+    for (survived, n) in (1..).step_by(step).enumerate() {
+        inject(n);
+        let given = run();
+        let struck = model.engine.call(|_| Ok(!fault::pending())).unwrap();
+        inject(0);
+        given.result.unwrap();
+        assert_eq!(given.tokens, wanted, "fault at call {n}");
+        if !struck {
+            return survived;
+        }
+    }
+    unreachable!("calls without end")
+}
+
 #[test]
 fn a_fault_at_any_call_is_survived_with_the_same_tokens() {
     let _lock = engine_lock();

@@ -43,14 +43,7 @@ impl Drop for Folder {
 }
 
 pub(super) fn load_from(folder: &Path) -> Arc<Model> {
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    Arc::new(model::load(folder.to_str().unwrap(), options).unwrap())
+    Arc::new(load_folder(folder, None).unwrap())
 }
 
 /// Name → type, shape, bytes.

@@ -407,14 +407,7 @@ const DROPS_THINKING: &str = "{%- for m in messages -%}
 fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
     let _lock = engine_lock();
     let folder = folder_with_template("qwen3-f32", DROPS_THINKING);
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    let model = Arc::new(model::load(folder.to_str().unwrap(), options).unwrap());
+    let model = Arc::new(load_folder(&folder, None).unwrap());
     std::fs::remove_dir_all(&folder).unwrap();
 
     let ask = r#"{"role":"user","content":"The answer is 17"}"#;
@@ -444,14 +437,7 @@ fn a_template_that_rewrites_answers_keeps_the_prefix_before_them() {
 fn a_template_without_output_leaves_nothing_to_go_on_from() {
     let _lock = engine_lock();
     let folder = folder_with_template("llama-f32", "{# nothing #}");
-    let options = LoadOptions {
-        context: 0,
-        follow_links: false,
-        draft: None,
-        deadline: None,
-        progress: &mut |_, _| true,
-    };
-    let model = Arc::new(model::load(folder.to_str().unwrap(), options).unwrap());
+    let model = Arc::new(load_folder(&folder, None).unwrap());
     std::fs::remove_dir_all(&folder).unwrap();
     let error = run(&session(&model), &messages(FIRST), &exactly(1))
         .result
