@@ -62,6 +62,26 @@ impl Rope {
         self.dims
     }
 
+    /// Neighbours are pairs, else the halves of what is turned are.
+    pub fn is_traditional(&self) -> bool {
+        self.traditional
+    }
+
+    /// Of positions.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
+    /// Of what is turned.
+    pub fn factor(&self) -> f32 {
+        self.factor
+    }
+
+    /// Radians for each position, before `scale`: `[dims / 2]`
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
     /// The turns of all positions of the runs, and perhaps of more. The last ones are kept: the layers of a step ask for the
     /// same, and texts of one pass for fewer.
     fn turns(&self, runs: &[Run]) -> Arc<Turns> {

@@ -24,7 +24,7 @@ use crate::kernels::{
     Layout, Packed, Quantized, QuantizedMut, Temperature, Visible,
 };
 
-pub use block::{block, Matrix, Place, Seen, SessionRows};
+pub use block::{block, AsMlx, Matrix, Place, Seen, SessionRows};
 pub use experts::{expert_linear, packed_experts_size, PackedExperts};
 pub use kept::pack_tokens;
 pub use latent::attention_in_parts;

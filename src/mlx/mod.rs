@@ -15,6 +15,7 @@ mod error;
 pub mod fast;
 #[cfg(test)]
 pub mod fault;
+pub mod gpu;
 pub mod grad;
 pub mod memory;
 pub mod nn;

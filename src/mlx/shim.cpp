@@ -13,6 +13,14 @@
 
 namespace mx = mlx::core;
 
+#ifdef __linux__
+namespace mlx::core::cu {
+// In MLX's wheels for CUDA only: elsewhere it is null.
+class CommandEncoder;
+__attribute__((weak, visibility("default"))) CommandEncoder& get_command_encoder(Stream stream);
+} // namespace mlx::core::cu
+#endif
+
 namespace {
 // Runs `body`; whatever C++ throws reaches mlx-c's error handler as text, never the caller.
 template <typename Body>
@@ -59,6 +67,38 @@ void mlxrt_shim_forget_tasks(void) {
   for (int left = scheduler.n_active_tasks(); left > 0; left--) {
     scheduler.notify_task_completion(mx::Stream(0, mx::Device::cpu));
   }
+}
+
+int mlxrt_shim_device_data(const void* array, void** data) {
+  return guarded([&] {
+    const mx::array& of = mlx_array_get_(*static_cast<const mlx_array*>(array));
+    *data = nullptr;
+    if (of.status() == mx::array::Status::unscheduled || !of.flags().row_contiguous || of.size() == 0) {
+      return;
+    }
+    // A buffer of CUDA's allocator: its first member is the address. MLX's own way to it (raw_ptr) moves it to the host.
+    char* start = *static_cast<char* const*>(of.buffer().ptr());
+    *data = start + of.offset();
+  });
+}
+
+int mlxrt_shim_cuda_stream(void* stream, void** cuda) {
+  return guarded([&] {
+    *cuda = nullptr;
+#ifdef __linux__
+    if (stream == nullptr || mx::cu::get_command_encoder == nullptr) {
+      return;
+    }
+    const mx::Stream& of = *static_cast<const mx::Stream*>(stream);
+    if (of.device != mx::Device::gpu) {
+      return;
+    }
+    // Its first members are a reference to the device and the handle of the stream (0.32.2, the version that
+    // `refuse_other_version` compares with).
+    void* const* encoder = reinterpret_cast<void* const*>(&mx::cu::get_command_encoder(of));
+    *cuda = encoder[1];
+#endif
+  });
 }
 
 void mlxrt_shim_touch_thread(void) {

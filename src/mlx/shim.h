@@ -20,6 +20,14 @@ int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, in
 // then counted too low, and no more of its work waits for it. Any thread.
 void mlxrt_shim_forget_tasks(void);
 
+// `array` is a mlx_array*: where its first element is in the memory of an NVIDIA GPU, perhaps not yet computed. NULL where nobody has
+// asked for it to be computed, or it is not row-major. Only where mlxrt_shim_cuda_stream gave a stream, on the thread of that.
+int mlxrt_shim_device_data(const void* array, void** data);
+
+// `stream` is a mlx_stream's ctx: the CUDA stream (a CUstream) that MLX launches its work on, or NULL where it is not a GPU's or MLX
+// does not compute with CUDA. On the stream's thread.
+int mlxrt_shim_cuda_stream(void* stream, void** cuda);
+
 // Makes what C++ keeps of exceptions for this thread now, while there is memory: where there is none when the first is thrown,
 // the dynamic linker ends the process.
 void mlxrt_shim_touch_thread(void);

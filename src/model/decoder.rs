@@ -20,6 +20,8 @@ use super::texts::Dense;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::nn::{self, AttentionMask};
+use crate::log;
+use crate::mlx::gpu::Step;
 use crate::mlx::{fast, ops, Array};
 
 pub struct Decoder {
@@ -34,6 +36,8 @@ pub struct Decoder {
     pub(super) dense: Vec<Dense>,
     /// The modules' arrays.
     pub(super) live: Rc<Live>,
+    /// On a GPU whose kernels know all of it.
+    pub(super) step: Option<Step>,
     costs: Costs,
 }
 
@@ -82,7 +86,7 @@ impl Decoder {
                 .transpose()?,
             clip_residual: config.clip_residual,
         };
-        Ok(Decoder {
+        let mut decoder = Decoder {
             config: Rc::new(config),
             blocks: blueprint.blocks.into_iter().map(Rc::new).collect(),
             caches: blueprint.caches,
@@ -91,8 +95,14 @@ impl Decoder {
             summed: blueprint.summed,
             dense: Vec::new(),
             live: Rc::new(live),
+            step: None,
             costs,
-        })
+        };
+        decoder.step = decoder.make_step().unwrap_or_else(|error| {
+            log::warn!("MLX's own operations decode on this GPU: {error}");
+            None
+        });
+        Ok(decoder)
     }
 
     /// With what the folder has behind the pooling of texts.
@@ -224,6 +234,9 @@ impl Decoder {
         rows: Rows,
         adapters: Adapters,
     ) -> Result<Array> {
+        if let Some(step) = &self.step {
+            step.settle();
+        }
         let with = self.live.with_each(adapters);
         let tokens = ops::reshape(tokens, &[1, tokens.dim(0)])?;
         let mut h = self.embed(&tokens, adapters.one(Site::EMBED_TOKENS)?)?;
@@ -329,13 +342,18 @@ impl Decoder {
     pub(super) fn logits_by(&self, hidden: &Array, adapters: Adapters) -> Result<Array> {
         let with = self.live.with_each(adapters);
         let h = self.normed(&with, hidden)?;
-        let mut logits = match self.is_tied() {
+        let logits = match self.is_tied() {
             false => with.linear(Site::LM_HEAD, &h)?,
             true => {
                 let set = adapters.one(Site::EMBED_TOKENS)?;
                 self.live.embedding()?.as_linear(&h, set)?
             }
         };
+        self.scaled(logits)
+    }
+
+    /// Logits as they come out of the last layer → as they are drawn from
+    pub(super) fn scaled(&self, mut logits: Array) -> Result<Array> {
         if let Some(scale) = self.config.logits.scale {
             logits = ops::multiply(&logits, &Array::scalar(scale, logits.dtype())?)?;
         }
@@ -445,6 +463,15 @@ impl Live {
 
     pub(super) fn is_linear(&self, index: usize) -> bool {
         matches!(self.layers.get(index), Some(Layer::Linear(_)))
+    }
+
+    /// What embeddings of this type are multiplied by.
+    pub(super) fn scale_of_embeddings(&self, dtype: Dtype) -> Result<f32> {
+        let Some(scale) = &self.embed_scale else {
+            return Ok(1.0);
+        };
+        let scale = ops::astype(&ops::astype(scale, dtype)?, Dtype::F32)?;
+        Ok(scale.to_f32()?.first().copied().unwrap_or(1.0))
     }
 
     pub(super) fn embedding(&self) -> Result<&Embedding> {

@@ -10,6 +10,7 @@ use super::modules::Site;
 use super::parts::attention::{Projections, QkNormOver};
 use super::parts::mlp::Inner;
 use super::parts::{Attention, Mlp, Moe, Part};
+use super::segments::Session;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernels::{self, ExpertLinear, Linear, Norm};
@@ -92,12 +93,28 @@ pub(super) fn halves(
         return Ok(None);
     };
     let halves = known!(known(cache.length(rows)));
+    let places = session_rows(attention, &mut past.sessions, dtype)?;
+    match places.as_slice() {
+        [SessionRows { place, visible, .. }] if place.ring.is_none() => {
+            queue(halves, Seen::Past(place, *visible), asking)
+        }
+        places => queue(halves, Seen::Sessions(places), n),
+    }
+}
+
+/// Where an attention's keys and values of each session go. What comes with them has to be written next.
+pub(super) fn session_rows(
+    attention: &Attention,
+    sessions: &mut [Session],
+    dtype: Dtype,
+) -> Result<Vec<SessionRows>> {
+    let (number, config) = (attention.cache(), attention.config());
     let like = Like {
-        heads: attention.config().kv_heads,
-        head_dim: attention.config().head_dim,
+        heads: config.kv_heads,
+        head_dim: config.head_dim,
         dtype,
     };
-    let places = past.sessions.iter_mut().map(|session| {
+    let places = sessions.iter_mut().map(|session| {
         let missing = || Error::internal("a session without one of its caches");
         let cache = session.caches.get_mut(number).ok_or_else(missing)?;
         let mask = session.masks.get(number).ok_or_else(missing)?;
@@ -107,16 +124,15 @@ pub(super) fn halves(
             visible: mask.visible(),
         })
     });
-    let places = places.collect::<Result<Vec<_>>>()?;
-    match places.as_slice() {
-        [SessionRows { place, visible, .. }] if place.ring.is_none() => {
-            queue(halves, Seen::Past(place, *visible), asking)
-        }
-        places => queue(halves, Seen::Sessions(places), n),
-    }
+    places.collect()
 }
 
 impl Block {
+    /// Whether there is nothing but its halves.
+    pub(super) fn is_plain(&self) -> bool {
+        self.scalar.is_none() && self.streams.is_none()
+    }
+
     /// Whether it is one operation without adapters. `index`: the block's number, `h`: the type of what goes in.
     pub(super) fn is_one_operation<T: Known>(
         &self,
@@ -125,10 +141,9 @@ impl Block {
         (index, h): (usize, Dtype),
     ) -> bool {
         let clips = config.clip_residual && h == Dtype::F16;
-        let more = self.scalar.is_some() || self.streams.is_some();
         let attends = |half: &&Half| matches!(half.part, Part::Attention(_));
         !clips
-            && !more
+            && self.is_plain()
             && self.halves.iter().filter(attends).count() <= 1
             && self.halves.iter().all(|half| half.part.is_known())
             && of.block_computes_in(index, h)
@@ -155,16 +170,16 @@ impl Part {
 }
 
 /// What the kernels are to compute with: of x of this type, in a sequence of that length.
-struct Gather<'w, 'a> {
-    with: &'w Forward<'a>,
-    dtype: Dtype,
-    length: i32,
+pub(super) struct Gather<'w, 'a> {
+    pub with: &'w Forward<'a>,
+    pub dtype: Dtype,
+    pub length: i32,
 }
 
-type Gathered<T> = Result<Option<T>>;
+pub(super) type Gathered<T> = Result<Option<T>>;
 
 impl<'a> Gather<'_, 'a> {
-    fn half(&self, half: &Half) -> Gathered<kernels::Half<Matrix<'a>, &'a Array>> {
+    pub fn half(&self, half: &Half) -> Gathered<kernels::Half<Matrix<'a>, &'a Array>> {
         if !half.part.is_known() {
             return Ok(None);
         }
@@ -282,7 +297,7 @@ impl<'a> Gather<'_, 'a> {
         }))
     }
 
-    fn linear(&self, site: Site) -> Gathered<Linear<Matrix<'a>, &'a Array>> {
+    pub fn linear(&self, site: Site) -> Gathered<Linear<Matrix<'a>, &'a Array>> {
         Ok(self
             .with
             .linear_layer(site)?
@@ -297,7 +312,7 @@ impl<'a> Gather<'_, 'a> {
     }
 
     /// Outer None: there is one that the kernels do not know.
-    fn option(&self, site: Option<Site>) -> Gathered<Option<Norm<&'a Array>>> {
+    pub fn option(&self, site: Option<Site>) -> Gathered<Option<Norm<&'a Array>>> {
         let Some(site) = site else {
             return Ok(Some(None));
         };

@@ -20,6 +20,8 @@ mod plan;
 mod rope;
 mod scope;
 mod segments;
+#[cfg_attr(not(test), allow(unreachable_pub))]
+pub(crate) mod step;
 mod streams;
 mod texts;
 pub mod training;

@@ -262,7 +262,14 @@ impl Decoder {
             session.unsure = segment.wanted - 1;
             Ok(session)
         });
-        let sessions = sessions.collect::<Result<Vec<_>>>()?;
+        let mut sessions = sessions.collect::<Result<Vec<_>>>()?;
+        if let Some(logits) = self.step(tokens, &mut sessions, by_all)? {
+            let logits = match places.len() == usize::try_from(end).unwrap_or(0) {
+                true => logits,
+                false => ops::take(&logits, &Array::from_i32(&places)?)?,
+            };
+            return self.scaled(logits);
+        }
         // [1, rows, hidden]
         let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by_all)?;
         let count = i32::try_from(places.len()).unwrap_or(i32::MAX);

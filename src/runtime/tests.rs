@@ -26,6 +26,7 @@ mod session_files;
 mod sessions;
 mod shared_keys;
 mod states;
+mod steps;
 mod tools;
 mod training;
 mod types;

@@ -9,7 +9,8 @@ use super::{
     floats, floats_mut, matrix, one, queue_with, Array, Outcome, PackedExperts, PackedMatrix,
     Traits, View,
 };
-use crate::error::Result;
+use crate::dtype::Scheme;
+use crate::error::{Error, Result};
 use crate::kernels::{self, Kernels, Layout, Past, Segment, Texts, Visible};
 use crate::mlx::stored::Stored;
 
@@ -24,6 +25,20 @@ pub enum Matrix<'a> {
     DenseExperts(&'a Array),
     /// The same.
     PackedExperts(&'a PackedExperts),
+    /// `[out, in]`, for a GPU's kernels
+    AsMlx(AsMlx<'a>),
+}
+
+/// A matrix as MLX packs it.
+#[derive(Clone, Copy)]
+pub struct AsMlx<'a> {
+    /// u32 `[out, in * bits / 32]`
+    pub weight: &'a Array,
+    /// `[out, in / group_size]`
+    pub scales: &'a Array,
+    /// `[out, in / group_size]`
+    pub biases: Option<&'a Array>,
+    pub scheme: Scheme,
 }
 
 /// Where a block's keys and values go, and what its queries see of them.
@@ -156,13 +171,16 @@ pub fn block(
         inputs.push(array);
         inputs.len() - 1
     };
-    let plan = block.try_map::<_, _, crate::error::Error>(
+    let plan = block.try_map::<_, _, Error>(
         &mut |matrix| {
             Ok(match matrix {
                 Matrix::Dense(weight) => (add(weight), Kind::One(None)),
                 Matrix::Packed(packed) => (add(&packed.data), Kind::One(Some(packed.layout))),
                 Matrix::DenseExperts(weight) => (add(weight), Kind::Experts(Held::dense(weight))),
                 Matrix::PackedExperts(packed) => (add(&packed.data), Kind::Experts(packed.held())),
+                Matrix::AsMlx(_) => {
+                    return Err(Error::internal("a weight that is packed for a GPU"))
+                }
             })
         },
         &mut |vector| Ok(add(*vector)),

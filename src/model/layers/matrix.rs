@@ -116,6 +116,15 @@ impl Matrix {
 }
 
 impl Quantized {
+    pub(super) fn as_mlx(&self) -> fast::AsMlx<'_> {
+        fast::AsMlx {
+            weight: &self.weight,
+            scales: &self.scales,
+            biases: self.biases.as_ref(),
+            scheme: self.scheme,
+        }
+    }
+
     fn unpacked(packed: &PackedMatrix, rows: &Range<i32>) -> Result<Self> {
         let (weight, scales, biases) = packed.unpack(rows.clone())?;
         Ok(Quantized {

@@ -66,6 +66,7 @@ impl Linear {
         let weight = match &self.matrix {
             Matrix::Dense { weight, .. } if weight.dtype() == x => fast::Matrix::Dense(weight),
             Matrix::Packed(packed) if packed.product_type(x) == x => fast::Matrix::Packed(packed),
+            Matrix::Quantized(packed) if !fast::active() => fast::Matrix::AsMlx(packed.as_mlx()),
             _ => return None,
         };
         if self.bias.as_ref().is_some_and(|bias| bias.dtype() != x) {
@@ -146,6 +147,17 @@ impl Embedding {
         match patch {
             Some(patch) => patch.rows(rows, tokens),
             None => Ok(rows),
+        }
+    }
+
+    /// For a GPU's kernels, with the type of its rows; None where they do not know it.
+    pub fn as_mlx(&self) -> Option<(fast::Matrix<'_>, Dtype)> {
+        match &self.matrix {
+            Matrix::Dense { weight, .. } => Some((fast::Matrix::Dense(weight), weight.dtype())),
+            Matrix::Quantized(packed) => {
+                Some((fast::Matrix::AsMlx(packed.as_mlx()), packed.scales.dtype()))
+            }
+            Matrix::Packed(_) => None,
         }
     }
 

@@ -1,0 +1,393 @@
+//! NVIDIA's driver: the functions that are needed of `libcuda`, found while the library runs, and what they make as values that end
+//! themselves. MLX made the context, the device's primary one; it is current on the engine thread since MLX computed there.
+
+use std::ffi::{c_char, c_int, c_uint, c_void, CStr, CString};
+use std::ptr::null_mut;
+
+use crate::error::{Code, Error, Result};
+
+/// An address in the GPU's memory.
+pub type Address = u64;
+
+type Status = c_int;
+/// What the driver calls a handle: a stream, a graph, an event, a module, a function.
+type Handle = *mut c_void;
+
+const OUT_OF_MEMORY: Status = 2;
+/// What is captured is what this thread calls, and calls of other threads are not refused meanwhile.
+const CAPTURE_THIS_THREAD: c_int = 1;
+const NON_BLOCKING: c_uint = 1;
+const NO_TIMING: c_uint = 2;
+const CAPABILITY: [c_int; 2] = [75, 76];
+
+/// Declares the table and how it is filled.
+macro_rules! functions {
+    ($table:ident of $($library:literal),+: $($name:ident = $symbol:literal ($($argument:ty),*);)*) => {
+        pub(super) struct $table {
+            $(pub $name: unsafe extern "C" fn($($argument),*) -> c_int,)*
+        }
+
+        impl $table {
+            /// None where the library, or one of its functions, is not there. It is never closed.
+            pub fn open() -> Option<&'static $table> {
+                static TABLE: std::sync::OnceLock<Option<$table>> = std::sync::OnceLock::new();
+                TABLE.get_or_init(|| {
+                    let library = $crate::mlx::gpu::driver::open(&[$($library),+])?;
+                    $(let $name = $crate::mlx::gpu::driver::symbol(library, $symbol)?;)*
+                    // SAFETY: each symbol is the function of this name, whose C signature is the field's.
+                    Some(unsafe { $table { $($name: std::mem::transmute::<*mut std::ffi::c_void, _>($name),)* } })
+                })
+                .as_ref()
+            }
+        }
+    };
+}
+pub(super) use functions;
+
+/// The first of these libraries that is there.
+pub(super) fn open(names: &[&CStr]) -> Option<Handle> {
+    let open = |name: &&CStr| {
+        // SAFETY: a C string; the libraries' initialisers are NVIDIA's own.
+        unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) }
+    };
+    names.iter().map(open).find(|library| !library.is_null())
+}
+
+pub(super) fn symbol(library: Handle, name: &CStr) -> Option<Handle> {
+    // SAFETY: the library is open and the name a C string.
+    let found = unsafe { libc::dlsym(library, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
+}
+
+functions! { Functions of c"libcuda.so.1":
+    init = c"cuInit" (c_uint);
+    error_name = c"cuGetErrorName" (Status, *mut *const c_char);
+    error_text = c"cuGetErrorString" (Status, *mut *const c_char);
+    device = c"cuCtxGetDevice" (*mut c_int);
+    attribute = c"cuDeviceGetAttribute" (*mut c_int, c_int, c_int);
+    load_module = c"cuModuleLoadData" (*mut Handle, *const c_void);
+    unload_module = c"cuModuleUnload" (Handle);
+    function = c"cuModuleGetFunction" (*mut Handle, Handle, *const c_char);
+    host_memory = c"cuMemAllocHost_v2" (*mut *mut c_void, usize);
+    free_host_memory = c"cuMemFreeHost" (*mut c_void);
+    copy_to_device = c"cuMemcpyHtoDAsync_v2" (Address, *const c_void, usize, Handle);
+    stream = c"cuStreamCreate" (*mut Handle, c_uint);
+    end_stream = c"cuStreamDestroy_v2" (Handle);
+    begin_capture = c"cuStreamBeginCapture_v2" (Handle, c_int);
+    end_capture = c"cuStreamEndCapture" (Handle, *mut Handle);
+    instantiate = c"cuGraphInstantiateWithFlags" (*mut Handle, Handle, u64);
+    launch_graph = c"cuGraphLaunch" (Handle, Handle);
+    end_graph = c"cuGraphDestroy" (Handle);
+    end_executable = c"cuGraphExecDestroy" (Handle);
+    launch = c"cuLaunchKernel" (
+        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
+    );
+    event = c"cuEventCreate" (*mut Handle, c_uint);
+    record = c"cuEventRecord" (Handle, Handle);
+    wait = c"cuEventSynchronize" (Handle);
+    query = c"cuEventQuery" (Handle);
+    end_event = c"cuEventDestroy_v2" (Handle);
+}
+
+/// The driver, where there is one and a context is current.
+#[derive(Clone, Copy)]
+pub struct Driver(&'static Functions);
+
+impl Driver {
+    /// None where there is no driver, or MLX has made no context on this thread.
+    pub fn new() -> Option<Driver> {
+        let functions = Functions::open()?;
+        let mut device = 0;
+        // SAFETY: both only look; the out-pointer is ours.
+        let status = unsafe {
+            match (functions.init)(0) {
+                0 => (functions.device)(&mut device),
+                status => status,
+            }
+        };
+        (status == 0).then_some(Driver(functions))
+    }
+
+    /// What is current on this thread can: 90 on Hopper.
+    pub fn capability(self) -> Result<i32> {
+        let mut device = 0;
+        // SAFETY: the out-pointers are ours.
+        self.check("cuCtxGetDevice", unsafe { (self.0.device)(&mut device) })?;
+        let of = |attribute| {
+            let mut value = 0;
+            // SAFETY: the same.
+            let status = unsafe { (self.0.attribute)(&mut value, attribute, device) };
+            self.check("cuDeviceGetAttribute", status).map(|()| value)
+        };
+        let [major, minor] = CAPABILITY;
+        Ok(of(major)? * 10 + of(minor)?)
+    }
+
+    fn check(self, what: &str, status: Status) -> Result<()> {
+        if status == 0 {
+            return Ok(());
+        }
+        let text = |function: unsafe extern "C" fn(Status, *mut *const c_char) -> Status| {
+            let mut text = std::ptr::null();
+            // SAFETY: the out-pointer is ours; what it gives is a literal of the driver's, or null.
+            let text = unsafe {
+                match function(status, &mut text) {
+                    0 if !text.is_null() => CStr::from_ptr(text).to_str().ok(),
+                    _ => None,
+                }
+            };
+            text.unwrap_or("unknown")
+        };
+        let (name, means) = (text(self.0.error_name), text(self.0.error_text));
+        let code = match status {
+            OUT_OF_MEMORY => Code::OutOfMemory,
+            _ => Code::Device,
+        };
+        Err(Error::new(
+            code,
+            format!("the GPU's driver failed in {what}: {name} ({means})"),
+        ))
+    }
+}
+
+/// Kernels in the GPU's own code.
+pub struct Module {
+    driver: Driver,
+    raw: Handle,
+}
+
+/// A kernel of a module that is alive.
+#[derive(Clone, Copy)]
+pub struct Function(Handle);
+
+impl Module {
+    pub fn load(driver: Driver, code: &[u8]) -> Result<Module> {
+        let mut raw = null_mut();
+        // SAFETY: the code is what the compiler gave for this device, whole; the driver copies it.
+        let status = unsafe { (driver.0.load_module)(&mut raw, code.as_ptr().cast()) };
+        driver.check("cuModuleLoadData", status)?;
+        Ok(Module { driver, raw })
+    }
+
+    pub fn function(&self, name: &CStr) -> Result<Function> {
+        let mut raw = null_mut();
+        // SAFETY: the module is alive, the name a C string.
+        let status = unsafe { (self.driver.0.function)(&mut raw, self.raw, name.as_ptr()) };
+        self.driver.check("cuModuleGetFunction", status)?;
+        Ok(Function(raw))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: loaded once and ended once; who has its functions holds it (`Step`).
+        unsafe { (self.driver.0.unload_module)(self.raw) };
+    }
+}
+
+/// The stream on which a graph is written down, on which nothing ever runs.
+pub struct Recorder {
+    driver: Driver,
+    raw: Handle,
+}
+
+/// Kernels that run one after the other, by one call.
+pub struct Graph {
+    driver: Driver,
+    raw: Handle,
+}
+
+/// An argument of a kernel: bytes that are copied when it is queued.
+pub struct Arguments {
+    bytes: Vec<Vec<u64>>,
+}
+
+impl Arguments {
+    pub fn new() -> Self {
+        Arguments { bytes: Vec::new() }
+    }
+
+    /// Appends one, laid out as the kernel's C has it: `T` is `repr(C)`, a number or an address.
+    pub fn add<T: Copy>(mut self, value: T) -> Self {
+        let words = std::mem::size_of::<T>().div_ceil(8);
+        let mut bytes = vec![0; words];
+        // SAFETY: `bytes` has room for a T, and is aligned for one: no argument needs more than 8.
+        unsafe { bytes.as_mut_ptr().cast::<T>().write(value) };
+        self.bytes.push(bytes);
+        self
+    }
+}
+
+impl Recorder {
+    pub fn new(driver: Driver) -> Result<Recorder> {
+        let mut raw = null_mut();
+        // SAFETY: the out-pointer is ours.
+        let status = unsafe { (driver.0.stream)(&mut raw, NON_BLOCKING) };
+        driver.check("cuStreamCreate", status)?;
+        Ok(Recorder { driver, raw })
+    }
+
+    /// Writes down what `work` launches.
+    pub fn graph(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+        let driver = self.driver;
+        // SAFETY: the stream is alive and captures nothing yet.
+        let status = unsafe { (driver.0.begin_capture)(self.raw, CAPTURE_THIS_THREAD) };
+        driver.check("cuStreamBeginCapture", status)?;
+        let worked = work();
+        let mut graph = null_mut();
+        // SAFETY: the capture above ends, whatever came of it.
+        let status = unsafe { (driver.0.end_capture)(self.raw, &mut graph) };
+        worked?;
+        driver.check("cuStreamEndCapture", status)?;
+        let mut raw = null_mut();
+        // SAFETY: the graph was just made; it is not needed any more once it can be launched.
+        let status = unsafe {
+            let status = (driver.0.instantiate)(&mut raw, graph, 0);
+            (driver.0.end_graph)(graph);
+            status
+        };
+        driver.check("cuGraphInstantiate", status)?;
+        Ok(Graph { driver, raw })
+    }
+
+    /// # Safety
+    /// The arguments are those of the kernel, and the addresses among them lie in memory that is there, of the size that the kernel
+    /// takes it for, whenever the graph runs.
+    pub unsafe fn launch(
+        &self,
+        kernel: Function,
+        blocks: [u32; 3],
+        threads: u32,
+        mut arguments: Arguments,
+    ) -> Result<()> {
+        let arguments = arguments.bytes.iter_mut();
+        let mut arguments: Vec<*mut c_void> =
+            arguments.map(|bytes| bytes.as_mut_ptr().cast()).collect();
+        let [x, y, z] = blocks;
+        // SAFETY: the pointers are to as many arguments as the kernel has, says the caller; they are copied.
+        let status = unsafe {
+            let list = arguments.as_mut_ptr();
+            let launch = self.driver.0.launch;
+            launch(kernel.0, x, y, z, threads, 1, 1, 0, self.raw, list, null_mut())
+        };
+        self.driver.check("cuLaunchKernel", status)
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        // SAFETY: made once and ended once.
+        unsafe { (self.driver.0.end_stream)(self.raw) };
+    }
+}
+
+impl Graph {
+    /// # Safety
+    /// `stream` is a CUDA stream that is alive. As for `Recorder::launch`, until it has run.
+    pub unsafe fn launch(&self, stream: Handle) -> Result<()> {
+        // SAFETY: the graph is alive; else as the caller says.
+        let status = unsafe { (self.driver.0.launch_graph)(self.raw, stream) };
+        self.driver.check("cuGraphLaunch", status)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made once and ended once; one that runs is ended when it has run.
+        unsafe { (self.driver.0.end_executable)(self.raw) };
+    }
+}
+
+/// Memory of the host that the GPU copies from, and the event behind which it is free again.
+pub struct Mail {
+    driver: Driver,
+    memory: *mut u8,
+    size: usize,
+    event: Handle,
+    sent: bool,
+}
+
+impl Mail {
+    pub fn new(driver: Driver, size: usize) -> Result<Mail> {
+        let mut mail = Mail {
+            driver,
+            memory: null_mut(),
+            size,
+            event: null_mut(),
+            sent: false,
+        };
+        let mut memory = null_mut();
+        // SAFETY: the out-pointers are ours.
+        let status = unsafe { (driver.0.host_memory)(&mut memory, size.max(1)) };
+        driver.check("cuMemAllocHost", status)?;
+        mail.memory = memory.cast();
+        // SAFETY: the same.
+        let status = unsafe { (driver.0.event)(&mut mail.event, NO_TIMING) };
+        driver.check("cuEventCreate", status)?;
+        Ok(mail)
+    }
+
+    /// Waits until what was sent last, and what was queued behind it before `close`, is done.
+    pub fn wait(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.sent) {
+            return Ok(());
+        }
+        // SAFETY: the event is alive.
+        let status = unsafe { (self.driver.0.wait)(self.event) };
+        self.driver.check("cuEventSynchronize", status)
+    }
+
+    /// Whether `wait` would not wait.
+    pub fn is_done(&self) -> bool {
+        // SAFETY: the event is alive.
+        !self.sent || unsafe { (self.driver.0.query)(self.event) } == 0
+    }
+
+    /// Copies bytes to the GPU, in the stream's order. Before: `wait`.
+    ///
+    /// # Safety
+    /// `to` has room for them, and `stream` is a CUDA stream that is alive.
+    pub unsafe fn send(&mut self, bytes: &[u8], to: Address, stream: Handle) -> Result<()> {
+        if bytes.len() > self.size {
+            return Err(Error::internal("more than a step's inputs"));
+        }
+        // SAFETY: the memory has room, and nobody reads it: all that was sent has arrived.
+        let status = unsafe {
+            self.memory.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            let copy = self.driver.0.copy_to_device;
+            copy(to, self.memory.cast(), bytes.len(), stream)
+        };
+        self.driver.check("cuMemcpyHtoDAsync", status)
+    }
+
+    /// # Safety
+    /// `stream` is a CUDA stream that is alive.
+    pub unsafe fn close(&mut self, stream: Handle) -> Result<()> {
+        // SAFETY: the event is alive; else as the caller says.
+        let status = unsafe { (self.driver.0.record)(self.event, stream) };
+        self.driver.check("cuEventRecord", status)?;
+        self.sent = true;
+        Ok(())
+    }
+}
+
+impl Drop for Mail {
+    fn drop(&mut self) {
+        // What the GPU still copies from must not go; an error says that it does nothing any more.
+        let _ = self.wait();
+        // SAFETY: both were made once and end once; null where they were not.
+        unsafe {
+            if !self.event.is_null() {
+                (self.driver.0.end_event)(self.event);
+            }
+            if !self.memory.is_null() {
+                (self.driver.0.free_host_memory)(self.memory.cast());
+            }
+        }
+    }
+}
+
+/// As C has it; names come from here.
+pub(super) fn c_string(text: String) -> Result<CString> {
+    CString::new(text).map_err(|_| Error::internal("a name with a NUL"))
+}

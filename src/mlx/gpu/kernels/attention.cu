@@ -1,0 +1,175 @@
+// Attention of single queries: the keys of a row are shared among several blocks, each of which has a softmax of its part; the block
+// that is done last puts them together. How keys are shared depends on their number alone, so a row's numbers do not depend on
+// other rows.
+
+// As `Attention` in step.rs.
+struct AttentionOf {
+  u32 heads, kv_heads;
+  u32 parts;           // blocks for the keys of one row at most
+  float scale;         // of scores
+  float softcap;       // cap * tanh(scores / cap); 0: none
+  const u16* sinks;    // [heads]: the score of no token; or none
+};
+
+constexpr float LOG2_E = 1.4426950408889634f;
+#define MINUS_INFINITY __uint_as_float(0xff800000u)
+// Keys of a part at least.
+constexpr u32 FEWEST = 64;
+
+// q [rows, heads, DIM] f32 → y [rows, heads * DIM]. A block has a part of the keys of one row and of the GROUP heads that share
+// them: blockIdx is (part, kv head and group of its heads, row). found [rows, heads, parts, DIM + 2]: the largest score, the sum of
+// weights and the weighted values; counts [rows, kv_heads * groups]: 0.
+template <typename T, int DIM, int GROUP>
+__global__ void __launch_bounds__(128) attention(
+    AttentionOf of, const Place* places, const float* q, u16* y, float* found, u32* counts) {
+  constexpr u32 LANES = DIM > 128 ? 32 : DIM > 64 ? 16 : 8;  // of a key, 8 numbers each
+  constexpr u32 STREAMS = 128 / LANES;
+  constexpr u32 AHEAD = GROUP > 4 ? 2 : 4;
+  __shared__ float most[STREAMS][GROUP], weights[STREAMS][GROUP];
+  __shared__ float values[STREAMS][GROUP][DIM];
+  __shared__ bool is_last;
+  const u32 row = blockIdx.z, per = of.heads / of.kv_heads, groups = (per + GROUP - 1) / GROUP;
+  const u32 kv_head = blockIdx.y / groups;
+  const u32 head = kv_head * per + blockIdx.y % groups * GROUP;
+  const u32 own_heads = min((u32)GROUP, kv_head * per + per - head);
+  const Place place = places[row];
+  const u32 length = max((place.seen + of.parts - 1) / of.parts, FEWEST);
+  const u32 parts = (place.seen + length - 1) / length;
+  if (blockIdx.x >= parts) return;
+  const u32 begin = blockIdx.x * length, end = min(begin + length, place.seen);
+  const u32 stream = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+  const bool has_numbers = lane * 8 < DIM;
+
+  float asked[GROUP][8];
+#pragma unroll
+  for (int h = 0; h < GROUP; h++)
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      asked[h][i] = has_numbers && h < own_heads ? q[((u64)row * of.heads + head + h) * DIM + lane * 8 + i] * of.scale : 0.f;
+  float own_most[GROUP], own_weights[GROUP], own_values[GROUP][8];
+#pragma unroll
+  for (int h = 0; h < GROUP; h++) {
+    own_most[h] = -1e30f;
+    own_weights[h] = 0.f;
+#pragma unroll
+    for (int i = 0; i < 8; i++) own_values[h][i] = 0.f;
+  }
+  const u16* keys = place.keys + kv_head * place.head_stride + lane * 8;
+  const u16* vals = place.values + kv_head * place.head_stride + lane * 8;
+  // All lanes of a warp go round together.
+  for (u32 first = begin; first < end; first += STREAMS * AHEAD) {
+    uint4 k[AHEAD], v[AHEAD];
+    float scores[AHEAD][GROUP];
+#pragma unroll
+    for (u32 a = 0; a < AHEAD; a++) {
+      const u32 key = first + a * STREAMS + stream;
+      const bool read = key < end && has_numbers;
+      k[a] = read ? *(const uint4*)(keys + (u64)key * DIM) : make_uint4(0, 0, 0, 0);
+      v[a] = read ? *(const uint4*)(vals + (u64)key * DIM) : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (u32 a = 0; a < AHEAD; a++) {
+      const u32 bits[4] = {k[a].x, k[a].y, k[a].z, k[a].w};
+      float numbers[8];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float2 pair = load_pair<T>(bits[i]);
+        numbers[2 * i] = pair.x;
+        numbers[2 * i + 1] = pair.y;
+      }
+      const bool is_key = first + a * STREAMS + stream < end;
+#pragma unroll
+      for (int h = 0; h < GROUP; h++) {
+        float score = 0.f;
+#pragma unroll
+        for (int i = 0; i < 8; i++) score += asked[h][i] * numbers[i];
+        score = sum_over(score, LANES);
+        if (of.softcap > 0.f) score = of.softcap * tanhf(score / of.softcap);
+        scores[a][h] = is_key ? score * LOG2_E : MINUS_INFINITY;
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < GROUP; h++) {
+      float now = own_most[h];
+#pragma unroll
+      for (u32 a = 0; a < AHEAD; a++) now = fmaxf(now, scores[a][h]);
+      const float before = exp2f(own_most[h] - now);
+      own_most[h] = now;
+      own_weights[h] *= before;
+#pragma unroll
+      for (int i = 0; i < 8; i++) own_values[h][i] *= before;
+#pragma unroll
+      for (u32 a = 0; a < AHEAD; a++) {
+        const float weight = exp2f(scores[a][h] - now);
+        own_weights[h] += weight;
+        const u32 bits[4] = {v[a].x, v[a].y, v[a].z, v[a].w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const float2 pair = load_pair<T>(bits[i]);
+          own_values[h][2 * i] += weight * pair.x;
+          own_values[h][2 * i + 1] += weight * pair.y;
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int h = 0; h < GROUP; h++) {
+    if (lane == 0) {
+      most[stream][h] = own_most[h];
+      weights[stream][h] = own_weights[h];
+    }
+    if (has_numbers)
+#pragma unroll
+      for (int i = 0; i < 8; i++) values[stream][h][lane * 8 + i] = own_values[h][i];
+  }
+  __syncthreads();
+  // The streams of this block. Of a head [most, weights, values] behind each other.
+  for (u32 at = threadIdx.x; at < own_heads * DIM; at += blockDim.x) {
+    const u32 h = at / DIM, i = at % DIM;
+    float now = -1e30f;
+    for (u32 s = 0; s < STREAMS; s++) now = fmaxf(now, most[s][h]);
+    float sum = 0.f, x = 0.f;
+    for (u32 s = 0; s < STREAMS; s++) {
+      const float by = exp2f(most[s][h] - now);
+      sum += by * weights[s][h];
+      x += by * values[s][h][i];
+    }
+    if (parts == 1) {
+      if (of.sinks) sum += exp2f(T::load(of.sinks[head + h]) * LOG2_E - now);
+      y[((u64)row * of.heads + head + h) * DIM + i] = T::round(x / sum);
+      continue;
+    }
+    float* to = found + (((u64)row * of.heads + head + h) * of.parts + blockIdx.x) * (DIM + 2);
+    to[2 + i] = x;
+    if (i == 0) {
+      to[0] = now;
+      to[1] = sum;
+    }
+  }
+  if (parts == 1) return;
+  __threadfence();
+  __syncthreads();
+  u32* count = counts + row * gridDim.y + blockIdx.y;
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(count, 1) == parts - 1;
+    if (is_last) *count = 0;
+  }
+  __syncthreads();
+  if (!is_last) return;
+  __threadfence();
+  for (u32 at = threadIdx.x; at < own_heads * DIM; at += blockDim.x) {
+    const u32 h = at / DIM, i = at % DIM;
+    const float* from = found + ((u64)row * of.heads + head + h) * of.parts * (DIM + 2);
+    float now = -1e30f;
+    for (u32 p = 0; p < parts; p++) now = fmaxf(now, __ldcg(from + p * (DIM + 2)));
+    float sum = 0.f, x = 0.f;
+    for (u32 p = 0; p < parts; p++) {
+      const float* part = from + p * (DIM + 2);
+      const float by = exp2f(__ldcg(part) - now);
+      sum += by * __ldcg(part + 1);
+      x += by * __ldcg(part + 2 + i);
+    }
+    if (of.sinks) sum += exp2f(T::load(of.sinks[head + h]) * LOG2_E - now);
+    y[((u64)row * of.heads + head + h) * DIM + i] = T::round(x / sum);
+  }
+}

@@ -1,0 +1,31 @@
+// Tokens to the numbers that go into the first block. One block for each row.
+
+// A row of the embedding times `scale` → h [rows, width] f32, what comes of it with the first norm's weight [rows, width], and sums
+// of its squares by tiles [rows, width / TILE].
+template <typename T, int BITS>
+__global__ void __launch_bounds__(256) embed(
+    const Inputs* inputs, const u32* weight, const u16* scales, const u16* biases, u32 group, u32 vocab, u32 width,
+    float scale, const u16* norm, float* h, u16* normed, float* squares) {
+  const u32 row = blockIdx.x;
+  // A token that the model does not have is nobody's; what comes of it must only not be read elsewhere.
+  const u32 token = min(inputs->tokens[row], vocab - 1);
+  for (u32 i = threadIdx.x; i < width; i += blockDim.x) {
+    float x;
+    if (BITS == 16) {
+      x = T::load(((const u16*)weight)[(u64)token * width + i]);
+    } else {
+      constexpr u32 PER = 32 / BITS;
+      const u32 word = weight[(u64)token * (width / PER) + i / PER];
+      const u64 of = (u64)token * (width / group) + i / group;
+      const float q = (float)((word >> (i % PER * BITS)) & ((1u << BITS) - 1));
+      x = T::load(scales[of]) * q + T::load(biases[of]);
+    }
+    x *= scale;
+    const u64 at = (u64)row * width + i;
+    h[at] = x;
+    normed[at] = T::round(x * T::load(norm[i]));
+    // Width is whole tiles, so all lanes of a tile are here.
+    const float square = sum_over(x * x, TILE);
+    if (i % TILE == 0) squares[at / TILE] = square;
+  }
+}

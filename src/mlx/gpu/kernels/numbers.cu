@@ -1,0 +1,84 @@
+// What all kernels share: 16-bit floats as their bits, products on tensor cores, sums over a warp, and what changes from step to
+// step. No header is included, so that NVRTC needs none.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define ALL_LANES 0xffffffffu
+
+// Rows of a step at most: the columns of a tensor core's product.
+constexpr u32 MAX_ROWS = 8;
+// Outputs of a product that one tile has, whose squares are one part of a sum (`Residual`).
+constexpr u32 TILE = 16;
+
+// Where a row's keys and values of one layer lie. As `Place` in step.rs.
+struct Place {
+  u16* keys;        // of the first head: [kv_heads, capacity, head_dim]
+  u16* values;      // the same
+  u64 head_stride;  // numbers from one head to the next
+  u32 at;           // where the row's own go
+  u32 seen;         // tokens from the first on that it sees, its own among them
+  u32 position;
+  u32 unused;
+};
+
+// What a step reads of the host. As `Inputs` in step.rs; behind it `places`, [layers, MAX_ROWS].
+struct Inputs {
+  const u32* tokens;  // [rows]
+  u16* logits;        // [rows, vocab]
+};
+
+struct Bf16 {
+  static __device__ __forceinline__ float load(u16 bits) { return __uint_as_float((u32)bits << 16); }
+  static __device__ __forceinline__ u16 round(float x) {
+    u16 bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+  }
+  // A byte of up to 4 bits under these bits is the number OFFSET + byte, exactly.
+  static constexpr u32 MAGIC = 0x43004300u;
+  static constexpr float OFFSET = 128.f;
+  static constexpr u32 ONES = 0x3f803f80u;
+  // c [16, 8] += a [16, 16] b [16, 8], as PTX lays them out
+  static __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+};
+
+struct F16 {
+  static __device__ __forceinline__ float load(u16 bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+  }
+  static __device__ __forceinline__ u16 round(float x) {
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+  }
+  static constexpr u32 MAGIC = 0x64006400u;
+  static constexpr float OFFSET = 1024.f;
+  static constexpr u32 ONES = 0x3c003c00u;
+  static __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+};
+
+// Of two neighbours in memory, the first in the low half.
+template <typename T>
+__device__ __forceinline__ float2 load_pair(u32 bits) {
+  return make_float2(T::load((u16)bits), T::load((u16)(bits >> 16)));
+}
+
+// Over all lanes whose numbers differ in bits of `width - 1` only: a power of two.
+__device__ __forceinline__ float sum_over(float x, int width) {
+  for (int apart = width / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
+  return x;
+}

@@ -1,0 +1,866 @@
+//! A decoder's step: what its description is made into, a graph for each number of rows, and what goes into one.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::compiler::{self, Compiled};
+use super::driver::{Address, Arguments, Driver, Function, Graph, Mail, Module, Recorder};
+use super::memory::{address, address_of, cuda_stream, unwritten, upload};
+use crate::dtype::{Dtype, Mode, Scheme};
+use crate::error::{Error, Result};
+use crate::kernels::{self, Activation, GateUp, Norm, Part, Projections};
+use crate::mlx::fast::{Matrix, SessionRows};
+use crate::mlx::stored::Stored;
+use crate::mlx::{self, ops, Array};
+
+/// Rows of a step at most (`numbers.cu`).
+pub const MAX_ROWS: usize = 8;
+/// Outputs of a tile (`numbers.cu`).
+const TILE: u32 = 16;
+/// Warps of a block that computes products.
+const WARPS: u32 = 8;
+/// The widest head that the kernels know.
+const MAX_HEAD_DIM: u32 = 256;
+/// Warps that keep a large GPU's memory busy: more than one tile's for each are no faster.
+const BUSY: u32 = 132 * 16;
+/// Blocks of attention that do.
+const BUSY_BLOCKS: u32 = 132 * 2;
+/// Steps that are queued at once, at most: one runs, one waits, and one is being made.
+const IN_FLIGHT: usize = 3;
+
+type Linear<'a> = kernels::Linear<Matrix<'a>, &'a Array>;
+type Half<'a> = kernels::Half<Matrix<'a>, &'a Array>;
+
+/// What a step is made of.
+pub struct Model<'a> {
+    /// Of what goes from block to block, and of the logits.
+    pub dtype: Dtype,
+    /// `[vocab, hidden]`
+    pub embed_tokens: Matrix<'a>,
+    /// What embeddings are multiplied by.
+    pub embed_scale: f32,
+    /// All halves of all blocks.
+    pub halves: Vec<Half<'a>>,
+    /// Behind the last one: `[hidden]`
+    pub norm: Norm<&'a Array>,
+    /// `[vocab, hidden]`
+    pub lm_head: Linear<'a>,
+}
+
+/// The decode step of one decoder.
+pub struct Step {
+    // In the order in which they end: what runs, what it runs, what that lies in.
+    slots: RefCell<Vec<Slot>>,
+    next: Cell<usize>,
+    /// By rows, less one.
+    graphs: [OnceCell<Graph>; MAX_ROWS],
+    recorder: Recorder,
+    launches: Vec<Launch>,
+    functions: Vec<Function>,
+    _module: Module,
+    inputs: Address,
+    /// Of attention.
+    layers: usize,
+    vocab: i32,
+    dtype: Dtype,
+    /// The weights, and the room for what comes between kernels.
+    _arrays: Vec<Array>,
+}
+
+/// One that is queued: what the GPU reads of the host, and what must not be freed until it has run.
+struct Slot {
+    mail: Mail,
+    held: Vec<Vec<SessionRows>>,
+}
+
+/// A kernel of the graph.
+struct Launch {
+    /// Its place in the list of functions.
+    kernel: usize,
+    threads: u32,
+    /// Of so many rows: blocks, and what it is called with.
+    with: Box<dyn Fn(u32) -> ([u32; 3], Arguments)>,
+}
+
+/// `Place` of numbers.cu.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Place {
+    keys: Address,
+    values: Address,
+    head_stride: u64,
+    at: u32,
+    seen: u32,
+    position: u32,
+    unused: u32,
+}
+
+/// `Weight` of product.cu.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Weight {
+    w: Address,
+    scales: Address,
+    biases: Address,
+    bias: Address,
+    out: u32,
+    first: u32,
+}
+
+/// `Of` of product.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Product {
+    x: Address,
+    squares: Address,
+    eps: f32,
+    rows: u32,
+    inputs: u32,
+    split: u32,
+}
+
+/// `HeadsOf` of heads.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Heads {
+    heads: u32,
+    kv_heads: u32,
+    dim: u32,
+    turned: u32,
+    traditional: u32,
+    scale: f32,
+    factor: f32,
+    eps: f32,
+    frequencies: Address,
+    q_norm: Address,
+    k_norm: Address,
+}
+
+/// `AttentionOf` of attention.cu.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Attention {
+    heads: u32,
+    kv_heads: u32,
+    parts: u32,
+    scale: f32,
+    softcap: f32,
+    sinks: Address,
+}
+
+/// The bytes of `Inputs` in numbers.cu, before the places.
+const INPUTS: usize = 16;
+
+/// What the kernels know of it, or nothing at all.
+macro_rules! known {
+    ($what:expr) => {
+        match $what {
+            Some(what) => what,
+            None => return Ok(None),
+        }
+    };
+}
+
+impl Step {
+    /// None where MLX does not compute with CUDA, or the kernels do not know all that the model does.
+    pub fn new(model: &Model) -> Result<Option<Step>> {
+        if cuda_stream()?.is_none() || !compiler::is_there() {
+            return Ok(None);
+        }
+        let driver = known!(Driver::new());
+        let capability = driver.capability()?;
+        if capability < 80 {
+            return Ok(None);
+        }
+        let mut maker = known!(Maker::new(model)?);
+        if !maker.all(model)? {
+            return Ok(None);
+        }
+        let compiled = compiled(&maker.kernels, capability)?;
+        let module = Module::load(driver, &compiled.code)?;
+        let functions = compiled.names.iter().map(|name| module.function(name));
+        let functions = functions.collect::<Result<_>>()?;
+        let slots = (0..IN_FLIGHT).map(|_| {
+            Ok(Slot {
+                mail: Mail::new(driver, maker.inputs_size)?,
+                held: Vec::new(),
+            })
+        });
+        Ok(Some(Step {
+            slots: RefCell::new(slots.collect::<Result<_>>()?),
+            next: Cell::new(0),
+            graphs: [const { OnceCell::new() }; MAX_ROWS],
+            recorder: Recorder::new(driver)?,
+            launches: maker.launches,
+            functions,
+            _module: module,
+            inputs: maker.inputs,
+            layers: maker.layers,
+            vocab: i32::try_from(maker.vocab).unwrap_or(i32::MAX),
+            dtype: model.dtype,
+            _arrays: maker.arrays,
+        }))
+    }
+
+    /// Queues a step: tokens i32 or u32 `[rows]` → logits `[rows, vocab]`. `layers`: of each attention the sessions whose rows these
+    /// are, one after the other, with floats as keys and values; no more than `MAX_ROWS` rows, none in a ring.
+    pub fn run(&self, tokens: &Array, layers: Vec<Vec<SessionRows>>) -> Result<Array> {
+        let missing = || Error::internal("MLX has left its GPU");
+        let stream = cuda_stream()?.ok_or_else(missing)?;
+        let rows = usize::try_from(tokens.dim(0)).unwrap_or(0);
+        let graph = self.graph(rows)?;
+        let mut slots = self.slots.borrow_mut();
+        let at = self.next.get() % slots.len().max(1);
+        self.next.set(at + 1);
+        let missing = || Error::internal("a step without room");
+        let slot = slots.get_mut(at).ok_or_else(missing)?;
+        slot.mail.wait()?;
+        slot.held.clear();
+
+        // What nobody has asked for yet is queued first, on the same stream.
+        let mut arrays = vec![tokens];
+        for session in layers.iter().flatten() {
+            let (keys, values) = floats(session)?;
+            for array in [keys, values] {
+                if address(array)?.is_none() {
+                    arrays.push(array);
+                }
+            }
+        }
+        mlx::async_eval(&arrays)?;
+        let logits = unwritten(&[tokens.dim(0), self.vocab], self.dtype)?;
+        let mut bytes = Vec::with_capacity(INPUTS + self.layers * MAX_ROWS * size_of::<Place>());
+        bytes.extend(address_of(tokens)?.to_ne_bytes());
+        bytes.extend(address_of(&logits)?.to_ne_bytes());
+        if layers.len() != self.layers {
+            return Err(Error::internal("a step of other layers"));
+        }
+        for sessions in &layers {
+            let places = sessions.iter().map(places);
+            let mut places = places.collect::<Result<Vec<_>>>()?.concat();
+            if places.len() != rows {
+                return Err(Error::internal("a step of other rows"));
+            }
+            places.resize(MAX_ROWS, Place::default());
+            for place in places {
+                for word in [place.keys, place.values, place.head_stride] {
+                    bytes.extend(word.to_ne_bytes());
+                }
+                for half in [place.at, place.seen, place.position, place.unused] {
+                    bytes.extend(half.to_ne_bytes());
+                }
+            }
+        }
+        // SAFETY: the stream is the engine thread's, alive. The inputs have room for all layers (`Maker::new`). The graph's addresses
+        // lie in arrays that this holds, those of the places in arrays that the slot holds until the event behind them, and the
+        // logits in memory that MLX gives to later work of the same stream only.
+        unsafe {
+            slot.mail.send(&bytes, self.inputs, stream)?;
+            graph.launch(stream)?;
+            slot.mail.close(stream)?;
+        }
+        slot.held = layers;
+        Ok(logits)
+    }
+
+    /// Gives back the keys and values of steps that have run, so that MLX can write them in place.
+    pub fn settle(&self) {
+        let mut slots = self.slots.borrow_mut();
+        let done = slots.iter_mut().filter(|slot| slot.mail.is_done());
+        done.for_each(|slot| slot.held.clear());
+    }
+
+    fn graph(&self, rows: usize) -> Result<&Graph> {
+        let many = || Error::internal(format!("a step of {rows} rows"));
+        let index = rows.checked_sub(1).ok_or_else(many)?;
+        let cell = self.graphs.get(index).ok_or_else(many)?;
+        if let Some(graph) = cell.get() {
+            return Ok(graph);
+        }
+        let graph = self.recorder.graph(|| {
+            for launch in &self.launches {
+                let (blocks, arguments) = (launch.with)(rows as u32);
+                let missing = || Error::internal("a kernel that is not there");
+                let kernel = self.functions.get(launch.kernel).ok_or_else(missing)?;
+                // SAFETY: `Maker` gives each kernel what its C says, in arrays that `self` holds.
+                unsafe { self.recorder.launch(*kernel, blocks, launch.threads, arguments)? };
+            }
+            Ok(())
+        })?;
+        Ok(cell.get_or_init(|| graph))
+    }
+}
+
+/// Compiled once in a process, for as many kinds of models as one has at a time.
+fn compiled(kernels: &[String], capability: i32) -> Result<Arc<Compiled>> {
+    type Known = Vec<(Vec<String>, i32, Arc<Compiled>)>;
+    const KEPT: usize = 16;
+    static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = |known: &Known| {
+        let mut known = known.iter();
+        known.find_map(|(of, on, code)| (of == kernels && *on == capability).then(|| code.clone()))
+    };
+    if let Some(code) = same(&known()) {
+        return Ok(code);
+    }
+    let code = Arc::new(compiler::compile(kernels, capability)?);
+    let mut known = known();
+    if known.len() >= KEPT {
+        known.remove(0);
+    }
+    known.push((kernels.to_vec(), capability, code.clone()));
+    Ok(code)
+}
+
+fn floats(session: &SessionRows) -> Result<(&Array, &Array)> {
+    match (&session.place.keys, &session.place.values) {
+        (Stored::Floats(keys), Stored::Floats(values)) => Ok((keys, values)),
+        _ => Err(Error::internal("a step over packed keys")),
+    }
+}
+
+/// Of each row of a session.
+fn places(session: &SessionRows) -> Result<Vec<Place>> {
+    let (keys, values) = floats(session)?;
+    let place = &session.place;
+    // [1, kv_heads, capacity, head_dim]
+    let head_stride = i64::from(keys.dim(2)) * i64::from(keys.dim(3));
+    let number = |n: i32| u32::try_from(n).map_err(|_| Error::internal("a place before the first"));
+    let (keys, values) = (address_of(keys)?, address_of(values)?);
+    let rows = (0..session.rows).map(|row| {
+        Ok(Place {
+            keys,
+            values,
+            head_stride: head_stride as u64,
+            at: number(place.at + row)?,
+            seen: number(place.seen - (session.rows - 1 - row))?,
+            position: number(place.offset + row)?,
+            unused: 0,
+        })
+    });
+    rows.collect()
+}
+
+/// How the kernels read a weight: bits of a number, numbers that share a scale.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    bits: u32,
+    group: u32,
+}
+
+/// A weight of a product that the kernels know.
+#[derive(Clone, Copy)]
+struct Known {
+    kind: Kind,
+    weight: Weight,
+    inputs: u32,
+}
+
+/// Writes a step down.
+struct Maker {
+    dtype: Dtype,
+    /// The kernels' name of it.
+    type_name: &'static str,
+    hidden: u32,
+    vocab: u32,
+    layers: usize,
+    /// Attentions that are written down.
+    attentions: usize,
+    kernels: Vec<String>,
+    launches: Vec<Launch>,
+    arrays: Vec<Array>,
+    /// What is between two kernels, and nothing behind them: blocks have it in common.
+    rooms: Vec<(&'static str, usize, Address)>,
+    inputs: Address,
+    inputs_size: usize,
+    /// f32 `[MAX_ROWS, hidden]`: what goes from half to half.
+    h: Address,
+    /// `[MAX_ROWS, hidden]`: that times the next norm's weight.
+    normed: Address,
+    /// f32 `[MAX_ROWS, hidden / TILE]`
+    squares: Address,
+}
+
+impl Maker {
+    fn new(model: &Model) -> Result<Option<Maker>> {
+        let type_name = match model.dtype {
+            Dtype::BF16 => "Bf16",
+            Dtype::F16 => "F16",
+            _ => return Ok(None),
+        };
+        let [vocab, hidden] = known!(shape(&model.embed_tokens));
+        if hidden % (2 * TILE) != 0 {
+            return Ok(None);
+        }
+        let attends = |half: &&Half| matches!(half.part, Part::Attention(_));
+        let layers = model.halves.iter().filter(attends).count();
+        let mut maker = Maker {
+            dtype: model.dtype,
+            type_name,
+            hidden,
+            vocab,
+            layers,
+            attentions: 0,
+            kernels: Vec::new(),
+            launches: Vec::new(),
+            arrays: Vec::new(),
+            rooms: Vec::new(),
+            inputs: 0,
+            inputs_size: INPUTS + layers * MAX_ROWS * size_of::<Place>(),
+            h: 0,
+            normed: 0,
+            squares: 0,
+        };
+        maker.inputs = maker.room("inputs", maker.inputs_size, 1)?;
+        let rows = |width: u32| MAX_ROWS * width as usize;
+        maker.h = maker.room("h", rows(hidden), 4)?;
+        maker.normed = maker.room("normed", rows(hidden), 2)?;
+        maker.squares = maker.room("squares", rows(hidden / TILE), 4)?;
+        Ok(Some(maker))
+    }
+
+    /// Whether the kernels know all of it.
+    fn all(&mut self, model: &Model) -> Result<bool> {
+        let norms = model.halves.iter().map(|half| half.norm.as_ref());
+        let Some(norms) = norms.chain([Some(&model.norm)]).collect::<Option<Vec<_>>>() else {
+            return Ok(false);
+        };
+        let [first, behind @ ..] = norms.as_slice() else {
+            return Ok(false);
+        };
+        if !self.embed(model, first)? {
+            return Ok(false);
+        }
+        for ((half, norm), next) in model.halves.iter().zip(&norms).zip(behind) {
+            let plain = half.post_norm.is_none() && half.out_norm.is_none();
+            let done = plain
+                && match &half.part {
+                    Part::Attention(attention) => self.attention(attention, (half, norm, next))?,
+                    Part::Mlp(mlp) => self.mlp(mlp, (half, norm, next))?,
+                    Part::Moe(_) => false,
+                };
+            if !done {
+                return Ok(false);
+            }
+        }
+        self.head(model)
+    }
+
+    /// Room for numbers that are written and read by kernels, at first 0. Who asks for the same gets the same.
+    fn room(&mut self, name: &'static str, numbers: usize, size: usize) -> Result<Address> {
+        let none = || Error::internal("a step's room has no size");
+        let bytes = numbers.checked_mul(size).ok_or_else(none)?;
+        let known = |room: &&(&str, usize, Address)| (room.0, room.1) == (name, bytes);
+        if let Some((.., at)) = self.rooms.iter().find(known) {
+            return Ok(*at);
+        }
+        let room = ops::zeros(&[i32::try_from(bytes).map_err(|_| none())?], Dtype::U8)?;
+        let at = self.held(&room)?;
+        self.rooms.push((name, bytes, at));
+        Ok(at)
+    }
+
+    /// Where an array is, which is held as long as the step.
+    fn held(&mut self, array: &Array) -> Result<Address> {
+        mlx::eval(&[array])?;
+        let at = address_of(array)?;
+        self.arrays.push(array.clone());
+        Ok(at)
+    }
+
+    fn launch(
+        &mut self,
+        kernel: String,
+        threads: u32,
+        with: impl Fn(u32) -> ([u32; 3], Arguments) + 'static,
+    ) {
+        let known = self.kernels.iter().position(|known| *known == kernel);
+        let kernel = known.unwrap_or_else(|| {
+            self.kernels.push(kernel);
+            self.kernels.len() - 1
+        });
+        let with = Box::new(with);
+        self.launches.push(Launch {
+            kernel,
+            threads,
+            with,
+        });
+    }
+
+    /// A norm's weight `[width]`, if it is one that the kernels know.
+    fn norm(&mut self, norm: &Norm<&Array>, width: u32) -> Result<Option<Address>> {
+        let known = !norm.layer
+            && norm.bias.is_none()
+            && norm.weight.dtype() == self.dtype
+            && norm.weight.shape() == [width as i32];
+        match known {
+            true => self.held(norm.weight).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn weight(&mut self, linear: &Linear) -> Result<Option<Known>> {
+        if !linear.low.is_empty() {
+            return Ok(None);
+        }
+        let mut known = known!(self.matrix(&linear.weight)?);
+        if let Some(bias) = linear.bias {
+            if bias.dtype() != self.dtype {
+                return Ok(None);
+            }
+            known.weight.bias = self.held(bias)?;
+        }
+        Ok(Some(known))
+    }
+
+    fn matrix(&mut self, matrix: &Matrix) -> Result<Option<Known>> {
+        let [out, inputs] = known!(shape(matrix));
+        let mut weight = Weight {
+            out,
+            ..Weight::default()
+        };
+        let kind = match matrix {
+            Matrix::Dense(dense) if dense.dtype() == self.dtype => {
+                weight.w = self.held(dense)?;
+                let (bits, group) = (16, 1);
+                Kind { bits, group }
+            }
+            Matrix::AsMlx(packed) => {
+                let Scheme {
+                    mode: Mode::Affine,
+                    bits: bits @ (4 | 8),
+                    group_size: group @ (64 | 128),
+                } = packed.scheme
+                else {
+                    return Ok(None);
+                };
+                let Some(biases) = packed.biases else {
+                    return Ok(None);
+                };
+                if [packed.scales, biases].iter().any(|of| of.dtype() != self.dtype) {
+                    return Ok(None);
+                }
+                weight.w = self.held(packed.weight)?;
+                weight.scales = self.held(packed.scales)?;
+                weight.biases = self.held(biases)?;
+                let (bits, group) = (bits as u32, group as u32);
+                Kind { bits, group }
+            }
+            _ => return Ok(None),
+        };
+        // Read 16 bytes at a time.
+        let whole = weight.w.is_multiple_of(16) && inputs.is_multiple_of(2 * TILE);
+        Ok(whole.then_some(Known {
+            kind,
+            weight,
+            inputs,
+        }))
+    }
+
+    /// The kernel of products of `count` such weights at once, with so many tiles in all; and among how many warps the inputs of a
+    /// tile are split.
+    fn product(&self, name: &str, of: Known, tiles: u32, count: u32, more: &str) -> (String, u32) {
+        let Kind { bits, group } = of.kind;
+        let chunks = of.inputs.div_ceil(4 * 128 / bits);
+        let mut split = 1;
+        while split < WARPS && tiles * split < BUSY {
+            split *= 2;
+        }
+        let mut ahead = 4 / count;
+        while ahead > 1 && split * ahead > chunks {
+            ahead /= 2;
+        }
+        while split > 1 && split > chunks {
+            split /= 2;
+        }
+        let of_type = self.type_name;
+        (format!("{name}<{of_type}, {bits}, {group}, {ahead}{more}>"), split)
+    }
+
+    /// Of an RMS norm's input times its weight; none: of numbers as they are.
+    fn of(&self, x: Address, inputs: u32, split: u32, norm: Option<&Norm<&Array>>) -> Product {
+        Product {
+            x,
+            squares: norm.map_or(0, |_| self.squares),
+            eps: norm.map_or(0.0, |norm| norm.eps),
+            rows: 0,
+            inputs,
+            split,
+        }
+    }
+
+    fn embed(&mut self, model: &Model, first: &Norm<&Array>) -> Result<bool> {
+        let (Some(known), Some(norm)) = (
+            self.matrix(&model.embed_tokens)?,
+            self.norm(first, self.hidden)?,
+        ) else {
+            return Ok(false);
+        };
+        let (inputs, h, normed, squares) = (self.inputs, self.h, self.normed, self.squares);
+        let (vocab, hidden, scale) = (self.vocab, self.hidden, model.embed_scale);
+        let Kind { bits, group } = known.kind;
+        let kernel = format!("embed<{}, {bits}>", self.type_name);
+        self.launch(kernel, 256, move |rows| {
+            let Weight {
+                w, scales, biases, ..
+            } = known.weight;
+            let arguments = Arguments::new().add(inputs).add(w).add(scales).add(biases);
+            let arguments = arguments.add(group).add(vocab).add(hidden).add(scale);
+            let arguments = arguments.add(norm).add(h).add(normed).add(squares);
+            ([rows, 1, 1], arguments)
+        });
+        Ok(true)
+    }
+
+    fn attention(
+        &mut self,
+        attention: &kernels::Attention<Matrix, &Array>,
+        (half, norm, next): (&Half, &Norm<&Array>, &Norm<&Array>),
+    ) -> Result<bool> {
+        let sizes = &attention.sizes;
+        let number = |n: usize| u32::try_from(n).unwrap_or(0);
+        let [heads, kv_heads] = [number(sizes.heads), number(sizes.kv_heads)];
+        let dim = number(sizes.head_dim);
+        let fits = (8..=MAX_HEAD_DIM).contains(&dim) && dim.is_multiple_of(8);
+        if !fits || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || sizes.temperature.is_some() {
+            return Ok(false);
+        }
+        let linears = match &attention.projections {
+            Projections::Apart {
+                q_proj,
+                k_proj,
+                v_proj,
+            } => vec![q_proj, k_proj, v_proj],
+            Projections::Fused(qkv_proj) => vec![qkv_proj],
+        };
+        let mut weights = Vec::with_capacity(linears.len());
+        for linear in linears {
+            let Some(known) = self.weight(linear)? else {
+                return Ok(false);
+            };
+            weights.push(known);
+        }
+        let width = (heads + 2 * kv_heads) * dim;
+        let rows = |width: u32| MAX_ROWS * width as usize;
+        let qkv = self.room("qkv", rows(width), 4)?;
+        self.project(&weights, norm, (width, qkv));
+
+        let mut own_norm = |norm: &Option<Norm<&Array>>| match norm {
+            None => Ok::<_, Error>(Some((0, 0.0))),
+            Some(norm) => Ok(self.norm(norm, dim)?.map(|weight| (weight, norm.eps))),
+        };
+        let (Some((q_norm, eps)), Some((k_norm, k_eps))) =
+            (own_norm(&attention.q_norm)?, own_norm(&attention.k_norm)?)
+        else {
+            return Ok(false);
+        };
+        if q_norm != 0 && k_norm != 0 && eps != k_eps {
+            return Ok(false);
+        }
+        let eps = if q_norm != 0 { eps } else { k_eps };
+        let rope = sizes.rope.as_deref();
+        let frequencies = match rope {
+            Some(rope) => {
+                let bytes = rope.frequencies().iter().flat_map(|f| f.to_ne_bytes());
+                let table = upload(&bytes.collect::<Vec<_>>())?;
+                self.held(&table)?
+            }
+            None => 0,
+        };
+        let of = Heads {
+            heads,
+            kv_heads,
+            dim,
+            turned: rope.map_or(0, |rope| number(rope.dims())),
+            traditional: rope.is_some_and(kernels::Rope::is_traditional).into(),
+            scale: rope.map_or(1.0, kernels::Rope::scale),
+            factor: rope.map_or(1.0, kernels::Rope::factor),
+            eps,
+            frequencies,
+            q_norm,
+            k_norm,
+        };
+        let q = self.room("q", rows(heads * dim), 4)?;
+        let before = self.attentions * MAX_ROWS * size_of::<Place>();
+        let places = self.inputs + (INPUTS + before) as Address;
+        self.attentions += 1;
+        let kernel = format!("heads<{}>", self.type_name);
+        self.launch(kernel, HEADS_THREADS, move |rows| {
+            let arguments = Arguments::new().add(of).add(places).add(qkv).add(q);
+            ([(heads + 2 * kv_heads).div_ceil(4), rows, 1], arguments)
+        });
+
+        // Heads that share keys go together, up to eight.
+        let shared = heads / kv_heads;
+        let group = shared.next_power_of_two().min(8);
+        let groups = kv_heads * shared.div_ceil(group);
+        let sinks = match attention.sinks {
+            Some(sinks) if sinks.dtype() != self.dtype => return Ok(false),
+            Some(sinks) => self.held(sinks)?,
+            None => 0,
+        };
+        let of = Attention {
+            heads,
+            kv_heads,
+            parts: (BUSY_BLOCKS / groups).clamp(1, 64),
+            scale: sizes.scale,
+            softcap: sizes.softcap.unwrap_or(0.0),
+            sinks,
+        };
+        let attended = self.room("attended", rows(heads * dim), 2)?;
+        let found = self.room("found", rows(heads * of.parts * (dim + 2)), 4)?;
+        let counts = self.room("counts", rows(groups), 4)?;
+        let kernel = format!("attention<{}, {dim}, {group}>", self.type_name);
+        self.launch(kernel, HEADS_THREADS, move |rows| {
+            let arguments = Arguments::new().add(of).add(places).add(q).add(attended);
+            ([of.parts, groups, rows], arguments.add(found).add(counts))
+        });
+        self.residual(&attention.o_proj, attended, (half.multiplier, next))
+    }
+
+    /// Products of weights one behind the other → f32 `[MAX_ROWS, width]`; those of one kind in one kernel.
+    fn project(&mut self, weights: &[Known], norm: &Norm<&Array>, (width, y): (u32, Address)) {
+        let mut first = 0;
+        for alike in weights.chunk_by(|a, b| (a.kind, a.inputs) == (b.kind, b.inputs)) {
+            let mut all = [Weight::default(); 3];
+            let mut tiles = 0;
+            for (own, known) in all.iter_mut().zip(alike) {
+                *own = Weight {
+                    first,
+                    ..known.weight
+                };
+                first += own.out;
+                tiles += own.out.div_ceil(TILE);
+            }
+            let Some(&of) = alike.first() else {
+                continue;
+            };
+            let (kernel, split) = self.product("project", of, tiles, 1, "");
+            let product = self.of(self.normed, of.inputs, split, Some(norm));
+            self.launch(kernel, 32 * WARPS, move |rows| {
+                let arguments = Arguments::new().add(Product { rows, ..product });
+                let arguments = all.iter().fold(arguments, |list, weight| list.add(*weight));
+                (blocks(tiles, split), arguments.add(width).add(y))
+            });
+        }
+    }
+
+    /// h += multiplier * the product with x `[MAX_ROWS, …]`
+    fn residual(
+        &mut self,
+        linear: &Linear,
+        x: Address,
+        (multiplier, next): (f32, &Norm<&Array>),
+    ) -> Result<bool> {
+        let (Some(known), Some(norm)) = (self.weight(linear)?, self.norm(next, self.hidden)?)
+        else {
+            return Ok(false);
+        };
+        let tiles = known.weight.out.div_ceil(TILE);
+        let (kernel, split) = self.product("residual", known, tiles, 1, "");
+        let product = self.of(x, known.inputs, split, None);
+        let (h, normed, squares) = (self.h, self.normed, self.squares);
+        self.launch(kernel, 32 * WARPS, move |rows| {
+            let arguments = Arguments::new().add(Product { rows, ..product });
+            let arguments = arguments.add(known.weight).add(multiplier).add(norm);
+            (blocks(tiles, split), arguments.add(h).add(normed).add(squares))
+        });
+        Ok(known.weight.out == self.hidden)
+    }
+
+    fn mlp(
+        &mut self,
+        mlp: &kernels::Mlp<Matrix, &Array>,
+        (half, norm, next): (&Half, &Norm<&Array>, &Norm<&Array>),
+    ) -> Result<bool> {
+        let activation = match mlp.activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+            Activation::Gelu => 2,
+            _ => return Ok(false),
+        };
+        let both = match &mlp.gate_up {
+            GateUp::Apart { gate_proj, up_proj } => self.weight(gate_proj)?.zip(self.weight(up_proj)?),
+            GateUp::Fused(gate_up) => self.weight(gate_up)?.and_then(halves),
+            GateUp::UpAlone(_) => None,
+        };
+        let Some((gate, up)) = both.filter(|(gate, up)| {
+            (gate.kind, gate.inputs, gate.weight.out) == (up.kind, up.inputs, up.weight.out)
+        }) else {
+            return Ok(false);
+        };
+        let inner = self.room("inner", MAX_ROWS * gate.weight.out as usize, 2)?;
+        let tiles = gate.weight.out.div_ceil(TILE);
+        let activation = format!(", {activation}");
+        let (kernel, split) = self.product("gated", gate, tiles, 2, &activation);
+        let product = self.of(self.normed, gate.inputs, split, Some(norm));
+        self.launch(kernel, 32 * WARPS, move |rows| {
+            let arguments = Arguments::new().add(Product { rows, ..product });
+            let arguments = arguments.add(gate.weight).add(up.weight).add(inner);
+            (blocks(tiles, split), arguments)
+        });
+        self.residual(&mlp.down_proj, inner, (half.multiplier, next))
+    }
+
+    fn head(&mut self, model: &Model) -> Result<bool> {
+        let Some(known) = self.weight(&model.lm_head)? else {
+            return Ok(false);
+        };
+        let tiles = known.weight.out.div_ceil(TILE);
+        let (kernel, split) = self.product("head", known, tiles, 1, "");
+        let product = self.of(self.normed, known.inputs, split, Some(&model.norm));
+        let inputs = self.inputs;
+        self.launch(kernel, 32 * WARPS, move |rows| {
+            let arguments = Arguments::new().add(Product { rows, ..product });
+            (blocks(tiles, split), arguments.add(known.weight).add(inputs))
+        });
+        Ok(known.weight.out == self.vocab)
+    }
+}
+
+/// Threads of the kernels of heads and of attention.
+const HEADS_THREADS: u32 = 128;
+
+fn blocks(tiles: u32, split: u32) -> [u32; 3] {
+    [tiles.div_ceil(WARPS / split), 1, 1]
+}
+
+/// Outputs and inputs of a matrix as MLX has it.
+fn shape(matrix: &Matrix) -> Option<[u32; 2]> {
+    let number = |n: i32| u32::try_from(n).ok();
+    match matrix {
+        Matrix::Dense(dense) => Some([number(dense.dim(0))?, number(dense.dim(1))?]),
+        Matrix::AsMlx(packed) => {
+            let groups = number(packed.scales.dim(1))?;
+            let group = u32::try_from(packed.scheme.group_size).ok()?;
+            Some([number(packed.weight.dim(0))?, groups.checked_mul(group)?])
+        }
+        _ => None,
+    }
+}
+
+/// The rows of the gate and those of up.
+fn halves(both: Known) -> Option<(Known, Known)> {
+    let (Kind { bits, group }, inputs) = (both.kind, u64::from(both.inputs));
+    let out = both.weight.out / 2;
+    let gate = Weight {
+        out,
+        ..both.weight
+    };
+    let rows = u64::from(out);
+    let behind = |address: Address, bytes: u64| match address {
+        0 => 0,
+        address => address + bytes,
+    };
+    let scales = 2 * rows * (inputs / u64::from(group));
+    let up = Weight {
+        w: gate.w + rows * inputs * u64::from(bits) / 8,
+        scales: behind(gate.scales, scales),
+        biases: behind(gate.biases, scales),
+        bias: behind(gate.bias, 2 * rows),
+        ..gate
+    };
+    let [gate, up] = [gate, up].map(|weight| Known { weight, ..both });
+    both.weight.out.is_multiple_of(2).then_some((gate, up))
+}
