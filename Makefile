@@ -153,6 +153,14 @@ bench-adapters: build
 test-swift: need-swift install-for-tests
 	MLXRT_PREFIX="$(INSTALLED)" bindings/swift/test.sh
 
+## What needs an NVIDIA GPU: the GPU's own kernels against MLX's operations, and tests that run on either device. MLXRT_MLX_DIR is the
+## `mlx` folder of an unpacked CUDA wheel; NVIDIA's libraries are where the loader finds them.
+test-gpu: export MLXRT_TEST_DEVICE = gpu
+test-gpu: export MLX_ENABLE_TF32 = 0
+test-gpu:
+	$(CARGO) test --release --lib -- steps_are_no_farther --ignored --test-threads 1
+	$(CARGO) test --release --lib -- $(addprefix runtime::tests::,parity sessions forks guesses drafts windows many) --test-threads 1
+
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build
 	$(CARGO) test --release --test hostile -- --all --write $(CURDIR)/tests/hostile/RESULTS.md
@@ -221,6 +229,10 @@ bench-hybrids: build
 ## 1,000 short texts embedded, beside sentence-transformers (PYTHON=...): the rows of benches/EMBED.md.
 bench-embed: build
 	benches/embed.sh
+
+## On an NVIDIA GPU beside mlx-lm: rates of models of real shapes, and sessions at once. Writes benches/GPU.md.
+bench-gpu:
+	benches/gpu.sh
 
 ## Forks, and many sessions with one beginning. Writes benches/SHARING.md.
 bench-sharing: build

@@ -64,6 +64,14 @@ SHAPES = {
         "eos_token_id": 128002,
     },
 }
+SHAPES["llama-8b"] = {
+    **SHAPES["llama-3.2-1b"],
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "head_dim": 128,
+    "intermediate_size": 14336,
+    "tie_word_embeddings": False,
+}
 SHAPES["qwen3-1.7b"] = {**SHAPES["qwen3-0.6b"], "hidden_size": 2048, "intermediate_size": 6144}
 # About 1.5 billion weights, of which a token uses some 430 million.
 SHAPES["qwen3-moe-1.5b"] = {

@@ -3,6 +3,7 @@
  * many_llama_cpp.py and many_mlx_lm.py.
  *
  *     many MODEL SESSIONS [--prompt N] [--decode N] [--repeats N] [--adapters N] [--arrivals N] [--threads N] [--guesses 1] [--drawn 1]
+ *         [--gpu 1]
  *
  * --adapters: so many LoRAs of rank 16 on all projections, one session has the first, the next one the second, and so on.
  * --guesses: with tokens that are guessed; without it rows are sessions. --drawn: answers that repeat nothing, of temperature 1.
@@ -37,8 +38,8 @@ static int by_size(const void *a, const void *b) {
 }
 
 static struct {
-  long prompt, decode, repeats, adapters, arrivals, threads, guesses, drawn;
-} asked = {64, 96, 1, 0, 0, 0, 0, 0};
+  long prompt, decode, repeats, adapters, arrivals, threads, guesses, drawn, gpu;
+} asked = {64, 96, 1, 0, 0, 0, 0, 0, 0};
 static mlxrt_model *model;
 static mlxrt_adapter *adapters[MOST_SESSIONS];
 static pthread_barrier_t start;
@@ -177,7 +178,7 @@ static void read_options(int argc, char **argv) {
     long *value;
   } options[] = {{"--prompt", &asked.prompt},     {"--decode", &asked.decode},     {"--repeats", &asked.repeats},
                  {"--adapters", &asked.adapters}, {"--arrivals", &asked.arrivals}, {"--threads", &asked.threads},
-                 {"--guesses", &asked.guesses},   {"--drawn", &asked.drawn}};
+                 {"--guesses", &asked.guesses},   {"--drawn", &asked.drawn},     {"--gpu", &asked.gpu}};
   for (int i = 3; i + 1 < argc; i += 2) {
     size_t k = 0, count = sizeof options / sizeof *options;
     while (k < count && strcmp(argv[i], options[k].name)) k++;
@@ -197,7 +198,8 @@ int main(int argc, char **argv) {
     fputs("usage: many MODEL SESSIONS [--prompt N] [--decode N] [--repeats N] [--adapters N] [--arrivals N] [--threads N]\n", stderr);
     return 2;
   }
-  mlxrt_init_options init = {.struct_size = sizeof init, .device = MLXRT_DEVICE_CPU, .cpu_threads = (uint32_t)asked.threads};
+  mlxrt_init_options init = {.struct_size = sizeof init, .cpu_threads = (uint32_t)asked.threads};
+  init.device = asked.gpu ? MLXRT_DEVICE_GPU : MLXRT_DEVICE_CPU;
   check(mlxrt_init(&init));
   check(mlxrt_model_load(argv[1], NULL, &model));
   for (long i = 0; i < asked.adapters; i++) adapters[i] = new_adapter((uint64_t)i + 1);

@@ -9,14 +9,14 @@ import time
 parser = argparse.ArgumentParser()
 parser.add_argument("model")
 parser.add_argument("sessions", type=int)
-for name, usual in (("prompt", 64), ("decode", 96), ("repeats", 1)):
+for name, usual in (("prompt", 64), ("decode", 96), ("repeats", 1), ("gpu", 0)):
     parser.add_argument("--" + name, type=int, default=usual)
 args = parser.parse_args()
 
 import mlx.core as mx
 
 # Before mlx_lm is imported: it makes its stream then.
-mx.set_default_device(mx.cpu)
+mx.set_default_device(mx.gpu if args.gpu else mx.cpu)
 
 import mlx_lm
 from mlx_lm.generate import BatchGenerator

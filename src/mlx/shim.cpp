@@ -69,14 +69,18 @@ void mlxrt_shim_forget_tasks(void) {
   }
 }
 
-int mlxrt_shim_device_data(const void* array, void** data) {
+int mlxrt_shim_device_data(const void* array, int stays, void** data) {
   return guarded([&] {
     const mx::array& of = mlx_array_get_(*static_cast<const mlx_array*>(array));
     *data = nullptr;
     if (of.status() == mx::array::Status::unscheduled || !of.flags().row_contiguous || of.size() == 0) {
       return;
     }
-    // A buffer of CUDA's allocator: its first member is the address. MLX's own way to it (raw_ptr) moves it to the host.
+    if (stays) {
+      // In memory that the host sees, too: MLX moves it there when the host first asks for it.
+      const_cast<mx::array&>(of).buffer().raw_ptr();
+    }
+    // A buffer of CUDA's allocator: its first member is the address.
     char* start = *static_cast<char* const*>(of.buffer().ptr());
     *data = start + of.offset();
   });

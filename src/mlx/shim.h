@@ -21,8 +21,9 @@ int mlxrt_shim_buffer_into_array(void* array, void* buffer, const int* shape, in
 void mlxrt_shim_forget_tasks(void);
 
 // `array` is a mlx_array*: where its first element is in the memory of an NVIDIA GPU, perhaps not yet computed. NULL where nobody has
-// asked for it to be computed, or it is not row-major. Only where mlxrt_shim_cuda_stream gave a stream, on the thread of that.
-int mlxrt_shim_device_data(const void* array, void** data);
+// asked for it to be computed, or it is not row-major. `stays`: of one that is computed, to be where it is as long as it lives; else it moves
+// when the host reads it. Only where mlxrt_shim_cuda_stream gave a stream, on the thread of that.
+int mlxrt_shim_device_data(const void* array, int stays, void** data);
 
 // `stream` is a mlx_stream's ctx: the CUDA stream (a CUstream) that MLX launches its work on, or NULL where it is not a GPU's or MLX
 // does not compute with CUDA. On the stream's thread.

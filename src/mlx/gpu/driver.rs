@@ -23,7 +23,7 @@ const CAPABILITY: [c_int; 2] = [75, 76];
 /// Declares the table and how it is filled.
 macro_rules! functions {
     ($table:ident of $($library:literal),+: $($name:ident = $symbol:literal ($($argument:ty),*);)*) => {
-        pub(super) struct $table {
+        struct $table {
             $(pub $name: unsafe extern "C" fn($($argument),*) -> c_int,)*
         }
 
@@ -79,15 +79,35 @@ functions! { Functions of c"libcuda.so.1":
     launch_graph = c"cuGraphLaunch" (Handle, Handle);
     end_graph = c"cuGraphDestroy" (Handle);
     end_executable = c"cuGraphExecDestroy" (Handle);
-    launch = c"cuLaunchKernel" (
-        Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle, *mut *mut c_void, *mut *mut c_void
-    );
+    launch = c"cuLaunchKernelEx" (*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void);
     event = c"cuEventCreate" (*mut Handle, c_uint);
     record = c"cuEventRecord" (Handle, Handle);
     wait = c"cuEventSynchronize" (Handle);
     query = c"cuEventQuery" (Handle);
     end_event = c"cuEventDestroy_v2" (Handle);
 }
+
+/// `CUlaunchConfig`
+#[repr(C)]
+struct LaunchConfig {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_bytes: c_uint,
+    stream: Handle,
+    attributes: *const LaunchAttribute,
+    count: c_uint,
+}
+
+/// `CUlaunchAttribute`: its value is a union of 64 bytes.
+#[repr(C)]
+struct LaunchAttribute {
+    id: c_int,
+    padding: c_int,
+    value: [u64; 8],
+}
+
+/// A kernel may begin before the one in front of it has ended, and waits for that itself (`griddepcontrol.wait`).
+const MAY_BEGIN_EARLY: c_int = 6;
 
 /// The driver, where there is one and a context is current.
 #[derive(Clone, Copy)]
@@ -108,22 +128,27 @@ impl Driver {
         (status == 0).then_some(Driver(functions))
     }
 
-    /// What is current on this thread can: 90 on Hopper.
+    /// What the GPU can: 90 on Hopper.
     pub fn capability(self) -> Result<i32> {
-        let mut device = 0;
-        // SAFETY: the out-pointers are ours.
-        self.check("cuCtxGetDevice", unsafe { (self.0.device)(&mut device) })?;
-        let of = |attribute| {
-            let mut value = 0;
-            // SAFETY: the same.
-            let status = unsafe { (self.0.attribute)(&mut value, attribute, device) };
-            self.check("cuDeviceGetAttribute", status).map(|()| value)
-        };
         let [major, minor] = CAPABILITY;
-        Ok(of(major)? * 10 + of(minor)?)
+        Ok(self.attribute(major)? * 10 + self.attribute(minor)?)
+    }
+
+    /// Of the GPU that is current on this thread, by the driver's number of the attribute.
+    pub fn attribute(self, attribute: i32) -> Result<i32> {
+        let (mut device, mut value) = (0, 0);
+        // SAFETY: the out-pointers are ours.
+        unsafe {
+            self.check("cuCtxGetDevice", (self.0.device)(&mut device))?;
+            let status = (self.0.attribute)(&mut value, attribute, device);
+            self.check("cuDeviceGetAttribute", status)?;
+        }
+        Ok(value)
     }
 
     fn check(self, what: &str, status: Status) -> Result<()> {
+        #[cfg(test)]
+        crate::mlx::fault::strike()?;
         if status == 0 {
             return Ok(());
         }
@@ -259,18 +284,30 @@ impl Recorder {
         blocks: [u32; 3],
         threads: u32,
         mut arguments: Arguments,
+        early: bool,
     ) -> Result<()> {
         let arguments = arguments.bytes.iter_mut();
         let mut arguments: Vec<*mut c_void> =
             arguments.map(|bytes| bytes.as_mut_ptr().cast()).collect();
-        let [x, y, z] = blocks;
-        // SAFETY: the pointers are to as many arguments as the kernel has, says the caller; they are copied.
-        let status = unsafe {
-            let list = arguments.as_mut_ptr();
-            let launch = self.driver.0.launch;
-            launch(kernel.0, x, y, z, threads, 1, 1, 0, self.raw, list, null_mut())
+        let attribute = LaunchAttribute {
+            id: MAY_BEGIN_EARLY,
+            padding: 0,
+            value: [1, 0, 0, 0, 0, 0, 0, 0],
         };
-        self.driver.check("cuLaunchKernel", status)
+        let config = LaunchConfig {
+            grid: blocks,
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+            stream: self.raw,
+            attributes: &attribute,
+            count: early.into(),
+        };
+        // SAFETY: the pointers are to as many arguments as the kernel has, says the caller; all is copied.
+        let status = unsafe {
+            let launch = self.driver.0.launch;
+            launch(&config, kernel.0, arguments.as_mut_ptr(), null_mut())
+        };
+        self.driver.check("cuLaunchKernelEx", status)
     }
 }
 

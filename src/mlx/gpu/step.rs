@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compiler::{self, Compiled};
 use super::driver::{Address, Arguments, Driver, Function, Graph, Mail, Module, Recorder};
-use super::memory::{address, address_of, cuda_stream, unwritten, upload};
+use super::memory::{address, address_of, cuda_stream, lasting_address_of, unwritten, upload};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Activation, GateUp, Norm, Part, Projections};
@@ -19,12 +19,12 @@ pub const MAX_ROWS: usize = 8;
 const TILE: u32 = 16;
 /// Warps of a block that computes products.
 const WARPS: u32 = 8;
+/// Groups of a weight's inputs at most (`product.cu`).
+const MAX_GROUPS: u32 = 512;
 /// The widest head that the kernels know.
 const MAX_HEAD_DIM: u32 = 256;
-/// Warps that keep a large GPU's memory busy: more than one tile's for each are no faster.
-const BUSY: u32 = 132 * 16;
-/// Blocks of attention that do.
-const BUSY_BLOCKS: u32 = 132 * 2;
+/// The attribute of a device that says how many multiprocessors it has.
+const MULTIPROCESSORS: i32 = 16;
 /// Steps that are queued at once, at most: one runs, one waits, and one is being made.
 const IN_FLIGHT: usize = 3;
 
@@ -59,6 +59,8 @@ pub struct Step {
     functions: Vec<Function>,
     _module: Module,
     inputs: Address,
+    /// Whether kernels begin before those in front of them have ended, as they can from Hopper on.
+    early: bool,
     /// Of attention.
     layers: usize,
     vocab: i32,
@@ -112,6 +114,7 @@ struct Weight {
 #[repr(C)]
 struct Product {
     x: Address,
+    sums: Address,
     squares: Address,
     eps: f32,
     rows: u32,
@@ -172,7 +175,9 @@ impl Step {
         if capability < 80 {
             return Ok(None);
         }
-        let mut maker = known!(Maker::new(model)?);
+        let multiprocessors = driver.attribute(MULTIPROCESSORS)?;
+        let multiprocessors = u32::try_from(multiprocessors).unwrap_or(1);
+        let mut maker = known!(Maker::new(model, multiprocessors)?);
         if !maker.all(model)? {
             return Ok(None);
         }
@@ -195,6 +200,7 @@ impl Step {
             functions,
             _module: module,
             inputs: maker.inputs,
+            early: capability >= 90,
             layers: maker.layers,
             vocab: i32::try_from(maker.vocab).unwrap_or(i32::MAX),
             dtype: model.dtype,
@@ -283,7 +289,7 @@ impl Step {
                 let missing = || Error::internal("a kernel that is not there");
                 let kernel = self.functions.get(launch.kernel).ok_or_else(missing)?;
                 // SAFETY: `Maker` gives each kernel what its C says, in arrays that `self` holds.
-                unsafe { self.recorder.launch(*kernel, blocks, launch.threads, arguments)? };
+                unsafe { self.recorder.launch(*kernel, blocks, launch.threads, arguments, self.early)? };
             }
             Ok(())
         })?;
@@ -362,6 +368,7 @@ struct Maker {
     dtype: Dtype,
     /// The kernels' name of it.
     type_name: &'static str,
+    multiprocessors: u32,
     hidden: u32,
     vocab: u32,
     layers: usize,
@@ -378,12 +385,22 @@ struct Maker {
     h: Address,
     /// `[MAX_ROWS, hidden]`: that times the next norm's weight.
     normed: Address,
-    /// f32 `[MAX_ROWS, hidden / TILE]`
+    /// f32 `[MAX_ROWS, hidden / TILE]`: of `normed`
+    sums: Address,
+    /// f32 `[MAX_ROWS, hidden / TILE]`: of the squares of h
     squares: Address,
 }
 
+/// What a half's input is made with, by those before it.
+#[derive(Clone, Copy)]
+struct Input<'m, 'a> {
+    norm: &'m Norm<&'a Array>,
+    /// `place_of` of numbers.cu: bits of the weights that it is multiplied with.
+    order: u32,
+}
+
 impl Maker {
-    fn new(model: &Model) -> Result<Option<Maker>> {
+    fn new(model: &Model, multiprocessors: u32) -> Result<Option<Maker>> {
         let type_name = match model.dtype {
             Dtype::BF16 => "Bf16",
             Dtype::F16 => "F16",
@@ -398,6 +415,7 @@ impl Maker {
         let mut maker = Maker {
             dtype: model.dtype,
             type_name,
+            multiprocessors,
             hidden,
             vocab,
             layers,
@@ -410,34 +428,43 @@ impl Maker {
             inputs_size: INPUTS + layers * MAX_ROWS * size_of::<Place>(),
             h: 0,
             normed: 0,
+            sums: 0,
             squares: 0,
         };
         maker.inputs = maker.room("inputs", maker.inputs_size, 1)?;
         let rows = |width: u32| MAX_ROWS * width as usize;
         maker.h = maker.room("h", rows(hidden), 4)?;
         maker.normed = maker.room("normed", rows(hidden), 2)?;
+        maker.sums = maker.room("sums", rows(hidden / TILE), 4)?;
         maker.squares = maker.room("squares", rows(hidden / TILE), 4)?;
         Ok(Some(maker))
     }
 
     /// Whether the kernels know all of it.
     fn all(&mut self, model: &Model) -> Result<bool> {
-        let norms = model.halves.iter().map(|half| half.norm.as_ref());
-        let Some(norms) = norms.chain([Some(&model.norm)]).collect::<Option<Vec<_>>>() else {
+        let inputs = model.halves.iter().map(|half| {
+            let (norm, order) = (half.norm.as_ref()?, order_of(&half.part)?);
+            Some(Input { norm, order })
+        });
+        let last = bits_of(&model.lm_head.weight).map(|order| Input {
+            norm: &model.norm,
+            order,
+        });
+        let Some(inputs) = inputs.chain([last]).collect::<Option<Vec<_>>>() else {
             return Ok(false);
         };
-        let [first, behind @ ..] = norms.as_slice() else {
+        let [first, behind @ ..] = inputs.as_slice() else {
             return Ok(false);
         };
         if !self.embed(model, first)? {
             return Ok(false);
         }
-        for ((half, norm), next) in model.halves.iter().zip(&norms).zip(behind) {
+        for ((half, input), next) in model.halves.iter().zip(&inputs).zip(behind) {
             let plain = half.post_norm.is_none() && half.out_norm.is_none();
             let done = plain
                 && match &half.part {
-                    Part::Attention(attention) => self.attention(attention, (half, norm, next))?,
-                    Part::Mlp(mlp) => self.mlp(mlp, (half, norm, next))?,
+                    Part::Attention(attention) => self.attention(attention, (half, input, next))?,
+                    Part::Mlp(mlp) => self.mlp(mlp, (half, input, next))?,
                     Part::Moe(_) => false,
                 };
             if !done {
@@ -456,15 +483,16 @@ impl Maker {
             return Ok(*at);
         }
         let room = ops::zeros(&[i32::try_from(bytes).map_err(|_| none())?], Dtype::U8)?;
-        let at = self.held(&room)?;
+        mlx::eval(&[&room])?;
+        let at = address_of(&room)?;
+        self.arrays.push(room);
         self.rooms.push((name, bytes, at));
         Ok(at)
     }
 
     /// Where an array is, which is held as long as the step.
     fn held(&mut self, array: &Array) -> Result<Address> {
-        mlx::eval(&[array])?;
-        let at = address_of(array)?;
+        let at = lasting_address_of(array)?;
         self.arrays.push(array.clone());
         Ok(at)
     }
@@ -549,8 +577,11 @@ impl Maker {
             }
             _ => return Ok(None),
         };
-        // Read 16 bytes at a time.
-        let whole = weight.w.is_multiple_of(16) && inputs.is_multiple_of(2 * TILE);
+        // Read 16 bytes at a time, and two scales.
+        let whole = weight.w.is_multiple_of(16)
+            && (weight.scales | weight.biases).is_multiple_of(4)
+            && inputs.is_multiple_of(2 * TILE)
+            && inputs / kind.group.max(TILE) <= MAX_GROUPS;
         Ok(whole.then_some(Known {
             kind,
             weight,
@@ -558,46 +589,79 @@ impl Maker {
         }))
     }
 
-    /// The kernel of products of `count` such weights at once, with so many tiles in all; and among how many warps the inputs of a
-    /// tile are split.
+    /// The kernel of a product with so many tiles, `count` weights side by side; and among how many warps the inputs of a tile are
+    /// split. As was measured: with four chunks at a time, of floats always, of packed weights where a warp then has no more to do
+    /// and one block is all that a multiprocessor gets; else with two, in as many warps as run at once.
     fn product(&self, name: &str, of: Known, tiles: u32, count: u32, more: &str) -> (String, u32) {
         let Kind { bits, group } = of.kind;
-        let chunks = of.inputs.div_ceil(4 * 128 / bits);
-        let mut split = 1;
-        while split < WARPS && tiles * split < BUSY {
-            split *= 2;
-        }
-        let mut ahead = 4 / count;
-        while ahead > 1 && split * ahead > chunks {
+        // What four lanes load at once.
+        let inputs = match (bits, of.inputs % 128) {
+            (4, 0) => 128,
+            (16, _) => 32,
+            _ => 64,
+        };
+        let (chunks, tiles) = (of.inputs / inputs, tiles * count);
+        let most = WARPS / count;
+        let fits = tiles * chunks.div_ceil(4) <= WARPS * self.multiprocessors;
+        let (mut ahead, mut split) = match (bits, fits) {
+            (4 | 8, true) => (4, chunks.div_ceil(4).next_power_of_two().min(most)),
+            (bits, _) => {
+                let mut split = most;
+                while split > 1 && tiles * split > 2 * WARPS * self.multiprocessors {
+                    split /= 2;
+                }
+                (if bits == 16 { 4 } else { 2 }, split)
+            }
+        };
+        while chunks % ahead != 0 {
             ahead /= 2;
         }
-        while split > 1 && split > chunks {
+        while split > chunks {
             split /= 2;
         }
         let of_type = self.type_name;
-        (format!("{name}<{of_type}, {bits}, {group}, {ahead}{more}>"), split)
+        let kernel = format!("{name}<{of_type}, {bits}, {group}, {inputs}, {ahead}{more}>");
+        (kernel, split)
     }
 
-    /// Of an RMS norm's input times its weight; none: of numbers as they are.
-    fn of(&self, x: Address, inputs: u32, split: u32, norm: Option<&Norm<&Array>>) -> Product {
+    /// Of a half's input.
+    fn of(&self, known: Known, split: u32, norm: &Norm<&Array>) -> Product {
         Product {
-            x,
-            squares: norm.map_or(0, |_| self.squares),
-            eps: norm.map_or(0.0, |norm| norm.eps),
+            x: self.normed,
+            sums: self.sums,
+            squares: match self.dtype {
+                Dtype::F16 => 0,
+                _ => self.squares,
+            },
+            eps: norm.eps,
             rows: 0,
-            inputs,
+            inputs: known.inputs,
             split,
         }
     }
 
-    fn embed(&mut self, model: &Model, first: &Norm<&Array>) -> Result<bool> {
+    /// Behind what wrote h, and what the weight of a half's norm makes of it: in f16 that is made anew.
+    fn normalise(&mut self, input: &Input, norm: Address) {
+        if self.dtype != Dtype::F16 {
+            return;
+        }
+        let (hidden, h, normed, sums) = (self.hidden, self.h, self.normed, self.sums);
+        let (eps, order) = (input.norm.eps, input.order);
+        self.launch("normalise<F16>".to_owned(), 256, move |rows| {
+            let arguments = Arguments::new().add(hidden).add(eps).add(norm).add(h);
+            ([rows, 1, 1], arguments.add(normed).add(order).add(sums))
+        });
+    }
+
+    fn embed(&mut self, model: &Model, first: &Input) -> Result<bool> {
         let (Some(known), Some(norm)) = (
             self.matrix(&model.embed_tokens)?,
-            self.norm(first, self.hidden)?,
+            self.norm(first.norm, self.hidden)?,
         ) else {
             return Ok(false);
         };
-        let (inputs, h, normed, squares) = (self.inputs, self.h, self.normed, self.squares);
+        let (inputs, h, normed, order) = (self.inputs, self.h, self.normed, first.order);
+        let (sums, squares) = (self.sums, self.squares);
         let (vocab, hidden, scale) = (self.vocab, self.hidden, model.embed_scale);
         let Kind { bits, group } = known.kind;
         let kernel = format!("embed<{}, {bits}>", self.type_name);
@@ -607,35 +671,28 @@ impl Maker {
             } = known.weight;
             let arguments = Arguments::new().add(inputs).add(w).add(scales).add(biases);
             let arguments = arguments.add(group).add(vocab).add(hidden).add(scale);
-            let arguments = arguments.add(norm).add(h).add(normed).add(squares);
-            ([rows, 1, 1], arguments)
+            let arguments = arguments.add(norm).add(h).add(normed).add(order);
+            ([rows, 1, 1], arguments.add(sums).add(squares))
         });
+        self.normalise(first, norm);
         Ok(true)
     }
 
     fn attention(
         &mut self,
         attention: &kernels::Attention<Matrix, &Array>,
-        (half, norm, next): (&Half, &Norm<&Array>, &Norm<&Array>),
+        (half, input, next): (&Half, &Input, &Input),
     ) -> Result<bool> {
         let sizes = &attention.sizes;
         let number = |n: usize| u32::try_from(n).unwrap_or(0);
         let [heads, kv_heads] = [number(sizes.heads), number(sizes.kv_heads)];
         let dim = number(sizes.head_dim);
-        let fits = (8..=MAX_HEAD_DIM).contains(&dim) && dim.is_multiple_of(8);
+        let fits = (TILE..=MAX_HEAD_DIM).contains(&dim) && dim.is_multiple_of(TILE);
         if !fits || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || sizes.temperature.is_some() {
             return Ok(false);
         }
-        let linears = match &attention.projections {
-            Projections::Apart {
-                q_proj,
-                k_proj,
-                v_proj,
-            } => vec![q_proj, k_proj, v_proj],
-            Projections::Fused(qkv_proj) => vec![qkv_proj],
-        };
-        let mut weights = Vec::with_capacity(linears.len());
-        for linear in linears {
+        let mut weights = Vec::with_capacity(3);
+        for linear in projections(attention) {
             let Some(known) = self.weight(linear)? else {
                 return Ok(false);
             };
@@ -644,7 +701,7 @@ impl Maker {
         let width = (heads + 2 * kv_heads) * dim;
         let rows = |width: u32| MAX_ROWS * width as usize;
         let qkv = self.room("qkv", rows(width), 4)?;
-        self.project(&weights, norm, (width, qkv));
+        self.project(&weights, input.norm, (width, qkv));
 
         let mut own_norm = |norm: &Option<Norm<&Array>>| match norm {
             None => Ok::<_, Error>(Some((0, 0.0))),
@@ -686,9 +743,9 @@ impl Maker {
         let places = self.inputs + (INPUTS + before) as Address;
         self.attentions += 1;
         let kernel = format!("heads<{}>", self.type_name);
-        self.launch(kernel, HEADS_THREADS, move |rows| {
+        self.launch(kernel, 32 * HEADS, move |rows| {
             let arguments = Arguments::new().add(of).add(places).add(qkv).add(q);
-            ([(heads + 2 * kv_heads).div_ceil(4), rows, 1], arguments)
+            ([(heads + 2 * kv_heads).div_ceil(HEADS), rows, 1], arguments)
         });
 
         // Heads that share keys go together, up to eight.
@@ -703,20 +760,26 @@ impl Maker {
         let of = Attention {
             heads,
             kv_heads,
-            parts: (BUSY_BLOCKS / groups).clamp(1, 64),
+            parts: (self.multiprocessors / groups).clamp(1, MOST_PARTS),
             scale: sizes.scale,
             softcap: sizes.softcap.unwrap_or(0.0),
             sinks,
         };
         let attended = self.room("attended", rows(heads * dim), 2)?;
+        let sums = self.room("sums of attended", rows(heads * dim / TILE), 4)?;
+        let Some(order) = bits_of(&attention.o_proj.weight) else {
+            return Ok(false);
+        };
         let found = self.room("found", rows(heads * of.parts * (dim + 2)), 4)?;
         let counts = self.room("counts", rows(groups), 4)?;
         let kernel = format!("attention<{}, {dim}, {group}>", self.type_name);
-        self.launch(kernel, HEADS_THREADS, move |rows| {
+        let threads = if dim > 128 { 128 } else { 256 };
+        self.launch(kernel, threads, move |rows| {
             let arguments = Arguments::new().add(of).add(places).add(q).add(attended);
-            ([of.parts, groups, rows], arguments.add(found).add(counts))
+            let arguments = arguments.add(order).add(sums).add(found).add(counts);
+            ([of.parts, groups, rows], arguments)
         });
-        self.residual(&attention.o_proj, attended, (half.multiplier, next))
+        self.residual(&attention.o_proj, (attended, sums), (half.multiplier, next))
     }
 
     /// Products of weights one behind the other → f32 `[MAX_ROWS, width]`; those of one kind in one kernel.
@@ -737,7 +800,7 @@ impl Maker {
                 continue;
             };
             let (kernel, split) = self.product("project", of, tiles, 1, "");
-            let product = self.of(self.normed, of.inputs, split, Some(norm));
+            let product = self.of(of, split, norm);
             self.launch(kernel, 32 * WARPS, move |rows| {
                 let arguments = Arguments::new().add(Product { rows, ..product });
                 let arguments = all.iter().fold(arguments, |list, weight| list.add(*weight));
@@ -746,33 +809,44 @@ impl Maker {
         }
     }
 
-    /// h += multiplier * the product with x `[MAX_ROWS, …]`
+    /// h += multiplier * the product with x `[MAX_ROWS, …]`, which comes with its sums.
     fn residual(
         &mut self,
         linear: &Linear,
-        x: Address,
-        (multiplier, next): (f32, &Norm<&Array>),
+        (x, x_sums): (Address, Address),
+        (multiplier, next): (f32, &Input),
     ) -> Result<bool> {
-        let (Some(known), Some(norm)) = (self.weight(linear)?, self.norm(next, self.hidden)?)
+        let (Some(known), Some(norm)) = (self.weight(linear)?, self.norm(next.norm, self.hidden)?)
         else {
             return Ok(false);
         };
         let tiles = known.weight.out.div_ceil(TILE);
         let (kernel, split) = self.product("residual", known, tiles, 1, "");
-        let product = self.of(x, known.inputs, split, None);
-        let (h, normed, squares) = (self.h, self.normed, self.squares);
+        let product = Product {
+            x,
+            sums: x_sums,
+            squares: 0,
+            eps: 0.0,
+            rows: 0,
+            inputs: known.inputs,
+            split,
+        };
+        let (h, normed, order) = (self.h, self.normed, next.order);
+        let (sums, squares) = (self.sums, self.squares);
         self.launch(kernel, 32 * WARPS, move |rows| {
             let arguments = Arguments::new().add(Product { rows, ..product });
             let arguments = arguments.add(known.weight).add(multiplier).add(norm);
-            (blocks(tiles, split), arguments.add(h).add(normed).add(squares))
+            let arguments = arguments.add(h).add(normed).add(order);
+            (blocks(tiles, split), arguments.add(sums).add(squares))
         });
+        self.normalise(next, norm);
         Ok(known.weight.out == self.hidden)
     }
 
     fn mlp(
         &mut self,
         mlp: &kernels::Mlp<Matrix, &Array>,
-        (half, norm, next): (&Half, &Norm<&Array>, &Norm<&Array>),
+        (half, input, next): (&Half, &Input, &Input),
     ) -> Result<bool> {
         let activation = match mlp.activation {
             Activation::Silu => 0,
@@ -790,17 +864,22 @@ impl Maker {
         }) else {
             return Ok(false);
         };
-        let inner = self.room("inner", MAX_ROWS * gate.weight.out as usize, 2)?;
+        let rows = |width: u32| MAX_ROWS * width as usize;
+        let inner = self.room("inner", rows(gate.weight.out), 2)?;
+        let sums = self.room("sums of inner", rows(gate.weight.out / TILE), 4)?;
+        let Some(order) = bits_of(&mlp.down_proj.weight) else {
+            return Ok(false);
+        };
         let tiles = gate.weight.out.div_ceil(TILE);
         let activation = format!(", {activation}");
         let (kernel, split) = self.product("gated", gate, tiles, 2, &activation);
-        let product = self.of(self.normed, gate.inputs, split, Some(norm));
+        let product = self.of(gate, split, input.norm);
         self.launch(kernel, 32 * WARPS, move |rows| {
             let arguments = Arguments::new().add(Product { rows, ..product });
             let arguments = arguments.add(gate.weight).add(up.weight).add(inner);
-            (blocks(tiles, split), arguments)
+            (blocks(tiles, 2 * split), arguments.add(order).add(sums))
         });
-        self.residual(&mlp.down_proj, inner, (half.multiplier, next))
+        self.residual(&mlp.down_proj, (inner, sums), (half.multiplier, next))
     }
 
     fn head(&mut self, model: &Model) -> Result<bool> {
@@ -809,7 +888,7 @@ impl Maker {
         };
         let tiles = known.weight.out.div_ceil(TILE);
         let (kernel, split) = self.product("head", known, tiles, 1, "");
-        let product = self.of(self.normed, known.inputs, split, Some(&model.norm));
+        let product = self.of(known, split, &model.norm);
         let inputs = self.inputs;
         self.launch(kernel, 32 * WARPS, move |rows| {
             let arguments = Arguments::new().add(Product { rows, ..product });
@@ -819,11 +898,52 @@ impl Maker {
     }
 }
 
-/// Threads of the kernels of heads and of attention.
-const HEADS_THREADS: u32 = 128;
+/// Heads of a block of `heads`, a warp each.
+const HEADS: u32 = 4;
+/// Blocks that share the keys of a row.
+const MOST_PARTS: u32 = 64;
 
-fn blocks(tiles: u32, split: u32) -> [u32; 3] {
-    [tiles.div_ceil(WARPS / split), 1, 1]
+/// Of tiles that so many warps have.
+fn blocks(tiles: u32, warps: u32) -> [u32; 3] {
+    [tiles.div_ceil(WARPS / warps), 1, 1]
+}
+
+/// The bits of a weight's numbers.
+fn bits_of(matrix: &Matrix) -> Option<u32> {
+    match matrix {
+        Matrix::Dense(_) => Some(16),
+        Matrix::AsMlx(packed) => u32::try_from(packed.scheme.bits).ok(),
+        _ => None,
+    }
+}
+
+/// In which order a half wants its input. None: not all of its weights want the same.
+fn order_of(part: &Part<Matrix, &Array>) -> Option<u32> {
+    let linears = match part {
+        Part::Attention(attention) => projections(attention),
+        Part::Mlp(mlp) => match &mlp.gate_up {
+            GateUp::Apart { gate_proj, up_proj } => vec![gate_proj, up_proj],
+            GateUp::Fused(one) | GateUp::UpAlone(one) => vec![one],
+        },
+        Part::Moe(_) => return None,
+    };
+    let orders = linears.iter().map(|linear| bits_of(&linear.weight));
+    let orders: Vec<u32> = orders.collect::<Option<_>>()?;
+    let first = orders.first().copied();
+    first.filter(|first| orders.iter().all(|order| order == first))
+}
+
+fn projections<'m, 'a>(
+    attention: &'m kernels::Attention<Matrix<'a>, &'a Array>,
+) -> Vec<&'m Linear<'a>> {
+    match &attention.projections {
+        Projections::Apart {
+            q_proj,
+            k_proj,
+            v_proj,
+        } => vec![q_proj, k_proj, v_proj],
+        Projections::Fused(qkv_proj) => vec![qkv_proj],
+    }
 }
 
 /// Outputs and inputs of a matrix as MLX has it.

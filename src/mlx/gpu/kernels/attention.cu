@@ -13,27 +13,35 @@ struct AttentionOf {
 
 constexpr float LOG2_E = 1.4426950408889634f;
 #define MINUS_INFINITY __uint_as_float(0xff800000u)
+// To put parts together costs as much as to look at so many keys more.
+constexpr u32 ALONE = 160;
 // Keys of a part at least.
 constexpr u32 FEWEST = 64;
 
-// q [rows, heads, DIM] f32 → y [rows, heads * DIM]. A block has a part of the keys of one row and of the GROUP heads that share
+// Of a block: as many as its memory has room for what each warp finds.
+template <int DIM>
+__host__ __device__ constexpr u32 threads_of() { return DIM > 128 ? 128 : 256; }
+
+// q [rows, heads, DIM] f32 → y [rows, heads * DIM], in the next weight's order, with sums by tiles [rows, heads * DIM / TILE]. A block has a part of the keys of one row and of the GROUP heads that share
 // them: blockIdx is (part, kv head and group of its heads, row). found [rows, heads, parts, DIM + 2]: the largest score, the sum of
 // weights and the weighted values; counts [rows, kv_heads * groups]: 0.
 template <typename T, int DIM, int GROUP>
-__global__ void __launch_bounds__(128) attention(
-    AttentionOf of, const Place* places, const float* q, u16* y, float* found, u32* counts) {
+__global__ void __launch_bounds__(threads_of<DIM>()) attention(
+    AttentionOf of, const Place* places, const float* q, u16* y, u32 order, float* sums, float* found, u32* counts) {
   constexpr u32 LANES = DIM > 128 ? 32 : DIM > 64 ? 16 : 8;  // of a key, 8 numbers each
-  constexpr u32 STREAMS = 128 / LANES;
+  constexpr u32 STREAMS = threads_of<DIM>() / LANES, WARPS_OF = threads_of<DIM>() / 32;
   constexpr u32 AHEAD = GROUP > 4 ? 2 : 4;
-  __shared__ float most[STREAMS][GROUP], weights[STREAMS][GROUP];
-  __shared__ float values[STREAMS][GROUP][DIM];
+  __shared__ float most[WARPS_OF][GROUP], weights[WARPS_OF][GROUP];
+  __shared__ float values[WARPS_OF][GROUP][DIM];
   __shared__ bool is_last;
+  let_the_next_begin();
+  wait_for_the_one_before();
   const u32 row = blockIdx.z, per = of.heads / of.kv_heads, groups = (per + GROUP - 1) / GROUP;
   const u32 kv_head = blockIdx.y / groups;
   const u32 head = kv_head * per + blockIdx.y % groups * GROUP;
   const u32 own_heads = min((u32)GROUP, kv_head * per + per - head);
   const Place place = places[row];
-  const u32 length = max((place.seen + of.parts - 1) / of.parts, FEWEST);
+  const u32 length = place.seen <= ALONE ? place.seen : max((place.seen + of.parts - 1) / of.parts, FEWEST);
   const u32 parts = (place.seen + length - 1) / length;
   if (blockIdx.x >= parts) return;
   const u32 begin = blockIdx.x * length, end = min(begin + length, place.seen);
@@ -112,33 +120,58 @@ __global__ void __launch_bounds__(128) attention(
       }
     }
   }
+  const u32 warp = threadIdx.x / 32;
 #pragma unroll
   for (int h = 0; h < GROUP; h++) {
-    if (lane == 0) {
-      most[stream][h] = own_most[h];
-      weights[stream][h] = own_weights[h];
-    }
-    if (has_numbers)
+    // The streams of a warp.
 #pragma unroll
-      for (int i = 0; i < 8; i++) values[stream][h][lane * 8 + i] = own_values[h][i];
+    for (u32 apart = LANES; apart < 32; apart *= 2) {
+      const float other = __shfl_xor_sync(ALL_LANES, own_most[h], apart), now = fmaxf(own_most[h], other);
+      const float by = exp2f(own_most[h] - now), other_by = exp2f(other - now);
+      own_most[h] = now;
+      own_weights[h] = by * own_weights[h] + other_by * __shfl_xor_sync(ALL_LANES, own_weights[h], apart);
+#pragma unroll
+      for (int i = 0; i < 8; i++)
+        own_values[h][i] = by * own_values[h][i] + other_by * __shfl_xor_sync(ALL_LANES, own_values[h][i], apart);
+    }
+    if (threadIdx.x % 32 == 0) {
+      most[warp][h] = own_most[h];
+      weights[warp][h] = own_weights[h];
+    }
+    if (has_numbers && threadIdx.x % 32 < LANES)
+#pragma unroll
+      for (int i = 0; i < 8; i++) values[warp][h][lane * 8 + i] = own_values[h][i];
   }
   __syncthreads();
-  // The streams of this block. Of a head [most, weights, values] behind each other.
-  for (u32 at = threadIdx.x; at < own_heads * DIM; at += blockDim.x) {
-    const u32 h = at / DIM, i = at % DIM;
+  // For whole warps: numbers of the heads, of which some are behind the last.
+  auto store = [&](u32 at, bool is_there, float x) {
+    const u64 start = (u64)row * of.heads * DIM;
+    const u32 to = head * DIM + at;
+    const u16 own = T::round(x);
+    const float sum = sum_over(is_there ? T::load(own) : 0.f, TILE);
+    if (!is_there) return;
+    y[start + place_of(to, order)] = own;
+    if (at % TILE == 0) sums[(start + to) / TILE] = sum;
+  };
+  const u32 numbers = own_heads * DIM;
+  // The warps of this block. Of a head [most, weights, values] behind each other.
+  for (u32 at = threadIdx.x; at < (numbers + 31) / 32 * 32; at += blockDim.x) {
+    const bool is_there = at < numbers;
+    const u32 h = is_there ? at / DIM : 0, i = at % DIM;
     float now = -1e30f;
-    for (u32 s = 0; s < STREAMS; s++) now = fmaxf(now, most[s][h]);
+    for (u32 w = 0; w < WARPS_OF; w++) now = fmaxf(now, most[w][h]);
     float sum = 0.f, x = 0.f;
-    for (u32 s = 0; s < STREAMS; s++) {
-      const float by = exp2f(most[s][h] - now);
-      sum += by * weights[s][h];
-      x += by * values[s][h][i];
+    for (u32 w = 0; w < WARPS_OF; w++) {
+      const float by = exp2f(most[w][h] - now);
+      sum += by * weights[w][h];
+      x += by * values[w][h][i];
     }
     if (parts == 1) {
       if (of.sinks) sum += exp2f(T::load(of.sinks[head + h]) * LOG2_E - now);
-      y[((u64)row * of.heads + head + h) * DIM + i] = T::round(x / sum);
+      store(at, is_there, x / sum);
       continue;
     }
+    if (!is_there) continue;
     float* to = found + (((u64)row * of.heads + head + h) * of.parts + blockIdx.x) * (DIM + 2);
     to[2 + i] = x;
     if (i == 0) {
@@ -157,8 +190,9 @@ __global__ void __launch_bounds__(128) attention(
   __syncthreads();
   if (!is_last) return;
   __threadfence();
-  for (u32 at = threadIdx.x; at < own_heads * DIM; at += blockDim.x) {
-    const u32 h = at / DIM, i = at % DIM;
+  for (u32 at = threadIdx.x; at < (numbers + 31) / 32 * 32; at += blockDim.x) {
+    const bool is_there = at < numbers;
+    const u32 h = is_there ? at / DIM : 0, i = at % DIM;
     const float* from = found + ((u64)row * of.heads + head + h) * of.parts * (DIM + 2);
     float now = -1e30f;
     for (u32 p = 0; p < parts; p++) now = fmaxf(now, __ldcg(from + p * (DIM + 2)));
@@ -170,6 +204,6 @@ __global__ void __launch_bounds__(128) attention(
       x += by * __ldcg(part + 2 + i);
     }
     if (of.sinks) sum += exp2f(T::load(of.sinks[head + h]) * LOG2_E - now);
-    y[((u64)row * of.heads + head + h) * DIM + i] = T::round(x / sum);
+    store(at, is_there, x / sum);
   }
 }

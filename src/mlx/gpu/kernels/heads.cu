@@ -19,6 +19,8 @@ constexpr u32 MAX_HEAD_DIM = 256;
 template <typename T>
 __global__ void __launch_bounds__(128) heads(HeadsOf of, const Place* places, const float* qkv, float* q) {
   __shared__ float values[4][MAX_HEAD_DIM];
+  let_the_next_begin();
+  wait_for_the_one_before();
   const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const u32 head = blockIdx.x * 4 + warp, all = of.heads + 2 * of.kv_heads, row = blockIdx.y;
   if (head >= all) return;

@@ -77,6 +77,29 @@ __device__ __forceinline__ float2 load_pair(u32 bits) {
   return make_float2(T::load((u16)bits), T::load((u16)(bits >> 16)));
 }
 
+// From Hopper on a kernel of a graph may begin before the one in front of it has ended: what it reads that no kernel writes it reads
+// before this waits for that.
+__device__ __forceinline__ void wait_for_the_one_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The kernel behind may begin when all blocks have come here.
+__device__ __forceinline__ void let_the_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Where a product's input goes, so that the halves of each 32 bits come out of packed words together: with 4 bits 0 and 4, 1 and 5,
+// 2 and 6, 3 and 7 of 8; with 8 bits 0 and 2, 1 and 3 of 4. With 16 nothing moves.
+__device__ __forceinline__ u32 place_of(u32 i, u32 order) {
+  if (order == 4) return (i & ~7u) | ((i & 3) << 1) | ((i >> 2) & 1);
+  if (order == 8) return (i & ~3u) | ((i & 1) << 1) | ((i >> 1) & 1);
+  return i;
+}
+
 // Over all lanes whose numbers differ in bits of `width - 1` only: a power of two.
 __device__ __forceinline__ float sum_over(float x, int width) {
   for (int apart = width / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
