@@ -1,6 +1,6 @@
 """Decode and prefill on an NVIDIA GPU, mlxrt beside mlx-lm on the same folders and the same wheel of MLX; see README.md in this folder.
 
-    python3 gpu.py --bench PROGRAM --many PROGRAM [--report] [--folders FOLDER] [SHAPE-BITS ...]
+    python3 gpu.py --bench PROGRAM --many PROGRAM [--report] [--rounds N] [--folders FOLDER] [SHAPE-BITS ...]
 
 Each round starts one fresh process of each side, in turns. Writes results/gpu-decode.json, and of it GPU.md and its plot; --report: only
 these.
@@ -22,7 +22,6 @@ RESULTS = HERE / "results" / "gpu-decode.json"
 MODELS = ["qwen3-0.6b-4", "qwen3-0.6b-16", "llama-8b-4", "llama-8b-8", "llama-8b-16"]
 PROMPTS = (512, 2048)
 SESSIONS = (1, 2, 4, 8)
-ROUNDS = 3
 SETTINGS = {"modes": "tokens", "cold_prompt": 16, "cold_decode": 16, "decode": 256, "repeats": 3}
 # What a step has to read, of the memory's rate for copies (measured once: 4.3 TB/s).
 MEMORY = 4.3e12
@@ -47,7 +46,7 @@ def alone(args, folder, prompt):
             common += ["--" + key.replace("_", "-"), value]
         commands = {"mlxrt": [args.bench, *common], "mlx-lm": [sys.executable, HERE / "bench_mlx_lm.py", *common]}
         sides = {side: [] for side in commands}
-        for turn in range(ROUNDS):
+        for turn in range(args.rounds):
             for side in sorted(commands, reverse=turn % 2 == 1):
                 runs = process(commands[side])["runs"]
                 sides[side] += [
@@ -74,7 +73,7 @@ def together(args, folder):
 
 def measure(args):
     folders = Path(args.folders)
-    found = {"date": datetime.date.today().isoformat(), "gpu": gpu(), "alone": {}, "together": {}, "weights": {}}
+    found = {"rounds": args.rounds, "date": datetime.date.today().isoformat(), "gpu": gpu(), "alone": {}, "together": {}, "weights": {}}
     for name in args.models or MODELS:
         shape, bits = name.rsplit("-", 1)
         folder = folders / name
@@ -105,7 +104,7 @@ def report(found):
         "# On an NVIDIA GPU",
         "",
         f"By `make bench-gpu`, {found['date']}: one {found['gpu']}, MLX 0.32.2's CUDA wheel on both sides, mlx-lm 0.32.0. Random weights in real",
-        f"shapes; medians of {ROUNDS * SETTINGS['repeats']} requests in {ROUNDS} processes of each side, in turns; {SETTINGS['decode']} tokens after each prompt. *Limit*: how many tokens a second the",
+        f"shapes; medians of {found['rounds'] * SETTINGS['repeats']} requests in {found['rounds']} processes of each side, in turns; {SETTINGS['decode']} tokens after each prompt. *Limit*: how many tokens a second the",
         "memory allows, if a step did nothing but read the weights once (4.3 TB/s).",
         "",
         "![rates of decoding](results/gpu-decode.png)",
@@ -172,6 +171,7 @@ def main():
     parser.add_argument("--many")
     parser.add_argument("--folders", default="build/bench-models")
     parser.add_argument("--results", default=RESULTS)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     os.chdir(HERE.parent)

@@ -32,5 +32,5 @@ pub use config::{DecoderConfig, Names};
 pub use decoder::{Decoder, Rows};
 pub use modules::{Modules, Weight};
 pub use plan::{Planned, Repacked};
-pub use segments::Segment;
+pub use segments::{row_of, Logits, Segment};
 pub use texts::{Dense, Pooling, TextsPass};

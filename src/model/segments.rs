@@ -12,6 +12,7 @@ use super::modules::Site;
 use super::texts::Texts;
 use crate::error::{Error, Result};
 use crate::mlx::nn::AttentionMask;
+use crate::mlx::gpu::{Best, Stepped};
 use crate::mlx::{ops, Array};
 
 /// Rows of one session.
@@ -23,6 +24,37 @@ pub struct Segment<'a> {
     pub caches: &'a mut [Cache],
     /// Sessions with equal ones have them by the same reference.
     pub adapters: &'a AdapterSet,
+}
+
+/// What a pass gives.
+pub struct Logits {
+    /// `[rows, vocab]`
+    pub all: Array,
+    /// Of each row; empty: not known.
+    best: Vec<Best>,
+}
+
+impl Logits {
+    /// → `[vocab]`
+    pub fn row(&self, row: usize) -> Result<Array> {
+        row_of(&self.all, row)
+    }
+
+    /// The largest one of a row, where the pass has looked for it.
+    pub fn best(&self, row: usize) -> Option<&Best> {
+        self.best.get(row)
+    }
+}
+
+/// One row of logits `[rows, vocab]` → `[vocab]`
+pub fn row_of(logits: &Array, row: usize) -> Result<Array> {
+    let vocab = logits.dim(1);
+    let row = i32::try_from(row).unwrap_or(i32::MAX);
+    let one = match logits.dim(0) {
+        1 => logits.clone(),
+        _ => ops::slice(logits, &[row, 0], &[row + 1, vocab])?,
+    };
+    ops::reshape(&one, &[vocab])
 }
 
 /// Whose adapters the rows of a pass have.
@@ -232,9 +264,9 @@ impl Decoder {
         set.sites().all(is_linear)
     }
 
-    /// The logits after the wanted tokens of each session → `[wanted, vocab]`, of one session after the other. Tokens i32 or u32 `[rows]`,
-    /// in the same order; the caches take them.
-    pub fn next_logits_of(&self, tokens: &Array, segments: &mut [Segment]) -> Result<Array> {
+    /// The logits after the wanted tokens of each session, of one session after the other. Tokens i32 or u32 `[rows]`, in the same order; the
+    /// caches take them.
+    pub fn next_logits_of(&self, tokens: &Array, segments: &mut [Segment]) -> Result<Logits> {
         let first = segments.first().map(|first| first.adapters);
         let first = first.ok_or_else(|| Error::internal("a pass of nobody"))?;
         let alike = |segment: &Segment| std::ptr::eq(segment.adapters, first);
@@ -263,12 +295,18 @@ impl Decoder {
             Ok(session)
         });
         let mut sessions = sessions.collect::<Result<Vec<_>>>()?;
-        if let Some(logits) = self.step(tokens, &mut sessions, by_all)? {
-            let logits = match places.len() == usize::try_from(end).unwrap_or(0) {
+        if let Some(Stepped { logits, best }) = self.step(tokens, &mut sessions, by_all)? {
+            let all = places.len() == best.len();
+            let logits = match all {
                 true => logits,
                 false => ops::take(&logits, &Array::from_i32(&places)?)?,
             };
-            return self.scaled(logits);
+            // The largest one of other numbers may be another.
+            let as_they_are = self.config.logits.scale.or(self.config.logits.softcap).is_none();
+            return Ok(Logits {
+                all: self.scaled(logits)?,
+                best: if all && as_they_are { best } else { Vec::new() },
+            });
         }
         // [1, rows, hidden]
         let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by_all)?;
@@ -281,6 +319,9 @@ impl Decoder {
             hidden = ops::reshape(&rows, &[1, count, width])?;
         }
         let logits = self.logits_by(&hidden, by_asked)?;
-        ops::reshape(&logits, &[count, self.config.vocab_size])
+        Ok(Logits {
+            all: ops::reshape(&logits, &[count, self.config.vocab_size])?,
+            best: Vec::new(),
+        })
     }
 }

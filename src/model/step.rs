@@ -11,7 +11,7 @@ use super::segments::{Adapters, Session};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::kernels::{self, Norm};
-use crate::mlx::gpu::{Model, Step, MAX_ROWS};
+use crate::mlx::gpu::{Model, Step, Stepped, MAX_ROWS};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::Array;
 
@@ -73,14 +73,14 @@ impl Decoder {
         })
     }
 
-    /// The logits after each of the rows, `[rows, vocab]`, as the last blocks gave them; the caches take the tokens. None, and nothing
-    /// done, where the kernels do not know all of it.
+    /// The logits after each of the rows, as the last layer gave them; the caches take the tokens. None, and nothing done, where the kernels
+    /// do not know all of it.
     pub(super) fn step(
         &self,
         tokens: &Array,
         sessions: &mut [Session],
         adapters: Adapters,
-    ) -> Result<Option<Array>> {
+    ) -> Result<Option<Stepped>> {
         let Some(step) = &self.step else {
             return Ok(None);
         };

@@ -13,6 +13,7 @@ mod tests;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels;
+use crate::mlx::gpu::{Best, Ready};
 use crate::mlx::{fast, ops, Array};
 use crate::random::mix;
 use penalties::Penalties;
@@ -59,6 +60,8 @@ pub struct Draw {
     /// f32 `[2]`: of the logits with bias and penalties and of the model's own, a number that is finite where a token can
     /// be drawn from them
     levels: Array,
+    /// What the host has to wait for before it reads the token.
+    ready: Option<Ready>,
     pub logprobs: Option<DrawLogprobs>,
 }
 
@@ -92,9 +95,12 @@ impl Draw {
         Ok(())
     }
 
-    /// Waits for it, and tells whether the token was drawn at all. MLX's argmax passes over NaN, and of logits that are
+    /// Waits for it, and tells whether the token was drawn at all: before the token is read. MLX's argmax passes over NaN, and of logits that are
     /// all -infinity it takes the first.
     pub fn outcome(&self) -> Result<Outcome> {
+        if let Some(ready) = &self.ready {
+            ready.wait()?;
+        }
         let levels = self.levels.to_f32()?;
         let [level, own] = levels[..] else {
             return Err(Error::new(Code::Device, "a draw without its levels"));
@@ -148,6 +154,20 @@ impl Sampler {
         })
     }
 
+    /// From these logits `[vocab]`, of which the largest is known already.
+    pub fn draw_known(&mut self, logits: &Array, best: Option<&Best>) -> Result<Draw> {
+        let takes_it = self.sampling.temperature.is_none() && !self.changes_logits();
+        let Some(best) = best.filter(|_| takes_it) else {
+            return self.draw(logits, None);
+        };
+        let Best {
+            token,
+            levels,
+            ready,
+        } = best.clone();
+        self.made(logits, (token, levels), Some(ready))
+    }
+
     /// logits `[vocab]`, of any float type. `allowed`: bool `[vocab]`, the tokens that may be drawn.
     pub fn draw(&mut self, logits: &Array, allowed: Option<&Array>) -> Result<Draw> {
         let mut processed = self.process(logits)?;
@@ -162,6 +182,15 @@ impl Sampler {
             }
             None => self.draw_plainly(&processed, logits, allowed.is_some())?,
         };
+        self.made(logits, (token, levels), None)
+    }
+
+    fn made(
+        &mut self,
+        logits: &Array,
+        (token, levels): (Array, Array),
+        ready: Option<Ready>,
+    ) -> Result<Draw> {
         let logprobs = self
             .sampling
             .logprobs
@@ -172,6 +201,7 @@ impl Sampler {
         Ok(Draw {
             token,
             levels,
+            ready,
             logprobs,
         })
     }

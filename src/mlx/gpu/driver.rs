@@ -335,60 +335,81 @@ impl Drop for Graph {
     }
 }
 
-/// Memory of the host that the GPU copies from, and the event behind which it is free again.
-pub struct Mail {
+/// A place in what is queued on a stream.
+pub struct Event {
     driver: Driver,
-    memory: *mut u8,
-    size: usize,
-    event: Handle,
-    sent: bool,
+    raw: Handle,
 }
 
-impl Mail {
-    pub fn new(driver: Driver, size: usize) -> Result<Mail> {
-        let mut mail = Mail {
-            driver,
-            memory: null_mut(),
-            size,
-            event: null_mut(),
-            sent: false,
-        };
-        let mut memory = null_mut();
-        // SAFETY: the out-pointers are ours.
-        let status = unsafe { (driver.0.host_memory)(&mut memory, size.max(1)) };
-        driver.check("cuMemAllocHost", status)?;
-        mail.memory = memory.cast();
-        // SAFETY: the same.
-        let status = unsafe { (driver.0.event)(&mut mail.event, NO_TIMING) };
+impl Event {
+    pub fn new(driver: Driver) -> Result<Event> {
+        let mut raw = null_mut();
+        // SAFETY: the out-pointer is ours.
+        let status = unsafe { (driver.0.event)(&mut raw, NO_TIMING) };
         driver.check("cuEventCreate", status)?;
-        Ok(mail)
+        Ok(Event { driver, raw })
     }
 
-    /// Waits until what was sent last, and what was queued behind it before `close`, is done.
-    pub fn wait(&mut self) -> Result<()> {
-        if !std::mem::take(&mut self.sent) {
-            return Ok(());
-        }
+    /// It is behind all that was queued.
+    ///
+    /// # Safety
+    /// `stream` is a CUDA stream that is alive.
+    pub unsafe fn record(&self, stream: Handle) -> Result<()> {
+        // SAFETY: the event is alive; else as the caller says.
+        let status = unsafe { (self.driver.0.record)(self.raw, stream) };
+        self.driver.check("cuEventRecord", status)
+    }
+
+    /// Waits until what is before it is done.
+    pub fn wait(&self) -> Result<()> {
         // SAFETY: the event is alive.
-        let status = unsafe { (self.driver.0.wait)(self.event) };
+        let status = unsafe { (self.driver.0.wait)(self.raw) };
         self.driver.check("cuEventSynchronize", status)
     }
 
     /// Whether `wait` would not wait.
     pub fn is_done(&self) -> bool {
         // SAFETY: the event is alive.
-        !self.sent || unsafe { (self.driver.0.query)(self.event) } == 0
+        unsafe { (self.driver.0.query)(self.raw) == 0 }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made once and ended once; the driver keeps it until what is queued is done.
+        unsafe { (self.driver.0.end_event)(self.raw) };
+    }
+}
+
+/// Memory of the host that the GPU copies from.
+pub struct Mail {
+    driver: Driver,
+    memory: *mut u8,
+    size: usize,
+}
+
+impl Mail {
+    pub fn new(driver: Driver, size: usize) -> Result<Mail> {
+        let mut memory = null_mut();
+        // SAFETY: the out-pointer is ours.
+        let status = unsafe { (driver.0.host_memory)(&mut memory, size.max(1)) };
+        driver.check("cuMemAllocHost", status)?;
+        Ok(Mail {
+            driver,
+            memory: memory.cast(),
+            size,
+        })
     }
 
-    /// Copies bytes to the GPU, in the stream's order. Before: `wait`.
+    /// Copies bytes to the GPU, in the stream's order.
     ///
     /// # Safety
-    /// `to` has room for them, and `stream` is a CUDA stream that is alive.
+    /// What was sent before has arrived. `to` has room for the bytes, and `stream` is a CUDA stream that is alive.
     pub unsafe fn send(&mut self, bytes: &[u8], to: Address, stream: Handle) -> Result<()> {
         if bytes.len() > self.size {
             return Err(Error::internal("more than a step's inputs"));
         }
-        // SAFETY: the memory has room, and nobody reads it: all that was sent has arrived.
+        // SAFETY: the memory has room, and nobody reads it, says the caller.
         let status = unsafe {
             self.memory.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             let copy = self.driver.0.copy_to_device;
@@ -396,31 +417,12 @@ impl Mail {
         };
         self.driver.check("cuMemcpyHtoDAsync", status)
     }
-
-    /// # Safety
-    /// `stream` is a CUDA stream that is alive.
-    pub unsafe fn close(&mut self, stream: Handle) -> Result<()> {
-        // SAFETY: the event is alive; else as the caller says.
-        let status = unsafe { (self.driver.0.record)(self.event, stream) };
-        self.driver.check("cuEventRecord", status)?;
-        self.sent = true;
-        Ok(())
-    }
 }
 
 impl Drop for Mail {
     fn drop(&mut self) {
-        // What the GPU still copies from must not go; an error says that it does nothing any more.
-        let _ = self.wait();
-        // SAFETY: both were made once and end once; null where they were not.
-        unsafe {
-            if !self.event.is_null() {
-                (self.driver.0.end_event)(self.event);
-            }
-            if !self.memory.is_null() {
-                (self.driver.0.free_host_memory)(self.memory.cast());
-            }
-        }
+        // SAFETY: made once and ended once; whoever has it has waited for what was sent (`Slot`).
+        unsafe { (self.driver.0.free_host_memory)(self.memory.cast()) };
     }
 }
 

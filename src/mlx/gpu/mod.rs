@@ -10,4 +10,4 @@ mod driver;
 mod memory;
 mod step;
 
-pub use step::{Model, Step, MAX_ROWS};
+pub use step::{Best, Model, Ready, Step, Stepped, MAX_ROWS};

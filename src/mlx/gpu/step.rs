@@ -1,10 +1,11 @@
 //! A decoder's step: what its description is made into, a graph for each number of rows, and what goes into one.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compiler::{self, Compiled};
-use super::driver::{Address, Arguments, Driver, Function, Graph, Mail, Module, Recorder};
+use super::driver::{Address, Arguments, Driver, Event, Function, Graph, Mail, Module, Recorder};
 use super::memory::{address, address_of, cuda_stream, lasting_address_of, unwritten, upload};
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::{Error, Result};
@@ -54,6 +55,7 @@ pub struct Step {
     next: Cell<usize>,
     /// By rows, less one.
     graphs: [OnceCell<Graph>; MAX_ROWS],
+    driver: Driver,
     recorder: Recorder,
     launches: Vec<Launch>,
     functions: Vec<Function>,
@@ -71,8 +73,30 @@ pub struct Step {
 
 /// One that is queued: what the GPU reads of the host, and what must not be freed until it has run.
 struct Slot {
+    /// Behind it.
+    event: Option<Rc<Event>>,
     mail: Mail,
-    held: Vec<Vec<SessionRows>>,
+    /// What it reads and writes of MLX's memory, which would be given to something else.
+    held: Option<Held>,
+}
+
+struct Held {
+    _tokens: Array,
+    _layers: Vec<Vec<SessionRows>>,
+    _made: Stepped,
+}
+
+impl Slot {
+    fn wait(&self) -> Result<()> {
+        self.event.as_ref().map_or(Ok(()), |event| event.wait())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // What the GPU still reads must not go; an error says that it does nothing any more.
+        let _ = self.wait();
+    }
 }
 
 /// A kernel of the graph.
@@ -152,7 +176,38 @@ struct Attention {
 }
 
 /// The bytes of `Inputs` in numbers.cu, before the places.
-const INPUTS: usize = 16;
+const INPUTS: usize = 16 + 2 * MAX_ROWS * 8;
+
+/// What a step gives.
+#[derive(Clone)]
+pub struct Stepped {
+    /// `[rows, vocab]`
+    pub logits: Array,
+    /// Of each row.
+    pub best: Vec<Best>,
+}
+
+/// The largest of a row's logits.
+#[derive(Clone)]
+pub struct Best {
+    /// u32 `[1]`: the first token that has it
+    pub token: Array,
+    /// f32 `[2]`: twice that logit, or NaN where NaN or infinity is among them
+    pub levels: Array,
+    /// What the host waits for before it reads these; what MLX computes of them comes behind anyway.
+    pub ready: Ready,
+}
+
+/// A step that is queued.
+#[derive(Clone)]
+pub struct Ready(Rc<Event>);
+
+impl Ready {
+    /// Waits until it has run.
+    pub fn wait(&self) -> Result<()> {
+        self.0.wait()
+    }
+}
 
 /// What the kernels know of it, or nothing at all.
 macro_rules! known {
@@ -187,14 +242,16 @@ impl Step {
         let functions = functions.collect::<Result<_>>()?;
         let slots = (0..IN_FLIGHT).map(|_| {
             Ok(Slot {
+                event: None,
                 mail: Mail::new(driver, maker.inputs_size)?,
-                held: Vec::new(),
+                held: None,
             })
         });
         Ok(Some(Step {
             slots: RefCell::new(slots.collect::<Result<_>>()?),
             next: Cell::new(0),
             graphs: [const { OnceCell::new() }; MAX_ROWS],
+            driver,
             recorder: Recorder::new(driver)?,
             launches: maker.launches,
             functions,
@@ -208,9 +265,9 @@ impl Step {
         }))
     }
 
-    /// Queues a step: tokens i32 or u32 `[rows]` → logits `[rows, vocab]`. `layers`: of each attention the sessions whose rows these
+    /// Queues a step of tokens i32 or u32 `[rows]`. `layers`: of each attention the sessions whose rows these
     /// are, one after the other, with floats as keys and values; no more than `MAX_ROWS` rows, none in a ring.
-    pub fn run(&self, tokens: &Array, layers: Vec<Vec<SessionRows>>) -> Result<Array> {
+    pub fn run(&self, tokens: &Array, layers: Vec<Vec<SessionRows>>) -> Result<Stepped> {
         let missing = || Error::internal("MLX has left its GPU");
         let stream = cuda_stream()?.ok_or_else(missing)?;
         let rows = usize::try_from(tokens.dim(0)).unwrap_or(0);
@@ -220,8 +277,8 @@ impl Step {
         self.next.set(at + 1);
         let missing = || Error::internal("a step without room");
         let slot = slots.get_mut(at).ok_or_else(missing)?;
-        slot.mail.wait()?;
-        slot.held.clear();
+        slot.wait()?;
+        slot.held = None;
 
         // What nobody has asked for yet is queued first, on the same stream.
         let mut arrays = vec![tokens];
@@ -234,10 +291,24 @@ impl Step {
             }
         }
         mlx::async_eval(&arrays)?;
+        let event = Rc::new(Event::new(self.driver)?);
         let logits = unwritten(&[tokens.dim(0), self.vocab], self.dtype)?;
+        let best = (0..rows).map(|_| {
+            Ok(Best {
+                token: unwritten(&[1], Dtype::U32)?,
+                levels: unwritten(&[2], Dtype::F32)?,
+                ready: Ready(event.clone()),
+            })
+        });
+        let best = best.collect::<Result<Vec<_>>>()?;
         let mut bytes = Vec::with_capacity(INPUTS + self.layers * MAX_ROWS * size_of::<Place>());
         bytes.extend(address_of(tokens)?.to_ne_bytes());
         bytes.extend(address_of(&logits)?.to_ne_bytes());
+        for of in [|best: &Best| address_of(&best.token), |best: &Best| address_of(&best.levels)] {
+            let mut addresses = best.iter().map(of).collect::<Result<Vec<Address>>>()?;
+            addresses.resize(MAX_ROWS, 0);
+            bytes.extend(addresses.iter().flat_map(|address| address.to_ne_bytes()));
+        }
         if layers.len() != self.layers {
             return Err(Error::internal("a step of other layers"));
         }
@@ -257,23 +328,30 @@ impl Step {
                 }
             }
         }
-        // SAFETY: the stream is the engine thread's, alive. The inputs have room for all layers (`Maker::new`). The graph's addresses
-        // lie in arrays that this holds, those of the places in arrays that the slot holds until the event behind them, and the
-        // logits in memory that MLX gives to later work of the same stream only.
+        let made = Stepped { logits, best };
+        slot.event = Some(event.clone());
+        slot.held = Some(Held {
+            _tokens: tokens.clone(),
+            _layers: layers,
+            _made: made.clone(),
+        });
+        // SAFETY: the stream is the engine thread's, alive. The inputs have room for all layers (`Maker::new`), and what the slot sent
+        // before has arrived. The graph's addresses lie in arrays that this holds, all others in arrays that the slot holds until the event
+        // behind the step.
         unsafe {
             slot.mail.send(&bytes, self.inputs, stream)?;
             graph.launch(stream)?;
-            slot.mail.close(stream)?;
+            event.record(stream)?;
         }
-        slot.held = layers;
-        Ok(logits)
+        Ok(made)
     }
 
     /// Gives back the keys and values of steps that have run, so that MLX can write them in place.
     pub fn settle(&self) {
         let mut slots = self.slots.borrow_mut();
-        let done = slots.iter_mut().filter(|slot| slot.mail.is_done());
-        done.for_each(|slot| slot.held.clear());
+        let is_done = |slot: &&mut Slot| slot.event.as_ref().is_none_or(|event| event.is_done());
+        let done = slots.iter_mut().filter(is_done);
+        done.for_each(|slot| slot.held = None);
     }
 
     fn graph(&self, rows: usize) -> Result<&Graph> {
@@ -890,9 +968,15 @@ impl Maker {
         let (kernel, split) = self.product("head", known, tiles, 1, "");
         let product = self.of(known, split, &model.norm);
         let inputs = self.inputs;
+        let largest = self.room("largest", MAX_ROWS * tiles as usize, 8)?;
         self.launch(kernel, 32 * WARPS, move |rows| {
             let arguments = Arguments::new().add(Product { rows, ..product });
-            (blocks(tiles, split), arguments.add(known.weight).add(inputs))
+            let arguments = arguments.add(known.weight).add(inputs).add(largest);
+            (blocks(tiles, split), arguments)
+        });
+        self.launch("pick".to_owned(), 256, move |rows| {
+            let arguments = Arguments::new().add(inputs).add(largest).add(tiles);
+            ([rows, 1, 1], arguments)
         });
         Ok(known.weight.out == self.vocab)
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::parity::{farthest, fixtures};
 use crate::dtype::Dtype;
+use crate::mlx::gpu::Best;
 use crate::mlx::{self, ops, Array, Device};
 use crate::model::step::COUNT;
 use crate::model::{AdapterSet, Cache, Decoder, Rows, Segment};
@@ -51,6 +52,8 @@ struct Sessions<'a> {
     vocab: usize,
     caches: Vec<Vec<Cache>>,
     lengths: Vec<i32>,
+    /// Of the last pass.
+    best: Vec<Best>,
 }
 
 impl<'a> Sessions<'a> {
@@ -78,6 +81,7 @@ impl<'a> Sessions<'a> {
             vocab,
             caches: caches.collect(),
             lengths: prompts.to_vec(),
+            best: Vec::new(),
         }
     }
 
@@ -105,7 +109,9 @@ impl<'a> Sessions<'a> {
             });
         }
         let all = Array::from_i32(&all).unwrap();
-        self.decoder.next_logits_of(&all, &mut segments).unwrap()
+        let logits = self.decoder.next_logits_of(&all, &mut segments).unwrap();
+        self.best = (0..).map_while(|row| logits.best(row).cloned()).collect();
+        logits.all
     }
 }
 
@@ -115,6 +121,18 @@ fn counted<T>(steps: bool, work: impl FnOnce() -> T) -> (T, usize) {
     let made = work();
     let count = COUNT.replace(Some(0)).unwrap_or(0);
     (made, count)
+}
+
+/// Whether these are what MLX's operations find in f32 logits `[rows, vocab]`.
+fn is_largest(best: &[Best], logits: &[f32], vocab: usize) {
+    assert_eq!(best.len() * vocab, logits.len());
+    for (best, row) in best.iter().zip(logits.chunks(vocab)) {
+        best.ready.wait().unwrap();
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let first = row.iter().position(|&logit| logit == largest).unwrap();
+        assert_eq!(best.levels.to_f32().unwrap(), [largest; 2]);
+        assert_eq!(best.token.item_u32().unwrap() as usize, first);
+    }
 }
 
 fn compare(path: &Path) {
@@ -129,6 +147,7 @@ fn compare(path: &Path) {
     for rows in PASSES {
         let (ours, steps) = counted(true, || own.pass(&rows));
         assert_eq!(steps, 1, "{name}: {rows:?} was no step");
+        is_largest(&own.best, &ours, vocab);
         let (theirs, steps) = counted(false, || plain.pass(&rows));
         assert_eq!(steps, 0);
         let (right, _) = counted(false, || truth.pass(&rows));

@@ -8,13 +8,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::pass::{row_of, states, Member};
+use super::pass::{states, Member};
 use super::prefill::take_in;
 use super::running::Guessing;
 use super::Worker;
 use crate::error::Result;
 use crate::mlx::{self, ops, Array};
-use crate::model::{AdapterSet, Decoder, Rows, Segment};
+use crate::model::{row_of, AdapterSet, Decoder, Rows, Segment};
 use crate::runtime::caches::{CacheKey, CacheKind, SessionCache};
 use crate::runtime::estimate::{prefill_step, shared_step};
 use crate::sampling::{Draw, Outcome, Sampler, Sampling};
@@ -424,7 +424,7 @@ impl Worker {
             let rows = tokens.len();
             let tokens = Array::from_i32(&tokens)?;
             let logits = decoder.next_logits_of(&tokens, &mut segments)?;
-            let logits = as_wide_as(&logits, vocab)?;
+            let logits = as_wide_as(&logits.all, vocab)?;
             let mut draws: Vec<Draw> = Vec::with_capacity(going.len());
             for (row, one) in going.iter_mut().enumerate() {
                 draws.push(one.sampler.draw(&row_of(&logits, row)?, None)?);

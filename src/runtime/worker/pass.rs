@@ -13,7 +13,7 @@ use super::running::{Behind, Guessed, Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::mlx::{self, memory, ops, Array, Device};
-use crate::model::{AdapterSet, Cache, Segment};
+use crate::model::{AdapterSet, Cache, Logits, Segment};
 use crate::runtime::options::Drafts;
 use crate::sampling::Draw;
 
@@ -117,7 +117,7 @@ impl Worker {
                 (None, Some(next)) => self.goes_on(index, next, std::mem::take(guessed)),
                 (None, None) if self.left(index)? > 0 => self.has_left(index)?,
                 (None, None) => {
-                    let logits = row_of(&logits, own)?;
+                    let logits = logits.row(own)?;
                     self.draw_allowed(index, logits, std::mem::take(guessed))?
                 }
             };
@@ -222,8 +222,8 @@ impl Worker {
         Ok(Turn::More)
     }
 
-    /// Queues the forward pass → `[members, vocab]`
-    fn queue_pass(&mut self, members: &[Member]) -> Result<Array> {
+    /// Queues the forward pass.
+    fn queue_pass(&mut self, members: &[Member]) -> Result<Logits> {
         self.steps += 1;
         let step = self.steps;
         let running = |member: &Member| &self.running[member.index];
@@ -242,6 +242,8 @@ impl Worker {
         let mut caches = self.caches.of_many(&keys)?;
         let mut tokens = Vec::with_capacity(members.len());
         let mut known = Vec::new();
+        // Those that are drawn are u32, those that are known i32.
+        let ahead = members.iter().all(|member| !member.reads_first);
         for (member, cache) in members.iter().zip(&mut caches) {
             cache.last_step = step;
             if !member.guesses.is_empty() {
@@ -249,10 +251,11 @@ impl Worker {
             }
             if !member.reads_first {
                 tokens.extend(flushed(&mut known)?);
-                tokens.push(ops::astype(
-                    &member.current.token,
-                    crate::dtype::Dtype::I32,
-                )?);
+                let token = &member.current.token;
+                tokens.push(match ahead {
+                    true => token.clone(),
+                    false => ops::astype(token, crate::dtype::Dtype::I32)?,
+                });
                 continue;
             }
             let all = &running(member).generated;
@@ -288,7 +291,7 @@ impl Worker {
     fn draw_ahead(
         &mut self,
         members: &[Member],
-        logits: &Array,
+        logits: &Logits,
     ) -> Result<Vec<(Option<Draw>, Guessed)>> {
         let mut drawn = Vec::with_capacity(members.len());
         let mut row = 0;
@@ -301,16 +304,16 @@ impl Worker {
             let first = match waits {
                 true => None,
                 false => {
-                    let logits = row_of(logits, row)?;
-                    Some(running.sampler()?.draw(&logits, None)?)
+                    let (own, best) = (logits.row(row)?, logits.best(row));
+                    Some(running.sampler()?.draw_known(&own, best)?)
                 }
             };
             let mut guessed = Vec::with_capacity(member.guesses.len());
             for (behind, &guess) in (row + 1..).zip(&member.guesses) {
-                let logits = row_of(logits, behind)?;
+                let (own, best) = (logits.row(behind)?, logits.best(behind));
                 let next = match waits || running.reads_each() {
-                    true => Behind::Logits(logits),
-                    false => Behind::Drawn(running.drawing()?.draw(&logits, None)?),
+                    true => Behind::Logits(own),
+                    false => Behind::Drawn(running.drawing()?.draw_known(&own, best)?),
                 };
                 guessed.push((guess, next));
             }
@@ -330,7 +333,7 @@ impl Worker {
             }
         }
         if as_logits {
-            wanted.push(logits);
+            wanted.push(&logits.all);
         }
         for member in members {
             let layers = &self.caches.of(&self.running[member.index].key)?.layers;
@@ -468,17 +471,6 @@ fn same_adapters<'a>(
 ) -> &'a AdapterSet {
     let same = before.find(|other| other.key.adapters == running.key.adapters);
     &same.unwrap_or(running).adapters
-}
-
-/// One row of logits `[members, vocab]` → `[vocab]`
-pub(super) fn row_of(logits: &Array, row: usize) -> Result<Array> {
-    let vocab = logits.dim(1);
-    let row = i32::try_from(row).unwrap_or(i32::MAX);
-    let one = match logits.dim(0) {
-        1 => logits.clone(),
-        _ => ops::slice(logits, &[row, 0], &[row + 1, vocab])?,
-    };
-    ops::reshape(&one, &[vocab])
 }
 
 /// What a step leaves in states, which its logits need not have been made of.

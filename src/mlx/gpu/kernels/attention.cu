@@ -12,7 +12,6 @@ struct AttentionOf {
 };
 
 constexpr float LOG2_E = 1.4426950408889634f;
-#define MINUS_INFINITY __uint_as_float(0xff800000u)
 // To put parts together costs as much as to look at so many keys more.
 constexpr u32 ALONE = 160;
 // Keys of a part at least.

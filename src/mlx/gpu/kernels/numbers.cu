@@ -6,6 +6,8 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define ALL_LANES 0xffffffffu
+#define MINUS_INFINITY __uint_as_float(0xff800000u)
+#define NOT_A_NUMBER __uint_as_float(0x7fc00000u)
 
 // Rows of a step at most: the columns of a tensor core's product.
 constexpr u32 MAX_ROWS = 8;
@@ -25,9 +27,23 @@ struct Place {
 
 // What a step reads of the host. As `Inputs` in step.rs; behind it `places`, [layers, MAX_ROWS].
 struct Inputs {
-  const u32* tokens;  // [rows]
-  u16* logits;        // [rows, vocab]
+  const u32* tokens;         // [rows]
+  u16* logits;               // [rows, vocab]
+  u32* best[MAX_ROWS];       // of each row the token with the largest logit, the first of such: [1]
+  float* levels[MAX_ROWS];   // and that logit, or NaN where NaN or infinity is among them: [2], twice
 };
+
+// The largest of some numbers and which it is; NaN is larger than all.
+struct Largest {
+  float value;
+  u32 at;
+};
+
+__device__ __forceinline__ Largest larger(Largest a, Largest b) {
+  if (isnan(a.value)) return a;
+  const bool second = isnan(b.value) || b.value > a.value || (b.value == a.value && b.at < a.at);
+  return second ? b : a;
+}
 
 struct Bf16 {
   static __device__ __forceinline__ float load(u16 bits) { return __uint_as_float((u32)bits << 16); }

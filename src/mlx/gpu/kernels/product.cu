@@ -385,13 +385,48 @@ __global__ void BOUNDS gated(Of of, Weight gate, Weight up, u16* y, u32 order, f
   sum_of_tile(sum, tile, of.rows, gate.out / TILE, sums);
 }
 
-// → the step's logits [rows, out]
+// → the step's logits [rows, out], and the largest of each tile [rows, tiles]
 template <typename T, int BITS, int GROUP, int INPUTS, int AHEAD>
-__global__ void BOUNDS head(Of of, Weight weight, const Inputs* inputs) {
+__global__ void BOUNDS head(Of of, Weight weight, const Inputs* inputs, Largest* largest) {
   const u32 tile = own_tile(of.split);
   float out[4];
   if (!tile_of<T, BITS, GROUP, INPUTS, AHEAD>(out, of, weight, tile)) return;
+  Largest own[2] = {{MINUS_INFINITY, ~0u}, {MINUS_INFINITY, ~0u}};
   each_of(tile, of.rows, weight.out, [&](u32 row, u32 at, int k) {
-    inputs->logits[(u64)row * weight.out + at] = T::round(out[k]);
+    const u16 logit = T::round(out[k]);
+    inputs->logits[(u64)row * weight.out + at] = logit;
+    const float value = T::load(logit);
+    own[k & 1] = larger(own[k & 1], {value == -MINUS_INFINITY ? NOT_A_NUMBER : value, at});
   });
+  const int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    for (int apart = 4; apart < 32; apart *= 2) {
+      const float value = __shfl_xor_sync(ALL_LANES, own[i].value, apart);
+      own[i] = larger(own[i], {value, __shfl_xor_sync(ALL_LANES, own[i].at, apart)});
+    }
+    const u32 row = 2 * (lane & 3) + i;
+    if (lane < 4 && row < of.rows) largest[row * ((weight.out + TILE - 1) / TILE) + tile] = own[i];
+  }
+}
+
+// The largest of each row's tiles. A block for each row.
+__global__ void __launch_bounds__(256) pick(const Inputs* inputs, const Largest* largest, u32 tiles) {
+  __shared__ Largest warps[8];
+  let_the_next_begin();
+  wait_for_the_one_before();
+  const u32 row = blockIdx.x;
+  Largest own = {MINUS_INFINITY, ~0u};
+  for (u32 i = threadIdx.x; i < tiles; i += blockDim.x) own = larger(own, largest[row * tiles + i]);
+  for (int apart = 16; apart > 0; apart /= 2) {
+    const float value = __shfl_xor_sync(ALL_LANES, own.value, apart);
+    own = larger(own, {value, __shfl_xor_sync(ALL_LANES, own.at, apart)});
+  }
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = own;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (u32 i = 1; i < 8; i++) own = larger(own, warps[i]);
+  // Of numbers that are all -infinity the first.
+  *inputs->best[row] = own.at == ~0u ? 0 : own.at;
+  inputs->levels[row][0] = inputs->levels[row][1] = own.value;
 }
