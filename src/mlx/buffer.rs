@@ -126,21 +126,21 @@ impl HostBuffer {
                 self.len
             )));
         }
-        self.as_array(shape, dtype)
+        self.array_of(shape, dtype)
     }
 
     /// An array whose numbers are undefined until a GPU's kernel writes them. The engine thread only.
     pub(super) fn unwritten(shape: &[i32], dtype: Dtype) -> Result<Array> {
-        let elements = shape
-            .iter()
-            .try_fold(1, |all: usize, &n| all.checked_mul(usize::try_from(n).ok()?));
+        let elements = shape.iter().try_fold(1, |all: usize, &n| {
+            all.checked_mul(usize::try_from(n).ok()?)
+        });
         let bytes = elements.and_then(|elements| elements.checked_mul(dtype.size() as usize));
         let bytes = bytes.ok_or_else(|| Error::internal("an array without a size"))?;
-        HostBuffer::new(bytes)?.as_array(shape, dtype)
+        HostBuffer::new(bytes)?.array_of(shape, dtype)
     }
 
     /// `shape` and `dtype` make as many bytes as there are.
-    fn as_array(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
+    fn array_of(self, shape: &[i32], dtype: Dtype) -> Result<Array> {
         let mut array = Array::empty();
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: the shim takes the buffer, whatever happens; the sizes were compared above.

@@ -19,9 +19,9 @@ use super::streams::Spread;
 use super::texts::Dense;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::mlx::nn::{self, AttentionMask};
 use crate::log;
 use crate::mlx::gpu::Step;
+use crate::mlx::nn::{self, AttentionMask};
 use crate::mlx::{fast, ops, Array};
 
 pub struct Decoder {

@@ -11,8 +11,8 @@ use super::decoder::{Decoder, Rows};
 use super::modules::Site;
 use super::texts::Texts;
 use crate::error::{Error, Result};
-use crate::mlx::nn::AttentionMask;
 use crate::mlx::gpu::{Best, Stepped};
+use crate::mlx::nn::AttentionMask;
 use crate::mlx::{ops, Array};
 
 /// Rows of one session.
@@ -302,7 +302,12 @@ impl Decoder {
                 false => ops::take(&logits, &Array::from_i32(&places)?)?,
             };
             // The largest one of other numbers may be another.
-            let as_they_are = self.config.logits.scale.or(self.config.logits.softcap).is_none();
+            let as_they_are = self
+                .config
+                .logits
+                .scale
+                .or(self.config.logits.softcap)
+                .is_none();
             return Ok(Logits {
                 all: self.scaled(logits)?,
                 best: if all && as_they_are { best } else { Vec::new() },

@@ -67,20 +67,28 @@ pub fn compile(kernels: &[String], capability: i32) -> Result<Compiled> {
     // SAFETY: C strings that live for the call; the out-pointer is ours.
     let status = unsafe {
         let name = c"mlxrt.cu";
-        (nvrtc.create)(&mut this.program, source.as_ptr(), name.as_ptr(), 0, null(), null())
+        (nvrtc.create)(
+            &mut this.program,
+            source.as_ptr(),
+            name.as_ptr(),
+            0,
+            null(),
+            null(),
+        )
     };
     check("nvrtcCreateProgram", status)?;
     let kernels: Vec<CString> =
         (kernels.iter().map(|name| c_string(name.clone()))).collect::<Result<_>>()?;
     for name in &kernels {
         // SAFETY: the program is alive and copies the name.
-        check("nvrtcAddNameExpression", unsafe { (nvrtc.add_name)(this.program, name.as_ptr()) })?;
+        check("nvrtcAddNameExpression", unsafe {
+            (nvrtc.add_name)(this.program, name.as_ptr())
+        })?;
     }
     let architecture = c_string(format!("--gpu-architecture=sm_{capability}"))?;
     let options = [architecture.as_ptr(), c"--std=c++17".as_ptr()];
     // SAFETY: the program and the options are alive.
-    let status =
-        unsafe { (nvrtc.compile)(this.program, options.len() as c_int, options.as_ptr()) };
+    let status = unsafe { (nvrtc.compile)(this.program, options.len() as c_int, options.as_ptr()) };
     if status != 0 {
         return Err(Error::internal(format!(
             "a GPU's kernels do not compile: {}",
@@ -99,10 +107,14 @@ pub fn compile(kernels: &[String], capability: i32) -> Result<Compiled> {
     let names = names.collect::<Result<_>>()?;
     let mut size = 0;
     // SAFETY: the program is compiled; the out-pointer is ours.
-    check("nvrtcGetCUBINSize", unsafe { (nvrtc.code_size)(this.program, &mut size) })?;
+    check("nvrtcGetCUBINSize", unsafe {
+        (nvrtc.code_size)(this.program, &mut size)
+    })?;
     let mut code = vec![0; size];
     // SAFETY: there is room for as much as it said.
-    check("nvrtcGetCUBIN", unsafe { (nvrtc.code)(this.program, code.as_mut_ptr().cast()) })?;
+    check("nvrtcGetCUBIN", unsafe {
+        (nvrtc.code)(this.program, code.as_mut_ptr().cast())
+    })?;
     Ok(Compiled { code, names })
 }
 
@@ -129,7 +141,13 @@ fn source() -> String {
     if let Some(folder) = std::env::var_os("MLXRT_KERNELS") {
         // To try others without building the library again.
         let names = ["numbers", "embed", "product", "heads", "attention"];
-        let read = |name| std::fs::read_to_string(std::path::Path::new(&folder).join(name).with_extension("cu"));
+        let read = |name| {
+            std::fs::read_to_string(
+                std::path::Path::new(&folder)
+                    .join(name)
+                    .with_extension("cu"),
+            )
+        };
         return names.map(|name| read(name).unwrap()).concat();
     }
     KERNELS.concat()
@@ -138,7 +156,10 @@ fn source() -> String {
 fn check(what: &str, status: Status) -> Result<()> {
     match status {
         0 => Ok(()),
-        1 => Err(Error::new(Code::OutOfMemory, format!("{what} has no memory"))),
+        1 => Err(Error::new(
+            Code::OutOfMemory,
+            format!("{what} has no memory"),
+        )),
         other => Err(Error::internal(format!("{what} failed with {other}"))),
     }
 }

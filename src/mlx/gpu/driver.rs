@@ -35,7 +35,13 @@ macro_rules! functions {
                     let library = $crate::mlx::gpu::driver::open(&[$($library),+])?;
                     $(let $name = $crate::mlx::gpu::driver::symbol(library, $symbol)?;)*
                     // SAFETY: each symbol is the function of this name, whose C signature is the field's.
-                    Some(unsafe { $table { $($name: std::mem::transmute::<*mut std::ffi::c_void, _>($name),)* } })
+                    $(let $name = unsafe {
+                        std::mem::transmute::<
+                            *mut std::ffi::c_void,
+                            unsafe extern "C" fn($($argument),*) -> c_int,
+                        >($name)
+                    };)*
+                    Some($table { $($name),* })
                 })
                 .as_ref()
             }
@@ -411,7 +417,8 @@ impl Mail {
         }
         // SAFETY: the memory has room, and nobody reads it, says the caller.
         let status = unsafe {
-            self.memory.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            self.memory
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             let copy = self.driver.0.copy_to_device;
             copy(to, self.memory.cast(), bytes.len(), stream)
         };

@@ -304,7 +304,10 @@ impl Step {
         let mut bytes = Vec::with_capacity(INPUTS + self.layers * MAX_ROWS * size_of::<Place>());
         bytes.extend(address_of(tokens)?.to_ne_bytes());
         bytes.extend(address_of(&logits)?.to_ne_bytes());
-        for of in [|best: &Best| address_of(&best.token), |best: &Best| address_of(&best.levels)] {
+        for of in [
+            |best: &Best| address_of(&best.token),
+            |best: &Best| address_of(&best.levels),
+        ] {
             let mut addresses = best.iter().map(of).collect::<Result<Vec<Address>>>()?;
             addresses.resize(MAX_ROWS, 0);
             bytes.extend(addresses.iter().flat_map(|address| address.to_ne_bytes()));
@@ -367,7 +370,10 @@ impl Step {
                 let missing = || Error::internal("a kernel that is not there");
                 let kernel = self.functions.get(launch.kernel).ok_or_else(missing)?;
                 // SAFETY: `Maker` gives each kernel what its C says, in arrays that `self` holds.
-                unsafe { self.recorder.launch(*kernel, blocks, launch.threads, arguments, self.early)? };
+                unsafe {
+                    self.recorder
+                        .launch(*kernel, blocks, launch.threads, arguments, self.early)?
+                };
             }
             Ok(())
         })?;
@@ -644,7 +650,10 @@ impl Maker {
                 let Some(biases) = packed.biases else {
                     return Ok(None);
                 };
-                if [packed.scales, biases].iter().any(|of| of.dtype() != self.dtype) {
+                if [packed.scales, biases]
+                    .iter()
+                    .any(|of| of.dtype() != self.dtype)
+                {
                     return Ok(None);
                 }
                 weight.w = self.held(packed.weight)?;
@@ -766,7 +775,8 @@ impl Maker {
         let [heads, kv_heads] = [number(sizes.heads), number(sizes.kv_heads)];
         let dim = number(sizes.head_dim);
         let fits = (TILE..=MAX_HEAD_DIM).contains(&dim) && dim.is_multiple_of(TILE);
-        if !fits || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || sizes.temperature.is_some() {
+        if !fits || kv_heads == 0 || !heads.is_multiple_of(kv_heads) || sizes.temperature.is_some()
+        {
             return Ok(false);
         }
         let mut weights = Vec::with_capacity(3);
@@ -933,7 +943,9 @@ impl Maker {
             _ => return Ok(false),
         };
         let both = match &mlp.gate_up {
-            GateUp::Apart { gate_proj, up_proj } => self.weight(gate_proj)?.zip(self.weight(up_proj)?),
+            GateUp::Apart { gate_proj, up_proj } => {
+                self.weight(gate_proj)?.zip(self.weight(up_proj)?)
+            }
             GateUp::Fused(gate_up) => self.weight(gate_up)?.and_then(halves),
             GateUp::UpAlone(_) => None,
         };
@@ -1048,10 +1060,7 @@ fn shape(matrix: &Matrix) -> Option<[u32; 2]> {
 fn halves(both: Known) -> Option<(Known, Known)> {
     let (Kind { bits, group }, inputs) = (both.kind, u64::from(both.inputs));
     let out = both.weight.out / 2;
-    let gate = Weight {
-        out,
-        ..both.weight
-    };
+    let gate = Weight { out, ..both.weight };
     let rows = u64::from(out);
     let behind = |address: Address, bytes: u64| match address {
         0 => 0,
