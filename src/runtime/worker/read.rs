@@ -14,6 +14,9 @@ impl Worker {
         let index = member.index;
         let token = match read(&member.current)? {
             Ok(token) => token,
+            Err(Outcome::NotFinite) if !member.guessed.is_empty() => {
+                return self.without_guesses(index).map(Some);
+            }
             Err(outcome) => return self.undrawn(index, outcome).map(Some),
         };
         self.good_steps = self.good_steps.max(member.step);
@@ -94,6 +97,19 @@ impl Worker {
         let cache = self.caches.of_mut(&running.key)?;
         cache.take_back(count - right);
         Ok(turn)
+    }
+
+    /// Numbers that are not finite may come of a guess: what is masked counts nothing, but 0 by NaN is NaN. The tokens of that pass are
+    /// computed again, and what comes of them then is their own.
+    fn without_guesses(&mut self, index: usize) -> Result<Turn> {
+        self.wait_for_device()?;
+        let running = &mut self.running[index];
+        running.guesses_spoil = true;
+        running.sampler = None;
+        let sure = running.length();
+        let cache = self.caches.of_mut(&running.key)?;
+        cache.before_pass(running.before_guesses, sure);
+        Ok(Turn::More)
     }
 
     /// The end of a request whose next token could not be drawn.

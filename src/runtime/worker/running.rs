@@ -41,6 +41,10 @@ pub(super) struct Running {
     pub pace: Pace,
     /// What guessed last.
     pub guessing: Guessing,
+    /// Tokens in its cache before the last pass with guesses.
+    pub before_guesses: usize,
+    /// Behind guesses its numbers were not finite: it gets none any more.
+    pub guesses_spoil: bool,
     /// Tokens that were guessed, and those that were right.
     pub drafted: u64,
     pub accepted: u64,
@@ -123,6 +127,8 @@ impl Running {
             lookup: Lookup::default(),
             pace: Pace::default(),
             guessing: Guessing::default(),
+            before_guesses: 0,
+            guesses_spoil: false,
             drafted: 0,
             accepted: 0,
             logprobs: Vec::new(),
