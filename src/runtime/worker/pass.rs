@@ -220,7 +220,7 @@ impl Worker {
     }
 
     /// They are computed in a turn of their own.
-    fn has_left(&mut self, index: usize) -> Result<Turn> {
+    pub(super) fn has_left(&mut self, index: usize) -> Result<Turn> {
         let total = self.left(index)?;
         self.running[index].phase = Phase::Prefill { total };
         Ok(Turn::More)

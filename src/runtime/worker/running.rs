@@ -35,6 +35,8 @@ pub(super) struct Running {
     /// What it follows was there from the beginning of the answer on.
     from_start: bool,
     pub generated: Vec<i32>,
+    /// Which of them was the last that was not forced behind another.
+    pub last_drawn: usize,
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
     pub lookup: Lookup,
@@ -123,6 +125,7 @@ impl Running {
             matcher: None,
             from_start: false,
             generated: Vec::new(),
+            last_drawn: 0,
             forced: VecDeque::new(),
             lookup: Lookup::default(),
             pace: Pace::default(),

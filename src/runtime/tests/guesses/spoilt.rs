@@ -76,7 +76,10 @@ fn wrong_guesses_spoil_nothing() {
                         logprobs.map(|(a, b)| (f32::from_bits(*a), f32::from_bits(*b)))
                     {
                         let close = if plainly { 1e-3 } else { 0.0 };
-                        assert!((one - other).abs() <= close, "{name}: {one} and {other}");
+                        assert!(
+                            (one - other).abs() <= close,
+                            "{name}, plainly: {plainly}: {one} and {other}"
+                        );
                     }
                     // The first one may be the last.
                     let few = *told == first;
