@@ -129,17 +129,20 @@ def main():
         "| the answer | tokens | tok/s without | tok/s with guesses | times | of guesses right |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
+    loads = []
     for name, (prompt, answer) in TEXTS.items():
         rates = {"off": [], "on": []}
         for _ in range(args.rounds):
             for way, options in (("off", ["--draft-tokens", "0"]), ("on", [])):
                 result = run(args, prompt, options)
                 assert result["text"] == answer, f"{name}, guesses {way}: {result['text']}"
+                loads.append(os.getloadavg()[0])
                 rates[way].append((result["generated_tokens"] - 1) / result["decode_ns"] * 1e9)
         times = statistics.median(on / off for on, off in zip(rates["on"], rates["off"]))
         right = f"{result['accepted'] / result['drafted']:.0%} of {result['drafted']}" if result["drafted"] else "none"
         off, on = (statistics.median(rates[way]) for way in ("off", "on"))
         lines.append(f"| {name} | {result['generated_tokens']} | {off:.1f} | {on:.1f} | {times:.2f} | {right} |")
+    lines += ["", f"Load average meanwhile: {min(loads):.1f} to {max(loads):.1f}. Beside others rates are lower, and the last row shows how far a ratio may be off."]
     text = "\n".join(lines) + "\n"
     print(text)
     if args.write:
