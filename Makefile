@@ -27,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-edits bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak guesses hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -165,6 +165,12 @@ test-gpu:
 hostile: build
 	$(CARGO) test --release --test hostile -- --all --write $(CURDIR)/tests/hostile/RESULTS.md
 
+## Two hundred prompts on each kind of keys and values, with guesses of all kinds and without: the same to the bit. Writes
+## tests/guesses/RESULTS.md. Some minutes.
+guesses:
+	@mkdir -p tests/guesses
+	MLXRT_WRITE_GUESSES=$(CURDIR)/tests/guesses/RESULTS.md $(CARGO) test --release --lib -- --ignored --nocapture two_hundred_prompts
+
 ## Templates against jinja2, and conversations against transformers, in the Python given: other cases with SEED and COUNT, other
 ## people's templates with TEMPLATES; writes the Rust tests' fixtures.
 differential:
@@ -245,6 +251,10 @@ bench-many: build
 ## Guesses of a draft model beside those from the text and none. Writes benches/DRAFTS.md.
 bench-drafts: cli
 	benches/drafts.sh --write benches/DRAFTS.md
+
+## Guesses from the text where code, JSON and prose are edited. Writes benches/EDITS.md.
+bench-edits: cli
+	benches/edits.sh --write benches/EDITS.md
 
 ## The Go chat server under 1 to 20 clients. Writes benches/SERVER.md.
 bench-server: install-for-tests

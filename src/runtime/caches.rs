@@ -195,6 +195,13 @@ impl SessionCache {
         self.settle();
     }
 
+    /// Goes back to before a pass, when it held `n` tokens, of which those up to the first `sure` are to come again.
+    pub fn before_pass(&mut self, n: usize, sure: usize) {
+        let again = self.tokens.get(n..sure).unwrap_or_default().to_vec();
+        self.take_back(self.tokens.len().saturating_sub(n));
+        self.again.1.extend(again);
+    }
+
     /// How many of the next tokens, where these are to come, were computed in passes and taken back. They are computed once more as
     /// there, so that nobody finds in the last bits that somebody guessed.
     pub fn again(&self, next: &[i32]) -> usize {

@@ -34,7 +34,9 @@ static void stop_listening(void) { OK(mlxrt_log_set(0, NULL, NULL)); }
 /* How many lines of a level have these words. */
 static int lines_with(int32_t level, const char *words) {
   int count = 0;
+  pthread_mutex_lock(&seen.lock);
   for (int i = 0; i < seen.count && i < MOST_LINES; i++) count += seen.levels[i] == level && strstr(seen.lines[i], words);
+  pthread_mutex_unlock(&seen.lock);
   return count;
 }
 
@@ -152,7 +154,8 @@ static int lines_of_an_answer(mlxrt_model *model, uint32_t tokens) {
   int slow = 0;
   while (state != MLXRT_NEXT_DONE) {
     mlxrt_event *event = NULL;
-    if (slow++ < 3) sleep_ms(100);
+    /* Until it is parked, where the answer is that long. */
+    while (slow < 600 && tokens > 100 && !lines_with(MLXRT_LOG_DEBUG, "parked")) sleep_ms(50), slow++;
     if (!OK(mlxrt_request_next(request, MLXRT_FOREVER, &event, &state))) break;
     mlxrt_free(event);
   }

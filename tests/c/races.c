@@ -61,7 +61,8 @@ static void a_slow_callback_hears_nothing_after_the_end(void) {
     ask_into(answer, session, text_input("Hello"), options);
     CHECK_INT(answer->code, 0);
     CHECK_INT(answer->result.stop, cancels ? MLXRT_STOPPED_CANCELLED : MLXRT_STOPPED_TIMEOUT);
-    CHECK(now_ms() - begun < 700);
+    /* All of its events would take twenty seconds. */
+    CHECK(now_ms() - begun < 5000);
     CHECK(answer->events < 25);
     check_ledger(session, answer);
     free(answer);

@@ -101,6 +101,10 @@ impl Worker {
             return Ok(());
         }
         self.guess(&mut going, left)?;
+        for member in going.iter().filter(|member| !member.guesses.is_empty()) {
+            let running = &mut self.running[member.index];
+            running.before_guesses = self.caches.of(&running.key)?.tokens.len();
+        }
         let logits = self.queue_pass(&going)?;
         let mut drawn = self.draw_ahead(&going, &logits)?;
         let mut row = 0;
@@ -216,7 +220,7 @@ impl Worker {
     }
 
     /// They are computed in a turn of their own.
-    fn has_left(&mut self, index: usize) -> Result<Turn> {
+    pub(super) fn has_left(&mut self, index: usize) -> Result<Turn> {
         let total = self.left(index)?;
         self.running[index].phase = Phase::Prefill { total };
         Ok(Turn::More)
@@ -392,7 +396,7 @@ impl Worker {
             let most = match running.job.drafts {
                 Drafts::Off => 0,
                 Drafts::Usual if !self.reads_first && running.job.draft.is_none() => 0,
-                Drafts::Usual => 2 * lookup::MOST,
+                Drafts::Usual => lookup::MOST,
                 Drafts::Most(most) => most,
             };
             let plain = member.reads_first;
@@ -400,7 +404,8 @@ impl Worker {
             let most = most.min(left).min(ROWS_OF_ONE.saturating_sub(member.rows));
             // The last token that may come needs no guess behind it.
             let most = most.min(running.most_left(count).saturating_sub(1));
-            if !plain || most == 0 || !running.forced.is_empty() || running.suspect {
+            let may = plain && running.forced.is_empty();
+            if !may || most == 0 || running.suspect || running.guesses_spoil {
                 continue;
             }
             let cache = self.caches.of(&running.key)?;
@@ -415,7 +420,12 @@ impl Worker {
                 continue;
             }
             let tokens = Sequence(&running.prompt, &running.generated);
-            let guesses = running.lookup.guess(&tokens, most);
+            // A draft knows more than a single token that is the same.
+            let least = match running.job.draft {
+                Some(_) => lookup::ALIKE,
+                None => 1,
+            };
+            let guesses = running.lookup.guess(&tokens, most, least);
             if guesses.is_empty() {
                 if running.job.draft.is_some() {
                     let asked_for = matches!(running.job.drafts, Drafts::Most(_));

@@ -1,7 +1,7 @@
 //! Tokens that were drawn, as they come out.
 
 use super::pass::Member;
-use super::running::{Behind, Guessing, Phase, Running};
+use super::running::{Behind, Guessed, Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::runtime::job::{EndReason, TokenOutput};
@@ -14,6 +14,9 @@ impl Worker {
         let index = member.index;
         let token = match read(&member.current)? {
             Ok(token) => token,
+            Err(Outcome::NotFinite) if !member.guessed.is_empty() => {
+                return self.without_guesses(index).map(Some);
+            }
             Err(outcome) => return self.undrawn(index, outcome).map(Some),
         };
         self.good_steps = self.good_steps.max(member.step);
@@ -21,9 +24,35 @@ impl Worker {
             let key = &self.running[index].key;
             self.caches.of_mut(key)?.tokens.push(token.id);
         }
-        if let Some(turn) = self.take_guessed(member, token)? {
-            return Ok(Some(turn));
+        let guesses = std::mem::take(&mut member.guessed);
+        let count = guesses.len();
+        let (turn, right) = self.take_guessed(member, guesses, token)?;
+        let turn = match turn {
+            Some(turn) => Some(turn),
+            None => self.take_forced(member)?,
+        };
+        if count > 0 {
+            let running = &self.running[index];
+            let drawn = running.prompt.len() + running.last_drawn;
+            let cache = self.caches.of_mut(&running.key)?;
+            let wrong = count - right;
+            // What a grammar forced to the end is computed by the next request, as without guesses: in windows it shows in the last
+            // bits how a prompt was cut.
+            let forced = match turn {
+                Some(Turn::Ended(_)) => {
+                    let known = cache.tokens.len().saturating_sub(wrong);
+                    known.saturating_sub(drawn)
+                }
+                _ => 0,
+            };
+            cache.take_back(wrong + forced);
         }
+        Ok(turn)
+    }
+
+    /// Behind a token: what a grammar forces, and how the request ends, if it does.
+    fn take_forced(&mut self, member: &mut Member) -> Result<Option<Turn>> {
+        let index = member.index;
         let running = &mut self.running[index];
         if let Some(refusal) = member.refusal.take() {
             return Ok(Some(refusal));
@@ -52,12 +81,17 @@ impl Worker {
         Ok(None)
     }
 
-    /// Takes a token, and those behind it that were guessed right; what is left of the guesses goes out of the cache.
-    fn take_guessed(&mut self, member: &mut Member, token: TokenOutput) -> Result<Option<Turn>> {
+    /// Takes a token, and those behind it that were guessed right; and how many they are.
+    fn take_guessed(
+        &mut self,
+        member: &mut Member,
+        guesses: Guessed,
+        token: TokenOutput,
+    ) -> Result<(Option<Turn>, usize)> {
         let running = &mut self.running[member.index];
-        let guesses = std::mem::take(&mut member.guessed);
         let (count, mut right) = (guesses.len(), 0);
         let mut id = token.id;
+        running.last_drawn = running.generated.len();
         let mut turn = take(running, token);
         // It has heard of guesses that nobody may draw.
         let mut ahead = false;
@@ -68,8 +102,11 @@ impl Worker {
                 break;
             }
             match next(running, behind)? {
-                Ok(token) => {
+                Ok((token, drawn)) => {
                     id = token.id;
+                    if drawn {
+                        running.last_drawn = running.generated.len();
+                    }
                     turn = take(running, token);
                 }
                 // What could not be drawn is drawn once more, and is an error then.
@@ -79,7 +116,7 @@ impl Worker {
             right += 1;
         }
         if count == 0 {
-            return Ok(turn);
+            return Ok((turn, 0));
         }
         running.drafted += count as u64;
         running.accepted += right as u64;
@@ -91,9 +128,20 @@ impl Worker {
         if right < count && ahead {
             running.sampler = None;
         }
+        Ok((turn, right))
+    }
+
+    /// Numbers that are not finite may come of a guess: what is masked counts nothing, but 0 by NaN is NaN. The tokens of that pass are
+    /// computed again, and what comes of them then is their own.
+    fn without_guesses(&mut self, index: usize) -> Result<Turn> {
+        self.wait_for_device()?;
+        let running = &mut self.running[index];
+        running.guesses_spoil = true;
+        running.sampler = None;
+        let sure = running.length();
         let cache = self.caches.of_mut(&running.key)?;
-        cache.take_back(count - right);
-        Ok(turn)
+        cache.before_pass(running.before_guesses, sure);
+        self.has_left(index)
     }
 
     /// The end of a request whose next token could not be drawn.
@@ -153,18 +201,18 @@ fn take(running: &mut Running, token: TokenOutput) -> Option<Turn> {
     }
 }
 
-/// The token behind a guess that was right; else how the request ends, or nothing where it could not be drawn.
+/// The token behind a guess that was right, and whether it was drawn; else how the request ends, or nothing where it could not be drawn.
 fn next(
     running: &mut Running,
     behind: Behind,
-) -> Result<std::result::Result<TokenOutput, Option<Turn>>> {
+) -> Result<std::result::Result<(TokenOutput, bool), Option<Turn>>> {
     let draw = match behind {
         Behind::Drawn(draw) => draw,
         Behind::Logits(logits) => {
             match forced(running) {
                 Ok(forced) => {
                     if let Some(&id) = forced.first() {
-                        return Ok(Ok(TokenOutput::forced(id)));
+                        return Ok(Ok((TokenOutput::forced(id), false)));
                     }
                 }
                 Err(error) => return Ok(Err(Some(Turn::Refused(error)))),
@@ -175,7 +223,7 @@ fn next(
             }
         }
     };
-    Ok(read(&draw)?.map_err(|_| None))
+    Ok(read(&draw)?.map(|token| (token, true)).map_err(|_| None))
 }
 
 /// What comes next in any case; with log-probabilities nothing does, since each token's is wanted.

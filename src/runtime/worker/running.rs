@@ -35,12 +35,18 @@ pub(super) struct Running {
     /// What it follows was there from the beginning of the answer on.
     from_start: bool,
     pub generated: Vec<i32>,
+    /// Which of them was the last that was not forced behind another.
+    pub last_drawn: usize,
     /// What has to come next, whatever is drawn.
     pub forced: VecDeque<i32>,
     pub lookup: Lookup,
     pub pace: Pace,
     /// What guessed last.
     pub guessing: Guessing,
+    /// Tokens in its cache before the last pass with guesses.
+    pub before_guesses: usize,
+    /// Behind guesses its numbers were not finite: it gets none any more.
+    pub guesses_spoil: bool,
     /// Tokens that were guessed, and those that were right.
     pub drafted: u64,
     pub accepted: u64,
@@ -119,10 +125,13 @@ impl Running {
             matcher: None,
             from_start: false,
             generated: Vec::new(),
+            last_drawn: 0,
             forced: VecDeque::new(),
             lookup: Lookup::default(),
             pace: Pace::default(),
             guessing: Guessing::default(),
+            before_guesses: 0,
+            guesses_spoil: false,
             drafted: 0,
             accepted: 0,
             logprobs: Vec::new(),
