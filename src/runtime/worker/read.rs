@@ -54,6 +54,7 @@ impl Worker {
 
     /// Takes a token, and those behind it that were guessed right; what is left of the guesses goes out of the cache.
     fn take_guessed(&mut self, member: &mut Member, token: TokenOutput) -> Result<Option<Turn>> {
+        let out = member.out.take();
         let running = &mut self.running[member.index];
         let guesses = std::mem::take(&mut member.guessed);
         let (count, mut right) = (guesses.len(), 0);
@@ -78,9 +79,14 @@ impl Worker {
             }
             right += 1;
         }
+        if let Some(out) = out {
+            let n = out.rows.len() - (count - right).min(out.rows.len());
+            self.wait_for_head(member.index, out, n)?;
+        }
         if count == 0 {
             return Ok(turn);
         }
+        let running = &mut self.running[member.index];
         running.drafted += count as u64;
         running.accepted += right as u64;
         let length = running.prompt.len() + running.generated.len();
