@@ -67,7 +67,9 @@ pub fn read_as(config: &Object, own: &Own) -> Result<DecoderConfig> {
     let every = every.unwrap_or(1) as usize;
     let block = |layer: usize| -> BlockConfig {
         let part = match &moe {
-            Some(moe) if layer >= dense && layer % every == 0 => PartConfig::Moe(moe.clone()),
+            Some(moe) if layer >= dense && layer.is_multiple_of(every) => {
+                PartConfig::Moe(moe.clone())
+            }
             _ => PartConfig::Mlp(mlp.clone()),
         };
         shared::pre_norms(eps, PartConfig::Mla(attention.clone()), part)
