@@ -567,3 +567,42 @@ fn heads_are_in_the_estimate() {
         );
     }
 }
+
+/// With adapters a head sees what the model makes with them, and says no more than a guess.
+#[test]
+fn heads_guess_beside_adapters() {
+    let _lock = engine_lock();
+    for name in ["qwen3_5-f32", "glm4_moe-f32"] {
+        let model = with_head(name);
+        let (one, two) = (
+            adapters::adapter(&model, 1, false),
+            // (Experts have no DoRA.)
+            adapters::adapter(&model, 2, name.starts_with("qwen")),
+        );
+        let sets = [
+            vec![],
+            vec![(one.clone(), 1.0)],
+            vec![(two.clone(), 1.0)],
+            vec![(one, 0.5), (two, 1.0)],
+            vec![],
+        ];
+        // One session through all of them.
+        let story = |drafts| {
+            let session = session(&model);
+            let mut guessed = Vec::new();
+            let answers = sets.clone().map(|set| {
+                session.apply(set).unwrap();
+                let options = with(drafts, &exactly(25));
+                let given = run(&session, &Input::Tokens(tokens(4, 30)), &options);
+                given.result.unwrap();
+                guessed.push(given.report.drafted);
+                given.tokens
+            });
+            (answers, guessed)
+        };
+        let (wanted, _) = story(Drafts::Off);
+        let (answers, guessed) = story(Drafts::Most(3));
+        assert_eq!(answers, wanted, "{name}");
+        assert!(guessed.iter().all(|&n| n > 20), "{name}: {guessed:?}");
+    }
+}
