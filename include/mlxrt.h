@@ -835,9 +835,10 @@ typedef struct mlxrt_generate_options {
   /** An event of progress every so many tokens taken in; 0 = none. */
   uint32_t progress_tokens;
   /**
-   * Tokens that are guessed at a time, by the draft model or where what came before may come again: they are computed
-   * together, and those that the model would have drawn itself are kept, so the answer is the same. At most 14 are. 0 = as
-   * many as pay, which is found out while it runs, and on a GPU none without a draft model; -1 = none.
+   * Tokens that are guessed at a time, by the draft model, by a head of the model's own that predicts further tokens, or where
+   * what came before may come again: they are computed together, and those that the model would have drawn itself are kept, so
+   * the answer is the same. At most 14 are. 0 = as many as pay, which is found out while it runs, and on a GPU none without a
+   * draft model or such a head; -1 = none.
    */
   int32_t draft_tokens;
   /** For requests that are submitted: called when events or the end become available; NULL = nobody is. */
@@ -1362,6 +1363,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_memory_get(mlxrt_memory *MLXRT_
  * "parameters", "weight_bytes", "quantization", "repacked" (what became of weights that another program packed),
  * "context", "vocab_size", sizes of the network, "eos_token_ids",
  * "chat_format", "thinking" (whether it has markers of thinking), "tool_calls" (the format of its calls, or null),
+ * "mtp" (whether it has a head of its own that predicts further tokens),
  * "session_context", "kv_quantization" (what kv_bits make of it, or null), "kv_bytes" (of one full session), "estimated_bytes", and
  * "warnings": sentences about
  * what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and

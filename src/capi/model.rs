@@ -56,6 +56,7 @@ pub(super) fn report(
 /// "parameters", "weight_bytes", "quantization", "repacked" (what became of weights that another program packed),
 /// "context", "vocab_size", sizes of the network, "eos_token_ids",
 /// "chat_format", "thinking" (whether it has markers of thinking), "tool_calls" (the format of its calls, or null),
+/// "mtp" (whether it has a head of its own that predicts further tokens),
 /// "session_context", "kv_quantization" (what kv_bits make of it, or null), "kv_bytes" (of one full session), "estimated_bytes", and
 /// "warnings": sentences about
 /// what is odd in the folder and does no harm. "estimated_bytes" is the most that a process takes which loads the model and

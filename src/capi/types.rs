@@ -278,9 +278,10 @@ pub struct mlxrt_generate_options {
     pub grammar: *mut mlxrt_grammar,
     /// An event of progress every so many tokens taken in; 0 = none.
     pub progress_tokens: u32,
-    /// Tokens that are guessed at a time, by the draft model or where what came before may come again: they are computed
-    /// together, and those that the model would have drawn itself are kept, so the answer is the same. At most 14 are. 0 = as
-    /// many as pay, which is found out while it runs, and on a GPU none without a draft model; -1 = none.
+    /// Tokens that are guessed at a time, by the draft model, by a head of the model's own that predicts further tokens, or where
+    /// what came before may come again: they are computed together, and those that the model would have drawn itself are kept, so
+    /// the answer is the same. At most 14 are. 0 = as many as pay, which is found out while it runs, and on a GPU none without a
+    /// draft model or such a head; -1 = none.
     pub draft_tokens: i32,
     /// For requests that are submitted: called when events or the end become available; NULL = nobody is.
     pub notify: mlxrt_notify_fn,

@@ -36,6 +36,29 @@ pub struct DecoderConfig {
     /// Names of the blocks' norms whose weights are stored minus one, as that outside of the blocks is, in folders that were
     /// not converted to MLX's layout, which the convolutions' shape shows.
     pub unconverted_norms: &'static [&'static str],
+    /// Where the folder has its tensors.
+    pub ahead: Option<AheadConfig>,
+}
+
+/// A head that says what comes behind the next token: of what came out of the last block for a token and the embedding of the next one,
+/// each through a norm, a product makes what goes into a block of its own; the embedding and the output layer are the model's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AheadConfig {
+    /// Its tensors are beside the blocks, not beside the output layer.
+    pub in_body: bool,
+    /// Of all its tensors.
+    pub path: String,
+    pub embedding_norm: NormConfig,
+    pub hidden_norm: NormConfig,
+    /// The name of the product, `[hidden, 2 * hidden]`: of the embedding, and what came out.
+    pub project: &'static str,
+    /// Of the block's tensors, behind `path`.
+    pub block_path: &'static str,
+    pub block: BlockConfig,
+    /// Behind the block.
+    pub norm: NormConfig,
+    /// What came out is taken behind the norm, the model's or its own.
+    pub normed: bool,
 }
 
 /// Of tensors: `{body}{layers}0…`, `{body}{embedding}…`, `{head}lm_head…`.

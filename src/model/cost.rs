@@ -85,8 +85,10 @@ pub struct Costs {
     row: u64,
     /// Bytes of the widest number of a row.
     number: u64,
-    /// Numbers of a token that all blocks get beside their rows.
+    /// Numbers of a token beside its row: what all blocks get, and what goes into a head that predicts further tokens.
     beside: u64,
+    /// All rows of the last block are wanted at times.
+    all_rows: bool,
     /// Blocks that are not one operation.
     plain: u64,
     scaled: bool,
@@ -118,7 +120,7 @@ impl Costs {
         let hidden = size(config.hidden_size);
         let (mut widest, mut plain, mut row) = (h, 0, 0);
         let mut kept = vec![h; blueprint.caches.len()];
-        for (index, block) in blueprint.blocks.iter().enumerate() {
+        for (index, block) in (blueprint.first..).zip(&blueprint.blocks) {
             if !(kernels && block.is_one_operation(config, &of, (index, h))) {
                 plain += 1;
             }
@@ -165,7 +167,12 @@ impl Costs {
             latents,
             row,
             number: widest.wider(of.per_layer).size() as u64,
-            beside: per_layer.map_or(0, |inputs| inputs.row()),
+            beside: match blueprint.first {
+                0 => per_layer.map_or(0, |inputs| inputs.row()),
+                // What came out and the embedding, both normed, and both in one row.
+                _ => 6 * hidden,
+            },
+            all_rows: blueprint.ahead.is_some(),
             plain,
             scaled: config.embed.scale.is_some(),
             kernels,
@@ -231,7 +238,8 @@ impl Costs {
     fn work(&self, n: i32, longest: i32) -> u64 {
         let (tokens, blocks) = (size(n), self.blocks);
         let row = self.hidden * self.number;
-        let rows = tokens * (1 + u64::from(self.scaled) + blocks.saturating_sub(1)) + 2;
+        let last = u64::from(self.all_rows);
+        let rows = tokens * (1 + u64::from(self.scaled) + blocks.saturating_sub(1) + last) + 2;
         let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
         work = work.saturating_add(tokens * self.beside * self.number);
         if self.plain > 0 {

@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use super::adapter::{Adapter, AdapterSet};
 use super::block::{Block, Kept, Past};
-use super::cache::{Cache, CacheSpec, TokensSpec};
+use super::cache::{Cache, CacheSpec, Tokens, TokensSpec};
 use super::config::DecoderConfig;
 use super::cost::{Costs, StepCost};
 use super::layers::{self, computed_norm, Embedding, Layer};
 use super::modules::{Kind, Module, Modules, Site, Tensors};
 use super::parts::per_layer::PerLayerInputs;
 use super::parts::Part;
-use super::plan::{Blueprint, Summed};
+use super::plan::{Blueprint, Joined, Summed};
 use super::rope::RotaryEmbedding;
 use super::segments::{Adapters, Session};
 use super::streams::Spread;
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::mlx::gpu::Step;
 use crate::mlx::nn::{self, AttentionMask};
-use crate::mlx::{fast, ops, Array};
+use crate::mlx::{self, fast, ops, Array};
 
 pub struct Decoder {
     pub(super) config: Rc<DecoderConfig>,
@@ -39,6 +39,9 @@ pub struct Decoder {
     /// On a GPU whose kernels know all of it.
     pub(super) step: Option<Step>,
     costs: Costs,
+    /// It is the head of a model that predicts further tokens.
+    pub(super) joined: Option<Joined>,
+    ahead: Option<Box<Decoder>>,
 }
 
 /// What parts compute with.
@@ -75,6 +78,11 @@ impl Decoder {
         modules: Modules<Array>,
     ) -> Result<Self> {
         let costs = Costs::new(&config, &blueprint, &modules, fast::active());
+        let ahead = blueprint.ahead(&config).map(|(own, config)| {
+            let costs = Costs::new(&config, own, &modules, fast::active());
+            (config, own.clone(), costs)
+        });
+        let joined = blueprint.ahead.as_ref().map(|ahead| ahead.joined);
         let scale = config.embed.scale;
         let ropes = blueprint.ropes.iter().map(RotaryEmbedding::new);
         let live = Live {
@@ -86,7 +94,24 @@ impl Decoder {
                 .transpose()?,
             clip_residual: config.clip_residual,
         };
-        let mut decoder = Decoder {
+        let live = Rc::new(live);
+        let ahead = ahead.map(|(config, own, costs)| {
+            let head = Decoder::of(config, own, live.clone(), costs);
+            Box::new(Decoder { joined, ..head })
+        });
+        let mut decoder = Decoder::of(config, blueprint, live, costs);
+        // A head wants what comes out of the last block, which a step does not give.
+        if ahead.is_none() {
+            decoder.step = decoder.make_step().unwrap_or_else(|error| {
+                log::warn!("MLX's own operations decode on this GPU: {error}");
+                None
+            });
+        }
+        Ok(Decoder { ahead, ..decoder })
+    }
+
+    fn of(config: DecoderConfig, blueprint: Blueprint, live: Rc<Live>, costs: Costs) -> Self {
+        Decoder {
             config: Rc::new(config),
             blocks: blueprint.blocks.into_iter().map(Rc::new).collect(),
             caches: blueprint.caches,
@@ -94,15 +119,22 @@ impl Decoder {
             spread: blueprint.spread,
             summed: blueprint.summed,
             dense: Vec::new(),
-            live: Rc::new(live),
+            live,
             step: None,
             costs,
-        };
-        decoder.step = decoder.make_step().unwrap_or_else(|error| {
-            log::warn!("MLX's own operations decode on this GPU: {error}");
-            None
-        });
-        Ok(decoder)
+            joined: None,
+            ahead: None,
+        }
+    }
+
+    /// The head that predicts further tokens, as a decoder of its own with this one's arrays.
+    pub fn take_ahead(&mut self) -> Option<Decoder> {
+        self.ahead.take().map(|ahead| *ahead)
+    }
+
+    /// Whether it is such a head: what goes in is what came out of its model, and the next tokens.
+    pub fn is_ahead(&self) -> bool {
+        self.joined.is_some()
     }
 
     /// With what the folder has behind the pooling of texts.
@@ -188,6 +220,66 @@ impl Decoder {
         self.through_blocks(tokens, vec![session], rows, Adapters::One(adapters))
     }
 
+    /// As `forward` of the last row, and of all rows, for a head that predicts further tokens. What is computed of all rows is not to the
+    /// bit what is computed of the last alone; so the last block computes both, and its caches take the tokens twice. None of all rows
+    /// where they cannot: it then gives the last one only.
+    pub fn forward_twice(
+        &self,
+        tokens: &Array,
+        caches: &mut [Cache],
+        adapters: &AdapterSet,
+    ) -> Result<(Array, Option<Array>)> {
+        let n = tokens.dim(0);
+        let goes_back = |cache: &Cache| {
+            let full = |tokens: &Tokens| tokens.extent().window().is_none();
+            cache.as_tokens().is_some_and(full)
+        };
+        let own: Vec<usize> = self
+            .blocks
+            .last()
+            .map_or(Vec::new(), |b| b.keeps().collect());
+        let twice = (own.iter()).all(|&at| caches.get(at).is_some_and(goes_back));
+        let plain = self.spread.is_none() && self.per_layer.is_none();
+        let last = self.blocks.last().filter(|_| twice && plain && n > 1);
+        let Some((last, behind)) = last.zip(self.blocks.len().checked_sub(1)) else {
+            let hidden = self.forward(tokens, caches, Rows::Last, adapters)?;
+            return Ok((hidden, None));
+        };
+        let with = self.live.with(adapters);
+        let tokens = ops::reshape(tokens, &[1, n])?;
+        let mut h = self.embed(&tokens, adapters)?;
+        let session = self.session(n, caches)?;
+        let mut kept: Vec<Kept> = vec![None; self.caches.len()];
+        let mut past = Past {
+            sessions: vec![session],
+            kept: &mut kept,
+            texts: None,
+            per_layer: None,
+        };
+        for block in self.blocks.iter().take(behind) {
+            h = block.forward(&with, &h, &mut past, Rows::All)?;
+        }
+        let alone = last.forward(&with, &h, &mut past, Rows::Last)?;
+        let missing = || Error::internal("a session without its caches");
+        let caches = &mut past.sessions.first_mut().ok_or_else(missing)?.caches;
+        // Else what is written next would be another array.
+        let own_caches = own.iter().filter_map(|&at| caches.get(at));
+        let mut wanted: Vec<&Array> = own_caches.flat_map(Cache::arrays).collect();
+        wanted.push(&alone);
+        mlx::eval(&wanted)?;
+        for &at in &own {
+            let cache = caches.get_mut(at).ok_or_else(missing)?;
+            cache.cut(cache.offset() - n)?;
+        }
+        let all = last.forward(&with, &h, &mut past, Rows::All)?;
+        let caches = &past.sessions.first().ok_or_else(missing)?.caches;
+        let own_caches = own.iter().filter_map(|&at| caches.get(at));
+        let mut wanted: Vec<&Array> = own_caches.flat_map(Cache::arrays).collect();
+        wanted.push(&all);
+        mlx::eval(&wanted)?;
+        Ok((alone, Some(all)))
+    }
+
     /// With the masks of its new rows.
     pub(super) fn session<'a>(&self, rows: i32, caches: &'a mut [Cache]) -> Result<Session<'a>> {
         let masks = self.masks(|index, _| match caches.get(index) {
@@ -240,8 +332,21 @@ impl Decoder {
         let with = self.live.with_each(adapters);
         let tokens = ops::reshape(tokens, &[1, tokens.dim(0)])?;
         let mut h = self.embed(&tokens, adapters.one(Site::EMBED_TOKENS)?)?;
-        let mut per_layer = self.per_layer(&with, &tokens, &h)?.into_iter();
+        let per_layer = self.per_layer(&with, &tokens, &h)?;
         h = self.spread(&with, h)?;
+        let h = self.blocks_of(&with, h, (sessions, per_layer), rows)?;
+        self.join(&with, h)
+    }
+
+    /// h `[1, n, hidden]`, or versions of it → what comes out of the last block
+    fn blocks_of(
+        &self,
+        with: &Forward,
+        mut h: Array,
+        (sessions, per_layer): (Vec<Session>, Vec<Array>),
+        rows: Rows,
+    ) -> Result<Array> {
+        let mut per_layer = per_layer.into_iter();
         let last = self.last_of_all_rows();
         // Without caches what blocks keep is put here.
         let mut kept: Vec<Kept> = vec![None; self.caches.len()];
@@ -254,9 +359,46 @@ impl Decoder {
         for (i, block) in self.blocks.iter().enumerate() {
             let rows = if i >= last { rows } else { Rows::All };
             past.per_layer = per_layer.next();
-            h = block.forward(&with, &h, &mut past, rows)?;
+            h = block.forward(with, &h, &mut past, rows)?;
         }
-        self.join(&with, h)
+        Ok(h)
+    }
+
+    /// Of a head: tokens i32 `[n]`, and what came out of the model, or with `own` of the head, for the tokens before each of them,
+    /// `[1, n, hidden]` → what comes out of the head's block
+    pub(super) fn through_head(
+        &self,
+        tokens: &Array,
+        (hidden, own): (&Array, bool),
+        sessions: Vec<Session>,
+        rows: Rows,
+    ) -> Result<Array> {
+        let joined = self.joined.ok_or_else(|| Error::internal("no head"))?;
+        let none = AdapterSet::default();
+        let with = self.live.with(&none);
+        let tokens = ops::reshape(tokens, &[1, tokens.dim(0)])?;
+        let embedding = with.norm(joined.embedding_norm, &self.embed(&tokens, &none)?)?;
+        let hidden = match joined.normed && !own {
+            true => self.normed(&with, hidden)?,
+            false => hidden.clone(),
+        };
+        let hidden = with.norm(joined.hidden_norm, &hidden)?;
+        let embedding = ops::astype(&embedding, hidden.dtype())?;
+        // [1, n, 2 * hidden]
+        let both = ops::concatenate(&[&embedding, &hidden], -1)?;
+        let h = with.linear(joined.project, &both)?;
+        self.blocks_of(&with, h, (sessions, Vec::new()), rows)
+    }
+
+    /// Of a head, as `forward`: the caches take the tokens, each with what came out of the model for the one before it.
+    pub fn forward_ahead(
+        &self,
+        tokens: &Array,
+        hidden: &Array,
+        caches: &mut [Cache],
+    ) -> Result<Array> {
+        let session = self.session(tokens.dim(0), caches)?;
+        self.through_head(tokens, (hidden, false), vec![session], Rows::Last)
     }
 
     /// What goes into the first block: h `[batch, n, hidden]`, in several versions where the model has some
@@ -342,11 +484,16 @@ impl Decoder {
     pub(super) fn logits_by(&self, hidden: &Array, adapters: Adapters) -> Result<Array> {
         let with = self.live.with_each(adapters);
         let h = self.normed(&with, hidden)?;
+        self.logits_of_normed(&h, adapters)
+    }
+
+    /// h `[…, hidden]` behind the last norm → logits `[…, vocab]`
+    pub(super) fn logits_of_normed(&self, h: &Array, adapters: Adapters) -> Result<Array> {
         let logits = match self.is_tied() {
-            false => with.linear(Site::LM_HEAD, &h)?,
+            false => (self.live.with_each(adapters)).linear(Site::LM_HEAD, h)?,
             true => {
                 let set = adapters.one(Site::EMBED_TOKENS)?;
-                self.live.embedding()?.as_linear(&h, set)?
+                self.live.embedding()?.as_linear(h, set)?
             }
         };
         self.scaled(logits)
@@ -388,7 +535,7 @@ impl Decoder {
         ops::reshape(&self.logits(hidden, adapters)?, &[self.config.vocab_size])
     }
 
-    /// As `forward` of each of the tokens alone, one after the other → what comes out of the last one, `[1, 1, hidden]`
+    /// As `forward` of each of the tokens alone, one after the other, of all rows.
     pub fn forward_singly(
         &self,
         tokens: &Array,
@@ -397,7 +544,7 @@ impl Decoder {
     ) -> Result<Array> {
         let mut session = self.session(tokens.dim(0), caches)?;
         session.singly = !self.borrows();
-        last_row(&self.through_blocks(tokens, vec![session], Rows::All, Adapters::One(adapters))?)
+        self.through_blocks(tokens, vec![session], Rows::All, Adapters::One(adapters))
     }
 
     /// Adds an adapter to a set, at `strength` times its own scale.
@@ -496,7 +643,7 @@ pub(super) fn other_kind() -> Error {
 }
 
 /// The last token of x `[1, n, hidden]` → `[1, 1, hidden]`
-pub(super) fn last_row(x: &Array) -> Result<Array> {
+pub fn last_row(x: &Array) -> Result<Array> {
     last_rows(x, 1)
 }
 

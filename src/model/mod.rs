@@ -29,7 +29,7 @@ pub mod training;
 pub use adapter::AdapterSet;
 pub use cache::Cache;
 pub use config::{DecoderConfig, Names};
-pub use decoder::{Decoder, Rows};
+pub use decoder::{last_row, Decoder, Rows};
 pub use modules::{Modules, Weight};
 pub use plan::{Planned, Repacked};
 pub use segments::{row_of, Logits, Segment};

@@ -75,6 +75,8 @@ pub enum Kind {
 /// then arrays.
 pub struct Modules<T> {
     list: Vec<(Module, Option<Tensors<T>>)>,
+    /// From here on they are of a head that predicts further tokens.
+    ahead: Option<usize>,
 }
 
 /// A module's tensors.
@@ -103,7 +105,35 @@ pub enum Weight<T> {
 
 impl<T> Modules<T> {
     pub(super) fn new() -> Self {
-        Modules { list: Vec::new() }
+        Modules {
+            list: Vec::new(),
+            ahead: None,
+        }
+    }
+
+    /// What is put in from now on is of a head that predicts further tokens.
+    pub(super) fn begin_ahead(&mut self) {
+        self.ahead = Some(self.list.len());
+    }
+
+    /// As if there were none.
+    pub(super) fn drop_ahead(&mut self) {
+        if let Some(first) = self.ahead.take() {
+            self.list.truncate(first);
+        }
+    }
+
+    /// Of a model without such a head how many tensors there would be.
+    pub fn tensors_before_ahead(&self) -> usize {
+        let own = self
+            .iter()
+            .filter(|(module, _)| !self.is_ahead(module.site));
+        own.map(|(_, tensors)| tensors.iter().count()).sum()
+    }
+
+    /// Whether it is of a head that predicts further tokens.
+    pub fn is_ahead(&self, site: Site) -> bool {
+        self.ahead.is_some_and(|first| site.index >= first)
     }
 
     /// `tensors`: none for an output layer that is the embedding.
@@ -134,7 +164,7 @@ impl<T> Modules<T> {
                 Kind::Heads { .. } | Kind::Vector | Kind::Number | Kind::Table | Kind::Absent
             )
         };
-        let reached = |module: &&Module| !alone(module.kind);
+        let reached = |module: &&Module| !alone(module.kind) && !self.is_ahead(module.site);
         let all = self.list.iter().map(|(module, _)| module);
         all.filter(reached).cloned().collect()
     }
@@ -171,7 +201,10 @@ impl<T> Modules<T> {
                 Ok((module, tensors))
             })
             .collect::<std::result::Result<_, E>>()?;
-        Ok(Modules { list })
+        Ok(Modules {
+            list,
+            ahead: self.ahead,
+        })
     }
 
     /// In order.

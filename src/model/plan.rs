@@ -3,7 +3,7 @@
 
 use super::block::Block;
 use super::cache::{CacheSpec, Extent};
-use super::config::{DecoderConfig, Names};
+use super::config::{AheadConfig, DecoderConfig, Names};
 use super::find::{undeclared_biases, Finder};
 pub use super::find::{ExpertNames, Fused, Repacked};
 use super::modules::{Kind, Modules, Site};
@@ -46,6 +46,32 @@ pub struct Blueprint {
     pub(super) per_layer: Option<PerLayerInputs>,
     pub(super) spread: Option<Spread>,
     pub(super) summed: Summed,
+    /// The number of its first block.
+    pub(super) first: usize,
+    pub(super) ahead: Option<Box<Ahead>>,
+}
+
+/// A head that predicts further tokens.
+#[derive(Clone)]
+pub struct Ahead {
+    /// What it computes and keeps. It turns by the model's ropes.
+    pub(super) blueprint: Blueprint,
+    pub(super) joined: Joined,
+}
+
+/// What goes into the head's block, and the norm behind it.
+#[derive(Clone, Copy)]
+pub struct Joined {
+    /// `[hidden]`
+    pub(super) embedding_norm: Site,
+    /// `[hidden]`
+    pub(super) hidden_norm: Site,
+    /// `[hidden, 2 * hidden]`
+    pub(super) project: Site,
+    /// `[hidden]`
+    pub(super) norm: Site,
+    /// See `AheadConfig`.
+    pub(super) normed: bool,
 }
 
 /// What is added to embeddings, and the norm of the sum.
@@ -80,6 +106,21 @@ impl Blueprint {
     pub fn extents(&self, window: Option<i32>, keep: i32) -> Vec<Option<Extent>> {
         let caches = self.caches.iter();
         caches.map(|spec| spec.extent(window, keep)).collect()
+    }
+
+    pub fn has_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// Of its head, as a model of its own.
+    pub fn ahead(&self, config: &DecoderConfig) -> Option<(&Blueprint, DecoderConfig)> {
+        let (ahead, head) = self.ahead.as_ref().zip(config.ahead.as_ref())?;
+        let config = DecoderConfig {
+            blocks: vec![head.block.clone()],
+            ahead: None,
+            ..config.clone()
+        };
+        Some((&ahead.blueprint, config))
     }
 }
 
@@ -121,6 +162,7 @@ impl Planned {
         };
         let (per_layer, spread, summed) = planner.outside(config, names)?;
         let blocks = planner.blocks(config, names)?;
+        let ahead = planner.ahead(config, names, warnings)?;
         let tied = planner.modules.get(Site::LM_HEAD).is_none();
         let head = tied.then_some(names.head);
         let headless = planner.headless;
@@ -136,6 +178,8 @@ impl Planned {
                 per_layer,
                 spread,
                 summed,
+                first: 0,
+                ahead: ahead.map(Box::new),
             },
             modules: planner.modules,
             headless,
@@ -246,6 +290,84 @@ impl<'a> Planner<'a> {
             Block::declare(&mut scope, block, hidden)
         });
         blocks.collect()
+    }
+
+    /// The head that predicts further tokens, where the folder has one. What is wrong with it is no reason to refuse the model.
+    fn ahead(
+        &mut self,
+        config: &DecoderConfig,
+        names: &Names,
+        warnings: &mut Warnings,
+    ) -> Result<Option<Ahead>> {
+        let Some(head) = &config.ahead else {
+            return Ok(None);
+        };
+        let prefixes = match head.in_body {
+            true => [names.body; 2],
+            false => [names.head, ""],
+        };
+        let mut prefixes = prefixes.into_iter();
+        let prefix = prefixes.find(|prefix| {
+            let scope = self.scope(prefix, head.path.clone(), None);
+            scope.has_matrix(head.project)
+        });
+        let Some(prefix) = prefix.filter(|_| !self.headless) else {
+            return Ok(None);
+        };
+        let (found, ropes) = (self.finder.found(), self.ropes.len());
+        let caches = std::mem::take(&mut self.caches);
+        let kept_by = std::mem::take(&mut self.kept_by);
+        self.modules.begin_ahead();
+        let declared = self.declare_ahead(config, head, prefix);
+        let own = std::mem::replace(&mut self.caches, caches);
+        self.kept_by = kept_by;
+        match declared {
+            Ok((block, joined)) => Ok(Some(Ahead {
+                blueprint: Blueprint {
+                    blocks: vec![block],
+                    ropes: Vec::new(),
+                    caches: own,
+                    per_layer: None,
+                    spread: None,
+                    summed: Summed::default(),
+                    first: config.blocks.len(),
+                    ahead: None,
+                },
+                joined,
+            })),
+            Err(error) => {
+                self.finder.forget_since(found);
+                self.ropes.truncate(ropes);
+                self.modules.drop_ahead();
+                warnings.forgive(Err(error.within("the head that predicts further tokens")))
+            }
+        }
+    }
+
+    fn declare_ahead(
+        &mut self,
+        config: &DecoderConfig,
+        head: &AheadConfig,
+        prefix: &'static str,
+    ) -> Result<(Block, Joined)> {
+        let hidden = config.hidden_size;
+        let path = &head.path;
+        let mut own = self.scope(prefix, path.clone(), None);
+        let embedding_norm = own.norm(&head.embedding_norm, hidden)?;
+        let hidden_norm = own.norm(&head.hidden_norm, hidden)?;
+        let project = own.linear(head.project, [hidden, hidden.saturating_mul(2)], false)?;
+        let norm = own.norm(&head.norm, hidden)?;
+        let path = format!("{path}{}", head.block_path);
+        let mut own = self.scope(prefix, path, Some(config.blocks.len()));
+        let block = Block::declare(&mut own, &head.block, hidden)?;
+        let joined = Joined {
+            embedding_norm,
+            hidden_norm,
+            project,
+            norm,
+            normed: head.normed,
+        };
+        Ok((block, joined))
     }
 
     fn scope<'s>(

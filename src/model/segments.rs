@@ -35,6 +35,11 @@ pub struct Logits {
 }
 
 impl Logits {
+    fn new(all: Array) -> Self {
+        let best = Vec::new();
+        Logits { all, best }
+    }
+
     /// → `[vocab]`
     pub fn row(&self, row: usize) -> Result<Array> {
         row_of(&self.all, row)
@@ -264,9 +269,8 @@ impl Decoder {
         set.sites().all(is_linear)
     }
 
-    /// The logits after the wanted tokens of each session, of one session after the other. Tokens i32 or u32 `[rows]`, in the same order; the
-    /// caches take them.
-    pub fn next_logits_of(&self, tokens: &Array, segments: &mut [Segment]) -> Result<Logits> {
+    /// Tokens i32 or u32 `[rows]`, of one session after the other; the caches take them.
+    pub fn next_rows(&self, tokens: &Array, segments: &mut [Segment]) -> Result<NextRows> {
         let first = segments.first().map(|first| first.adapters);
         let first = first.ok_or_else(|| Error::internal("a pass of nobody"))?;
         let alike = |segment: &Segment| std::ptr::eq(segment.adapters, first);
@@ -279,54 +283,106 @@ impl Decoder {
                 [Adapters::Each(&all), Adapters::Each(&asked)]
             }
         };
-        // Of the wanted rows the places.
-        let (mut places, mut end) = (Vec::new(), 0);
-        for Segment { rows, wanted, .. } in segments.iter() {
-            end += rows;
-            places.extend(end - wanted..end);
+        let places = wanted(segments);
+        let mut sessions = self.sessions(segments)?;
+        if let Some(stepped) = self.step(tokens, &mut sessions, by_all)? {
+            return self.next_of_step(stepped, &places);
         }
-        let sessions = segments.iter_mut();
+        let hidden = self.through_blocks(tokens, sessions, Rows::All, by_all)?;
+        let logits = self.logits_by(&rows_at(&hidden, &places)?, by_asked)?;
+        let logits = ops::reshape(&logits, &[logits.dim(1), self.config.vocab_size])?;
+        Ok(NextRows {
+            logits: Logits::new(logits),
+            hidden: Some(hidden),
+        })
+    }
+
+    fn next_of_step(&self, stepped: Stepped, (places, _): &(Vec<i32>, i32)) -> Result<NextRows> {
+        let Stepped { logits, best } = stepped;
+        let all = places.len() == best.len();
+        let logits = match all {
+            true => logits,
+            false => ops::take(&logits, &Array::from_i32(places)?)?,
+        };
+        // The largest one of other numbers may be another.
+        let changes = self.config.logits.scale.or(self.config.logits.softcap);
+        let best = if all && changes.is_none() {
+            best
+        } else {
+            Vec::new()
+        };
+        Ok(NextRows {
+            logits: Logits {
+                all: self.scaled(logits)?,
+                best,
+            },
+            hidden: None,
+        })
+    }
+
+    /// Of a head: the same of tokens and what came out of the model, or with `own` of the head, for the token before each of them,
+    /// `[1, rows, hidden]`. What comes out here is what goes in with the next token, of the wanted rows.
+    pub fn next_rows_ahead(
+        &self,
+        tokens: &Array,
+        hidden: (&Array, bool),
+        segments: &mut [Segment],
+    ) -> Result<NextRows> {
+        let joined = self.joined.ok_or_else(|| Error::internal("no head"))?;
+        let places = wanted(segments);
+        let sessions = self.sessions(segments)?;
+        let out = self.through_head(tokens, hidden, sessions, Rows::All)?;
+        let out = rows_at(&out, &places)?;
+        let none = AdapterSet::default();
+        let normed = self.live.with(&none).norm(joined.norm, &out)?;
+        let logits = self.logits_of_normed(&normed, Adapters::One(&none))?;
+        let logits = ops::reshape(&logits, &[logits.dim(1), self.config.vocab_size])?;
+        Ok(NextRows {
+            logits: Logits::new(logits),
+            hidden: Some(if joined.normed { normed } else { out }),
+        })
+    }
+
+    fn sessions<'a>(&self, segments: &'a mut [Segment]) -> Result<Vec<Session<'a>>> {
         let singly = !self.borrows();
-        let sessions = sessions.map(|segment| {
+        let sessions = segments.iter_mut().map(|segment| {
             let mut session = self.session(segment.rows, segment.caches)?;
             session.singly = singly;
             // The logits behind the last row that is sure are wanted, too.
             session.unsure = segment.wanted - 1;
             Ok(session)
         });
-        let mut sessions = sessions.collect::<Result<Vec<_>>>()?;
-        if let Some(Stepped { logits, best }) = self.step(tokens, &mut sessions, by_all)? {
-            let all = places.len() == best.len();
-            let logits = match all {
-                true => logits,
-                false => ops::take(&logits, &Array::from_i32(&places)?)?,
-            };
-            // The largest one of other numbers may be another.
-            let as_they_are = self
-                .config
-                .logits
-                .scale
-                .or(self.config.logits.softcap)
-                .is_none();
-            return Ok(Logits {
-                all: self.scaled(logits)?,
-                best: if all && as_they_are { best } else { Vec::new() },
-            });
-        }
-        // [1, rows, hidden]
-        let mut hidden = self.through_blocks(tokens, sessions, Rows::All, by_all)?;
-        let count = i32::try_from(places.len()).unwrap_or(i32::MAX);
-        if count != end {
-            let width = hidden.dim(2);
-            // [rows, hidden] → [1, wanted, hidden]
-            let rows = ops::reshape(&hidden, &[end, width])?;
-            let rows = ops::take(&rows, &Array::from_i32(&places)?)?;
-            hidden = ops::reshape(&rows, &[1, count, width])?;
-        }
-        let logits = self.logits_by(&hidden, by_asked)?;
-        Ok(Logits {
-            all: ops::reshape(&logits, &[count, self.config.vocab_size])?,
-            best: Vec::new(),
-        })
+        sessions.collect()
     }
+}
+
+/// What comes of the rows of several sessions.
+pub struct NextRows {
+    /// After the wanted tokens of each session, of one session after the other.
+    pub logits: Logits,
+    /// What came out of the last block, of all rows: `[1, rows, hidden]`. None of a step, which models with a head do not have.
+    pub hidden: Option<Array>,
+}
+
+/// The places of the wanted rows, and the number of all.
+fn wanted(segments: &[Segment]) -> (Vec<i32>, i32) {
+    let (mut places, mut end) = (Vec::new(), 0);
+    for Segment { rows, wanted, .. } in segments {
+        end += rows;
+        places.extend(end - wanted..end);
+    }
+    (places, end)
+}
+
+/// hidden `[1, rows, hidden]` → of the rows at these places `[1, wanted, hidden]`
+fn rows_at(hidden: &Array, (places, all): &(Vec<i32>, i32)) -> Result<Array> {
+    let count = i32::try_from(places.len()).unwrap_or(i32::MAX);
+    if count == *all {
+        return Ok(hidden.clone());
+    }
+    let width = hidden.dim(2);
+    // [rows, hidden] → [1, wanted, hidden]
+    let rows = ops::reshape(hidden, &[*all, width])?;
+    let rows = ops::take(&rows, &Array::from_i32(places)?)?;
+    ops::reshape(&rows, &[1, count, width])
 }

@@ -13,16 +13,19 @@ use crate::model::cache::Tokens;
 use crate::model::Cache;
 
 mod prefixes;
+mod waiting;
 
 #[cfg(test)]
 pub use prefixes::for_tests as prefixes_for_tests;
 pub use prefixes::set_limit as set_prefix_limit;
 use prefixes::Prefixes;
+pub use waiting::OutRows;
+use waiting::Waiting;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CacheKey {
     pub session: u64,
-    /// Of the draft model; adapters are the model's.
+    /// Of the draft model, or of the model's head that predicts further tokens; adapters are the model's.
     pub draft: bool,
     pub adapters: Vec<AppliedAdapter>,
 }
@@ -58,6 +61,8 @@ pub struct SessionCache {
     pub long: bool,
     /// Behind so many tokens what was taken back and has come nevertheless.
     again: (usize, Vec<i32>),
+    /// Of a head that predicts further tokens.
+    waiting: Waiting,
     /// The session's, which is told when they go.
     ledger: Arc<Ledger>,
 }
@@ -71,6 +76,7 @@ impl SessionCache {
             last_step: 0,
             long: false,
             again: (0, Vec::new()),
+            waiting: Waiting::default(),
             ledger,
         }
     }
@@ -78,6 +84,12 @@ impl SessionCache {
     pub fn clear(&mut self) {
         self.layers.iter_mut().for_each(Cache::clear);
         self.tokens.clear();
+        self.waiting = Waiting::default();
+    }
+
+    /// How many tokens it is of: those of its layers, and of rows that wait.
+    fn known(&self) -> usize {
+        self.tokens.len() + self.waiting.tokens.len()
     }
 
     /// The same for another session; nothing is copied before one of the two goes on.
@@ -89,13 +101,14 @@ impl SessionCache {
             last_step: self.last_step,
             long: self.long,
             again: self.again.clone(),
+            waiting: self.waiting.clone(),
             ledger,
         }
     }
 
     /// Tokens at the front that it has in common with these.
     fn alike(&self, tokens: &[i32]) -> usize {
-        let pairs = self.tokens.iter().zip(tokens);
+        let pairs = self.tokens.iter().chain(&self.waiting.tokens).zip(tokens);
         pairs.take_while(|(a, b)| a == b).count()
     }
 
@@ -114,18 +127,22 @@ impl SessionCache {
         match self.is_path_dependent() {
             // What such a layer goes back to is of a time when it did not.
             true => self.tokens.len().saturating_sub(1),
-            false => self.tokens.len(),
+            false => self.known(),
         }
     }
 
     /// How many of the first `n` tokens all layers can go back to.
     fn reach(&self, n: usize) -> usize {
-        let mut to = n.min(self.tokens.len());
+        let skipped = self.waiting.skipped;
+        let mut to = n.min(self.known());
         while to < self.tokens.len() {
-            let wanted = i32::try_from(to).unwrap_or(i32::MAX);
+            if to <= skipped && skipped > 0 {
+                return 0;
+            }
+            let wanted = i32::try_from(to - skipped).unwrap_or(i32::MAX);
             let reached = self.layers.iter().map(|layer| layer.reach(wanted)).min();
             match usize::try_from(reached.unwrap_or(wanted)) {
-                Ok(reached) if reached < to => to = reached,
+                Ok(reached) if reached < to - skipped => to = reached + skipped,
                 _ => break,
             }
         }
@@ -160,10 +177,15 @@ impl SessionCache {
     /// Keeps of the first `n` tokens as many as all layers can go back to. Where that fails nothing is kept.
     pub fn cut(&mut self, n: usize) {
         let to = self.reach(n);
-        if to == self.tokens.len() {
-            return;
+        if to >= self.tokens.len() {
+            return self.waiting.cut((to - self.tokens.len()).saturating_add(1));
+        }
+        if to <= self.waiting.skipped && self.waiting.skipped > 0 {
+            return self.clear();
         }
         self.tokens.truncate(to);
+        self.waiting.cut(0);
+        let to = to - self.waiting.skipped;
         if let Err(error) = self.cut_layers(i32::try_from(to).unwrap_or(0)) {
             crate::log::debug!("keys and values are computed again: {error}");
             self.clear();
@@ -248,7 +270,7 @@ impl SessionCache {
 
     /// Whatever goes on from the other can go on from this one.
     fn holds(&self, other: &SessionCache) -> bool {
-        self.fits(other) && self.shared(&other.tokens) == other.tokens.len()
+        self.fits(other) && self.shared(&other.tokens) >= other.tokens.len()
     }
 
     /// Whether what it holds depends on how it was filled.
@@ -266,7 +288,8 @@ impl SessionCache {
     }
 
     fn nbytes(&self) -> u64 {
-        self.layers.iter().map(Cache::nbytes).sum()
+        let layers = self.layers.iter().map(Cache::nbytes);
+        layers.sum::<u64>() + self.waiting.nbytes()
     }
 }
 

@@ -78,8 +78,15 @@ impl Estimate {
             context.max(1),
             chunk,
         );
+        // What its head keeps is never packed, and of the whole session.
+        let [ahead_kv, ahead_peak] = blueprint.ahead(config).map_or([0; 2], |(own, config)| {
+            let costs = Costs::new(&config, own, modules, kernels);
+            let peak = costs.peak((&own.extents(None, 0), None), context.max(1), chunk);
+            [costs.kv_bytes(context, KvSpec::default()), peak]
+        });
+        let filled = filled.saturating_add(ahead_peak);
         Ok(Estimate {
-            kv: costs.kv_bytes(context, kv),
+            kv: costs.kv_bytes(context, kv).saturating_add(ahead_kv),
             peak: loaded.held.saturating_add(filled.max(loaded.packing)),
         })
     }

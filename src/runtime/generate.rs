@@ -238,7 +238,7 @@ impl<'a> Entry<'a> {
             progress_tokens: options.progress_tokens,
             priority: options.priority,
             drafts: options.drafts,
-            draft: model.draft.as_ref().map(|draft| draft.id),
+            draft: model.draft.as_ref().map(|draft| draft.id).or(model.ahead),
             score,
             submitted: called,
             deadline: options.timeout.map(|timeout| called + timeout),

@@ -44,7 +44,7 @@ pub struct Job {
     /// Higher first; equals take turns.
     pub priority: i32,
     pub drafts: Drafts,
-    /// The model that guesses.
+    /// What guesses: a draft model, or the model's own head that predicts further tokens.
     pub draft: Option<u64>,
     /// The log-probabilities of tokens that there are, in place of new tokens.
     pub score: Option<Score>,

@@ -15,6 +15,7 @@ use super::identity::{Identity, WeightsHash};
 use super::metrics::{self, Counters};
 use super::model_save::Source;
 use super::session::SessionOptions;
+use super::worker::Worker;
 use crate::dtype::{Dtype, Scheme};
 use crate::error::{Code, Error, Result};
 use crate::grammar::{self, Grammar, Vocabulary};
@@ -70,6 +71,8 @@ pub struct Model {
     silent: Option<String>,
     /// Guesses for it.
     pub(super) draft: Option<Arc<Model>>,
+    /// Its head that predicts further tokens, as a model of the engine's.
+    pub(super) ahead: Option<u64>,
     pub counters: Arc<Counters>,
     /// What its grammars share, from the first of them on.
     vocabulary: Mutex<Option<Arc<Vocabulary>>>,
@@ -468,6 +471,7 @@ impl Description {
             "head_dim": heads.map(|[_, _, head_dim]| head_dim),
             "sliding_window": config.attentions().find_map(|attention| attention.window),
             "generates": self.silent().is_none(),
+            "mtp": self.planned.blueprint.has_ahead(),
             "embedding": self.embedding_json(),
             "eos_token_ids": self.generation.eos_token_ids,
             "warnings": self.warnings.sentences(),
@@ -764,9 +768,14 @@ fn read_weights(
         beside,
     };
     let mut hash = WeightsHash::default();
+    // What sessions keep does not depend on a head that predicts further tokens.
+    let mut hashed = weights.tensors_before_ahead();
     let weights = weights.try_map(|slot| -> Result<_> {
         let (slot, buffer) = reader.read(slot)?;
-        hash.add(&slot, buffer.bytes());
+        if hashed > 0 {
+            hash.add(&slot, buffer.bytes());
+            hashed -= 1;
+        }
         Ok((slot, buffer))
     })?;
     let identity = Identity::new(hash, &config_text, &source)?;
@@ -792,6 +801,7 @@ fn read_weights(
         behind.push((weight, bias, tanh));
     }
     let id = engine.next_id();
+    let ahead = blueprint.has_ahead().then(|| engine.next_id());
     let (vocab_size, for_engine) = (config.vocab_size as usize, config);
     let kept = engine.call(move |worker| {
         worker.ready_for(beside)?;
@@ -809,8 +819,11 @@ fn read_weights(
             })
         });
         let dense = dense.collect::<Result<_>>()?;
-        let decoder = Decoder::new(for_engine, blueprint, weights)?;
+        let mut decoder = Decoder::new(for_engine, blueprint, weights)?;
         let kept = decoder.kept();
+        if let Some((ahead, head)) = ahead.zip(decoder.take_ahead()) {
+            worker.add_model(ahead, head);
+        }
         worker.add_model(id, decoder.with_dense(dense));
         Ok(kept)
     })?;
@@ -835,6 +848,7 @@ fn read_weights(
         both_ways,
         silent,
         draft,
+        ahead,
         counters: Arc::new(Counters::new()),
         vocabulary: Mutex::new(None),
         calls: KeptCalls::default(),
@@ -1145,11 +1159,13 @@ impl Model {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        let id = self.id;
+        let (id, ahead) = (self.id, self.ahead);
+        let drop = move |worker: &mut Worker| {
+            ahead.into_iter().for_each(|id| worker.drop_model(id));
+            worker.drop_model(id);
+        };
         // Fails only when the engine ended, and then the arrays went with it.
-        let _ = self
-            .engine
-            .send(Command::Do(Box::new(move |worker| worker.drop_model(id))));
+        let _ = self.engine.send(Command::Do(Box::new(drop)));
         metrics::PROCESS.weights_changed(self.weight_bytes, 0);
     }
 }

@@ -36,6 +36,8 @@ const FUSED_BYTES: u64 = 32;
 const COPIED_BYTES: u64 = 8;
 const SUSPENDED_LOOK: Duration = Duration::from_millis(5);
 
+/// What the files of a head that predicts further tokens are called.
+const AHEAD: &str = "mtp";
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 /// What is copied as it is, where it is there: settings, and what tokenizers and chat templates come in.
@@ -70,6 +72,8 @@ pub(super) struct Source {
 #[derive(Clone)]
 struct SavedModule {
     site: Site,
+    /// Of a head that predicts further tokens.
+    ahead: bool,
     tensors: Vec<SavedTensor>,
 }
 
@@ -98,6 +102,7 @@ impl Source {
         };
         let modules = modules.iter().map(|(module, tensors)| SavedModule {
             site: module.site,
+            ahead: modules.is_ahead(module.site),
             tensors: match tensors.unpacked(module) {
                 // Of matrices that are unpacked once they are loaded, as they are then.
                 Some((weight, dtype, shape)) => vec![SavedTensor {
@@ -169,6 +174,7 @@ impl Source {
         });
         Some(SavedModule {
             site: Site::LM_HEAD,
+            ahead: false,
             tensors: tensors.collect::<Option<_>>()?,
         })
     }
@@ -218,18 +224,25 @@ struct Shard {
     header: Vec<u8>,
 }
 
-/// The files for all tensors, in order, and the place of each.
+/// The files for all tensors, in order, and the place of each. Those of a head that predicts further tokens have files of their own:
+/// only the index tells of them, and mlx-lm, which knows no such heads, does not look there.
 fn plan(modules: &[SavedModule], shard_bytes: u64) -> (Vec<Shard>, Vec<Place>) {
-    let mut tables: Vec<(Map<String, Value>, u64)> = Vec::new();
+    let mut tables: Vec<(Map<String, Value>, u64, bool)> = Vec::new();
     let mut places = Vec::new();
-    for tensor in modules.iter().flat_map(|module| &module.tensors) {
-        if !matches!(tables.last(), Some((_, size)) if size + tensor.bytes <= shard_bytes) {
+    let tensors = modules.iter().flat_map(|module| {
+        let tensors = module.tensors.iter();
+        tensors.map(|tensor| (tensor, module.ahead))
+    });
+    for (tensor, ahead) in tensors {
+        let fits =
+            |(_, size, of): &(_, u64, bool)| *of == ahead && size + tensor.bytes <= shard_bytes;
+        if !tables.last().is_some_and(fits) {
             let metadata = json!({ "format": "mlx" });
             let table = [("__metadata__".to_owned(), metadata)];
-            tables.push((table.into_iter().collect(), 0));
+            tables.push((table.into_iter().collect(), 0, ahead));
         }
         let shard = tables.len() - 1;
-        if let Some((table, size)) = tables.last_mut() {
+        if let Some((table, size, _)) = tables.last_mut() {
             let (offset, end) = (*size, *size + tensor.bytes);
             places.push(Place { shard, offset });
             table.insert(
@@ -239,19 +252,24 @@ fn plan(modules: &[SavedModule], shard_bytes: u64) -> (Vec<Shard>, Vec<Place>) {
             *size = end;
         }
     }
-    let count = tables.len();
+    let of_ahead = tables.iter().filter(|(_, _, ahead)| *ahead).count();
+    let of_model = tables.len() - of_ahead;
     let shards: Vec<Shard> = tables
         .into_iter()
         .enumerate()
-        .map(|(index, (table, _))| {
+        .map(|(index, (table, _, ahead))| {
             let mut text = Value::Object(table).to_string().into_bytes();
             // So that the data begins at a multiple of 8.
             text.resize(text.len().next_multiple_of(8), b' ');
             let mut header = (text.len() as u64).to_le_bytes().to_vec();
             header.extend(text);
+            let (start, index, count) = match ahead {
+                false => ("model", index, of_model),
+                true => (AHEAD, index - of_model, of_ahead),
+            };
             let name = match count {
-                1 => "model.safetensors".to_owned(),
-                _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+                1 => format!("{start}.safetensors"),
+                _ => format!("{start}-{:05}-of-{count:05}.safetensors", index + 1),
             };
             Shard { name, header }
         })
@@ -287,6 +305,7 @@ pub(super) fn save_in_shards(
     let config = if saving.untied {
         let head = source.head();
         modules.push(head.ok_or_else(|| Error::internal("an embedding without a name"))?);
+        modules.sort_by_key(|module| module.ahead);
         if let Some(ModuleShape::Embedding { vocab, dims }) = model.modules.first().map(|m| m.shape)
         {
             parameters += vocab as u64 * dims as u64;
@@ -337,7 +356,8 @@ pub(super) fn save_in_shards(
     // What is there of another model would be taken for a part of this one.
     staging.commit(Some(CONFIG), &|name| {
         let template = name.strip_prefix(TEMPLATES);
-        (name.starts_with("model") && name.ends_with(".safetensors"))
+        let weights = name.starts_with("model") || name.starts_with(AHEAD);
+        (weights && name.ends_with(".safetensors"))
             || COPIED.contains(&name)
             || SENTENCE_FILES.contains(&name)
             || template.is_some_and(|file| file == "/" || file.ends_with(JINJA))

@@ -10,6 +10,7 @@ mod forks;
 mod fusing;
 mod grammar;
 mod guesses;
+mod heads;
 mod inspect;
 mod latents;
 mod many;

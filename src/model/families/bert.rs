@@ -136,6 +136,7 @@ fn read_from(config: &Object, first: i32) -> Result<DecoderConfig> {
         names: NAMES,
         ignored: shared::words(HEADS),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

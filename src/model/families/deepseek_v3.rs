@@ -6,7 +6,7 @@ use super::ropes;
 use super::shared::{self, size, Defaults, LIMITS};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{DecoderConfig, PartConfig};
+use crate::model::config::{BlockConfig, DecoderConfig, PartConfig};
 use crate::model::parts::mla::MlaConfig;
 use crate::model::rope::Rope;
 
@@ -65,14 +65,18 @@ pub fn read_as(config: &Object, own: &Own) -> Result<DecoderConfig> {
     let dense = dense.unwrap_or(own.dense) as usize;
     let every = config.opt_u32("moe_layer_freq", 1..=LIMITS.layers)?;
     let every = every.unwrap_or(1) as usize;
-    let blocks = (0..count).map(|layer| {
+    let block = |layer: usize| -> BlockConfig {
         let part = match &moe {
-            Some(moe) if layer >= dense && layer % every == 0 => PartConfig::Moe(moe.clone()),
+            Some(moe) if layer >= dense && layer.is_multiple_of(every) => {
+                PartConfig::Moe(moe.clone())
+            }
             _ => PartConfig::Mlp(mlp.clone()),
         };
         shared::pre_norms(eps, PartConfig::Mla(attention.clone()), part)
-    });
+    };
+    let blocks = (0..count).map(block);
     let ahead = config.opt_u32("num_nextn_predict_layers", 0..=MOST_AHEAD)?;
+    let head = shared::ahead_behind(count, ahead, eps, block);
     let ahead = ahead.unwrap_or(1).max(1) as usize;
     let ahead = (count..count + ahead).chain(own.ahead);
     let ignored = ahead.map(|layer| format!("model.layers.{layer}."));
@@ -81,6 +85,7 @@ pub fn read_as(config: &Object, own: &Own) -> Result<DecoderConfig> {
         tie_word_embeddings: false,
     };
     Ok(DecoderConfig {
+        ahead: head,
         ignored: ignored.collect(),
         ..shared::decoder(config, eps, blocks.collect(), defaults)?
     })

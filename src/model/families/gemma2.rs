@@ -50,6 +50,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         names: shared::TEXT_NAMES,
         ignored: Vec::new(),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

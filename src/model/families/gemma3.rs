@@ -104,6 +104,7 @@ fn read_text(
         names: shared::TEXT_NAMES,
         ignored: Vec::new(),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

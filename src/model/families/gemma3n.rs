@@ -79,6 +79,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         names: shared::INSIDE_NAMES,
         ignored: towers(),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

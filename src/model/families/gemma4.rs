@@ -113,6 +113,7 @@ fn read_text(config: &Object, vocab_size: i32) -> Result<DecoderConfig> {
         names: shared::TEXT_NAMES,
         ignored,
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

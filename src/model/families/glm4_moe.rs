@@ -5,7 +5,7 @@ use super::ropes;
 use super::shared::{self, Defaults};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{DecoderConfig, PartConfig};
+use crate::model::config::{BlockConfig, DecoderConfig, PartConfig};
 
 pub fn read(config: &Object) -> Result<DecoderConfig> {
     let hidden_size = shared::hidden_size(config, None)?;
@@ -24,19 +24,22 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
     let count = shared::layer_count(config, None)?;
     let dense = config.opt_u32("first_k_dense_replace", 0..=shared::LIMITS.layers)?;
     let dense = dense.unwrap_or(0) as usize;
-    let blocks = (0..count).map(|layer| {
+    let block = |layer: usize| -> BlockConfig {
         let part = match layer < dense {
             true => PartConfig::Mlp(mlp.clone()),
             false => PartConfig::Moe(moe.clone()),
         };
         shared::pre_norm(eps, attention.clone(), part)
-    });
+    };
+    let blocks = (0..count).map(block);
+    let ahead = config.opt_u32("num_nextn_predict_layers", 0..=u32::MAX)?;
     let defaults = Defaults {
         context: 131_072,
         tie_word_embeddings: false,
     };
     Ok(DecoderConfig {
-        // A head that predicts further tokens, as one more layer.
+        ahead: shared::ahead_behind(count, ahead, eps, block),
+        // Further heads, and copies of the embedding and the output layer.
         ignored: vec![format!("model.layers.{count}.")],
         ..shared::decoder(config, eps, blocks.collect(), defaults)?
     })

@@ -75,6 +75,7 @@ pub fn decoder(
         names: shared::TEXT_NAMES,
         ignored: Vec::new(),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

@@ -101,6 +101,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         names: NAMES,
         ignored: shared::words(HEADS),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

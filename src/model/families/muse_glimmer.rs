@@ -62,6 +62,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         names: shared::TEXT_NAMES,
         ignored: shared::words(&["vision_tower", "vision_adapter", "vision_projection"]),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

@@ -76,6 +76,7 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
         names: &[BACKBONE],
         ignored: shared::words(&["mtp."]),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

@@ -5,7 +5,7 @@ use super::lfm2::taps;
 use super::{experts, qwen2_moe, ropes, shared};
 use crate::error::Result;
 use crate::load::Object;
-use crate::model::config::{DecoderConfig, PartConfig};
+use crate::model::config::{AheadConfig, DecoderConfig, PartConfig};
 use crate::model::parts::attention::{AttentionConfig, OutputGate};
 use crate::model::parts::delta::DeltaConfig;
 use crate::model::rope::Rope;
@@ -46,6 +46,10 @@ pub fn decoder(
     };
     let delta = delta(config, eps, mixed)?;
     let linear = linear_layers(config, feed_forward.len())?;
+    let ahead = match feed_forward.first() {
+        Some(part) => ahead(config, eps, &attention, part)?,
+        None => None,
+    };
     let blocks = linear.into_iter().zip(feed_forward);
     let blocks = blocks.map(|(linear, feed_forward)| {
         let mixer = match linear {
@@ -59,6 +63,7 @@ pub fn decoder(
         tie_word_embeddings: false,
     };
     Ok(DecoderConfig {
+        ahead,
         ignored: shared::words(&["mtp."]),
         unconverted_norms: &[
             "input_layernorm",
@@ -68,6 +73,38 @@ pub fn decoder(
         ],
         ..shared::decoder(config, eps, blocks.collect(), defaults)?
     })
+}
+
+/// The head that predicts further tokens, whose block looks at all tokens. Of several in a row, and with an embedding of its own, there
+/// are none.
+fn ahead(
+    config: &Object,
+    eps: f32,
+    attention: &AttentionConfig,
+    part: &PartConfig,
+) -> Result<Option<AheadConfig>> {
+    let count = |key| config.opt_u32(key, 0..=u32::MAX);
+    let layers = match count("mtp_num_hidden_layers")? {
+        None => count("num_nextn_predict_layers")?,
+        layers => layers,
+    };
+    let dedicated = config.opt_bool("mtp_use_dedicated_embeddings")?;
+    if layers.unwrap_or(1) != 1 || dedicated == Some(true) {
+        return Ok(None);
+    }
+    let mixer = PartConfig::Attention(attention.clone());
+    Ok(Some(AheadConfig {
+        in_body: false,
+        path: "mtp.".to_owned(),
+        embedding_norm: shared::norm("pre_fc_norm_embedding", eps),
+        hidden_norm: shared::norm("pre_fc_norm_hidden", eps),
+        project: "fc",
+        block_path: "layers.0.",
+        block: shared::pre_norms(eps, mixer, part.clone()),
+        norm: shared::norm("norm", eps),
+        // As Qwen's own code for vLLM has it; in front of the norm fewer guesses are right.
+        normed: true,
+    }))
 }
 
 /// A quarter of each head where the config does not say.

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::load::{Limits, Object};
 use crate::mlx::nn::Activation;
 use crate::model::config::{
-    BlockConfig, DecoderConfig, EmbedConfig, HalfConfig, LogitsConfig, Names, NormConfig,
-    PartConfig,
+    AheadConfig, BlockConfig, DecoderConfig, EmbedConfig, HalfConfig, LogitsConfig, Names,
+    NormConfig, PartConfig,
 };
 use crate::model::parts::attention::{AttentionConfig, AttentionNames, QkNorm, QkNormOver};
 use crate::model::parts::mlp::MlpConfig;
@@ -248,6 +248,27 @@ pub struct Defaults {
     pub tie_word_embeddings: bool,
 }
 
+/// The head that predicts further tokens as DeepSeek writes it, as one more layer. Of several in a row there are none.
+pub fn ahead_behind(
+    layers: usize,
+    count: Option<u32>,
+    eps: f32,
+    block: impl Fn(usize) -> BlockConfig,
+) -> Option<AheadConfig> {
+    (count == Some(1)).then(|| AheadConfig {
+        in_body: true,
+        path: format!("{LAYERS}{layers}."),
+        embedding_norm: norm("enorm", eps),
+        hidden_norm: norm("hnorm", eps),
+        project: "eh_proj",
+        block_path: "",
+        block: block(layers),
+        // With the output layer it is what a head shares with the model; so both are taken in front of it.
+        norm: norm("shared_head.norm", eps),
+        normed: false,
+    })
+}
+
 /// A decoder of these blocks, with what most configs say of the rest.
 pub fn decoder(
     config: &Object,
@@ -270,6 +291,7 @@ pub fn decoder(
         names: TEXT_NAMES,
         ignored: Vec::new(),
         unconverted_norms: &[],
+        ahead: None,
     })
 }
 

@@ -97,6 +97,29 @@ impl<'a> Finder<'a> {
         }
     }
 
+    /// How much was found until now.
+    pub fn found(&self) -> [usize; 6] {
+        [
+            self.used.len(),
+            self.schemes.len(),
+            self.differ.len(),
+            self.repacked.len(),
+            self.listed.len(),
+            self.unpacked.len(),
+        ]
+    }
+
+    /// As if nothing more had been looked for.
+    pub fn forget_since(&mut self, found: [usize; 6]) {
+        let [used, schemes, differ, repacked, listed, unpacked] = found;
+        self.used.truncate(used);
+        self.schemes.truncate(schemes);
+        self.differ.truncate(differ);
+        self.repacked.truncate(repacked);
+        self.listed.truncate(listed);
+        self.unpacked.truncate(unpacked);
+    }
+
     pub fn foreign(&self) -> Option<&'a Foreign> {
         self.quantization.foreign.as_ref()
     }

@@ -154,7 +154,7 @@ fn turning(window: u32, keep: i32, kv_bits: u32) -> SessionOptions {
     }
 }
 
-fn told(model: &Model, told: Option<Tell>) {
+pub(super) fn told(model: &Model, told: Option<Tell>) {
     let tell = move |_: &mut Worker| {
         lookup::TELL.replace(told);
         Ok(())

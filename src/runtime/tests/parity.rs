@@ -70,7 +70,7 @@ pub fn farthest(ours: &[f32], theirs: &[f32]) -> f32 {
         )
 }
 
-fn argmax(row: &[f32]) -> i32 {
+pub fn argmax(row: &[f32]) -> i32 {
     (0..row.len())
         .max_by(|&a, &b| row[a].total_cmp(&row[b]))
         .unwrap() as i32

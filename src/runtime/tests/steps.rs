@@ -102,7 +102,8 @@ impl<'a> Sessions<'a> {
             });
         }
         let all = Array::from_i32(&all).unwrap();
-        let logits = self.decoder.next_logits_of(&all, &mut segments).unwrap();
+        let next = self.decoder.next_rows(&all, &mut segments).unwrap();
+        let logits = next.logits;
         self.best = (0..).map_while(|row| logits.best(row).cloned()).collect();
         logits.all
     }

@@ -166,6 +166,7 @@ impl Worker {
         running.phase = Phase::Prefill {
             total: length - cache.tokens.len(),
         };
+        self.match_head(index)?;
         Ok(Turn::More)
     }
 }

@@ -64,6 +64,11 @@ impl Pace {
         self.tried = KEPT * self.tried + tried as f32;
     }
 
+    /// A sequence is so long, and no guess is due.
+    pub fn rests_at(&self, length: usize) -> bool {
+        length < self.from
+    }
+
     /// None pays in a sequence of so many tokens: it is asked again later.
     fn rest(&mut self, length: usize) {
         let rest = LONGEST_REST >> LENGTHENED.saturating_sub(self.idle);
@@ -109,6 +114,11 @@ impl Times {
                 Some(time * of(rows) / of(at))
             }
         }
+    }
+
+    /// As far as is known, no guess for one request pays, even where nearly all are right.
+    pub fn never_pay(&self) -> bool {
+        self.best(1, 1, 0.95, 4) == Some(0)
     }
 
     /// How many guesses for each of `drafting` requests give the most tokens a second, in a pass of `rows` without guesses. None
@@ -164,6 +174,10 @@ struct Drafted {
     guesses: Vec<i32>,
     /// Guesses at most.
     most: usize,
+    /// Of a head: what goes in with the tokens, `[1, tokens, hidden]`.
+    hidden: Option<Array>,
+    /// Tokens that are known.
+    length: usize,
     sampler: Sampler,
     goes_on: bool,
 }
@@ -186,13 +200,19 @@ impl Worker {
         let (model, Some(draft)) = (job.cache.model, job.draft) else {
             return Ok(());
         };
+        let is_head = self.loaded.model(draft)?.is_ahead();
         let mut able = Vec::with_capacity(drafting.len());
         let mut took_chunk = false;
         for one in drafting {
             let Some(index) = index(&one) else {
                 continue;
             };
-            if self.catch_up(index, draft, one.most, rows > 1, &mut took_chunk)? {
+            let near = match (is_head, self.running[index].rests()) {
+                (_, true) => false,
+                (true, _) => self.head_is_near(index, draft, one.most, &mut took_chunk)?,
+                (false, _) => self.catch_up(index, draft, one.most, rows > 1, &mut took_chunk)?,
+            };
+            if near {
                 able.push((one, index));
             }
         }
@@ -206,10 +226,10 @@ impl Worker {
             let most = most.min(one.most);
             let known = members.get(one.at).map_or(1, |member| member.rows);
             if most > 0 && self.has_room_to_guess(index, known + most)? {
-                drafted.push(self.drafted(index, one.at, most)?);
+                drafted.push(self.drafted(index, one.at, most, is_head)?);
             }
         }
-        self.guess_in_steps(draft, model, drafted, members)
+        self.guess_in_steps((draft, is_head), model, drafted, members)
     }
 
     /// As many guesses for each of these requests as pay in a pass of so many rows. Where none do, one now and then, so that it shows
@@ -248,9 +268,6 @@ impl Worker {
     ) -> Result<bool> {
         let running = &self.running[index];
         let length = running.length();
-        if length < running.pace.from {
-            return Ok(false);
-        }
         let decoder = self.loaded.model(draft)?;
         let most_tokens = decoder.config().context as usize;
         let longest = length.saturating_add(most);
@@ -326,7 +343,7 @@ impl Worker {
     }
 
     /// Whether `n` more tokens of a draft fit. Nothing of a session goes for them.
-    fn has_room(
+    pub(super) fn has_room(
         &mut self,
         key: &CacheKey,
         draft: u64,
@@ -353,10 +370,13 @@ impl Worker {
         Ok(self.ask_system(cost.more).is_ok())
     }
 
-    fn drafted(&self, index: usize, at: usize, most: usize) -> Result<Drafted> {
+    fn drafted(&self, index: usize, at: usize, most: usize, is_head: bool) -> Result<Drafted> {
         let running = &self.running[index];
         let all = [running.prompt.as_slice(), &running.generated].concat();
-        let key = running.draft_key();
+        let key = match is_head {
+            true => running.head_key(),
+            false => running.draft_key(),
+        };
         let held = self.caches.of(&key)?.tokens.len();
         let sampling = &running.job.sampling;
         let sampling = Sampling {
@@ -375,6 +395,8 @@ impl Worker {
             guesses: Vec::new(),
             most,
             key,
+            hidden: None,
+            length: all.len(),
             goes_on: true,
         })
     }
@@ -382,7 +404,7 @@ impl Worker {
     /// Step by step: of all that still guess the next token.
     fn guess_in_steps(
         &mut self,
-        draft: u64,
+        (draft, is_head): (u64, bool),
         model: u64,
         mut drafted: Vec<Drafted>,
         members: &mut [Member],
@@ -405,7 +427,7 @@ impl Worker {
             let caches = self.caches.of_many(&keys)?;
             let mut tokens = Vec::new();
             let mut segments = Vec::with_capacity(caches.len());
-            for (one, cache) in going.iter().zip(caches) {
+            for (one, cache) in going.iter_mut().zip(caches) {
                 cache.last_step = step;
                 if one.guesses.is_empty() {
                     // What nobody draws is taken back.
@@ -413,7 +435,10 @@ impl Worker {
                     cache.hold(sure + one.most, sure)?;
                 }
                 tokens.extend_from_slice(&one.tokens);
-                cache.tokens.extend_from_slice(&one.tokens);
+                match is_head && one.guesses.is_empty() {
+                    true => one.hidden = Some(cache.take_waiting(&one.tokens)?),
+                    false => cache.tokens.extend_from_slice(&one.tokens),
+                }
                 segments.push(Segment {
                     rows: i32::try_from(one.tokens.len()).unwrap_or(i32::MAX),
                     wanted: 1,
@@ -423,13 +448,27 @@ impl Worker {
             }
             let rows = tokens.len();
             let tokens = Array::from_i32(&tokens)?;
-            let logits = decoder.next_logits_of(&tokens, &mut segments)?;
-            let logits = as_wide_as(&logits.all, vocab)?;
+            let next = match is_head {
+                false => decoder.next_rows(&tokens, &mut segments)?,
+                true => {
+                    // Those that guess began together: what goes in came out of the model for all of them, or of the head.
+                    let own = going.iter().any(|one| !one.guesses.is_empty());
+                    let hidden: Vec<&Array> = going.iter().flat_map(|one| &one.hidden).collect();
+                    let hidden = match hidden.as_slice() {
+                        [one] => (*one).clone(),
+                        all => ops::concatenate(all, 1)?,
+                    };
+                    decoder.next_rows_ahead(&tokens, (&hidden, own), &mut segments)?
+                }
+            };
+            let logits = as_wide_as(&next.logits.all, vocab)?;
             let mut draws: Vec<Draw> = Vec::with_capacity(going.len());
             for (row, one) in going.iter_mut().enumerate() {
                 draws.push(one.sampler.draw(&row_of(&logits, row)?, None)?);
             }
             let mut wanted: Vec<&Array> = draws.iter().flat_map(Draw::arrays).collect();
+            let hidden = next.hidden.as_ref().filter(|_| is_head);
+            wanted.extend(hidden);
             for one in &going {
                 wanted.extend(states(&self.caches.of(&one.key)?.layers));
             }
@@ -437,7 +476,11 @@ impl Worker {
             // All that was queued before is done, too.
             self.device_is_idle();
             let members_of_step = going.len();
-            for (one, draw) in going.into_iter().zip(draws) {
+            for (row, (one, draw)) in (0..).zip(going.into_iter().zip(draws)) {
+                if let Some(hidden) = hidden {
+                    let stop = [1, row + 1, hidden.dim(2)];
+                    one.hidden = Some(ops::slice(hidden, &[0, row, 0], &stop)?);
+                }
                 // What goes wrong here says nothing of the request.
                 one.goes_on = draw.outcome()? == Outcome::Drawn;
                 if !one.goes_on {
@@ -453,6 +496,11 @@ impl Worker {
             }
         }
         for one in drafted {
+            if is_head {
+                // What it made of its own guesses goes: what comes out of the model for them goes in later.
+                let cache = self.caches.of_mut(&one.key)?;
+                cache.take_back(cache.tokens.len().saturating_sub(one.length));
+            }
             if let Some(member) = members.get_mut(one.at) {
                 self.running[member.index].guessing = Guessing::Draft;
                 member.guesses = one.guesses;
@@ -515,6 +563,8 @@ mod tests {
         assert_eq!(rows.best(1, 1, 0.95, 8), Some(0));
         let slow = times(&[(1, 0.03), (8, 0.04)], 0.03);
         assert_eq!(slow.best(1, 1, 0.8, 8), Some(0));
+        assert!(rows.never_pay() && slow.never_pay() && !cheap.never_pay());
+        assert!(!Times::default().never_pay());
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Sequence<'_> {
         self.0.len() + self.1.len()
     }
 
-    fn get(&self, at: usize) -> Option<i32> {
+    pub fn get(&self, at: usize) -> Option<i32> {
         let answer = at.checked_sub(self.0.len());
         answer
             .map_or_else(|| self.0.get(at), |at| self.1.get(at))

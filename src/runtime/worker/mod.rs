@@ -24,6 +24,7 @@ use crate::train::Trainer;
 
 mod admit;
 mod draft;
+mod heads;
 mod inspect;
 mod loaded;
 pub(in crate::runtime) mod lookup;

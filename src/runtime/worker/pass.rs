@@ -8,12 +8,14 @@
 use std::time::Instant;
 
 use super::draft::{Drafting, Timed};
+use super::heads::Out;
 use super::lookup::{self, Sequence};
 use super::running::{Behind, Guessed, Guessing, Phase, Running};
 use super::{Turn, Worker};
 use crate::error::{Error, Result};
 use crate::mlx::{self, memory, ops, Array, Device};
 use crate::model::{AdapterSet, Cache, Logits, Segment};
+use crate::runtime::caches::OutRows;
 use crate::runtime::options::Drafts;
 use crate::sampling::Draw;
 
@@ -29,6 +31,8 @@ pub(super) struct Member {
     pub current: Draw,
     /// And behind it.
     pub guessed: Guessed,
+    /// See `Phase::Decode`.
+    pub out: Option<Out>,
     /// In which step it was.
     pub step: u64,
     /// What becomes of it behind that token, where there is no room for another one.
@@ -105,10 +109,10 @@ impl Worker {
             let running = &mut self.running[member.index];
             running.before_guesses = self.caches.of(&running.key)?.tokens.len();
         }
-        let logits = self.queue_pass(&going)?;
+        let (logits, mut outs) = self.queue_pass(&going)?;
         let mut drawn = self.draw_ahead(&going, &logits)?;
         let mut row = 0;
-        for (member, (next, guessed)) in going.iter_mut().zip(&mut drawn) {
+        for ((member, (next, guessed)), out) in going.iter_mut().zip(&mut drawn).zip(&mut outs) {
             let (index, ahead) = (member.index, !member.reads_first);
             let own = row;
             row += 1 + member.guesses.len();
@@ -118,11 +122,13 @@ impl Worker {
             };
             let turn = match (turn, next.take()) {
                 (Some(turn), _) => turn,
-                (None, Some(next)) => self.goes_on(index, next, std::mem::take(guessed)),
+                (None, Some(next)) => {
+                    self.goes_on(index, next, std::mem::take(guessed), out.take())
+                }
                 (None, None) if self.left(index)? > 0 => self.has_left(index)?,
                 (None, None) => {
                     let logits = logits.row(own)?;
-                    self.draw_allowed(index, logits, std::mem::take(guessed))?
+                    self.draw_allowed(index, logits, std::mem::take(guessed), out.take())?
                 }
             };
             turns.push((index, turn));
@@ -153,11 +159,12 @@ impl Worker {
         let running = &self.running[index];
         let end = running.end_at(running.generated.len() + 1);
         // The token that is there goes out either way.
-        let (current, guessed, step) = self.running[index].take_draw()?;
+        let (current, guessed, out, step) = self.running[index].take_draw()?;
         let refusal = match end {
             None => self.room_for(index, 1)?,
             Some(_) => None,
         };
+        let head = self.head_of(index)?.is_some();
         let running = &mut self.running[index];
         let cache = self.caches.of(&running.key)?;
         let decoder = self.loaded.model(running.job.cache.model)?;
@@ -167,7 +174,8 @@ impl Worker {
         // What is guessed goes in behind what is known.
         let guesses = match running.job.drafts {
             Drafts::Off => false,
-            Drafts::Usual => running.job.draft.is_some(),
+            // While a head rests, nothing waits for it.
+            Drafts::Usual => running.job.draft.is_some() && !(head && running.rests()),
             Drafts::Most(_) => true,
         };
         // A first token goes out before anything else is queued; and a sampler that is made anew has to know it.
@@ -176,6 +184,7 @@ impl Worker {
             index,
             current,
             guessed,
+            out,
             step,
             refusal,
             again,
@@ -226,8 +235,10 @@ impl Worker {
         Ok(Turn::More)
     }
 
-    /// Queues the forward pass.
-    fn queue_pass(&mut self, members: &[Member]) -> Result<Logits> {
+    /// Queues the forward pass; and of each member what came out, if somebody guesses from that.
+    fn queue_pass(&mut self, members: &[Member]) -> Result<(Logits, Vec<Option<Out>>)> {
+        let heads = members.iter().map(|member| self.head_of(member.index));
+        let heads: Vec<Option<u64>> = heads.collect::<Result<_>>()?;
         self.steps += 1;
         let step = self.steps;
         let running = |member: &Member| &self.running[member.index];
@@ -245,11 +256,12 @@ impl Worker {
         let keys: Vec<_> = members.iter().map(|member| &running(member).key).collect();
         let mut caches = self.caches.of_many(&keys)?;
         let mut tokens = Vec::with_capacity(members.len());
-        let mut known = Vec::new();
+        let (mut known, mut firsts) = (Vec::new(), Vec::with_capacity(members.len()));
         // Those that are drawn are u32, those that are known i32.
         let ahead = members.iter().all(|member| !member.reads_first);
         for (member, cache) in members.iter().zip(&mut caches) {
             cache.last_step = step;
+            firsts.push(cache.tokens.len());
             if !member.guesses.is_empty() {
                 cache.hold(member.all_rows(), member.rows)?;
             }
@@ -283,11 +295,19 @@ impl Worker {
                 adapters: same_adapters(members.iter().take(at).map(running), running(member)),
             });
         }
-        let logits = decoder.next_logits_of(&tokens, &mut segments)?;
+        let next = decoder.next_rows(&tokens, &mut segments)?;
         let request = &running(first).job.request;
         request.passed(members.len() as u64);
-
-        Ok(logits)
+        let (mut outs, mut row) = (Vec::with_capacity(members.len()), 0);
+        for ((member, first), head) in members.iter().zip(firsts).zip(heads) {
+            let end = row + i32::try_from(member.all_rows()).unwrap_or(0);
+            outs.push(head.and(next.hidden.as_ref()).map(|hidden| Out {
+                first,
+                rows: OutRows::new(hidden.clone(), row..end),
+            }));
+            row = end;
+        }
+        Ok((next.logits, outs))
     }
 
     /// Queues the draws that need not wait for a token, and all that the pass leaves behind: of each member the draw, if there is
@@ -348,28 +368,39 @@ impl Worker {
     }
 
     /// Queues the draw from the logits `[vocab]` of the step that was queued last.
-    pub(super) fn draw_next(&mut self, index: usize, logits: Array) -> Result<Turn> {
+    pub(super) fn draw_next(
+        &mut self,
+        index: usize,
+        logits: Array,
+        out: Option<Out>,
+    ) -> Result<Turn> {
         let running = &mut self.running[index];
         let layers = &self.caches.of(&running.key)?.layers;
         if running.needs_mask() {
             // The mask is made while the device computes what it is for.
             queue(vec![&logits], layers)?;
-            return self.draw_allowed(index, logits, Vec::new());
+            return self.draw_allowed(index, logits, Vec::new(), out);
         }
         let draw = running.sampler()?.draw(&logits, None)?;
         drop(logits);
         queue(draw.arrays(), layers)?;
-        Ok(self.goes_on(index, draw, Vec::new()))
+        Ok(self.goes_on(index, draw, Vec::new(), out))
     }
 
     /// The same, of what the grammar allows, from logits that are queued; and what is known behind it.
-    fn draw_allowed(&mut self, index: usize, logits: Array, guessed: Guessed) -> Result<Turn> {
+    fn draw_allowed(
+        &mut self,
+        index: usize,
+        logits: Array,
+        guessed: Guessed,
+        out: Option<Out>,
+    ) -> Result<Turn> {
         let running = &mut self.running[index];
         match running.allowed_draw(&logits)? {
             Ok(draw) => {
                 drop(logits);
                 mlx::async_eval(&draw.arrays())?;
-                Ok(self.goes_on(index, draw, guessed))
+                Ok(self.goes_on(index, draw, guessed, out))
             }
             Err(turn) => {
                 self.caches.of_mut(&running.key)?.take_back(guessed.len());
@@ -378,10 +409,11 @@ impl Worker {
         }
     }
 
-    fn goes_on(&mut self, index: usize, next: Draw, guessed: Guessed) -> Turn {
+    fn goes_on(&mut self, index: usize, next: Draw, guessed: Guessed, out: Option<Out>) -> Turn {
         self.running[index].phase = Phase::Decode {
             next,
             guessed,
+            out,
             step: self.steps,
         };
         Turn::More

@@ -1,10 +1,11 @@
 //! Tokens of a request that are not in its cache, a chunk at a time.
 
+use super::heads::Out;
 use super::{Turn, Worker};
 use crate::error::Result;
 use crate::mlx::{self, fast, memory, Array};
-use crate::model::{Cache, Rows};
-use crate::runtime::caches::SessionCache;
+use crate::model::{last_row, Cache, Rows};
+use crate::runtime::caches::{OutRows, SessionCache};
 use crate::runtime::estimate::{prefill_step, shared_step};
 use crate::runtime::job::EndReason;
 
@@ -75,6 +76,7 @@ impl Worker {
         }
         let chunk = &left[..n];
         let last = done + n == goes_in;
+        let head = self.head_for_prompt(index)?;
 
         let running = &mut self.running[index];
         let decoder = self.loaded.model(running.job.cache.model)?;
@@ -83,11 +85,25 @@ impl Worker {
         cache.last_step = self.steps;
         let chunk_tokens = Array::from_i32(chunk)?;
         let adapters = &running.adapters;
-        let hidden = match again {
-            0 => decoder.forward(&chunk_tokens, &mut cache.layers, Rows::Last, adapters)?,
-            _ => decoder.forward_singly(&chunk_tokens, &mut cache.layers, adapters)?,
+        let draws = last && !running.job.prefill_only;
+        let layers = &mut cache.layers;
+        let mut last_alone = None;
+        let hidden = match (again, head) {
+            (0, Some(_)) if draws => {
+                let (alone, all) = decoder.forward_twice(&chunk_tokens, layers, adapters)?;
+                let all = all.unwrap_or_else(|| alone.clone());
+                last_alone = Some(alone);
+                all
+            }
+            (0, Some(_)) => decoder.forward(&chunk_tokens, layers, Rows::All, adapters)?,
+            (0, None) => decoder.forward(&chunk_tokens, layers, Rows::Last, adapters)?,
+            _ => decoder.forward_singly(&chunk_tokens, layers, adapters)?,
         };
-        let logits = if last && !running.job.prefill_only {
+        let logits = if draws {
+            let hidden = match last_alone {
+                Some(alone) => alone,
+                None => last_row(&hidden)?,
+            };
             Some(decoder.logits_of_last(&hidden, adapters)?)
         } else {
             take_in(&hidden, cache)?;
@@ -95,6 +111,10 @@ impl Worker {
             self.queued_bytes = 0;
             None
         };
+        let out = head.map(|_| Out {
+            first: done + n - usize::try_from(hidden.dim(1)).unwrap_or(0).min(n),
+            rows: OutRows::new(hidden.clone(), 0..hidden.dim(1)),
+        });
         cache.tokens.extend_from_slice(chunk);
         if again == n {
             cache.mark_states();
@@ -106,21 +126,26 @@ impl Worker {
             running.progress(goes_in - done - n, n, total);
         }
         let Some(logits) = logits else {
+            if let (Some(out), Some(head)) = (out, head) {
+                self.wait_for_head(index, out, n)?;
+                // But for the one whose next token comes with the next chunk.
+                while self.feed_head(index, head, 1)? {}
+            }
             return Ok(if last {
                 Turn::Ended(EndReason::MaxTokens)
             } else {
                 Turn::More
             });
         };
-        self.draw_next(index, logits)
+        self.draw_next(index, logits, out)
     }
 }
 
-/// Waits for what tokens leave in a cache. `hidden`: what came of them, `[1, 1, hidden]`.
+/// Waits for what tokens leave in a cache. `hidden`: what came of them, `[1, rows, hidden]`.
 pub(super) fn take_in(hidden: &Array, cache: &SessionCache) -> Result<()> {
-    // The kernels write there as they compute the row.
+    // The kernels write there as they compute the row. (All rows are wanted.)
     let mut wanted: Vec<&Array> = cache.layers.iter().flat_map(Cache::arrays).collect();
-    if fast::active() {
+    if fast::active() || hidden.dim(1) > 1 {
         wanted.push(hidden);
     }
     mlx::eval(&wanted)?;

@@ -88,6 +88,7 @@ impl Worker {
         guesses: Guessed,
         token: TokenOutput,
     ) -> Result<(Option<Turn>, usize)> {
+        let out = member.out.take();
         let running = &mut self.running[member.index];
         let (count, mut right) = (guesses.len(), 0);
         let mut id = token.id;
@@ -115,9 +116,14 @@ impl Worker {
             }
             right += 1;
         }
+        if let Some(out) = out {
+            let n = out.rows.len() - (count - right).min(out.rows.len());
+            self.wait_for_head(member.index, out, n)?;
+        }
         if count == 0 {
             return Ok((turn, 0));
         }
+        let running = &mut self.running[member.index];
         running.drafted += count as u64;
         running.accepted += right as u64;
         let length = running.prompt.len() + running.generated.len();

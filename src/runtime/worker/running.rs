@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::draft::Pace;
+use super::heads::Out;
 use super::lookup::Lookup;
 use super::Turn;
 use crate::error::{Error, Result};
@@ -84,6 +85,8 @@ pub(super) enum Phase {
     Decode {
         next: Draw,
         guessed: Guessed,
+        /// What came out of the model that it was drawn from, if somebody guesses from that.
+        out: Option<Out>,
         step: u64,
     },
 }
@@ -104,6 +107,7 @@ pub(super) enum Behind {
 pub(super) enum Guessing {
     #[default]
     Lookup,
+    /// A draft model, or the model's own head.
     Draft,
 }
 
@@ -154,6 +158,19 @@ impl Running {
             draft: true,
             adapters: Vec::new(),
         }
+    }
+
+    /// Of the cache of the model's head that predicts further tokens: what goes in came out with the adapters.
+    pub fn head_key(&self) -> CacheKey {
+        CacheKey {
+            draft: true,
+            ..self.key.clone()
+        }
+    }
+
+    /// Guesses do not pay just now.
+    pub fn rests(&self) -> bool {
+        self.pace.rests_at(self.length())
     }
 
     pub fn session(&self) -> u64 {
@@ -290,11 +307,12 @@ impl Running {
 
     /// The draw that is queued, as what is forced has it, and its step. The request is left in a phase from which `recover` starts it
     /// anew when something fails behind this.
-    pub fn take_draw(&mut self) -> Result<(Draw, Guessed, u64)> {
+    pub fn take_draw(&mut self) -> Result<(Draw, Guessed, Option<Out>, u64)> {
         let phase = std::mem::replace(&mut self.phase, Phase::Match);
         let Phase::Decode {
             mut next,
             guessed,
+            out,
             step,
         } = phase
         else {
@@ -305,7 +323,7 @@ impl Running {
             // It has not heard of the token.
             self.sampler = None;
         }
-        Ok((next, guessed, step))
+        Ok((next, guessed, out, step))
     }
 
     /// The sampler, which knows all tokens that came.
