@@ -194,6 +194,10 @@ check-grammars: build
 check-apple:
 	scripts/check-apple.sh
 
+## Whether the kernels for NVIDIA GPUs compile, by NVRTC from PyPI. Nothing of them is run: make test-gpu does that.
+check-kernels:
+	$(PYTHON) scripts/check-kernels.py $(BUILD)/nvrtc
+
 ## The CPU kernels for aarch64 under qemu-user. Not part of `make test`.
 test-neon:
 	scripts/test-neon.sh
