@@ -193,6 +193,15 @@ fn right(session: &Session, input: &Input, options: &GenerateOptions) -> [u64; 2
     [given.report.accepted, given.report.drafted]
 }
 
+/// Nothing is guessed by what stood before, in answers to this.
+fn nothing_behind(prompt: Vec<i32>) -> Tell {
+    Tell {
+        answers: vec![(prompt, Vec::new())],
+        wrong: 1,
+        always: true,
+    }
+}
+
 const KNOWING: [&str; 3] = ["qwen3_5-f32", "deepseek_v3-f32", "glm4_moe-f32"];
 
 /// It draws as the request does: where it is right about what comes, all of its guesses are, at any temperature.
@@ -209,9 +218,11 @@ fn a_head_that_knows_is_right() {
                 frequency_penalty: 0.3,
                 ..with(Drafts::Most(4), &computed_anew(80))
             };
-            let input = Input::Tokens(tokens(3, 9));
+            let prompt = tokens(3, 9);
+            let input = Input::Tokens(prompt.clone());
+            told(&model, Some(nothing_behind(prompt)));
             let [right, guessed] = right(&session(&model), &input, &options);
-            // (What stood before is guessed, too.)
+            told(&model, None);
             assert!(
                 guessed > 50 && 10 * right > 8 * guessed,
                 "{name} at {temperature}: {right} of {guessed}"
@@ -255,13 +266,7 @@ fn it_sees_what_the_model_made_of_each_token() {
         let model = load_from(&folder.0);
         for (number, length) in [(1, 3), (2, 30), (3, 100), (4, 301)] {
             let prompt = tokens(number, length);
-            // Nothing is guessed by what stood before.
-            let nothing = Tell {
-                answers: vec![(prompt.clone(), Vec::new())],
-                wrong: 1,
-                always: true,
-            };
-            told(&model, Some(nothing));
+            told(&model, Some(nothing_behind(prompt.clone())));
             let wanted = 60;
             let options = with(Drafts::Most(1), &computed_anew(wanted as u64));
             let given = run(&session(&model), &Input::Tokens(prompt.clone()), &options);
