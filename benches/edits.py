@@ -11,6 +11,8 @@ import statistics
 import subprocess
 from pathlib import Path
 
+from drafts import cpu
+
 CODE = '''class Inventory:
     def __init__(self, path):
         self.path = path
@@ -147,12 +149,6 @@ def main():
     print(text)
     if args.write:
         Path(args.write).write_text(text)
-
-
-def cpu():
-    with open("/proc/cpuinfo") as file:
-        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else "?"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from make_model import CHAT, SHAPES, SPECIALS
+from spread import write
 
 GROUP, CODE, BEFORE = 64, 64, 14
 TOKENS = 16_000
@@ -139,19 +140,6 @@ def packed(out, name, weight):
 def bf16(array):
     bits = array.astype(np.float32).view(np.uint32).astype(np.uint64)
     return "BF16", ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def write(path, tensors):
-    header, at = {"__metadata__": {"format": "mlx"}}, 0
-    for name, (dtype, array) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
-        at += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, array in tensors.values():
-            file.write(array.tobytes())
 
 
 if __name__ == "__main__":

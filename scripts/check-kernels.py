@@ -23,7 +23,7 @@ ARCHITECTURES = [80, 90, 120]
 
 
 def names():
-    """What step.rs may ask for: of each template its kinds, not all of them in every combination."""
+    """What maker.rs may ask for: of each template its kinds, not all of them in every combination."""
     kinds = ["4, 64, 128", "4, 64, 64", "4, 128, 128", "8, 64, 64", "8, 128, 64", "16, 1, 32"]
     for kind, ahead in itertools.product(kinds, (1, 2, 4)):
         yield f"head<Bf16, {kind}, {ahead}>"

@@ -9,8 +9,8 @@ use super::modules::Site;
 use super::parts::Part;
 use super::segments::{Adapters, Session};
 use crate::dtype::Dtype;
-use crate::error::{Error, Result};
-use crate::kernels::{self, Norm};
+use crate::error::Result;
+use crate::kernels;
 use crate::mlx::gpu::{Model, Step, Stepped, MAX_ROWS};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::Array;
@@ -59,10 +59,6 @@ impl Decoder {
         let (Some(halves), Some(norm), Some(lm_head)) = (halves, norm, lm_head) else {
             return Ok(None);
         };
-        let Norm { weight, .. } = norm;
-        if weight.dtype() != dtype {
-            return Ok(None);
-        }
         Step::new(&Model {
             dtype,
             embed_tokens,
@@ -94,11 +90,9 @@ impl Decoder {
         if rows > MAX_ROWS || adapted() || !sessions.iter().all(known) {
             return Ok(None);
         }
-        let dtype = self.live.embedding()?.as_mlx().map(|(_, dtype)| dtype);
-        let dtype = dtype.ok_or_else(|| Error::internal("a step of another embedding"))?;
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         let layers = halves.filter_map(|half| match &half.part {
-            Part::Attention(attention) => Some(session_rows(attention, sessions, dtype)),
+            Part::Attention(attention) => Some(session_rows(attention, sessions, step.dtype())),
             _ => None,
         });
         let layers = layers.collect::<Result<_>>()?;

@@ -54,8 +54,3 @@ pub fn upload(bytes: &[u8]) -> Result<Array> {
     let length = i32::try_from(bytes.len()).map_err(|_| Error::internal("a table of 2 GB"))?;
     buffer.into_array(&[length], Dtype::U8)
 }
-
-/// An array of undefined numbers, to be written by kernels.
-pub fn unwritten(shape: &[i32], dtype: Dtype) -> Result<Array> {
-    HostBuffer::unwritten(shape, dtype)
-}

@@ -7,6 +7,7 @@
 
 mod compiler;
 mod driver;
+mod maker;
 mod memory;
 mod step;
 

@@ -171,12 +171,15 @@ fn other_tokens_are_refused() {
 fn a_fault_at_any_call_is_survived_with_the_same_answer() {
     let _lock = engine_lock();
     let model = load_with_draft("qwen3-f32", Some("qwen3-4bit"));
+    survives_faults(&model, 9);
+}
+
+/// A request with a prompt of so many tokens and guesses, with a fault at each call of MLX.
+pub(super) fn survives_faults(model: &Arc<Model>, length: usize) {
     let options = with(Drafts::Most(3), &computed_anew(12));
-    let input = Input::Tokens(tokens(3, 9));
-    let wanted = run(&session(&model), &input, &options).tokens;
-    let survived = recovery::survived(&model, 7, &wanted, || {
-        run(&session(&model), &input, &options)
-    });
+    let input = Input::Tokens(tokens(3, length));
+    let wanted = run(&session(model), &input, &options).tokens;
+    let survived = recovery::survived(model, 7, &wanted, || run(&session(model), &input, &options));
     assert!(survived > 100, "only {survived} calls were tried");
 }
 

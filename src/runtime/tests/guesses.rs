@@ -25,7 +25,23 @@ pub(super) fn with(drafts: Drafts, options: &GenerateOptions) -> GenerateOptions
 }
 
 /// Tokens and log-probabilities of an answer, and what is told of it.
-type Answer = ((Vec<i32>, Vec<u32>), Report);
+/// Tokens and log-probabilities of an answer.
+type Said = (Vec<i32>, Vec<u32>);
+type Answer = (Said, Report);
+
+fn said(session: &Session, input: &Input, options: &GenerateOptions) -> Answer {
+    let mut given = Said::default();
+    let (report, result) = generate(session, input, options, &mut |event| {
+        if let Event::Text(chunk) = event {
+            given.0.extend_from_slice(&chunk.tokens);
+            let logprobs = chunk.logprobs.iter();
+            given.1.extend(logprobs.map(|value| value.to_bits()));
+        }
+        true
+    });
+    result.unwrap();
+    (given, report)
+}
 
 fn answer(
     model: &Arc<Model>,
@@ -35,23 +51,14 @@ fn answer(
     drafts: Drafts,
 ) -> Answer {
     let session = Session::new(model.clone(), session).unwrap();
-    let mut given = (Vec::new(), Vec::new());
-    let (report, result) = generate(&session, input, &with(drafts, options), &mut |event| {
-        if let Event::Text(chunk) = event {
-            given.0.extend_from_slice(&chunk.tokens);
-            let logprobs = chunk.logprobs.iter();
-            given.1.extend(logprobs.map(|value| value.to_bits()));
-        }
-        true
-    });
-    result.unwrap();
+    let answer = said(&session, input, &with(drafts, options));
     // What is left of guesses that were wrong is not in the session.
     let kv = session.info().kv_tokens;
     assert!(
         kv <= session.tokens().unwrap().len() as u64,
         "{kv} tokens are held"
     );
-    (given, report)
+    answer
 }
 
 /// With guesses and without: the same tokens and log-probabilities. How many were guessed and right.
@@ -237,8 +244,6 @@ fn states_and_windows_take_guesses_back() {
     }
 }
 
-/// Tokens and log-probabilities of an answer.
-type Said = (Vec<i32>, Vec<u32>);
 /// A prompt and its answer.
 type Answered = (Vec<i32>, Vec<i32>);
 
@@ -249,27 +254,18 @@ fn story(
     drafts: Drafts,
     file: &std::path::Path,
 ) -> (Vec<Said>, Vec<Answered>) {
-    let (mut said, mut answers) = (Vec::new(), Vec::new());
+    let (mut all, mut answers) = (Vec::new(), Vec::new());
     let mut ask = |session: &Session, input: Input, n: u64| {
         let options = GenerateOptions {
             logprobs: Some(1),
             drafts,
             ..exactly(n)
         };
-        let mut given = Said::default();
-        let (_, result) = generate(session, &input, &options, &mut |event| {
-            if let Event::Text(chunk) = event {
-                given.0.extend_from_slice(&chunk.tokens);
-                let logprobs = chunk.logprobs.iter();
-                given.1.extend(logprobs.map(|value| value.to_bits()));
-            }
-            true
-        });
-        result.unwrap();
+        let (given, _) = said(session, &input, &options);
         let mut prompt = session.tokens().unwrap();
         prompt.truncate(prompt.len() - given.0.len());
         answers.push((prompt, given.0.clone()));
-        said.push(given);
+        all.push(given);
     };
     let session = Session::new(model.clone(), kind).unwrap();
     ask(&session, repetitive(1), 33);
@@ -283,7 +279,7 @@ fn story(
     ask(&session, Input::Tokens(tokens(4, 2)), 20);
     let again = restore_with(model, file, &[]).unwrap();
     ask(&again, Input::Tokens(tokens(6, 2)), 20);
-    (said, answers)
+    (all, answers)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use safetensors::SafeTensors;
 
+use super::drafts::survives_faults;
 use super::guesses::{repetitive, same, told, with};
 use super::many::{same_as_alone, several, tokens};
 use super::parity::{argmax, bound, f32s, farthest, fixtures, i32s, json};
@@ -407,13 +408,7 @@ fn heads_follow_sessions() {
 fn a_fault_at_any_call_is_survived_with_the_same_answer() {
     let _lock = engine_lock();
     let model = knowing("qwen3_5-f32", "at-times");
-    let options = with(Drafts::Most(3), &computed_anew(12));
-    let input = Input::Tokens(tokens(3, 40));
-    let wanted = run(&session(&model), &input, &options).tokens;
-    let survived = recovery::survived(&model, 7, &wanted, || {
-        run(&session(&model), &input, &options)
-    });
-    assert!(survived > 100, "only {survived} calls were tried");
+    survives_faults(&model, 40);
 }
 
 /// Nothing of a head is needed: its keys and values are within the session's limit, or it says nothing.

@@ -15,7 +15,7 @@ struct Weight {
   u32 first;          // where its outputs begin among those of all
 };
 
-// What a product is made of, beside its weights. As `Product` in step.rs.
+// What a product is made of, beside its weights. As `Product` in maker.rs.
 struct Of {
   const u16* x;          // [rows, inputs], each 8 in the weight's order
   const float* sums;     // [rows, inputs / TILE]: of x
