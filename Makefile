@@ -154,12 +154,14 @@ test-swift: need-swift install-for-tests
 	MLXRT_PREFIX="$(INSTALLED)" bindings/swift/test.sh
 
 ## What needs an NVIDIA GPU: the GPU's own kernels against MLX's operations, and tests that run on either device. MLXRT_MLX_DIR is the
-## `mlx` folder of an unpacked CUDA wheel; NVIDIA's libraries are where the loader finds them.
+## `mlx` folder of an unpacked CUDA wheel; NVIDIA's libraries are where the loader finds them; PYTHON has mlx-lm.
 test-gpu: export MLXRT_TEST_DEVICE = gpu
 test-gpu: export MLX_ENABLE_TF32 = 0
 test-gpu:
-	$(CARGO) test --release --lib -- steps_are_no_farther --ignored --test-threads 1
-	$(CARGO) test --release --lib -- $(addprefix runtime::tests::,parity sessions forks guesses drafts windows many) --test-threads 1
+	$(PYTHON) tests/fixtures/steps.py $(CURDIR)/$(BUILD)/steps
+	MLXRT_STEP_MODELS=$$(printf '%s:' $(CURDIR)/$(BUILD)/steps/*) \
+	$(CARGO) test --release --lib -- steps_are_no_farther adapters_are_parts --ignored --test-threads 1
+	$(CARGO) test --release --lib -- $(addprefix runtime::tests::,sessions forks windows) --test-threads 1
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build

@@ -16,29 +16,34 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "src/mlx/gpu/kernels"
 # As compiler.rs puts them together.
-FILES = ["numbers", "embed", "product", "heads", "attention"]
+FILES = ["numbers", "embed", "packed", "product", "lows", "norms", "experts", "heads", "attention"]
 NVRTC = "nvidia-cuda-nvrtc==13.0.88"
 # Ampere, Hopper, Blackwell.
 ARCHITECTURES = [80, 90, 120]
 
 
 def names():
-    """What maker.rs may ask for: of each template its kinds, not all of them in every combination."""
+    """What the maker may ask for: of each template its kinds, not all of them in every combination."""
     kinds = ["4, 64, 128", "4, 64, 64", "4, 128, 128", "8, 64, 64", "8, 128, 64", "16, 1, 32"]
     for kind, ahead in itertools.product(kinds, (1, 2, 4)):
         yield f"head<Bf16, {kind}, {ahead}>"
     for of_type, kind in itertools.product(("Bf16", "F16"), kinds):
         yield f"project<{of_type}, {kind}, 2>"
         yield f"residual<{of_type}, {kind}, 2>"
-    for activation, kind in itertools.product(range(3), ("4, 64, 128", "16, 1, 32")):
+    for activation, kind in itertools.product(range(4), ("4, 64, 128", "16, 1, 32")):
         yield f"gated<Bf16, {kind}, 2, {activation}>"
+        yield f"gated_experts<Bf16, {kind}, 2, {activation}>"
+    for of_type, kind in itertools.product(("Bf16", "F16"), kinds):
+        yield f"combine<{of_type}, {kind}, 2>"
+    for of_type, bits, order in itertools.product(("Bf16", "F16"), (4, 8, 16), (4, 8, 16)):
+        yield f"route<{of_type}, {bits}, {order}>"
     for of_type, bits in itertools.product(("Bf16", "F16"), (4, 8, 16)):
         yield f"embed<{of_type}, {bits}>"
     for of_type in ("Bf16", "F16"):
         yield f"heads<{of_type}>"
     for dim, group in itertools.product((64, 80, 128, 192, 256), (1, 4, 8)):
         yield f"attention<Bf16, {dim}, {group}>"
-    yield from ("attention<F16, 128, 2>", "normalise<F16>", "pick")
+    yield from ("attention<F16, 128, 2>", "normalise<F16>", "add_normed<Bf16>", "low<Bf16>", "low<F16>", "pick")
 
 
 def load(folder):

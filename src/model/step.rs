@@ -1,17 +1,20 @@
 //! A pass as one step of a GPU's kernels (`mlx/gpu`), made of the same parts as the plain path; where the kernels do not know all of
 //! a model, or of a pass, MLX's operations compute it.
 
+use std::rc::Rc;
+
 use super::adapter::AdapterSet;
 use super::cache::Cache;
-use super::decoder::Decoder;
-use super::fused::{session_rows, Gather};
+use super::decoder::{Decoder, Forward};
+use super::fused::{session_rows, Gather, Gathered};
 use super::modules::Site;
 use super::parts::Part;
 use super::segments::{Adapters, Session};
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::kernels;
-use crate::mlx::gpu::{Model, Step, Stepped, MAX_ROWS};
+use crate::mlx::fast::Matrix;
+use crate::mlx::gpu::{Lows, Model, Step, Stepped, MAX_ROWS};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::Array;
 
@@ -20,6 +23,11 @@ thread_local! {
     /// For tests: how many passes were steps, or None where none is to be.
     pub static COUNT: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(Some(0)) };
 }
+
+type KnownHalves<'a> = (
+    Vec<kernels::Half<Matrix<'a>, &'a Array>>,
+    Option<kernels::Linear<Matrix<'a>, &'a Array>>,
+);
 
 impl Decoder {
     /// For one that has just been made: its step, if there is one. Compiles kernels, once for models of a kind.
@@ -36,14 +44,14 @@ impl Decoder {
         }
         let none = AdapterSet::default();
         let with = self.live.with(&none);
+        let Some((halves, lm_head)) = self.known_halves(&with, dtype)? else {
+            return Ok(None);
+        };
         let gather = Gather {
             with: &with,
             dtype,
             length: 0,
         };
-        let halves = self.blocks.iter().flat_map(|block| &block.halves);
-        let halves = halves.map(|half| gather.half(half));
-        let halves = halves.collect::<Result<Option<Vec<_>>>>()?;
         let norm = match self.config.norm {
             Some(_) => gather.option(Some(Site::NORM))?.flatten(),
             None => None,
@@ -54,9 +62,9 @@ impl Decoder {
                 bias: None,
                 low: Vec::new(),
             }),
-            false => gather.linear(Site::LM_HEAD)?,
+            false => lm_head,
         };
-        let (Some(halves), Some(norm), Some(lm_head)) = (halves, norm, lm_head) else {
+        let (Some(norm), Some(lm_head)) = (norm, lm_head) else {
             return Ok(None);
         };
         Step::new(&Model {
@@ -67,6 +75,61 @@ impl Decoder {
             norm,
             lm_head,
         })
+    }
+
+    /// All halves of all blocks, and the output layer where it is one of its own.
+    fn known_halves<'a>(&self, with: &Forward<'a>, dtype: Dtype) -> Gathered<KnownHalves<'a>> {
+        let gather = Gather {
+            with,
+            dtype,
+            length: 0,
+        };
+        let halves = self.blocks.iter().flat_map(|block| &block.halves);
+        let halves = halves.map(|half| gather.half(half));
+        let Some(halves) = halves.collect::<Result<Option<Vec<_>>>>()? else {
+            return Ok(None);
+        };
+        let lm_head = match self.is_tied() {
+            true => None,
+            false => gather.linear(Site::LM_HEAD)?,
+        };
+        Ok(Some((halves, lm_head)))
+    }
+
+    /// What a set adds to the step's products, made once; None where the kernels do not know all of it.
+    fn lows(&self, step: &Step, set: &AdapterSet) -> Result<Option<Rc<Lows>>> {
+        if let Some(lows) = set.lows.get() {
+            return Ok(lows.clone());
+        }
+        let with = self.live.with(set);
+        let lows = match self.known_halves(&with, step.dtype())? {
+            Some((halves, lm_head)) => step.lows(&halves, lm_head.as_ref(), set.sites().count())?,
+            None => None,
+        };
+        Ok(set.lows.get_or_init(|| lows.map(Rc::new)).clone())
+    }
+
+    /// Of each row its adapters. Outer None: the kernels do not know all of them.
+    fn lows_of_rows(
+        &self,
+        step: &Step,
+        adapters: Adapters,
+        count: usize,
+    ) -> Gathered<Vec<Option<Rc<Lows>>>> {
+        let mut all = Vec::with_capacity(count);
+        for (rows, set) in adapters.rows() {
+            let own = match set.sites().next() {
+                None => None,
+                Some(_) => match self.lows(step, set)? {
+                    Some(lows) => Some(lows),
+                    None => return Ok(None),
+                },
+            };
+            let rows = rows.map_or(count, |rows| usize::try_from(rows).unwrap_or(0));
+            all.extend(std::iter::repeat_n(own, rows.min(count)));
+        }
+        all.resize(count, None);
+        Ok(Some(all))
     }
 
     /// The logits after each of the rows, as the last layer gave them; the caches take the tokens. None, and nothing done, where the kernels
@@ -85,11 +148,13 @@ impl Decoder {
             return Ok(None);
         }
         let rows = usize::try_from(tokens.dim(0)).unwrap_or(usize::MAX);
-        let adapted = || adapters.rows().any(|(_, set)| set.sites().next().is_some());
         let known = |session: &Session| self.is_known(session);
-        if rows > MAX_ROWS || adapted() || !sessions.iter().all(known) {
+        if rows > MAX_ROWS || !sessions.iter().all(known) {
             return Ok(None);
         }
+        let Some(lows) = self.lows_of_rows(step, adapters, rows)? else {
+            return Ok(None);
+        };
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         let layers = halves.filter_map(|half| match &half.part {
             Part::Attention(attention) => Some(session_rows(attention, sessions, step.dtype())),
@@ -98,7 +163,7 @@ impl Decoder {
         let layers = layers.collect::<Result<_>>()?;
         #[cfg(test)]
         COUNT.set(COUNT.get().map(|count| count + 1));
-        step.run(tokens, layers).map(Some)
+        step.run(tokens, layers, lows).map(Some)
     }
 
     /// Whether its rows can be some of a step: floats, which see all that is there before them.

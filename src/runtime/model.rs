@@ -1170,6 +1170,12 @@ impl Drop for Model {
     }
 }
 
+/// The modules of a folder.
+#[cfg(test)]
+pub(super) fn modules_for_tests(path: &str) -> Result<Vec<Module>> {
+    Ok(Description::read(path, false)?.planned.modules.described())
+}
+
 /// A decoder on the calling thread, without an engine, and the size of its vocabulary; `wide`: its floats as f32.
 #[cfg(test)]
 pub(super) fn decoder_for_tests(path: &str, wide: bool) -> Result<(Decoder, usize)> {

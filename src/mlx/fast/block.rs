@@ -25,11 +25,11 @@ pub enum Matrix<'a> {
     DenseExperts(&'a Array),
     /// The same.
     PackedExperts(&'a PackedExperts),
-    /// `[out, in]`, for a GPU's kernels
+    /// `[out, in]`, or of an `ExpertLinear` `[experts, out, in]`, for a GPU's kernels
     AsMlx(AsMlx<'a>),
 }
 
-/// A matrix as MLX packs it.
+/// A matrix as MLX packs it, or matrices of experts one behind the other.
 #[derive(Clone, Copy)]
 pub struct AsMlx<'a> {
     /// u32 `[out, in * bits / 32]`

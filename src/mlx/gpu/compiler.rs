@@ -8,10 +8,14 @@ use super::driver::{c_string, functions};
 use crate::error::{Code, Error, Result};
 
 /// All of them, in the order in which they need each other.
-const KERNELS: [&str; 5] = [
+const KERNELS: [&str; 9] = [
     include_str!("kernels/numbers.cu"),
     include_str!("kernels/embed.cu"),
+    include_str!("kernels/packed.cu"),
     include_str!("kernels/product.cu"),
+    include_str!("kernels/lows.cu"),
+    include_str!("kernels/norms.cu"),
+    include_str!("kernels/experts.cu"),
     include_str!("kernels/heads.cu"),
     include_str!("kernels/attention.cu"),
 ];

@@ -7,8 +7,10 @@
 
 mod compiler;
 mod driver;
+mod lows;
 mod maker;
 mod memory;
 mod step;
 
+pub use lows::Lows;
 pub use step::{Best, Model, Ready, Step, Stepped, MAX_ROWS};

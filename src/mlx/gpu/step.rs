@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::compiler::{self, Compiled};
 use super::driver::{Address, Arguments, Driver, Event, Function, Graph, Mail, Module, Recorder};
+use super::lows::Lows;
 use super::maker::Maker;
 use super::memory::{address, address_of, cuda_stream};
 use crate::dtype::Dtype;
@@ -46,8 +47,8 @@ pub struct Step {
     // In the order in which they end: what runs, what it runs, what that lies in.
     slots: RefCell<Vec<Slot>>,
     next: Cell<usize>,
-    /// By rows, less one.
-    graphs: [OnceCell<Graph>; MAX_ROWS],
+    /// Without adapters and with some; of each by rows, less one.
+    graphs: [[OnceCell<Graph>; MAX_ROWS]; 2],
     driver: Driver,
     recorder: Recorder,
     launches: Vec<Launch>,
@@ -60,6 +61,8 @@ pub struct Step {
     layers: usize,
     vocab: i32,
     dtype: Dtype,
+    /// The weights of products that adapters may add to.
+    numbered: Vec<Address>,
     /// The weights, and the room for what comes between kernels.
     _arrays: Vec<Array>,
 }
@@ -76,6 +79,7 @@ struct Slot {
 struct Held {
     _tokens: Array,
     _layers: Vec<Vec<SessionRows>>,
+    _lows: Vec<Option<Rc<Lows>>>,
     _made: Stepped,
 }
 
@@ -92,14 +96,25 @@ impl Drop for Slot {
     }
 }
 
+/// What a graph is for.
+#[derive(Clone, Copy)]
+pub(super) struct Pass {
+    pub rows: u32,
+    /// Whether some of the rows have adapters.
+    pub adapted: bool,
+}
+
 /// A kernel of the graph.
 pub(super) struct Launch {
     /// Its place in the list of functions.
     pub kernel: usize,
     pub threads: u32,
-    /// Of so many rows: blocks, and what it is called with.
-    pub with: Box<dyn Fn(u32) -> ([u32; 3], Arguments)>,
+    /// What it is called with in a pass, or that it is not needed there.
+    pub with: Box<dyn Fn(Pass) -> Option<Called>>,
 }
+
+/// A kernel's blocks, and its arguments.
+pub(super) type Called = ([u32; 3], Arguments);
 
 /// `Place` of numbers.cu.
 #[derive(Clone, Copy, Default)]
@@ -115,7 +130,7 @@ pub(super) struct Place {
 }
 
 /// The bytes of `Inputs` in numbers.cu, before the places.
-pub(super) const INPUTS: usize = 16 + 2 * MAX_ROWS * 8;
+pub(super) const INPUTS: usize = 16 + 3 * MAX_ROWS * 8;
 
 /// What a step gives.
 #[derive(Clone)]
@@ -180,7 +195,7 @@ impl Step {
         Ok(Some(Step {
             slots: RefCell::new(slots.collect::<Result<_>>()?),
             next: Cell::new(0),
-            graphs: [const { OnceCell::new() }; MAX_ROWS],
+            graphs: [const { [const { OnceCell::new() }; MAX_ROWS] }; 2],
             driver,
             recorder: Recorder::new(driver)?,
             launches: maker.launches,
@@ -191,17 +206,27 @@ impl Step {
             layers: maker.layers,
             vocab: i32::try_from(maker.vocab).unwrap_or(i32::MAX),
             dtype: model.dtype,
+            numbered: maker.numbered,
             _arrays: maker.arrays,
         }))
     }
 
     /// Queues a step of tokens i32 or u32 `[rows]`. `layers`: of each attention the sessions whose rows these
-    /// are, one after the other, with floats as keys and values; no more than `MAX_ROWS` rows, none in a ring.
-    pub fn run(&self, tokens: &Array, layers: Vec<Vec<SessionRows>>) -> Result<Stepped> {
+    /// are, one after the other, with floats as keys and values; no more than `MAX_ROWS` rows, none in a ring. `lows`: of each row its
+    /// adapters.
+    pub fn run(
+        &self,
+        tokens: &Array,
+        layers: Vec<Vec<SessionRows>>,
+        lows: Vec<Option<Rc<Lows>>>,
+    ) -> Result<Stepped> {
         let missing = || Error::internal("MLX has left its GPU");
         let stream = cuda_stream()?.ok_or_else(missing)?;
         let rows = usize::try_from(tokens.dim(0)).unwrap_or(0);
-        let graph = self.graph(rows)?;
+        if lows.len() != rows {
+            return Err(Error::internal("a step with other rows' adapters"));
+        }
+        let graph = self.graph(rows, lows.iter().any(Option::is_some))?;
         let mut slots = self.slots.borrow_mut();
         let at = self.next.get() % slots.len().max(1);
         self.next.set(at + 1);
@@ -242,6 +267,12 @@ impl Step {
             addresses.resize(MAX_ROWS, 0);
             bytes.extend(addresses.iter().flat_map(|address| address.to_ne_bytes()));
         }
+        let mut addresses = Vec::with_capacity(MAX_ROWS);
+        for lows in &lows {
+            addresses.push(lows.as_ref().map_or(Ok(0), |lows| lows.address())?);
+        }
+        addresses.resize(MAX_ROWS, 0);
+        bytes.extend(addresses.iter().flat_map(|address| address.to_ne_bytes()));
         if layers.len() != self.layers {
             return Err(Error::internal("a step of other layers"));
         }
@@ -266,6 +297,7 @@ impl Step {
         slot.held = Some(Held {
             _tokens: tokens.clone(),
             _layers: layers,
+            _lows: lows,
             _made: made.clone(),
         });
         // SAFETY: the stream is the engine thread's, alive. The inputs have room for all layers (`Maker::new`), and what the slot sent
@@ -284,6 +316,17 @@ impl Step {
         self.dtype
     }
 
+    /// What adapters add to its products, out of its halves and output layer with them; `count`: of the modules that they change. None
+    /// where the kernels do not know all of it.
+    pub fn lows(
+        &self,
+        halves: &[Half],
+        lm_head: Option<&Linear>,
+        count: usize,
+    ) -> Result<Option<Lows>> {
+        Lows::new(&self.numbered, self.dtype, halves, lm_head, count)
+    }
+
     /// Gives back the keys and values of steps that have run, so that MLX can write them in place.
     pub fn settle(&self) {
         let mut slots = self.slots.borrow_mut();
@@ -292,16 +335,24 @@ impl Step {
         done.for_each(|slot| slot.held = None);
     }
 
-    fn graph(&self, rows: usize) -> Result<&Graph> {
+    fn graph(&self, rows: usize, adapted: bool) -> Result<&Graph> {
         let many = || Error::internal(format!("a step of {rows} rows"));
         let index = rows.checked_sub(1).ok_or_else(many)?;
-        let cell = self.graphs.get(index).ok_or_else(many)?;
+        let [without, with] = &self.graphs;
+        let graphs = if adapted { with } else { without };
+        let cell = graphs.get(index).ok_or_else(many)?;
+        let pass = Pass {
+            rows: rows as u32,
+            adapted,
+        };
         if let Some(graph) = cell.get() {
             return Ok(graph);
         }
         let graph = self.recorder.graph(|| {
             for launch in &self.launches {
-                let (blocks, arguments) = (launch.with)(rows as u32);
+                let Some((blocks, arguments)) = (launch.with)(pass) else {
+                    continue;
+                };
                 let missing = || Error::internal("a kernel that is not there");
                 let kernel = self.functions.get(launch.kernel).ok_or_else(missing)?;
                 // SAFETY: `Maker` gives each kernel what its C says, in arrays that `self` holds.

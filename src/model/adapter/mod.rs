@@ -7,14 +7,17 @@ mod low_rank;
 pub use fuse::Fused;
 use low_rank::LowRank;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::layers::Matrix;
 use super::modules::Site;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels;
+use crate::mlx::gpu::Lows;
 use crate::mlx::{fast, ops, Array};
 
 /// One adapter's arrays.
@@ -55,6 +58,8 @@ pub enum Part {
 pub struct AdapterSet {
     /// By site.
     patches: Vec<Option<Patch>>,
+    /// What it adds to the products of a GPU's step, when that was first asked for; None: more than the step knows.
+    pub(super) lows: OnceCell<Option<Rc<Lows>>>,
 }
 
 /// What the adapters of a set do to one module.
@@ -270,6 +275,7 @@ impl AdapterSet {
     }
 
     fn patch_mut(&mut self, site: Site) -> &mut Patch {
+        self.lows = OnceCell::new();
         if self.patches.len() <= site.index {
             self.patches.resize_with(site.index + 1, || None);
         }

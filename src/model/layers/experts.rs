@@ -112,6 +112,7 @@ impl Experts {
             ExpertMatrix::Packed(packed) if packed.product_type(x) == x => {
                 fast::Matrix::PackedExperts(packed)
             }
+            ExpertMatrix::Quantized(q) if !fast::active() => fast::Matrix::AsMlx(q.as_mlx()),
             _ => return None,
         };
         let bias = self.bias.as_ref();

@@ -2,7 +2,7 @@
 // that is done last puts them together. How keys are shared depends on their number alone, so a row's numbers do not depend on
 // other rows.
 
-// As `Attention` in maker.rs.
+// As `Attention` in maker/attention.rs.
 struct AttentionOf {
   u32 heads, kv_heads;
   u32 parts;           // blocks for the keys of one row at most

@@ -1,7 +1,7 @@
 // Queries, keys and values of a step's rows: norms of heads, turns by position, keys and values into the cache. A warp for each
 // head of each row.
 
-// As `Heads` in maker.rs.
+// As `Heads` in maker/attention.rs.
 struct HeadsOf {
   u32 heads, kv_heads, dim;
   u32 turned;                // numbers from a head's front that are turned, in pairs

@@ -25,12 +25,21 @@ struct Place {
   u32 unused;
 };
 
+// What an adapter adds to a product: scale * (x A) B. As `Low` in lows.rs.
+struct Low {
+  const u16* a;  // [inputs, rank]
+  const u16* b;  // [rank, outputs]
+  float scale;
+  u32 rank;      // 0: nothing; else 8, 16, 32 or 64
+};
+
 // What a step reads of the host. As `Inputs` in step.rs; behind it `places`, [layers, MAX_ROWS].
 struct Inputs {
   const u32* tokens;         // [rows]
   u16* logits;               // [rows, vocab]
   u32* best[MAX_ROWS];       // of each row the token with the largest logit, the first of such: [1]
   float* levels[MAX_ROWS];   // and that logit, or NaN where NaN or infinity is among them: [2], twice
+  const Low* lows[MAX_ROWS]; // of each row's adapters, by the number of the product; or none
 };
 
 // The largest of some numbers and which it is; NaN is larger than all.
@@ -120,4 +129,29 @@ __device__ __forceinline__ u32 place_of(u32 i, u32 order) {
 __device__ __forceinline__ float sum_over(float x, int width) {
   for (int apart = width / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
   return x;
+}
+
+// What goes from half to half. As `Residual` in maker/products.rs.
+struct Residual {
+  float* h;           // [rows, width]
+  u16* normed;        // [rows, width]: h times the next norm's weight, in the next weight's order
+  float* sums;        // [rows, width / TILE]: of `normed`
+  float* squares;     // the same, of the squares of h
+  const u16* norm;    // [width]: the next norm's weight
+  float multiplier;   // of what is added
+  u32 order;
+};
+
+// A row's number i becomes x. For whole tiles of lanes.
+template <typename T>
+__device__ __forceinline__ void put_number(const Residual& to, u32 row, u32 width, u32 i, float x) {
+  const u64 start = (u64)row * width;
+  const u16 own = T::round(x * T::load(to.norm[i]));
+  to.h[start + i] = x;
+  to.normed[start + place_of(i, to.order)] = own;
+  const float square = sum_over(x * x, TILE), sum = sum_over(T::load(own), TILE);
+  if (i % TILE == 0) {
+    to.squares[(start + i) / TILE] = square;
+    to.sums[(start + i) / TILE] = sum;
+  }
 }

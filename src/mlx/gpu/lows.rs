@@ -1,0 +1,112 @@
+//! What adapters of low rank add to a step's products.
+
+use super::driver::Address;
+use super::maker::linears;
+use super::memory::{address_of, lasting_address_of, upload};
+use super::step::{Half, Linear};
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::mlx::{ops, Array};
+
+/// The highest rank that the kernels know (`product.cu`).
+pub(super) const MAX_RANK: u32 = 64;
+
+/// `Low` of numbers.cu.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Low {
+    a: Address,
+    b: Address,
+    scale: f32,
+    rank: u32,
+}
+
+/// The low-rank parts of one set of adapters, where the kernels look for them.
+pub struct Lows {
+    /// Bytes of a `Low` for each numbered product.
+    table: Array,
+    /// What these point to.
+    _arrays: Vec<Array>,
+}
+
+impl Lows {
+    /// See `Step::lows`. `numbered`: the weights of products, by number.
+    pub(super) fn new(
+        numbered: &[Address],
+        dtype: Dtype,
+        halves: &[Half],
+        lm_head: Option<&Linear>,
+        count: usize,
+    ) -> Result<Option<Lows>> {
+        let mut table = vec![Low::default(); numbered.len()];
+        let mut arrays = Vec::new();
+        let mut known = 0;
+        for linear in halves.iter().flat_map(linears).chain(lm_head) {
+            let low = match linear.low.as_slice() {
+                [] => continue,
+                [low] => low,
+                _ => return Ok(None),
+            };
+            let Some((weight, [out, inputs])) = linear_of(linear)? else {
+                return Ok(None);
+            };
+            let at = numbered.iter().position(|other| *other == weight);
+            let Some(own) = at.and_then(|at| table.get_mut(at)) else {
+                return Ok(None);
+            };
+            let (a, b) = (ops::contiguous(low.a)?, ops::contiguous(low.b)?);
+            let rank = u32::try_from(a.dim(-1)).unwrap_or(0);
+            let fits = [&a, &b].iter().all(|of| of.dtype() == dtype)
+                && a.shape() == [inputs, rank as i32]
+                && b.shape() == [rank as i32, out];
+            if !fits || ![8, 16, 32, MAX_RANK].contains(&rank) {
+                return Ok(None);
+            }
+            *own = Low {
+                a: lasting_address_of(&a)?,
+                b: lasting_address_of(&b)?,
+                scale: low.scale,
+                rank,
+            };
+            // A is read 16 bytes at a time.
+            if !own.a.is_multiple_of(16) {
+                return Ok(None);
+            }
+            arrays.extend([a, b]);
+            known += 1;
+        }
+        if known != count {
+            return Ok(None);
+        }
+        let words = |low: &Low| {
+            let tail = u64::from(low.scale.to_bits()) | u64::from(low.rank) << 32;
+            [low.a, low.b, tail].map(u64::to_le_bytes).concat()
+        };
+        let bytes: Vec<u8> = table.iter().flat_map(words).collect();
+        let table = upload(&bytes)?;
+        lasting_address_of(&table)?;
+        Ok(Some(Lows {
+            table,
+            _arrays: arrays,
+        }))
+    }
+
+    pub(super) fn address(&self) -> Result<Address> {
+        address_of(&self.table)
+    }
+}
+
+/// Where a product's weight is, its outputs and inputs.
+fn linear_of(linear: &Linear) -> Result<Option<(Address, [i32; 2])>> {
+    use crate::mlx::fast::Matrix;
+    let (array, inputs) = match &linear.weight {
+        Matrix::Dense(dense) => (*dense, dense.dim(1)),
+        Matrix::AsMlx(packed) => {
+            let inputs = packed.scales.dim(1) * packed.scheme.group_size;
+            (packed.weight, inputs)
+        }
+        _ => return Ok(None),
+    };
+    let at = lasting_address_of(array)?;
+    Ok(Some((at, [array.dim(0), inputs])))
+}
