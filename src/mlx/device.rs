@@ -122,6 +122,11 @@ pub(super) fn on_gpu() -> bool {
     STREAM.with(|current| matches!(&*current.borrow(), Some((Device::Gpu, _))))
 }
 
+/// Whether it is an NVIDIA GPU's.
+pub(super) fn on_cuda() -> bool {
+    on_gpu() && cfg!(not(target_os = "macos"))
+}
+
 /// Gives up the calling thread's stream, for later use when it can be used again.
 fn put_aside() {
     super::compiled::forget();

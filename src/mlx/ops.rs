@@ -6,7 +6,7 @@ use std::ffi::{c_int, CStr};
 use mlx_sys::{mlx_array, mlx_stream};
 
 use super::array::{Array, InMlx, VectorArray};
-use super::device::{on_gpu, stream};
+use super::device::{on_cuda, stream};
 use super::error::check;
 use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::Result;
@@ -330,8 +330,7 @@ pub fn quantized_matmul(
     scheme: Scheme,
     transposed: bool,
 ) -> Result<Array> {
-    let cuda = on_gpu() && cfg!(not(target_os = "macos"));
-    if cuda && goes_wrong_on_cuda(x, scheme, transposed) {
+    if on_cuda() && goes_wrong_on_cuda(x, scales, scheme, transposed) {
         let w = dequantize(w, scales, biases, scheme)?;
         if !transposed {
             return matmul(x, &w);
@@ -360,15 +359,16 @@ pub fn quantized_matmul(
     })
 }
 
-/// Whether MLX 0.32.2's kernels do not compute this product of several rows. Where all inputs are one group, what it takes on a
-/// Hopper GPU leaves the result as its memory was (findings/products-of-one-group-in-mlx-on-cuda.sh). With f32 rows and groups of
-/// 128 its plain kernel cannot be launched, and that ends the process.
-fn goes_wrong_on_cuda(x: &Array, scheme: Scheme, transposed: bool) -> bool {
+/// Whether MLX 0.32.2's kernels do not compute this product. Where all inputs are one group, what several rows take on a Hopper GPU
+/// leaves the result as its memory was (findings/products-of-one-group-in-mlx-on-cuda.sh); where all outputs are, scales of several
+/// heads have a stride that every kernel refuses. With f32 rows and groups of 128 its plain kernel cannot be launched, and that
+/// ends the process.
+fn goes_wrong_on_cuda(x: &Array, scales: &Array, scheme: Scheme, transposed: bool) -> bool {
     let rows: i32 = x.shape().iter().rev().skip(1).product();
     let affine = scheme.mode == Mode::Affine;
-    let one_group = transposed && [4, 8].contains(&scheme.bits) && x.dim(-1) == scheme.group_size;
-    let too_large = x.dtype() == Dtype::F32 && scheme.group_size >= 128;
-    affine && ((one_group && rows > 1) || (too_large && rows > 16))
+    let one_group = scales.dim(-1) == 1 && (rows > 1 || !transposed);
+    let too_large = x.dtype() == Dtype::F32 && scheme.group_size >= 128 && rows > 16;
+    affine && (one_group || too_large)
 }
 
 /// x `[…, n, in]` by the matrices of w `[experts, in, out]` that `indices` `[…]` name → `[…, n, out]`. `sorted`: they come in

@@ -59,6 +59,8 @@ fn load(case: &str) -> Arc<Model> {
 fn load_with_draft(case: &str, draft: Option<&str>) -> Arc<Model> {
     let folder = |case| parity::fixtures().join("models").join(case);
     let draft = draft.map(folder);
+    // Shown where a test fails.
+    println!("{case}");
     Arc::new(load_folder(&folder(case), draft.as_deref()).unwrap())
 }
 

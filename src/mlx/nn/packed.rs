@@ -3,6 +3,7 @@
 
 use super::{lowest, softcap, AttentionMask, Scores};
 use crate::error::Result;
+use crate::mlx::device::on_cuda;
 use crate::mlx::stored::PackedTokens;
 use crate::mlx::{ops, Array};
 
@@ -47,7 +48,14 @@ pub(super) fn attention(
 /// x `[1, heads, group, n, …]` by the packed tokens of its head: `x @ tokensᵀ` where `transposed`, else `x @ tokens`.
 fn product(x: &Array, tokens: &PackedTokens, transposed: bool) -> Result<Array> {
     // [1, heads, tokens, …] → [1, heads, 1, tokens, …]
-    let shared = |x: &Array| ops::reshape(x, &[1, x.dim(1), 1, x.dim(2), x.dim(3)]);
+    let shared = |x: &Array| {
+        // MLX's CUDA kernels refuse what does not lie in one piece, as the heads of a cache that has room for more tokens.
+        let x = match on_cuda() {
+            true => &ops::contiguous(x)?,
+            false => x,
+        };
+        ops::reshape(x, &[1, x.dim(1), 1, x.dim(2), x.dim(3)])
+    };
     ops::quantized_matmul(
         x,
         &shared(&tokens.codes)?,
