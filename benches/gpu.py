@@ -1,9 +1,9 @@
 """Decode and prefill on an NVIDIA GPU, mlxrt beside mlx-lm on the same folders and the same wheel of MLX; see README.md in this folder.
 
-    python3 gpu.py --bench PROGRAM --many PROGRAM [--report] [--rounds N] [--folders FOLDER] [SHAPE-BITS ...]
+    python3 gpu.py --bench PROGRAM --many PROGRAM --adapters PROGRAM [--report] [--rounds N] [--folders FOLDER] [SHAPE-BITS ...]
 
-Each round starts one fresh process of each side, in turns. Writes results/gpu-decode.json, and of it GPU.md and its plot; --report: only
-these.
+Each round starts one fresh process of each side, in turns. Writes results/gpu-decode.json, where models that are not measured now stay as
+they were, and of it GPU.md and its plot; --report: only these.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gpu-decode.json"
-MODELS = ["qwen3-0.6b-4", "qwen3-0.6b-16", "llama-8b-4", "llama-8b-8", "llama-8b-16"]
+MODELS = ["qwen3-0.6b-4", "qwen3-0.6b-16", "llama-8b-4", "llama-8b-8", "llama-8b-16", "qwen3-30b-a3b-4"]
 PROMPTS = (512, 2048)
 SESSIONS = (1, 2, 4, 8)
 SETTINGS = {"modes": "tokens", "cold_prompt": 16, "cold_decode": 16, "decode": 256, "repeats": 3}
@@ -63,7 +64,7 @@ def alone(args, folder, prompt):
 def together(args, folder):
     """Rates of several sessions, by rounds: {side: {sessions: [rate]}}"""
     sides = {"mlxrt": {}, "mlx-lm": {}}
-    for count in SESSIONS:
+    for count in args.sessions:
         common = [folder, count, "--prompt", 512, "--decode", 256, "--repeats", 3, "--gpu", 1]
         commands = {"mlxrt": [args.many, *common], "mlx-lm": [sys.executable, HERE / "many_mlx_lm.py", *common]}
         for side, command in commands.items():
@@ -71,24 +72,51 @@ def together(args, folder):
     return sides
 
 
+def adapted(args, folder):
+    """Rates without an adapter and with one of rank 16 on all projections, best of the rounds, and the median of the ratios."""
+    done = subprocess.run([args.adapters, folder, "256", "5"], capture_output=True, text=True, timeout=600, check=True)
+    without, with_one, ratio = done.stdout.strip().splitlines()[:3]
+    last = lambda line: line.strip("| ").split("|")[1].strip()
+    return {"without": float(last(without)), "with": float(last(with_one)), "ratio": float(re.search(r"\((.*)\)", last(ratio))[1])}
+
+
 def measure(args):
     folders = Path(args.folders)
-    found = {"rounds": args.rounds, "date": datetime.date.today().isoformat(), "gpu": gpu(), "alone": {}, "together": {}, "weights": {}}
+    found = json.loads(Path(args.results).read_text()) if Path(args.results).exists() else {}
+    if found.get("gpu") != gpu():
+        found = {"gpu": gpu()}
+    of = lambda key: found.setdefault(key, {})
+
+    def say(name, *what):
+        """And what was measured stays measured when the rest fails."""
+        print(name, *what, flush=True)
+        Path(args.results).write_text(json.dumps(found, indent=1) + "\n")
+
     for name in args.models or MODELS:
         shape, bits = name.rsplit("-", 1)
         folder = folders / name
         if not folder.exists():
             subprocess.run([sys.executable, HERE / "make_model.py", folder, "--shape", shape, "--bits", bits], check=True)
-        found["weights"][name] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        of("dates")[name] = datetime.date.today().isoformat()
+        of("weights")[name] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         for prompt in PROMPTS:
-            found["alone"].setdefault(name, {})[str(prompt)] = sides = alone(args, folder, prompt)
-            print(name, prompt, {side: round(statistics.median(run["decode"] for run in runs), 1) for side, runs in sides.items()}, flush=True)
+            of("alone").setdefault(name, {})[str(prompt)] = sides = alone(args, folder, prompt)
+            say(name, prompt, {side: round(statistics.median(run["decode"] for run in runs), 1) for side, runs in sides.items()})
         if bits == "4":
-            found["together"][name] = sides = together(args, folder)
-            print(name, {side: {n: round(statistics.median(rates)) for n, rates in of.items()} for side, of in sides.items()}, flush=True)
-        # What was measured stays measured when the rest fails.
-        Path(args.results).write_text(json.dumps(found, indent=1) + "\n")
+            of("together")[name] = sides = together(args, folder)
+            say(name, {side: {n: round(statistics.median(rates)) for n, rates in of.items()} for side, of in sides.items()})
+        if "moe" not in shape and "a3b" not in shape:
+            of("adapters")[name] = rates = adapted(args, folder)
+            say(name, rates)
     return found
+
+
+def used(name):
+    """The part of the weights that a token uses."""
+    if name.startswith("qwen3-30b-a3b"):
+        # 120 of 128 experts of 48 layers are not looked at.
+        return 1 - 120 * 48 * 3 * 2048 * 768 / 30.5e9
+    return 1
 
 
 def gpu():
@@ -103,21 +131,21 @@ def report(found):
     lines = [
         "# On an NVIDIA GPU",
         "",
-        f"By `make bench-gpu`, {found['date']}: one {found['gpu']}, MLX 0.32.2's CUDA wheel on both sides, mlx-lm 0.32.0. Random weights in real",
-        f"shapes; medians of {found['rounds'] * SETTINGS['repeats']} requests in {found['rounds']} processes of each side, in turns; {SETTINGS['decode']} tokens after each prompt. *Limit*: how many tokens a second the",
-        "memory allows, if a step did nothing but read the weights once (4.3 TB/s).",
+        f"By `make bench-gpu`: one {found['gpu']}, MLX 0.32.2's CUDA wheel on both sides, mlx-lm 0.32.0. Random weights in real shapes; medians of *n*",
+        f"requests, {SETTINGS['repeats']} in each process, sides in turns; {SETTINGS['decode']} tokens after each prompt. *Limit*: how many tokens a second the memory allows, if a step did",
+        "nothing but read the weights that a token uses once (4.3 TB/s).",
         "",
         "![rates of decoding](results/gpu-decode.png)",
         "",
-        "| model | prompt | decode, tok/s: mlxrt | mlx-lm | ratio | limit | prefill, tok/s: mlxrt | mlx-lm | ratio | peak, GB: mlxrt | mlx-lm |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | day | n | prompt | decode, tok/s: mlxrt | mlx-lm | ratio | limit | prefill, tok/s: mlxrt | mlx-lm | ratio | peak, GB: mlxrt | mlx-lm |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, prompts in found["alone"].items():
         for prompt, sides in prompts.items():
             own, other = ({key: median(sides[side], key) for key in ("decode", "prefill", "peak")} for side in ("mlxrt", "mlx-lm"))
-            limit = MEMORY / found["weights"][name]
+            limit = MEMORY / (found["weights"][name] * used(name))
             lines.append(
-                f"| {name} bits | {prompt} | {own['decode']:.0f} | {other['decode']:.0f} | {own['decode'] / other['decode']:.2f} | {limit:.0f} "
+                f"| {name} bits | {found['dates'][name]} | {len(sides['mlxrt'])} | {prompt} | {own['decode']:.0f} | {other['decode']:.0f} | {own['decode'] / other['decode']:.2f} | {limit:.0f} "
                 f"| {own['prefill']:.0f} | {other['prefill']:.0f} | {own['prefill'] / other['prefill']:.2f} "
                 f"| {own['peak'] / 1e9:.2f} | {other['peak'] / 1e9:.2f} |"
             )
@@ -134,6 +162,16 @@ def report(found):
             rate, other = statistics.median(rates), statistics.median(sides["mlx-lm"][count])
             by_one = rate / one
             lines.append(f"| {name} bits | {count} | {rate:.0f} | {by_one:.2f} | {int(count) / by_one:.2f} | {other:.0f} | {rate / other:.1f} |")
+    if found.get("adapters"):
+        lines += [
+            "",
+            "An adapter of rank 16 on all projections, in turns with the same requests without it; the ratio of times is the median of five rounds.",
+            "",
+            "| model | without, tok/s | with it | time of a token by that without |",
+            "|---|---:|---:|---:|",
+        ]
+        for name, rates in found["adapters"].items():
+            lines.append(f"| {name} bits | {rates['without']:.0f} | {rates['with']:.0f} | {rates['ratio']:.2f} |")
     notes = HERE / "gpu-notes.md"
     text = "\n".join(lines) + "\n"
     if notes.exists():
@@ -169,6 +207,8 @@ def main():
     parser.add_argument("models", nargs="*", help=f"usually {' '.join(MODELS)}")
     parser.add_argument("--bench")
     parser.add_argument("--many")
+    parser.add_argument("--adapters")
+    parser.add_argument("--sessions", type=lambda text: [int(n) for n in text.split(",")], default=SESSIONS)
     parser.add_argument("--folders", default="build/bench-models")
     parser.add_argument("--results", default=RESULTS)
     parser.add_argument("--rounds", type=int, default=3)

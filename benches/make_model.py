@@ -86,6 +86,18 @@ SHAPES["qwen3-moe-1.5b"] = {
     "mlp_only_layers": [],
     "norm_topk_prob": True,
 }
+# As Qwen3-30B-A3B: a token uses a tenth of the weights.
+SHAPES["qwen3-30b-a3b"] = {
+    **SHAPES["qwen3-moe-1.5b"],
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "intermediate_size": 6144,
+    "tie_word_embeddings": False,
+    "num_experts": 128,
+    "moe_intermediate_size": 768,
+}
 # Three layers of linear attention for one of attention, as Qwen3.5-0.8B has them.
 SHAPES["qwen3_5-0.8b"] = {
     **SHAPES["qwen3-0.6b"],
