@@ -2,11 +2,12 @@
 
 use super::driver::Address;
 use super::maker::linears;
-use super::memory::{address_of, lasting_address_of, upload};
+use super::memory::{address_of, lasting, lasting_address_of, upload};
 use super::step::{Half, Linear};
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::mlx::{ops, Array};
+use crate::mlx::fast::Matrix;
+use crate::mlx::Array;
 
 /// The highest rank that the kernels know (`product.cu`).
 pub(super) const MAX_RANK: u32 = 64;
@@ -54,7 +55,7 @@ impl Lows {
             let Some(own) = at.and_then(|at| table.get_mut(at)) else {
                 return Ok(None);
             };
-            let (a, b) = (ops::contiguous(low.a)?, ops::contiguous(low.b)?);
+            let ((a, a_at), (b, b_at)) = (lasting(low.a)?, lasting(low.b)?);
             let rank = u32::try_from(a.dim(-1)).unwrap_or(0);
             let fits = [&a, &b].iter().all(|of| of.dtype() == dtype)
                 && a.shape() == [inputs, rank as i32]
@@ -63,8 +64,8 @@ impl Lows {
                 return Ok(None);
             }
             *own = Low {
-                a: lasting_address_of(&a)?,
-                b: lasting_address_of(&b)?,
+                a: a_at,
+                b: b_at,
                 scale: low.scale,
                 rank,
             };
@@ -98,7 +99,6 @@ impl Lows {
 
 /// Where a product's weight is, its outputs and inputs.
 fn linear_of(linear: &Linear) -> Result<Option<(Address, [i32; 2])>> {
-    use crate::mlx::fast::Matrix;
     let (array, inputs) = match &linear.weight {
         Matrix::Dense(dense) => (*dense, dense.dim(1)),
         Matrix::AsMlx(packed) => {

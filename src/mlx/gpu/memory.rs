@@ -7,7 +7,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::mlx::device::stream;
 use crate::mlx::error::check;
-use crate::mlx::{self, Array, HostBuffer};
+use crate::mlx::{self, ops, Array, HostBuffer};
 
 extern "C" {
     fn mlxrt_shim_device_data(array: *const c_void, stays: c_int, data: *mut *mut c_void) -> c_int;
@@ -37,6 +37,17 @@ pub fn lasting_address_of(array: &Array) -> Result<Address> {
     mlx::eval(&[array])?;
     let none = || Error::internal("an array that is not row-major in the GPU's memory");
     data(array, true)?.ok_or_else(none)
+}
+
+/// An array, or a copy of it that is row-major, and where that is for as long as it lives.
+pub fn lasting(array: &Array) -> Result<(Array, Address)> {
+    mlx::eval(&[array])?;
+    if let Some(at) = data(array, true)? {
+        return Ok((array.clone(), at));
+    }
+    let copy = ops::contiguous(array)?;
+    let at = lasting_address_of(&copy)?;
+    Ok((copy, at))
 }
 
 /// The CUDA stream of the engine thread. None: MLX does not compute with CUDA.
