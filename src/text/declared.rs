@@ -174,6 +174,12 @@ impl Declared {
         for (key, value) in config.iter().filter(|(key, _)| names_tokens(key)) {
             settings.insert(key.clone(), value.clone());
         }
+        // Before the older file is looked at, whose `additional_special_tokens` do not count then.
+        if !settings.get(EXTRA).is_some_and(is_set) {
+            if let Some(old) = settings.remove(ADDITIONAL) {
+                settings.insert(EXTRA.into(), old);
+            }
+        }
         if decoder.is_none() {
             for (key, value) in map.iter().filter(|(key, _)| names_tokens(key)) {
                 let value = match (settings.get_mut(key), value) {
