@@ -481,7 +481,8 @@ typedef struct mlxrt_memory {
 } mlxrt_memory;
 
 /**
- * Hears how far a long call is: done of total (bytes while loading), on the thread of that call. Returns
+ * Hears how far a long call is: done of total (bytes while loading; 0 done while a long vocabulary is built), on the
+ * thread of that call. Returns
  * MLXRT_RETURN_CONTINUE, or MLXRT_RETURN_STOP to end the call with MLXRT_E_CANCELLED. It must not throw or
  * longjmp.
  */
@@ -1395,7 +1396,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
  * holds, too, where a folder or a file is exchanged with a link while it is read. Nothing but regular files is opened.
  *
  * Threads: any; progress runs on this one.
- * Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+ * Blocks: while it reads the files; progress may stop it and a forced shutdown does (CANCELLED), timeout_ms ends it (TIMEOUT), each
+ * within 50 ms or the time of one read of 8 MB.
  * Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; INCOMPATIBLE for a draft with other tokens;
  * OUT_OF_MEMORY, CANCELLED, TIMEOUT, SUSPENDED, DEVICE.
  * Owns: out is yours: mlxrt_model_free.

@@ -25,6 +25,13 @@ pub enum Code {
     Internal = 19,
 }
 
+impl Code {
+    /// Whether it says nothing of what was read, which may be as it should be: only of the moment.
+    pub fn is_of_the_moment(self) -> bool {
+        matches!(self, Code::OutOfMemory | Code::Timeout | Code::Cancelled)
+    }
+}
+
 /// What a failed call hands back. The message is one sentence that names the file, key or argument,
 /// and holds nothing of the machine the library was built on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

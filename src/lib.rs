@@ -4,6 +4,7 @@
 
 pub mod capi;
 
+mod aside;
 mod error;
 mod files;
 mod grammar;

@@ -112,7 +112,8 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
 /// holds, too, where a folder or a file is exchanged with a link while it is read. Nothing but regular files is opened.
 ///
 /// Threads: any; progress runs on this one.
-/// Blocks: while it reads the files; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
+/// Blocks: while it reads the files; progress may stop it and a forced shutdown does (CANCELLED), timeout_ms ends it (TIMEOUT), each
+/// within 50 ms or the time of one read of 8 MB.
 /// Errors: NOT_FOUND, IO, BAD_MODEL, UNSUPPORTED, each naming the file and key; INCOMPATIBLE for a draft with other tokens;
 /// OUT_OF_MEMORY, CANCELLED, TIMEOUT, SUSPENDED, DEVICE.
 /// Owns: out is yours: mlxrt_model_free.

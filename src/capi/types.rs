@@ -52,7 +52,8 @@ pub type mlxrt_event_fn =
 pub type mlxrt_train_fn =
     Option<unsafe extern "C" fn(user_data: *mut c_void, event: *const mlxrt_train_event) -> i32>;
 
-/// Hears how far a long call is: done of total (bytes while loading), on the thread of that call. Returns
+/// Hears how far a long call is: done of total (bytes while loading; 0 done while a long vocabulary is built), on the
+/// thread of that call. Returns
 /// MLXRT_RETURN_CONTINUE, or MLXRT_RETURN_STOP to end the call with MLXRT_E_CANCELLED. It must not throw or
 /// longjmp.
 pub type mlxrt_progress_fn =

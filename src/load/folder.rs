@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Code, Error, Result};
 use crate::files::{self, Dir, Kind, Opened};
+use crate::watch;
 use crate::words::quoted;
+
+/// Bytes between two looks at the watch.
+const READ_STEP: usize = 4 << 20;
 
 /// A folder whose files can be read by name. A name is one plain component; links are followed, but only
 /// to files inside the folder, or, for a snapshot of the Hugging Face cache, inside that model's part of it, unless the
@@ -193,8 +197,10 @@ impl ModelFolder {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(length).map_err(|_| too_large())?;
         bytes.resize(length, 0);
-        file.read_exact(&mut bytes)
-            .map_err(|e| cannot_read(name, &e))?;
+        for part in bytes.chunks_mut(READ_STEP) {
+            watch::look()?;
+            file.read_exact(part).map_err(|e| cannot_read(name, &e))?;
+        }
         match bytes.starts_with(LFS_POINTER) {
             true => Err(lfs_pointer(name)),
             false => Ok(Some(bytes)),

@@ -7,12 +7,16 @@ use serde_json::{Map, Value};
 
 use super::limits::Limits;
 use super::scan::{line_and_column, scan, Finding};
+use crate::aside::aside;
 use crate::error::{Error, Result};
 use crate::room;
+use crate::watch;
 use crate::words::quoted;
 
-/// Bytes for each byte of a file: strings that grow, and the text again where it has Python's words.
-const BYTE_COST: usize = 4;
+/// Bytes for each byte of a file: strings that grow, and the text again where it has Python's words or is long.
+const BYTE_COST: usize = 5;
+/// Longer texts are parsed aside: the parser does not look at the watch.
+const LONG: usize = 1 << 20;
 /// For each list, object, string and item: lists of one within each other take 300.
 const PART_COST: usize = 360;
 
@@ -44,15 +48,14 @@ pub fn parse_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
 pub fn parse_json(name: &str, bytes: &[u8]) -> Result<Value> {
     let _room = room::hold_for(cost(bytes), name)?;
     check_text(name, bytes, Limits::DEFAULT.json_values)?;
-    serde_json::from_slice(bytes)
-        .map_err(|error| Error::bad_model(format!("{name}: is not valid JSON: {error}")))
+    parse(bytes)?.map_err(|error| Error::bad_model(format!("{name}: is not valid JSON: {error}")))
 }
 
 /// A JSON file that must hold one list; checked as [`parse_object`] does, and without Python's words.
 pub(super) fn parse_list(file: &str, bytes: &[u8]) -> Result<Vec<Value>> {
     let _room = room::hold_for(cost(bytes), file)?;
     check_text(file, bytes, Limits::DEFAULT.json_values)?;
-    match serde_json::from_slice::<Value>(bytes) {
+    match parse(bytes)? {
         Ok(Value::Array(list)) => Ok(list),
         Ok(other) => Err(Error::bad_model(format!(
             "{file}: must hold a JSON list, holds {}",
@@ -93,14 +96,26 @@ fn check_text(file: &str, bytes: &[u8], max_values: usize) -> Result<Vec<std::op
             Finding::TooMany { at } => {
                 (format!("the JSON holds more than {max_values} values"), at)
             }
+            Finding::Stopped(error) => return error,
         };
         let (line, column) = line_and_column(bytes, at);
         Error::bad_model(format!("{file}: {what}, at line {line} column {column}"))
     })
 }
 
+fn parse(bytes: &[u8]) -> Result<serde_json::Result<Value>> {
+    if bytes.len() <= LONG {
+        return Ok(serde_json::from_slice(bytes));
+    }
+    watch::look()?;
+    let bytes = bytes.to_vec();
+    aside("reading JSON", &mut || Ok(()), move || {
+        Ok(serde_json::from_slice(&bytes))
+    })
+}
+
 fn parse_checked(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
-    match serde_json::from_slice::<Value>(bytes) {
+    match parse(bytes)? {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(Error::bad_model(format!(
             "{file}: must hold a JSON object, holds {}",

@@ -8,15 +8,30 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
+use crate::error::Error;
+use crate::watch;
+
 /// Nesting that the parser would still take.
 pub(super) const MAX_DEPTH: usize = 127;
+
+/// Bytes between two looks at the watch.
+const LOOK_EVERY: usize = 1 << 20;
 
 /// What makes a text unacceptable; `at` is a byte offset.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Finding {
-    Duplicate { key: String, at: usize },
-    TooDeep { at: usize },
-    TooMany { at: usize },
+    Duplicate {
+        key: String,
+        at: usize,
+    },
+    TooDeep {
+        at: usize,
+    },
+    TooMany {
+        at: usize,
+    },
+    /// The work is wanted no more.
+    Stopped(Error),
 }
 
 /// Checks nesting, the number of values and the keys of each object. Returns the places of the words `NaN`,
@@ -27,8 +42,13 @@ pub(super) fn scan(text: &[u8], max_values: usize) -> Result<Vec<Range<usize>>, 
     let mut open: Vec<Option<(HashSet<Cow<str>>, bool)>> = Vec::new();
     let mut values = 0usize;
     let mut words = Vec::new();
+    let mut next_look = LOOK_EVERY;
     while let Some(byte) = scanner.peek() {
         let at = scanner.at;
+        if at >= next_look {
+            watch::look().map_err(Finding::Stopped)?;
+            next_look = at.saturating_add(LOOK_EVERY);
+        }
         let mut is_value = true;
         match byte {
             b'{' | b'[' => {

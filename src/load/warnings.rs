@@ -1,6 +1,6 @@
 //! What is odd about a folder that loads all the same.
 
-use crate::error::{Code, Result};
+use crate::error::Result;
 
 /// Sentences that each name their file. They go to the log as they come, and into what `mlxrt_model_info` and
 /// `mlxrt_model_inspect` give.
@@ -22,10 +22,10 @@ impl Warnings {
     }
 
     /// The value of a file or key that a model can do without: what is wrong with it becomes a warning, and the value is
-    /// as if it were not there. Only a lack of memory, which says nothing of the folder, stays an error.
+    /// as if it were not there. Only what says nothing of the folder stays an error: a lack of memory, a deadline, a cancel.
     pub fn forgive<T: Default>(&mut self, value: Result<T>) -> Result<T> {
         match value {
-            Err(error) if error.code != Code::OutOfMemory => {
+            Err(error) if !error.code.is_of_the_moment() => {
                 self.add(format!("{}; it is ignored", error.message));
                 Ok(T::default())
             }
@@ -42,7 +42,7 @@ impl Warnings {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use crate::error::{Code, Error};
 
     #[test]
     fn what_is_wrong_becomes_a_sentence_and_the_value_a_default() {
@@ -58,11 +58,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_of_memory_is_no_fault_of_the_folder() {
-        let lack: Result<i32> = Err(Error::new(Code::OutOfMemory, "no memory"));
-        let mut warnings = Warnings::default();
-        assert_eq!(warnings.forgive(lack).unwrap_err().code, Code::OutOfMemory);
-        assert!(warnings.sentences().is_empty());
+    fn a_lack_of_memory_or_time_is_no_fault_of_the_folder() {
+        for code in [Code::OutOfMemory, Code::Timeout, Code::Cancelled] {
+            let lack: Result<i32> = Err(Error::new(code, "not now"));
+            let mut warnings = Warnings::default();
+            assert_eq!(warnings.forgive(lack).unwrap_err().code, code);
+            assert!(warnings.sentences().is_empty());
+        }
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl Catalog {
                         self.add(name, file, entries, limits)?;
                     }
                 }
-                Err(error) if error.code == Code::OutOfMemory => return Err(error),
+                Err(error) if error.code.is_of_the_moment() => return Err(error),
                 Err(error) => {
                     self.unusable.insert(name.to_string(), error.message);
                 }

@@ -297,10 +297,19 @@ pub fn init(options: EngineOptions) -> Result<()> {
     Ok(())
 }
 
+/// How often a shutdown was forced.
+static FORCED: AtomicU64 = AtomicU64::new(0);
+
+/// What loads compare: one that began before such a shutdown ends with it, also where it holds no engine yet.
+pub(super) fn forced_shutdowns() -> u64 {
+    FORCED.load(Ordering::Acquire)
+}
+
 /// Drops one holder. When models are left it says so (BUSY) and the last of them ends the engine; `force` ends it now.
 pub fn shutdown(force: bool, timeout: Option<Duration>) -> Result<()> {
     let mut holders = holders();
     holders.inits = if force {
+        FORCED.fetch_add(1, Ordering::AcqRel);
         0
     } else {
         holders.inits.saturating_sub(1)

@@ -261,7 +261,7 @@ impl Description {
         };
         match read() {
             Ok((sentence, dense)) => Ok((Ok(sentence), dense)),
-            Err(error) if error.code == Code::OutOfMemory => Err(error),
+            Err(error) if error.code.is_of_the_moment() => Err(error),
             Err(error) => {
                 warnings.add(format!("{error}; embeddings of the folder's own kind fail"));
                 Ok((Err(error), Vec::new()))
@@ -314,14 +314,18 @@ impl Description {
         })
     }
 
-    /// The tokenizer, and the tokens that end a text of this model into `generation`.
-    fn tokenizer(&mut self, files: &TokenFiles) -> Result<Tokenizer> {
+    /// The tokenizer, and the tokens that end a text of this model into `generation`. `look`: see `Tokenizer::load`.
+    fn tokenizer(
+        &mut self,
+        files: &Arc<TokenFiles>,
+        look: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Tokenizer> {
         let json = self
             .folder
             .read_required("tokenizer.json", Limits::DEFAULT.tokenizer_bytes)?;
         let rows = self.config.vocab_size as usize;
         let mut warnings = Vec::new();
-        let mut tokenizer = Tokenizer::new(&json, files, Some(rows), &mut warnings)?;
+        let mut tokenizer = Tokenizer::load(json, files, Some(rows), &mut warnings, look)?;
         warnings
             .into_iter()
             .for_each(|sentence| self.warnings.add(sentence));
@@ -367,7 +371,7 @@ impl Description {
         };
         for problem in template.problems() {
             // No fault of the folder's.
-            if problem.code == Code::OutOfMemory {
+            if problem.code.is_of_the_moment() {
                 return Err(problem.clone());
             }
             self.warnings
@@ -543,12 +547,22 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(path: &str, context: u32, follow_links: bool) -> Result<Self> {
+    /// `progress` hears of 0 bytes of the weights, while something else takes long.
+    ///
+    /// Errors: `Cancelled` when it stops that.
+    fn make(
+        path: &str,
+        context: u32,
+        follow_links: bool,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Self> {
         engine::prepare();
         let mut description = Description::read(path, follow_links)?;
         let context = checked_context(context, &description.config)?;
-        let token_files = description.token_files()?;
-        let tokenizer = description.tokenizer(&token_files)?;
+        let token_files = Arc::new(description.token_files()?);
+        let total = description.weight_bytes();
+        let mut look = || go_on(progress(0, total));
+        let tokenizer = description.tokenizer(&token_files, &mut look)?;
         let chat = description.chat(&token_files, &tokenizer)?;
         let parser = token_files.config.as_ref();
         let parser = parser.and_then(|config| config.get("tool_parser_type")?.as_str());
@@ -575,12 +589,15 @@ impl Plan {
         path: Option<&'a str>,
         follow_links: bool,
         model: &Plan,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Option<(&'a str, Plan)>> {
         let Some(path) = path else {
             return Ok(None);
         };
-        let plan = || {
-            let plan = Plan::make(path, 0, follow_links)?;
+        let mut plan = || {
+            let beside = model.description.weight_bytes();
+            let mut progress = |done, total: u64| progress(done, total.saturating_add(beside));
+            let plan = Plan::make(path, 0, follow_links, &mut progress)?;
             if let Some(why) = model.description.silent().or(plan.description.silent()) {
                 return Err(Error::unsupported(why));
             }
@@ -637,8 +654,9 @@ pub fn inspect(
     draft: Option<&str>,
     session: &SessionOptions,
 ) -> Result<String> {
-    let plan = Plan::make(path, context, follow_links)?;
-    let draft = Plan::of_draft(draft, follow_links, &plan)?;
+    let mut nobody = |_, _| true;
+    let plan = Plan::make(path, context, follow_links, &mut nobody)?;
+    let draft = Plan::of_draft(draft, follow_links, &plan, &mut nobody)?;
     let session_context = match session.context {
         0 => plan.context,
         wanted => wanted.min(plan.context),
@@ -665,12 +683,17 @@ pub fn load(path: &str, options: LoadOptions) -> Result<Model> {
     watch::during(loading(options.deadline), || load_watched(path, options))
 }
 
-/// A process that exits ends it, too.
+/// A process that exits ends it, too, and a forced shutdown, from before there is an engine.
 pub(super) fn loading(deadline: Option<Instant>) -> Watch {
+    let before = engine::forced_shutdowns();
+    let stopped = move || match engine::forced_shutdowns() == before {
+        true => host::refuse_at_exit(),
+        false => Err(engine::ended()),
+    };
     Watch {
         work: "loading",
         deadline,
-        stopped: Some(Box::new(host::refuse_at_exit)),
+        stopped: Some(Box::new(stopped)),
     }
 }
 
@@ -682,8 +705,9 @@ fn load_watched(path: &str, options: LoadOptions) -> Result<Model> {
         progress,
         ..
     } = options;
-    let plan = Plan::make(path, context, follow_links)?;
-    let Some((draft_path, draft)) = Plan::of_draft(draft, follow_links, &plan)? else {
+    let plan = Plan::make(path, context, follow_links, progress)?;
+    let draft = Plan::of_draft(draft, follow_links, &plan, progress)?;
+    let Some((draft_path, draft)) = draft else {
         return read_weights(path, plan, None, progress);
     };
     let of_draft = draft.description.weight_bytes();
@@ -1031,14 +1055,17 @@ impl Reader<'_> {
 
     fn has_read(&mut self, bytes: u64) -> Result<()> {
         self.done += bytes;
-        if !(self.progress)(self.done, self.total) {
-            return Err(Error::new(
-                Code::Cancelled,
-                "loading was stopped by the progress callback",
-            ));
-        }
+        go_on((self.progress)(self.done, self.total))?;
         watch::look()
     }
+}
+
+/// What a progress callback said.
+fn go_on(goes_on: bool) -> Result<()> {
+    let stopped = "loading was stopped by the progress callback";
+    goes_on
+        .then_some(())
+        .ok_or_else(|| Error::new(Code::Cancelled, stopped))
 }
 
 fn full(slot: Slot, buffer: HostBuffer) -> Result<(Slot, HostBuffer)> {

@@ -44,6 +44,29 @@ pub struct TokenFiles {
     pub added_tokens: Option<Map<String, Value>>,
 }
 
+/// Tokens of files that are read in a few milliseconds, and whatever else they hold.
+const FEW: usize = 1000;
+
+impl TokenFiles {
+    /// Whether they have few tokens to add.
+    pub(super) fn are_short(&self) -> bool {
+        fn values(value: &Value) -> usize {
+            match value {
+                Value::Array(list) => list.iter().map(values).sum(),
+                Value::Object(map) => map.values().map(values).sum(),
+                _ => 1,
+            }
+        }
+        let files = [&self.config, &self.special_tokens_map, &self.added_tokens];
+        let values = files
+            .into_iter()
+            .flatten()
+            .flat_map(Map::values)
+            .map(values);
+        values.sum::<usize>() <= FEW
+    }
+}
+
 /// What the files say.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
@@ -150,6 +173,12 @@ impl Declared {
         let mut settings: Map<String, Value> = Map::new();
         for (key, value) in config.iter().filter(|(key, _)| names_tokens(key)) {
             settings.insert(key.clone(), value.clone());
+        }
+        // Before the older file is looked at, whose `additional_special_tokens` do not count then.
+        if !settings.get(EXTRA).is_some_and(is_set) {
+            if let Some(old) = settings.remove(ADDITIONAL) {
+                settings.insert(EXTRA.into(), old);
+            }
         }
         if decoder.is_none() {
             for (key, value) in map.iter().filter(|(key, _)| names_tokens(key)) {

@@ -11,7 +11,7 @@ use super::{growth, newer};
 use crate::error::{Error, Result};
 use crate::watch;
 
-const MAX_FILE: usize = 256 << 20;
+const MAX_FILE: usize = 128 << 20;
 /// Ids stay under this, as do the vocabulary's entries.
 pub(super) const MAX_VOCABULARY: u64 = 1 << 22;
 /// Recognising added tokens costs at most so many steps per byte of a text.
@@ -209,6 +209,13 @@ fn check_model(file: &mut Map<String, Value>) -> Result<(u64, u64, usize)> {
         if text.len() > MAX_TOKEN {
             return Err(too_long(key, text, MAX_TOKEN));
         }
+    }
+    let merges = model.get("merges").and_then(Value::as_array);
+    let merges = merges.map_or(0, |merges| merges.len() as u64);
+    if merges > MAX_VOCABULARY {
+        return Err(refuse(format!(
+            "model.merges has {merges} entries, at most {MAX_VOCABULARY} are allowed"
+        )));
     }
     check_merges(model)?;
     let named = model.get("type").and_then(Value::as_str).unwrap_or("BPE");

@@ -20,6 +20,7 @@ use super::sanitise::{self, brief, Joins, Unknown};
 use super::steps::Steps;
 use super::table::Table;
 use super::words::{Borrowed, Words};
+use crate::aside::aside;
 use crate::error::{Code, Error, Result};
 use crate::room;
 use crate::watch;
@@ -40,6 +41,8 @@ const MAX_LOOKED_UP: usize = 4 << 20;
 const WORKING_BYTES: usize = 256;
 /// Places of which it is remembered whether a text can be divided there.
 const MAX_KNOWN: usize = 4096;
+/// A `tokenizer.json` that is read in a few milliseconds.
+const SHORT_FILE: usize = 64 << 10;
 /// Bytes of words between two looks at the watch.
 const LOOK_EVERY: usize = 8 << 10;
 
@@ -125,6 +128,29 @@ impl Tokenizer {
             ..TokenFiles::default()
         };
         Self::new(tokenizer_json, &files, None, &mut Vec::new())
+    }
+
+    /// As `new`, of files of any length: the crate that builds vocabularies does not look at the watch, so this does
+    /// meanwhile, and calls `look`, at least every 50 ms.
+    ///
+    /// Errors: as `new`; what `look` and the watch give.
+    pub fn load(
+        tokenizer_json: Vec<u8>,
+        files: &Arc<TokenFiles>,
+        rows: Option<usize>,
+        warnings: &mut Vec<String>,
+        look: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Tokenizer> {
+        if tokenizer_json.len() <= SHORT_FILE && files.are_short() {
+            return Self::new(&tokenizer_json, files, rows, warnings);
+        }
+        let files = Arc::clone(files);
+        let (tokenizer, odd) = aside("building the vocabulary", look, move || {
+            let mut odd = Vec::new();
+            Self::new(&tokenizer_json, &files, rows, &mut odd).map(|tokenizer| (tokenizer, odd))
+        })?;
+        warnings.extend(odd);
+        Ok(tokenizer)
     }
 
     /// Reads `tokenizer.json`, with what the folder's other files say of tokens. `rows`: how many the model has. What is

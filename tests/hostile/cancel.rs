@@ -1,9 +1,10 @@
 //! Row 20: cancel and deadline: from another thread, in the callback, before the start, after the end. Each leaves the
 //! session usable, with exactly what was delivered. (What is submitted joins `Way` below.)
 
+use std::ffi::c_void;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{json, Value};
 
 use crate::abi::*;
 use crate::child::{ask, exactly, ledger, Shared, Told, PROMPT, RIGHT};
@@ -67,6 +68,19 @@ fn cases() -> Cases {
             format!("a deadline of {ms} ms, slow callbacks"),
             Box::new(run),
         );
+    }
+    for kind in ["BPE", "Unigram", "WordLevel", "added tokens"] {
+        for ms in [1, 20, 60, 150, 400, 1000] {
+            let run = move || long_vocabulary(kind, ms, usize::MAX);
+            add(format!("a deadline of {ms} ms, {kind}"), Box::new(run));
+        }
+        for call in [1, 2, 5, 20] {
+            let run = move || long_vocabulary(kind, 0, call);
+            add(
+                format!("STOP at call {call} of progress, {kind}"),
+                Box::new(run),
+            );
+        }
     }
     add("cancel before the start".into(), Box::new(before_the_start));
     add("cancel after the end".into(), Box::new(after_the_end));
@@ -289,4 +303,84 @@ fn from_many_threads() -> Outcome {
     );
     usable(&session, &told)?;
     fine()
+}
+
+/// A folder whose vocabulary is as long as the longest that are published; building it is one step of another crate.
+fn long_folder(kind: &str) -> Folder {
+    let folder = Folder::copy_of("qwen3-f32");
+    let letters = || 'a'..='z';
+    let mut all: Vec<String> = letters().map(String::from).collect();
+    let (mut last, mut merges) = (all.clone(), vec![]);
+    for _ in 0..3 {
+        let pairs = last
+            .iter()
+            .flat_map(|first| letters().map(move |second| (first, second)));
+        merges.extend(
+            pairs
+                .clone()
+                .map(|(first, second)| format!("{first} {second}")),
+        );
+        last = pairs
+            .map(|(first, second)| format!("{first}{second}"))
+            .collect();
+        all.extend(last.iter().cloned());
+    }
+    let numbered = || {
+        let ids = all.iter().enumerate();
+        ids.map(|(id, token)| (token.clone(), json!(id))).collect()
+    };
+    match kind {
+        "added tokens" => folder.edit("tokenizer_config.json", |config| {
+            let tokens = all.iter().take(60_000).enumerate().map(|(id, token)| {
+                (id.to_string(), json!({"content": format!("<{token}>"), "special": true}))
+            });
+            config["added_tokens_decoder"] = Value::Object(tokens.collect());
+        }),
+        _ => folder.edit("tokenizer.json", |file| {
+            file["added_tokens"] = json!([]);
+            file["model"] = match kind {
+                "BPE" => json!({"type": "BPE", "vocab": Value::Object(numbered()), "merges": merges}),
+                "Unigram" => {
+                    let scored: Vec<Value> = all.iter().map(|token| json!([token, -1.5])).collect();
+                    json!({"type": "Unigram", "unk_id": 0, "vocab": scored})
+                }
+                _ => json!({"type": "WordLevel", "unk_token": "a", "vocab": Value::Object(numbered())}),
+            };
+        }),
+    }
+    folder
+}
+
+/// Ends when it is to end, not when the vocabulary is there; and another model loads afterwards.
+fn long_vocabulary(kind: &str, ms: u32, stop_at: usize) -> Outcome {
+    unsafe extern "C" fn hear(calls: *mut c_void, _: u64, _: u64) -> i32 {
+        // SAFETY: user_data is the pair below, which lives through the call.
+        let (calls, stop_at, stopped) = unsafe { &mut *calls.cast::<(usize, usize, Instant)>() };
+        *calls += 1;
+        *stopped = Instant::now();
+        i32::from(*calls >= *stop_at)
+    }
+    let folder = long_folder(kind);
+    let path = crate::common::c_path(folder.path());
+    let began = Instant::now();
+    let mut heard = (0_usize, stop_at, began);
+    let mut options = sized!(mlxrt_load_options);
+    options.timeout_ms = ms;
+    options.progress = Some(hear);
+    options.progress_data = (&raw mut heard).cast();
+    let mut model = std::ptr::null_mut();
+    // SAFETY: the path is NUL-terminated, the options complete, the output writable.
+    let loaded = unsafe { mlxrt_model_load(path.as_ptr(), &options, &mut model) };
+    let loaded = crate::common::outcome(loaded);
+    let end = match stop_at {
+        usize::MAX => began + Duration::from_millis(u64::from(ms)),
+        _ => heard.2,
+    };
+    let late = end.elapsed();
+    ensure!(
+        loaded.is_ok() || late < Duration::from_secs(1),
+        "it ended {late:?} late"
+    );
+    drop(loaded.is_ok().then(|| Model(model)));
+    fine_or_named(loaded, &["TIMEOUT", "CANCELLED"], &["load"])
 }

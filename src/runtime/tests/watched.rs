@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use super::odd_folders::{changed, load_from};
 use super::sessions::{messages, FIRST};
 use super::*;
+use crate::aside;
 use crate::error::Code;
+use crate::load::testing::TempFolder;
 use crate::runtime::engine;
 use crate::runtime::generate::{render, Stop};
 
@@ -80,4 +82,116 @@ fn a_shutdown_ends_a_slow_template() {
         let rendered = rendering.join().unwrap();
         assert_eq!(rendered.unwrap_err().code, Code::Cancelled);
     });
+}
+
+/// As many tokens and merges as the largest published vocabularies have, whose building nothing interrupts.
+fn large_vocabulary() -> TempFolder {
+    changed("qwen3-f32", "tokenizer.json", |text| {
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let model = json["model"].as_object_mut().unwrap();
+        let vocab = model["vocab"].as_object_mut().unwrap();
+        let mut merges = Vec::new();
+        let mut all: Vec<String> = ('a'..='z').map(String::from).collect();
+        let mut last = all.clone();
+        for _ in 0..3 {
+            let longer = last.iter().flat_map(|token| {
+                ('a'..='z').map(move |letter| (token.clone(), letter.to_string()))
+            });
+            let longer: Vec<(String, String)> = longer.collect();
+            last = longer.iter().map(|(a, b)| format!("{a}{b}")).collect();
+            merges.extend(longer.iter().map(|(a, b)| serde_json::json!([a, b])));
+            all.extend(last.iter().cloned());
+        }
+        let mut next = vocab.values().filter_map(|id| id.as_u64()).max().unwrap() + 1;
+        for token in all {
+            vocab.entry(token).or_insert_with(|| {
+                next += 1;
+                next.into()
+            });
+        }
+        model.insert("merges".into(), merges.into());
+        // Their ids would be behind all of those.
+        json["added_tokens"] = serde_json::json!([]);
+        json.to_string()
+    })
+}
+
+fn load_until(
+    folder: &TempFolder,
+    deadline: Option<Duration>,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Model> {
+    let options = LoadOptions {
+        context: 0,
+        follow_links: false,
+        draft: None,
+        deadline: deadline.map(|wait| Instant::now() + wait),
+        progress,
+    };
+    model::load(folder.path().to_str().unwrap(), options)
+}
+
+#[test]
+fn deadlines_cancels_and_shutdowns_reach_the_building_of_a_vocabulary() {
+    let _lock = engine_lock();
+    let folder = large_vocabulary();
+    let began = Instant::now();
+    load_until(&folder, None, &mut |_, _| true).unwrap();
+    let whole = began.elapsed();
+    println!("the whole load: {whole:?}");
+    assert!(
+        whole > Duration::from_millis(300),
+        "too short to be stopped in: {whole:?}"
+    );
+
+    // Each within 50 ms, and what a busy machine takes.
+    const LATE: Duration = Duration::from_millis(200);
+    let _alone = aside::alone();
+    let began = Instant::now();
+    let given = Duration::from_millis(100);
+    let error = load_until(&folder, Some(given), &mut |_, _| true);
+    let late = began.elapsed().saturating_sub(given);
+    println!("a deadline: {late:?} late");
+    assert_eq!(error.err().unwrap().code, Code::Timeout);
+    assert!(late < LATE, "{late:?}");
+    drop(_alone);
+
+    let _alone = aside::alone();
+    let mut calls = Vec::new();
+    let error = load_until(&folder, None, &mut |done, total| {
+        calls.push((Instant::now(), done, total));
+        calls.len() < 8
+    });
+    let late = calls.last().unwrap().0.elapsed();
+    println!("a progress callback: {late:?} late");
+    assert_eq!(error.err().unwrap().code, Code::Cancelled);
+    assert!(late < LATE, "{late:?}");
+    assert!(calls
+        .iter()
+        .all(|(_, done, total)| *done == 0 && *total > 0));
+    let longest = calls.windows(2).map(|pair| pair[1].0 - pair[0].0).max();
+    println!("between two calls: at most {longest:?}");
+    assert!(longest.unwrap() < LATE, "{longest:?}");
+    drop(_alone);
+
+    let _alone = aside::alone();
+    let (late, error) = std::thread::scope(|scope| {
+        let (here, began) = std::sync::mpsc::channel();
+        let running = scope.spawn(|| {
+            let mut here = Some(here);
+            let error = load_until(&folder, None, &mut |_, _| {
+                here.take().map(|here| here.send(()));
+                true
+            });
+            (Instant::now(), error)
+        });
+        began.recv().unwrap();
+        let forced = Instant::now();
+        engine::shutdown(true, None).unwrap();
+        let (ended, error) = running.join().unwrap();
+        (ended - forced, error)
+    });
+    println!("a shutdown: {late:?} late");
+    assert_eq!(error.err().unwrap().code, Code::Cancelled);
+    assert!(late < LATE, "{late:?}");
 }

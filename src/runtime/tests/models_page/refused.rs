@@ -175,6 +175,22 @@ const REFUSED: &[Refused] = &[
         },
     },
     Refused {
+        what: "Conversations that are none, and contents that are no text",
+        peers: "transformers hands whatever there is to the template, and most print a number or an object as Python does, or nothing",
+        why: "What no chat API sends is a mistake of the program that sends it, and a prompt without it would hide that.",
+        says: || {
+            let folder = TempFolder::new();
+            let of = |messages: &str| said(Message::parse_list(messages.as_bytes()).map(drop), &folder);
+            let texts = vec![
+                of("[]"),
+                of(r#"[{"role":"user","content":7}]"#),
+                of(r#"[{"role":"user","content":["a","b"]}]"#),
+                of(r#"[{"role":"assistant","tool_calls":[{"id":"a","function":null}]}]"#),
+            ];
+            (texts, folder)
+        },
+    },
+    Refused {
         what: "Adapters other than LoRA, DoRA and whole weights, and LoRA's variants that start from another base",
         peers: "PEFT",
         why: "Each changes the model in another way; what is not computed is not skipped.",
