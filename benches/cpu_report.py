@@ -376,6 +376,24 @@ def markdown(results):
     return "\n".join(lines)
 
 
+def chat(hybrids):
+    """Of results/hybrids.json, the lines of its chat."""
+    lines = [
+        "## A chat of ten turns",
+        "",
+        "One session on Qwen3.5-0.8B's shape, a hybrid, the whole history given each time. Medians over the rounds.",
+        "",
+        "| turn | tokens of the prompt | reused | first token, ms |",
+        "|---|---:|---:|---:|",
+    ]
+    names = {"again": "the last answer again", "edited": "the last turn edited", "fresh": "the same in a fresh session"}
+    for turn in zip(*hybrids["chats"]):
+        first = statistics.median(one["first_s"] for one in turn) * 1e3
+        name = names.get(turn[0]["name"], turn[0]["name"])
+        lines.append(f"| {name} | {turn[0]['prompt']} | {turn[0]['cached']} | {first:.0f} |")
+    return lines
+
+
 def plot(results, path):
     try:
         import matplotlib
@@ -412,7 +430,14 @@ def plot(results, path):
 
 def write(folder):
     results = Results(json.loads((folder / "results/cpu-kernels.json").read_text()))
-    (folder / "CPU.md").write_text(markdown(results))
+    page = markdown(results)
+    hybrids = folder / "results/hybrids.json"
+    if hybrids.exists():
+        hybrids = json.loads(hybrids.read_text())
+        when = f"Of {hybrids['date']}, {hybrids['machine']['cpu']}, by `make bench-hybrids`; more of it is in [HYBRIDS.md](HYBRIDS.md)."
+        title, *rest = chat(hybrids)
+        page += "\n".join(["", title, "", when, *rest]) + "\n"
+    (folder / "CPU.md").write_text(page)
     plot(results, folder / "results/cpu-kernels.png")
 
 

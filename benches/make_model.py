@@ -9,6 +9,7 @@ like the real model, the network has some more rows than the tokenizer has token
 
 import argparse
 import itertools
+import math
 import os
 import tempfile
 import time
@@ -280,6 +281,20 @@ def experts_in_mxfp4(path, _):
     return {"group_size": 32, "bits": 4, "mode": "mxfp4"} if ".experts." in path else True
 
 
+def random_floats_of_4_bits(model):
+    """In place of weights that would have to be rounded to them, which takes MLX many minutes and all memory on a CPU. Of about the
+    same size: the root of the mean square of such floats is 2.9."""
+    import mlx.core as mx
+
+    for _, module in model.named_modules():
+        if getattr(module, "mode", None) == "mxfp4":
+            weight, scales = module.weight, module.scales
+            inputs = scales.shape[-1] * 32
+            shape = (*weight.shape[:-1], 4 * weight.shape[-1])
+            module.weight = mx.random.randint(0, 256, shape, dtype=mx.uint8).view(mx.uint32)
+            module.scales = mx.full(scales.shape, 127 + round(math.log2(inputs**-0.5 / 2.9)), dtype=mx.uint8)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -304,6 +319,7 @@ def main():
         mixed = config["model_type"] == "gpt_oss"
         bits, which = (8, experts_in_mxfp4) if mixed else (args.bits, None)
         model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=bits, mode="affine", quant_predicate=which)
+        random_floats_of_4_bits(model)
     # One by one, so that the unquantised weights are not all there at once.
     for _, weight in tree_flatten(model.parameters()):
         mx.eval(weight)

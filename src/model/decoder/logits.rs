@@ -1,6 +1,8 @@
 //! From what comes out of the last block to logits.
 
 use super::{AdapterSet, Adapters, Decoder, Forward};
+#[cfg(test)]
+use super::{Cache, Rows};
 use crate::error::Result;
 use crate::mlx::{nn, ops, Array};
 use crate::model::layers::Layer;
