@@ -244,13 +244,18 @@ impl Costs {
         let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
         work = work.saturating_add(tokens * self.beside * self.number);
         if self.plain > 0 {
-            // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
+            // A block's intermediates, in f32 at worst (on the kernels some of a 16-bit model's are), and its cache in one piece where
+            // it cannot be written in place.
+            let bytes = match self.kernels {
+                true => (4 + self.number) / 2,
+                false => 4,
+            };
             let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
             let token = self.tokens().max();
             let latents = self.latents.as_ref();
             let made = latents.map_or(0, |latents| latents.seen(tokens, self.kernels));
             let seen = token.unwrap_or(0).saturating_add(4 * made);
-            let block = 4 * tokens * self.row + size(longest).saturating_mul(seen);
+            let block = bytes * tokens * self.row + size(longest).saturating_mul(seen);
             work = work.saturating_add(queued.min(self.plain).saturating_mul(block));
         }
         if !self.kernels {
