@@ -27,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-edits bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak guesses hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs parity parity-fresh recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-edits bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak guesses hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -99,6 +99,16 @@ test-docs: need-docs
 docs: need-build
 	scripts/abi.py include/mlxrt.h >docs/abi.md
 	MLXRT_WRITE_MODELS=1 $(CARGO) test --release --lib models_page
+
+## Logits and tokens of every committed folder against the reference's: writes docs/models.md, and prints its table of families.
+parity: need-build
+	MLXRT_WRITE_MODELS=1 $(CARGO) test --release --lib models_page
+	sed -n '/^## Families/,/^## Embeddings/p' docs/models.md | sed '$$d'
+
+## The same tests on folders of shapes that SEED chooses, made by mlx-lm in the Python given.
+parity-fresh: need-build
+	$(PYTHON) tests/fixtures/fresh.py $(CURDIR)/$(BUILD)/fresh --seed $(SEED)
+	MLXRT_TEST_FRESH=$(CURDIR)/$(BUILD)/fresh $(CARGO) test --release --lib runtime::tests::parity -- --test-threads 1
 
 ## docs/pictures/recording.svg: the command line on a terminal, typed and recorded by scripts/recording.py. 45 seconds.
 recording: cli

@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 MODELS = ROOT / "build/bench-models"
 RESULTS = HERE / "results/cpu-kernels.json"
-NAMES = {"0.6b": "qwen3-0.6b", "1.7b": "qwen3-1.7b", "1b": "llama-3.2-1b"}
+NAMES = {name: model.shape for name, model in cpu_report.MODELS.items()}
 SIDES = ("mlxrt", "llama.cpp", "mlx-lm")
 TIMEOUT = 1200
 
@@ -39,7 +39,7 @@ def part(model, side, prompt, decode, bits=4, repeats=2, rounds=None):
 def plan():
     parts = []
     for model in NAMES:
-        for prompt in (128, 1024):
+        for prompt in cpu_report.MODELS[model].prompts:
             for side in ("mlxrt", "llama.cpp"):
                 parts.append(part(model, side, prompt, 64))
     for side in ("mlxrt", "llama.cpp"):
@@ -47,7 +47,8 @@ def plan():
     for bits in (8, 16):
         parts.append(part("0.6b", "mlxrt", 128, 64, bits=bits))
     # A third of a token a second there.
-    parts.append(part("0.6b", "mlx-lm", 8, 4, repeats=1, rounds=1))
+    for model in ("0.6b", "moe"):
+        parts.append(part(model, "mlx-lm", 8, 4, repeats=1, rounds=1))
     return parts
 
 
@@ -162,12 +163,19 @@ def main():
     if RESULTS.exists() and chosen and not args.quick:
         result = json.loads(RESULTS.read_text())
     result["put_together_from"] = result.get("put_together_from", 0) + 1
-    result.update(date=datetime.date.today().isoformat(), machine=bench.machine("cpu"), threads=args.threads)
+    # What is kept was measured on another day, maybe on another machine.
+    for one in result.get("parts", {}).values():
+        for key in ("date", "machine"):
+            one.setdefault(key, result[key])
+    today = {"date": datetime.date.today().isoformat(), "machine": bench.machine("cpu")}
+    result.update(today, threads=args.threads)
     for key in ("parts", "files"):
         result.setdefault(key, {})
     for one in parts:
-        if one["name"] not in result["parts"] or not args.add:
-            result["parts"][one["name"]] = {**one, "runs": []}
+        kept = result["parts"].get(one["name"])
+        # Another day's, or machine's, are no rounds of the same measurement.
+        if not args.add or not kept or kept["date"] != today["date"] or kept["machine"]["cpu"] != today["machine"]["cpu"]:
+            result["parts"][one["name"]] = {**one, **today, "runs": []}
 
     with tempfile.TemporaryDirectory() as work:
         for n in range(args.rounds):

@@ -11,5 +11,6 @@ mkdir -p build
 for program in bench turns; do
   ${CC:-cc} -O2 -std=gnu99 -Wall -Wextra -Werror -Iinclude benches/$program.c -o build/$program -L"$lib" -lmlxrt -Wl,-rpath,"$lib"
 done
+${CC:-cc} -O3 -march=native -std=gnu99 -Wall -Wextra -Werror benches/bandwidth.c -o build/bandwidth -pthread
 
 exec "$python" benches/hybrids.py "$@"

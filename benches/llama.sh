@@ -14,8 +14,9 @@ if [ -z "$llama" ]; then
   if [ "$(cat $venv/packages 2>/dev/null || true)" != "$packages $flags" ]; then
     echo "building llama.cpp into $venv (20 minutes on two cores)"
     python3 -m venv $venv
+    # No cache: it would give the wheel that was built with other flags.
     # shellcheck disable=SC2086
-    CMAKE_ARGS="$flags" $llama -m pip install --quiet --disable-pip-version-check --no-binary llama-cpp-python --force-reinstall $packages
+    CMAKE_ARGS="$flags" $llama -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-binary llama-cpp-python --force-reinstall $packages
     echo "$packages $flags" > $venv/packages
   fi
 fi

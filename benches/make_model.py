@@ -1,4 +1,5 @@
-"""Writes a folder of a real model's shape with random weights, as mlx-lm writes it: affine, 4 bits, groups of 64.
+"""Writes a folder of a real model's shape with random weights, as mlx-lm writes it: affine, 4 bits, groups of 64; of gpt_oss as its
+folders are, the experts in mxfp4 and all else in 8 bits.
 
     python3 make_model.py OUT_FOLDER [--shape qwen3-0.6b] [--bits 4|8|16]
 
@@ -8,6 +9,7 @@ like the real model, the network has some more rows than the tokenizer has token
 
 import argparse
 import itertools
+import math
 import os
 import tempfile
 import time
@@ -142,7 +144,101 @@ SHAPES["gemma3-1b"] = {
     "bos_token_id": 151643,
     "eos_token_id": 151645,
 }
-TOKENS = {"gemma3_text": 151643, "qwen3_5": 151643, "qwen3": 151643, "qwen3_moe": 151643, "llama": 128000}
+# Scores and logits with soft caps, norms behind each part.
+SHAPES["gemma2-2b"] = {
+    "architectures": ["Gemma2ForCausalLM"],
+    "model_type": "gemma2",
+    "hidden_size": 2304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "intermediate_size": 9216,
+    "vocab_size": 256000,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window": 4096,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attention_bias": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+}
+# One matrix for queries, keys and values, one for gate and up: half of Phi-3-mini's 32 layers.
+SHAPES["phi3-mini-half"] = {
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "hidden_size": 3072,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": 96,
+    "intermediate_size": 8192,
+    "vocab_size": 32064,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "sliding_window": 2047,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 32002,
+}
+# Layers as gpt-oss-20b has them: four of its 24, and a quarter of its vocabulary, so that these keep their share of a token.
+SHAPES["gpt-oss-4-layers"] = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "hidden_size": 2880,
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 2880,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "vocab_size": 50272,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "hidden_act": "silu",
+    "attention_bias": True,
+    "torch_dtype": "bfloat16",
+    "bos_token_id": 50000,
+    "eos_token_id": 50002,
+}
+TOKENS = {
+    "gemma2": 151643,
+    "gemma3_text": 151643,
+    "gpt_oss": 50000,
+    "llama": 128000,
+    "phi3": 32000,
+    "qwen3": 151643,
+    "qwen3_5": 151643,
+    "qwen3_moe": 151643,
+}
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -192,6 +288,25 @@ def make_tokenizer(size):
     return fast
 
 
+def experts_in_mxfp4(path, _):
+    """gpt_oss's; the rest is as asked."""
+    return {"group_size": 32, "bits": 4, "mode": "mxfp4"} if ".experts." in path else True
+
+
+def random_floats_of_4_bits(model):
+    """In place of weights that would have to be rounded to them, which takes MLX many minutes and all memory on a CPU. Of about the
+    same size: the root of the mean square of such floats is 2.9."""
+    import mlx.core as mx
+
+    for _, module in model.named_modules():
+        if getattr(module, "mode", None) == "mxfp4":
+            weight, scales = module.weight, module.scales
+            inputs = scales.shape[-1] * 32
+            shape = (*weight.shape[:-1], 4 * weight.shape[-1])
+            module.weight = mx.random.randint(0, 256, shape, dtype=mx.uint8).view(mx.uint32)
+            module.scales = mx.full(scales.shape, 127 + round(math.log2(inputs**-0.5 / 2.9)), dtype=mx.uint8)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
@@ -213,7 +328,10 @@ def main():
     model.model.norm.weight = mx.full(model.model.norm.weight.shape, 8.0)
     model.set_dtype(mx.bfloat16)
     if args.bits < 16:
-        model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=args.bits, mode="affine")
+        mixed = config["model_type"] == "gpt_oss"
+        bits, which = (8, experts_in_mxfp4) if mixed else (args.bits, None)
+        model, config = mlx_utils.quantize_model(model, config, group_size=64, bits=bits, mode="affine", quant_predicate=which)
+        random_floats_of_4_bits(model)
     # One by one, so that the unquantised weights are not all there at once.
     for _, weight in tree_flatten(model.parameters()):
         mx.eval(weight)

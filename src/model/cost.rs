@@ -4,18 +4,19 @@
 //! On the CPU's kernels it is exact but for a few small arrays, and so it is a bound. Where MLX's own operations compute, the
 //! intermediates are estimated: how many of them are there at a time depends on the device.
 
+mod types;
 mod weights;
 
 use super::cache::{room_below, CacheBytes, CacheSpec, Extent, Room, TokenBytes};
 use super::config::DecoderConfig;
-use super::modules::{Kind, Modules, Site, Tensors, Weight};
+use super::modules::{Modules, Site};
 use super::parts::mla::MlaConfig;
 use super::plan::Blueprint;
 use super::streams::Spread;
-use crate::dtype::{Dtype, Mode, Scheme};
+use crate::dtype::{Dtype, Scheme};
 use crate::load::Slot;
 use crate::mlx::Array;
-use weights::packed;
+pub use types::{rows_type, TypesOf};
 pub use weights::WeightCost;
 
 /// Arrays of a few numbers that nothing below counts: scalars, tables of frequencies, token ids, what a draw needs.
@@ -243,13 +244,18 @@ impl Costs {
         let mut work = rows * row + self.vocab * (self.number + 8 * 4) + 4 * tokens;
         work = work.saturating_add(tokens * self.beside * self.number);
         if self.plain > 0 {
-            // A block's intermediates, in f32 at worst, and its cache in one piece where it cannot be written in place.
+            // A block's intermediates, in f32 at worst (on the kernels some of a 16-bit model's are), and its cache in one piece where
+            // it cannot be written in place.
+            let bytes = match self.kernels {
+                true => (4 + self.number) / 2,
+                false => 4,
+            };
             let queued = if self.kernels { BLOCKS_QUEUED } else { 1 };
             let token = self.tokens().max();
             let latents = self.latents.as_ref();
             let made = latents.map_or(0, |latents| latents.seen(tokens, self.kernels));
             let seen = token.unwrap_or(0).saturating_add(4 * made);
-            let block = 4 * tokens * self.row + size(longest).saturating_mul(seen);
+            let block = bytes * tokens * self.row + size(longest).saturating_mul(seen);
             work = work.saturating_add(queued.min(self.plain).saturating_mul(block));
         }
         if !self.kernels {
@@ -348,69 +354,6 @@ impl Costs {
         let full = at((context - 1).max(0), context, 1, 1);
         peak.max(full.saturating_add(self.work(1, context)))
             .saturating_add(SMALL)
-    }
-}
-
-/// The types of what modules compute, as MLX promotes them.
-pub struct TypesOf<'a, T> {
-    modules: &'a Modules<T>,
-    /// Of what blocks get beside their rows.
-    pub per_layer: Dtype,
-}
-
-impl<T: Known> TypesOf<'_, T> {
-    /// Of what a layer makes of x.
-    pub fn linear(&self, site: Site, x: Dtype) -> Dtype {
-        let Some(Tensors { weight, bias }) = self.modules.get(site) else {
-            return x;
-        };
-        let product = match weight {
-            Weight::Quantized { scheme, .. } if scheme.mode != Mode::Affine => x,
-            weight => x.wider(rows_type(weight)),
-        };
-        bias.as_ref()
-            .map_or(product, |bias| product.wider(bias.dtype()))
-    }
-
-    pub fn norm(&self, site: Site, x: Dtype) -> Dtype {
-        self.linear(site, x)
-    }
-
-    /// Of an embedding's rows.
-    pub fn rows(&self, site: Site) -> Dtype {
-        let tensors = self.modules.get(site);
-        tensors.map_or(Dtype::F32, |tensors| rows_type(&tensors.weight))
-    }
-
-    /// Whether all modules of a block compute in this type on the kernels.
-    pub fn block_computes_in(&self, block: usize, dtype: Dtype) -> bool {
-        let own = self.modules.iter();
-        let own = own.filter(|(module, _)| module.site.layer() == Some(block));
-        // What the kernels take in any type.
-        let any = |kind| matches!(kind, Kind::Vector | Kind::Number);
-        let mut own = own.filter(|(module, _)| !any(module.kind));
-        own.all(|(_, Tensors { weight, bias })| {
-            let fits = match weight {
-                Weight::Dense(weight) => weight.dtype() == dtype,
-                Weight::Quantized { scales, scheme, .. } => {
-                    let own = match scheme.mode {
-                        Mode::Affine => scales.dtype(),
-                        _ => dtype,
-                    };
-                    own == dtype && packed(weight, true).is_some()
-                }
-            };
-            fits && bias.as_ref().is_none_or(|bias| bias.dtype() == dtype)
-        })
-    }
-}
-
-/// The type of a matrix's rows once they are unpacked.
-pub fn rows_type<T: Known>(weight: &Weight<T>) -> Dtype {
-    match weight {
-        Weight::Dense(weight) => weight.dtype(),
-        Weight::Quantized { scales, scheme, .. } if scheme.mode == Mode::Affine => scales.dtype(),
-        Weight::Quantized { .. } => Dtype::BF16,
     }
 }
 

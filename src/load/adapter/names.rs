@@ -22,7 +22,11 @@ impl Target {
 
     /// Reads a module's path with any of the prefixes that decoders have.
     pub(super) fn parse(path: &str) -> Option<Target> {
-        let rest = bare(path);
+        let rest = match bare(path) {
+            // nemotron_h's.
+            "embeddings" => "embed_tokens",
+            rest => rest,
+        };
         if matches!(rest, "embed_tokens" | "norm" | "lm_head") {
             return Some(Target {
                 layer: None,
@@ -51,6 +55,7 @@ pub fn bare(path: &str) -> &str {
         "language_model.model.",
         "language_model.",
         "model.",
+        "backbone.",
     ];
     let rest = prefixes.iter().find_map(|prefix| path.strip_prefix(prefix));
     rest.unwrap_or(path)

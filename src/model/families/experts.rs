@@ -56,6 +56,7 @@ pub fn of_keys(config: &Object, keys: Keys) -> Result<MoeConfig> {
         activation: Activation::Silu,
         gated: true,
         latent: None,
+        latent_bias: false,
         bias: false,
         names: NAMES,
         router: RouterConfig {

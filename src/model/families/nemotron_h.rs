@@ -219,6 +219,7 @@ fn moe(config: &Object) -> Result<MoeConfig> {
     moe.gated = false;
     let latent = config.opt_u32("moe_latent_size", 1..=shared::LIMITS.hidden)?;
     moe.latent = latent.and_then(|latent| i32::try_from(latent).ok());
+    moe.latent_bias = config.opt_bool("mlp_bias")?.unwrap_or(false);
     moe.shared = match config.opt_u32("n_shared_experts", 0..=shared::LIMITS.experts)? {
         None | Some(0) => None,
         Some(_) => {

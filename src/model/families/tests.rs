@@ -372,3 +372,22 @@ fn published_configs_are_read_or_refused_by_name() {
     println!("{known} read, refused: {refused:?}");
     assert!(known >= 20, "{known} read, refused: {refused:?}");
 }
+
+/// docs/families.md shows code that is compiled.
+#[test]
+fn the_worked_example_is_the_family_itself() {
+    let page = include_str!("../../../docs/families.md");
+    let mut shown = page.split("```rust,ignore\n").skip(1);
+    for source in [include_str!("seed_oss.rs"), include_str!("../parts/mla.rs")] {
+        let code = shown.next().and_then(|rest| rest.split("```").next());
+        let code = code.unwrap();
+        let lines = |text: &str| {
+            text.lines()
+                .map(|line| line.trim().to_owned())
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        assert!(lines(source).contains(&lines(code)), "{code}");
+    }
+    assert!(shown.next().is_none(), "code that is in no file");
+}

@@ -3,6 +3,7 @@
 mod experts;
 mod foreign;
 mod heads;
+mod kinds;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -18,6 +19,7 @@ pub use experts::{ExpertNames, Fused};
 pub use foreign::Repacked;
 pub(super) use foreign::{heads as foreign_heads, undeclared_biases};
 pub(super) use heads::HeadMatrix;
+use kinds::{other_type, Kinds};
 
 pub(super) struct Finder<'a> {
     pub catalog: &'a Catalog,
@@ -377,42 +379,4 @@ impl<'a> Finder<'a> {
             shown(said)
         ));
     }
-}
-
-/// Types that a tensor may have.
-#[derive(Clone, Copy)]
-enum Kinds {
-    Float,
-    Words,
-    Bytes,
-    Scales,
-}
-
-impl Kinds {
-    fn hold(self, dtype: Dtype) -> bool {
-        match self {
-            Kinds::Float => dtype.is_float(),
-            Kinds::Words => dtype == Dtype::U32,
-            Kinds::Bytes => dtype == Dtype::U8,
-            Kinds::Scales => dtype.is_float() || dtype == Dtype::U8,
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Kinds::Float => "F32, F16 or BF16",
-            Kinds::Words => "U32",
-            Kinds::Bytes => "U8",
-            Kinds::Scales => "F32, F16, BF16 or U8",
-        }
-    }
-}
-
-fn other_type(slot: &Slot, kinds: Kinds) -> Error {
-    Error::bad_model(format!(
-        "tensor \"{}\" is of type {}; it must be {}",
-        slot.name,
-        slot.kind(),
-        kinds.words()
-    ))
 }

@@ -30,6 +30,8 @@ pub struct MoeConfig {
     pub gated: bool,
     /// Experts compute in this width, with a projection before and one behind.
     pub latent: Option<i32>,
+    /// Of these two projections.
+    pub latent_bias: bool,
     /// Of the experts.
     pub bias: bool,
     pub names: ExpertNames,
@@ -154,8 +156,8 @@ impl Moe {
         let latent = match config.latent {
             None => None,
             Some(latent) => Some([
-                scope.linear("fc1_latent_proj", [latent, hidden], config.bias)?,
-                scope.linear("fc2_latent_proj", [hidden, latent], config.bias)?,
+                scope.linear("fc1_latent_proj", [latent, hidden], config.latent_bias)?,
+                scope.linear("fc2_latent_proj", [hidden, latent], config.latent_bias)?,
             ]),
         };
         let width = config.latent.unwrap_or(hidden);

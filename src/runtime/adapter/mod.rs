@@ -32,7 +32,7 @@ pub struct Adapter {
     pub(super) model: Arc<Model>,
     settings: Settings,
     /// The parts' modules, in order.
-    modules: Vec<String>,
+    pub(super) modules: Vec<String>,
     /// By name, as mlx-lm names them: `model.layers.0.self_attn.q_proj.lora_a`.
     tensors: BTreeMap<String, TensorInfo>,
     /// Its low-rank parts' own, the one farthest from 0.
@@ -559,10 +559,14 @@ fn find<'a>(modules: &'a [Module], name: &str) -> Option<&'a Module> {
 
 /// As mlx-lm names it.
 fn full_name(names: &Names, module: &str, leaf: Leaf) -> String {
-    let prefix = if module == "lm_head" {
-        names.head
-    } else {
-        names.body
-    };
-    format!("{prefix}{module}.{}", leaf.name())
+    format!("{}.{}", path(names, module), leaf.name())
+}
+
+/// A module as the model's own files call it.
+fn path(names: &Names, module: &str) -> String {
+    match module {
+        "lm_head" => format!("{}lm_head", names.head),
+        "embed_tokens" => format!("{}{}", names.body, names.embedding),
+        module => format!("{}{module}", names.body),
+    }
 }

@@ -145,8 +145,7 @@ impl Plan {
                 .iter()
                 .map(|(module, _)| match layer(&module.name) {
                     Some((_, key)) => key.to_owned(),
-                    None if module.site == Site::LM_HEAD => format!("{}lm_head", names.head),
-                    None => format!("{}{}", names.body, module.name),
+                    None => super::path(names, &module.name),
                 })
                 .collect();
             config["lora_parameters"] = json!({

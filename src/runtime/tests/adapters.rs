@@ -31,6 +31,42 @@ pub(super) fn all_projections() -> Vec<String> {
     names.map(str::to_owned).to_vec()
 }
 
+/// mlx-lm finds nemotron_h's modules under other names than the rest.
+#[test]
+fn an_adapter_of_mixers_is_saved_under_the_models_own_names() {
+    let _lock = engine_lock();
+    let model = load("nemotron_h-f32");
+    let options = AdapterOptions {
+        keys: vec!["in_proj".into(), "out_proj".into(), "embed_tokens".into()],
+        ..AdapterOptions::default()
+    };
+    let one = Adapter::create(model.clone(), &options).unwrap();
+    let folder = std::env::temp_dir().join(format!("mlxrt-mixers-{}", std::process::id()));
+    one.save(&folder, None, watch(&mut |_, _| true)).unwrap();
+    let bytes = std::fs::read(folder.join("adapters.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for name in [
+        "backbone.embeddings.lora_a",
+        "backbone.layers.0.mixer.in_proj.lora_b",
+    ] {
+        assert!(file.tensor(name).is_ok(), "{name}: {:?}", file.names());
+    }
+    let config = std::fs::read_to_string(folder.join("adapter_config.json")).unwrap();
+    assert!(config.contains("\"backbone.embeddings\""), "{config}");
+    let options = AdapterLoad {
+        deadline: None,
+        progress: &mut |_, _| true,
+    };
+    let again = Adapter::load(model, folder.to_str().unwrap(), options).unwrap();
+    let sorted = |adapter: &Adapter| {
+        let mut modules = adapter.modules.clone();
+        modules.sort();
+        modules
+    };
+    assert_eq!(sorted(&again), sorted(&one));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// One that says something: B is filled.
 pub(super) fn adapter(model: &Arc<Model>, seed: u64, dora: bool) -> Arc<Adapter> {
     let options = AdapterOptions {
@@ -428,5 +464,5 @@ fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
         cases += 1;
     }
     assert!(far.is_empty(), "{far:#?}");
-    assert!(cases >= 50, "only {cases} cases");
+    assert!(cases >= 75, "only {cases} cases");
 }
