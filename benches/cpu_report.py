@@ -53,6 +53,7 @@ SPARE_MEMORY = 150e6
 REASONS = {
     "limit": "of a 0.6B token's CPU time about 60 % are products, which read at the limit, 15 % attention, 7 % threads that"
     " wait for each other at the 140 joints of a token, the rest norms, the draw and MLX's dispatch",
+    "limit moe": "on that machine dense models reach 52 to 55 % too, so it is not the experts; what it is has not been found",
     "decode": "as with the reading limit below",
     "prefill": "",
     "prefill amx": "",
