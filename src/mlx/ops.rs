@@ -292,6 +292,22 @@ pub fn softmax(a: &Array, axis: i32) -> Result<Array> {
 }
 
 pub fn cumsum(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
+    let axes = i32::try_from(a.shape().len()).unwrap_or(i32::MAX);
+    let own = if axis < 0 { axis + axes } else { axis };
+    if !on_cuda() || own + 1 == axes {
+        return cumsum_as_it_is(a, axis, reverse, inclusive);
+    }
+    // Along any other axis MLX 0.32.2 starts more blocks on CUDA than there are rows where sizes do not divide each other, which write
+    // behind the array (get_2d_grid_dims of mlx/backend/common/utils.cpp).
+    let mut order: Vec<i32> = (0..axes).collect();
+    if let (Ok(own), Some(last)) = (usize::try_from(own), order.len().checked_sub(1)) {
+        order.swap(own.min(last), last);
+    }
+    let turned = contiguous(&transpose(a, &order)?)?;
+    transpose(&cumsum_as_it_is(&turned, -1, reverse, inclusive)?, &order)
+}
+
+fn cumsum_as_it_is(a: &Array, axis: i32, reverse: bool, inclusive: bool) -> Result<Array> {
     let dtype = mlx_sys::mlx_optional_dtype {
         value: a.dtype().raw(),
         has_value: false,

@@ -221,7 +221,7 @@ impl Tokens {
             ops::reshape(x, &shape)
         })?;
         let from_start = ops::exp(&ops::cumsum(&decay, -2, false, true)?)?;
-        let to_end = ops::exp(&ops::cumsum(&behind(&decay)?, -2, true, true)?)?;
+        let to_end = ops::exp(&ops::cumsum(&decay, -2, true, false)?)?;
         let over_all = ops::exp(&ops::sum(&decay, -2, true)?)?;
         let (of_k, of_q) = match decay.dim(-1) {
             1 => by_head(&q, &k, &decay, size)?,
@@ -277,17 +277,6 @@ fn turned(x: &Array) -> Result<Array> {
     let last = axes.len() - 1;
     axes.swap(last - 1, last);
     ops::transpose(x, &axes)
-}
-
-/// `[…, size, width]` → the row behind each, of the last one zeros. Sums of these from the end are those of all rows behind: MLX 0.32.2
-/// has such sums too, but on CUDA, where they take their input's memory, they write the first of each 32 rows before they read it
-/// (mlx/backend/cuda/scan.cu).
-fn behind(x: &Array) -> Result<Array> {
-    let axis = x.shape().len() - 2;
-    let (mut start, mut last) = (vec![0; x.shape().len()], x.shape().to_vec());
-    (start[axis], last[axis]) = (1, 1);
-    let rest = ops::slice(x, &start, x.shape())?;
-    ops::concatenate(&[&rest, &ops::zeros(&last, Dtype::F32)?], axis as i32)
 }
 
 /// f32 `[size, size]`, 1 at the (row, column) that are meant

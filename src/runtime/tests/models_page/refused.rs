@@ -185,6 +185,7 @@ const REFUSED: &[Refused] = &[
                 of("[]"),
                 of(r#"[{"role":"user","content":7}]"#),
                 of(r#"[{"role":"user","content":["a","b"]}]"#),
+                of(r#"[{"role":"user","content":[{"text":"a"}]}]"#),
                 of(r#"[{"role":"assistant","tool_calls":[{"id":"a","function":null}]}]"#),
             ];
             (texts, folder)
