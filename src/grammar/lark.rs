@@ -6,6 +6,9 @@ use crate::error::{Error, Result};
 
 /// Brackets within each other.
 const DEEPEST: usize = 100;
+/// Rules and terminals: a fault in one that others lead to, one after the other, is told with all of their words for each of them, which
+/// takes two seconds with so many.
+const MOST_RULES: usize = 2000;
 
 /// Errors: `BadGrammar` names the line.
 pub fn check(source: &str) -> Result<()> {
@@ -13,7 +16,7 @@ pub fn check(source: &str) -> Result<()> {
         rest: source,
         line: 1,
     };
-    let mut depth = 0_usize;
+    let (mut depth, mut rules) = (0_usize, 0_usize);
     while let Some(c) = scanner.next() {
         match c {
             '#' => scanner.skip_line(),
@@ -37,6 +40,15 @@ pub fn check(source: &str) -> Result<()> {
                 }
             }
             ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            ':' => {
+                rules = rules.saturating_add(1);
+                if rules > MOST_RULES {
+                    return bad(
+                        scanner.line,
+                        format!("there are more than {MOST_RULES} rules"),
+                    );
+                }
+            }
             '%' => {
                 let name: String = scanner
                     .rest

@@ -436,6 +436,7 @@ fn lark_grammars_are_followed_or_refused() {
         assert!(ended && whole.is_match(&text).unwrap(), "{text}");
     }
     let deep = format!("start: {}\"a\"{}", "(".repeat(5000), ")".repeat(5000));
+    let many = "start: \"a\"\n".to_owned() + &"a: \"a\"\n".repeat(2000);
     for (source, word) in [
         ("", "start"),
         ("start: \"a", ""),
@@ -450,6 +451,7 @@ fn lark_grammars_are_followed_or_refused() {
         ),
         ("start: A\nA: /(?=a)b/", "line 2: the expression"),
         (&deep, "deeper"),
+        (&many, "line 2001: there are more than 2000 rules"),
         ("start: \"\u{e9}\u{e9}\" \u{e9}", ""),
     ] {
         let message = refusal(&vocabulary, Kind::Lark, source);

@@ -221,4 +221,13 @@ exports! {
         user_data: *mut c_void,
         out: *mut mlxrt_result,
     ) -> *mut mlxrt_error;
+    fn mlxrt_grammar_compile(
+        model: *const mlxrt_model,
+        kind: i32,
+        source: *const c_char,
+        len: usize,
+        options: *const mlxrt_call_options,
+        out: *mut *mut mlxrt_grammar,
+    ) -> *mut mlxrt_error;
+    fn mlxrt_grammar_free(grammar: *mut mlxrt_grammar);
 }

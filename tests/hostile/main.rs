@@ -18,6 +18,7 @@ mod faults;
 mod files;
 mod finite;
 mod folder;
+mod grammars;
 mod guests;
 mod handles;
 mod index;
@@ -75,6 +76,7 @@ pub static CLASSES: &[Class] = &[
     tokenizer::CLASS,
     mlx::CLASS,
     finite::CLASS,
+    grammars::CLASS,
     guests::CLASS,
     ends::CLASS,
     io::CLASS,

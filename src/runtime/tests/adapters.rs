@@ -453,6 +453,13 @@ fn every_fixture_gives_the_logits_of_the_program_that_made_it() {
         );
         match computed.kernels {
             Some((ours, _)) if dtype == "f32" => {
+                // Streams that correct each other enlarge roundings.
+                let bound = bound
+                    * if model_name.contains("gemma3n") {
+                        3.0
+                    } else {
+                        1.0
+                    };
                 check(name, "on kernels", parity::farthest(&ours, &theirs), bound);
             }
             Some((ours, exact)) => {

