@@ -127,7 +127,7 @@ static void filled_apart(const char *name, const struct asked *asked, const stru
 }
 
 /* Their tensors have several float types, attention has a gate, norms of values or latents, or layers keep states, so their blocks
- * are many operations, whose peak is estimated with room to spare, at most seven times what it is (Gemma 3n; the others less than five); or embeddings are multiplied, in place or not as it happens, and there are few layers. By how their names
+ * are many operations, whose peak is estimated with room to spare, at most seven times what it is; or embeddings are multiplied, in place or not as it happens, and there are few layers. By how their names
  * begin. */
 static const char *const MIXED[] = {"muse_glimmer", "laguna", "granite", "gemma2", "llama-bf16-v-f32", "llama-bf16-v-f16", "qwen3-bf16-norms-f32", "qwen3-4bit-bf16-scales-f16",
                                     "gemma3-text-f16-mlp-bf16", "gemma4", "gemma3n", "deepseek_v3", "glm4_moe_lite", "kimi_linear", "lfm2", "nemotron_h",
