@@ -136,7 +136,7 @@ class Results:
         if not decode:
             return None
         model, bits, side, prompt = key
-        weights = token_bytes(model, self.runs(*key)[0]["weight_bytes"]) * 1e-9
+        weights = token_bytes(SHAPES[MODELS[model].shape], self.runs(*key)[0]["weight_bytes"]) * 1e-9
         medians = statistics.median(max(run["bandwidth_gb_s"].values()) for run in self.runs(*key))
         limit = self.limit(self.day(self.data["parts"][f"{model}/{bits}/{side}/{prompt}"]))
         return decode[0] * weights / limit, decode[1] * weights / medians, decode[2]
@@ -165,10 +165,9 @@ def embedding_bytes(shape):
     return shape["vocab_size"] * shape["hidden_size"] * bits_of(shape)[0] / 8
 
 
-def token_bytes(model, weights):
+def token_bytes(shape, weights):
     """Of all weights those that a token reads: of the experts those that it is given to, of an untied embedding a row. (Of what is not
     4 bits nothing is left out: those shapes have neither.)"""
-    shape = SHAPES[MODELS[model].shape]
     if experts_of(shape):
         unused = 1 - shape["num_experts_per_tok"] / experts_of(shape)
         weights -= unused * 3 * shape["num_hidden_layers"] * stacked_bytes(shape)

@@ -18,6 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cpu_report
+from make_model import SHAPES
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gpu-decode.json"
 MODELS = ["qwen3-0.6b-4", "qwen3-0.6b-16", "llama-8b-4", "llama-8b-8", "llama-8b-16", "qwen3-30b-a3b-4"]
@@ -111,12 +114,10 @@ def measure(args):
     return found
 
 
-def used(name):
-    """The part of the weights that a token uses."""
-    if name.startswith("qwen3-30b-a3b"):
-        # 120 of 128 experts of 48 layers are not looked at.
-        return 1 - 120 * 48 * 3 * 2048 * 768 / 30.5e9
-    return 1
+def read(name, weights):
+    """Of all weights the bytes that a token reads."""
+    shape, bits = name.rsplit("-", 1)
+    return cpu_report.token_bytes(SHAPES[shape], weights) if bits == "4" else weights
 
 
 def gpu():
@@ -143,7 +144,7 @@ def report(found):
     for name, prompts in found["alone"].items():
         for prompt, sides in prompts.items():
             own, other = ({key: median(sides[side], key) for key in ("decode", "prefill", "peak")} for side in ("mlxrt", "mlx-lm"))
-            limit = MEMORY / (found["weights"][name] * used(name))
+            limit = MEMORY / read(name, found["weights"][name])
             lines.append(
                 f"| {name} bits | {found['dates'][name]} | {len(sides['mlxrt'])} | {prompt} | {own['decode']:.0f} | {other['decode']:.0f} | {own['decode'] / other['decode']:.2f} | {limit:.0f} "
                 f"| {own['prefill']:.0f} | {other['prefill']:.0f} | {own['prefill'] / other['prefill']:.2f} "

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::adapter::AdapterSet;
 use super::cache::Cache;
-use super::decoder::{Decoder, Forward};
+use super::decoder::Decoder;
 use super::fused::{session_rows, Gather, Gathered};
 use super::modules::Site;
 use super::parts::Part;
@@ -44,13 +44,13 @@ impl Decoder {
         }
         let none = AdapterSet::default();
         let with = self.live.with(&none);
-        let Some((halves, lm_head)) = self.known_halves(&with, dtype)? else {
-            return Ok(None);
-        };
         let gather = Gather {
             with: &with,
             dtype,
             length: 0,
+        };
+        let Some((halves, lm_head)) = self.known_halves(&gather)? else {
+            return Ok(None);
         };
         let norm = match self.config.norm {
             Some(_) => gather.option(Some(Site::NORM))?.flatten(),
@@ -78,12 +78,7 @@ impl Decoder {
     }
 
     /// All halves of all blocks, and the output layer where it is one of its own.
-    fn known_halves<'a>(&self, with: &Forward<'a>, dtype: Dtype) -> Gathered<KnownHalves<'a>> {
-        let gather = Gather {
-            with,
-            dtype,
-            length: 0,
-        };
+    fn known_halves<'a>(&self, gather: &Gather<'_, 'a>) -> Gathered<KnownHalves<'a>> {
         let halves = self.blocks.iter().flat_map(|block| &block.halves);
         let halves = halves.map(|half| gather.half(half));
         let Some(halves) = halves.collect::<Result<Option<Vec<_>>>>()? else {
@@ -101,8 +96,12 @@ impl Decoder {
         if let Some(lows) = set.lows.get() {
             return Ok(lows.clone());
         }
-        let with = self.live.with(set);
-        let lows = match self.known_halves(&with, step.dtype())? {
+        let gather = Gather {
+            with: &self.live.with(set),
+            dtype: step.dtype(),
+            length: 0,
+        };
+        let lows = match self.known_halves(&gather)? {
             Some((halves, lm_head)) => step.lows(&halves, lm_head.as_ref(), set.sites().count())?,
             None => None,
         };

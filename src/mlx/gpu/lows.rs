@@ -1,8 +1,8 @@
 //! What adapters of low rank add to a step's products.
 
 use super::driver::Address;
-use super::maker::linears;
-use super::memory::{address_of, lasting, lasting_address_of, upload};
+use super::maker::{linears, shape};
+use super::memory::{lasting, lasting_address_of, upload};
 use super::step::{Half, Linear};
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -24,9 +24,9 @@ struct Low {
 
 /// The low-rank parts of one set of adapters, where the kernels look for them.
 pub struct Lows {
-    /// Bytes of a `Low` for each numbered product.
-    table: Array,
-    /// What these point to.
+    /// Where a `Low` for each numbered product is.
+    pub(super) table: Address,
+    /// That, and what these point to.
     _arrays: Vec<Array>,
 }
 
@@ -48,9 +48,15 @@ impl Lows {
                 [low] => low,
                 _ => return Ok(None),
             };
-            let Some((weight, [out, inputs])) = linear_of(linear)? else {
+            let weight = match &linear.weight {
+                Matrix::Dense(dense) => dense,
+                Matrix::AsMlx(packed) => packed.weight,
+                _ => return Ok(None),
+            };
+            let Some([out, inputs]) = shape(&linear.weight) else {
                 return Ok(None);
             };
+            let weight = lasting_address_of(weight)?;
             let at = numbered.iter().position(|other| *other == weight);
             let Some(own) = at.and_then(|at| table.get_mut(at)) else {
                 return Ok(None);
@@ -58,8 +64,8 @@ impl Lows {
             let ((a, a_at), (b, b_at)) = (lasting(low.a)?, lasting(low.b)?);
             let rank = u32::try_from(a.dim(-1)).unwrap_or(0);
             let fits = [&a, &b].iter().all(|of| of.dtype() == dtype)
-                && a.shape() == [inputs, rank as i32]
-                && b.shape() == [rank as i32, out];
+                && a.shape() == [inputs as i32, rank as i32]
+                && b.shape() == [rank as i32, out as i32];
             if !fits || ![8, 16, 32, MAX_RANK].contains(&rank) {
                 return Ok(None);
             }
@@ -84,29 +90,11 @@ impl Lows {
             [low.a, low.b, tail].map(u64::to_le_bytes).concat()
         };
         let bytes: Vec<u8> = table.iter().flat_map(words).collect();
-        let table = upload(&bytes)?;
-        lasting_address_of(&table)?;
+        let (array, table) = lasting(&upload(&bytes)?)?;
+        arrays.push(array);
         Ok(Some(Lows {
             table,
             _arrays: arrays,
         }))
     }
-
-    pub(super) fn address(&self) -> Result<Address> {
-        address_of(&self.table)
-    }
-}
-
-/// Where a product's weight is, its outputs and inputs.
-fn linear_of(linear: &Linear) -> Result<Option<(Address, [i32; 2])>> {
-    let (array, inputs) = match &linear.weight {
-        Matrix::Dense(dense) => (*dense, dense.dim(1)),
-        Matrix::AsMlx(packed) => {
-            let inputs = packed.scales.dim(1) * packed.scheme.group_size;
-            (packed.weight, inputs)
-        }
-        _ => return Ok(None),
-    };
-    let at = lasting_address_of(array)?;
-    Ok(Some((at, [array.dim(0), inputs])))
 }

@@ -267,10 +267,10 @@ impl Step {
             addresses.resize(MAX_ROWS, 0);
             bytes.extend(addresses.iter().flat_map(|address| address.to_ne_bytes()));
         }
-        let mut addresses = Vec::with_capacity(MAX_ROWS);
-        for lows in &lows {
-            addresses.push(lows.as_ref().map_or(Ok(0), |lows| lows.address())?);
-        }
+        let tables = lows
+            .iter()
+            .map(|lows| lows.as_ref().map_or(0, |lows| lows.table));
+        let mut addresses: Vec<Address> = tables.collect();
         addresses.resize(MAX_ROWS, 0);
         bytes.extend(addresses.iter().flat_map(|address| address.to_ne_bytes()));
         if layers.len() != self.layers {

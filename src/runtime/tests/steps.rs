@@ -300,37 +300,17 @@ fn compare_adapters(path: &Path) {
     }
 }
 
-#[test]
-#[ignore = "needs an NVIDIA GPU: make test-gpu"]
-fn adapters_are_parts_of_steps() {
+/// Checks these folders on the GPU, and those that the variable names, one after the other whatever fails.
+fn check_each(known: &[&str], variable: &str, check: impl Fn(&Path)) {
     let _engine = super::engine_lock();
     mlx::install_error_handler();
     mlx::enter(Device::Gpu).unwrap();
-    let models = ["llama-4bit-bf16", "qwen3-4bit-bf16"].map(folder);
-    let more = std::env::var("MLXRT_ADAPTED_MODELS").unwrap_or_default();
+    let more = std::env::var(variable).unwrap_or_default();
     let more = more.split(':').filter(|path| !path.is_empty());
-    models
-        .into_iter()
-        .chain(more.map(PathBuf::from))
-        .for_each(|path| compare_adapters(&path));
-    mlx::leave();
-}
-
-#[test]
-#[ignore = "needs an NVIDIA GPU: make test-gpu"]
-fn steps_are_no_farther_from_the_truth_than_mlx() {
-    let _engine = super::engine_lock();
-    mlx::install_error_handler();
-    mlx::enter(Device::Gpu).unwrap();
-    let more = std::env::var("MLXRT_STEP_MODELS").unwrap_or_default();
-    let more = more.split(':').filter(|path| !path.is_empty());
-    let paths = KNOWN.iter().map(|name| folder(name));
+    let paths = known.iter().map(|name| folder(name));
     let mut failed = Vec::new();
     for path in paths.chain(more.map(PathBuf::from)) {
-        let work = std::panic::AssertUnwindSafe(|| {
-            compare(&path);
-            compare_rows(&path);
-        });
+        let work = std::panic::AssertUnwindSafe(|| check(&path));
         if let Err(panic) = std::panic::catch_unwind(work) {
             let text = panic.downcast_ref::<String>().cloned();
             failed.push(text.unwrap_or_else(|| path.display().to_string()));
@@ -338,6 +318,22 @@ fn steps_are_no_farther_from_the_truth_than_mlx() {
     }
     mlx::leave();
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU: make test-gpu"]
+fn adapters_are_parts_of_steps() {
+    let known = ["llama-4bit-bf16", "qwen3-4bit-bf16"];
+    check_each(&known, "MLXRT_ADAPTED_MODELS", compare_adapters);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU: make test-gpu"]
+fn steps_are_no_farther_from_the_truth_than_mlx() {
+    check_each(&KNOWN, "MLXRT_STEP_MODELS", |path| {
+        compare(path);
+        compare_rows(path);
+    });
 }
 
 /// Times of a step, by rows and by what is before: for benches, as lines of JSON. MLXRT_BENCH_MODEL names the folder.

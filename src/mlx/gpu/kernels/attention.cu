@@ -32,7 +32,6 @@ __global__ void __launch_bounds__(threads_of<DIM>()) attention(
   constexpr u32 AHEAD = GROUP > 4 ? 2 : 4;
   __shared__ float most[WARPS_OF][GROUP], weights[WARPS_OF][GROUP];
   __shared__ float values[WARPS_OF][GROUP][DIM];
-  __shared__ bool is_last;
   let_the_next_begin();
   wait_for_the_one_before();
   const u32 row = blockIdx.z, per = of.heads / of.kv_heads, groups = (per + GROUP - 1) / GROUP;
@@ -179,16 +178,7 @@ __global__ void __launch_bounds__(threads_of<DIM>()) attention(
     }
   }
   if (parts == 1) return;
-  __threadfence();
-  __syncthreads();
-  u32* count = counts + row * gridDim.y + blockIdx.y;
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(count, 1) == parts - 1;
-    if (is_last) *count = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
+  if (!is_last_of(counts + row * gridDim.y + blockIdx.y, parts)) return;
   for (u32 at = threadIdx.x; at < (numbers + 31) / 32 * 32; at += blockDim.x) {
     const bool is_there = at < numbers;
     const u32 h = is_there ? at / DIM : 0, i = at % DIM;

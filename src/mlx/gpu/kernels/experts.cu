@@ -129,7 +129,6 @@ __device__ __forceinline__ void choose(const Choice& how, const float* logits, b
 template <typename T, int BITS, int ORDER>
 __global__ void __launch_bounds__(32 * WARPS) route(
     Of of, u32 group, Weight router, Weight gate, Choice how, float* logits, u32* counts, Chosen to) {
-  __shared__ bool is_last;
   let_the_next_begin();
   wait_for_the_one_before();
   const u32 row = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, all = how.experts + gate.out;
@@ -142,15 +141,7 @@ __global__ void __launch_bounds__(32 * WARPS) route(
     if (weight.bias) logit += T::load(weight.bias[out]);
     if (lane == 0) logits[e] = logit;
   }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(counts + row, 1) == gridDim.x - 1;
-    if (is_last) counts[row] = 0;
-  }
-  __syncthreads();
-  if (!is_last || warp > 0) return;
-  __threadfence();
+  if (!is_last_of(counts + row, gridDim.x) || warp > 0) return;
   choose(how, logits, gate.out > 0, row, to);
 }
 

@@ -117,6 +117,21 @@ __device__ __forceinline__ void let_the_next_begin() {
 #endif
 }
 
+// Whether this block is the last of so many that come here, whose writes it then sees; the count is 0 again behind it. For all threads of
+// a block.
+__device__ __forceinline__ bool is_last_of(u32* count, u32 blocks) {
+  __shared__ bool is_last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(count, 1) == blocks - 1;
+    if (is_last) *count = 0;
+  }
+  __syncthreads();
+  if (is_last) __threadfence();
+  return is_last;
+}
+
 // Where a product's input goes, so that the halves of each 32 bits come out of packed words together: with 4 bits 0 and 4, 1 and 5,
 // 2 and 6, 3 and 7 of 8; with 8 bits 0 and 2, 1 and 3 of 4. With 16 nothing moves.
 __device__ __forceinline__ u32 place_of(u32 i, u32 order) {

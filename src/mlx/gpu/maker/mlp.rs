@@ -1,6 +1,6 @@
 //! MLPs of a step's rows, and mixtures of them.
 
-use super::products::blocks;
+use super::products::{blocks, Product};
 use super::weights::{bits_of, halves, Known};
 use super::{Input, Maker, TILE, WARPS};
 use crate::dtype::Dtype;
@@ -54,7 +54,7 @@ struct Chosen {
     top_k: u32,
 }
 
-/// What stands between two products: the kernels' number of it, and its alpha and limit.
+/// The kernels' number of an activation, and its alpha and limit.
 fn activation(of: Activation) -> Option<(u32, [f32; 2])> {
     match of {
         Activation::Silu => Some((0, [0.0; 2])),
@@ -79,7 +79,6 @@ impl Maker {
 
     /// What goes into an MLP's last product, and its sums, in the order of that. `by`: what each row's is multiplied by, or 0.
     fn gated(&mut self, mlp: &Mlp, input: &Input, by: Address) -> Result<Option<[Address; 2]>> {
-        let (activation, [alpha, limit]) = known!(activation(mlp.activation));
         let (gate, up) = known!(match &mlp.gate_up {
             GateUp::Apart { gate_proj, up_proj } => {
                 self.weight(gate_proj)?.zip(self.weight(up_proj)?)
@@ -90,32 +89,40 @@ impl Maker {
         if !are_alike(&gate, &up) {
             return Ok(None);
         }
-        let order = known!(bits_of(&mlp.down_proj.weight));
-        let rows = |width: u32| MAX_ROWS * width as usize;
-        let y = self.room("inner", rows(gate.weight.out), 2)?;
-        let sums = self.room("sums of inner", rows(gate.weight.out / TILE), 4)?;
+        let rooms = ["inner", "sums of inner"];
+        let down = &mlp.down_proj.weight;
+        let (kind, to) = known!(self.inner(mlp.activation, down, (rooms, 1, gate.weight.out))?);
+        let to = Inner { by, ..to };
         let tiles = gate.weight.out.div_ceil(TILE);
-        let activation = format!(", {activation}");
-        let (kernel, split) = self.product("gated", gate, tiles, 2, &activation);
+        let (kernel, split) = self.product("gated", gate, tiles, 2, &kind);
         let product = self.product_of(gate.inputs, input.norm);
         let product = self.adapted(product, &[gate.weight, up.weight], input.order)?;
+        self.launch(kernel, 32 * WARPS, move |pass| {
+            let arguments = gated_with(product.of(pass, split), &gate, &up);
+            (blocks(tiles, 2 * split), arguments.add(to))
+        });
+        Ok(Some([to.y, to.sums]))
+    }
+
+    /// What comes between products, `width` wide and `each` times for a row, and the kernels' word for the activation.
+    fn inner(
+        &mut self,
+        of: Activation,
+        down: &Matrix,
+        ([name, sums], each, width): ([&'static str; 2], u32, u32),
+    ) -> Result<Option<(String, Inner)>> {
+        let (kind, [alpha, limit]) = known!(activation(of));
+        let order = known!(bits_of(down));
+        let all = |width: u32| MAX_ROWS * each as usize * width as usize;
         let to = Inner {
-            y,
-            sums,
-            by,
+            y: self.room(name, all(width), 2)?,
+            sums: self.room(sums, all(width / TILE), 4)?,
+            by: 0,
             order,
             alpha,
             limit,
         };
-        self.launch(kernel, 32 * WARPS, move |pass| {
-            let product = product.of(pass, split);
-            let arguments = Arguments::new()
-                .add(product)
-                .add(gate.weight)
-                .add(up.weight);
-            (blocks(tiles, 2 * split), arguments.add(to))
-        });
-        Ok(Some([y, sums]))
+        Ok(Some((format!(", {kind}"), to)))
     }
 
     pub(super) fn moe(
@@ -123,8 +130,8 @@ impl Maker {
         moe: &Moe,
         (half, input, next): (&Half, &Input, &Input),
     ) -> Result<bool> {
-        let done = self.experts_of(moe, (half, input, next))?;
-        Ok(done.is_some() && half.post_norm.is_none())
+        let known = half.post_norm.is_none();
+        Ok(known && self.experts_of(moe, (half, input, next))?.is_some())
     }
 
     fn experts_of(
@@ -135,11 +142,9 @@ impl Maker {
         let GateUp::Apart { gate_proj, up_proj } = &moe.experts.gate_up else {
             return Ok(None);
         };
-        let (activation, [alpha, limit]) = known!(activation(moe.experts.activation));
         let gate = known!(self.experts(gate_proj)?);
         let up = known!(self.experts(up_proj)?);
         let down = known!(self.experts(&moe.experts.down_proj)?);
-        let order = known!(bits_of(&moe.experts.down_proj.weight));
         let chosen = known!(self.route(moe, input)?);
         let top_k = chosen.top_k;
         // All experts of a row are one product of so many more inputs.
@@ -155,32 +160,24 @@ impl Maker {
             }
         };
 
-        let pairs = |width: u32| MAX_ROWS * top_k as usize * width as usize;
-        let y = self.room("inner of experts", pairs(gate.weight.out), 2)?;
-        let sums = self.room("sums of inner of experts", pairs(gate.weight.out / TILE), 4)?;
-        let to = Inner {
-            y,
-            sums,
-            by: 0,
-            order,
-            alpha,
-            limit,
-        };
-        let tiles = gate.weight.out.div_ceil(TILE);
-        let activation = format!(", {activation}");
-        let (kernel, split) = self.product("gated_experts", gate, tiles * top_k, 2, &activation);
+        let rooms = ["inner of experts", "sums of inner of experts"];
+        let last = &moe.experts.down_proj.weight;
+        let width = gate.weight.out;
+        let (kind, inner) =
+            known!(self.inner(moe.experts.activation, last, (rooms, top_k, width))?);
+        let tiles = width.div_ceil(TILE);
+        let (kernel, split) = self.product("gated_experts", gate, tiles * top_k, 2, &kind);
         let product = self.product_of(gate.inputs, input.norm);
         self.launch(kernel, 32 * WARPS, move |pass| {
-            let product = product.of(pass, split);
-            let arguments = Arguments::new()
-                .add(product)
-                .add(gate.weight)
-                .add(up.weight);
+            let arguments = gated_with(product.of(pass, split), &gate, &up);
             let [of_tiles, ..] = blocks(tiles, 2 * split);
-            ([of_tiles, top_k, pass.rows], arguments.add(chosen).add(to))
+            (
+                [of_tiles, top_k, pass.rows],
+                arguments.add(chosen).add(inner),
+            )
         });
-        if let Some((mlp, inner)) = shared {
-            if !self.residual(&mlp.down_proj, inner, (half, next))? {
+        if let Some((mlp, own)) = shared {
+            if !self.residual(&mlp.down_proj, own, (half, next))? {
                 return Ok(None);
             }
         }
@@ -188,7 +185,7 @@ impl Maker {
         let tiles = down.weight.out.div_ceil(TILE);
         let at_once = top_k.next_power_of_two().min(WARPS);
         let (kernel, split) = self.product("combine", down, tiles, at_once, "");
-        let product = self.product_of_own(down.inputs, [y, sums]);
+        let product = self.product_of_own(down.inputs, [inner.y, inner.sums]);
         self.launch(kernel, 32 * WARPS, move |pass| {
             let product = product.of(pass, split);
             let arguments = Arguments::new().add(product);
@@ -258,6 +255,12 @@ impl Maker {
         });
         Ok(Some(chosen))
     }
+}
+
+/// How a kernel that has a gate begins to be called.
+fn gated_with(product: Product, gate: &Known, up: &Known) -> Arguments {
+    let arguments = Arguments::new().add(product);
+    arguments.add(gate.weight).add(up.weight)
 }
 
 /// Whether two weights are of one kind and one shape.

@@ -26,7 +26,9 @@ use crate::mlx::{self, ops, Array};
 
 use attention::projections;
 use products::blocks;
-use weights::{bits_of, shape, Kind, Weight};
+use weights::{bits_of, Kind, Weight};
+
+pub(super) use weights::shape;
 
 /// Outputs of a tile (`numbers.cu`).
 const TILE: u32 = 16;

@@ -139,7 +139,7 @@ pub(super) fn bits_of(matrix: &Matrix) -> Option<u32> {
 }
 
 /// Outputs and inputs of a matrix as MLX has it.
-pub(super) fn shape(matrix: &Matrix) -> Option<[u32; 2]> {
+pub(in crate::mlx::gpu) fn shape(matrix: &Matrix) -> Option<[u32; 2]> {
     let number = |n: i32| u32::try_from(n).ok();
     match matrix {
         Matrix::Dense(dense) | Matrix::DenseExperts(dense) => {
