@@ -21,6 +21,7 @@ static double decode_rate(mlxrt_session *session, uint32_t tokens) {
   static const int32_t prompt[] = {101, 202, 303, 404, 505, 606, 707, 808};
   mlxrt_input input = {.struct_size = sizeof input, .tokens = prompt, .token_count = sizeof prompt / sizeof *prompt};
   mlxrt_generate_options options = {.struct_size = sizeof options, .max_tokens = tokens};
+  options.draft_tokens = -1; /* What a random model says repeats itself. */
   options.flags = MLXRT_GEN_GREEDY | MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_TOKENS_ONLY | MLXRT_GEN_NO_PREFIX_CACHE;
   mlxrt_result result = {.struct_size = sizeof result};
   check(mlxrt_generate(session, &input, &options, NULL, NULL, &result));

@@ -23,10 +23,10 @@ from make_model import SHAPES
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "gpu-decode.json"
-MODELS = ["qwen3-0.6b-4", "qwen3-0.6b-16", "llama-8b-4", "llama-8b-8", "llama-8b-16", "qwen3-30b-a3b-4"]
+MODELS = ["qwen3-0.6b-4", "qwen3-0.6b-16", "llama-8b-4", "llama-8b-8", "llama-8b-16", "qwen3-30b-a3b-4", "gpt-oss-20b-4"]
 PROMPTS = (512, 2048)
 SESSIONS = (1, 2, 4, 8)
-SETTINGS = {"modes": "tokens", "cold_prompt": 16, "cold_decode": 16, "decode": 256, "repeats": 3}
+SETTINGS = {"modes": "tokens,drawn", "cold_prompt": 16, "cold_decode": 16, "decode": 256, "repeats": 3}
 # What a step has to read, of the memory's rate for copies (measured once: 4.3 TB/s).
 MEMORY = 4.3e12
 
@@ -40,7 +40,7 @@ def process(command):
 
 
 def alone(args, folder, prompt):
-    """Decode and prefill of one session, by rounds: {side: [{decode, prefill, peak}]}"""
+    """Decode and prefill of one session, by rounds: {side: [{mode, decode, prefill, peak}]}"""
     rng = random.Random(7)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(" ".join(str(100 + rng.randrange(20000)) for _ in range(prompt)))
@@ -55,6 +55,7 @@ def alone(args, folder, prompt):
                 runs = process(commands[side])["runs"]
                 sides[side] += [
                     {
+                        "mode": run["mode"],
                         "decode": run["decode_tokens"] / run["decode_s"],
                         "prefill": prompt / run["first_token_s"],
                         "peak": run["mlx_peak_bytes"],
@@ -83,6 +84,11 @@ def adapted(args, folder):
     return {"without": float(last(without)), "with": float(last(with_one)), "ratio": float(re.search(r"\((.*)\)", last(ratio))[1])}
 
 
+def median(runs, key, mode="tokens"):
+    """Of the runs that took the largest logit, or drew."""
+    return statistics.median(run[key] for run in runs if run.get("mode", "tokens") == mode)
+
+
 def measure(args):
     folders = Path(args.folders)
     found = json.loads(Path(args.results).read_text()) if Path(args.results).exists() else {}
@@ -104,11 +110,11 @@ def measure(args):
         of("weights")[name] = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         for prompt in PROMPTS:
             of("alone").setdefault(name, {})[str(prompt)] = sides = alone(args, folder, prompt)
-            say(name, prompt, {side: round(statistics.median(run["decode"] for run in runs), 1) for side, runs in sides.items()})
+            say(name, prompt, {mode: {side: round(median(runs, "decode", mode), 1) for side, runs in sides.items()} for mode in ("tokens", "drawn")})
         if bits == "4":
             of("together")[name] = sides = together(args, folder)
             say(name, {side: {n: round(statistics.median(rates)) for n, rates in of.items()} for side, of in sides.items()})
-        if "moe" not in shape and "a3b" not in shape:
+        if "num_experts" not in SHAPES[shape] and "num_local_experts" not in SHAPES[shape]:
             of("adapters")[name] = rates = adapted(args, folder)
             say(name, rates)
     return found
@@ -126,9 +132,6 @@ def gpu():
 
 
 def report(found):
-    def median(runs, key):
-        return statistics.median(run[key] for run in runs)
-
     lines = [
         "# On an NVIDIA GPU",
         "",
@@ -146,10 +149,26 @@ def report(found):
             own, other = ({key: median(sides[side], key) for key in ("decode", "prefill", "peak")} for side in ("mlxrt", "mlx-lm"))
             limit = MEMORY / read(name, found["weights"][name])
             lines.append(
-                f"| {name} bits | {found['dates'][name]} | {len(sides['mlxrt'])} | {prompt} | {own['decode']:.0f} | {other['decode']:.0f} | {own['decode'] / other['decode']:.2f} | {limit:.0f} "
+                f"| {name} bits | {found['dates'][name]} | {sum(run.get('mode', 'tokens') == 'tokens' for run in sides['mlxrt'])} | {prompt} | {own['decode']:.0f} | {other['decode']:.0f} | {own['decode'] / other['decode']:.2f} | {limit:.0f} "
                 f"| {own['prefill']:.0f} | {other['prefill']:.0f} | {own['prefill'] / other['prefill']:.2f} "
                 f"| {own['peak'] / 1e9:.2f} | {other['peak'] / 1e9:.2f} |"
             )
+    lines += [
+        "",
+        "Tokens drawn with temperature 0.7 and top_p 0.95, in the same processes behind the same prompts; *greedy* is the rate of the table above.",
+        "",
+        "| model | prompt | mlxrt, tok/s | by greedy | mlx-lm, tok/s | by greedy | ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, prompts in found["alone"].items():
+        for prompt, sides in prompts.items():
+            if not any(run.get("mode") == "drawn" for run in sides["mlxrt"]):
+                continue
+            (own, own_by), (other, other_by) = (
+                (median(sides[side], "decode", "drawn"), median(sides[side], "decode", "drawn") / median(sides[side], "decode"))
+                for side in ("mlxrt", "mlx-lm")
+            )
+            lines.append(f"| {name} bits | {prompt} | {own:.0f} | {own_by:.2f} | {other:.0f} | {other_by:.2f} | {own / other:.2f} |")
     lines += [
         "",
         "Sessions at once, each behind a prompt of 512 tokens; mlx-lm's batch generator beside. *Step*: the time of a pass by that of one session's.",
@@ -193,7 +212,7 @@ def plot(found):
     names = list(found["alone"])
     figure, axes = plt.subplots(figsize=(9, 4))
     for at, side in enumerate(("mlxrt", "mlx-lm")):
-        rates = [statistics.median(run["decode"] for run in found["alone"][name]["512"][side]) for name in names]
+        rates = [median(found["alone"][name]["512"][side], "decode") for name in names]
         bars = axes.bar([i + (at - 0.5) * 0.38 for i in range(len(names))], rates, width=0.36, label=side)
         axes.bar_label(bars, [f"{rate:.0f}" for rate in rates], fontsize=8)
     axes.set_xticks(range(len(names)), [f"{name} bits" for name in names], fontsize=8)

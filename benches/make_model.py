@@ -229,6 +229,12 @@ SHAPES["gpt-oss-4-layers"] = {
     "bos_token_id": 50000,
     "eos_token_id": 50002,
 }
+SHAPES["gpt-oss-20b"] = {
+    **SHAPES["gpt-oss-4-layers"],
+    "num_hidden_layers": 24,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "vocab_size": 201088,
+}
 TOKENS = {
     "gemma2": 151643,
     "gemma3_text": 151643,

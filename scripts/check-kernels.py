@@ -16,7 +16,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "src/mlx/gpu/kernels"
 # As compiler.rs puts them together.
-FILES = ["numbers", "embed", "packed", "product", "lows", "norms", "experts", "heads", "attention"]
+FILES = ["numbers", "packed", "embed", "product", "lows", "norms", "experts", "heads", "attention", "draw"]
 NVRTC = "nvidia-cuda-nvrtc==13.0.88"
 # Ampere, Hopper, Blackwell.
 ARCHITECTURES = [80, 90, 120]
@@ -35,6 +35,12 @@ def names():
         yield f"gated_experts<Bf16, {kind}, 2, {activation}>"
     for of_type, kind in itertools.product(("Bf16", "F16"), kinds):
         yield f"combine<{of_type}, {kind}, 2>"
+    for kind, ahead in itertools.product(("MXFP4, 32, 128", "MXFP4, 32, 64"), (1, 3, 4)):
+        for name in ("project", "residual", "head", "combine"):
+            yield f"{name}<Bf16, {kind}, {ahead}>"
+        yield f"gated<Bf16, {kind}, {ahead}, 0>"
+        yield f"gated_experts<Bf16, {kind}, {ahead}, 3>"
+    yield "embed<Bf16, MXFP4>"
     for of_type, bits, order in itertools.product(("Bf16", "F16"), (4, 8, 16), (4, 8, 16)):
         yield f"route<{of_type}, {bits}, {order}>"
     for of_type, bits in itertools.product(("Bf16", "F16"), (4, 8, 16)):
@@ -43,6 +49,8 @@ def names():
         yield f"heads<{of_type}>"
     for dim, group in itertools.product((64, 80, 128, 192, 256), (1, 4, 8)):
         yield f"attention<Bf16, {dim}, {group}>"
+    for of_type, digits in (("Bf16", 2), ("F16", 2), ("F32", 3)):
+        yield from (f"measure<{of_type}>", f"draw<{of_type}>", *(f"narrow<{of_type}, {digit}>" for digit in range(digits)))
     yield from ("attention<F16, 128, 2>", "normalise<F16>", "add_normed<Bf16>", "low<Bf16>", "low<F16>", "pick")
 
 

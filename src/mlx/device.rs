@@ -31,6 +31,15 @@ impl Device {
     }
 }
 
+/// The CPU, or with MLXRT_TEST_DEVICE=gpu the GPU. (There, set MLX_ENABLE_TF32=0 too, or float32 products are not.)
+#[cfg(test)]
+pub fn tested() -> Device {
+    match std::env::var("MLXRT_TEST_DEVICE").as_deref() {
+        Ok("gpu") => Device::Gpu,
+        _ => Device::Cpu,
+    }
+}
+
 struct RawDevice(mlx_sys::mlx_device);
 
 impl Drop for RawDevice {
@@ -113,6 +122,7 @@ fn let_caches_miss() {
 pub fn leave() {
     put_aside();
     super::fast::stop();
+    super::gpu::stop();
     // SAFETY: no stream of this thread is used after this.
     let _ = check(unsafe { mlx_sys::mlx_clear_streams() });
 }

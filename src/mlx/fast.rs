@@ -94,6 +94,11 @@ pub fn active() -> bool {
     USE.get() == Use::All && has_kernels()
 }
 
+/// Whether what this thread queues is to be MLX's own operations.
+pub fn is_plain() -> bool {
+    USE.get() != Use::All
+}
+
 /// Whether products of x of this type do, and rows of this type.
 pub fn products(x: Dtype) -> bool {
     let these = match USE.get() {

@@ -24,6 +24,8 @@ pub mod stored;
 
 pub use array::Array;
 pub use buffer::HostBuffer;
+#[cfg(test)]
+pub use device::tested;
 pub use device::{
     device_available, device_info, enter, leave, refuse_other_version, set_resource_dir,
     synchronize, version, Device,

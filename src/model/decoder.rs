@@ -25,7 +25,7 @@ use super::texts::Dense;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::log;
-use crate::mlx::gpu::Step;
+use crate::mlx::gpu::{self, Step};
 use crate::mlx::nn::AttentionMask;
 use crate::mlx::{fast, ops, Array};
 pub use live::Forward;
@@ -89,6 +89,9 @@ impl Decoder {
             Box::new(Decoder { joined, ..head })
         });
         let mut decoder = Decoder::of(config, blueprint, live, costs);
+        if let Err(error) = gpu::prepare() {
+            log::warn!("MLX's own operations draw tokens on this GPU: {error}");
+        }
         // A head wants what comes out of the last block, which a step does not give.
         if ahead.is_none() {
             decoder.step = decoder.make_step().unwrap_or_else(|error| {

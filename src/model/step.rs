@@ -77,6 +77,15 @@ impl Decoder {
         })
     }
 
+    /// Makes it again, without one of its kernels.
+    #[cfg(test)]
+    pub fn step_without(&mut self, kernel: Option<&'static str>) -> Result<()> {
+        crate::mlx::gpu::LEFT_OUT.set(kernel);
+        self.step = self.make_step()?;
+        crate::mlx::gpu::LEFT_OUT.set(None);
+        Ok(())
+    }
+
     /// All halves of all blocks, and the output layer where it is one of its own.
     fn known_halves<'a>(&self, gather: &Gather<'_, 'a>) -> Gathered<KnownHalves<'a>> {
         let halves = self.blocks.iter().flat_map(|block| &block.halves);

@@ -13,7 +13,7 @@ mod tests;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
 use crate::kernels;
-use crate::mlx::gpu::{Best, Ready};
+use crate::mlx::gpu::{self, Best, Ready};
 use crate::mlx::{fast, ops, Array};
 use crate::random::mix;
 use penalties::Penalties;
@@ -175,14 +175,23 @@ impl Sampler {
             let banned = Array::scalar(f32::NEG_INFINITY, processed.dtype())?;
             processed = ops::select(allowed, &processed, &banned)?;
         }
-        let (token, levels) = match self.kernel() {
-            Some(draw) => {
+        let changed = allowed.is_some() || self.changes_logits();
+        if let Some(draw) = self.kernel() {
+            if fast::active() {
                 let [token, levels] = fast::draw(&processed, logits, draw)?;
-                (token, levels)
+                return self.made(logits, (token, levels), None);
             }
-            None => self.draw_plainly(&processed, logits, allowed.is_some())?,
-        };
-        self.made(logits, (token, levels), None)
+            if let Some(drawn) = gpu::draw(&processed, changed.then_some(logits), draw)? {
+                let gpu::Drawn {
+                    token,
+                    levels,
+                    ready,
+                } = drawn;
+                return self.made(logits, (token, levels), Some(ready));
+            }
+        }
+        let made = self.draw_plainly(&processed, logits, changed)?;
+        self.made(logits, made, None)
     }
 
     fn made(
@@ -222,14 +231,14 @@ impl Sampler {
     }
 
     /// By MLX's own operations.
-    fn draw_plainly(&self, logits: &Array, own: &Array, masked: bool) -> Result<(Array, Array)> {
+    fn draw_plainly(&self, logits: &Array, own: &Array, changed: bool) -> Result<(Array, Array)> {
         // A sum loses neither NaN nor infinities, which MLX's argmax and sort pass over.
         let level = ops::logsumexp(logits, -1, true)?;
         let token = match self.sampling.temperature {
             None => ops::argmax(logits, -1)?,
             Some(temperature) => self.draw_random(logits, &level, temperature)?,
         };
-        let own = match masked || self.changes_logits() {
+        let own = match changed {
             true => ops::logsumexp(own, -1, true)?,
             false => level.clone(),
         };
@@ -257,10 +266,11 @@ impl Sampler {
         self.penalties.apply(&biased)
     }
 
-    /// For the CPU's kernels, which do not know XTC.
+    /// For kernels, which do not know XTC.
     fn kernel(&self) -> Option<kernels::Draw> {
         let sampling = &self.sampling;
-        let knows = fast::active() && (sampling.temperature.is_none() || sampling.xtc.is_none());
+        let knows = sampling.temperature.is_none() || sampling.xtc.is_none();
+        let knows = knows && !fast::is_plain();
         knows.then(|| kernels::Draw {
             sharpness: sampling.temperature.map(sharpness),
             top_p: sampling.top_p,

@@ -8,16 +8,17 @@ use super::driver::{c_string, functions};
 use crate::error::{Code, Error, Result};
 
 /// All of them, in the order in which they need each other.
-const KERNELS: [&str; 9] = [
+const KERNELS: [&str; 10] = [
     include_str!("kernels/numbers.cu"),
-    include_str!("kernels/embed.cu"),
     include_str!("kernels/packed.cu"),
+    include_str!("kernels/embed.cu"),
     include_str!("kernels/product.cu"),
     include_str!("kernels/lows.cu"),
     include_str!("kernels/norms.cu"),
     include_str!("kernels/experts.cu"),
     include_str!("kernels/heads.cu"),
     include_str!("kernels/attention.cu"),
+    include_str!("kernels/draw.cu"),
 ];
 
 type Status = c_int;
@@ -63,7 +64,7 @@ impl Drop for Compiling {
 pub fn compile(kernels: &[String], capability: i32) -> Result<Compiled> {
     let missing = || Error::new(Code::Unsupported, "there is no NVRTC");
     let nvrtc = Functions::open().ok_or_else(missing)?;
-    let source = c_string(source())?;
+    let source = c_string(KERNELS.concat())?;
     let mut this = Compiling {
         nvrtc,
         program: null_mut(),
@@ -138,23 +139,6 @@ impl Compiling {
             String::from_utf8_lossy(&log).into_owned()
         }
     }
-}
-
-fn source() -> String {
-    #[cfg(test)]
-    if let Some(folder) = std::env::var_os("MLXRT_KERNELS") {
-        // To try others without building the library again.
-        let names = ["numbers", "embed", "product", "heads", "attention"];
-        let read = |name| {
-            std::fs::read_to_string(
-                std::path::Path::new(&folder)
-                    .join(name)
-                    .with_extension("cu"),
-            )
-        };
-        return names.map(|name| read(name).unwrap()).concat();
-    }
-    KERNELS.concat()
 }
 
 fn check(what: &str, status: Status) -> Result<()> {

@@ -152,6 +152,54 @@ impl Driver {
         Ok(value)
     }
 
+    /// Queues a kernel on a stream.
+    ///
+    /// # Safety
+    /// `stream` is a CUDA stream that is alive. The arguments are those of the kernel, and the addresses among them lie in memory that is
+    /// there, of the size that the kernel takes it for, until it has run.
+    pub unsafe fn launch(
+        self,
+        stream: Handle,
+        kernel: Function,
+        blocks: [u32; 3],
+        threads: u32,
+        arguments: Arguments,
+    ) -> Result<()> {
+        // SAFETY: as the caller says.
+        unsafe { self.launch_with(stream, kernel, (blocks, threads), arguments, false) }
+    }
+
+    /// The same. `early`: it waits itself for the kernel in front of it.
+    unsafe fn launch_with(
+        self,
+        stream: Handle,
+        kernel: Function,
+        (blocks, threads): ([u32; 3], u32),
+        mut arguments: Arguments,
+        early: bool,
+    ) -> Result<()> {
+        let arguments = arguments.bytes.iter_mut();
+        let mut arguments: Vec<*mut c_void> =
+            arguments.map(|bytes| bytes.as_mut_ptr().cast()).collect();
+        let attribute = LaunchAttribute {
+            id: MAY_BEGIN_EARLY,
+            padding: 0,
+            value: [1, 0, 0, 0, 0, 0, 0, 0],
+        };
+        let config = LaunchConfig {
+            grid: blocks,
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+            stream,
+            attributes: &attribute,
+            count: early.into(),
+        };
+        // SAFETY: the pointers are to as many arguments as the kernel has, says the caller; all is copied.
+        let status =
+            unsafe { (self.0.launch)(&config, kernel.0, arguments.as_mut_ptr(), null_mut()) };
+        self.check("cuLaunchKernelEx", status)
+    }
+
     fn check(self, what: &str, status: Status) -> Result<()> {
         #[cfg(test)]
         crate::mlx::fault::strike()?;
@@ -289,31 +337,15 @@ impl Recorder {
         kernel: Function,
         blocks: [u32; 3],
         threads: u32,
-        mut arguments: Arguments,
+        arguments: Arguments,
         early: bool,
     ) -> Result<()> {
-        let arguments = arguments.bytes.iter_mut();
-        let mut arguments: Vec<*mut c_void> =
-            arguments.map(|bytes| bytes.as_mut_ptr().cast()).collect();
-        let attribute = LaunchAttribute {
-            id: MAY_BEGIN_EARLY,
-            padding: 0,
-            value: [1, 0, 0, 0, 0, 0, 0, 0],
-        };
-        let config = LaunchConfig {
-            grid: blocks,
-            block: [threads, 1, 1],
-            shared_bytes: 0,
-            stream: self.raw,
-            attributes: &attribute,
-            count: early.into(),
-        };
-        // SAFETY: the pointers are to as many arguments as the kernel has, says the caller; all is copied.
-        let status = unsafe {
-            let launch = self.driver.0.launch;
-            launch(&config, kernel.0, arguments.as_mut_ptr(), null_mut())
-        };
-        self.driver.check("cuLaunchKernelEx", status)
+        let sizes = (blocks, threads);
+        // SAFETY: the stream is alive, and what is launched on it runs when the graph does; else as the caller says.
+        unsafe {
+            self.driver
+                .launch_with(self.raw, kernel, sizes, arguments, early)
+        }
     }
 }
 

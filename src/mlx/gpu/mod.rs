@@ -6,11 +6,15 @@
 //! compiler are found while the library runs: nothing is linked, and where they are not there [`Step::new`] gives none.
 
 mod compiler;
+mod draw;
 mod driver;
 mod lows;
 mod maker;
 mod memory;
 mod step;
 
+pub use draw::{draw, prepare, stop, Drawn};
 pub use lows::Lows;
+#[cfg(test)]
+pub use step::LEFT_OUT;
 pub use step::{Best, Model, Ready, Step, Stepped, MAX_ROWS};

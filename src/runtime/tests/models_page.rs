@@ -28,7 +28,7 @@ fn the_page_says_what_was_checked() {
     let _lock = engine_lock();
     // A row stands for logits and tokens that were compared just now.
     crate::mlx::install_error_handler();
-    crate::mlx::enter(parity::device()).unwrap();
+    crate::mlx::enter(crate::mlx::tested()).unwrap();
     parity::for_each_run(parity::Run::check_plain);
     crate::mlx::leave();
 

@@ -327,20 +327,12 @@ impl Logits {
     }
 }
 
-/// The CPU, or with MLXRT_TEST_DEVICE=gpu the GPU. (There, set MLX_ENABLE_TF32=0 too, or float32 products are not.)
-pub fn device() -> Device {
-    match std::env::var("MLXRT_TEST_DEVICE").as_deref() {
-        Ok("gpu") => Device::Gpu,
-        _ => Device::Cpu,
-    }
-}
-
 #[test]
 fn every_fixture_gives_mlx_lms_logits_and_tokens() {
     // What others measure of MLX's memory is the process's.
     let _lock = super::engine_lock();
     mlx::install_error_handler();
-    mlx::enter(device()).unwrap();
+    mlx::enter(mlx::tested()).unwrap();
     for_each_run(Run::check_plain);
     mlx::leave();
 }

@@ -336,6 +336,76 @@ fn steps_are_no_farther_from_the_truth_than_mlx() {
     });
 }
 
+/// How long so many passes take, each.
+fn time_of(sessions: &mut Sessions, rows: &[i32]) -> std::time::Duration {
+    const STEPS: u32 = 40;
+    let mut best = std::time::Duration::MAX;
+    for _ in 0..4 {
+        sessions.pass(rows);
+        let began = std::time::Instant::now();
+        let mut last = None;
+        for _ in 0..STEPS {
+            last = Some(sessions.queue(rows));
+            mlx::async_eval(&[last.as_ref().unwrap()]).unwrap();
+        }
+        mlx::eval(&[&last.unwrap()]).unwrap();
+        mlx::synchronize().unwrap();
+        best = best.min(began.elapsed() / STEPS);
+    }
+    best
+}
+
+/// What a step's kernels take, each by what a step without it is shorter by: lines of JSON. MLXRT_STEP_MODELS names folders.
+#[test]
+#[ignore = "a measurement"]
+fn what_each_kernel_takes() {
+    const KERNELS: [&str; 14] = [
+        "embed",
+        "project",
+        "heads",
+        "attention",
+        "residual",
+        "gated",
+        "route",
+        "gated_experts",
+        "combine",
+        "normalise",
+        "add_normed",
+        "head",
+        "pick",
+        "none",
+    ];
+    check_each(&[], "MLXRT_STEP_MODELS", |path| {
+        let (mut decoder, vocab) = decoder_for_tests(path.to_str().unwrap(), false).unwrap();
+        for sessions in [1, 8] {
+            let mut times = Vec::new();
+            for left_out in KERNELS {
+                decoder.step_without(Some(left_out)).unwrap();
+                let mut all = Sessions::new(&decoder, vocab, &vec![512; sessions]);
+                let rows = vec![1; sessions];
+                let (time, steps) = counted(true, || time_of(&mut all, &rows));
+                assert!(steps > 0, "no steps");
+                times.push((left_out, time.as_secs_f64() * 1e6));
+            }
+            let whole = times.last().unwrap().1;
+            let each: serde_json::Map<_, _> = times
+                .iter()
+                .map(|(name, time)| {
+                    (
+                        name.to_string(),
+                        serde_json::json!(((whole - time) * 10.0).round() / 10.0),
+                    )
+                })
+                .collect();
+            let name = path.file_name().unwrap().to_string_lossy();
+            println!(
+                "{}",
+                serde_json::json!({"model": name, "sessions": sessions, "us": whole.round(), "less without": each})
+            );
+        }
+    });
+}
+
 /// Times of a step, by rows and by what is before: for benches, as lines of JSON. MLXRT_BENCH_MODEL names the folder.
 #[test]
 #[ignore = "a measurement"]
@@ -350,23 +420,9 @@ fn what_steps_take() {
                 for own in [true, false] {
                     let prompts = vec![before; sessions];
                     let rows = vec![1; sessions];
-                    const STEPS: u32 = 40;
-                    let mut best = f64::INFINITY;
                     let mut all = Sessions::new(&decoder, vocab, &prompts);
-                    let ((), steps) = counted(own, || {
-                        for _ in 0..4 {
-                            all.pass(&rows);
-                            let began = std::time::Instant::now();
-                            let mut last = None;
-                            for _ in 0..STEPS {
-                                last = Some(all.queue(&rows));
-                                mlx::async_eval(&[last.as_ref().unwrap()]).unwrap();
-                            }
-                            mlx::eval(&[&last.unwrap()]).unwrap();
-                            mlx::synchronize().unwrap();
-                            best = best.min(began.elapsed().as_secs_f64() / f64::from(STEPS));
-                        }
-                    });
+                    let (best, steps) = counted(own, || time_of(&mut all, &rows));
+                    let best = best.as_secs_f64();
                     println!(
                         "{}",
                         serde_json::json!({

@@ -54,18 +54,11 @@ __device__ __forceinline__ float output_of(const Of& of, const Weight& weight, u
     }
     if (BITS < 16) {
       const u64 of_group = (u64)out * (of.inputs / group) + at * EACH / group;
-      own = T::load(weight.scales[of_group]) * own + T::load(weight.biases[of_group]) * all;
+      own = T::load(((const u16*)weight.scales)[of_group]) * own + T::load(weight.biases[of_group]) * all;
     }
     sum += own;
   }
   return sum_over(sum, 32);
-}
-
-// Numbers that are ordered as floats are, with NaN above all, and 0 below.
-__device__ __forceinline__ u32 rank_of(float x) {
-  if (isnan(x)) return ~0u;
-  const u32 bits = __float_as_uint(x + 0.f);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
 }
 
 __device__ __forceinline__ float most_over(float x) {
@@ -149,8 +142,8 @@ __global__ void __launch_bounds__(32 * WARPS) route(
 template <int BITS, int GROUP>
 __device__ __forceinline__ Weight of_expert(Weight weight, u32 inputs, u32 expert) {
   const u64 rows = (u64)expert * weight.out;
-  weight.w = (const char*)weight.w + rows * inputs * BITS / 8;
-  weight.scales += rows * (inputs / GROUP);
+  weight.w = (const char*)weight.w + rows * inputs * width_of(BITS) / 8;
+  weight.scales = (const typename ScaleOf<BITS>::Type*)weight.scales + rows * (inputs / GROUP);
   weight.biases += rows * (inputs / GROUP);
   if (weight.bias) weight.bias += rows;
   return weight;

@@ -54,6 +54,13 @@ __device__ __forceinline__ Largest larger(Largest a, Largest b) {
   return second ? b : a;
 }
 
+// Numbers that are ordered as floats are, with NaN above all, and 0 below.
+__device__ __forceinline__ u32 rank_of(float x) {
+  if (isnan(x)) return ~0u;
+  const u32 bits = __float_as_uint(x + 0.f);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
 struct Bf16 {
   static __device__ __forceinline__ float load(u16 bits) { return __uint_as_float((u32)bits << 16); }
   static __device__ __forceinline__ u16 round(float x) {

@@ -4,11 +4,19 @@
 // of outputs g and g + 8, as they lie in memory, and those inputs of row g, which whoever wrote them has put into the order in which
 // they come out of packed words (`place_of`). Bits of weights are put under an exponent: OFFSET + q is exact, products are summed in
 // f32, and what OFFSET made too much goes off with the inputs' sums: y += scale * acc + (bias - OFFSET * scale) * sum.
+//
+// BITS of a weight says how its numbers are written: as so many bits with a scale and a bias, as floats (16), or as MXFP4.
+
+// Numbers e2m1, and for each 32 of them a power of two.
+constexpr int MXFP4 = 256 + 4;
+
+// Of a number.
+__host__ __device__ constexpr int width_of(int bits) { return bits % 256; }
 
 struct Weight {
-  const void* w;      // [out, in * BITS / 8] bytes
-  const u16* scales;  // [out, in / GROUP]
-  const u16* biases;  // the same
+  const void* w;       // [out, in * BITS / 8] bytes
+  const void* scales;  // [out, in / GROUP]; of MXFP4 bytes
+  const u16* biases;   // the same; of MXFP4 none
   const u16* bias;    // [out], or none
   u32 out;
   u32 first;          // where its outputs begin among those of all
@@ -28,12 +36,21 @@ struct Words<8> {
   typedef uint2 Type;
 };
 
+template <int BITS>
+struct ScaleOf {
+  typedef u16 Type;
+};
+template <>
+struct ScaleOf<MXFP4> {
+  typedef unsigned char Type;
+};
+
 // What a lane has of some inputs: weights of two outputs, and their scales and biases.
 template <int BITS, int GROUP, int INPUTS>
 struct Chunk {
-  typedef typename Words<INPUTS * BITS / 32>::Type Own;
-  // Floats have no groups.
-  static constexpr int GROUPS = BITS == 16 ? 0 : INPUTS > GROUP ? INPUTS / GROUP : 1;
+  typedef typename Words<INPUTS * width_of(BITS) / 32>::Type Own;
+  // Whose sums of inputs are asked for.
+  static constexpr int GROUPS = BITS >= 16 ? 0 : INPUTS > GROUP ? INPUTS / GROUP : 1;
   Own w[2];
   u32 scales[2], biases[2];
 };
@@ -42,10 +59,11 @@ struct Chunk {
 template <int BITS, int GROUP, int INPUTS>
 struct Source {
   typedef Chunk<BITS, GROUP, INPUTS> C;
+  typedef typename ScaleOf<BITS>::Type Scale;
   // Of the scales of a chunk and those of the next, in numbers; where several chunks have one scale it is 0.
   static constexpr u32 SCALES = GROUP > INPUTS ? 0 : INPUTS / GROUP;
   const typename C::Own* w[2];
-  const u16* scales[2];
+  const Scale* scales[2];
   const u16* biases[2];
 
   // Behind the last output the last one is read again, and what comes of it goes nowhere.
@@ -54,7 +72,8 @@ struct Source {
     for (int of = 0; of < 2; of++) {
       const u64 row = min(tile * TILE + (lane >> 2) + 8 * of, weight.out - 1);
       w[of] = (const typename C::Own*)weight.w + row * (inputs / INPUTS * 4) + (lane & 3) + chunk * 4;
-      scales[of] = weight.scales + row * (inputs / GROUP) + chunk * SCALES;
+      scales[of] = (const Scale*)weight.scales + row * (inputs / GROUP) + chunk * SCALES;
+      if (BITS == MXFP4) scales[of] += (lane & 3) * (INPUTS / 4) / GROUP;
       biases[of] = weight.biases + row * (inputs / GROUP) + chunk * SCALES;
     }
   }
@@ -73,7 +92,9 @@ struct Source {
 #pragma unroll
     for (int of = 0; of < 2; of++) {
       to.w[of] = __ldcs(w[of] + behind * 4);
-      if (C::GROUPS == 2) {
+      if (BITS == MXFP4) {
+        to.scales[of] = scales[of][behind * SCALES];
+      } else if (C::GROUPS == 2) {
         to.scales[of] = ((const u32*)scales[of])[behind];
         to.biases[of] = ((const u32*)biases[of])[behind];
       } else if (C::GROUPS == 1) {
@@ -99,6 +120,26 @@ template <typename T>
 __device__ __forceinline__ void multiply_words(float (&acc)[4], u32 low, u32 high, const uint4& x) {
   T::mma(acc, unpacked<T>(low, 0), unpacked<T>(high, 0), unpacked<T>(low, 4), unpacked<T>(high, 4), x.x, x.y);
   T::mma(acc, unpacked<T>(low, 8), unpacked<T>(high, 8), unpacked<T>(low, 12), unpacked<T>(high, 12), x.z, x.w);
+}
+
+// The same by MXFP4: the bits as those of a bf16, which then is 2^-126 of what they mean, exactly, times what `scaled` makes of their
+// scale.
+__device__ __forceinline__ u32 unpacked_e2m1(u32 word, int at, u32 scale) {
+  const u32 signs = word << (12 - at), rest = at > 6 ? word >> (at - 6) : word << (6 - at);
+  const u32 bits = (signs & 0x80008000u) | (rest & 0x01c001c0u);
+  u32 product;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(bits), "r"(scale), "r"(0x80008000u));
+  return product;
+}
+
+// 2^126 times a power of two as MXFP4 has it, twice as bf16: no more than 2^1.
+__device__ __forceinline__ u32 scaled(u32 scale) { return (scale + 126) * 0x00800080u; }
+
+__device__ __forceinline__ void multiply_e2m1(float (&acc)[4], u32 low, u32 high, u32 low_scale, u32 high_scale, const uint4& x) {
+  auto l = [&](int at) { return unpacked_e2m1(low, at, low_scale); };
+  auto h = [&](int at) { return unpacked_e2m1(high, at, high_scale); };
+  Bf16::mma(acc, l(0), h(0), l(4), h(4), x.x, x.y);
+  Bf16::mma(acc, l(8), h(8), l(12), h(12), x.z, x.w);
 }
 
 // The first of a chunk's inputs that lane 4g + t multiplies with.
@@ -128,6 +169,14 @@ __device__ __forceinline__ void multiply(
     const uint4 b = x(0);
     T::mma(total, w[0].x, w[1].x, w[0].y, w[1].y, b.x, b.y);
     T::mma(total, w[0].z, w[1].z, w[0].w, w[1].w, b.z, b.w);
+  } else if constexpr (BITS == MXFP4) {
+    const u32 a = scaled(chunk.scales[0]), b = scaled(chunk.scales[1]);
+    multiply_e2m1(total, w[0].x, w[1].x, a, b, x(0));
+    multiply_e2m1(total, w[0].y, w[1].y, a, b, x(8));
+    if constexpr (INPUTS == 128) {
+      multiply_e2m1(total, w[0].z, w[1].z, a, b, x(16));
+      multiply_e2m1(total, w[0].w, w[1].w, a, b, x(24));
+    }
   } else if constexpr (BITS == 8) {
     // 4 inputs a word, the low halves of its bytes and the high ones.
     float acc[4] = {0.f, 0.f, 0.f, 0.f}, upper[4] = {0.f, 0.f, 0.f, 0.f};

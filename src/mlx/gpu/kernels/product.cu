@@ -20,7 +20,7 @@ constexpr u32 MAX_GROUPS = 512;
 constexpr u32 WARPS = 8;
 // With as many registers as two blocks of a multiprocessor may have the compiler asks for memory early; four chunks of packed weights
 // need more.
-#define BOUNDS __launch_bounds__(32 * WARPS, AHEAD > 2 && BITS < 16 ? 1 : 2)
+#define BOUNDS __launch_bounds__(32 * WARPS, AHEAD > 2 && BITS != 16 ? 1 : 2)
 
 // A block's memory: what each warp has found of its tile, by outputs g and g + 8 of rows 2t and 2t + 1.
 __shared__ float found[WARPS][4][32];

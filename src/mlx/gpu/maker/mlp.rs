@@ -1,7 +1,7 @@
 //! MLPs of a step's rows, and mixtures of them.
 
 use super::products::{blocks, Product};
-use super::weights::{bits_of, halves, Known};
+use super::weights::{bits_of, halves, Known, MXFP4};
 use super::{Input, Maker, TILE, WARPS};
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -208,7 +208,8 @@ impl Maker {
             None => None,
         };
         let (experts, top_k) = (router.weight.out, number(routing.top_k));
-        let fits = experts <= MAX_EXPERTS && (1..=experts.min(MAX_CHOSEN)).contains(&top_k);
+        let fits = router.kind.bits != MXFP4 && experts <= MAX_EXPERTS;
+        let fits = fits && (1..=experts.min(MAX_CHOSEN)).contains(&top_k);
         let alike = gate.is_none_or(|gate| {
             (gate.kind, gate.inputs, gate.weight.out) == (router.kind, router.inputs, 1)
         });

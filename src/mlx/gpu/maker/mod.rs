@@ -82,6 +82,14 @@ impl Maker {
         Ok(maker.all(model)?.then_some(maker))
     }
 
+    #[cfg(test)]
+    pub fn without(mut self, kernel: Option<&str>) -> Maker {
+        let names = self.kernels.iter().map(|name| name.split('<').next());
+        let left: Vec<bool> = names.map(|name| name != kernel).collect();
+        self.launches.retain(|launch| left[launch.kernel]);
+        self
+    }
+
     fn new(model: &Model, multiprocessors: u32) -> Result<Option<Maker>> {
         let type_name = match model.dtype {
             Dtype::BF16 => "Bf16",

@@ -71,7 +71,7 @@ impl Maker {
     ) -> (String, u32) {
         let Kind { bits, group } = of.kind;
         // What four lanes load at once.
-        let inputs = match (bits, of.inputs % 128) {
+        let inputs = match (of.kind.width(), of.inputs % 128) {
             (4, 0) => 128,
             (16, _) => 32,
             _ => 64,
@@ -80,7 +80,7 @@ impl Maker {
         let most = WARPS / count;
         let fits = tiles * chunks.div_ceil(4) <= WARPS * self.multiprocessors;
         let (mut ahead, mut split) = match (bits, fits) {
-            (4 | 8, true) => (4, chunks.div_ceil(4).next_power_of_two().min(most)),
+            (packed, true) if packed != 16 => (4, chunks.div_ceil(4).next_power_of_two().min(most)),
             (bits, _) => {
                 let mut split = most;
                 while split > 1 && tiles * split > 2 * WARPS * self.multiprocessors {
@@ -90,7 +90,7 @@ impl Maker {
             }
         };
         while chunks % ahead != 0 {
-            ahead /= 2;
+            ahead -= 1;
         }
         while split > chunks {
             split /= 2;

@@ -1,13 +1,13 @@
 //! Weights as the kernels read them.
 
 use super::{Maker, MAX_GROUPS, TILE};
-use crate::dtype::{Mode, Scheme};
+use crate::dtype::{Dtype, Mode, Scheme};
 use crate::error::Result;
 use crate::kernels::{ExpertLinear, Norm};
 use crate::mlx::fast::Matrix;
 use crate::mlx::gpu::driver::Address;
 use crate::mlx::gpu::step::Linear;
-use crate::mlx::Array;
+use crate::mlx::{ops, Array};
 
 pub(super) type Experts<'a> = ExpertLinear<Matrix<'a>, &'a Array>;
 
@@ -26,11 +26,23 @@ pub(super) struct Weight {
     pub width: u32,
 }
 
-/// How the kernels read a weight: bits of a number, numbers that share a scale.
+/// What the kernels call MXFP4 in the place of bits (`packed.cu`).
+pub(super) const MXFP4: u32 = 256 + 4;
+/// The largest power of two, as MXFP4 has it, that they know.
+const MOST_OF_MXFP4: u32 = 128;
+
+/// How the kernels read a weight: bits of a number, or `MXFP4`; numbers that share a scale.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind {
     pub bits: u32,
     pub group: u32,
+}
+
+impl Kind {
+    /// Bits of a number.
+    pub fn width(self) -> u32 {
+        self.bits % 256
+    }
 }
 
 /// A weight of a product that the kernels know.
@@ -88,6 +100,17 @@ impl Maker {
             Matrix::Dense(dense) | Matrix::DenseExperts(dense) if dense.dtype() == self.dtype => {
                 weight.w = self.held(dense)?;
                 let (bits, group) = (16, 1);
+                Kind { bits, group }
+            }
+            Matrix::AsMlx(packed) if packed.scheme.mode == Mode::Mxfp4 => {
+                let most = ops::max(&ops::reshape(packed.scales, &[-1])?, -1, false)?;
+                let most = ops::astype(&most, Dtype::U32)?;
+                if self.dtype != Dtype::BF16 || most.item_u32()? > MOST_OF_MXFP4 {
+                    return Ok(None);
+                }
+                weight.w = self.held(packed.weight)?;
+                weight.scales = self.held(packed.scales)?;
+                let (bits, group) = (MXFP4, 32);
                 Kind { bits, group }
             }
             Matrix::AsMlx(packed) => {
@@ -156,7 +179,7 @@ pub(in crate::mlx::gpu) fn shape(matrix: &Matrix) -> Option<[u32; 2]> {
 
 /// The rows of the gate and those of up.
 pub(super) fn halves(both: Known) -> Option<(Known, Known)> {
-    let (Kind { bits, group }, inputs) = (both.kind, u64::from(both.inputs));
+    let (kind, inputs) = (both.kind, u64::from(both.inputs));
     let out = both.weight.out / 2;
     let gate = Weight { out, ..both.weight };
     let rows = u64::from(out);
@@ -164,9 +187,10 @@ pub(super) fn halves(both: Known) -> Option<(Known, Known)> {
         0 => 0,
         address => address + bytes,
     };
-    let scales = 2 * rows * (inputs / u64::from(group));
+    let of_scale = if kind.bits == MXFP4 { 1 } else { 2 };
+    let scales = of_scale * rows * (inputs / u64::from(kind.group));
     let up = Weight {
-        w: gate.w + rows * inputs * u64::from(bits) / 8,
+        w: gate.w + rows * inputs * u64::from(kind.width()) / 8,
         scales: behind(gate.scales, scales),
         biases: behind(gate.biases, scales),
         bias: behind(gate.bias, 2 * rows),
