@@ -171,7 +171,7 @@ test-gpu:
 	$(PYTHON) tests/fixtures/steps.py $(CURDIR)/$(BUILD)/steps
 	MLXRT_STEP_MODELS=$$(printf '%s:' $(CURDIR)/$(BUILD)/steps/*) \
 	$(CARGO) test --release --lib -- steps_are_no_farther adapters_are_parts --ignored --test-threads 1
-	$(CARGO) test --release --lib -- $(addprefix runtime::tests::,sessions forks windows) --test-threads 1
+	$(CARGO) test --release --lib -- sampling:: $(addprefix runtime::tests::,sessions forks windows) --test-threads 1
 
 ## Hostile input, every case in a process of its own; see tests/hostile/README.md. Some minutes.
 hostile: build

@@ -82,9 +82,10 @@ static void request(mlxrt_model *model, const int32_t *prompt, size_t prompt_len
   input.token_count = prompt_len;
   options.struct_size = sizeof options;
   options.flags = MLXRT_GEN_IGNORE_EOS | MLXRT_GEN_NO_PREFIX_CACHE | flags;
-  /* As most people draw, where it is not the largest logit. */
-  options.temperature = 0.7f;
-  options.top_p = 0.95f;
+  if (!(flags & MLXRT_GEN_GREEDY)) { /* As most people draw. */
+    options.temperature = 0.7f;
+    options.top_p = 0.95f;
+  }
   options.max_tokens = decode;
   options.draft_tokens = -1; /* What a random model says repeats itself, so guesses would be right and tokens come several at a time. */
   memset(result, 0, sizeof *result);

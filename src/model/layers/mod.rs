@@ -9,7 +9,7 @@ mod matrix;
 use super::adapter::AdapterSet;
 use super::modules::{Kind, Module, Site, Tensors, Weight};
 use super::segments::Adapters;
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Mode};
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::mlx::fast;
@@ -155,7 +155,12 @@ impl Embedding {
         match &self.matrix {
             Matrix::Dense { weight, .. } => Some((fast::Matrix::Dense(weight), weight.dtype())),
             Matrix::Quantized(packed) => {
-                Some((fast::Matrix::AsMlx(packed.as_mlx()), packed.scales.dtype()))
+                let dtype = match packed.scheme.mode {
+                    Mode::Affine => packed.scales.dtype(),
+                    // What MLX makes of such numbers.
+                    _ => Dtype::BF16,
+                };
+                Some((fast::Matrix::AsMlx(packed.as_mlx()), dtype))
             }
             Matrix::Packed(_) => None,
         }

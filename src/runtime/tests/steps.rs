@@ -359,10 +359,9 @@ fn time_of(sessions: &mut Sessions, rows: &[i32]) -> std::time::Duration {
 #[test]
 #[ignore = "a measurement"]
 fn what_each_kernel_takes() {
-    const KERNELS: [&str; 14] = [
+    const KERNELS: [&str; 13] = [
         "embed",
         "project",
-        "heads",
         "attention",
         "residual",
         "gated",

@@ -30,36 +30,54 @@ __device__ __forceinline__ void in_order(float (&x)[8], const uint4& bits) {
   }
 }
 
-// One output of one row, for all lanes of a warp.
+// Weights of one output, as a warp has them: what is one round of loads, so that all are on their way before the inputs are there.
 template <typename T, int BITS, int ORDER>
-__device__ __forceinline__ float output_of(const Of& of, const Weight& weight, u32 group, u32 row, u32 out) {
-  constexpr u32 EACH = 128 / BITS;  // inputs that a lane reads at once
-  const uint4* w = (const uint4*)((const char*)weight.w + (u64)out * of.inputs * BITS / 8);
-  const uint4* x = (const uint4*)(of.x + (u64)row * of.inputs);
-  float sum = 0.f;
-  for (u32 at = threadIdx.x & 31; at < of.inputs / EACH; at += 32) {
-    const uint4 bits = w[at];
-    const u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
-    float own = 0.f, all = 0.f;
+struct Output {
+  static constexpr u32 LOADS = 8, EACH = 128 / BITS;  // of a lane; inputs of a load
+  uint4 w[LOADS];
+  u16 scales[LOADS], biases[LOADS];
+
+  __device__ __forceinline__ void load(const Of& of, const Weight& weight, u32 group, u32 out, u32 first) {
+    const uint4* from = (const uint4*)((const char*)weight.w + (u64)out * of.inputs * BITS / 8);
+    const u64 groups = (u64)out * (of.inputs / group);
 #pragma unroll
-    for (u32 first = 0; first < EACH; first += 8) {
-      float inputs[8];
-      in_order<T, ORDER>(inputs, x[(at * EACH + first) / 8]);
-#pragma unroll
-      for (u32 i = 0; i < 8; i++) {
-        const u32 bit = (first + i) * BITS, word = words[bit / 32] >> (bit % 32);
-        own += inputs[i] * (BITS == 16 ? T::load((u16)word) : (float)(word & ((1u << BITS) - 1)));
-        all += inputs[i];
+    for (u32 i = 0; i < LOADS; i++) {
+      const u32 at = first + i * 32 + (threadIdx.x & 31);
+      if (at >= of.inputs / EACH) continue;
+      w[i] = __ldcs(from + at);
+      if (BITS < 16) {
+        scales[i] = ((const u16*)weight.scales)[groups + at * EACH / group];
+        biases[i] = weight.biases[groups + at * EACH / group];
       }
     }
-    if (BITS < 16) {
-      const u64 of_group = (u64)out * (of.inputs / group) + at * EACH / group;
-      own = T::load(((const u16*)weight.scales)[of_group]) * own + T::load(weight.biases[of_group]) * all;
-    }
-    sum += own;
   }
-  return sum_over(sum, 32);
-}
+
+  // By a row's inputs, a lane's part.
+  __device__ __forceinline__ float multiply(const Of& of, u32 row, u32 first) const {
+    const uint4* x = (const uint4*)(of.x + (u64)row * of.inputs);
+    float sum = 0.f;
+#pragma unroll
+    for (u32 i = 0; i < LOADS; i++) {
+      const u32 at = first + i * 32 + (threadIdx.x & 31);
+      if (at >= of.inputs / EACH) continue;
+      const u32 words[4] = {w[i].x, w[i].y, w[i].z, w[i].w};
+      float own = 0.f, all = 0.f;
+#pragma unroll
+      for (u32 begin = 0; begin < EACH; begin += 8) {
+        float inputs[8];
+        in_order<T, ORDER>(inputs, x[(at * EACH + begin) / 8]);
+#pragma unroll
+        for (u32 j = 0; j < 8; j++) {
+          const u32 bit = (begin + j) * BITS, word = words[bit / 32] >> (bit % 32);
+          own += inputs[j] * (BITS == 16 ? T::load((u16)word) : (float)(word & ((1u << BITS) - 1)));
+          all += inputs[j];
+        }
+      }
+      sum += BITS < 16 ? T::load(scales[i]) * own + T::load(biases[i]) * all : own;
+    }
+    return sum;
+  }
+};
 
 __device__ __forceinline__ float most_over(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, apart));
@@ -70,8 +88,8 @@ __device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)
 
 // The choice of one row: logits [experts], and behind them that of the shared expert's gate where there is one. For a warp.
 __device__ __forceinline__ void choose(const Choice& how, const float* logits, bool has_gate, u32 row, const Chosen& to) {
+  constexpr u32 EACH = MAX_EXPERTS / 32;
   __shared__ float scores[MAX_EXPERTS];
-  __shared__ u32 ranks[MAX_EXPERTS];
   const u32 lane = threadIdx.x & 31;
   float most = MINUS_INFINITY, sum = 0.f;
   for (u32 e = lane; e < how.experts; e += 32) {
@@ -83,27 +101,36 @@ __device__ __forceinline__ void choose(const Choice& how, const float* logits, b
     for (u32 e = lane; e < how.experts; e += 32) sum += scores[e] = expf(scores[e] - most);
     sum = sum_over(sum, 32);
   }
-  for (u32 e = lane; e < how.experts; e += 32) {
+  // Of this lane's experts, in registers; 0: chosen, or none.
+  u32 ranks[EACH];
+#pragma unroll
+  for (u32 i = 0; i < EACH; i++) {
+    const u32 e = lane + 32 * i;
+    ranks[i] = 0;
+    if (e >= how.experts) continue;
     if (how.score == 0) scores[e] /= sum;
     if (how.score == 2) scores[e] = sigmoid(scores[e]);
-    ranks[e] = rank_of(how.wanted ? scores[e] + how.wanted[e] : scores[e]);
+    ranks[i] = rank_of(how.wanted ? scores[e] + how.wanted[e] : scores[e]);
   }
   __syncwarp();
   u32 own = 0;
-  float weight = 0.f;
   for (u32 k = 0; k < how.top_k; k++) {
+    u32 best = 0, e = ~0u;
+#pragma unroll
+    for (u32 i = 0; i < EACH; i++) best = max(best, ranks[i]);
+    best = __reduce_max_sync(ALL_LANES, best);
     // Of equals the one with the lower number.
-    u64 best = 0;
-    for (u32 e = lane; e < how.experts; e += 32) best = max(best, (u64)ranks[e] << 32 | (u32)~e);
-    for (int apart = 16; apart > 0; apart /= 2) best = max(best, __shfl_xor_sync(ALL_LANES, best, apart));
-    const u32 e = ~(u32)best;
-    if (lane == k) {
-      own = e;
-      weight = scores[e];
-    }
-    if (lane == e % 32) ranks[e] = 0;
+#pragma unroll
+    for (u32 i = EACH; i-- > 0;)
+      if (ranks[i] == best) e = lane + 32 * i;
+    e = __reduce_min_sync(ALL_LANES, e);
+    if (lane == k) own = e;
+#pragma unroll
+    for (u32 i = 0; i < EACH; i++)
+      if (lane + 32 * i == e) ranks[i] = 0;
   }
   const bool is_there = lane < how.top_k;
+  float weight = is_there ? scores[own] : 0.f;
   if (how.score == 1) {
     most = most_over(is_there ? weight : MINUS_INFINITY);
     weight = is_there ? expf(weight - most) : 0.f;
@@ -118,19 +145,27 @@ __device__ __forceinline__ void choose(const Choice& how, const float* logits, b
 }
 
 // x by the router [experts, inputs], and by the shared expert's gate [1, inputs] (`out` 0: none) → logits f32 [rows, experts + 1]; the block
-// of a row that is done last chooses. blockIdx is (some of the experts, row); counts [rows]: 0.
+// of a row that is done last chooses. A warp has an expert; blockIdx is (experts, row); counts [rows]: 0.
 template <typename T, int BITS, int ORDER>
 __global__ void __launch_bounds__(32 * WARPS) route(
     Of of, u32 group, Weight router, Weight gate, Choice how, float* logits, u32* counts, Chosen to) {
+  typedef Output<T, BITS, ORDER> Own;
+  const u32 row = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, all = how.experts + gate.out;
+  const u32 e = blockIdx.x * WARPS + warp, out = e < how.experts ? e : 0;
+  const Weight weight = either(e < how.experts, router, gate);
+  Own own;
+  if (e < all) own.load(of, weight, group, out, 0);
   let_the_next_begin();
   wait_for_the_one_before();
-  const u32 row = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, all = how.experts + gate.out;
-  const float by = of.squares ? norm_of_row(of, row) : 1.f;
   logits += row * (how.experts + 1);
-  for (u32 e = blockIdx.x * WARPS + warp; e < all; e += gridDim.x * WARPS) {
-    const Weight& weight = e < how.experts ? router : gate;
-    const u32 out = e < how.experts ? e : 0;
-    float logit = by * output_of<T, BITS, ORDER>(of, weight, group, row, out);
+  if (e < all) {
+    const float by = of.squares ? norm_of_row(of, row) : 1.f;
+    float logit = own.multiply(of, row, 0);
+    for (u32 first = 32 * Own::LOADS; first < of.inputs / Own::EACH; first += 32 * Own::LOADS) {
+      own.load(of, weight, group, out, first);
+      logit += own.multiply(of, row, first);
+    }
+    logit = by * sum_over(logit, 32);
     if (weight.bias) logit += T::load(weight.bias[out]);
     if (lane == 0) logits[e] = logit;
   }

@@ -24,6 +24,21 @@ struct Weight {
   u32 column, width;  // where its outputs begin in an adapter's B, and how wide that is
 };
 
+// One of two, in registers: a pointer to one of them would put both into memory.
+__device__ __forceinline__ Weight either(bool first, const Weight& a, const Weight& b) {
+  Weight one;
+  one.w = first ? a.w : b.w;
+  one.scales = first ? a.scales : b.scales;
+  one.biases = first ? a.biases : b.biases;
+  one.bias = first ? a.bias : b.bias;
+  one.out = first ? a.out : b.out;
+  one.first = first ? a.first : b.first;
+  one.number = first ? a.number : b.number;
+  one.column = first ? a.column : b.column;
+  one.width = first ? a.width : b.width;
+  return one;
+}
+
 // What 4 lanes load of an output at once: INPUTS inputs, as many bytes for each lane.
 template <int BYTES>
 struct Words;

@@ -18,9 +18,9 @@ struct Of {
 // Groups of inputs at most.
 constexpr u32 MAX_GROUPS = 512;
 constexpr u32 WARPS = 8;
-// With as many registers as two blocks of a multiprocessor may have the compiler asks for memory early; four chunks of packed weights
-// need more.
-#define BOUNDS __launch_bounds__(32 * WARPS, AHEAD > 2 && BITS != 16 ? 1 : 2)
+// With as many registers as two blocks of a multiprocessor may have the compiler asks for memory early; four chunks of packed weights, of
+// 16 bytes for a lane, need more.
+#define BOUNDS __launch_bounds__(32 * WARPS, BITS != 16 && AHEAD * INPUTS * width_of(BITS) / 32 > 40 ? 1 : 2)
 
 // A block's memory: what each warp has found of its tile, by outputs g and g + 8 of rows 2t and 2t + 1.
 __shared__ float found[WARPS][4][32];
@@ -301,7 +301,7 @@ template <typename T, int BITS, int GROUP, int INPUTS, int AHEAD, int ACTIVATION
 __device__ __forceinline__ void gated_tile(const Of& of, const Weight& gate, const Weight& up, const Inner& to) {
   const u32 warp = threadIdx.x >> 5, half = warp / of.split % 2, own = warp % of.split;
   const u32 tile = own_tile(2 * of.split);
-  multiply_tile<T, BITS, GROUP, INPUTS, AHEAD>(of, half ? up : gate, tile, own);
+  multiply_tile<T, BITS, GROUP, INPUTS, AHEAD>(of, either(half == 0, gate, up), tile, own);
   if (half != 0 || own != 0 || tile * TILE >= gate.out) return;
   float gates[4], ups[4], sum[2] = {0.f, 0.f};
   collect<T>(gates, of, gate, tile, warp);

@@ -12,8 +12,6 @@ use crate::mlx::Array;
 
 /// The widest head that the kernels know.
 const MAX_HEAD_DIM: u32 = 256;
-/// Heads of a block of `heads`, a warp each.
-const HEADS: u32 = 4;
 /// Blocks that share the keys of a row.
 const MOST_PARTS: u32 = 64;
 
@@ -23,7 +21,6 @@ const MOST_PARTS: u32 = 64;
 struct Heads {
     heads: u32,
     kv_heads: u32,
-    dim: u32,
     turned: u32,
     traditional: u32,
     scale: f32,
@@ -38,8 +35,6 @@ struct Heads {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Attention {
-    heads: u32,
-    kv_heads: u32,
     parts: u32,
     scale: f32,
     softcap: f32,
@@ -101,10 +96,9 @@ impl Maker {
             }
             None => 0,
         };
-        let of = Heads {
+        let made = Heads {
             heads,
             kv_heads,
-            dim,
             turned: rope.map_or(0, |rope| number(rope.dims())),
             traditional: rope.is_some_and(kernels::Rope::is_traditional).into(),
             scale: rope.map_or(1.0, kernels::Rope::scale),
@@ -114,22 +108,12 @@ impl Maker {
             q_norm,
             k_norm,
         };
-        let q = self.room("q", rows(heads * dim), 4)?;
         let before = self.attentions * MAX_ROWS * size_of::<Place>();
         let places = self.inputs + (INPUTS + before) as Address;
         self.attentions += 1;
-        let kernel = format!("heads<{}>", self.type_name);
-        self.launch(kernel, 32 * HEADS, move |pass| {
-            let arguments = Arguments::new().add(of).add(places).add(qkv).add(q);
-            (
-                [(heads + 2 * kv_heads).div_ceil(HEADS), pass.rows, 1],
-                arguments,
-            )
-        });
-
-        // Heads that share keys go together, up to eight.
+        // Heads that share keys go together, up to four: with eight a block takes longer than two that read the keys once each.
         let shared = heads / kv_heads;
-        let group = shared.next_power_of_two().min(8);
+        let group = shared.next_power_of_two().min(4);
         let groups = kv_heads * shared.div_ceil(group);
         let sinks = match attention.sinks {
             Some(sinks) if sinks.dtype() != self.dtype => return Ok(false),
@@ -137,8 +121,6 @@ impl Maker {
             None => 0,
         };
         let of = Attention {
-            heads,
-            kv_heads,
             parts: (self.multiprocessors / groups).clamp(1, MOST_PARTS),
             scale: sizes.scale,
             softcap: sizes.softcap.unwrap_or(0.0),
@@ -154,8 +136,13 @@ impl Maker {
         let kernel = format!("attention<{}, {dim}, {group}>", self.type_name);
         let threads = if dim > 128 { 128 } else { 256 };
         self.launch(kernel, threads, move |pass| {
-            let arguments = Arguments::new().add(of).add(places).add(q).add(attended);
-            let arguments = arguments.add(order).add(sums).add(found).add(counts);
+            let arguments = Arguments::new().add(made).add(of).add(places).add(qkv);
+            let arguments = arguments
+                .add(attended)
+                .add(order)
+                .add(sums)
+                .add(found)
+                .add(counts);
             ([of.parts, groups, pass.rows], arguments)
         });
         self.residual(&attention.o_proj, [attended, sums], (half, next))

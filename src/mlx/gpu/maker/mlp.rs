@@ -14,8 +14,6 @@ use crate::mlx::{ops, Array};
 /// Experts at most, and of these so many of a row (`experts.cu`).
 const MAX_EXPERTS: u32 = 512;
 const MAX_CHOSEN: u32 = 32;
-/// Experts whose logits a warp makes, one after the other.
-const EACH: u32 = 2;
 
 type Mlp<'a> = kernels::Mlp<Matrix<'a>, &'a Array>;
 type Moe<'a> = kernels::Moe<Matrix<'a>, &'a Array>;
@@ -245,7 +243,7 @@ impl Maker {
         let (group, router, bits) = (router.kind.group, router.weight, router.kind.bits);
         let gate = gate.map(|gate| gate.weight).unwrap_or_default();
         let kernel = format!("route<{}, {bits}, {}>", self.type_name, input.order);
-        let blocks = (experts + gate.out).div_ceil(EACH * WARPS);
+        let blocks = (experts + gate.out).div_ceil(WARPS);
         self.launch(kernel, 32 * WARPS, move |pass| {
             let arguments = Arguments::new().add(product.of(pass, 1));
             let arguments = arguments.add(group).add(router).add(gate).add(how);

@@ -59,7 +59,7 @@ pub(super) struct Residual {
 
 impl Maker {
     /// The kernel of a product with so many tiles, `count` weights side by side; and among how many warps the inputs of a tile are
-    /// split. As was measured: with four chunks at a time, of floats always, of packed weights where a warp then has no more to do
+    /// split. As was measured: with four loads at a time, of floats always, of packed weights where a warp then has no more to do
     /// and one block is all that a multiprocessor gets; else with two, in as many warps as run at once.
     pub(super) fn product(
         &self,
@@ -78,19 +78,20 @@ impl Maker {
         };
         let (chunks, tiles) = (of.inputs / inputs, tiles * count);
         let most = WARPS / count;
-        let fits = tiles * chunks.div_ceil(4) <= WARPS * self.multiprocessors;
-        let (mut ahead, mut split) = match (bits, fits) {
-            (packed, true) if packed != 16 => (4, chunks.div_ceil(4).next_power_of_two().min(most)),
-            (bits, _) => {
-                let mut split = most;
-                while split > 1 && tiles * split > 2 * WARPS * self.multiprocessors {
-                    split /= 2;
-                }
-                (if bits == 16 { 4 } else { 2 }, split)
-            }
+        // 64 bytes of each of a lane's outputs.
+        let four_loads = 4 * 512 / (inputs * of.kind.width());
+        let fits = tiles * chunks.div_ceil(four_loads) <= WARPS * self.multiprocessors;
+        let ahead = match bits == 16 || fits {
+            true => whole_share(chunks, four_loads),
+            false => whole_share(chunks, four_loads / 2),
         };
-        while chunks % ahead != 0 {
-            ahead -= 1;
+        let mut split = most;
+        if bits != 16 && fits {
+            split = chunks.div_ceil(ahead).next_power_of_two().min(most);
+        } else {
+            while split > 1 && tiles * split > 2 * WARPS * self.multiprocessors {
+                split /= 2;
+            }
         }
         while split > chunks {
             split /= 2;
@@ -258,6 +259,13 @@ impl Maker {
         self.normalise(next, to);
         Ok(known.weight.out == self.hidden)
     }
+}
+
+/// So many of some chunks, or one more, or fewer, that all are in whole parts.
+fn whole_share(chunks: u32, wanted: u32) -> u32 {
+    let is_whole = |share: &u32| chunks.is_multiple_of(*share);
+    let mut shares = [wanted, wanted + 1].into_iter().chain((1..wanted).rev());
+    shares.find(is_whole).unwrap_or(1)
 }
 
 /// Of tiles that so many warps have.
