@@ -44,7 +44,7 @@ impl LowRank {
     /// x `[n, in]` by A `[experts, in, rank]` and B `[experts, rank, out]` of the chosen ones `[n, k]` → `[n, k, out]`
     pub fn experts_product(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
         let x = ops::astype(&self.dropped(x)?, self.a.dtype())?;
-        // MLX has no gradient of A and B by sorted indices of two dimensions.
+        // MLX has no gradient of A and B by sorted indices of two dimensions (`findings/`).
         let (rows, own) = match sorted {
             true => (
                 [x.dim(0), 1, x.dim(1)].to_vec(),
