@@ -1526,8 +1526,8 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_create(
 
 /**
  * Loads an adapter for a model: a folder, or a .safetensors file with its adapter_config.json beside it, of mlx-lm
- * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save), or with rank and alpha at the top of its config.
- * Every tensor has to belong to a module of the model and to fit it.
+ * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save, target_parameters), or with rank and alpha at the top of
+ * its config. Every tensor has to belong to a module of the model and to fit it. Experts take LoRA alone.
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the file; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).

@@ -44,7 +44,8 @@ mod weights;
 pub(crate) mod testing;
 
 pub use adapter::{
-    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, ModuleShape, Part,
+    check_finite, AdapterFile, AdapterFormat, AdapterKind, Entry, ExpertModule, ExpertPlace,
+    ModuleShape, Order, Part, Share,
 };
 pub use folder::ModelFolder;
 pub use foreign::{Blocks, Float8, Grid, Listed, Make, Number, Recipe, Zeros};

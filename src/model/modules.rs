@@ -3,7 +3,7 @@
 
 use super::cost::{rows_type, Known};
 use crate::dtype::{Dtype, Scheme};
-use crate::load::ModuleShape;
+use crate::load::{ExpertPlace, ModuleShape};
 
 /// A module's place in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ pub enum Kind {
     Table,
     Linear,
     /// Stacked: each token is multiplied with some.
-    Experts,
+    Experts(ExpertPlace),
     /// Stacked: each head is multiplied with its own, which no adapter reaches. `turned`: what is read of the files is packed, and
     /// rows are columns there, so that it is unpacked once it is loaded.
     Heads {

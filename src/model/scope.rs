@@ -227,7 +227,8 @@ impl<'a> Scope<'_, 'a> {
             output,
             bias,
         };
-        Ok(self.put(&name, (shape, Kind::Experts), Some(tensors)))
+        let kind = Kind::Experts(names.elsewhere(which));
+        Ok(self.put(&name, (shape, kind), Some(tensors)))
     }
 
     /// `[heads, output, input]`, of each head its own. `both`: a matrix `[heads * each, …]` that a folder may have instead, of

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::super::limits::Limits;
+use super::super::slot::Slot;
 use super::super::weights::{Catalog, Tensor};
 use super::names::{self, Leaf, Target};
 use super::pattern::Budget;
-use super::settings::Settings;
-use super::{AdapterFormat, AdapterKind, Entry, Full, Low, Part, Problems};
+use super::settings::{Settings, WEIGHT};
+use super::{AdapterFormat, AdapterKind, Entry, Full, Low, Order, Part, Problems};
 use crate::error::{Error, Result};
 use crate::words::quoted;
 
@@ -23,6 +24,8 @@ struct Group<'a> {
     base_bias: Option<&'a Tensor>,
     path: &'a str,
     embedding: bool,
+    /// What PEFT adapted of the module, where that is a parameter.
+    parameter: Option<&'static str>,
 }
 
 /// Joins and checks all tensors; what is wrong with any of them is one `BadModel` error that names them.
@@ -33,6 +36,8 @@ pub(super) fn gather(
 ) -> Result<Vec<Entry>> {
     let mut problems = Problems::default();
     let mut groups: BTreeMap<Target, Group> = BTreeMap::new();
+    // Of each module its adapted parameters, in the order in which PEFT wrapped them.
+    let mut adapted: BTreeMap<&str, Vec<&'static str>> = BTreeMap::new();
     for tensor in catalog.tensors.values() {
         let shown = || quoted(&tensor.name, 160);
         let Some(name) = names::parse(&tensor.name, settings.format, settings.kind) else {
@@ -46,7 +51,28 @@ pub(super) fn gather(
             let dtype = tensor.kind();
             problems.add(|| format!("{} is of type {dtype}, not F32, F16 or BF16", shown()));
         }
-        let group = groups.entry(name.target).or_default();
+        let low = matches!(name.leaf, Leaf::A | Leaf::B | Leaf::Magnitude);
+        let parameters = adapted.entry(name.path);
+        let parameters = parameters.or_insert_with(|| settings.parameters_of(name.path));
+        let inner = parameters.len().checked_sub(1);
+        let parameter = inner.and_then(|inner| parameters.get(inner.checked_sub(name.wrappers)?));
+        if name.wrappers > 0 && parameter.is_none() {
+            let (wrapped, named) = (name.wrappers.saturating_add(1), parameters.len());
+            problems.add(|| {
+                format!(
+                    "{} is of the {wrapped} wrappers of a module, of which \"target_parameters\" of the config names {named} parameters",
+                    shown()
+                )
+            });
+            continue;
+        }
+        let parameter = parameter.copied().filter(|_| low);
+        let mut target = name.target;
+        if let Some(experts) = parameter.filter(|name| *name != WEIGHT) {
+            target.module = format!("{}.{experts}", target.module);
+        }
+        let group = groups.entry(target).or_default();
+        group.parameter = group.parameter.or(parameter);
         group.path = name.path;
         group.embedding |= name.embedding;
         let slot = group.slot(name.leaf);
@@ -127,7 +153,8 @@ impl<'a> Group<'a> {
             }
             return Ok(());
         }
-        if let Some(why) = settings.excludes_low(target, self.path, budget)? {
+        let named = self.parameter.is_some();
+        if let (false, Some(why)) = (named, settings.excludes_low(target, self.path, budget)?) {
             problems.add(|| format!("{} {why}", shown()));
         }
         match self.low(settings, budget)? {
@@ -157,6 +184,7 @@ impl<'a> Group<'a> {
             (2, 2) => false,
             // Only mlx-lm has stacked experts, and no DoRA of them.
             (3, 3) if settings.format == AdapterFormat::MlxLm => true,
+            _ if self.of_experts() => false,
             _ => {
                 let (a, b) = (&a.shape, &b.shape);
                 let problem = format!("has A of the shape {a:?} and B of {b:?}, not two matrices");
@@ -174,7 +202,13 @@ impl<'a> Group<'a> {
             Some(_) if stacked => return Ok(Err("is DoRA of stacked experts".into())),
             _ => {}
         }
-        let (rank, scale) = settings.of_module(self.path, budget)?;
+        let (rank, scale) = match self.parameter {
+            None => settings.of_module(self.path, budget)?,
+            Some(name) => settings.of_module(&format!("{}.{name}", self.path), budget)?,
+        };
+        if self.of_experts() {
+            return Ok(self.of_all_experts(a, b, rank, scale));
+        }
         let is = |dim: Option<&i32>| dim == Some(&rank);
         // The rank is the last but one dimension of A and the last of B when they are stored transposed.
         let transposed = is(a.shape.iter().nth_back(1)) && is(b.shape.last());
@@ -196,15 +230,59 @@ impl<'a> Group<'a> {
                 format!("has A of the shape {a:?} and B of {b:?}, and the config's rank is {rank}");
             return Ok(Err(problem));
         };
+        let order = match transposed {
+            true => Order::Transposed,
+            false => Order::Plain,
+        };
         Ok(Ok(Low {
-            a: a.clone(),
-            a_transposed: transposed,
-            b: b.clone(),
-            b_transposed: transposed,
+            a: Slot::whole(a),
+            a_order: order,
+            b: Slot::whole(b),
+            b_order: order,
             rank,
             scale,
             magnitude: self.magnitude.cloned(),
             magnitude_by_column: self.embedding && settings.format == AdapterFormat::Peft,
+            of_parameter: false,
         }))
+    }
+
+    fn of_experts(&self) -> bool {
+        self.parameter.is_some_and(|name| name != WEIGHT)
+    }
+
+    /// PEFT's of a parameter of all experts: A `[experts * r, in]`, B `[out, r * experts]`.
+    fn of_all_experts(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        rank: i32,
+        scale: f32,
+    ) -> std::result::Result<Low, String> {
+        let rows = |of: Option<&i32>| {
+            of.copied()
+                .filter(|&rows| rows.checked_rem(rank) == Some(0))
+        };
+        let both = match (a.shape.as_slice(), b.shape.as_slice()) {
+            ([all, _], [_, again]) => rows(Some(all)) == Some(*again),
+            _ => false,
+        };
+        if !both {
+            let (a, b) = (&a.shape, &b.shape);
+            return Err(format!(
+                "has A of the shape {a:?} and B of {b:?}, not [experts * rank, in] and [out, rank * experts] with the config's rank, {rank}"
+            ));
+        }
+        Ok(Low {
+            a: Slot::whole(a),
+            a_order: Order::Transposed,
+            b: Slot::whole(b),
+            b_order: Order::Transposed,
+            rank,
+            scale,
+            magnitude: None,
+            magnitude_by_column: false,
+            of_parameter: true,
+        })
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::super::weights::Tensor;
-use super::{AdapterFile, Entry, Full, Low, Part, Problems};
+use super::{AdapterFile, Entry, Full, Low, Order, Part, Problems};
 use crate::error::{Code, Error, Result};
 use crate::words::quoted;
 
@@ -98,23 +97,23 @@ impl Low {
                 return Some("is a norm, which has no low-rank part".into());
             }
         };
-        let stored = |transposed: bool, rows: i32, columns: i32| -> Vec<i32> {
-            let (rows, columns) = if transposed {
-                (columns, rows)
-            } else {
-                (rows, columns)
-            };
-            experts.into_iter().chain([rows, columns]).collect()
+        // Of rows and columns as computed with, of which `inner` is the one that is not the rank.
+        let stored = |order: Order, [rows, columns]: [i32; 2], inner: i32| -> Vec<i32> {
+            match order {
+                Order::Plain => experts.into_iter().chain([rows, columns]).collect(),
+                Order::Transposed => experts.into_iter().chain([columns, rows]).collect(),
+                Order::ExpertsLast => [inner, self.rank].into_iter().chain(experts).collect(),
+            }
         };
         let magnitude = match *shape {
             ModuleShape::Embedding { vocab, .. } if !self.magnitude_by_column => vocab,
             _ => output,
         };
-        let a = stored(self.a_transposed, input, self.rank);
-        let b = stored(self.b_transposed, self.rank, output);
-        other_shape("A", &self.a, &a)
-            .or_else(|| other_shape("B", &self.b, &b))
-            .or_else(|| other_shape("magnitude", self.magnitude.as_ref()?, &[magnitude]))
+        let a = stored(self.a_order, [input, self.rank], input);
+        let b = stored(self.b_order, [self.rank, output], output);
+        other_shape("A", &self.a.shape, &a)
+            .or_else(|| other_shape("B", &self.b.shape, &b))
+            .or_else(|| other_shape("magnitude", &self.magnitude.as_ref()?.shape, &[magnitude]))
     }
 }
 
@@ -138,19 +137,18 @@ impl Full {
             ),
             ModuleShape::Norm { dims } => (vec![dims], None),
         };
-        let of_weight = || other_shape("weight", self.weight.as_ref()?, &weight);
+        let of_weight = || other_shape("weight", &self.weight.as_ref()?.shape, &weight);
         let of_bias = || match (&self.bias, bias) {
             (Some(_), None) => Some("has no bias in the model".into()),
-            (Some(tensor), Some(bias)) => other_shape("bias", tensor, &bias),
+            (Some(tensor), Some(bias)) => other_shape("bias", &tensor.shape, &bias),
             (None, _) => None,
         };
         of_weight().or_else(of_bias)
     }
 }
 
-fn other_shape(what: &str, tensor: &Tensor, expected: &[i32]) -> Option<String> {
-    (tensor.shape != expected).then(|| {
-        let found = &tensor.shape;
+fn other_shape(what: &str, found: &[i32], expected: &[i32]) -> Option<String> {
+    (found != expected).then(|| {
         format!("has {what} of the shape {found:?}, and the model's module needs {expected:?}")
     })
 }

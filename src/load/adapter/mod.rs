@@ -7,9 +7,11 @@
 //! - the original's: `rank` and `alpha` at the top; A is `[r, in]`, B `[out, r]`.
 //!
 //! Parts: `settings` reads the config, `names` takes tensor names apart, `pattern` matches PEFT's regular expressions,
-//! `entries` joins tensors to entries, `fit` holds the entries against a model, `finite` looks for NaN.
+//! `entries` joins tensors to entries, `experts` brings PEFT's experts to a model's stacked ones, `fit` holds the entries against
+//! a model, `finite` looks for NaN.
 
 mod entries;
+mod experts;
 mod finite;
 mod fit;
 mod names;
@@ -22,9 +24,11 @@ mod tests;
 use super::folder::ModelFolder;
 use super::json::{parse_object, Object};
 use super::limits::Limits;
+use super::slot::Slot;
 use super::weights::{Catalog, Tensor};
 use crate::error::{Error, Result};
 
+pub use experts::{ExpertModule, ExpertPlace, Share};
 pub use finite::check_finite;
 pub use fit::ModuleShape;
 pub(super) use names::bare;
@@ -81,16 +85,18 @@ pub struct AdapterFile {
     pub scale: Option<f32>,
     /// Of the training; it means nothing to inference.
     pub dropout: f32,
-    /// The one open weight file. [`Tensor::file`] of every entry is its index in [`Catalog::files`].
+    /// The one open weight file, whose index in [`Catalog::files`] entries have.
     pub catalog: Catalog,
     /// By layer and module.
     pub entries: Vec<Entry>,
     /// mlx-lm's `num_layers`: only the last so many layers may be adapted.
     last_layers: Option<u32>,
+    /// Of the PEFT that saved it, as it says.
+    peft_version: Option<String>,
 }
 
 /// What changes one module.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub target: Target,
     pub part: Part,
@@ -99,7 +105,7 @@ pub struct Entry {
     pub with_tied_output: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Part {
     Low(Low),
     Full(Full),
@@ -107,14 +113,12 @@ pub enum Part {
 
 /// Two matrices of low rank. With A `[in, r]` and B `[r, out]`, `(x A) B` is what is added, times `scale`. An embedding
 /// is a layer from `vocab` to `dims`. Both have a leading dimension of experts where the layer is one of stacked experts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Low {
-    pub a: Tensor,
-    /// Stored as `[.., r, in]`.
-    pub a_transposed: bool,
-    pub b: Tensor,
-    /// Stored as `[.., out, r]`.
-    pub b_transposed: bool,
+    pub a: Slot,
+    pub a_order: Order,
+    pub b: Slot,
+    pub b_order: Order,
     pub rank: i32,
     /// Finite.
     pub scale: f32,
@@ -123,6 +127,33 @@ pub struct Low {
     /// Only of an embedding `[vocab, dims]`: the norms are those of its columns, so the magnitude is `[dims]` (PEFT);
     /// else they are those of its rows (mlx-lm).
     pub magnitude_by_column: bool,
+    /// PEFT's of a parameter of all experts, `[experts * r, in]` and `[out, r * experts]`, until
+    /// [`AdapterFile::place_experts`] has found the model's modules for it.
+    pub of_parameter: bool,
+}
+
+/// How A and B are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A `[.., in, r]`, B `[.., r, out]`.
+    Plain,
+    /// A `[.., r, in]`, B `[.., out, r]`.
+    Transposed,
+    /// A `[in, r, experts]`, B `[out, r, experts]`.
+    ExpertsLast,
+}
+
+impl Order {
+    /// The axes in the order that makes it plain; None where it is.
+    pub fn axes(self, dims: usize, is_b: bool) -> Option<&'static [i32]> {
+        match (self, dims) {
+            (Order::Plain, _) => None,
+            (Order::Transposed, 3) => Some(&[0, 2, 1]),
+            (Order::Transposed, _) => Some(&[1, 0]),
+            (Order::ExpertsLast, _) if is_b => Some(&[2, 1, 0]),
+            (Order::ExpertsLast, _) => Some(&[2, 0, 1]),
+        }
+    }
 }
 
 /// Parameters in place of the model's own, in the model's own shapes before quantisation.
@@ -173,6 +204,7 @@ impl AdapterFile {
             catalog,
             entries,
             last_layers: settings.last_layers,
+            peft_version: settings.peft_version().map(str::to_string),
         })
     }
 }

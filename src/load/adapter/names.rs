@@ -83,10 +83,13 @@ pub(super) struct Name<'a> {
     pub path: &'a str,
     /// PEFT names the halves of an embedding in its own way.
     pub embedding: bool,
+    /// PEFT wraps a module once for each of its parameters that it adapts: the wrappers around this one.
+    pub wrappers: usize,
 }
 
 /// The name of a tensor of an adapter; None for a name that no such adapter has.
 pub(super) fn parse(name: &str, format: AdapterFormat, kind: AdapterKind) -> Option<Name<'_>> {
+    let mut wrappers = 0_usize;
     let (path, leaf, embedding) = match format {
         AdapterFormat::MlxLm if kind == AdapterKind::Full => {
             let (path, leaf) = split(name, &[(".weight", Leaf::Weight), (".bias", Leaf::Bias)])?;
@@ -103,7 +106,10 @@ pub(super) fn parse(name: &str, format: AdapterFormat, kind: AdapterKind) -> Opt
         }
         AdapterFormat::Peft => {
             let name = without_wrappers(name);
-            let (path, leaf) = split_peft(name)?;
+            let (mut path, leaf) = split_peft(name)?;
+            while let (Leaf::A | Leaf::B, Some(inner)) = (leaf, path.strip_suffix(".base_layer")) {
+                (path, wrappers) = (inner, wrappers.saturating_add(1));
+            }
             (path, leaf, name.contains(".lora_embedding_"))
         }
     };
@@ -112,6 +118,7 @@ pub(super) fn parse(name: &str, format: AdapterFormat, kind: AdapterKind) -> Opt
         leaf,
         path,
         embedding,
+        wrappers,
     })
 }
 

@@ -1,5 +1,7 @@
 //! `adapter_config.json` in its three spellings.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::super::json::Object;
@@ -31,7 +33,10 @@ struct Peft {
     ranks: Vec<(Pattern, i32)>,
     alphas: Vec<(Pattern, f32)>,
     targets: Targets,
+    /// `target_parameters`: ends of the paths of parameters.
+    parameters: BTreeSet<String>,
     to_save: Vec<String>,
+    version: Option<String>,
 }
 
 /// PEFT's `target_modules`. The tensors say themselves what they change, so this is only compared.
@@ -40,6 +45,12 @@ enum Targets {
     Names(Vec<String>),
     Match(Pattern),
 }
+
+/// The parameter of a layer that is one itself.
+pub(super) const WEIGHT: &str = "weight";
+/// Those of all experts of a block in transformers, in the order in which it makes them, which is that of PEFT's wrappers from the
+/// inside.
+pub(super) const OF_EXPERTS: [&str; 3] = ["gate_up_proj", "up_proj", "down_proj"];
 
 /// Steps and bytes of all patterns of one key.
 const MAX_PATTERNS: usize = 1_000_000;
@@ -146,6 +157,8 @@ impl Settings {
                 values.f32(key, FINITE)
             })?,
             targets: targets(config, limits)?,
+            parameters: parameters(config, limits)?,
+            version: config.opt_str("peft_version")?.map(str::to_string),
             to_save: config
                 .opt_strs("modules_to_save", limits.tensors)?
                 .unwrap_or_default()
@@ -166,6 +179,32 @@ impl Settings {
             keys: None,
             peft: Some(peft),
         })
+    }
+
+    /// The parameters of a module that PEFT adapted as such, as it wrapped them, the innermost first.
+    pub fn parameters_of(&self, path: &str) -> Vec<&'static str> {
+        let Some(peft) = &self.peft else {
+            return Vec::new();
+        };
+        let known: &[&'static str] = match path.rsplit('.').next() {
+            Some("experts") => &OF_EXPERTS,
+            _ => &[WEIGHT],
+        };
+        let named = |name: &&'static str| {
+            let key = format!("{path}.{name}");
+            let mut end = Some(key.as_str());
+            std::iter::from_fn(|| {
+                let this = end?;
+                end = this.split_once('.').map(|(_, rest)| rest);
+                Some(this)
+            })
+            .any(|end| peft.parameters.contains(end))
+        };
+        known.iter().copied().filter(named).collect()
+    }
+
+    pub fn peft_version(&self) -> Option<&str> {
+        self.peft.as_ref()?.version.as_deref()
     }
 
     /// Rank and scale of the module at `path`, as the format calls it.
@@ -298,6 +337,30 @@ fn targets(config: &Object, limits: &Limits) -> Result<Targets> {
     }
 }
 
+fn parameters(config: &Object, limits: &Limits) -> Result<BTreeSet<String>> {
+    const KEY: &str = "target_parameters";
+    let names = config.opt_strs(KEY, limits.tensors)?.unwrap_or_default();
+    let known = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        last == WEIGHT || OF_EXPERTS.contains(&last)
+    };
+    if let Some(other) = names.iter().find(|name| !known(name)) {
+        return Err(Error::unsupported(format!(
+            "{} is of {}, and adapters of parameters are those of {WEIGHT} and of experts' {}",
+            config.place(KEY),
+            quoted(other, 80),
+            OF_EXPERTS.join(", ")
+        )));
+    }
+    if !names.is_empty() && config.opt_bool("use_dora")? == Some(true) {
+        return Err(Error::unsupported(format!(
+            "{} with \"use_dora\": DoRA of parameters, which PEFT does not have either",
+            config.place(KEY)
+        )));
+    }
+    Ok(names.into_iter().map(str::to_string).collect())
+}
+
 /// Settings that change what the tensors mean, or add others.
 fn refuse_variants(config: &Object) -> Result<()> {
     let unsupported = |key: &str, is: &str| {
@@ -322,7 +385,6 @@ fn refuse_variants(config: &Object) -> Result<()> {
         "fan_in_fan_out",
         "ensure_weight_tying",
         "layer_replication",
-        "target_parameters",
         "trainable_token_indices",
         "alora_invocation_tokens",
         "use_qalora",

@@ -7,11 +7,14 @@
 
 use serde_json::json;
 
+use self::parameters::experts_of;
 use super::super::testing::{tensors, TempFolder};
 use super::super::warnings::Warnings;
 use super::*;
 use crate::dtype::Dtype;
 use crate::error::Code;
+
+mod parameters;
 
 type Listed<'a> = &'a [(&'a str, &'a str, &'a [usize])];
 
@@ -187,14 +190,19 @@ fn mlx_lm_lora() {
         assert!(entry.with_tied_output && low.magnitude.is_none() && !low.magnitude_by_column);
         assert_eq!((low.rank, low.scale), (4, 20.0));
         let stacked = entry.target.module.contains("switch");
-        assert_eq!((low.a_transposed, low.b_transposed), (stacked, stacked));
+        let order = match stacked {
+            true => Order::Transposed,
+            false => Order::Plain,
+        };
+        assert_eq!((low.a_order, low.b_order), (order, order));
     }
     adapter.check(&model()).unwrap();
     // Where the data is: the third tensor of the file starts after the first two.
     let a = &low(&adapter.entries[2]).a;
     let first = &low(&adapter.entries[3]).a;
-    assert_eq!((a.dtype, a.bytes, a.file), (Dtype::F16, 64, 0));
-    assert_eq!(a.offset - first.offset, (3 * 4 * 8 + 3 * 6 * 4) * 2);
+    assert_eq!((a.dtype, a.bytes, a.pieces[0].file), (Dtype::F16, 64, 0));
+    let start = |slot: &Slot| slot.pieces[0].offset;
+    assert_eq!(start(a) - start(first), (3 * 4 * 8 + 3 * 6 * 4) * 2);
 }
 
 #[test]
@@ -288,8 +296,8 @@ fn peft_lora() {
     );
     let q = low(&adapter.entries[0]);
     assert_eq!(
-        (q.rank, q.scale, q.a_transposed, q.b_transposed),
-        (4, 1.5, true, true)
+        (q.rank, q.scale, q.a_order, q.b_order),
+        (4, 1.5, Order::Transposed, Order::Transposed)
     );
     assert!(!adapter.entries[0].with_tied_output);
     adapter.check(&model()).unwrap();
@@ -599,7 +607,7 @@ fn the_originals() {
     let transposed: Vec<bool> = adapter
         .entries
         .iter()
-        .map(|e| low(e).a_transposed)
+        .map(|e| low(e).a_order == Order::Transposed)
         .collect();
     assert_eq!(transposed, [false, true]);
     assert_eq!(adapter.scale, Some(1.5));
@@ -615,7 +623,7 @@ fn the_originals() {
     let transposed: Vec<bool> = adapter
         .entries
         .iter()
-        .map(|e| low(e).b_transposed)
+        .map(|e| low(e).b_order == Order::Transposed)
         .collect();
     assert_eq!(transposed, [false, true]);
     assert!(bad(
@@ -1180,7 +1188,7 @@ fn every_adapter_of_mlx_lm_and_peft_is_read_and_fits_its_model() {
     for case in list.as_array().unwrap() {
         let text = |key: &str| case[key].as_str().unwrap();
         let folder = fixtures.join("adapters").join(text("name"));
-        let adapter = AdapterFile::open(folder.to_str().unwrap()).unwrap();
+        let mut adapter = AdapterFile::open(folder.to_str().unwrap()).unwrap();
         assert_eq!(adapter.format.name(), text("format"), "{}", text("name"));
         assert_eq!(adapter.kind.name(), text("kind"), "{}", text("name"));
         assert_eq!(adapter.scale.is_none(), text("kind") == "full");
@@ -1192,7 +1200,9 @@ fn every_adapter_of_mlx_lm_and_peft_is_read_and_fits_its_model() {
         }
         let model = fixtures.join("models").join(text("model"));
         if text("model").contains("-f32") {
-            adapter.check(&modules_of(&model)).unwrap();
+            let modules = modules_of(&model);
+            adapter.place_experts(&experts_of(&modules)).unwrap();
+            adapter.check(&modules).unwrap();
             checked += 1;
         }
         // And none of another width.

@@ -43,14 +43,17 @@ impl LowRank {
 
     /// x `[n, in]` by A `[experts, in, rank]` and B `[experts, rank, out]` of the chosen ones `[n, k]` → `[n, k, out]`
     pub fn experts_product(&self, x: &Array, chosen: &Array, sorted: bool) -> Result<Array> {
-        let rows = ops::reshape(&self.dropped(x)?, &[x.dim(0), 1, 1, x.dim(1)])?;
-        let inner = ops::gather_mm(
-            &ops::astype(&rows, self.a.dtype())?,
-            &self.a,
-            chosen,
-            sorted,
-        )?;
-        let z = ops::gather_mm(&inner, &self.b, chosen, sorted)?;
+        let x = ops::astype(&self.dropped(x)?, self.a.dtype())?;
+        // MLX has no gradient of A and B by sorted indices of two dimensions (`findings/`).
+        let (rows, own) = match sorted {
+            true => (
+                [x.dim(0), 1, x.dim(1)].to_vec(),
+                ops::reshape(chosen, &[-1])?,
+            ),
+            false => ([x.dim(0), 1, 1, x.dim(1)].to_vec(), chosen.clone()),
+        };
+        let inner = ops::gather_mm(&ops::reshape(&x, &rows)?, &self.a, &own, sorted)?;
+        let z = ops::gather_mm(&inner, &self.b, &own, sorted)?;
         ops::reshape(&z, &[chosen.dim(0), chosen.dim(1), z.dim(-1)])
     }
 

@@ -35,10 +35,12 @@ pub fn read(config: &Object) -> Result<DecoderConfig> {
 /// Which layers have a window; None: no layer has.
 fn sliding(config: &Object, count: usize) -> Result<Option<Vec<bool>>> {
     const KEY: &str = "sliding_window_pattern";
+    // The list is looked at in any case, so that one that is wrong is an error.
+    let listed = shared::sliding_layers(config, count)?;
     if !config.has("sliding_window") {
         return Ok(None);
     }
-    if let Some(sliding) = shared::sliding_layers(config, count)? {
+    if let Some(sliding) = listed {
         return Ok(Some(sliding).filter(|sliding| sliding.contains(&true)));
     }
     if !config.has(KEY) {

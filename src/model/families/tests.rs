@@ -1,6 +1,7 @@
 mod gemma;
 mod hybrids;
 mod latents;
+mod lists;
 
 use super::*;
 use crate::error::Code;

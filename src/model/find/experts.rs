@@ -3,7 +3,7 @@
 use super::{Finder, Named, Places};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::load::{Every, Slot, Tensor};
+use crate::load::{Every, ExpertPlace, Share, Slot, Tensor};
 
 /// Where a folder may keep its experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,28 @@ pub enum Fused {
     Halves,
     /// The rows in turn; where they are not packed `[experts, hidden, 2 * intermediate]`.
     InTurn,
+}
+
+impl ExpertNames {
+    /// Where transformers has a matrix that adapters change. `which`: 0 gate, 1 up, 2 down.
+    pub fn elsewhere(&self, which: usize) -> ExpertPlace {
+        let gated = self.leaves.first().is_some_and(|gate| !gate.is_empty());
+        let up = i32::from(which == 1);
+        ExpertPlace {
+            parameter: match which {
+                2 => "down_proj",
+                _ if gated => "gate_up_proj",
+                _ => "up_proj",
+            },
+            share: match self.fused {
+                _ if which == 2 || !gated => Share::All,
+                Some(Fused::InTurn) => Share::InTurn(up),
+                // Also where no folder has them so: transformers fuses them when it loads one.
+                Some(Fused::Halves) | None => Share::Half(up),
+            },
+            each: self.each.and_then(|each| each.get(which).copied()),
+        }
+    }
 }
 
 /// One of the three matrices of all experts.

@@ -249,7 +249,7 @@ impl Layer {
                 let bias = tensors.bias;
                 Layer::Linear(Linear::new(Tensors { weight, bias }, module.site)?)
             }
-            (Kind::Experts, weight) => Layer::Experts(Experts {
+            (Kind::Experts(_), weight) => Layer::Experts(Experts {
                 matrix: ExpertMatrix::new(weight)?,
                 bias: tensors.bias,
                 site: module.site,

@@ -2,6 +2,7 @@
 
 mod create;
 mod fingerprint;
+mod read;
 mod save;
 
 use std::collections::BTreeMap;
@@ -15,8 +16,8 @@ use super::model::{check_budget, loading, too_large, Model, Reader};
 use super::worker::Worker;
 use crate::dtype::Dtype;
 use crate::error::{Code, Error, Result};
-use crate::load::{self, check_finite, AdapterFile, AdapterKind, ModuleShape, Slot, Tensor};
-use crate::mlx::{ops, Array, HostBuffer};
+use crate::load::{self, check_finite, AdapterFile, AdapterKind, ExpertModule, ModuleShape, Slot};
+use crate::mlx::{ops, Array};
 use crate::model::adapter::{self as arrays, Part};
 use crate::model::modules::{Module, Site};
 use crate::model::Names;
@@ -26,6 +27,7 @@ use crate::words::quoted;
 
 pub use create::AdapterOptions;
 pub use fingerprint::Fingerprint;
+use read::{expert_module, slots_of, whole, ReadPart, ReadTensor};
 
 pub struct Adapter {
     id: u64,
@@ -147,7 +149,9 @@ impl Adapter {
 
     fn load_watched(model: Arc<Model>, path: &str, options: LoadOptions) -> Result<Self> {
         let begun = Instant::now();
-        let file = AdapterFile::open(path)?;
+        let mut file = AdapterFile::open(path)?;
+        let experts: Vec<ExpertModule> = model.modules.iter().filter_map(expert_module).collect();
+        file.place_experts(&experts)?;
         let modules: Vec<(String, ModuleShape)> = model
             .modules
             .iter()
@@ -157,8 +161,8 @@ impl Adapter {
         let total = file
             .entries
             .iter()
-            .flat_map(tensors_of)
-            .map(|t| t.bytes)
+            .flat_map(slots_of)
+            .map(|slot| slot.bytes)
             .sum::<u64>();
         check_budget(&model.engine, total)?;
         let mut reader = Reader {
@@ -174,21 +178,21 @@ impl Adapter {
             let path = entry.target.path();
             let module = find(&model.modules, &path)
                 .ok_or_else(|| Error::internal("an adapter's module is gone"))?;
-            let mut read = |tensor: &Tensor| -> Result<ReadTensor> {
-                let (slot, buffer) = reader.read(Slot::whole(tensor))?;
+            let mut read = |slot: Slot| -> Result<ReadTensor> {
+                let (slot, buffer) = reader.read(slot)?;
                 check_finite(&slot.name, buffer.bytes(), slot.dtype, 0)?;
                 Ok(ReadTensor { slot, buffer })
             };
             let part = match &entry.part {
                 load::Part::Low(low) => ReadPart::Low {
-                    a: (read(&low.a)?, low.a_transposed),
-                    b: (read(&low.b)?, low.b_transposed),
+                    a: (read(low.a.clone())?, low.a_order),
+                    b: (read(low.b.clone())?, low.b_order),
                     scale: low.scale,
-                    magnitude: low.magnitude.as_ref().map(&mut read).transpose()?,
+                    magnitude: whole(&low.magnitude).map(&mut read).transpose()?,
                 },
                 load::Part::Full(full) => ReadPart::Full {
-                    weight: full.weight.as_ref().map(&mut read).transpose()?,
-                    bias: full.bias.as_ref().map(&mut read).transpose()?,
+                    weight: whole(&full.weight).map(&mut read).transpose()?,
+                    bias: whole(&full.bias).map(&mut read).transpose()?,
                     copy: full.base_layer,
                 },
             };
@@ -465,92 +469,8 @@ fn largest_scale(dtype: Dtype) -> f32 {
     largest(dtype).min(1e30)
 }
 
-struct ReadTensor {
-    slot: Slot,
-    buffer: HostBuffer,
-}
-
-impl ReadTensor {
-    fn into_array(self) -> Result<Array> {
-        self.buffer.into_array(&self.slot.shape, self.slot.dtype)
-    }
-}
-
-/// Bytes in MLX's memory, not yet arrays; the flags say whether A and B are stored transposed.
-enum ReadPart {
-    Low {
-        a: (ReadTensor, bool),
-        b: (ReadTensor, bool),
-        scale: f32,
-        magnitude: Option<ReadTensor>,
-    },
-    Full {
-        weight: Option<ReadTensor>,
-        bias: Option<ReadTensor>,
-        copy: bool,
-    },
-}
-
-impl ReadPart {
-    /// Bytes of what is transposed.
-    fn turned(&self) -> u64 {
-        let of = |(tensor, transposed): &(ReadTensor, bool)| match transposed {
-            true => tensor.slot.bytes,
-            false => 0,
-        };
-        match self {
-            ReadPart::Low { a, b, .. } => of(a).saturating_add(of(b)),
-            ReadPart::Full { .. } => 0,
-        }
-    }
-
-    fn into_part(self, tied: bool) -> Result<Part> {
-        let upright = |(tensor, transposed): (ReadTensor, bool)| -> Result<Array> {
-            let array = tensor.into_array()?;
-            match transposed {
-                true if array.shape().len() == 3 => {
-                    ops::contiguous(&ops::transpose(&array, &[0, 2, 1])?)
-                }
-                true => ops::contiguous(&ops::transpose(&array, &[1, 0])?),
-                false => Ok(array),
-            }
-        };
-        let whole = |tensor: Option<ReadTensor>| tensor.map(ReadTensor::into_array).transpose();
-        Ok(match self {
-            ReadPart::Low {
-                a,
-                b,
-                scale,
-                magnitude,
-            } => Part::Low {
-                a: upright(a)?,
-                b: upright(b)?,
-                scale,
-                magnitude: whole(magnitude)?,
-                tied,
-            },
-            ReadPart::Full { weight, bias, copy } => Part::Full {
-                weight: whole(weight)?,
-                bias: whole(bias)?,
-                tied,
-                copy,
-            },
-        })
-    }
-}
-
 fn usize_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-fn tensors_of(entry: &load::Entry) -> Vec<&Tensor> {
-    match &entry.part {
-        load::Part::Low(low) => [Some(&low.a), Some(&low.b), low.magnitude.as_ref()]
-            .into_iter()
-            .flatten()
-            .collect(),
-        load::Part::Full(full) => full.weight.iter().chain(&full.bias).collect(),
-    }
 }
 
 fn find<'a>(modules: &'a [Module], name: &str) -> Option<&'a Module> {

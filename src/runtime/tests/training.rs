@@ -32,8 +32,19 @@ fn tensors(prefix: &str) -> Tensors {
     let own = file.names().into_iter().filter_map(|name| {
         let key = name.strip_prefix(prefix)?;
         let view = file.tensor(name).unwrap();
-        let shape = view.shape().iter().map(|&n| n as i32).collect();
-        Some((key.to_owned(), (shape, f32s(&file, name))))
+        let mut shape: Vec<i32> = view.shape().iter().map(|&n| n as i32).collect();
+        let mut data = f32s(&file, name);
+        // Of experts, which mlx-lm has the other way around.
+        if let [_, rows, columns] = shape[..] {
+            let (rows, columns) = (rows as usize, columns as usize);
+            let each = data.chunks(rows * columns).flat_map(|one| {
+                let at = move |column: usize| (0..rows).map(move |row| one[row * columns + column]);
+                (0..columns).flat_map(at)
+            });
+            data = each.collect();
+            shape.swap(1, 2);
+        }
+        Some((key.to_owned(), (shape, data)))
     });
     let own: Tensors = own.collect();
     assert!(!own.is_empty(), "{prefix}");

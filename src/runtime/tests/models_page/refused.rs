@@ -206,6 +206,7 @@ const REFUSED: &[Refused] = &[
                 ("bias", json!("all")),
                 ("init_lora_weights", json!("pissa")),
                 ("lora_bias", json!(true)),
+                ("target_parameters", json!(["mlp.experts.gate_up_proj_bias"])),
             ] {
                 let mut config = json!({"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]});
                 config[key] = value;
