@@ -136,7 +136,7 @@ fn specials(tokenizer: &Tokenizer, file: &Value, size: usize) {
             Piece::new(format!("{content} "), Origin::Content),
         ];
         for pieces in [&[user.clone(), model.clone()][..], &halves[1..]] {
-            if let Ok(ids) = tokenizer.encode_pieces(pieces, false) {
+            if let Ok(ids) = tokenizer.encode_pieces(pieces, false, usize::MAX) {
                 there_and_back(tokenizer, &ids, size);
                 let forged: Vec<_> = ids.iter().filter(|id| control.contains(id)).collect();
                 assert!(forged.is_empty(), "{pieces:?} made {forged:?}");
@@ -147,7 +147,7 @@ fn specials(tokenizer: &Tokenizer, file: &Value, size: usize) {
                 &[user.clone(), template.clone(), model.clone()][..],
                 &halves[..],
             ] {
-                if let Ok(ids) = tokenizer.encode_pieces(pieces, trust) {
+                if let Ok(ids) = tokenizer.encode_pieces(pieces, trust, usize::MAX) {
                     there_and_back(tokenizer, &ids, size);
                 }
             }
