@@ -26,8 +26,8 @@ pub fn skipped(why: &str) {
     let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("a test"));
     eprint!("{line}");
     if let Some(absent) = std::env::var_os("MLXRT_ABSENT") {
-        let file = std::fs::File::options().append(true).create(true);
-        let mut file = file.open(absent).unwrap();
+        let mut options = std::fs::File::options();
+        let mut file = options.append(true).create(true).open(absent).unwrap();
         // In one piece: others write there too.
         file.write_all(line.as_bytes()).unwrap();
     }
