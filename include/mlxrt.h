@@ -6,7 +6,7 @@
  * FIVE PROMISES
  *
  *  1. The process is yours. mlxrt never exits, aborts, prints, installs signal handlers, or changes the current folder,
- *     the locale or the environment. Panics and C++ exceptions become an error value. When the process exits while an
+ *     the locale or the environment (but for one variable that MLX reads on NVIDIA GPUs: mlxrt_init). Panics and C++ exceptions become an error value. When the process exits while an
  *     engine runs, the exit waits for its running step, at most ten seconds.
  *  2. Nothing you feed it can crash you. A hostile model folder, tokenizer, template or prompt, or a misused handle,
  *     gets a named error.
