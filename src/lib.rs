@@ -21,6 +21,8 @@ mod room;
 mod runtime;
 mod sampling;
 mod template;
+#[cfg(test)]
+mod testing;
 mod text;
 mod train;
 mod watch;

@@ -95,7 +95,9 @@ mod tests {
         {
             assert!(matches!(plain(kept), Cow::Borrowed(same) if same == kept));
         }
-        let steering = (0..=0x10_FFFF).filter_map(char::from_u32).filter(|c| {
+        // Miri takes minutes for all that there are.
+        let last = if cfg!(miri) { 0x3000 } else { 0x10_FFFF };
+        let steering = (0..=last).filter_map(char::from_u32).filter(|c| {
             c.is_control() || "\u{202a}\u{202e}\u{2066}\u{2069}\u{2028}\u{2029}".contains(*c)
         });
         for c in steering {

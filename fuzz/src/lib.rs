@@ -3,14 +3,23 @@
 #![allow(dead_code, unused_imports)]
 
 pub use mlxrt_kernels::dtype;
+#[path = "../../src/aside.rs"]
+pub mod aside;
 #[path = "../../src/error.rs"]
 pub mod error;
 #[path = "../../src/files.rs"]
 pub mod files;
+#[path = "../../src/guard.rs"]
+pub mod guard;
+#[path = "../../src/host.rs"]
+pub mod host;
 #[path = "../../src/load/mod.rs"]
 pub mod load;
 #[path = "../../src/log.rs"]
 pub mod log;
+#[path = "../../src/random.rs"]
+pub mod random;
+pub mod reserve;
 #[path = "../../src/room.rs"]
 pub mod room;
 pub mod scratch;
@@ -18,6 +27,8 @@ pub mod scratch;
 pub mod template;
 #[path = "../../src/text/mod.rs"]
 pub mod text;
+#[path = "../../src/watch.rs"]
+pub mod watch;
 #[path = "../../src/words.rs"]
 pub mod words;
 

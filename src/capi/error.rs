@@ -5,7 +5,7 @@ use std::ffi::{c_char, CStr, CString};
 use crate::error::{Code, Error};
 use crate::words::plain;
 
-/// What went wrong: a code and one sentence, in one line of at most 1900 bytes without control characters. It belongs to the caller, may be read on any thread, several at
+/// What went wrong: a code and one sentence, in one line of at most 1,900 bytes without control characters. It belongs to the caller, may be read on any thread, several at
 /// once, and lives until mlxrt_error_free.
 pub struct mlxrt_error {
     code: i32,

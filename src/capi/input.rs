@@ -3,14 +3,15 @@
 use super::constants::*;
 use super::handle::table;
 use super::structs::read_options;
-use super::text::{opt_str_arg, slice_arg, str_arg, strings_arg};
+use super::text::{length_of, opt_str_arg, slice_arg, str_arg, strings_arg};
 use super::time::time_limit;
 use super::types::{mlxrt_generate_options, mlxrt_input};
 use crate::error::{Error, Result};
 use crate::grammar::Grammar;
 use crate::room;
 use crate::runtime::generate::{
-    Conversation, Drafts, GenerateOptions, Input, Setting, Thinking, REPETITION_PENALTY,
+    check_length, Conversation, Drafts, GenerateOptions, Input, Setting, Thinking,
+    REPETITION_PENALTY,
 };
 use crate::text::MOST_STOP_STRINGS;
 
@@ -53,6 +54,7 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
         )))
     };
     for (text, length, name) in [
+        (input.text, input.text_len, "text"),
         (input.messages, input.messages_len, "messages"),
         (input.tools, input.tools_len, "tools"),
         (
@@ -62,11 +64,17 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
         ),
         (input.tool_choice, input.tool_choice_len, "tool_choice"),
     ] {
-        if !text.is_null() && length == 0 {
+        if text.is_null() {
+            continue;
+        }
+        if length == 0 && name != "text" {
             return Err(Error::invalid(format!(
                 "input.{name}_len is 0: set it to the bytes of input.{name}, or to MLXRT_NTS if that ends with a NUL"
             )));
         }
+        // SAFETY: as this function's own contract; it is not NULL.
+        let bytes = unsafe { length_of(text, length) };
+        check_length(name, bytes)?;
     }
     // SAFETY: as this function's own contract.
     unsafe {
@@ -90,7 +98,7 @@ pub(super) unsafe fn read_input(input: *const mlxrt_input) -> Result<Input> {
                     "input.flags: CONTINUE_LAST has no generation prompt to leave out",
                 ));
             }
-            return Ok(Input::Messages(Conversation {
+            return Ok(Input::messages(Conversation {
                 messages: str_arg(input.messages, input.messages_len, "input.messages")?,
                 tools,
                 template_args: args,

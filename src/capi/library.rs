@@ -175,7 +175,7 @@ pub unsafe extern "C" fn mlxrt_device_info(
 }
 
 /// Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the
-/// default. A line has no line break and no other control character, and at most 1900 bytes. The last one to set it wins. When this returns, the function before neither runs nor will.
+/// default. A line has no line break and no other control character, and at most 1,900 bytes. The last one to set it wins. When this returns, the function before neither runs nor will.
 ///
 /// Threads: any; fn is called on any thread, concurrently.
 /// Blocks: until calls of the function before have returned.

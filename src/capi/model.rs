@@ -111,6 +111,11 @@ pub unsafe extern "C" fn mlxrt_model_inspect(
 /// links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere. That
 /// holds, too, where a folder or a file is exchanged with a link while it is read. Nothing but regular files is opened.
 ///
+/// Limits: config.json and any other small JSON file 16 MB and 1,000,000 values, the index 64 MB, tokenizer.json 128 MB and
+/// 4,194,304 ids, the header of a weight file 100 MB (of 1,000,000 bytes), 100,000 tensors of 8 dimensions in 4,096 weight files,
+/// 1,024 layers. What is over one is BAD_MODEL. A chat template of more than 1 MB makes conversations UNSUPPORTED, and so does one
+/// that takes more than 20 million steps or more than 64 MB at once. SECURITY.md has all limits.
+///
 /// Threads: any; progress runs on this one.
 /// Blocks: while it reads the files; progress may stop it and a forced shutdown does (CANCELLED), timeout_ms ends it (TIMEOUT), each
 /// within 50 ms or the time of one read of 8 MB.

@@ -9,7 +9,7 @@ struct Foreign {
 
 impl Foreign {
     fn new(size: u32, bytes: usize, misalign: usize) -> Self {
-        let mut all = vec![0_u8; bytes + 16];
+        let mut all = vec![0_u8; bytes + 24];
         let start = all.as_ptr().align_offset(8) + misalign;
         all[start..start + 4].copy_from_slice(&size.to_ne_bytes());
         Foreign { bytes: all, start }

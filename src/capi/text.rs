@@ -107,14 +107,22 @@ pub unsafe fn bytes_arg(pointer: *const c_char, length: usize, name: &str) -> Re
     if length == NTS && pointer.is_null() {
         return Err(Error::invalid(format!("{name} is NULL")));
     }
-    let length = if length == NTS {
-        // SAFETY: the caller promises a NUL-terminated text.
-        unsafe { CStr::from_ptr(pointer) }.count_bytes()
-    } else {
-        length
-    };
+    // SAFETY: as this function's own contract, and it is not NULL with `NTS`.
+    let length = unsafe { length_of(pointer, length) };
     // SAFETY: so many bytes are readable.
     unsafe { slice_arg(pointer.cast::<u8>(), length, name) }
+}
+
+/// The bytes of a text.
+///
+/// # Safety
+/// With `NTS`, `pointer` points to a NUL-terminated text.
+pub unsafe fn length_of(pointer: *const c_char, length: usize) -> usize {
+    match length {
+        // SAFETY: as this function's own contract.
+        NTS => unsafe { CStr::from_ptr(pointer) }.count_bytes(),
+        length => length,
+    }
 }
 
 /// As `str_arg`, for a text that may be left out: NULL with a length of 0 or `NTS` is `None`.

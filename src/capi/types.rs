@@ -185,13 +185,13 @@ pub struct mlxrt_input {
     pub flags: u32,
     /// Text that continues the session; NULL = none.
     pub text: *const c_char,
-    /// Bytes of text.
+    /// Bytes of text, up to 64 MB.
     pub text_len: usize,
     /// Token ids that continue the session; NULL = none.
     pub tokens: *const i32,
     /// How many tokens.
     pub token_count: usize,
-    /// A JSON array of messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
+    /// A JSON array of at most 100,000 messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
     /// of it is reused. NULL = none.
     pub messages: *const c_char,
     /// Bytes of messages, up to 256 MB.
@@ -209,7 +209,7 @@ pub struct mlxrt_input {
     /// of that tool. The forms of OpenAI's API are taken too. Of a required call the arguments obey the schema where it can be
     /// followed (and with MLXRT_GEN_STRICT_TOOLS in any case). NULL = "auto".
     pub tool_choice: *const c_char,
-    /// Bytes of tool_choice.
+    /// Bytes of tool_choice, up to 64 KB.
     pub tool_choice_len: usize,
 }
 
@@ -490,7 +490,7 @@ pub struct mlxrt_adapter_options {
     pub flags: u32,
     /// MLXRT_LORA or MLXRT_DORA.
     pub kind: i32,
-    /// Columns of A and rows of B; 0 = 8.
+    /// Columns of A and rows of B, up to 4,096; 0 = 8.
     pub rank: u32,
     /// What (x A) B is multiplied by, up to 1e30 (with F16 up to 65504) in size; 0 = 20.
     pub scale: f32,
@@ -519,7 +519,7 @@ pub struct mlxrt_train_options {
     /// JSONL, an object on each line: {"messages": [...], "tools": [...]}, {"prompt": "...", "completion": "..."} or
     /// {"text": "..."}; with MLXRT_TRAIN_PATHS the path of a file of that.
     pub train: *const c_char,
-    /// Bytes of train.
+    /// Bytes of train, up to 1 GB; a file of that has no more either.
     pub train_len: usize,
     /// The same for validation; NULL = none.
     pub valid: *const c_char,

@@ -387,12 +387,10 @@ fn a_block_for_weights_as_they_are() {
 
 #[test]
 fn published_configs_parse() {
-    let shared = std::env::var("MLXRT_SHARED").unwrap_or_else(|_| "../shared".into());
-    let folder = std::path::Path::new(&shared).join("data/configs");
-    let Ok(entries) = std::fs::read_dir(&folder) else {
-        eprintln!("skipped: no published configs at {}", folder.display());
+    let Some(folder) = crate::testing::data("configs") else {
         return;
     };
+    let entries = std::fs::read_dir(&folder).unwrap();
     let (mut read, mut foreign) = (0, 0);
     for path in entries
         .map(|entry| entry.unwrap().path())

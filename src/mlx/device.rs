@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::sync::{Mutex, PoisonError};
 
-use super::error::check;
+use super::error::{check, has_failed};
 use crate::error::Result;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,8 +142,10 @@ fn put_aside() {
     super::compiled::forget();
     // An error that the stream still had is taken by the first wait.
     let clean = synchronize().is_ok() || synchronize().is_ok();
-    if clean {
-        // SAFETY: counts only, under the scheduler's own lock; this engine has nothing queued.
+    // An evaluation that fails leaves tasks counted that nobody ends, and MLX would wait for them. Only then is the count set
+    // right: MLX lets it be read without its lock alone, and a host's own threads may be at work with MLX.
+    if clean && has_failed() {
+        // SAFETY: it counts down under the scheduler's own lock; this engine has nothing queued.
         unsafe { mlxrt_shim_forget_tasks() };
     }
     if let (true, Some((Device::Cpu, stream))) = (clean, STREAM.with(|current| current.take())) {

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_void, CStr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Once;
 
 use crate::error::{Code, Error, Result};
@@ -10,6 +11,8 @@ use crate::error::{Code, Error, Result};
 thread_local! {
     static FIRST_MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
+
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 extern "C" {
     fn mlxrt_shim_touch_thread();
@@ -34,6 +37,7 @@ unsafe extern "C" fn keep_first(message: *const c_char, _data: *mut c_void) {
     // SAFETY: mlx-c passes a NUL-terminated message that lives for the call.
     let text = unsafe { CStr::from_ptr(message) }.to_string_lossy();
     let text = without_build_path(&text).to_owned();
+    FAILED.store(true, Ordering::Relaxed);
     let _ = FIRST_MESSAGE.try_with(|first| {
         if let Ok(mut first) = first.try_borrow_mut() {
             first.get_or_insert(text);
@@ -71,6 +75,11 @@ pub(super) fn check(status: c_int) -> Result<()> {
 /// Forgets what a call without a status may have left, which the next call would be blamed for.
 pub fn forget_error() {
     let _ = FIRST_MESSAGE.try_with(|first| first.take());
+}
+
+/// Whether MLX reported an error since this was asked last: to this engine, or to one before that could not ask any more.
+pub(super) fn has_failed() -> bool {
+    FAILED.swap(false, Ordering::Relaxed)
 }
 
 fn mlx_error(message: &str) -> Error {

@@ -11,7 +11,7 @@ use super::metrics;
 use super::options::sampling;
 pub use super::options::{Drafts, GenerateOptions, Setting, Thinking, REPETITION_PENALTY};
 use super::prompt::Prompt;
-pub use super::prompt::{render, tokens, Conversation, Input};
+pub use super::prompt::{check_length, render, tokens, Conversation, Input};
 pub use super::report::{Report, Stop};
 use super::request::{Blocking, Delivery, Plan, Shared};
 pub use super::request::{Event, Next, Notify, Request};

@@ -5,18 +5,23 @@ use std::sync::Arc;
 use super::clock;
 use super::model::{Chat, Model};
 use super::options::Thinking;
-use crate::error::{Error, Result};
+use crate::aside::aside;
+use crate::error::{Code, Error, Result};
 use crate::grammar::calls::{Calls, Choice};
 use crate::room::{self, Room};
 use crate::template::{Json, Object};
 use crate::text::{
     continued_text, left_out, Channels, ChatTemplate, Message, Origin, Piece, RenderOptions,
-    Specials, TemplateOptions, Tools, MAX_BYTES,
+    Specials, TemplateOptions, Tools, MAX_BYTES, MAX_TEXT,
 };
 use crate::words::quoted;
 
 /// Bytes of a conversation's tools, and of its template arguments.
 const MOST_JSON: usize = 64 << 20;
+/// Bytes of a choice of tools.
+const MOST_CHOICE: usize = 64 << 10;
+/// Bytes of JSON from which on it is long: shorter ones take some ten milliseconds.
+const LONG: usize = 1 << 20;
 
 /// Exactly one of the three, copied from the caller.
 #[derive(Clone, Debug)]
@@ -30,10 +35,14 @@ pub enum Input {
     /// Continues the session.
     Tokens(Vec<i32>),
     /// The whole history.
-    Messages(Conversation),
+    Messages(Arc<Conversation>),
 }
 
 impl Input {
+    pub fn messages(conversation: Conversation) -> Self {
+        Input::Messages(Arc::new(conversation))
+    }
+
     /// Goes on from the session as it is.
     pub fn nothing() -> Self {
         Input::Text {
@@ -57,6 +66,17 @@ pub struct Conversation {
     pub trust_content: bool,
     pub no_generation_prompt: bool,
     pub continue_last: bool,
+}
+
+impl Conversation {
+    /// Whether the work on it may take longer than a moment, whatever its JSON is made of: parsing, and freeing what was parsed,
+    /// which nothing can interrupt.
+    fn is_long(&self) -> bool {
+        let others = [&self.tools, &self.template_args, &self.tool_choice];
+        let others = others.map(|json| json.as_ref().map_or(0, String::len));
+        let all = others.iter().sum::<usize>();
+        self.messages.len().saturating_add(all) >= LONG
+    }
 }
 
 /// An input as tokens, before it is known what the session will hold when its turn comes.
@@ -83,19 +103,25 @@ pub struct Prompt {
 
 impl Prompt {
     /// A text with more tokens than the session's `context` is not tokenised to its end.
-    pub fn new(model: &Model, input: &Input, context: usize) -> Result<Self> {
+    pub fn new(model: &Arc<Model>, input: &Input, context: usize) -> Result<Self> {
         Prompt::with(model, input, Thinking::Free, context)
     }
 
     /// The template is told how much the model is to think.
-    pub fn with(model: &Model, input: &Input, thinking: Thinking, context: usize) -> Result<Self> {
-        let _room = room_for(input)?;
+    pub fn with(
+        model: &Arc<Model>,
+        input: &Input,
+        thinking: Thinking,
+        context: usize,
+    ) -> Result<Self> {
         let prompt = match input {
             Input::Text {
                 text,
                 no_bos,
                 special_as_text,
             } => {
+                // Words between this and the tokenizer are none.
+                let _room = room::hold(0, 0, "input.text")?;
                 let specials = if *special_as_text {
                     Specials::AsText
                 } else {
@@ -111,7 +137,17 @@ impl Prompt {
                     ..Prompt::default()
                 }
             }
+            Input::Tokens(tokens) if tokens.len() > context => {
+                return Err(Error::new(
+                    Code::ContextFull,
+                    format!(
+                        "the prompt has {} tokens, and the session's context is {context}",
+                        tokens.len()
+                    ),
+                ))
+            }
             Input::Tokens(tokens) => {
+                let _room = room::hold(tokens.len(), 2 * size_of::<i32>(), "input.tokens")?;
                 model.check_ids(tokens, "input.tokens")?;
                 Prompt {
                     tokens: tokens.clone(),
@@ -119,54 +155,62 @@ impl Prompt {
                     ..Prompt::default()
                 }
             }
-            Input::Messages(conversation) => {
-                let messages = Message::parse_list(conversation.messages.as_bytes())?;
-                let (choice, tools) = choice_and_tools(conversation)?;
-                let mut args = arguments(conversation)?;
-                let parser = take_parser(&mut args)?;
-                let pieces = pieces(
-                    model,
-                    &messages,
-                    tools.as_ref(),
-                    args,
-                    conversation,
-                    thinking,
-                )?;
-                let own = pieces
-                    .iter()
-                    .rposition(|piece| piece.origin == Origin::Content);
-                let own = pieces.get(own.map_or(0, |at| at + 1)..).unwrap_or(&[]);
-                let trust = conversation.trust_content;
-                let tokenizer = &model.tokenizer;
-                Prompt {
-                    tokens: tokenizer.encode_pieces(
-                        &pieces,
-                        conversation.trust_content,
-                        context,
-                    )?,
-                    opening: match model.channels {
-                        Some(_) => Some(tokenizer.encode_pieces(own, trust, usize::MAX)?),
-                        None => None,
-                    },
-                    tools: match choice {
-                        Choice::Nothing => Tools::forbidden(),
-                        _ => Tools::new(tools.as_ref()),
-                    },
-                    tools_json: tools.and_then(|_| conversation.tools.clone()),
-                    choice,
-                    parser,
-                    continued: match conversation.continue_last {
-                        true => continued_text(&messages, &pieces),
-                        false => String::new(),
-                    },
-                    ..Prompt::default()
+            Input::Messages(conversation) => of_conversation(model, conversation, {
+                move |model, conversation| {
+                    Prompt::of_messages(model, conversation, thinking, context)
                 }
-            }
+            })?,
         };
         // A tokenizer may have ids that the model has no row for.
         model.check_ids(&prompt.tokens, "the prompt's tokens")?;
         model.check_ids(&prompt.prefix, "the prompt's first tokens")?;
         Ok(prompt)
+    }
+
+    fn of_messages(
+        model: &Model,
+        conversation: &Conversation,
+        thinking: Thinking,
+        context: usize,
+    ) -> Result<Self> {
+        let _room = room_for(conversation)?;
+        let messages = Message::parse_list(conversation.messages.as_bytes())?;
+        let (choice, tools) = choice_and_tools(conversation)?;
+        let mut args = arguments(conversation)?;
+        let parser = take_parser(&mut args)?;
+        let pieces = pieces(
+            model,
+            &messages,
+            tools.as_ref(),
+            args,
+            conversation,
+            thinking,
+        )?;
+        let own = pieces
+            .iter()
+            .rposition(|piece| piece.origin == Origin::Content);
+        let own = pieces.get(own.map_or(0, |at| at + 1)..).unwrap_or(&[]);
+        let trust = conversation.trust_content;
+        let tokenizer = &model.tokenizer;
+        Ok(Prompt {
+            tokens: tokenizer.encode_pieces(&pieces, conversation.trust_content, context)?,
+            opening: match model.channels {
+                Some(_) => Some(tokenizer.encode_pieces(own, trust, usize::MAX)?),
+                None => None,
+            },
+            tools: match choice {
+                Choice::Nothing => Tools::forbidden(),
+                _ => Tools::new(tools.as_ref()),
+            },
+            tools_json: tools.and_then(|_| conversation.tools.clone()),
+            choice,
+            parser,
+            continued: match conversation.continue_last {
+                true => continued_text(&messages, &pieces),
+                false => String::new(),
+            },
+            ..Prompt::default()
+        })
     }
 
     pub fn opening(&self) -> Option<&[i32]> {
@@ -207,50 +251,73 @@ pub fn tokens(model: &Arc<Model>, input: &Input) -> Result<Vec<i32>> {
 
 /// The prompt as text, for `mlxrt_render`.
 pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
-    match input {
-        Input::Messages(conversation) => model.watched(|| {
-            let _room = room_for(input)?;
-            let messages = Message::parse_list(conversation.messages.as_bytes())?;
-            let (_, tools) = choice_and_tools(conversation)?;
-            let mut args = arguments(conversation)?;
-            take_parser(&mut args)?;
-            let thinking = Thinking::Free;
-            let pieces = pieces(
-                model,
-                &messages,
-                tools.as_ref(),
-                args,
-                conversation,
-                thinking,
-            )?;
-            let bytes = pieces.iter().map(|piece| piece.text.len()).sum();
-            room::ask(bytes, 2, "the prompt")?;
-            Ok(pieces.into_iter().map(|piece| piece.text).collect())
-        }),
-        _ => Err(Error::invalid(
+    let Input::Messages(conversation) = input else {
+        return Err(Error::invalid(
             "input.messages is missing: only messages can be rendered",
-        )),
+        ));
+    };
+    model.watched(|| of_conversation(model, conversation, render_messages))
+}
+
+fn render_messages(model: &Model, conversation: &Conversation) -> Result<String> {
+    let _room = room_for(conversation)?;
+    let messages = Message::parse_list(conversation.messages.as_bytes())?;
+    let (_, tools) = choice_and_tools(conversation)?;
+    let mut args = arguments(conversation)?;
+    take_parser(&mut args)?;
+    let thinking = Thinking::Free;
+    let pieces = pieces(
+        model,
+        &messages,
+        tools.as_ref(),
+        args,
+        conversation,
+        thinking,
+    )?;
+    let bytes = pieces.iter().map(|piece| piece.text.len()).sum();
+    room::ask(bytes, 2, "the prompt")?;
+    Ok(pieces.into_iter().map(|piece| piece.text).collect())
+}
+
+/// Does `work` on a conversation: on a thread of its own where it is long, so that whoever waits can turn away from it.
+fn of_conversation<T: Send + 'static>(
+    model: &Arc<Model>,
+    conversation: &Arc<Conversation>,
+    work: impl FnOnce(&Model, &Conversation) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if !conversation.is_long() {
+        return work(model, conversation);
+    }
+    let (model, conversation) = (model.clone(), conversation.clone());
+    aside("the work on the input", &mut || Ok(()), move || {
+        work(&model, &conversation)
+    })
+}
+
+/// Errors: `InvalidArgument` for what is too long for `input.NAME`.
+pub fn check_length(name: &str, bytes: usize) -> Result<()> {
+    let most = match name {
+        "text" => MAX_TEXT,
+        "messages" => MAX_BYTES,
+        "tool_choice" => MOST_CHOICE,
+        _ => MOST_JSON,
+    };
+    match bytes <= most {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "input.{name} has {bytes} bytes, at most {most} are allowed"
+        ))),
     }
 }
 
-/// What an input comes to until it is tokens; what the template makes, and the tokenizer's work, are asked for there.
+/// What a conversation comes to until it is tokens; what the template makes, and the tokenizer's work, are asked for there.
 ///
 /// Errors: `InvalidArgument` for JSON that is too long, `OutOfMemory`.
-fn room_for(input: &Input) -> Result<Room> {
-    let conversation = match input {
-        Input::Messages(conversation) => conversation,
-        Input::Tokens(tokens) => {
-            return room::hold(tokens.len(), 2 * size_of::<i32>(), "input.tokens")
-        }
-        // Words between this and the tokenizer are none.
-        Input::Text { .. } => return room::hold(0, 0, "input.text"),
-    };
-    let of = |name: &str, json: &Option<String>, most: usize| match json.as_deref() {
-        Some(json) if json.len() > most => Err(Error::invalid(format!(
-            "input.{name} has {} bytes, at most {most} are allowed",
-            json.len()
-        ))),
-        json => Ok(json.map_or(0, |json| Json::cost(json.as_bytes()))),
+fn room_for(conversation: &Conversation) -> Result<Room> {
+    let of = |name: &str, json: &Option<String>| -> Result<usize> {
+        let json = json.as_deref().unwrap_or_default();
+        check_length(name, json.len())?;
+        Ok(Json::cost(json.as_bytes()))
     };
     let Conversation {
         messages,
@@ -258,26 +325,21 @@ fn room_for(input: &Input) -> Result<Room> {
         template_args,
         ..
     } = conversation;
-    if messages.len() > MAX_BYTES {
-        return Err(Error::invalid(format!(
-            "messages has {} bytes, at most {MAX_BYTES} are allowed",
-            messages.len()
-        )));
-    }
+    check_length("messages", messages.len())?;
     // A message's reasoning is there by three names.
     let messages = Json::cost(messages.as_bytes()).saturating_mul(3);
-    let tools = of("tools", tools, MOST_JSON)?;
-    let args = of("template_args", template_args, MOST_JSON)?;
+    let tools = of("tools", tools)?;
+    let args = of("template_args", template_args)?;
     let all = messages.saturating_add(tools).saturating_add(args);
     room::hold_for(all, "the conversation")
 }
 
 fn parse(name: &str, json: &Option<String>) -> Result<Option<Json>> {
-    let parsed = json
-        .as_ref()
-        .map(|json| Json::parse(json.as_bytes()))
-        .transpose();
-    parsed.map_err(|error| Error::invalid(format!("input.{name} is not valid JSON: {error}")))
+    let name = format!("input.{name}");
+    let parsed = json.as_ref();
+    parsed
+        .map(|json| Json::parse_argument(&name, json.as_bytes()))
+        .transpose()
 }
 
 /// Which tools are called, and those that the template is shown: none, where none may be called.

@@ -250,7 +250,12 @@ fn check(options: &TrainOptions) -> Result<()> {
 }
 
 /// Tokenises a data set as mlx-lm does.
-fn samples(model: &Model, what: &str, jsonl: &[u8], options: &TrainOptions) -> Result<Vec<Sample>> {
+fn samples(
+    model: &Arc<Model>,
+    what: &str,
+    jsonl: &[u8],
+    options: &TrainOptions,
+) -> Result<Vec<Sample>> {
     let _room = crate::room::hold_for(data::cost(jsonl), what)?;
     data::parse(what, jsonl)?
         .into_iter()
@@ -264,7 +269,11 @@ fn samples(model: &Model, what: &str, jsonl: &[u8], options: &TrainOptions) -> R
 }
 
 /// The tokens, and how many of them are the prompt's.
-pub(super) fn tokenise(model: &Model, text: Text, mask_prompt: bool) -> Result<(Vec<i32>, usize)> {
+pub(super) fn tokenise(
+    model: &Arc<Model>,
+    text: Text,
+    mask_prompt: bool,
+) -> Result<(Vec<i32>, usize)> {
     match text {
         Text::Plain(_) if mask_prompt => Err(Error::unsupported(
             "a \"text\" has no prompt that could be masked",
@@ -290,7 +299,7 @@ pub(super) fn tokenise(model: &Model, text: Text, mask_prompt: bool) -> Result<(
             tools,
         } => {
             let render = |messages: String, generation_prompt: bool| {
-                let input = Input::Messages(Conversation {
+                let input = Input::messages(Conversation {
                     messages,
                     tools: tools.clone(),
                     trust_content: true,

@@ -8,9 +8,11 @@ use std::hash::BuildHasher;
 
 use num_bigint::BigInt;
 
-use super::error::TemplateError;
+use super::error::{ErrorKind, TemplateError};
 use super::string::{Origin, Str};
 use super::value::{Value, V};
+use crate::error::{Error, Result as Done};
+use crate::watch;
 
 /// Lists and objects within each other, as serde_json has it.
 const MAX_DEPTH: u32 = 128;
@@ -18,6 +20,8 @@ const MAX_DEPTH: u32 = 128;
 const MAX_DIGITS: usize = 4300;
 /// From so many keys on, equal ones are found by their hashes.
 const HASHED: usize = 12;
+/// Values between two looks at the watch.
+const LOOK_EVERY: usize = 1024;
 
 /// Bytes for each byte of a text: of strings that grow, and of their copy as a value.
 const BYTE_COST: usize = 4;
@@ -84,20 +88,26 @@ impl Object {
 impl Json {
     /// Errors: what is wrong, with line and column.
     pub fn parse(json: &[u8]) -> Result<Json, String> {
-        let text = std::str::from_utf8(json)
-            .map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))?;
-        let mut reader = Reader { text, at: 0 };
-        let value = reader.value(MAX_DEPTH)?;
-        reader.space();
-        match reader.peek() {
-            None => Ok(value),
-            Some(_) => Err(reader.wrong("trailing characters")),
+        Reader::new(utf8(json)?).whole()
+    }
+
+    /// As `parse`, of an argument that may be long: the watch can end it.
+    ///
+    /// Errors: `InvalidArgument` names the argument; those of the watch.
+    pub fn parse_argument(name: &str, json: &[u8]) -> Done<Json> {
+        let wrong = |error| Error::invalid(format!("{name} is not valid JSON: {error}"));
+        let mut reader = Reader::new(utf8(json).map_err(wrong)?);
+        reader.watched = true;
+        let value = reader.whole();
+        match reader.stopped {
+            Some(stopped) => Err(stopped),
+            None => value.map_err(wrong),
         }
     }
 
     /// The value that a text begins with, and its length.
     pub fn first(text: &str) -> Option<(Json, usize)> {
-        let mut reader = Reader { text, at: 0 };
+        let mut reader = Reader::new(text);
         let value = reader.value(MAX_DEPTH).ok()?;
         Some((value, reader.at))
     }
@@ -175,7 +185,7 @@ impl Json {
 
     /// As a template's value: everything in it, keys, numbers and how many there are included, has the one origin.
     ///
-    /// Errors: deeper than a template's values may be.
+    /// Errors: deeper than a template's values may be; those of the watch.
     pub fn to_value(&self, origin: Origin) -> Result<Value, TemplateError> {
         let value = match self {
             Json::Null => Value(V::none()),
@@ -187,22 +197,38 @@ impl Json {
             // No iterators, which would take several frames for each level.
             Json::List(items) => {
                 let mut values = Vec::with_capacity(items.len());
-                for item in items {
-                    values.push(item.to_value(origin)?);
+                for items in items.chunks(LOOK_EVERY) {
+                    wanted()?;
+                    for item in items {
+                        values.push(item.to_value(origin)?);
+                    }
                 }
                 Value::list(values)?
             }
             Json::Object(Object(entries)) => {
                 let mut values = Vec::with_capacity(entries.len());
-                for (key, value) in entries {
-                    let value = value.to_value(origin)?;
-                    values.push((Str::new(key.as_str(), origin), value));
+                for entries in entries.chunks(LOOK_EVERY) {
+                    wanted()?;
+                    for (key, value) in entries {
+                        let value = value.to_value(origin)?;
+                        values.push((Str::new(key.as_str(), origin), value));
+                    }
                 }
                 Value::dict(values)?
             }
         };
         Ok(value.shaped(origin))
     }
+}
+
+/// Whether the value is still wanted. (It has no place in a template.)
+fn wanted() -> Result<(), TemplateError> {
+    watch::look().map_err(|error| TemplateError {
+        line: 0,
+        column: 0,
+        kind: ErrorKind::Stopped(error.code),
+        message: error.message,
+    })
 }
 
 fn write_text(text: &str, out: &mut String) {
@@ -220,13 +246,53 @@ fn write_text(text: &str, out: &mut String) {
     out.push('"');
 }
 
+fn utf8(json: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(json).map_err(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))
+}
+
 struct Reader<'a> {
     text: &'a str,
     /// In bytes, on the border of a character.
     at: usize,
+    /// Whether to look at the watch, the values since it was looked at, and what it said.
+    watched: bool,
+    values: usize,
+    stopped: Option<Error>,
 }
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        Reader {
+            text,
+            at: 0,
+            watched: false,
+            values: 0,
+            stopped: None,
+        }
+    }
+
+    fn whole(&mut self) -> Result<Json, String> {
+        let value = self.value(MAX_DEPTH)?;
+        self.space();
+        match self.peek() {
+            None => Ok(value),
+            Some(_) => Err(self.wrong("trailing characters")),
+        }
+    }
+
+    /// Called for each value. What it gives goes up to where `stopped` is looked at.
+    fn look(&mut self) -> Result<(), String> {
+        self.values = self.values.saturating_add(1);
+        if self.values < LOOK_EVERY || !self.watched {
+            return Ok(());
+        }
+        self.values = 0;
+        watch::look().map_err(|error| {
+            self.stopped = Some(error);
+            String::new()
+        })
+    }
+
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -257,6 +323,7 @@ impl<'a> Reader<'a> {
 
     /// `depth` is how much deeper it may still get.
     fn value(&mut self, depth: u32) -> Result<Json, String> {
+        self.look()?;
         self.space();
         match self.peek() {
             Some(b'{' | b'[') if depth == 0 => Err(self.wrong("recursion limit exceeded")),

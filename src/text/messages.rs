@@ -6,6 +6,7 @@ use super::pyjson;
 use super::tokenizer::Piece;
 use crate::error::{Error, Result};
 use crate::template::{Json, Object};
+use crate::watch;
 
 /// Bytes of a conversation's messages.
 pub const MAX_BYTES: usize = 256 << 20;
@@ -60,8 +61,7 @@ impl Message {
             )));
         }
         crate::room::hold_for(Json::cost(json), "messages")?;
-        let value = Json::parse(json)
-            .map_err(|e| Error::invalid(format!("messages is not valid JSON: {e}")))?;
+        let value = Json::parse_argument("messages", json)?;
         let Json::List(list) = value else {
             return Err(Error::invalid(format!(
                 "messages must be a list, not {}",
@@ -79,7 +79,10 @@ impl Message {
         }
         list.into_iter()
             .enumerate()
-            .map(|(index, value)| parse(&format!("messages[{index}]"), value))
+            .map(|(index, value)| {
+                watch::look()?;
+                parse(&format!("messages[{index}]"), value)
+            })
             .collect()
     }
 

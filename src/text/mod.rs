@@ -47,4 +47,4 @@ pub use messages::{left_out, Message, MAX_BYTES};
 pub use stop::{StopStrings, MOST_STOP_STRINGS};
 pub use stream::{Budget, Chunk, Finish, Kind, StreamOptions, TextStream, Token};
 pub use template_files::TemplateFiles;
-pub use tokenizer::{Origin, Piece, Specials, Tokenizer};
+pub use tokenizer::{Origin, Piece, Specials, Tokenizer, MAX_TEXT};

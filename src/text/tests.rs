@@ -7,8 +7,6 @@
     clippy::arithmetic_side_effects
 )]
 
-use std::path::PathBuf;
-
 mod channels;
 mod chat;
 mod chat_template;
@@ -21,19 +19,7 @@ mod stream;
 mod token_files;
 mod tokens;
 
-/// A folder of published test data, or a notice that there is none.
-pub fn shared(folder: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("MLXRT_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let path = root.join("data").join(folder);
-    if path.is_dir() {
-        return Some(path);
-    }
-    eprintln!("skipped: no test data in {}", path.display());
-    None
-}
+pub use crate::testing::data as shared;
 
 /// As the library reads what its caller sends.
 pub fn read(json: &serde_json::Value) -> crate::template::Json {

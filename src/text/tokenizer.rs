@@ -28,7 +28,7 @@ use crate::watch;
 type CrateResult<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Longer texts are refused. As all sizes here, of a text that normalizers and pre-tokenizers lengthen no more than usual.
-const MAX_TEXT: usize = 64 << 20;
+pub const MAX_TEXT: usize = 64 << 20;
 /// A part of a text that is worked on at once, where it can be divided.
 const SECTION: usize = 64 << 10;
 /// And where it cannot.

@@ -82,9 +82,15 @@ static void a_load_an_adapter_and_a_request_have_a_line_each(void) {
   OK(mlxrt_request_result(request, MLXRT_FOREVER, &result));
   line_with(MLXRT_LOG_INFO, " 4 out");
   mlxrt_request_free(request);
+  /* Too many with what the session holds. (What is too much by itself is refused before there is a request.) */
   static int32_t too_many[5000];
+  mlxrt_session_state state;
+  memset(&state, 0, sizeof state);
+  state.struct_size = sizeof state;
+  OK(mlxrt_session_info(session, &state));
+  CHECK(state.tokens > 0 && state.context <= COUNT(too_many));
   answer = new_answer();
-  ask_into(answer, session, token_input(too_many, COUNT(too_many)), greedy(3));
+  ask_into(answer, session, token_input(too_many, (size_t)state.context), greedy(3));
   CHECK_INT(answer->code, MLXRT_E_CONTEXT_FULL);
   CHECK_HAS(line_with(MLXRT_LOG_INFO, "stop Error"), "code ");
   free(answer);

@@ -8,6 +8,7 @@ mod compile;
 mod exports;
 mod frozen;
 mod generate;
+mod limits;
 mod nullability;
 mod table;
 

@@ -82,6 +82,29 @@ fn cases() -> Cases {
             );
         }
     }
+    for kind in ["numbers", "lists", "texts", "objects", "escapes"] {
+        for ms in [1, 5, 20, 80] {
+            let run = move || long_conversation(kind, ms, None);
+            add(
+                format!("a deadline of {ms} ms, a message of {kind}"),
+                Box::new(run),
+            );
+            for way in [Way::Cancel, Way::Free, Way::Shutdown] {
+                let run = move || long_conversation(kind, ms, Some(way));
+                add(
+                    format!("{way:?} after {ms} ms of a message of {kind}"),
+                    Box::new(run),
+                );
+            }
+        }
+    }
+    for ms in [1, 20] {
+        let run = move || more_tokens_than_fit(ms);
+        add(
+            format!("a deadline of {ms} ms, more tokens than fit"),
+            Box::new(run),
+        );
+    }
     add("cancel before the start".into(), Box::new(before_the_start));
     add("cancel after the end".into(), Box::new(after_the_end));
     add(
@@ -248,6 +271,69 @@ fn deadline(ms: u32, slow_ms: u64) -> Outcome {
     );
     usable(&session, &told)?;
     fine()
+}
+
+/// JSON that takes long to read, and whose values take long to free, as long as it may be with the memory that a case has.
+fn long_message(kind: &str) -> String {
+    let list = |one: &str, count: usize| format!("[{}0]", one.repeat(count));
+    let long = match kind {
+        "numbers" => list("1,", 1_000_000),
+        "lists" => list("[],", 500_000),
+        "texts" => list("\"ab\",", 300_000),
+        "objects" => list("{\"a\":1},", 200_000),
+        _ => format!("\"{}\"", "\\u00e9".repeat(8_000_000)),
+    };
+    format!(r#"[{{"role":"user","content":"Hi","name":{long}}}]"#)
+}
+
+/// It ends in time by the deadline, or in the way that comes after as long, or was done before that.
+fn long_conversation(kind: &str, ms: u32, way: Option<Way>) -> Outcome {
+    let (_model, session) = fresh();
+    let messages = long_message(kind);
+    let mut options = exactly(LONG);
+    options.timeout_ms = way.map_or(ms, |_| 0);
+    let handle = Shared(session.0);
+    let wait = Duration::from_millis(u64::from(ms));
+    let (told, late) = std::thread::scope(|scope| {
+        let ending = scope.spawn(move || {
+            if let Some(way) = way {
+                wait_until_busy(handle.get());
+                std::thread::sleep(wait);
+                end(way, handle.get());
+            }
+            Instant::now()
+        });
+        let began = Instant::now();
+        let told = ask(session.0, &Prompt::Messages(&messages), &options, |_| true);
+        let ended = ending.join().unwrap();
+        let due = way.map_or(began + wait, |_| ended);
+        (told, due.elapsed())
+    });
+    ensure!(late < SOON, "it ended {late:?} late");
+    if let Some(failure) = &told.failure {
+        return named(failure, &["CANCELLED"], &[]);
+    }
+    let wanted = way.map_or(MLXRT_STOPPED_TIMEOUT, |_| MLXRT_STOPPED_CANCELLED);
+    let over = told.result.stop;
+    ensure!(over == wanted, "stop {over}");
+    if !matches!(way, Some(Way::Free | Way::Shutdown)) {
+        usable(&session, &told)?;
+    }
+    fine()
+}
+
+/// Refused for what there is too much of, whatever its tokens are.
+fn more_tokens_than_fit(ms: u32) -> Outcome {
+    let (_model, session) = fresh();
+    let ids = vec![-1; 100_000_000];
+    let mut options = exactly(1);
+    options.timeout_ms = ms;
+    let told = ask(session.0, &Prompt::Tokens(&ids), &options, |_| true);
+    drop(ids);
+    let Some(failure) = &told.failure else {
+        return Err(Wrong("it was accepted".to_owned()));
+    };
+    named(failure, &["CONTEXT_FULL"], &["100000000"])
 }
 
 fn before_the_start() -> Outcome {

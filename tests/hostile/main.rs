@@ -40,6 +40,8 @@ mod signals;
 mod structs;
 mod surface;
 mod templates;
+#[path = "../../src/testing.rs"]
+mod testing;
 mod text;
 mod threads;
 mod tokenizer;

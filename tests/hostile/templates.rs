@@ -14,6 +14,7 @@ use crate::child::{alive, ask, exactly};
 use crate::common::{load, Prompt};
 use crate::folder::{survives, Folder};
 use crate::runner::{case_with, Case};
+use crate::testing::{data, skipped};
 use crate::verdict::*;
 use crate::{ensure, Class};
 
@@ -328,24 +329,18 @@ fn with_deadline(args: &[&str]) -> Outcome {
 
 /// The files of a kind that make.py writes; none where it cannot run.
 fn made(kind: &str) -> Vec<PathBuf> {
-    let shared = std::env::var_os("MLXRT_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let script = shared.join("data/hostile/make.py");
+    let Some(script) = data("hostile/make.py") else {
+        return vec![];
+    };
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .join(format!("hostile-{}/made-{kind}", std::process::id()));
-    let wrote = script.is_file()
-        && Command::new("python3")
-            .arg(&script)
-            .arg(&out)
-            .output()
-            .is_ok_and(|run| run.status.success());
+    let run = Command::new("python3").arg(&script).arg(&out).output();
+    let wrote = run.is_ok_and(|run| run.status.success());
     if !wrote {
-        println!(
-            "skipped: hostile {kind}, since {} does not run",
+        skipped(&format!(
+            "hostile {kind}: {} does not run",
             script.display()
-        );
+        ));
         return vec![];
     }
     let mut files: Vec<_> = fs::read_dir(out.join(kind))

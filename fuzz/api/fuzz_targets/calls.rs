@@ -856,7 +856,7 @@ pub fn model() -> *mut mlxrt_model {
 }
 
 /// What was done before changes no answer and leaves nothing behind: the greedy tokens are those of the first time,
-/// nothing runs, and no session's keys and values are held.
+/// nothing runs, and no keys and values are held but those that are kept for prompts that begin alike, which can be let go.
 pub fn check_alive() {
     static FIRST: OnceLock<Vec<i32>> = OnceLock::new();
     let model = model();
@@ -895,6 +895,8 @@ pub fn check_alive() {
     assert_eq!(&tokens, FIRST.get_or_init(|| tokens.clone()));
     let began = Instant::now();
     loop {
+        // SAFETY: it takes a number.
+        assert_eq!(outcome(unsafe { mlxrt_memory_trim(1) }), MLXRT_OK);
         let mut data: mlxrt_metrics_data = zeroed();
         data.struct_size = size_of::<mlxrt_metrics_data>() as u32;
         // SAFETY: the struct is whole.

@@ -341,12 +341,10 @@ fn experts_and_layer_lists_that_do_not_fit_are_named() {
 /// Published configs: those of families that are known are read, the others refused by name.
 #[test]
 fn published_configs_are_read_or_refused_by_name() {
-    let shared = std::env::var("MLXRT_SHARED").unwrap_or_else(|_| "../shared".into());
-    let folder = std::path::Path::new(&shared).join("data/configs");
-    let Ok(entries) = std::fs::read_dir(&folder) else {
-        eprintln!("skipped: no published configs at {}", folder.display());
+    let Some(folder) = crate::testing::data("configs") else {
         return;
     };
+    let entries = std::fs::read_dir(&folder).unwrap();
     let mut refused = std::collections::BTreeSet::new();
     let mut known = 0;
     for path in entries.map(|entry| entry.unwrap().path()) {

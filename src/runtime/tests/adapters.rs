@@ -100,7 +100,7 @@ pub(super) fn watch(progress: &mut dyn FnMut(u64, u64) -> bool) -> SaveOptions<'
 }
 
 pub(super) fn history() -> Input {
-    Input::Messages(crate::runtime::generate::Conversation {
+    Input::messages(crate::runtime::generate::Conversation {
         messages: r#"[{"role":"user","content":"The answer is 17"}]"#.into(),
         ..Default::default()
     })

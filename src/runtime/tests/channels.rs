@@ -12,7 +12,7 @@ pub(super) fn script() -> Arc<Model> {
 }
 
 fn input(messages: &str, args: Option<&str>) -> Input {
-    Input::Messages(Conversation {
+    Input::messages(Conversation {
         messages: messages.into(),
         template_args: args.map(str::to_owned),
         ..Conversation::default()
@@ -275,7 +275,7 @@ fn a_continued_message_goes_on_thinking() {
         r#"[{},{{"role":"assistant","content":"<think>\nLet me"}}]"#,
         &ASK[1..ASK.len() - 1]
     );
-    let input = Input::Messages(Conversation {
+    let input = Input::messages(Conversation {
         messages: history,
         continue_last: true,
         ..Conversation::default()
@@ -339,7 +339,7 @@ fn a_trained_model_calls_a_tool() {
     let session = session(&model);
     let tools = r#"[{"type":"function","function":{"name":"get_weather","description":"Get the current weather for a city","parameters":{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]"#;
     let ask = |messages: String| {
-        let input = Input::Messages(Conversation {
+        let input = Input::messages(Conversation {
             messages,
             tools: Some(tools.into()),
             ..Conversation::default()
@@ -377,7 +377,7 @@ fn a_grammar_begins_behind_thinking() {
         r#"[{},{{"role":"assistant","content":"<think>\nLet me"}}]"#,
         &ASK[1..ASK.len() - 1]
     );
-    let opened = Input::Messages(Conversation {
+    let opened = Input::messages(Conversation {
         messages: history,
         continue_last: true,
         ..Conversation::default()

@@ -490,7 +490,7 @@ fn an_answer_is_continued_whatever_a_session_begins_with() {
     for case in ["qwen3-f32", "llama-f32", "gemma3-text-f32"] {
         let model = load(case);
         let chat = |messages: &str, continue_last| {
-            Input::Messages(crate::runtime::generate::Conversation {
+            Input::messages(crate::runtime::generate::Conversation {
                 messages: messages.to_owned(),
                 continue_last,
                 ..Default::default()

@@ -562,7 +562,7 @@ fn rendered(folder: &TempFolder, tools: Option<String>) -> Result<String> {
         tools,
         ..Conversation::default()
     };
-    prompt::render(&model, &Input::Messages(conversation))
+    prompt::render(&model, &Input::messages(conversation))
 }
 
 fn load_path(path: &str, context: u32) -> Result<Model> {

@@ -225,7 +225,7 @@ fn render_with(model: &Arc<Model>, tools: Option<&str>) -> Result<String> {
         tools: tools.map(str::to_owned),
         ..Conversation::default()
     };
-    prompt::render(model, &Input::Messages(conversation))
+    prompt::render(model, &Input::messages(conversation))
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn every_kind_of_attention_reads_packed_keys() {
 
 fn asked(question: &str) -> Input {
     let messages = serde_json::json!([{ "role": "user", "content": question }]);
-    Input::Messages(Conversation {
+    Input::messages(Conversation {
         messages: messages.to_string(),
         ..Conversation::default()
     })

@@ -184,7 +184,7 @@ fn a_score_leaves_no_trace_in_its_session() {
         let first = of(&scored, &[5, 6], &ids(40)).unwrap();
         assert_eq!(of(&scored, &[5, 6], &ids(40)).unwrap(), first, "{case}");
         of(&scored, &[], &[8]).unwrap();
-        let history = Input::Messages(crate::runtime::generate::Conversation {
+        let history = Input::messages(crate::runtime::generate::Conversation {
             messages: r#"[{"role":"user","content":"The answer is 17"}]"#.into(),
             ..Default::default()
         });

@@ -5,7 +5,7 @@ use crate::error::Code;
 use crate::runtime::generate::{Conversation, Stop};
 
 pub(super) fn messages(json: &str) -> Input {
-    Input::Messages(Conversation {
+    Input::messages(Conversation {
         messages: json.into(),
         ..Conversation::default()
     })
@@ -362,7 +362,7 @@ fn a_continued_answer_is_one_message() {
     ] {
         let model = load(model);
         let session = session(&model);
-        let input = Input::Messages(Conversation {
+        let input = Input::messages(Conversation {
             messages: format!(
                 r#"[{{"role":"user","content":"Hi"}},{{"role":"assistant","content":"{answer}"}}]"#
             ),

@@ -27,7 +27,7 @@ fn tools() -> Value {
 }
 
 fn input(tools: &Value, choice: Option<&str>, args: Option<&str>) -> Input {
-    Input::Messages(Conversation {
+    Input::messages(Conversation {
         messages: ASK.into(),
         tools: Some(tools.to_string()),
         tool_choice: choice.map(str::to_owned),

@@ -9,7 +9,7 @@ use crate::aside;
 use crate::error::Code;
 use crate::load::testing::TempFolder;
 use crate::runtime::engine;
-use crate::runtime::generate::{render, Stop};
+use crate::runtime::generate::{render, Conversation, Stop};
 
 /// Steps without end, as far as the template's limit lets it.
 const SLOW: &str = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
@@ -82,6 +82,86 @@ fn a_shutdown_ends_a_slow_template() {
         let rendered = rendering.join().unwrap();
         assert_eq!(rendered.unwrap_err().code, Code::Cancelled);
     });
+}
+
+/// Conversations whose parsing, whose values and whose freeing take long: of numbers, of lists, of texts, of escapes.
+fn long_conversations() -> Vec<(&'static str, Conversation)> {
+    let list = |one: &str, bytes: usize| format!("[{}0]", one.repeat(bytes / one.len()));
+    let usual = || Conversation {
+        messages: r#"[{"role": "user", "content": "Hi"}]"#.into(),
+        ..Conversation::default()
+    };
+    let args = |one| format!("{{\"a\":{}}}", list(one, 12 << 20));
+    let message = |content: &str| format!(r#"[{{"role":"user","content":"x","name":{content}}}]"#);
+    vec![
+        (
+            "tools of numbers",
+            Conversation {
+                tools: Some(list("1,", 16 << 20)),
+                ..usual()
+            },
+        ),
+        (
+            "arguments of lists",
+            Conversation {
+                template_args: Some(args("[],")),
+                ..usual()
+            },
+        ),
+        (
+            "arguments of texts",
+            Conversation {
+                template_args: Some(args("\"ab\",")),
+                ..usual()
+            },
+        ),
+        (
+            "a message of objects",
+            Conversation {
+                messages: message(&list("{\"a\":1},", 16 << 20)),
+                ..usual()
+            },
+        ),
+        (
+            "a message of escapes",
+            Conversation {
+                messages: message(&format!("\"{}\"", "\\u00e9".repeat(24 << 20))),
+                ..usual()
+            },
+        ),
+    ]
+}
+
+#[test]
+fn a_deadline_ends_the_reading_of_long_conversations() {
+    let _lock = engine_lock();
+    let model = load_from(&changed("qwen3-f32", "chat_template.jinja", |_| {
+        "{{ messages[0].content }}".into()
+    }));
+    let session = session(&model);
+    let given = Duration::from_millis(20);
+    let options = GenerateOptions {
+        timeout: Some(given),
+        ..exactly(4)
+    };
+    for (what, conversation) in long_conversations() {
+        let input = Input::messages(conversation);
+        let _alone = aside::alone();
+        let began = Instant::now();
+        render(&model, &input).unwrap();
+        let whole = began.elapsed();
+        let began = Instant::now();
+        let answer = run(&session, &input, &options);
+        let late = began.elapsed().saturating_sub(given);
+        println!("{what}: {late:?} late, of {whole:?}");
+        answer.result.unwrap();
+        assert_eq!(answer.report.stop, Stop::Timeout, "{what}");
+        // Within 50 ms, and what a busy machine takes.
+        assert!(late < Duration::from_millis(200), "{what}: {late:?}");
+        assert!(whole > Duration::from_millis(300), "{what}: {whole:?}");
+    }
+    let short = messages(FIRST);
+    assert_eq!(run(&session, &short, &exactly(3)).tokens.len(), 3);
 }
 
 /// As many tokens and merges as the largest published vocabularies have, whose building nothing interrupts.

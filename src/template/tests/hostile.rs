@@ -401,7 +401,7 @@ fn the_shared_generator_finds_nothing() {
         .arg(&folder)
         .output();
     if !made.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: python3 is absent");
+        skipped("python3 does not run");
         return;
     }
     let mut count = 0;

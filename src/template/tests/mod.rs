@@ -14,11 +14,10 @@ mod language;
 mod origins;
 mod provenance;
 
-use std::path::PathBuf;
-
 use serde_json::Value as Json;
 
 use super::*;
+use crate::testing::{data, skipped};
 
 const NOON: Now = Now {
     year: 2025,
@@ -29,20 +28,6 @@ const NOON: Now = Now {
     second: 0,
     microsecond: 0,
 };
-
-/// The shared real files; none are needed to build, and a test without them says so.
-fn data(part: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("MLXRT_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let path = root.join("data").join(part);
-    if !path.exists() {
-        eprintln!("skipped: {} is absent", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 fn json(path: &std::path::Path) -> Json {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()

@@ -6,7 +6,7 @@
  * FIVE PROMISES
  *
  *  1. The process is yours. mlxrt never exits, aborts, prints, installs signal handlers, or changes the current folder,
- *     the locale or the environment. Panics and C++ exceptions become an error value. When the process exits while an
+ *     the locale or the environment (but for one variable that MLX reads on NVIDIA GPUs: mlxrt_init). Panics and C++ exceptions become an error value. When the process exits while an
  *     engine runs, the exit waits for its running step, at most ten seconds.
  *  2. Nothing you feed it can crash you. A hostile model folder, tokenizer, template or prompt, or a misused handle,
  *     gets a named error.
@@ -101,6 +101,10 @@
  *
  * The process. Init and suspend are counted and belong to all users of the library in the process, as do the log and
  * the memory limits: the last one to set them wins. After a fork only the parent can use the library.
+ *
+ * Limits. One text or array that goes in has at most 1 GB, and where less is taken, the field or the function says how much;
+ * files have limits too (mlxrt_model_load). What is over one is refused by name before the work that it bounds. SECURITY.md has
+ * a table of all of them.
  *
  * Busy. A session does one blocking call at a time: a second one gets MLXRT_E_BUSY at once. Submitting queues instead.
  *
@@ -380,7 +384,7 @@ typedef struct mlxrt_adapter mlxrt_adapter;
 typedef struct mlxrt_api mlxrt_api;
 
 /**
- * What went wrong: a code and one sentence, in one line of at most 1900 bytes without control characters. It belongs to the caller, may be read on any thread, several at
+ * What went wrong: a code and one sentence, in one line of at most 1,900 bytes without control characters. It belongs to the caller, may be read on any thread, several at
  * once, and lives until mlxrt_error_free.
  */
 typedef struct mlxrt_error mlxrt_error;
@@ -558,14 +562,14 @@ typedef struct mlxrt_input {
   uint32_t flags;
   /** Text that continues the session; NULL = none. */
   const char *MLXRT_NULLABLE text;
-  /** Bytes of text. */
+  /** Bytes of text, up to 64 MB. */
   size_t text_len;
   /** Token ids that continue the session; NULL = none. */
   const int32_t *MLXRT_NULLABLE tokens;
   /** How many tokens. */
   size_t token_count;
   /**
-   * A JSON array of messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
+   * A JSON array of at most 100,000 messages as OpenAI's chat API has them: the WHOLE history. What the session already holds
    * of it is reused. NULL = none.
    */
   const char *MLXRT_NULLABLE messages;
@@ -586,7 +590,7 @@ typedef struct mlxrt_input {
    * followed (and with MLXRT_GEN_STRICT_TOOLS in any case). NULL = "auto".
    */
   const char *MLXRT_NULLABLE tool_choice;
-  /** Bytes of tool_choice. */
+  /** Bytes of tool_choice, up to 64 KB. */
   size_t tool_choice_len;
 } mlxrt_input;
 
@@ -598,7 +602,7 @@ typedef struct mlxrt_adapter_options {
   uint32_t flags;
   /** MLXRT_LORA or MLXRT_DORA. */
   int32_t kind;
-  /** Columns of A and rows of B; 0 = 8. */
+  /** Columns of A and rows of B, up to 4,096; 0 = 8. */
   uint32_t rank;
   /** What (x A) B is multiplied by, up to 1e30 (with F16 up to 65504) in size; 0 = 20. */
   float scale;
@@ -663,7 +667,7 @@ typedef struct mlxrt_train_options {
    * {"text": "..."}; with MLXRT_TRAIN_PATHS the path of a file of that.
    */
   const char *MLXRT_NULLABLE train;
-  /** Bytes of train. */
+  /** Bytes of train, up to 1 GB; a file of that has no more either. */
   size_t train_len;
   /** The same for validation; NULL = none. */
   const char *MLXRT_NULLABLE valid;
@@ -1256,7 +1260,7 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_device_info(
 
 /**
  * Sends the log of the whole process to fn: lines up to level, one of MLXRT_LOG_*. NULL is silence, the
- * default. A line has no line break and no other control character, and at most 1900 bytes. The last one to set it wins. When this returns, the function before neither runs nor will.
+ * default. A line has no line break and no other control character, and at most 1,900 bytes. The last one to set it wins. When this returns, the function before neither runs nor will.
  *
  * Threads: any; fn is called on any thread, concurrently.
  * Blocks: until calls of the function before have returned.
@@ -1395,6 +1399,11 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_model_inspect(
  * links that stay inside it (or inside the model's part of the cache); with MLXRT_LOAD_FOLLOW_LINKS they may lead anywhere. That
  * holds, too, where a folder or a file is exchanged with a link while it is read. Nothing but regular files is opened.
  *
+ * Limits: config.json and any other small JSON file 16 MB and 1,000,000 values, the index 64 MB, tokenizer.json 128 MB and
+ * 4,194,304 ids, the header of a weight file 100 MB (of 1,000,000 bytes), 100,000 tensors of 8 dimensions in 4,096 weight files,
+ * 1,024 layers. What is over one is BAD_MODEL. A chat template of more than 1 MB makes conversations UNSUPPORTED, and so does one
+ * that takes more than 20 million steps or more than 64 MB at once. SECURITY.md has all limits.
+ *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the files; progress may stop it and a forced shutdown does (CANCELLED), timeout_ms ends it (TIMEOUT), each
  * within 50 ms or the time of one read of 8 MB.
@@ -1526,8 +1535,14 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_create(
 
 /**
  * Loads an adapter for a model: a folder, or a .safetensors file with its adapter_config.json beside it, of mlx-lm
+<<<<<<< HEAD
  * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save, target_parameters), or with rank and alpha at the top of
  * its config. Every tensor has to belong to a module of the model and to fit it. Experts take LoRA alone.
+=======
+ * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save), or with rank and alpha at the top of its config.
+ * Every tensor has to belong to a module of the model and to fit it. Limits: adapter_config.json 16 MB, a rank of 4,096, weights
+ * of 100,000 tensors and a header of 100 MB (BAD_MODEL; SECURITY.md has all limits).
+>>>>>>> ee3ef92f9af90405cddfde1ec372c8fcaaab8d9c
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the file; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).
