@@ -1535,14 +1535,10 @@ MLXRT_MUST_USE mlxrt_error *MLXRT_NULLABLE mlxrt_adapter_create(
 
 /**
  * Loads an adapter for a model: a folder, or a .safetensors file with its adapter_config.json beside it, of mlx-lm
-<<<<<<< HEAD
  * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save, target_parameters), or with rank and alpha at the top of
- * its config. Every tensor has to belong to a module of the model and to fit it. Experts take LoRA alone.
-=======
- * (lora, dora, full), of PEFT (LoRA, rslora, DoRA, modules_to_save), or with rank and alpha at the top of its config.
- * Every tensor has to belong to a module of the model and to fit it. Limits: adapter_config.json 16 MB, a rank of 4,096, weights
- * of 100,000 tensors and a header of 100 MB (BAD_MODEL; SECURITY.md has all limits).
->>>>>>> ee3ef92f9af90405cddfde1ec372c8fcaaab8d9c
+ * its config. Every tensor has to belong to a module of the model and to fit it. Experts take LoRA alone. Limits:
+ * adapter_config.json 16 MB, a rank of 4,096, weights of 100,000 tensors and a header of 100 MB (BAD_MODEL; SECURITY.md has
+ * all limits).
  *
  * Threads: any; progress runs on this one.
  * Blocks: while it reads the file; progress may stop it (CANCELLED), timeout_ms ends it (TIMEOUT).

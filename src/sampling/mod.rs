@@ -100,6 +100,7 @@ impl Draw {
     pub fn outcome(&self) -> Result<Outcome> {
         if let Some(ready) = &self.ready {
             ready.wait()?;
+            gpu::settle_draws();
         }
         let levels = self.levels.to_f32()?;
         let [level, own] = levels[..] else {

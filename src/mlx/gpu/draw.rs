@@ -19,6 +19,8 @@ const THREADS: u32 = 512;
 const BINS: usize = 2048;
 /// More bytes than `DrawState` of draw.cu has.
 const STATE: usize = 256;
+/// Parts that there is room for from the start: of half a million tokens.
+const USUAL_PARTS: usize = 256;
 /// Draws that are queued at once at most: for more than these the host waits.
 const IN_FLIGHT: usize = 256;
 
@@ -108,6 +110,15 @@ pub fn prepare() -> Result<()> {
     })
 }
 
+/// Gives back what draws that are done have read.
+pub fn settle_draws() {
+    DRAWER.with_borrow_mut(|drawer| {
+        if let Some(Some(drawer)) = drawer {
+            drawer.settle();
+        }
+    });
+}
+
 /// Ends what this thread draws with.
 pub fn stop() {
     drop(DRAWER.take());
@@ -151,13 +162,15 @@ impl Drawer {
         let functions = names.iter().map(|name| module.function(name));
         let functions = functions.collect::<Result<Vec<_>>>()?;
         let (functions, _) = functions.as_chunks();
-        Ok(Some(Drawer {
+        let mut drawer = Drawer {
             queued: VecDeque::new(),
             room: None,
             functions: functions.to_vec(),
             _module: module,
             driver,
-        }))
+        };
+        drawer.room(USUAL_PARTS)?;
+        Ok(Some(drawer))
     }
 
     fn draw(
@@ -235,16 +248,20 @@ impl Drawer {
         }))
     }
 
-    /// Keeps these until the event, and gives back what is done.
-    fn hold(&mut self, event: Rc<Event>, held: Vec<Array>) -> Result<()> {
-        while let Some(first) = self.queued.front() {
-            if !first.event.is_done() {
-                if self.queued.len() < IN_FLIGHT {
-                    break;
-                }
-                first.event.wait()?;
-            }
+    fn settle(&mut self) {
+        while self.queued.front().is_some_and(|of| of.event.is_done()) {
             self.queued.pop_front();
+        }
+    }
+
+    /// Keeps these until the event.
+    fn hold(&mut self, event: Rc<Event>, held: Vec<Array>) -> Result<()> {
+        self.settle();
+        while self.queued.len() >= IN_FLIGHT {
+            let Some(first) = self.queued.pop_front() else {
+                break;
+            };
+            first.event.wait()?;
         }
         let _held = held;
         self.queued.push_back(Queued { event, _held });

@@ -13,7 +13,7 @@ mod maker;
 mod memory;
 mod step;
 
-pub use draw::{draw, prepare, stop, Drawn};
+pub use draw::{draw, prepare, settle_draws, stop, Drawn};
 pub use lows::Lows;
 #[cfg(test)]
 pub use step::LEFT_OUT;

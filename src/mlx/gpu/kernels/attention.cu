@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(threads_of<DIM>()) attention(
   __shared__ float most[WARPS_OF][GROUP], weights[WARPS_OF][GROUP];
   __shared__ float values[WARPS_OF][GROUP][DIM];
   __shared__ float queries[GROUP][DIM];
+  __shared__ float2 turns[DIM / 2];
   const u32 row = blockIdx.z, rows = gridDim.z, per = heads.heads / heads.kv_heads, groups = (per + GROUP - 1) / GROUP;
   const u32 kv_head = blockIdx.y / groups;
   const u32 head = kv_head * per + blockIdx.y % groups * GROUP;
@@ -66,6 +67,8 @@ __global__ void __launch_bounds__(threads_of<DIM>()) attention(
     }
   };
   if (!fresh) load(begin);
+  for (u32 i = threadIdx.x; i < heads.turned / 2; i += blockDim.x) turns[i] = turn_of(heads, place.position, i);
+  __syncthreads();
   let_the_next_begin();
   wait_for_the_one_before();
 
@@ -73,7 +76,7 @@ __global__ void __launch_bounds__(threads_of<DIM>()) attention(
   for (u32 at = warp; at < own_heads + 2 * rows; at += WARPS_OF) {
     if (at < own_heads) {
       const float* from = qkv + ((u64)row * all + head + at) * DIM;
-      make_head<T, DIM>(heads, from, heads.q_norm, true, place.position, queries[at]);
+      make_head<T, DIM>(heads, from, heads.q_norm, true, queries[at], [&](u32 i) { return turns[i]; });
       continue;
     }
     const u32 of_row = (at - own_heads) / 2;
@@ -82,7 +85,9 @@ __global__ void __launch_bounds__(threads_of<DIM>()) attention(
     const Place& to = places[of_row];
     const float* from = qkv + ((u64)of_row * all + heads.heads + (is_value ? heads.kv_heads : 0) + kv_head) * DIM;
     float* x = values[warp][0];
-    make_head<T, DIM>(heads, from, is_value ? nullptr : heads.k_norm, !is_value, to.position, x);
+    make_head<T, DIM>(heads, from, is_value ? nullptr : heads.k_norm, !is_value, x, [&](u32 i) {
+      return of_row == row ? turns[i] : turn_of(heads, to.position, i);
+    });
     u16* place_of_row = (is_value ? to.values : to.keys) + kv_head * to.head_stride + (u64)to.at * DIM;
     for (u32 i = other; i < DIM; i += 32) place_of_row[i] = T::round(x[i]);
     __syncwarp();
