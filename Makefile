@@ -27,7 +27,7 @@ MLX ?= cpu
 export MLX MLX_CUDA_WHEEL
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -1)
 
-.PHONY: build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs parity parity-fresh recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-edits bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak guesses hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
+.PHONY: test-kernels build ship install dist xcframework demo test test-scripts test-rust test-c check-saved check-grammars test-cpp test-install test-docs docs parity parity-fresh recording check-apple header freeze lint fmt bench bench-cpu bench-hybrids bench-chat bench-kv bench-grammar bench-embed bench-sharing bench-many bench-drafts bench-edits bench-server bench-saving bench-text bench-safety differential fuzz asan tsan miri soak guesses hostile cli cli-docs cli-bindings test-cli test-go test-swift bench-swift bench-adapters install-for-tests bench-kernels test-neon clean
 
 # The parts of `make test`; each is a target of its own, test-PART. What SKIP names is left out.
 PARTS := scripts rust c cpp docs cli install go swift
@@ -216,6 +216,12 @@ check-apple:
 ## Whether the kernels for NVIDIA GPUs compile, by NVRTC from PyPI. Nothing of them is run: make test-gpu does that.
 check-kernels:
 	$(PYTHON) scripts/check-kernels.py $(BUILD)/nvrtc
+
+## The same kernels on a processor, where a block's threads take turns, against plain loops: what they compute, not how blocks meet.
+test-kernels: need-cpp
+	@mkdir -p $(BUILD)
+	$(CXX) -std=c++20 -O2 -Wall -Wno-sign-compare -Wno-unknown-pragmas -Isrc/mlx/gpu/kernels tests/kernels/kernels.cpp -o $(BUILD)/kernels
+	$(BUILD)/kernels
 
 ## The CPU kernels for aarch64 under qemu-user. Not part of `make test`.
 test-neon:

@@ -16,7 +16,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "src/mlx/gpu/kernels"
 # As compiler.rs puts them together.
-FILES = ["numbers", "packed", "embed", "product", "lows", "norms", "experts", "heads", "attention", "draw"]
+FILES = ["ptx", "numbers", "packed", "embed", "product", "lows", "norms", "experts", "heads", "attention", "draw"]
 NVRTC = "nvidia-cuda-nvrtc==13.0.88"
 # Ampere, Hopper, Blackwell.
 ARCHITECTURES = [80, 90, 120]

@@ -8,7 +8,8 @@ use super::driver::{c_string, functions};
 use crate::error::{Code, Error, Result};
 
 /// All of them, in the order in which they need each other.
-const KERNELS: [&str; 10] = [
+const KERNELS: [&str; 11] = [
+    include_str!("kernels/ptx.cu"),
     include_str!("kernels/numbers.cu"),
     include_str!("kernels/packed.cu"),
     include_str!("kernels/embed.cu"),

@@ -340,7 +340,7 @@ fn what_cannot_be_scored_is_named() {
             &tokens(&ids(33)),
             &one,
             Code::ContextFull,
-            "the target has 1 tokens, what comes before it 33, and the session's context is 32",
+            "the prefix has 33 tokens, and the session's context is 32",
         ),
         (
             &one,

@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(256) low(Of of, u32 order, float* to) {
   const u32 groups = max(low.rank / 8, 1u), group = threadIdx.x % groups, step = blockDim.x / groups;
   const u32 begin = blockIdx.x * LOW_PART + threadIdx.x / groups, end = low.rank == 0 ? 0 : min((blockIdx.x + 1) * LOW_PART, of.inputs);
   const u16* a = low.a + group * 8;
-  for (u32 i = begin; i < end; i += step) asm volatile("prefetch.global.L2 [%0];" ::"l"(a + (u64)i * low.rank));
+  for (u32 i = begin; i < end; i += step) expect(a + (u64)i * low.rank);
   let_the_next_begin();
   wait_for_the_one_before();
   const u16* x = of.x + (u64)row * of.inputs;

@@ -1,10 +1,6 @@
 // What all kernels share: 16-bit floats as their bits, products on tensor cores, sums over a warp, and what changes from step to
 // step. No header is included, so that NVRTC needs none.
 
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
 #define ALL_LANES 0xffffffffu
 #define MINUS_INFINITY __uint_as_float(0xff800000u)
 #define NOT_A_NUMBER __uint_as_float(0x7fc00000u)
@@ -63,43 +59,24 @@ __device__ __forceinline__ u32 rank_of(float x) {
 
 struct Bf16 {
   static __device__ __forceinline__ float load(u16 bits) { return __uint_as_float((u32)bits << 16); }
-  static __device__ __forceinline__ u16 round(float x) {
-    u16 bits;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-    return bits;
-  }
+  static __device__ __forceinline__ u16 round(float x) { return bf16_of(x); }
   // A byte of up to 4 bits under these bits is the number OFFSET + byte, exactly.
   static constexpr u32 MAGIC = 0x43004300u;
   static constexpr float OFFSET = 128.f;
   static constexpr u32 ONES = 0x3f803f80u;
-  // c [16, 8] += a [16, 16] b [16, 8], as PTX lays them out
   static __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    mma_bf16(c, a0, a1, a2, a3, b0, b1);
   }
 };
 
 struct F16 {
-  static __device__ __forceinline__ float load(u16 bits) {
-    float x;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
-    return x;
-  }
-  static __device__ __forceinline__ u16 round(float x) {
-    u16 bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
-    return bits;
-  }
+  static __device__ __forceinline__ float load(u16 bits) { return of_f16(bits); }
+  static __device__ __forceinline__ u16 round(float x) { return f16_of(x); }
   static constexpr u32 MAGIC = 0x64006400u;
   static constexpr float OFFSET = 1024.f;
   static constexpr u32 ONES = 0x3c003c00u;
   static __device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    mma_f16(c, a0, a1, a2, a3, b0, b1);
   }
 };
 
@@ -107,21 +84,6 @@ struct F16 {
 template <typename T>
 __device__ __forceinline__ float2 load_pair(u32 bits) {
   return make_float2(T::load((u16)bits), T::load((u16)(bits >> 16)));
-}
-
-// From Hopper on a kernel of a graph may begin before the one in front of it has ended: what it reads that no kernel writes it reads
-// before this waits for that.
-__device__ __forceinline__ void wait_for_the_one_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-// The kernel behind may begin when all blocks have come here.
-__device__ __forceinline__ void let_the_next_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
 }
 
 // Whether this block is the last of so many that come here, whose writes it then sees; the count is 0 again behind it. For all threads of

@@ -121,13 +121,10 @@ struct Source {
   }
 };
 
-// Two numbers of 4 bits, these bits on, as OFFSET + q. One instruction beside the shift: of the two constants it takes only one
-// as such, and left to itself the compiler makes two.
+// Two numbers of 4 bits, these bits on, as OFFSET + q.
 template <typename T>
 __device__ __forceinline__ u32 unpacked(u32 word, int shift) {
-  u32 bits;
-  asm("lop3.b32 %0, %1, 0x000f000f, %2, 0xea;" : "=r"(bits) : "r"(word >> shift), "r"(T::MAGIC));
-  return bits;
+  return nibbles_under(word >> shift, T::MAGIC);
 }
 
 // 8 inputs of two outputs by 4 bits: acc += the words times x.
@@ -142,9 +139,7 @@ __device__ __forceinline__ void multiply_words(float (&acc)[4], u32 low, u32 hig
 __device__ __forceinline__ u32 unpacked_e2m1(u32 word, int at, u32 scale) {
   const u32 signs = word << (12 - at), rest = at > 6 ? word >> (at - 6) : word << (6 - at);
   const u32 bits = (signs & 0x80008000u) | (rest & 0x01c001c0u);
-  u32 product;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(bits), "r"(scale), "r"(0x80008000u));
-  return product;
+  return multiply_bf16x2(bits, scale);
 }
 
 // 2^126 times a power of two as MXFP4 has it, twice as bf16: no more than 2^1.

@@ -54,7 +54,7 @@ __device__ __forceinline__ void expect_lows(const Of& of, const Weight& weight, 
   for (u32 row = 0; row < of.rows; row++) {
     const Low& low = lows[number][row];
     for (u32 r = threadIdx.x % 32; r < low.rank; r += 32)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(low.b + (u64)r * weight.width + weight.column + tile * TILE));
+      expect(low.b + (u64)r * weight.width + weight.column + tile * TILE);
   }
 }
 
