@@ -464,7 +464,12 @@ void draws(const char* name) {
       auto bit = [&](u32 i) { return combination >> i & 1; };
       what = std::string("draws of ") + name + ", " + std::to_string(n) + ", " + std::to_string(combination);
       std::vector<Number> logits(n);
-      for (Number& x : logits) x = T::round(bit(5) && uniform() < 0.3 ? -INFINITY : 4 * normal());
+      // Of one length many are equal.
+      const float step = n == 1001 ? 0.5f : 0.f;
+      for (Number& x : logits) {
+        const float own = 4 * normal();
+        x = T::round(bit(5) && uniform() < 0.3 ? -INFINITY : step > 0 ? step * std::round(own / step) : own);
+      }
       logits[random_bits() % n] = T::round(9.f);
       u32 token = ~0u;
       float levels[2] = {NAN, NAN};
@@ -474,7 +479,7 @@ void draws(const char* name) {
       std::vector<Largest> best(parts), own(parts);
       std::vector<float> sums(parts);
       const DrawRoom room = {&state, masses.data(), counts.data(), best.data(), own.data(), sums.data()};
-      const DrawOf of = {logits.data(), nullptr, n, 0, {(u32)random_bits(), (u32)random_bits()}, bit(0) ? 1.4f : 0.7f,
+      DrawOf of = {logits.data(), nullptr, n, 0, {(u32)random_bits(), (u32)random_bits()}, bit(0) ? 1.4f : 0.7f,
                          bit(1) ? bit(4) ? 0.5f : 0.95f : 0.f, bit(2) ? std::log(bit(4) ? 0.2f : 0.01f) : 1.f, bit(3) ? bit(4) ? 3u : 40u : 0u, &token, levels};
       const dim3 grid = {parts, 1, 1};
       host::launch(grid, DRAW_THREADS, [&] { measure<T>(of, room); });
@@ -483,7 +488,6 @@ void draws(const char* name) {
         host::launch(grid, DRAW_THREADS, [&] { narrow<T, 1>(of, room); });
         if (RowOf<T>::DIGITS == 3) host::launch(grid, DRAW_THREADS, [&] { narrow<T, RowOf<T>::DIGITS - 1>(of, room); });
       }
-      host::launch(grid, DRAW_THREADS, [&] { draw<T>(of, room); });
       // Token by token, the most likely first.
       std::vector<u32> order(n);
       for (u32 i = 0; i < n; i++) order[i] = i;
@@ -491,8 +495,7 @@ void draws(const char* name) {
       std::stable_sort(order.begin(), order.end(), [&](u32 a, u32 b) { return logprob(a) > logprob(b); });
       double all = 0, above = 0;
       for (u32 i = 0; i < n; i++) all += std::exp((double)logprob(i));
-      float value = -INFINITY;
-      u32 right = ~0u;
+      std::vector<u32> kept;
       double before = 0;
       for (u32 k = 0; k < n; k++) {
         const float own = logprob(order[k]);
@@ -503,17 +506,82 @@ void draws(const char* name) {
         if (of.min_p <= 0 && own < T::load(T::round(logprob(order[0]) + T::load(T::round(of.min_p))))) break;
         if (of.top_k > 0 && k >= of.top_k) break;
         if (own == -INFINITY) break;
-        const float one = own * of.sharpness + gumbel(of.key, n, order[k]);
-        if (one > value || (one == value && order[k] < right)) value = one, right = order[k];
+        kept.push_back(order[k]);
       }
-      check(token == right, "drew " + std::to_string(token) + " where " + std::to_string(right) + " is right");
+      // Which are kept shows in what is drawn, where few are.
+      for (u32 seed = 0; seed < (of.top_k == 3 ? 20 : 1); seed++) {
+        of.key[1] += seed;
+        host::launch(grid, DRAW_THREADS, [&] { draw<T>(of, room); });
+        float value = -INFINITY;
+        u32 right = ~0u;
+        for (u32 i : kept) {
+          const float one = logprob(i) * of.sharpness + gumbel(of.key, n, i);
+          if (one > value || (one == value && i < right)) value = one, right = i;
+        }
+        check(token == right, "drew " + std::to_string(token) + " where " + std::to_string(right) + " is right");
+      }
       const float most = T::load(*std::max_element(logits.begin(), logits.end(), [](Number a, Number b) { return T::load(a) < T::load(b); }));
       check(levels[0] == most && levels[1] == most, "levels");
       for (u32 i = 0; i < BINS; i++) check(masses[i] == 0 && counts[i] == 0, "a bin is left");
     }
 }
 
+// Tokens to rows, one of them nobody's.
+template <typename T, int BITS, int GROUP>
+void embeds() {
+  what = "embed, " + std::to_string(BITS);
+  const u32 vocab = 50, width = 128, tokens[] = {3, 49, 1u << 31};
+  Matrix<T, BITS, GROUP> weight(vocab, width);
+  To<T> to(3, width, 8);
+  Inputs inputs = {};
+  inputs.tokens = tokens;
+  const Weight of = weight.weight();
+  host::launch({3, 1, 1}, 256, [&] { embed<T, BITS>(&inputs, (const u32*)of.w, of.scales, of.biases, GROUP, vocab, width, 3.f, to.residual()); });
+  for (u32 row = 0; row < 3; row++)
+    for (u32 i = 0; i < width; i++) {
+      const double right = 3 * weight.numbers[std::min(tokens[row], vocab - 1) * width + i];
+      near(to.h[row * width + i], right, 1e-5 * (1 + std::abs(right)), "a number");
+    }
+  to.check_rest();
+}
+
+// Norms of whole rows.
+void norms() {
+  const u32 rows = 2, width = 320;
+  auto by_of = [&](const std::vector<float>& x, u32 row, double eps) {
+    double square = 0;
+    for (u32 i = 0; i < width; i++) square += std::pow(x[row * width + i], 2);
+    return 1 / std::sqrt(square / width + eps);
+  };
+  what = "normalise";
+  To<F16> f16(rows, width, 4);
+  host::launch({rows, 1, 1}, 256, [&] { normalise<F16>(width, 0.25f, f16.residual()); });
+  check(f16.h == f16.before, "h changed");
+  for (u32 row = 0; row < rows; row++)
+    for (u32 i = 0; i < width; i++) {
+      const double right = f16.h[row * width + i] * by_of(f16.h, row, 0.25) * F16::load(f16.norm[i]);
+      near(F16::load(f16.normed[row * width + place_of(i, 4)]), right, ulp<F16>() * std::abs(right) + 1e-6, "a number");
+    }
+  what = "add_normed";
+  To<Bf16> to(rows, width, 16);
+  std::vector<float> y(rows * width);
+  for (float& x : y) x = normal();
+  const auto post = some<Bf16>(width);
+  host::launch({rows, 1, 1}, 256, [&] { add_normed<Bf16>(width, 0.25f, post.data(), y.data(), to.residual()); });
+  for (u32 row = 0; row < rows; row++)
+    for (u32 i = 0; i < width; i++) {
+      const u32 at = row * width + i;
+      near(to.h[at], to.before[at] + 0.5 * y[at] * by_of(y, row, 0.25) * Bf16::load(post[i]), 1e-5, "a number");
+    }
+  to.check_rest();
+}
+
 int main() {
+  embeds<Bf16, 4, 64>();
+  embeds<F16, 8, 32>();
+  embeds<F16, 16, 1>();
+  embeds<Bf16, MXFP4, 32>();
+  norms();
   products<Bf16, 4, 64, 128, 2>("4 bits");
   products<F16, 4, 128, 128, 1>("4 bits, groups of 128");
   products<Bf16, 4, 64, 64, 3>("4 bits, odd widths");

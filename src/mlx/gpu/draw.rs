@@ -228,7 +228,7 @@ impl Drawer {
         let event = Rc::new(Event::new(self.driver)?);
         for kernel in kernels {
             // SAFETY: the stream is the engine thread's own, alive; the arguments are those of draw.cu, with addresses in arrays that
-            // are held until the event behind the draw, or until another stream's work is long behind it (`room`).
+            // are held until the event behind the draw (`hold`), or for longer (`room`).
             unsafe {
                 let arguments = Arguments::new().add(of).add(room);
                 self.driver
