@@ -173,19 +173,14 @@ impl Prompt {
         thinking: Thinking,
         context: usize,
     ) -> Result<Self> {
-        let _room = room_for(conversation)?;
-        let messages = Message::parse_list(conversation.messages.as_bytes())?;
-        let (choice, tools) = choice_and_tools(conversation)?;
-        let mut args = arguments(conversation)?;
-        let parser = take_parser(&mut args)?;
-        let pieces = pieces(
-            model,
-            &messages,
-            tools.as_ref(),
-            args,
-            conversation,
-            thinking,
-        )?;
+        let Rendered {
+            _room,
+            messages,
+            choice,
+            tools,
+            parser,
+            pieces,
+        } = Rendered::new(model, conversation, thinking)?;
         let own = pieces
             .iter()
             .rposition(|piece| piece.origin == Origin::Content);
@@ -260,23 +255,42 @@ pub fn render(model: &Arc<Model>, input: &Input) -> Result<String> {
 }
 
 fn render_messages(model: &Model, conversation: &Conversation) -> Result<String> {
-    let _room = room_for(conversation)?;
-    let messages = Message::parse_list(conversation.messages.as_bytes())?;
-    let (_, tools) = choice_and_tools(conversation)?;
-    let mut args = arguments(conversation)?;
-    take_parser(&mut args)?;
-    let thinking = Thinking::Free;
-    let pieces = pieces(
-        model,
-        &messages,
-        tools.as_ref(),
-        args,
-        conversation,
-        thinking,
-    )?;
-    let bytes = pieces.iter().map(|piece| piece.text.len()).sum();
+    let rendered = Rendered::new(model, conversation, Thinking::Free)?;
+    let bytes = rendered.pieces.iter().map(|piece| piece.text.len()).sum();
     room::ask(bytes, 2, "the prompt")?;
-    Ok(pieces.into_iter().map(|piece| piece.text).collect())
+    let pieces = rendered.pieces.into_iter();
+    Ok(pieces.map(|piece| piece.text).collect())
+}
+
+/// A conversation, read and rendered.
+struct Rendered {
+    /// For as long as the rest is there.
+    _room: Room,
+    messages: Vec<Message>,
+    choice: Choice,
+    tools: Option<Json>,
+    parser: Option<String>,
+    pieces: Vec<Piece>,
+}
+
+impl Rendered {
+    fn new(model: &Model, conversation: &Conversation, thinking: Thinking) -> Result<Self> {
+        let room = room_for(conversation)?;
+        let messages = Message::parse_list(conversation.messages.as_bytes())?;
+        let (choice, tools) = choice_and_tools(conversation)?;
+        let mut args = arguments(conversation)?;
+        let parser = take_parser(&mut args)?;
+        let shown = tools.as_ref();
+        let pieces = pieces(model, &messages, shown, args, conversation, thinking)?;
+        Ok(Rendered {
+            _room: room,
+            messages,
+            choice,
+            tools,
+            parser,
+            pieces,
+        })
+    }
 }
 
 /// Does `work` on a conversation: on a thread of its own where it is long, so that whoever waits can turn away from it.

@@ -161,26 +161,23 @@ template <typename V>
 V __shfl_up_sync(u32, V value, u32 apart) {
   return host::exchange(value, [&](auto of, u32 lane) { return of(lane >= apart ? lane - apart : lane); });
 }
-inline u32 __ballot_sync(u32, bool value) {
-  return host::exchange((u32)value, [&](auto of, u32) {
-    u32 bits = 0;
-    for (u32 i = 0; i < 32; i++) bits |= of(i) << i;
-    return bits;
+// Of what all lanes give one, by `join(so far, lane, its own)`.
+template <typename F>
+u32 fold(u32 value, u32 from, F join) {
+  return host::exchange(value, [&](auto of, u32) {
+    u32 all = from;
+    for (u32 i = 0; i < 32; i++) all = join(all, i, of(i));
+    return all;
   });
+}
+inline u32 __ballot_sync(u32, bool value) {
+  return fold(value, 0, [](u32 all, u32 lane, u32 own) { return all | own << lane; });
 }
 inline u32 __reduce_max_sync(u32, u32 value) {
-  return host::exchange(value, [&](auto of, u32) {
-    u32 most = 0;
-    for (u32 i = 0; i < 32; i++) most = std::max(most, of(i));
-    return most;
-  });
+  return fold(value, 0, [](u32 all, u32, u32 own) { return std::max(all, own); });
 }
 inline u32 __reduce_min_sync(u32, u32 value) {
-  return host::exchange(value, [&](auto of, u32) {
-    u32 least = ~0u;
-    for (u32 i = 0; i < 32; i++) least = std::min(least, of(i));
-    return least;
-  });
+  return fold(value, ~0u, [](u32 all, u32, u32 own) { return std::min(all, own); });
 }
 template <typename N, typename M>
 N atomicAdd(N* to, M more) {

@@ -3,8 +3,10 @@
 
 use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr::{null, null_mut};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::driver::{c_string, functions};
+use super::driver::{c_string, functions, Driver};
+use super::memory::cuda_stream;
 use crate::error::{Code, Error, Result};
 
 /// All of them, in the order in which they need each other.
@@ -45,8 +47,38 @@ pub struct Compiled {
     pub names: Vec<CString>,
 }
 
-pub fn is_there() -> bool {
-    Functions::open().is_some()
+/// The driver, and what its GPU can. None: MLX does not compute with CUDA on this thread, or the kernels cannot run there.
+pub fn usable() -> Result<Option<(Driver, i32)>> {
+    if cuda_stream()?.is_none() || Functions::open().is_none() {
+        return Ok(None);
+    }
+    let Some(driver) = Driver::new() else {
+        return Ok(None);
+    };
+    let capability = driver.capability()?;
+    Ok((capability >= 80).then_some((driver, capability)))
+}
+
+/// Compiled once in a process, for as many kinds of models as one has at a time.
+pub fn compiled(kernels: &[String], capability: i32) -> Result<Arc<Compiled>> {
+    type Known = Vec<(Vec<String>, i32, Arc<Compiled>)>;
+    const KEPT: usize = 16;
+    static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = |known: &Known| {
+        let mut known = known.iter();
+        known.find_map(|(of, on, code)| (of == kernels && *on == capability).then(|| code.clone()))
+    };
+    if let Some(code) = same(&known()) {
+        return Ok(code);
+    }
+    let code = Arc::new(compile(kernels, capability)?);
+    let mut known = known();
+    if known.len() >= KEPT {
+        known.remove(0);
+    }
+    known.push((kernels.to_vec(), capability, code.clone()));
+    Ok(code)
 }
 
 struct Compiling {
@@ -62,7 +94,7 @@ impl Drop for Compiling {
 }
 
 /// Compiles kernels, such as `heads<Bf16>`, for GPUs that can what `capability` says.
-pub fn compile(kernels: &[String], capability: i32) -> Result<Compiled> {
+fn compile(kernels: &[String], capability: i32) -> Result<Compiled> {
     let missing = || Error::new(Code::Unsupported, "there is no NVRTC");
     let nvrtc = Functions::open().ok_or_else(missing)?;
     let source = c_string(KERNELS.concat())?;

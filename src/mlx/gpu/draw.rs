@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::compiler::{self, Compiled};
+use super::compiler;
 use super::driver::{Address, Arguments, Driver, Event, Function, Module};
 use super::memory::{address, address_of, cuda_stream, lasting_address_of};
 use super::step::Ready;
@@ -136,16 +136,9 @@ pub fn draw(logits: &Array, own: Option<&Array>, how: kernels::Draw) -> Result<O
 
 impl Drawer {
     fn new() -> Result<Option<Drawer>> {
-        if cuda_stream()?.is_none() || !compiler::is_there() {
-            return Ok(None);
-        }
-        let Some(driver) = Driver::new() else {
+        let Some((driver, capability)) = compiler::usable()? else {
             return Ok(None);
         };
-        let capability = driver.capability()?;
-        if capability < 80 {
-            return Ok(None);
-        }
         let names = TYPES.iter().flat_map(|(_, name, digits)| {
             // What a type has no use for is not called.
             let narrow = |digit: usize| format!("narrow<{name}, {}>", digit.min(digits - 1));
@@ -157,9 +150,9 @@ impl Drawer {
                 narrow(2),
             ]
         });
-        let Compiled { code, names } = compiler::compile(&names.collect::<Vec<_>>(), capability)?;
-        let module = Module::load(driver, &code)?;
-        let functions = names.iter().map(|name| module.function(name));
+        let compiled = compiler::compiled(&names.collect::<Vec<_>>(), capability)?;
+        let module = Module::load(driver, &compiled.code)?;
+        let functions = compiled.names.iter().map(|name| module.function(name));
         let functions = functions.collect::<Result<Vec<_>>>()?;
         let (functions, _) = functions.as_chunks();
         let mut drawer = Drawer {

@@ -2,9 +2,8 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use super::compiler::{self, Compiled};
+use super::compiler;
 use super::driver::{Address, Arguments, Driver, Event, Function, Graph, Mail, Module, Recorder};
 use super::lows::Lows;
 use super::maker::Maker;
@@ -176,16 +175,9 @@ impl Ready {
 impl Step {
     /// None where MLX does not compute with CUDA, or the kernels do not know all that the model does.
     pub fn new(model: &Model) -> Result<Option<Step>> {
-        if cuda_stream()?.is_none() || !compiler::is_there() {
-            return Ok(None);
-        }
-        let Some(driver) = Driver::new() else {
+        let Some((driver, capability)) = compiler::usable()? else {
             return Ok(None);
         };
-        let capability = driver.capability()?;
-        if capability < 80 {
-            return Ok(None);
-        }
         let multiprocessors = driver.attribute(MULTIPROCESSORS)?;
         let multiprocessors = u32::try_from(multiprocessors).unwrap_or(1);
         let Some(maker) = Maker::of(model, multiprocessors)? else {
@@ -193,7 +185,7 @@ impl Step {
         };
         #[cfg(test)]
         let maker = maker.without(LEFT_OUT.get());
-        let compiled = compiled(&maker.kernels, capability)?;
+        let compiled = compiler::compiled(&maker.kernels, capability)?;
         let module = Module::load(driver, &compiled.code)?;
         let functions = compiled.names.iter().map(|name| module.function(name));
         let functions = functions.collect::<Result<_>>()?;
@@ -377,28 +369,6 @@ impl Step {
         })?;
         Ok(cell.get_or_init(|| graph))
     }
-}
-
-/// Compiled once in a process, for as many kinds of models as one has at a time.
-fn compiled(kernels: &[String], capability: i32) -> Result<Arc<Compiled>> {
-    type Known = Vec<(Vec<String>, i32, Arc<Compiled>)>;
-    const KEPT: usize = 16;
-    static KNOWN: Mutex<Known> = Mutex::new(Vec::new());
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let same = |known: &Known| {
-        let mut known = known.iter();
-        known.find_map(|(of, on, code)| (of == kernels && *on == capability).then(|| code.clone()))
-    };
-    if let Some(code) = same(&known()) {
-        return Ok(code);
-    }
-    let code = Arc::new(compiler::compile(kernels, capability)?);
-    let mut known = known();
-    if known.len() >= KEPT {
-        known.remove(0);
-    }
-    known.push((kernels.to_vec(), capability, code.clone()));
-    Ok(code)
 }
 
 fn floats(session: &SessionRows) -> Result<(&Array, &Array)> {

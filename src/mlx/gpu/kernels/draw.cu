@@ -67,43 +67,23 @@ struct DrawRoom {
 // NaN where +infinity is.
 __device__ __forceinline__ float finite(float x) { return x == -MINUS_INFINITY ? NOT_A_NUMBER : x; }
 
-__device__ __forceinline__ Largest largest_over(Largest own) {
-  for (int apart = 16; apart > 0; apart /= 2) {
-    const float value = __shfl_xor_sync(ALL_LANES, own.value, apart);
-    own = larger(own, {value, __shfl_xor_sync(ALL_LANES, own.at, apart)});
-  }
-  return own;
-}
-
-// Over a block, in all its threads.
-__device__ __forceinline__ Largest largest_of_block(Largest own) {
-  __shared__ Largest warps[DRAW_THREADS / 32];
-  own = largest_over(own);
+// Of what all warps of a block have found one, in all threads and in the same order each time: by `join`.
+template <typename N, typename F>
+__device__ __forceinline__ N join_warps(N own, F join) {
+  __shared__ N warps[DRAW_THREADS / 32];
   __syncthreads();
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = own;
   __syncthreads();
   own = warps[0];
-  for (u32 i = 1; i < DRAW_THREADS / 32; i++) own = larger(own, warps[i]);
+  for (u32 i = 1; i < DRAW_THREADS / 32; i++) own = join(own, warps[i]);
   return own;
 }
 
-template <typename N>
-__device__ __forceinline__ N sum_of_warp(N x) {
-  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
-  return x;
-}
+__device__ __forceinline__ Largest largest_of_block(Largest own) { return join_warps(largest_over(own), larger); }
 
-// Over a block, in all its threads; in the same order each time.
 template <typename N>
 __device__ __forceinline__ N sum_of_block(N x) {
-  __shared__ N warps[DRAW_THREADS / 32];
-  x = sum_of_warp(x);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = warps[0];
-  for (u32 i = 1; i < DRAW_THREADS / 32; i++) x += warps[i];
-  return x;
+  return join_warps(sum_over(x, 32), [](N a, N b) { return a + b; });
 }
 
 // What the threads before this one have.

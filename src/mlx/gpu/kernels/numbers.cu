@@ -50,6 +50,15 @@ __device__ __forceinline__ Largest larger(Largest a, Largest b) {
   return second ? b : a;
 }
 
+// Over the lanes of a warp that are `apart` or a multiple of it from each other.
+__device__ __forceinline__ Largest largest_over(Largest own, int apart = 1) {
+  for (int by = 16; by >= apart; by /= 2) {
+    const float value = __shfl_xor_sync(ALL_LANES, own.value, by);
+    own = larger(own, {value, __shfl_xor_sync(ALL_LANES, own.at, by)});
+  }
+  return own;
+}
+
 // Numbers that are ordered as floats are, with NaN above all, and 0 below.
 __device__ __forceinline__ u32 rank_of(float x) {
   if (isnan(x)) return ~0u;
@@ -110,7 +119,8 @@ __device__ __forceinline__ u32 place_of(u32 i, u32 order) {
 }
 
 // Over all lanes whose numbers differ in bits of `width - 1` only: a power of two.
-__device__ __forceinline__ float sum_over(float x, int width) {
+template <typename N>
+__device__ __forceinline__ N sum_over(N x, int width) {
   for (int apart = width / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
   return x;
 }

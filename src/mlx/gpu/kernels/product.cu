@@ -336,10 +336,7 @@ __global__ void BOUNDS head(Of of, Weight weight, const Inputs* inputs, Largest*
   const int lane = threadIdx.x & 31;
 #pragma unroll
   for (int i = 0; i < 2; i++) {
-    for (int apart = 4; apart < 32; apart *= 2) {
-      const float value = __shfl_xor_sync(ALL_LANES, own[i].value, apart);
-      own[i] = larger(own[i], {value, __shfl_xor_sync(ALL_LANES, own[i].at, apart)});
-    }
+    own[i] = largest_over(own[i], 4);
     const u32 row = 2 * (lane & 3) + i;
     if (lane < 4 && row < of.rows) largest[row * ((weight.out + TILE - 1) / TILE) + tile] = own[i];
   }
@@ -353,10 +350,7 @@ __global__ void __launch_bounds__(256) pick(const Inputs* inputs, const Largest*
   const u32 row = blockIdx.x;
   Largest own = {MINUS_INFINITY, ~0u};
   for (u32 i = threadIdx.x; i < tiles; i += blockDim.x) own = larger(own, largest[row * tiles + i]);
-  for (int apart = 16; apart > 0; apart /= 2) {
-    const float value = __shfl_xor_sync(ALL_LANES, own.value, apart);
-    own = larger(own, {value, __shfl_xor_sync(ALL_LANES, own.at, apart)});
-  }
+  own = largest_over(own);
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = own;
   __syncthreads();
   if (threadIdx.x != 0) return;
